@@ -1,0 +1,1 @@
+"""speechllm-plugin."""

@@ -1,0 +1,65 @@
+"""Packaging of speechllm-plugin: four packages, two console scripts, one fairseq2 extension."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Each package lives in the top-level folder that says what it is for. The folders themselves are not packages:
+# an importable `kernels` would shadow Hugging Face's library of that name.
+FOLDERS = {".": "speechllm_plugin", "kernels": "speechllm_kernels", "recipes": "speechllm_recipes", "tools": "speechllm_tools"}
+
+packages = [
+    package
+    for folder, name in FOLDERS.items()
+    for package in find_packages(folder, include=[name, f"{name}.*"])
+]
+
+DEMO = [
+    # Speech is synthesised at run time; the library and its voices come with this wheel (GPL, never bundled by us).
+    "espeakng-loader==0.2.4",
+    # Reads the GGUF file of the small LLM.
+    "gguf>=0.10,<1",
+    "accelerate>=1.0,<2",
+]
+BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
+TEST = ["pytest>=8", "ruff==0.14.5", "mypy==1.18.2", "types-PyYAML", "matplotlib>=3.8", "torch-cif==0.2.0"]
+
+setup(
+    name="speechllm-plugin",
+    version="0.1.0",
+    description="A fairseq2 plugin that connects a frozen speech encoder to a frozen LLM through a trained adapter",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=packages,
+    package_dir={name: f"{folder}/{name}" for folder, name in FOLDERS.items()},
+    package_data={
+        "speechllm_kernels": ["*.md"],
+        "speechllm_plugin": ["cards/**/*.yaml"],
+        "speechllm_recipes": ["configs/**/*.yaml"],
+        "speechllm_tools": ["**/*.yaml", "**/*.sha256"],
+    },
+    install_requires=[
+        "fairseq2==0.8.1",
+        "torch==2.9.1",
+        "transformers>=4.57,<5",
+        # Triton's interpreter cannot run range() over runtime values beside numpy 2.4.
+        "numpy>=2.2,<2.4",
+        "sentencepiece>=0.2,<1",
+        "soundfile>=0.12,<1",
+        "jiwer>=4,<5",
+        "sacrebleu>=2.4,<3",
+        "tensorboard>=2.16,<3",
+        "PyYAML>=6",
+    ],
+    extras_require={"demo": DEMO, "bench": BENCH, "test": [*TEST, *DEMO]},
+    entry_points={
+        "console_scripts": [
+            "fairseq2 = speechllm_recipes.cli:main",
+            "speechllm = speechllm_tools.cli:main",
+        ],
+        "fairseq2.extension": ["speech_llm = speechllm_plugin.extension:setup"],
+        "fairseq2.recipe": ["speech_llm = speechllm_recipes.speech_llm:RECIPE"],
+    },
+)

@@ -1,0 +1,33 @@
+"""`speechllm`: the commands around training. Each one is a module with `add_parser` and `run`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+# name -> (module, one line of help). Modules are imported only when their command is asked for, so that
+# `speechllm --help` answers at once.
+COMMANDS = {
+    "bench": ("speechllm_tools.bench.command", "time the kernels against their peers, gated on correctness"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="speechllm", description=__doc__)
+    chosen = arguments[0] if arguments else None
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        if name == chosen:
+            command = importlib.import_module(module)
+            command.add_arguments(subparser)
+            subparser.set_defaults(run=command.run)
+    options = parser.parse_args(arguments)
+    return int(options.run(options) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
