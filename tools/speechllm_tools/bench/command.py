@@ -1,0 +1,154 @@
+"""`speechllm bench`: times a kernel against its peers on the device at hand, each timing gated on correctness."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from speechllm_tools.bench import plot, report
+from speechllm_tools.bench.framework import DTYPES, REGISTRY, Benchmark, Case, load_benchmark, run_benchmark
+from speechllm_tools.bench.timing import Timer
+
+EPILOG = """\
+Each implementation is first compared with a float64 reference: one that is wrong prints FAILED, is not timed, and
+makes the exit status 1. Peers (baselines) are timed even where they differ, and the difference is printed; a peer
+that is not installed is listed as absent.
+
+examples:
+  speechllm bench cif
+  speechllm bench cif --shape 16,1500,768,375 --dtype fp32 --threads 2
+  speechllm bench ctc-collapse --device cuda --json out.json --plot out.png
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = __doc__
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("kernel", choices=sorted(REGISTRY), help="what to time")
+    parser.add_argument(
+        "--shape",
+        nargs="+",
+        metavar="B,T,C[,X]",
+        help="batch, frames, width, and for cif the output length U, for ctc-collapse the vocabulary V; "
+        "default: a list that suits the device",
+    )
+    parser.add_argument(
+        "--dtype", nargs="+", choices=sorted(DTYPES), help="default: the dtype of each default shape, else fp32"
+    )
+    parser.add_argument(
+        "--variant",
+        nargs="+",
+        metavar="NAME",
+        help="kind of data, e.g. full, ragged; default: that of each default shape, else full",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one, else cpu")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: PyTorch's choice")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these implementations")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="how long to measure each figure (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--no-gate-matrix", action="store_true", help="skip the small awkward cases; timed cases stay gated"
+    )
+    parser.add_argument("--json", type=Path, metavar="F", help="write all figures, machine, versions and commit here")
+    parser.add_argument(
+        "--plot", type=Path, metavar="F.png", help="draw the share of the copy bandwidth (needs matplotlib)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    try:
+        return _run(options)
+    except _UserError as error:
+        print(f"speechllm bench: error: {error}", file=sys.stderr)
+        return 2
+
+
+class _UserError(Exception):
+    pass
+
+
+def _run(options: argparse.Namespace) -> int:
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise _UserError("--device: cuda was asked for, but PyTorch sees no CUDA device")
+    if options.plot is not None and (reason := plot.why_not()) is not None:
+        raise _UserError(f"--plot: {reason}")
+    for name in ("json", "plot"):
+        path = getattr(options, name)
+        if path is not None and not path.resolve().parent.is_dir():
+            raise _UserError(f"--{name}: the folder of {path} does not exist")
+    if options.threads is not None:
+        if options.threads < 1:
+            raise _UserError(f"--threads: {options.threads} found, at least 1 expected")
+        torch.set_num_threads(options.threads)
+
+    benchmark = load_benchmark(options.kernel)
+    names = {implementation.name for operation in benchmark.operations for implementation in operation.implementations}
+    for name in options.only or ():
+        if name not in names:
+            raise _UserError(f"--only: {name!r} found, one of {', '.join(sorted(names))} expected")
+    cases = _cases(benchmark, device, options.shape, options.dtype, options.variant)
+    gate_cases = [] if options.no_gate_matrix else benchmark.gate_cases(device)
+
+    timer = Timer(device, seconds=options.seconds)
+    results = run_benchmark(
+        benchmark,
+        cases,
+        timer,
+        only=options.only,
+        gate_cases=gate_cases,
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(report.table(benchmark.dimensions, results, timer))
+    if options.json is not None:
+        document = report.as_json(options.kernel, benchmark.dimensions, results, timer)
+        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if options.plot is not None:
+        machine = report.describe_run(timer)["machine"]
+        plot.save_plot(f"{options.kernel} on {machine['gpu'] or machine['cpu']}", results, options.plot)
+    return 1 if any(result.status == "FAILED" and not result.baseline for result in results) else 0
+
+
+def _cases(
+    benchmark: Benchmark,
+    device: str,
+    shapes: Sequence[str] | None,
+    dtypes: Sequence[str] | None,
+    variants: Sequence[str] | None,
+) -> list[Case]:
+    for variant in variants or ():
+        if variant not in benchmark.variants:
+            raise _UserError(f"--variant: {variant!r} found, one of {', '.join(benchmark.variants)} expected")
+    if shapes is None:
+        bases = list(benchmark.cases(device))
+    else:
+        bases = [Case(shape=_shape(benchmark, text), dtype=torch.float32, device=device) for text in shapes]
+    cases = [
+        Case(shape=base.shape, dtype=dtype, device=device, variant=variant)
+        for base in bases
+        for dtype in ([DTYPES[name] for name in dtypes] if dtypes else [base.dtype])
+        for variant in (variants or [base.variant])
+    ]
+    return list(dict.fromkeys(cases))
+
+
+def _shape(benchmark: Benchmark, text: str) -> tuple[int, ...]:
+    expected = ",".join(benchmark.dimensions)
+    try:
+        shape = tuple(int(number) for number in text.split(","))
+    except ValueError:
+        shape = ()
+    if len(shape) == len(benchmark.dimensions) - 1:
+        shape = (*shape, benchmark.last_dimension(shape))
+    if len(shape) != len(benchmark.dimensions) or min(shape) < 1:
+        raise _UserError(
+            f"--shape: {text!r} found, whole numbers of at least 1 as {expected} expected (the last may be left out)"
+        )
+    return shape

@@ -1,0 +1,308 @@
+"""What a benchmark declares: cases, operations and the implementations that compete in them.
+
+A kernel's module (`bench/cif.py`, `bench/ctc_collapse.py`) holds one `BENCHMARK`; `run_benchmark` does the rest:
+every (implementation, case) pair is first compared with the float64 reference, then timed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from speechllm_tools.bench.correctness import Verdict, judge, reference_values
+from speechllm_tools.bench.timing import Timer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TOLERANCES = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+# kernel name of the command line -> module with `BENCHMARK`. Imported only when asked for.
+REGISTRY = {"cif": "speechllm_tools.bench.cif", "ctc-collapse": "speechllm_tools.bench.ctc_collapse"}
+
+Inputs = Mapping[str, Any]
+Outputs = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One problem size on one device."""
+
+    shape: tuple[int, ...]
+    """Dimensions in the order of `Benchmark.dimensions`."""
+
+    dtype: torch.dtype
+    device: str
+    """`cpu` or `cuda`."""
+
+    variant: str = "full"
+    """One of `Benchmark.variants`: what kind of data fills the shape."""
+
+    seed: int = 0
+
+    @property
+    def dtype_name(self) -> str:
+        return next((name for name, dtype in DTYPES.items() if dtype == self.dtype), str(self.dtype))
+
+
+def always(device: str) -> str | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implementation:
+    """One way to compute an operation."""
+
+    name: str
+
+    run: Callable[[Inputs], Outputs]
+    """Inputs as `Operation.make_inputs` gave them -> named outputs; it may give a subset of the reference's."""
+
+    baseline: bool = False
+    """A yardstick and not ours: its distance from the reference is reported and it is timed all the same, and an
+    exception in it is reported without failing the run."""
+
+    absent: Callable[[str], str | None] = always
+    """Device -> why it cannot run there (an uninstalled package, say), or None."""
+
+    compiled: bool = False
+    """Run through `torch.compile`; graph breaks are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """A function with a reference, and the implementations that compete in it."""
+
+    name: str
+
+    make_inputs: Callable[[Case], dict[str, Any]]
+    """Fresh inputs on the case's device, the same for the same case and seed."""
+
+    reference: Callable[[Inputs], Outputs]
+    """Differentiable. Gets the inputs with every floating-point tensor in float64."""
+
+    implementations: Sequence[Implementation]
+
+    floor_bytes: Callable[[Inputs], tuple[int, int]]
+    """Inputs -> the fewest bytes that forward and backward can move through memory."""
+
+    kernel_floor_bytes: Callable[[Inputs], Mapping[str, int]] = lambda inputs: {}
+    """Inputs -> fewest bytes of single GPU kernels, by name, for the per-kernel shares."""
+
+    output: str | None = "seqs"
+    """The output that is back-propagated from; None for an operation without gradients."""
+
+    differentiate: tuple[str, ...] = ("h",)
+    """The inputs whose gradients are wanted."""
+
+    tolerances: Mapping[torch.dtype, float] = field(default_factory=lambda: TOLERANCES)
+    """Largest allowed ‖x - reference‖ / ‖reference‖ of outputs and gradients. Integers must be equal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One kernel's benchmark."""
+
+    dimensions: tuple[str, ...]
+    """Names of a shape's numbers, e.g. `("B", "T", "C", "U")`. The last one may be left out on the command line."""
+
+    last_dimension: Callable[[tuple[int, ...]], int]
+    """Shape without its last number -> the default of that number."""
+
+    variants: Mapping[str, str]
+    """Name -> one line of what the data is. Must hold `full`."""
+
+    cases: Callable[[str], Sequence[Case]]
+    """Device -> the default cases."""
+
+    gate_cases: Callable[[str], Sequence[Case]]
+    """Device -> small, awkward cases that must be right before anything is timed."""
+
+    operations: Sequence[Operation]
+
+
+@dataclass(kw_only=True)
+class Result:
+    """What came of one (operation, case, implementation). Times in seconds, sizes in bytes."""
+
+    operation: str
+    shape: tuple[int, ...]
+    dtype: str
+    variant: str
+    implementation: str
+    baseline: bool
+
+    status: str
+    """`ok`; `FAILED` (wrong or raised); `differs` (a baseline off the reference, timed all the same); `absent`."""
+
+    message: str = ""
+    errors: dict[str, float] = field(default_factory=dict)
+    """Output or gradient -> relative norm of the difference to the float64 reference."""
+
+    reproducible: bool | None = None
+    """Two runs gave the same bits, gradients included."""
+
+    graph_breaks: int | None = None
+    """Only for compiled implementations."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    """See `Timer`: times by pass and mode, peak memory, host syncs, GPU kernels."""
+
+    shares: dict[str, float] = field(default_factory=dict)
+    """Pass -> floor bytes over time, as a share of the copy bandwidth of the same run."""
+
+    speedups: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Baseline -> pass -> how many times faster than it, mode by mode the best of each."""
+
+
+def load_benchmark(name: str) -> Benchmark:
+    benchmark = importlib.import_module(REGISTRY[name]).BENCHMARK
+    assert isinstance(benchmark, Benchmark)
+    return benchmark
+
+
+def needs_package(module: str, distribution: str) -> Callable[[str], str | None]:
+    """For `Implementation.absent`: a peer that comes with a package."""
+
+    def absent(device: str) -> str | None:
+        if importlib.util.find_spec(module) is None:
+            return f"{distribution} is not installed"
+        return None
+
+    return absent
+
+
+def only_on(wanted: str) -> Callable[[str], str | None]:
+    """For `Implementation.absent`: an implementation for one kind of device."""
+    return lambda device: None if device == wanted else f"runs on {wanted} only"
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    cases: Sequence[Case],
+    timer: Timer,
+    *,
+    only: Sequence[str] | None = None,
+    gate_cases: Sequence[Case] = (),
+    report: Callable[[str], None] = print,
+) -> list[Result]:
+    """
+    Gates and times every operation of `benchmark` over `cases`.
+
+    :param only: names of the implementations to run; all when None.
+    :param gate_cases: cases on which correctness alone is asked, before any timing.
+    """
+    results: list[Result] = []
+    for operation in benchmark.operations:
+        chosen = [one for one in operation.implementations if only is None or one.name in only]
+        failed = _gate(operation, chosen, gate_cases, report)
+        results.extend(failed)
+        wrong = {result.implementation for result in failed}
+        for case in cases:
+            report(f"{operation.name} {case.shape} {case.dtype_name} {case.variant} ...")
+            results.extend(_run_case(operation, [one for one in chosen if one.name not in wrong], case, timer))
+    return results
+
+
+def _gate(
+    operation: Operation, chosen: Sequence[Implementation], cases: Sequence[Case], report: Callable[[str], None]
+) -> list[Result]:
+    failed: dict[str, Result] = {}
+    pairs = 0
+    for case in cases:
+        # Compiling anew for each small case costs minutes; compiled code is gated on the cases that are timed.
+        candidates = [
+            one
+            for one in chosen
+            if not one.baseline and not one.compiled and one.name not in failed and one.absent(case.device) is None
+        ]
+        for implementation, _, verdict in _judge_all(operation, candidates, case):
+            pairs += 1
+            if not verdict.right:
+                failed[implementation.name] = _result(operation, case, implementation, verdict)
+    report(f"{operation.name}: gate of {len(cases)} cases, {pairs} comparisons, {len(failed)} failed")
+    return list(failed.values())
+
+
+def _judge_all(
+    operation: Operation, implementations: Iterable[Implementation], case: Case
+) -> Iterator[tuple[Implementation, Callable[[Inputs], Outputs], Verdict]]:
+    """Yields each implementation that can run here, with its callable (compiled where so declared) and verdict."""
+    inputs = operation.make_inputs(case)
+    expected = reference_values(operation, case, inputs)
+    for implementation in implementations:
+        run = implementation.run
+        if implementation.compiled:
+            torch._dynamo.reset()
+            run = torch.compile(run)
+        yield implementation, run, judge(operation, case, run, inputs, expected)
+
+
+def _run_case(
+    operation: Operation, implementations: Sequence[Implementation], case: Case, timer: Timer
+) -> list[Result]:
+    results: list[Result] = []
+    present: list[Implementation] = []
+    for implementation in implementations:
+        reason = implementation.absent(case.device)
+        if reason is None:
+            present.append(implementation)
+        else:
+            results.append(_result(operation, case, implementation, Verdict(right=False, message=reason), "absent"))
+
+    runs: dict[str, Callable[[Inputs], Outputs]] = {}
+    timed: dict[str, Result] = {}
+    for implementation, run, verdict in _judge_all(operation, present, case):
+        result = _result(operation, case, implementation, verdict)
+        results.append(result)
+        if result.status != "FAILED":
+            runs[implementation.name] = run
+            timed[implementation.name] = result
+
+    figures = timer.measure(operation, case, runs, lambda seed: operation.make_inputs(_reseeded(case, seed)))
+    for name, result in timed.items():
+        result.figures = figures[name]
+        result.shares = timer.shares(figures[name])
+    for result in timed.values():
+        if not result.baseline:
+            result.speedups = {
+                name: _speedups(result.figures["seconds"], other.figures["seconds"])
+                for name, other in timed.items()
+                if other.baseline
+            }
+    return results
+
+
+def _reseeded(case: Case, seed: int) -> Case:
+    return Case(shape=case.shape, dtype=case.dtype, device=case.device, variant=case.variant, seed=seed)
+
+
+def _result(
+    operation: Operation, case: Case, implementation: Implementation, verdict: Verdict, status: str | None = None
+) -> Result:
+    if status is None:
+        tolerable = implementation.baseline and not verdict.raised
+        status = "ok" if verdict.right else "differs" if tolerable else "FAILED"
+    return Result(
+        operation=operation.name,
+        shape=case.shape,
+        dtype=case.dtype_name,
+        variant=case.variant,
+        implementation=implementation.name,
+        baseline=implementation.baseline,
+        status=status,
+        message=verdict.message,
+        errors=verdict.errors,
+        reproducible=verdict.reproducible,
+        graph_breaks=verdict.graph_breaks if implementation.compiled else None,
+    )
+
+
+def _speedups(ours: Mapping[str, Mapping[str, float]], theirs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Pass -> ratio. Each side with its best mode: a peer that a CUDA graph can hold is given that too."""
+    return {
+        name: min(theirs[name].values()) / min(ours[name].values()) for name in ours if ours[name] and theirs.get(name)
+    }
