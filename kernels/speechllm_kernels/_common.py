@@ -1,0 +1,96 @@
+"""What both kernels share: the choice of a backend and the checks of arguments."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Final, Literal
+
+import torch
+from torch import Tensor
+
+Backend = Literal["auto", "reference", "torch", "triton"]
+
+BACKENDS: Final = ("auto", "reference", "torch", "triton")
+DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def resolve_backend(backend: str, tensor: Tensor) -> str:
+    """
+    Gives `reference`, `torch` or `triton`.
+
+    Only `auto` chooses: Triton for a CUDA tensor where Triton is installed, torch otherwise. (Triton has no float64
+    path: `auto` takes torch for it.)
+
+    :raises ValueError: an unknown name, or `triton` for a tensor that Triton cannot take. A CPU tensor needs Triton's
+        interpreter (`TRITON_INTERPRET=1` in the environment before the first import of Triton).
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, but is {backend!r}.")
+    installed = importlib.util.find_spec("triton") is not None
+    if backend == "auto":
+        return "triton" if tensor.is_cuda and installed and tensor.dtype != torch.float64 else "torch"
+    if backend == "triton":
+        if not installed:
+            raise ValueError("`backend` is 'triton', but Triton is not installed.")
+        if tensor.dtype == torch.float64:
+            raise ValueError(
+                "`backend` is 'triton', which takes float32, bfloat16 and float16, but the input is float64."
+            )
+        if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ValueError(
+                f"`backend` is 'triton', but the input is on {tensor.device}; expected a CUDA device, "
+                "or Triton's interpreter (TRITON_INTERPRET=1)."
+            )
+    return backend
+
+
+def check_sequences(name: str, seqs: Tensor) -> None:
+    """A floating-point tensor [B, T, C] with at least one frame and one channel."""
+    if seqs.ndim != 3 or seqs.shape[1] < 1 or seqs.shape[2] < 1:
+        raise ValueError(f"`{name}` must be of shape [B, T, C] with T and C at least 1, but is {list(seqs.shape)}.")
+    if seqs.dtype not in DTYPES:
+        expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        raise ValueError(f"`{name}` must be one of {expected}, but is {str(seqs.dtype).removeprefix('torch.')}.")
+
+
+def check_like(name: str, tensor: Tensor, shape: tuple[int, ...], like_name: str, like: Tensor) -> None:
+    """A tensor of the given shape on the same device as another argument."""
+    if tuple(tensor.shape) != shape:
+        raise ValueError(
+            f"`{name}` must be of shape {list(shape)} to match `{like_name}`, but is {list(tensor.shape)}."
+        )
+    if tensor.device != like.device:
+        raise ValueError(f"`{name}` must be on {like.device} like `{like_name}`, but is on {tensor.device}.")
+
+
+def check_lengths(name: str, lengths: Tensor, seqs_name: str, seqs: Tensor, *, validate: bool) -> None:
+    """
+    Integer lengths [B] for `seqs` [B, T, ...].
+
+    That each is between 0 and T is checked on a CPU always; elsewhere it takes a host sync and is done on request.
+    """
+    check_like(name, lengths, (seqs.shape[0],), seqs_name, seqs)
+    if lengths.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"`{name}` must be int64 or int32, but is {str(lengths.dtype).removeprefix('torch.')}.")
+    if torch.compiler.is_compiling():
+        return
+    if validate or lengths.device.type == "cpu":
+        wrong = ((lengths < 0) | (lengths > seqs.shape[1])).nonzero()
+        if wrong.numel() > 0:
+            row = int(wrong[0])
+            raise ValueError(
+                f"`{name}` must be between 0 and {seqs.shape[1]} (the frames of `{seqs_name}`), "
+                f"but is {int(lengths[row])} in row {row}."
+            )
+
+
+def check_cap(name: str, cap: int | None) -> None:
+    """A static limit of the output length."""
+    if cap is not None and (not isinstance(cap, int) or cap < 1):
+        raise ValueError(f"`{name}` must be an int of at least 1 or None, but is {cap!r}.")
+
+
+def valid_frames(lengths: Tensor, frames: int) -> Tensor:
+    """Mask [B, T]: True where a frame is not padding."""
+    return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(1)
