@@ -1,0 +1,173 @@
+"""Manifests: the TSV files that list utterances, in the layout of fairseq's speech-to-text data.
+
+Columns, found by name and in any order:
+
+``id``        a name that no other row has
+``audio``     where the sound is; see :mod:`speechllm_plugin.datasets.audio`
+``n_frames``  length in 10 ms frames (see :func:`frames_of`); the column, or a field of it, may be missing
+``tgt_text``  what the model is to write: the transcript, or the translation
+``src_text``, ``speaker``, ``src_lang``, ``tgt_lang``  optional
+
+There is no quoting and no escaping, so a text holds no tab and no line end: the writer replaces them by spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from speechllm_plugin.datasets.tsv import Record, read_table, write_table
+from speechllm_plugin.errors import UserError
+
+_SAMPLE_RATE = 16000
+# A frame is a window of 25 ms, and one begins every 10 ms. Whole microseconds keep the arithmetic exact.
+_WINDOW_US = 25_000
+_STEP_US = 10_000
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One utterance. Optional columns that are missing read as the empty text."""
+
+    id: str
+
+    audio: str
+    """Path, ``archive.zip:offset:length`` or ``path:start:length``, as written in the manifest."""
+
+    n_frames: int | None
+    """Length in 10 ms frames, whatever unit the file counts in; ``None`` where the manifest does not say."""
+
+    tgt_text: str
+
+    src_text: str
+
+    speaker: str
+
+    src_lang: str
+
+    tgt_lang: str
+
+    line: int
+    """Line of the manifest that the row begins on, for messages; 0 for a row that was never read from one."""
+
+
+def frames_of(seconds: float) -> int:
+    """How many 25 ms windows, one every 10 ms, fit into ``seconds``: ``1 + (ms - 25) // 10``, and at least 1.
+
+    The lower bound is for clips shorter than one window, because a manifest cannot hold a length of nothing.
+    """
+    return max(1, 1 + (round(seconds * 1e6) - _WINDOW_US) // _STEP_US)
+
+
+def seconds_of(n_frames: int) -> float:
+    """The seconds that ``n_frames`` windows cover; the clip itself is at most one step (10 ms) longer."""
+    return (_WINDOW_US + (n_frames - 1) * _STEP_US) / 1e6
+
+
+def read_manifest(
+    path: Path | str,
+    *,
+    require_text: bool = True,
+    columns: Literal["header"] | Sequence[str] = "header",
+    n_frames_unit: Literal["frames", "samples"] = "frames",
+    legacy_escapes: bool = False,
+) -> list[ManifestRow]:
+    """Read and check a manifest, in the order of its rows.
+
+    :param require_text: whether ``tgt_text`` must be there and filled; decoding without references needs none.
+    :param columns: ``"header"``, or the column names of a file that has no header line.
+    :param n_frames_unit: what the file counts in ``n_frames``. ``"samples"`` (at 16 kHz) is what fairseq's writers
+        store with ``use_audio_input``; rows always hold frames.
+    :param legacy_escapes: undo the backslashes of manifests written by pandas with ``escapechar="\\\\"``, as
+        fairseq's preparation scripts do. Without it a backslash is a backslash.
+    :raises UserError: with file, line and column, what was found and what was expected.
+    """
+    path = Path(path)
+    required = ["id", "audio"] + (["tgt_text"] if require_text else [])
+    records = read_table(
+        path,
+        required=required,
+        columns=None if columns == "header" else columns,
+        legacy_escapes=legacy_escapes,
+    )
+    if not records:
+        raise UserError(f"{path}: found a header and no rows, expected at least one row")
+
+    rows = []
+    lines: dict[str, int] = {}
+    for record in records:
+        for name in required:
+            if not record.fields[name].strip():
+                raise _wrong(path, record, name, "some text")
+        identity = record.fields["id"]
+        if identity in lines:
+            raise UserError(
+                f"{path}, line {record.line}, column 'id': found {identity!r}, which line {lines[identity]} has too, "
+                "expected each id once"
+            )
+        lines[identity] = record.line
+        rows.append(
+            ManifestRow(
+                id=identity,
+                audio=record.fields["audio"],
+                n_frames=_read_n_frames(path, record, n_frames_unit),
+                tgt_text=record.fields.get("tgt_text", ""),
+                src_text=record.fields.get("src_text", ""),
+                speaker=record.fields.get("speaker", ""),
+                src_lang=record.fields.get("src_lang", ""),
+                tgt_lang=record.fields.get("tgt_lang", ""),
+                line=record.line,
+            )
+        )
+    return rows
+
+
+def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
+    """Write a manifest that :func:`read_manifest` reads back, whole or not at all.
+
+    Tabs and line ends in texts become spaces. The column ``src_text`` is written where a row has one.
+
+    :raises UserError: an id is repeated, an id or a path is empty, a path holds a tab or a line end, or the place
+        cannot be written.
+    """
+    path = Path(path)
+    rows = list(rows)
+    with_source = any(row.src_text for row in rows)
+    ids: set[str] = set()
+    table = []
+    for row in rows:
+        if not row.id.strip() or not row.audio.strip():
+            raise UserError(f"{path}, row {row.id!r}: found audio {row.audio!r}, expected an id and a path")
+        # A space would make it the name of another file.
+        if any(character in row.audio for character in "\t\r\n"):
+            raise UserError(f"{path}, row {row.id!r}: found audio {row.audio!r}, expected no tab and no line end")
+        fields = [row.id, row.audio, "" if row.n_frames is None else str(row.n_frames), row.tgt_text]
+        fields += [row.src_text] if with_source else []
+        fields += [row.speaker, row.src_lang, row.tgt_lang]
+        if row.id in ids:
+            raise UserError(f"{path}, row {row.id!r}: found its id twice, expected each id once")
+        ids.add(row.id)
+        table.append(fields)
+    columns = ["id", "audio", "n_frames", "tgt_text"]
+    columns += ["src_text"] if with_source else []
+    columns += ["speaker", "src_lang", "tgt_lang"]
+    write_table(path, columns, table)
+
+
+def _read_n_frames(path: Path, record: Record, unit: Literal["frames", "samples"]) -> int | None:
+    text = record.fields.get("n_frames", "")
+    if not text:
+        return None
+    # Not int() alone: it also takes "1_000", " 7" and "+7", and so hides damage. isdigit() also takes superscripts.
+    if not (text.isascii() and text.isdigit()) or int(text) == 0:
+        raise _wrong(path, record, "n_frames", "a positive integer")
+    count = int(text)
+    return count if unit == "frames" else frames_of(count / _SAMPLE_RATE)
+
+
+def _wrong(path: Path, record: Record, column: str, expected: str) -> UserError:
+    return UserError(
+        f"{path}, line {record.line}, column {column!r}: found {record.fields[column]!r}, expected {expected}"
+    )

@@ -1,0 +1,47 @@
+"""Writing files so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from speechllm_plugin.errors import UserError
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Put ``text`` (UTF-8, line ends as they are) at ``path``, whole or not at all; folders are made as needed.
+
+    :raises UserError: the place cannot be written, or the text cannot be encoded.
+    """
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        line = text.count("\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}, line {line}: found {text[error.start]!a}, which UTF-8 cannot hold, expected valid Unicode text"
+        ) from None
+
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, because a rename is atomic only within one file system.
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise UserError(f"{path}: cannot be written ({error.strerror}), expected a writable place") from None
+
+
+def _umask() -> int:
+    # mkstemp makes private files; a result is to have the mode any other new file would get. The mask can only be
+    # read by setting it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
