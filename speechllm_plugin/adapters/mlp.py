@@ -1,0 +1,47 @@
+"""`mlp`: frame stacking and two linear layers, the field's usual baseline (as in SLAM-LLM, arXiv 2402.08846)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterOutput, AdapterShape, output_norm
+from speechllm_plugin.masks import length_mask, zero_padding
+
+
+@dataclass(kw_only=True)
+class MlpConfig:
+    stack: int = 5
+    """Encoder frames joined into one vector; 5 turns Whisper's 50 Hz into 10 Hz."""
+    hidden_dim: int = 2048
+    """Width between the two linear layers."""
+    dropout: float = 0.0
+    """Dropout after the first layer."""
+
+
+class MlpAdapter(Adapter):
+    def __init__(self, config: MlpConfig, shape: AdapterShape) -> None:
+        super().__init__()
+        self.stack = config.stack
+        self.frame_dim = shape.llm_dim
+        self.input = nn.Linear(config.stack * shape.encoder_dim, config.hidden_dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(config.hidden_dim, shape.llm_dim)
+        self.norm = output_norm(shape)
+
+    def forward(self, seqs: Tensor, lengths: Tensor, target_lengths: Tensor | None = None) -> AdapterOutput:
+        seqs = zero_padding(seqs, lengths)
+        seqs = F.pad(seqs, (0, 0, 0, -seqs.size(1) % self.stack))
+        seqs = seqs.unflatten(1, (-1, self.stack)).flatten(2)  # (B, T, C) -> (B, T / stack, stack * C)
+        lengths = (lengths + self.stack - 1) // self.stack
+        seqs = self.norm(self.output(self.dropout(F.gelu(self.input(seqs)))))
+        seqs = seqs * length_mask(lengths, seqs.size(1)).unsqueeze(-1)
+        return AdapterOutput(seqs, lengths, frames=seqs, frame_lengths=lengths)
+
+    def output_rate(self, frame_rate: float) -> float:
+        return frame_rate / self.stack
+
+
+ADAPTERS.register("mlp", MlpConfig, MlpAdapter)

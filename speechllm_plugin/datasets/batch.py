@@ -1,0 +1,40 @@
+"""A batch of clips with their texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class SpeechTextBatch:
+    """Clips in the order of their rows. Audio is ragged: padding is the encoder's business."""
+
+    ids: list[str]
+    audio: list[str]
+    """Each clip's audio as its manifest names it."""
+    audio_keys: list[str]
+    """Identity of each clip's audio, for the feature cache."""
+    seconds: list[float]
+    """Duration of each clip."""
+    texts: list[str]
+    """What the LLM should answer; empty where unknown."""
+    source_langs: list[str]
+    target_langs: list[str]
+    """Equal to the source language for speech recognition."""
+    waveforms: list[Tensor | None]
+    """Float32 at 16 kHz, `[samples]`; None where `features` has the clip."""
+    features: list[Tensor | None] = field(default_factory=list)
+    """Cached encoder features, `[T, C]`."""
+    counted: bool = True
+    """False for a batch that only keeps this process in step with the others: it is run but enters no result."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> None:
+        """Moves the tensors in place, as fairseq2's trainer wants it."""
+        for tensors in (self.waveforms, self.features):
+            tensors[:] = [None if x is None else x.to(device, non_blocking=non_blocking) for x in tensors]

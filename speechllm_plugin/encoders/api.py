@@ -1,0 +1,52 @@
+"""The contract of a speech encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speechllm_plugin.registry import Registry
+
+
+class SpeechEncoder(nn.Module):
+    """A frozen speech encoder.
+
+    It computes in the dtype of its own weights whatever autocast is on, so that training, evaluation and
+    transcription see the same features. It is batch-invariant: a clip gives the same features alone and in a batch.
+    """
+
+    dim: int
+    """Width of a feature vector."""
+    frame_rate: float
+    """Feature vectors per second of audio (Hz)."""
+    max_seconds: float | None
+    """Longest clip taken, in seconds; None = any."""
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encodes a batch.
+
+        :param waveforms: `[B, samples]`, float32 at 16 kHz, zeros beyond each length.
+        :param lengths: `[B]`, int64, samples of each clip.
+        :returns: features `[B, T, dim]`, zeros beyond each length, and their lengths `[B]`, int64.
+        """
+        with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
+            return self.encode(waveforms, lengths)
+
+    @abstractmethod
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """All that decides the features of a clip (weights, dtype, padding): the key of a feature cache."""
+
+    def fingerprint(self) -> str:
+        """A short hash of `identity`."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+ENCODERS: Registry[SpeechEncoder] = Registry("encoder", ("speechllm_plugin.encoders.whisper",))

@@ -1,0 +1,120 @@
+"""The encoder of Whisper (arXiv 2212.04356), any size: 50 feature vectors a second.
+
+The mel spectrogram and the layers are transformers' own; only the encoder's weights are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import WhisperConfig as HfWhisperConfig
+from transformers import WhisperFeatureExtractor
+from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhisperEncoder
+
+from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
+from speechllm_plugin.masks import length_mask
+from speechllm_plugin.pretrained import DTYPES, load_config, load_submodule, source_identity
+
+HOP = 160
+"""Samples between two mel frames (10 ms at 16 kHz)."""
+
+
+@dataclass(kw_only=True)
+class WhisperConfig:
+    path: str = "openai/whisper-large-v3"
+    """Hugging Face hub id, or a local directory in the same format."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Precision of weights and features."""
+    pad_to_30s: bool = True
+    """Pad every clip with silence to 30 s, as Whisper was trained and as in arXiv 2409.17044. False encodes only the
+    clip: far cheaper for short clips, off the pretrained distribution, so train and decode with the same setting."""
+    trim: bool = False
+    """Cut the output to the clip's true length after encoding with 30 s of padding. False keeps all 1500 vectors, as
+    in arXiv 2409.17044."""
+
+
+class WhisperSpeechEncoder(SpeechEncoder):
+    """Whisper's encoder with masked attention, so that clips of any length up to 30 s share a batch."""
+
+    frame_rate = 50.0
+    max_seconds = 30.0
+
+    def __init__(self, config: WhisperConfig, hf_config: HfWhisperConfig, encoder: HfWhisperEncoder) -> None:
+        super().__init__()
+        self.config = config
+        self.dim = hf_config.d_model
+        self.encoder = encoder
+        self.features = WhisperFeatureExtractor(feature_size=hf_config.num_mel_bins)
+        self.register_buffer("window", torch.hann_window(self.features.n_fft), persistent=False)
+        filters = torch.from_numpy(self.features.mel_filters).to(torch.float32)
+        self.register_buffer("mel_filters", filters, persistent=False)
+
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        mels, mel_lengths = self.mel_spectrogram(waveforms, lengths)
+        mels = mels.to(self.encoder.conv1.weight.dtype)
+        if not self.config.pad_to_30s:
+            return self._encode_short(mels, mel_lengths)
+        features = self.encoder(mels).last_hidden_state  # (B, mels, 3000) -> (B, 1500, C)
+        if not self.config.trim:
+            return features, torch.full_like(lengths, features.size(1))
+        feature_lengths = (mel_lengths + 1) // 2
+        features = features[:, : int(feature_lengths.max())]
+        return features * length_mask(feature_lengths, features.size(1)).unsqueeze(-1), feature_lengths
+
+    def mel_spectrogram(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Whisper's log-mel features, as transformers' `WhisperFeatureExtractor` computes them for 30 s.
+
+        :returns: `[B, num_mels, frames]` and the frames that each clip covers, `[B]`. Padded to 30 s the frames
+            beyond a clip hold the value of silence; otherwise they are 0, which is the convolution's own padding.
+        """
+        n_fft = self.features.n_fft
+        if self.config.pad_to_30s:
+            num_samples = self.features.n_samples
+        else:
+            # The last frame of the longest clip must see silence behind it, as every other clip's does.
+            num_samples = int(lengths.max()) + n_fft + HOP
+        waveforms = F.pad(waveforms, (0, num_samples - waveforms.size(1)))
+        spectrum = torch.stft(waveforms, n_fft, HOP, window=self.window, return_complex=True)
+        power = spectrum[..., :-1].abs() ** 2
+        log_mels = (self.mel_filters.T @ power).clamp(min=1e-10).log10()
+        log_mels = torch.maximum(log_mels, log_mels.amax(dim=(1, 2), keepdim=True) - 8.0)
+        log_mels = (log_mels + 4.0) / 4.0
+        frames = (lengths + HOP - 1) // HOP
+        if not self.config.pad_to_30s:
+            log_mels = log_mels[:, :, : int(frames.max())]
+            log_mels = log_mels * length_mask(frames, log_mels.size(2)).unsqueeze(1)
+        return log_mels, frames
+
+    def _encode_short(self, mels: Tensor, mel_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        encoder = self.encoder
+        hidden = F.gelu(encoder.conv1(mels)) * length_mask(mel_lengths, mels.size(2)).unsqueeze(1)
+        hidden = F.gelu(encoder.conv2(hidden)).transpose(1, 2)  # (B, C, T) -> (B, T/2, C)
+        lengths = (mel_lengths + 1) // 2
+        mask = length_mask(lengths, hidden.size(1))
+        hidden = (hidden + encoder.embed_positions.weight[: hidden.size(1)]) * mask.unsqueeze(-1)
+        bias = torch.zeros(mask.shape, dtype=hidden.dtype, device=hidden.device)
+        bias = bias.masked_fill(~mask, torch.finfo(hidden.dtype).min)[:, None, None, :]
+        bias = bias.expand(-1, 1, hidden.size(1), -1)
+        for layer in encoder.layers:
+            hidden = layer(hidden, attention_mask=bias, layer_head_mask=None)[0]
+        hidden = encoder.layer_norm(hidden)
+        return hidden * mask.unsqueeze(-1), lengths
+
+    def identity(self) -> dict[str, Any]:
+        return {"encoder": "whisper", "source": source_identity(self.config.path), **vars(self.config)}
+
+
+def create_whisper(config: WhisperConfig) -> WhisperSpeechEncoder:
+    """Loads only the encoder's weights of a Whisper checkpoint."""
+    hf_config = load_config(config.path, HfWhisperConfig, "encoder.config.path")
+    encoder = load_submodule(
+        HfWhisperEncoder, hf_config, config.path, prefix="model.encoder.", dtype=DTYPES[config.dtype], key="encoder.config.path"
+    )
+    return WhisperSpeechEncoder(config, hf_config, encoder)
+
+
+ENCODERS.register("whisper", WhisperConfig, create_whisper)

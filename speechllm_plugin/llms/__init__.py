@@ -1,0 +1,1 @@
+"""LLMs: speech embeddings and text prompts in, loss or text out."""

@@ -1,0 +1,203 @@
+"""Any decoder-only LLM that transformers' `AutoModelForCausalLM` loads and that has a chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from speechllm_plugin.llms.api import LLMS, DecodingConfig, Dtype, Generated, Llm
+from speechllm_plugin.pretrained import DTYPES, load_model, load_tokenizer, source_identity
+from speechllm_plugin.prompts import RenderedPrompt
+
+LOSS_CHUNK = 1024
+"""Target positions whose logits exist at a time: with 128,256 words and float32 that is 0.5 GB."""
+
+
+@dataclass(kw_only=True)
+class CausalLlmConfig:
+    path: str = "meta-llama/Llama-3.1-8B-Instruct"
+    """Hugging Face hub id, or a local directory in the same format."""
+    dtype: Dtype = "bfloat16"
+    """Precision of weights and activations."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """transformers' attention implementation. On a CPU `eager` trains short clips faster (bfloat16, 45 tokens a row:
+    1.1 s against 1.4 s a step)."""
+
+
+class CausalLlm(Llm):
+    """Computes in the dtype of its own weights whatever autocast is on: the same in training and in decoding."""
+
+    def __init__(self, config: CausalLlmConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.config = config
+        self.model = model
+        self.tokenizer = tokenizer
+        self.dim = model.get_input_embeddings().embedding_dim
+
+    @property
+    def embedding_table(self) -> Tensor:
+        return self.model.get_input_embeddings().weight
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding_table.device
+
+    def loss(
+        self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, int]:
+        with torch.autocast(speech.device.type, enabled=False):
+            cache, prefix_mask, positions = self._prefix_cache([prompt.before for prompt in prompts])
+            rows = [
+                torch.cat([speech[i, : int(length)].to(self.embedding_table.dtype),
+                           self._embed([*prompts[i].after, *targets[i][:-1]])])
+                for i, length in enumerate(lengths.tolist())
+            ]
+            inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, speech + after + target - 1, C)
+            row_lengths = torch.tensor([len(row) for row in rows], device=self.device)
+            steps = torch.arange(inputs.size(1), device=self.device)
+            hidden = self.model.base_model(
+                inputs_embeds=inputs,
+                attention_mask=torch.cat([prefix_mask, (steps < row_lengths.unsqueeze(1)).long()], dim=1),
+                position_ids=positions.unsqueeze(1) + steps,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            ).last_hidden_state
+            # The last len(target) positions of each row predict its target.
+            wanted = torch.tensor([len(target) for target in targets], device=self.device)
+            selected = (steps < row_lengths.unsqueeze(1)) & (steps >= (row_lengths - wanted).unsqueeze(1))
+            labels = torch.tensor([token for target in targets for token in target], device=self.device)
+            return self._cross_entropy(hidden[selected], labels), len(labels)
+
+    def _cross_entropy(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """:param hidden: `[N, C]`; :returns: the sum over N, in nats."""
+
+        def chunk_loss(hidden: Tensor, labels: Tensor) -> Tensor:
+            logits = self.model.get_output_embeddings()(hidden)
+            return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+        if len(labels) <= LOSS_CHUNK:
+            return chunk_loss(hidden, labels)
+        losses = [
+            checkpoint(chunk_loss, *pair, use_reentrant=False)
+            for pair in zip(hidden.split(LOSS_CHUNK), labels.split(LOSS_CHUNK), strict=True)
+        ]
+        return torch.stack(losses).sum()
+
+    def _prefix_cache(self, prefixes: Sequence[tuple[int, ...]]) -> tuple[DynamicCache | None, Tensor, Tensor]:
+        """Keys and values of what precedes the speech: no gradient passes there, and equal prefixes are run once.
+
+        :returns: the cache, its mask `[B, P]`, and the position that follows each row's prefix, `[B]`.
+        """
+        lengths = torch.tensor([len(prefix) for prefix in prefixes], device=self.device)
+        size = int(lengths.max())
+        mask = (torch.arange(size, device=self.device) < lengths.unsqueeze(1)).long()
+        if size == 0:
+            return None, mask, lengths
+        distinct = sorted(set(prefixes))
+        row_of = torch.tensor([distinct.index(prefix) for prefix in prefixes], device=self.device)
+        # Right padding is harmless under a causal mask.
+        ids = torch.tensor([[*prefix, *[0] * (size - len(prefix))] for prefix in distinct], device=self.device)
+        with torch.no_grad():
+            computed = self.model.base_model(input_ids=ids, use_cache=True).past_key_values
+        cache = DynamicCache()
+        for index, layer in enumerate(computed.layers):
+            cache.update(layer.keys[row_of], layer.values[row_of], index)
+        return cache, mask, lengths
+
+    def _embed(self, ids: Sequence[int]) -> Tensor:
+        return self.model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long, device=self.device)).detach()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[RenderedPrompt],
+        speech: Tensor,
+        lengths: Tensor,
+        *,
+        limits: Sequence[int],
+        end_of_turn: int,
+        config: DecodingConfig,
+    ) -> list[Generated]:
+        with torch.autocast(speech.device.type, enabled=False):
+            rows = [
+                torch.cat([self._embed(prompt.before), speech[i, : int(length)].to(self.embedding_table.dtype),
+                           self._embed(prompt.after)])
+                for i, (prompt, length) in enumerate(zip(prompts, lengths.tolist(), strict=True))
+            ]
+            inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
+            row_lengths = torch.tensor([len(row) for row in rows], device=self.device)
+            steps = torch.arange(inputs.size(1), device=self.device)
+            mask = (steps >= inputs.size(1) - row_lengths.unsqueeze(1)).long()
+            stops = self._stop_tokens(end_of_turn)
+            output = self.model.generate(
+                inputs_embeds=inputs,
+                attention_mask=mask,
+                generation_config=GenerationConfig(
+                    do_sample=False,
+                    num_beams=config.beam_size,
+                    max_new_tokens=max(limits) + 1,
+                    repetition_penalty=config.repetition_penalty,
+                    no_repeat_ngram_size=config.no_repeat_ngram_size,
+                    eos_token_id=stops,
+                    pad_token_id=end_of_turn,
+                    bos_token_id=self.tokenizer.bos_token_id,
+                ),
+                logits_processor=LogitsProcessorList([_RowLimits(limits, config.beam_size, end_of_turn)]),
+            )
+        hypotheses = []
+        for row, limit in zip(output.tolist(), limits, strict=True):
+            end = next((i for i, token in enumerate(row) if token in stops), len(row))
+            hypotheses.append(Generated(row[:end], cut=end >= limit))
+        return hypotheses
+
+    def _stop_tokens(self, end_of_turn: int) -> list[int]:
+        own = self.model.generation_config.eos_token_id
+        known = [end_of_turn, self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+        return sorted({token for token in known if token is not None})
+
+    def identity(self) -> dict[str, Any]:
+        return {"llm": "causal", "source": source_identity(self.config.path), **vars(self.config)}
+
+
+class _RowLimits(LogitsProcessor):
+    """Ends each row at its own limit, so that a row's length never depends on its neighbours."""
+
+    def __init__(self, limits: Sequence[int], beam_size: int, end_of_turn: int) -> None:
+        self._limits = torch.tensor(limits).repeat_interleave(beam_size)
+        self._end_of_turn = end_of_turn
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        over = (self._limits <= input_ids.size(1)).to(scores.device)
+        ended = torch.full_like(scores, -torch.inf)
+        ended[:, self._end_of_turn] = 0.0
+        return torch.where(over.unsqueeze(1), ended, scores)
+
+
+def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
+    tokenizer = load_tokenizer(config.path, "llm.config.path")
+    model = load_model(
+        AutoModelForCausalLM,
+        config.path,
+        dtype=DTYPES[config.dtype],
+        key="llm.config.path",
+        attn_implementation=config.attention,
+    )
+    return CausalLlm(config, model, tokenizer)
+
+
+LLMS.register("causal", CausalLlmConfig, create_causal_llm)

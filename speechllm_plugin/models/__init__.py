@@ -1,0 +1,1 @@
+"""The fairseq2 model family."""

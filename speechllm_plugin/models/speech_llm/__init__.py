@@ -1,0 +1,1 @@
+"""`SpeechLlm`: encoder + adapter + LLM + prompt."""

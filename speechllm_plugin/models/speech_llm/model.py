@@ -1,0 +1,198 @@
+"""Joins a frozen speech encoder, a trained adapter and a frozen LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from speechllm_plugin.adapters.api import Adapter, AdapterOutput
+from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.encoders.api import SpeechEncoder
+from speechllm_plugin.encoders.cache import FeatureCache
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.ctc import CtcHead
+from speechllm_plugin.pretrained import freeze
+from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
+
+FROZEN = ("encoder.", "llm.")
+"""Parts that a checkpoint leaves out: they are loaded from where they came from."""
+
+
+@dataclass(frozen=True)
+class SpeechLlmLoss:
+    """Sums over the target tokens of a batch, in nats.
+
+    All are normalised by the same count, the target tokens of every process and accumulated batch: what one token
+    weighs does not depend on how the batch was divided.
+    """
+
+    total: Tensor
+    """What is minimised."""
+    lm: Tensor | None
+    """The LLM's cross entropy; None while the adapter is aligned on CTC alone."""
+    auxiliary: dict[str, Tensor]
+    """CTC and the adapter's own losses, unweighted."""
+    num_targets: int
+    infeasible_ctc: int
+    """Rows that CTC could not align."""
+
+
+class SpeechLlm(nn.Module):
+    """`y = LLM(J(P, A(S(a))))` (arXiv 2409.17044, section 2): only the adapter `A` and its CTC head are trained."""
+
+    def __init__(
+        self,
+        config: SpeechLlmConfig,
+        encoder: SpeechEncoder,
+        adapter: Adapter,
+        llm: Llm,
+        ctc: CtcHead | None,
+        prompts: PromptRenderer,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        self.adapter = adapter
+        self.llm = llm
+        self.ctc = ctc
+        self.prompts = prompts
+        self.feature_cache: FeatureCache | None = None
+        self.freeze_parts()
+        # Public hooks: they hold under DDP and FSDP2 as well, and for an optimizer that resumes.
+        self.register_state_dict_post_hook(_drop_frozen)
+        self.register_load_state_dict_post_hook(_forgive_frozen)
+
+    def freeze_parts(self) -> None:
+        for part in (self.encoder, self.llm):
+            freeze(part)
+
+    def train(self, mode: bool = True) -> SpeechLlm:
+        super().train(mode)
+        # Dropout in a frozen part would only be noise.
+        self.encoder.eval()
+        self.llm.eval()
+        return self
+
+    def forward(self, batch: SpeechTextBatch, *, lm: bool = True) -> SpeechLlmLoss:
+        """
+        :param lm: False leaves the LLM out and gives the CTC loss alone.
+        """
+        prompts = self._prompts(batch)
+        targets = [self.prompts.encode_target(text) for text in batch.texts]
+        return self.loss(self.adapt(batch, targets), prompts, targets, lm=lm)
+
+    def adapt(self, batch: SpeechTextBatch, targets: Sequence[Sequence[int]] | None = None) -> AdapterOutput:
+        """Audio to speech embeddings."""
+        features, lengths = self.encode(batch)
+        target_lengths = None
+        if targets is not None:
+            target_lengths = torch.tensor([len(target) - 1 for target in targets], device=lengths.device)
+        return self.adapter(features, lengths, target_lengths)
+
+    def loss(
+        self,
+        speech: AdapterOutput,
+        prompts: Sequence[RenderedPrompt],
+        targets: Sequence[Sequence[int]],
+        *,
+        lm: bool = True,
+    ) -> SpeechLlmLoss:
+        num_targets = sum(map(len, targets))
+        auxiliary: dict[str, Tensor] = {}
+        weighted: list[Tensor] = []
+        infeasible = 0
+        if self.ctc is not None:
+            ctc = self.ctc(speech, [target[:-1] for target in targets], self.llm.embedding_table)
+            auxiliary["ctc"] = ctc.loss
+            infeasible = ctc.infeasible
+            weighted.append(ctc.loss * (self.config.ctc.weight if lm else 1.0))
+        lm_loss = None
+        if lm:
+            lm_loss, num_targets = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
+            weighted.append(lm_loss)
+        total = torch.stack(weighted).sum()
+        return SpeechLlmLoss(total, lm_loss, auxiliary, num_targets, infeasible)
+
+    def swapped_loss(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor, int]:
+        """The LLM's loss with each clip's own audio and with its neighbour's: a system that listens tells them apart.
+
+        :returns: both sums in nats, and the number of target tokens.
+        """
+        prompts = self._prompts(batch)
+        targets = [self.prompts.encode_target(text) for text in batch.texts]
+        speech = self.adapt(batch, targets)
+        own, count = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
+        other, _ = self.llm.loss(prompts, speech.seqs.roll(1, 0), speech.lengths.roll(1, 0), targets)
+        return own, other, count
+
+    def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]:
+        """Decodes a batch; each row gives the same tokens as it would alone."""
+        speech = self.adapt(batch)
+        limits = [int(config.extra_tokens + config.tokens_per_second * seconds) for seconds in batch.seconds]
+        generated = self.llm.generate(
+            self._prompts(batch),
+            speech.seqs,
+            speech.lengths,
+            limits=limits,
+            end_of_turn=self.prompts.end_of_turn,
+            config=config,
+        )
+        return [self.prompts.decode(row.tokens) for row in generated], generated
+
+    def encode(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
+        """Encoder features `[B, T, C]` with lengths, from the cache where it has them."""
+        if self.feature_cache is None:
+            waveforms = [self._checked(batch, i) for i in range(len(batch))]
+            padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
+            lengths = torch.tensor([len(waveform) for waveform in waveforms], device=padded.device)
+            return self.encoder(padded, lengths)
+        rows = [self._cached_features(self.feature_cache, batch, i) for i in range(len(batch))]
+        features = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows], device=features.device)
+        return features, lengths
+
+    def _cached_features(self, cache: FeatureCache, batch: SpeechTextBatch, index: int) -> Tensor:
+        """Encodes a clip that the cache lacks on its own, so that what is stored never depends on its batch."""
+        features = batch.features[index]
+        if features is None:
+            waveform = self._checked(batch, index).unsqueeze(0)
+            encoded, lengths = self.encoder(waveform, torch.tensor([waveform.size(1)], device=waveform.device))
+            features = cache.put(batch.audio_keys[index], encoded[0, : int(lengths[0])])
+        return features.float()
+
+    def _checked(self, batch: SpeechTextBatch, index: int) -> Tensor:
+        waveform = batch.waveforms[index]
+        if waveform is None:
+            raise ValueError(f"{batch.ids[index]}: the batch holds cached features, but the model has no cache")
+        check_duration(batch.ids[index], batch.seconds[index], self.encoder)
+        return waveform
+
+    def _prompts(self, batch: SpeechTextBatch) -> list[RenderedPrompt]:
+        return [
+            self.prompts.render(source, target)
+            for source, target in zip(batch.source_langs, batch.target_langs, strict=True)
+        ]
+
+
+def check_duration(name: str, seconds: float, encoder: SpeechEncoder) -> None:
+    """Refuses what the encoder would have to cut: nothing is ever truncated in silence."""
+    if encoder.max_seconds is not None and seconds > encoder.max_seconds:
+        raise UserError(
+            f"{name}: the audio lasts {seconds:.2f} s, expected at most {encoder.max_seconds:g} s, the window of the "
+            "encoder; cut it into segments (path:start:length)"
+        )
+
+
+def _drop_frozen(module: nn.Module, state_dict: dict[str, object], prefix: str, metadata: object) -> None:
+    for key in [key for key in state_dict if key.startswith(tuple(prefix + part for part in FROZEN))]:
+        del state_dict[key]
+
+
+def _forgive_frozen(module: nn.Module, incompatible: torch.nn.modules.module._IncompatibleKeys) -> None:
+    missing = incompatible.missing_keys
+    missing[:] = [key for key in missing if not key.startswith(FROZEN)]

@@ -1,0 +1,114 @@
+"""The one renderer of prompts, for training and for inference.
+
+A prompt is an instruction with one place for speech, inside the user turn of the LLM's own chat template. Rendering
+gives the token ids before and after that place; the speech embeddings go between them, the answer follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.languages import language_name
+
+SPEECH = "<speech>"
+"""The place of the speech embeddings in a prompt template."""
+_ANSWER = "<answer>"
+
+
+@dataclass(kw_only=True)
+class PromptConfig:
+    transcribe: str = f"can you transcribe {{source}}? {SPEECH}"
+    """Instruction for speech recognition; `{source}` becomes the language's name (arXiv 2409.17044, section 3)."""
+    translate: str = f"can you translate from {{source}} to {{target}}? {SPEECH}"
+    """Instruction for speech translation; `{source}` and `{target}` become the languages' names."""
+    system: str | None = None
+    """Text of a system turn. None leaves the turn to the template, which may have a default of its own."""
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """Token ids around the speech."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+class PromptRenderer:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> None:
+        for key in ("transcribe", "translate"):
+            found = getattr(config, key).count(SPEECH)
+            if found != 1:
+                raise UserError(f"prompt.{key}: found {found} times {SPEECH}, expected exactly one")
+        if not tokenizer.chat_template:
+            raise UserError("prompt: the LLM's tokenizer has no chat template; expected an instruction-tuned LLM")
+        self._tokenizer = tokenizer
+        self._config = config
+        self._rendered: dict[tuple[str, str], RenderedPrompt] = {}
+        self.end_of_turn = self._find_end_of_turn()
+        """Token id that closes the answer: what the LLM learns to stop with."""
+
+    def render(self, source_lang: str, target_lang: str) -> RenderedPrompt:
+        """The prompt for one clip: recognition if both languages are equal or no target is given, else translation."""
+        key = (source_lang, target_lang)
+        if key not in self._rendered:
+            self._rendered[key] = self._render(self.instruction(source_lang, target_lang))
+        return self._rendered[key]
+
+    def instruction(self, source_lang: str, target_lang: str) -> str:
+        if target_lang in ("", source_lang):
+            return self._fill("transcribe", source=language_name(source_lang))
+        return self._fill("translate", source=language_name(source_lang), target=language_name(target_lang))
+
+    def encode_target(self, text: str) -> list[int]:
+        """Token ids of an answer with the end of its turn.
+
+        Special tokens spelt out in the text are read as plain text, so no transcript can end its turn or open another.
+        """
+        ids = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [*ids, self.end_of_turn]
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+
+    def _fill(self, key: str, **names: str) -> str:
+        try:
+            return getattr(self._config, key).format(**names)
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserError(f"prompt.{key}: bad placeholder {error}; expected {{source}}, {{target}}") from error
+
+    def _render(self, instruction: str) -> RenderedPrompt:
+        text = self._apply_template([{"role": "user", "content": instruction}], generate=True)
+        before, _, after = text.partition(SPEECH)
+        return RenderedPrompt(self._encode(before), self._encode(after))
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        # The template wrote the special tokens, the beginning of the sequence included.
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _apply_template(self, turns: list[dict[str, str]], *, generate: bool) -> str:
+        if self._config.system is not None:
+            turns = [{"role": "system", "content": self._config.system}, *turns]
+        try:
+            return self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate)
+        except Exception as error:  # jinja2's errors: whatever the template raises for a turn it does not take
+            if self._config.system is None:
+                raise UserError(f"prompt: the LLM's chat template failed: {error}") from error
+            # Templates without a system turn (Gemma, some Mistrals) get its text at the head of the user's.
+            head, first, *rest = turns
+            first = {**first, "content": f"{head['content']}\n\n{first['content']}"}
+            return self._tokenizer.apply_chat_template([first, *rest], tokenize=False, add_generation_prompt=generate)
+
+    def _find_end_of_turn(self) -> int:
+        turns = [{"role": "user", "content": SPEECH}, {"role": "assistant", "content": _ANSWER}]
+        rest = self._apply_template(turns, generate=False).partition(_ANSWER)[2]
+        special = set(self._tokenizer.all_special_ids) | set(self._tokenizer.get_added_vocab().values())
+        for token in self._encode(rest):
+            if token in special:
+                return token
+        if self._tokenizer.eos_token_id is None:
+            raise UserError("prompt: found no token that ends an answer in the LLM's chat template or tokenizer")
+        return self._tokenizer.eos_token_id

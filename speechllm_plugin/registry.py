@@ -1,0 +1,117 @@
+"""Named parts: encoders, adapters and LLMs register under a name, and so can other packages.
+
+A part is one file that holds its configuration dataclass, its module and one `register` call. Another package adds
+its own through the entry-point group of the registry, for instance::
+
+    entry_points={"speechllm_plugin.adapters": ["mine = my_package.my_adapter"]}
+
+where importing `my_package.my_adapter` registers it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from speechllm_plugin.errors import UserError
+
+PartT = TypeVar("PartT")
+
+
+@dataclass(frozen=True)
+class Part(Generic[PartT]):
+    """A registered part: the configuration it takes and the function that builds it."""
+
+    name: str
+    config_kls: type[Any]
+    build: Callable[..., PartT]
+
+
+class Registry(Generic[PartT]):
+    """Looks parts up by name; imports our own modules and other packages' entry points on first use."""
+
+    def __init__(self, kind: str, own_modules: tuple[str, ...]) -> None:
+        """:param kind: "adapter", "encoder" or "llm": names the entry-point group and appears in errors."""
+        self.kind = kind
+        self._own_modules = own_modules
+        self._parts: dict[str, Part[PartT]] = {}
+        self._loaded = False
+
+    def register(self, name: str, config_kls: type[Any], build: Callable[..., PartT]) -> None:
+        if name in self._parts and self._parts[name].build is not build:
+            raise ValueError(f"{self.kind} {name!r} is registered twice")
+        self._parts[name] = Part(name, config_kls, build)
+
+    def names(self) -> list[str]:
+        self._load()
+        return sorted(self._parts)
+
+    def get(self, name: str) -> Part[PartT]:
+        self._load()
+        if name not in self._parts:
+            raise UserError(f"{self.kind}.name: found {name!r}, expected one of {', '.join(sorted(self._parts))}")
+        return self._parts[name]
+
+    def config(self, name: str, values: object) -> Any:
+        """The configuration of the part `name` from what a YAML file or the command line gave.
+
+        :param values: None (defaults), a mapping of fields, or an instance already.
+        """
+        return structure(self.get(name).config_kls, values, f"{self.kind}.config")
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        for module in self._own_modules:
+            import_module(module)
+        for entry_point in entry_points(group=f"speechllm_plugin.{self.kind}s"):
+            entry_point.load()
+
+
+def structure(kls: type[Any], values: object, where: str) -> Any:
+    """A dataclass instance from plain values; unknown keys and wrong types are one clear line.
+
+    :param where: the configuration path of `values`, for the error.
+    """
+    if isinstance(values, kls):
+        return values
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: found {values!r}, expected a mapping of {kls.__name__}'s fields")
+    hints = typing.get_type_hints(kls)
+    fields = {field.name: field for field in dataclasses.fields(kls)}
+    for key in values:
+        if key not in fields:
+            raise UserError(f"{where}.{key}: unknown key; expected one of {', '.join(sorted(fields))}")
+    return kls(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def _convert(hint: Any, value: object, where: str) -> object:
+    """Checks a scalar against its annotation. Only what part configurations use: bool, int, float, str, None, Literal."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return structure(hint, value, where)
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        if value in arguments:
+            return value
+        raise UserError(f"{where}: found {value!r}, expected one of {', '.join(map(repr, arguments))}")
+    accepted = [kind for kind in (arguments or (hint,)) if isinstance(kind, type)]
+    # YAML writes 1e-4 as a string and 1 for 1.0.
+    if float in accepted and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if isinstance(value, bool) and bool not in accepted:
+        accepted = []
+    if not accepted or not isinstance(value, tuple(accepted)):
+        expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in (arguments or (hint,)))
+        raise UserError(f"{where}: found {value!r}, expected {expected}")
+    return value

@@ -1,0 +1,126 @@
+"""Everything that a score depends on, so that it can be had again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from speechllm_plugin.errors import UserError
+
+# Everything that turns sound into tokens and tokens into scores.
+_PACKAGES = (
+    "speechllm-plugin",
+    "torch",
+    "fairseq2",
+    "transformers",
+    "numpy",
+    "soundfile",
+    "soxr",
+    "jiwer",
+    "sacrebleu",
+)
+
+
+def provenance(config: object, checkpoint: Path | None, manifests: Sequence[Path]) -> dict[str, Any]:
+    """Versions, commit, configuration, and hashes of checkpoint and data, ready for JSON.
+
+    It names no place on the machine but the paths that the user gave. The names of normaliser and signatures stand
+    in the scores themselves.
+
+    :param config: the run's configuration, usually a dataclass.
+    :param checkpoint: a file, or a folder whose files are all hashed, each by its name inside.
+    :raises UserError: the checkpoint or a manifest is missing or cannot be read.
+    """
+    return {
+        "date_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "git": _git(),
+        "config": _plain(config),
+        "checkpoint": None if checkpoint is None else {"path": str(checkpoint), "sha256": _hash_all(checkpoint)},
+        "manifests": [{"path": str(path), "sha256": _sha256(path)} for path in manifests],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    # Run from a source tree that was never installed.
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit and state of the checkout that this file is part of; ``None`` for an installed copy."""
+    here = Path(__file__)
+    # A copy inside a virtual environment inside some other project's checkout belongs to no commit of that project.
+    if _run_git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+        return None
+    commit = _run_git(here.parent, "rev-parse", "HEAD")
+    status = _run_git(here.parent, "status", "--porcelain", "--untracked-files=no")
+    if commit is None or status is None:
+        return None
+    return {"commit": commit.strip(), "dirty": bool(status.strip())}
+
+
+def _run_git(folder: Path, *arguments: str) -> str | None:
+    # A process started from a git hook inherits variables that point at the repository of the hook.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+            env=environment,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _hash_all(checkpoint: Path) -> dict[str, str]:
+    if not checkpoint.is_dir():
+        return {checkpoint.name: _sha256(checkpoint)}
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    if not files:
+        raise UserError(f"{checkpoint}: found an empty folder, expected a checkpoint")
+    return {path.relative_to(checkpoint).as_posix(): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a readable file") from None
+    return digest.hexdigest()
+
+
+def _plain(value: object) -> Any:
+    """Turn a configuration into what JSON can hold, the same on every machine."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(item) for item in value), key=str)
+    if isinstance(value, Enum):
+        return value.name
+    # The default texts of objects and functions hold an address, which differs from run to run.
+    text = str(value)
+    return type(value).__qualname__ if " at 0x" in text else text

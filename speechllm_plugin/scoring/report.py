@@ -1,0 +1,213 @@
+"""From decoded utterances to a score file."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from speechllm_plugin.datasets.tsv import read_table, write_table
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.scoring.scripts import has_spaces
+from speechllm_plugin.scoring.translation import translation_scores
+from speechllm_plugin.scoring.wer import word_errors
+
+_COLUMNS = ("id", "reference", "hypothesis", "source", "duration", "src_lang", "tgt_lang")
+# Whisper's guard against repetition loops (arXiv 2212.04356, section 4.5). Short texts compress badly whatever they
+# say, so the ratio tells nothing about them.
+_LOOP_RATIO = 2.4
+_LOOP_MIN_BYTES = 40
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One decoded utterance."""
+
+    id: str
+
+    reference: str
+    """Empty where the manifest has no text."""
+
+    hypothesis: str
+
+    source: str
+    """The audio, as the manifest names it."""
+
+    duration: float
+    """Seconds."""
+
+    src_lang: str
+    """Language spoken; empty where not stated."""
+
+    tgt_lang: str
+    """Language written; the one spoken, or empty, means transcription."""
+
+    @property
+    def is_translation(self) -> bool:
+        return self.tgt_lang not in ("", self.src_lang)
+
+    @property
+    def direction(self) -> str:
+        """``en-de`` for translation, ``en`` for transcription; ``und`` (undetermined) for what is not stated."""
+        source = self.src_lang or "und"
+        return f"{source}-{self.tgt_lang}" if self.is_translation else source
+
+
+def write_hypotheses(path: Path | str, rows: Iterable[Hypothesis]) -> None:
+    """Write a TSV with the columns id, reference, hypothesis, source, duration, src_lang, tgt_lang, whole or not at
+    all. Tabs and line ends in texts become spaces; the duration has milliseconds.
+
+    :raises UserError: the place cannot be written.
+    """
+    table = (
+        (row.id, row.reference, row.hypothesis, row.source, f"{row.duration:.3f}", row.src_lang, row.tgt_lang)
+        for row in rows
+    )
+    write_table(Path(path), _COLUMNS, table)
+
+
+def read_hypotheses(path: Path | str) -> list[Hypothesis]:
+    """Read what :func:`write_hypotheses` wrote.
+
+    :raises UserError: with file, line and column, what was found and what was expected.
+    """
+    path = Path(path)
+    rows = []
+    for record in read_table(path, required=_COLUMNS):
+        fields = {name: record.fields[name] for name in _COLUMNS}
+        try:
+            seconds = float(fields["duration"])
+        except ValueError:
+            seconds = math.nan
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise UserError(
+                f"{path}, line {record.line}, column 'duration': found {fields['duration']!r}, expected seconds"
+            )
+        rows.append(
+            Hypothesis(
+                id=fields["id"],
+                reference=fields["reference"],
+                hypothesis=fields["hypothesis"],
+                source=fields["source"],
+                duration=seconds,
+                src_lang=fields["src_lang"],
+                tgt_lang=fields["tgt_lang"],
+            )
+        )
+    return rows
+
+
+def is_looping(text: str) -> bool:
+    """Whether a text repeats itself so much that zlib shrinks it more than 2.4 times (texts from 40 bytes on)."""
+    data = text.encode("utf-8", errors="replace")
+    return len(data) >= _LOOP_MIN_BYTES and len(data) / len(zlib.compress(data)) > _LOOP_RATIO
+
+
+def score(rows: Sequence[Hypothesis], wer_normalizer: str = "basic") -> dict[str, Any]:
+    """Score transcriptions by errors and translations by BLEU and chrF.
+
+    The result holds
+
+    ``utterances``, ``seconds``, ``empty_hypotheses``, ``looping_hypotheses``
+        counts over all rows (:func:`is_looping`).
+    ``asr``
+        where there are transcriptions: ``utterances``, ``normalizer``, ``unit`` and the fields of
+        :class:`~speechllm_plugin.scoring.wer.WerResult` over all of them. Languages without spaces count characters;
+        ``unit`` is ``word``, ``char``, or ``mixed`` where each language counts its own.
+    ``st``
+        where there are translations: ``utterances`` and the fields of
+        :class:`~speechllm_plugin.scoring.translation.TranslationResult`. Over several directions, scores are the mean
+        of theirs, each direction weighing the same, and the signatures are all that occur.
+    ``directions``
+        where there is more than one: the same two kinds of entry, by ``en`` or ``en-de``.
+
+    :raises UserError: there are no rows, or no such normaliser.
+    """
+    if not rows:
+        raise UserError("scoring: found no hypotheses, expected at least one")
+    groups: dict[str, list[Hypothesis]] = {}
+    for row in rows:
+        groups.setdefault(row.direction, []).append(row)
+    transcribed: dict[str, dict[str, Any]] = {}
+    translated: dict[str, dict[str, Any]] = {}
+    for direction, group in sorted(groups.items()):
+        if group[0].is_translation:
+            translated[direction] = _score_translation(group)
+        else:
+            transcribed[direction] = _score_transcription(group, wer_normalizer)
+
+    scores: dict[str, Any] = {
+        "utterances": len(rows),
+        "seconds": round(sum(row.duration for row in rows), 3),
+        "empty_hypotheses": sum(not row.hypothesis.strip() for row in rows),
+        "looping_hypotheses": sum(is_looping(row.hypothesis) for row in rows),
+    }
+    if transcribed:
+        scores["asr"] = _pool_transcriptions(list(transcribed.values()))
+    if translated:
+        scores["st"] = _average_translations(list(translated.values()))
+    if len(groups) > 1:
+        scores["directions"] = {**transcribed, **translated}
+    return scores
+
+
+def write_scores(path: Path | str, scores: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    """Write ``{"scores": ..., "provenance": ...}`` as JSON, whole or not at all.
+
+    JSON has no infinity: a rate without reference words is written as ``null``.
+
+    :raises UserError: the place cannot be written.
+    """
+    content = {"scores": _finite(scores), "provenance": _finite(provenance)}
+    write_text_atomically(Path(path), json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _score_transcription(rows: Sequence[Hypothesis], normalizer: str) -> dict[str, Any]:
+    unit: Literal["word", "char"] = "word" if has_spaces(rows[0].src_lang) else "char"
+    result = word_errors(_references(rows), _hypotheses(rows), normalizer, unit)
+    return {"utterances": len(rows), "normalizer": normalizer, "unit": unit, **asdict(result)}
+
+
+def _score_translation(rows: Sequence[Hypothesis]) -> dict[str, Any]:
+    result = translation_scores(_references(rows), _hypotheses(rows), rows[0].tgt_lang)
+    return {"utterances": len(rows), **asdict(result)}
+
+
+def _pool_transcriptions(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if len(entries) == 1:
+        return dict(entries[0])
+    units = {entry["unit"] for entry in entries}
+    names = ("utterances", "errors", "words", "substitutions", "deletions", "insertions")
+    pooled: dict[str, Any] = {name: sum(entry[name] for entry in entries) for name in names}
+    pooled["normalizer"] = entries[0]["normalizer"]
+    pooled["unit"] = units.pop() if len(units) == 1 else "mixed"
+    return pooled
+
+
+def _average_translations(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    average: dict[str, Any] = {"utterances": sum(entry["utterances"] for entry in entries)}
+    for name in ("bleu", "chrf"):
+        average[name] = sum(entry[name] for entry in entries) / len(entries)
+        average[f"{name}_signature"] = ", ".join(sorted({entry[f"{name}_signature"] for entry in entries}))
+    return average
+
+
+def _references(rows: Sequence[Hypothesis]) -> list[str]:
+    return [row.reference for row in rows]
+
+
+def _hypotheses(rows: Sequence[Hypothesis]) -> list[str]:
+    return [row.hypothesis for row in rows]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,71 @@
+"""Word error rate over a corpus, counted by jiwer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jiwer
+
+from speechllm_plugin.scoring.normalizers import get_normalizer
+
+
+@dataclass(frozen=True)
+class WerResult:
+    """Counts over all utterances, after normalisation."""
+
+    errors: int
+    """Substitutions + deletions + insertions."""
+
+    words: int
+    """Words (or characters) of the references."""
+
+    substitutions: int
+
+    deletions: int
+
+    insertions: int
+
+    wer: float
+    """``errors / words``, a fraction that can exceed 1. Without a single reference word: 0 where the hypotheses are
+    empty too, else infinite."""
+
+
+def word_errors(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    normalizer: str = "basic",
+    unit: Literal["word", "char"] = "word",
+) -> WerResult:
+    """Align each hypothesis with its reference and add the errors of all up.
+
+    The rate is total errors / total words, not the mean of the utterances' rates. An empty hypothesis costs all words
+    of its reference; every word beside an empty reference is an insertion.
+
+    :param normalizer: a name of :func:`~speechllm_plugin.scoring.normalizers.get_normalizer`.
+    :param unit: ``"char"`` counts characters but for white space, for languages written without spaces.
+    """
+    if len(references) != len(hypotheses):
+        raise ValueError(
+            f"`references` and `hypotheses` must have the same length, but have {len(references)} and {len(hypotheses)}."
+        )
+    if not references:
+        return WerResult(0, 0, 0, 0, 0, 0.0)
+    normalize = get_normalizer(normalizer)
+
+    def prepare(text: str) -> str:
+        words = normalize(text).split()
+        return " ".join(words if unit == "word" else "".join(words))
+
+    output = jiwer.process_words([prepare(text) for text in references], [prepare(text) for text in hypotheses])
+    errors = output.substitutions + output.deletions + output.insertions
+    words = output.substitutions + output.deletions + output.hits
+    return WerResult(
+        errors=errors,
+        words=words,
+        substitutions=output.substitutions,
+        deletions=output.deletions,
+        insertions=output.insertions,
+        wer=errors / words if words else (float("inf") if errors else 0.0),
+    )
