@@ -15,7 +15,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
 from speechllm_plugin.scoring.scripts import has_spaces
 from speechllm_plugin.scoring.translation import translation_scores
-from speechllm_plugin.scoring.wer import word_errors
+from speechllm_plugin.scoring.wer import error_rate, word_errors
 
 _COLUMNS = ("id", "reference", "hypothesis", "source", "duration", "src_lang", "tgt_lang")
 # Whisper's guard against repetition loops (arXiv 2212.04356, section 4.5). Short texts compress badly whatever they
@@ -184,6 +184,7 @@ def _pool_transcriptions(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     units = {entry["unit"] for entry in entries}
     names = ("utterances", "errors", "words", "substitutions", "deletions", "insertions")
     pooled: dict[str, Any] = {name: sum(entry[name] for entry in entries) for name in names}
+    pooled["wer"] = error_rate(pooled["errors"], pooled["words"])
     pooled["normalizer"] = entries[0]["normalizer"]
     pooled["unit"] = units.pop() if len(units) == 1 else "mixed"
     return pooled

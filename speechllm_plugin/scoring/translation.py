@@ -37,7 +37,7 @@ def translation_scores(
     """
     if len(references) != len(hypotheses):
         raise ValueError(
-            f"`references` and `hypotheses` must have the same length, but have {len(references)} and {len(hypotheses)}."
+            f"`references` and `hypotheses` must be equally many, but are {len(references)} and {len(hypotheses)}."
         )
     if not references:
         raise ValueError("`references` must not be empty.")

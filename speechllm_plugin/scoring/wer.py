@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -28,8 +29,14 @@ class WerResult:
     insertions: int
 
     wer: float
-    """``errors / words``, a fraction that can exceed 1. Without a single reference word: 0 where the hypotheses are
-    empty too, else infinite."""
+    """``errors / words``, as :func:`error_rate` gives it."""
+
+
+def error_rate(errors: int, words: int) -> float:
+    """A fraction, which can exceed 1. Without a single reference word: 0 where there are no errors, else infinite."""
+    if words == 0:
+        return math.inf if errors else 0.0
+    return errors / words
 
 
 def word_errors(
@@ -48,7 +55,7 @@ def word_errors(
     """
     if len(references) != len(hypotheses):
         raise ValueError(
-            f"`references` and `hypotheses` must have the same length, but have {len(references)} and {len(hypotheses)}."
+            f"`references` and `hypotheses` must be equally many, but are {len(references)} and {len(hypotheses)}."
         )
     if not references:
         return WerResult(0, 0, 0, 0, 0, 0.0)
@@ -67,5 +74,5 @@ def word_errors(
         substitutions=output.substitutions,
         deletions=output.deletions,
         insertions=output.insertions,
-        wer=errors / words if words else (float("inf") if errors else 0.0),
+        wer=error_rate(errors, words),
     )
