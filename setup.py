@@ -36,7 +36,6 @@ setup(
     package_dir={name: f"{folder}/{name}" for folder, name in FOLDERS.items()},
     package_data={
         "speechllm_kernels": ["*.md"],
-        "speechllm_plugin": ["cards/**/*.yaml"],
         "speechllm_recipes": ["configs/**/*.yaml"],
         "speechllm_tools": ["**/*.yaml", "**/*.sha256"],
     },
@@ -47,6 +46,7 @@ setup(
         # Triton's interpreter cannot run range() over runtime values beside numpy 2.4.
         "numpy>=2.2,<2.4",
         "sentencepiece>=0.2,<1",
+        "soxr>=0.5,<2",
         "soundfile>=0.12,<1",
         "jiwer>=4,<5",
         "sacrebleu>=2.4,<3",

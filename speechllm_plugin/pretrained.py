@@ -19,6 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 ConfigT = TypeVar("ConfigT", bound=PretrainedConfig)
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def load_config(path: str, kls: type[ConfigT], key: str) -> ConfigT:
@@ -108,7 +109,7 @@ def source_identity(path: str) -> dict[str, object]:
     return {"files": [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]}
 
 
-def freeze(module: nn.Module) -> nn.Module:
+def freeze(module: ModuleT) -> ModuleT:
     """No gradients, no dropout."""
     return module.requires_grad_(False).eval()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ class SpeechTextBatch:
     """Clips in the order of their rows. Audio is ragged: padding is the encoder's business."""
 
     ids: list[str]
+    rows: list[int]
+    """Each clip's place in its split, to put results back in order."""
     audio: list[str]
     """Each clip's audio as its manifest names it."""
     audio_keys: list[str]
@@ -26,7 +28,7 @@ class SpeechTextBatch:
     """Equal to the source language for speech recognition."""
     waveforms: list[Tensor | None]
     """Float32 at 16 kHz, `[samples]`; None where `features` has the clip."""
-    features: list[Tensor | None] = field(default_factory=list)
+    features: list[Tensor | None]
     """Cached encoder features, `[T, C]`."""
     counted: bool = True
     """False for a batch that only keeps this process in step with the others: it is run but enters no result."""

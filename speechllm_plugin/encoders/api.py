@@ -49,4 +49,12 @@ class SpeechEncoder(nn.Module):
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def too_long(seconds: float, max_seconds: float) -> str:
+    """The line about a clip that the encoder would have to cut: nothing is ever truncated in silence."""
+    return (
+        f"the audio lasts {seconds:.2f} s, expected at most {max_seconds:g} s, the window of the encoder; cut it into "
+        "segments (path:start:length)"
+    )
+
+
 ENCODERS: Registry[SpeechEncoder] = Registry("encoder", ("speechllm_plugin.encoders.whisper",))

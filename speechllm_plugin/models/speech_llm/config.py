@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Literal
 
 from fairseq2.runtime.config_registry import ConfigRegistrar
@@ -70,6 +71,10 @@ class SpeechLlmConfig:
         self.encoder.config = ENCODERS.config(self.encoder.name, self.encoder.config)
         self.adapter.config = ADAPTERS.config(self.adapter.name, self.adapter.config)
         self.llm.config = LLMS.config(self.llm.name, self.llm.config)
+        for part in (self.encoder.config, self.llm.config):
+            # A checkpoint is loaded from anywhere, not only from where it was trained.
+            if Path(part.path).is_dir():
+                part.path = str(Path(part.path).resolve())
 
 
 # An architecture is `encoder.llm.adapter`: composed from these three tables, never written out.

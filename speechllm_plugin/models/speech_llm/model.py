@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from speechllm_plugin.adapters.api import Adapter, AdapterOutput
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.encoders.api import SpeechEncoder
+from speechllm_plugin.datasets.files import batch_of_files
+from speechllm_plugin.encoders.api import SpeechEncoder, too_long
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
@@ -18,10 +20,6 @@ from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import CtcHead
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
-
-FROZEN = ("encoder.", "llm.")
-"""Parts that a checkpoint leaves out: they are loaded from where they came from."""
-
 
 @dataclass(frozen=True)
 class SpeechLlmLoss:
@@ -43,7 +41,12 @@ class SpeechLlmLoss:
 
 
 class SpeechLlm(nn.Module):
-    """`y = LLM(J(P, A(S(a))))` (arXiv 2409.17044, section 2): only the adapter `A` and its CTC head are trained."""
+    """`y = LLM(J(P, A(S(a))))` (arXiv 2409.17044, section 2): only the adapter `A` and its CTC head are trained.
+
+    The frozen parts are kept outside the module tree: `parameters()`, `state_dict()`, the optimizer, DDP and FSDP see
+    what is trained and nothing else, so a checkpoint holds the adapter only and no frozen weight is ever broadcast,
+    sharded or set to training mode.
+    """
 
     def __init__(
         self,
@@ -56,26 +59,25 @@ class SpeechLlm(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.encoder = encoder
         self.adapter = adapter
-        self.llm = llm
         self.ctc = ctc
         self.prompts = prompts
         self.feature_cache: FeatureCache | None = None
-        self.freeze_parts()
-        # Public hooks: they hold under DDP and FSDP2 as well, and for an optimizer that resumes.
-        self.register_state_dict_post_hook(_drop_frozen)
-        self.register_load_state_dict_post_hook(_forgive_frozen)
+        self._frozen = (freeze(encoder), freeze(llm))
 
-    def freeze_parts(self) -> None:
-        for part in (self.encoder, self.llm):
-            freeze(part)
+    @property
+    def encoder(self) -> SpeechEncoder:
+        return self._frozen[0]
 
-    def train(self, mode: bool = True) -> SpeechLlm:
-        super().train(mode)
-        # Dropout in a frozen part would only be noise.
-        self.encoder.eval()
-        self.llm.eval()
+    @property
+    def llm(self) -> Llm:
+        return self._frozen[1]
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> SpeechLlm:
+        # `model.to(device)` moves the whole system.
+        super()._apply(fn, recurse)
+        for part in self._frozen:
+            part._apply(fn)
         return self
 
     def forward(self, batch: SpeechTextBatch, *, lm: bool = True) -> SpeechLlmLoss:
@@ -144,10 +146,30 @@ class SpeechLlm(nn.Module):
         )
         return [self.prompts.decode(row.tokens) for row in generated], generated
 
+    @torch.inference_mode()
+    def transcribe(
+        self,
+        audio: Sequence[Path | str],
+        *,
+        source_lang: str = "en",
+        target_lang: str | None = None,
+        decoding: DecodingConfig | None = None,
+    ) -> list[str]:
+        """The text of each audio file (wav, flac, mp3, ogg; any rate, any number of channels), as one batch.
+
+        :param target_lang: language to translate into; None = recognition.
+        :raises UserError: a file cannot be read, or is longer than the encoder's window.
+        """
+        batch = batch_of_files(audio, source_lang, target_lang)
+        for name, seconds in zip(batch.audio, batch.seconds, strict=True):
+            check_duration(name, seconds, self.encoder)
+        batch.to(next(self.parameters()).device)
+        return self.generate(batch, decoding or DecodingConfig())[0]
+
     def encode(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
         """Encoder features `[B, T, C]` with lengths, from the cache where it has them."""
         if self.feature_cache is None:
-            waveforms = [self._checked(batch, i) for i in range(len(batch))]
+            waveforms = [_waveform(batch, i) for i in range(len(batch))]
             padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
             lengths = torch.tensor([len(waveform) for waveform in waveforms], device=padded.device)
             return self.encoder(padded, lengths)
@@ -160,17 +182,10 @@ class SpeechLlm(nn.Module):
         """Encodes a clip that the cache lacks on its own, so that what is stored never depends on its batch."""
         features = batch.features[index]
         if features is None:
-            waveform = self._checked(batch, index).unsqueeze(0)
+            waveform = _waveform(batch, index).unsqueeze(0)
             encoded, lengths = self.encoder(waveform, torch.tensor([waveform.size(1)], device=waveform.device))
             features = cache.put(batch.audio_keys[index], encoded[0, : int(lengths[0])])
         return features.float()
-
-    def _checked(self, batch: SpeechTextBatch, index: int) -> Tensor:
-        waveform = batch.waveforms[index]
-        if waveform is None:
-            raise ValueError(f"{batch.ids[index]}: the batch holds cached features, but the model has no cache")
-        check_duration(batch.ids[index], batch.seconds[index], self.encoder)
-        return waveform
 
     def _prompts(self, batch: SpeechTextBatch) -> list[RenderedPrompt]:
         return [
@@ -182,17 +197,11 @@ class SpeechLlm(nn.Module):
 def check_duration(name: str, seconds: float, encoder: SpeechEncoder) -> None:
     """Refuses what the encoder would have to cut: nothing is ever truncated in silence."""
     if encoder.max_seconds is not None and seconds > encoder.max_seconds:
-        raise UserError(
-            f"{name}: the audio lasts {seconds:.2f} s, expected at most {encoder.max_seconds:g} s, the window of the "
-            "encoder; cut it into segments (path:start:length)"
-        )
+        raise UserError(f"{name}: {too_long(seconds, encoder.max_seconds)}")
 
 
-def _drop_frozen(module: nn.Module, state_dict: dict[str, object], prefix: str, metadata: object) -> None:
-    for key in [key for key in state_dict if key.startswith(tuple(prefix + part for part in FROZEN))]:
-        del state_dict[key]
-
-
-def _forgive_frozen(module: nn.Module, incompatible: torch.nn.modules.module._IncompatibleKeys) -> None:
-    missing = incompatible.missing_keys
-    missing[:] = [key for key in missing if not key.startswith(FROZEN)]
+def _waveform(batch: SpeechTextBatch, index: int) -> Tensor:
+    waveform = batch.waveforms[index]
+    if waveform is None:
+        raise ValueError(f"{batch.ids[index]}: the batch holds cached features, but the model has no cache")
+    return waveform

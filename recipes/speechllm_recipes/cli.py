@@ -1,0 +1,155 @@
+"""The `fairseq2` command: `fairseq2 recipe list`, `fairseq2 recipe run RECIPE [ACTION] OUTPUT_DIR ...`.
+
+fairseq2 itself ships no command. This one finds recipes by the entry-point group `fairseq2.recipe`, so that other
+packages can add theirs, and hands the rest of the line to fairseq2's own recipe runner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from speechllm_plugin.errors import UserError
+from speechllm_recipes.entry import Action, RecipeEntry
+from speechllm_recipes.log_filter import install_log_filter
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        print(f"fairseq2: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="fairseq2", description=(__doc__ or "").splitlines()[0])
+    groups = parser.add_subparsers(dest="group", metavar="COMMAND", required=True)
+    recipe = groups.add_parser("recipe", help="list and run recipes")
+    commands = recipe.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("list", help="list the recipes that installed packages offer")
+    run = commands.add_parser("run", help="run a recipe: fairseq2 recipe run RECIPE [ACTION] OUTPUT_DIR", add_help=False)
+    run.add_argument("rest", nargs=argparse.REMAINDER)
+    assets = groups.add_parser("assets", help="fairseq2's asset cards: list, show", add_help=False)
+    assets.add_argument("rest", nargs=argparse.REMAINDER)
+    options = parser.parse_args(arguments)
+    if options.group == "assets":
+        return _run_assets(options.rest)
+    if options.command == "list":
+        return _list_recipes()
+    return _run_recipe(options.rest)
+
+
+def _recipes() -> dict[str, RecipeEntry]:
+    return {entry_point.name: entry_point.load() for entry_point in entry_points(group="fairseq2.recipe")}
+
+
+def _list_recipes() -> int:
+    for name, entry in sorted(_recipes().items()):
+        print(f"{name}: {entry.summary}")
+        for action_name, action in entry.actions.items():
+            print(f"  {action_name:<10} {action.summary}")
+    return 0
+
+
+def _run_assets(rest: list[str]) -> int:
+    from fairseq2.assets.cli import main as assets_main
+
+    sys.argv = ["fairseq2 assets", *rest]
+    assets_main()
+    return 0
+
+
+def _run_recipe(rest: list[str]) -> int:
+    recipes = _recipes()
+    usage = f"usage: fairseq2 recipe run {{{','.join(sorted(recipes))}}} [ACTION] OUTPUT_DIR ..."
+    if not rest or rest[0] in ("-h", "--help"):
+        print(f"{usage}\n\n`fairseq2 recipe list` tells what each does; `fairseq2 recipe run RECIPE --help` its options.")
+        return 0 if rest else 2
+    name, *rest = rest
+    if name not in recipes:
+        raise UserError(f"recipe: found {name!r}, expected one of {', '.join(sorted(recipes))}")
+    actions = recipes[name].actions
+    action_name = rest.pop(0) if rest and rest[0] in actions else next(iter(actions))
+    action = actions[action_name]
+    parser = _action_parser(name, action_name, recipes[name], action)
+    options = parser.parse_args(rest)
+    return _run_action(f"fairseq2 recipe run {name} {action_name}", action, options)
+
+
+def _action_parser(name: str, action_name: str, entry: RecipeEntry, action: Action) -> argparse.ArgumentParser:
+    others = "\n".join(f"  {key:<10} {value.summary}" for key, value in entry.actions.items())
+    parser = argparse.ArgumentParser(
+        prog=f"fairseq2 recipe run {name} {action_name}",
+        description=f"{name}: {entry.summary}\n\nactions (the first is the default):\n{others}",
+        epilog="`--dump-config` prints every key with its default. Several processes: torchrun --nproc-per-node N -m "
+        f"speechllm_recipes recipe run {name} {action_name} OUTPUT_DIR ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR", nargs="?", type=Path, help="where the run lives")
+    parser.add_argument("--config-file", metavar="F", type=Path, help="YAML file of configuration keys")
+    parser.add_argument("--config", metavar="KEY=VALUE", nargs="*", action="append", default=[],
+                        help="configuration keys, over those of the file; may be repeated")
+    if action.takes_checkpoint:
+        parser.add_argument("--checkpoint", metavar="RUN_DIR", type=Path,
+                            help="the run whose model to use: its output directory, or one checkpoints/step_N in it")
+        parser.add_argument("--step", default="best", help="best (default), last, or a step number")
+    parser.add_argument("--dump-config", action="store_true", help="print the whole configuration as YAML and stop")
+    parser.add_argument("--no-rich", action="store_true", help="plain log lines, no progress bars")
+    return parser
+
+
+def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
+    from fairseq2.recipe.cli import main as recipe_main
+
+    forwarded: list[str] = []
+    if options.output_dir is not None:
+        _check_writable(options.output_dir)
+        forwarded.append(str(options.output_dir))
+    elif not options.dump_config:
+        raise UserError("OUTPUT_DIR: found none, expected the directory of the run; see --help")
+    if options.config_file is not None:
+        forwarded += ["--config-file", str(options.config_file)]
+    overrides = [item for group in options.config for item in group]
+    if action.takes_checkpoint and options.checkpoint is not None:
+        overrides = [*_checkpoint_overrides(options.checkpoint, options.step), *overrides]
+    elif action.takes_checkpoint and not options.dump_config:
+        if not any("prev_checkpoint_dir" in item for item in overrides) and options.config_file is None:
+            raise UserError("--checkpoint: found none, expected the output directory of a training run")
+    if overrides:
+        forwarded += ["--config", *overrides]
+    forwarded += ["--dump-config"] * options.dump_config + ["--no-rich"] * options.no_rich
+    # A failing extension would only be a warning, and the recipe would then miss its model family.
+    os.environ.setdefault("FAIRSEQ2_EXTENSION_TRACE", "1")
+    install_log_filter()
+    sys.argv = [prog, *forwarded]
+    recipe_main(action.create())
+    return 0
+
+
+def _checkpoint_overrides(path: Path, step: str) -> list[str]:
+    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
+
+    if step not in ("best", "last") and not step.isdigit():
+        raise UserError(f"--step: found {step!r}, expected best, last or a step number")
+    checkpoint = find_checkpoint(path, int(step) if step.isdigit() else step)  # type: ignore[arg-type]
+    return [f"common.assets.prev_checkpoint_dir={checkpoint.directory}", f"model.name={checkpoint.name}"]
+
+
+def _check_writable(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"OUTPUT_DIR: cannot write {directory}: {error.strerror}; expected a writable directory") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

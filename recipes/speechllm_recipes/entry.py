@@ -1,0 +1,25 @@
+"""How a package offers a recipe to the `fairseq2` command: an entry point of group `fairseq2.recipe`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from fairseq2.recipe.base import Recipe
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing that a recipe does."""
+
+    summary: str
+    create: Callable[[], Recipe]
+    takes_checkpoint: bool
+    """Whether it reads a trained model, given by `--checkpoint`."""
+
+
+@dataclass(frozen=True)
+class RecipeEntry:
+    summary: str
+    actions: Mapping[str, Action]
+    """By name; the first is the default."""

@@ -1,0 +1,47 @@
+"""Keeps two things out of fairseq2's log: stack traces of the user's mistakes, and secrets."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+
+from fairseq2.recipe.error import RecipeConfigParseError
+
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+
+
+def install_log_filter() -> None:
+    logging.getLogger("fairseq2").addFilter(_filter)
+
+
+def _filter(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(record.exc_info[1], RecipeConfigParseError):
+        record.msg, record.args, record.exc_info = f"config: {config_error(record.exc_info[1])}", None, None
+    # fairseq2 logs every environment variable in clear, HF_TOKEN included.
+    elif "Environment Variables" in str(record.msg):
+        text = record.getMessage()
+        for name, value in os.environ.items():
+            if value and _SECRET.search(name):
+                text = text.replace(f"{name}={value}", f"{name}=***")
+        record.msg, record.args = text, None
+    return True
+
+
+def config_error(error: BaseException) -> str:
+    """One line from fairseq2's chain of errors, which descends the configuration a key at a time."""
+    path: list[str] = []
+    message = str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        message = str(cause)
+        if match := re.match(r"`([\w.]+)` (field )?cannot be structured", message):
+            path += match[1].split(".")
+        if match := re.match(r"Value of the (\w+) key cannot be structured", message):
+            path.append(match[1])
+        cause = cause.__cause__
+    where = ".".join(path)
+    if match := re.search(r"extra key\(s\) (.+?)\.?$", message):
+        keys = ", ".join(".".join([*path, key]) for key in match[1].split(", "))
+        return f"unknown key {keys}; --dump-config lists the known ones"
+    return f"{where}: {message}" if where else message

@@ -1,0 +1,35 @@
+"""The speech_llm recipe: train, evaluate, generate."""
+
+from __future__ import annotations
+
+from fairseq2.recipe.base import Recipe
+
+from speechllm_recipes.entry import Action, RecipeEntry
+
+
+def _train() -> Recipe:
+    from speechllm_recipes.speech_llm.train import SpeechLlmTrainRecipe
+
+    return SpeechLlmTrainRecipe()
+
+
+def _evaluate() -> Recipe:
+    from speechllm_recipes.speech_llm.evaluate import SpeechLlmEvaluateRecipe
+
+    return SpeechLlmEvaluateRecipe()
+
+
+def _generate() -> Recipe:
+    from speechllm_recipes.speech_llm.generate import SpeechLlmGenerateRecipe
+
+    return SpeechLlmGenerateRecipe()
+
+
+RECIPE = RecipeEntry(
+    "a frozen speech encoder and a frozen LLM, joined by a trained adapter",
+    {
+        "train": Action("train an adapter; run again to resume", _train, takes_checkpoint=False),
+        "evaluate": Action("decode splits and score them: WER, BLEU, chrF", _evaluate, takes_checkpoint=True),
+        "generate": Action("decode a split into a TSV, with or without references", _generate, takes_checkpoint=True),
+    },
+)

@@ -1,0 +1,145 @@
+"""Configuration of the three actions. Every default suits the published systems (arXiv 2409.17044)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fairseq2.recipe.config import (
+    AdamWConfig,
+    CommonSection,
+    CosineAnnealingLRConfig,
+    DatasetSection,
+    EvaluatorSection,
+    GangSection,
+    GeneratorSection,
+    GradAccumulationConfig,
+    LRSchedulerSection,
+    ModelSection,
+    OptimizerSection,
+    ReferenceModelSection,
+    RegimeSection,
+    TrainerSection,
+)
+from fairseq2.utils.validation import ValidationResult
+
+from speechllm_plugin.datasets.speech_text import SPEECH_TEXT_DATASET
+from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY
+
+
+@dataclass(kw_only=True)
+class SpeechDatasetSection(DatasetSection):
+    family: str | None = SPEECH_TEXT_DATASET
+
+    batch_size: int = 10
+    """The most clips in a batch."""
+    max_batch_seconds: float | None = None
+    """The most audio in a batch, padding included, in seconds. None = only `batch_size` limits it."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What a clip that cannot be read, or is longer than the encoder takes, does: stop the run, or be left out,
+    counted and listed in the log."""
+    feature_cache: str | None = None
+    """Folder to keep encoder features in, so that they are computed once. 128 kB per second of audio for Whisper
+    large-v3 in bfloat16. None = compute them every time."""
+    num_threads: int = 2
+    """Threads that read audio in each process."""
+    prefetch: int = 8
+    """Batches read ahead in each process."""
+
+    def validate(self) -> ValidationResult:
+        result = super().validate()
+        for name in ("batch_size", "num_threads", "prefetch"):
+            if getattr(self, name) < 1:
+                result.add_error(f"`{name}` must be at least 1, but is {getattr(self, name)} instead.")
+        if self.max_batch_seconds is not None and self.max_batch_seconds <= 0:
+            result.add_error(f"`max_batch_seconds` must be above 0, but is {self.max_batch_seconds} instead.")
+        return result
+
+
+@dataclass(kw_only=True)
+class TrainDatasetSection(SpeechDatasetSection):
+    train_split: str = "train"
+    """Key of `config_overrides.manifests` to train on."""
+    valid_splits: list[str] = field(default_factory=lambda: ["dev"])
+    """Keys of `config_overrides.manifests` to validate on; empty = no validation."""
+    valid_decode: bool = True
+    """Decode the validation splits and report WER; False reports their loss alone."""
+
+
+@dataclass(kw_only=True)
+class EvaluateDatasetSection(SpeechDatasetSection):
+    splits: list[str] = field(default_factory=lambda: ["test"])
+    """Keys of `config_overrides.manifests`; each is decoded and scored on its own."""
+
+
+@dataclass(kw_only=True)
+class GenerateDatasetSection(SpeechDatasetSection):
+    split: str = "test"
+    """Key of `config_overrides.manifests`."""
+
+
+def _common() -> CommonSection:
+    # fairseq2 would name every run after a hash of its configuration, and a changed value would never resume.
+    return CommonSection(no_sweep_dir=True)
+
+
+@dataclass(kw_only=True)
+class SpeechLlmTrainConfig:
+    model: ModelSection = field(
+        default_factory=lambda: ModelSection(family=SPEECH_LLM_FAMILY, arch="whisper_large_v3.llama31_8b.base")
+    )
+    """`model.arch` names encoder.llm.adapter; `model.config_overrides` changes any of their keys."""
+    dataset: TrainDatasetSection = field(default_factory=TrainDatasetSection)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    """For the validation's WER."""
+    gang: GangSection = field(default_factory=GangSection)
+    trainer: TrainerSection = field(
+        default_factory=lambda: TrainerSection(
+            max_grad_norm=1.0, grad_accumulation=GradAccumulationConfig(num_batches=4)
+        )
+    )
+    optimizer: OptimizerSection = field(
+        default_factory=lambda: OptimizerSection(config=AdamWConfig(lr=1e-4, betas=(0.9, 0.999), weight_decay=0.01))
+    )
+    lr_scheduler: LRSchedulerSection = field(
+        default_factory=lambda: LRSchedulerSection(
+            config=CosineAnnealingLRConfig(num_warmup_steps=840, final_lr=0.0, final_lr_scale=None)
+        )
+    )
+    regime: RegimeSection = field(
+        default_factory=lambda: RegimeSection(
+            num_steps=28_000,
+            score_metric="wer",
+            validate_every_n_steps=1000,
+            checkpoint_every_n_steps=1000,
+            keep_last_n_checkpoints=1,
+            keep_best_n_checkpoints=1,
+            publish_metrics_every_n_steps=50,
+        )
+    )
+    common: CommonSection = field(default_factory=_common)
+
+
+@dataclass(kw_only=True)
+class SpeechLlmEvaluateConfig:
+    model: ReferenceModelSection = field(default_factory=lambda: ReferenceModelSection(name="last_checkpoint"))
+    """Set by `--checkpoint`."""
+    dataset: EvaluateDatasetSection = field(default_factory=EvaluateDatasetSection)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    wer_normalizer: Literal["none", "basic", "whisper_english"] = "basic"
+    """Applied to references and hypotheses before WER; its name stands in the score file."""
+    evaluator: EvaluatorSection = field(default_factory=EvaluatorSection)
+    gang: GangSection = field(default_factory=GangSection)
+    common: CommonSection = field(default_factory=_common)
+
+
+@dataclass(kw_only=True)
+class SpeechLlmGenerateConfig:
+    model: ReferenceModelSection = field(default_factory=lambda: ReferenceModelSection(name="last_checkpoint"))
+    """Set by `--checkpoint`."""
+    dataset: GenerateDatasetSection = field(default_factory=GenerateDatasetSection)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    generator: GeneratorSection = field(default_factory=GeneratorSection)
+    gang: GangSection = field(default_factory=GangSection)
+    common: CommonSection = field(default_factory=_common)

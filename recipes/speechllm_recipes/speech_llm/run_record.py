@@ -1,0 +1,50 @@
+"""A run directory remembers which system it trains, so that resuming never mixes two."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from fairseq2.gang import Gangs
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+
+RUN_RECORD = "run.json"
+
+
+def check_run_record(output_dir: Path, config: SpeechLlmConfig, gangs: Gangs) -> None:
+    """Writes the record of a new run; compares that of a run to be resumed.
+
+    :raises UserError: `output_dir` holds another system, or was written by another number of processes.
+    """
+    file = output_dir / RUN_RECORD
+    record = {"processes": gangs.root.size, "model": _flat(dataclasses.asdict(config))}
+    if file.exists() and any((output_dir / "checkpoints").glob("step_*")):
+        earlier = json.loads(file.read_text())
+        if earlier["processes"] != record["processes"]:
+            raise UserError(
+                f"{file}: the run was started with {earlier['processes']} processes, found {record['processes']}; "
+                "expected the same number to resume it, or a new output directory"
+            )
+        for key in sorted({*earlier["model"], *record["model"]}):
+            before, now = earlier["model"].get(key), record["model"].get(key)
+            if before != now:
+                raise UserError(
+                    f"{file}: the run trains a system with {key} = {before!r}, found {now!r}; expected the same to "
+                    "resume it, or a new output directory"
+                )
+    elif gangs.root.rank == 0:
+        file.write_text(json.dumps(record, indent=2) + "\n")
+    gangs.root.barrier()
+
+
+def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

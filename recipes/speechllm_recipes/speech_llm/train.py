@@ -1,0 +1,75 @@
+"""`fairseq2 recipe run speech_llm train OUTPUT_DIR`."""
+
+from __future__ import annotations
+
+from fairseq2.logging import log
+from fairseq2.recipe.base import Recipe, RecipeContext
+from fairseq2.runtime.dependency import DependencyContainer
+from fairseq2.task import Task
+from torch.nn import Module
+from typing_extensions import override
+
+from speechllm_plugin.datasets.speech_text import SpeechTextDataset
+from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
+from speechllm_plugin.tasks.validation import SpeechLlmValidUnit
+from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
+from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
+from speechllm_recipes.speech_llm.run_record import check_run_record
+
+
+class SpeechLlmTrainRecipe(Recipe):
+    @property
+    @override
+    def config_kls(self) -> type[object]:
+        return SpeechLlmTrainConfig
+
+    @override
+    def register(self, container: DependencyContainer) -> None:
+        register_common(container)
+
+    @override
+    def setup_model(self, context: RecipeContext, model: Module, newly_initialized: bool) -> Module:
+        assert isinstance(model, SpeechLlm)
+        config = context.get_config_as(SpeechLlmTrainConfig)
+        check_run_record(context.output_dir, model.config, context.gangs)
+        model.feature_cache = feature_cache(config.dataset, model)
+        if isinstance(model.ctc, LlmEmbeddingCtcHead):
+            texts = (row.row.tgt_text for row in self._train_rows(context, config))
+            tokens = {token for text in texts for token in model.prompts.encode_target(text)[:-1]}
+            model.ctc.set_vocabulary(sorted(tokens))
+            log.info("CTC vocabulary: {:,} tokens of the training text.", len(tokens))
+        trained = sum(parameter.numel() for parameter in model.parameters())
+        frozen = sum(p.numel() for part in (model.encoder, model.llm) for p in part.parameters())
+        log.info("Parameters: {:.3f} M trained, {:.1f} M frozen.", trained / 1e6, frozen / 1e6)
+        return model
+
+    @override
+    def create_task(self, context: RecipeContext) -> Task:
+        config = context.get_config_as(SpeechLlmTrainConfig)
+        model = context.get_model_as(SpeechLlm)
+        reader = create_reader(
+            context,
+            config.dataset,
+            model,
+            config.dataset.train_split,
+            shuffle_seed=config.common.seed,
+            num_accumulate=config.trainer.grad_accumulation.num_batches,
+        )
+        unit = SpeechLlmTrainUnit(
+            context.get_data_parallel_model(),
+            align_steps=model.config.ctc.align_steps,
+            has_ctc=model.ctc is not None,
+            reader=reader,
+        )
+        valid_units = [
+            SpeechLlmValidUnit(model, name=split, decode=config.dataset.valid_decode, decoding=config.decoding)
+            for split in config.dataset.valid_splits
+        ]
+        valid_readers = [create_reader(context, config.dataset, model, split) for split in config.dataset.valid_splits]
+        return context.create_trainer(unit, reader, valid_units, valid_readers)
+
+    @staticmethod
+    def _train_rows(context: RecipeContext, config: SpeechLlmTrainConfig) -> list:
+        return context.get_dataset_as(SpeechTextDataset).read(config.dataset.train_split)

@@ -1,0 +1,101 @@
+"""The fairseq2 dataset family `speech_text`: TSV manifests of audio files with their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from speechllm_plugin.datasets.audio import AudioSource, duration, resolve
+from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest, seconds_of
+from speechllm_plugin.errors import UserError
+
+SPEECH_TEXT_DATASET = "speech_text"
+
+
+@dataclass(kw_only=True)
+class SpeechTextConfig:
+    manifests: dict[str, str | list[str]] = field(default_factory=dict)
+    """Split name -> manifest file, or several files that are read as one."""
+    audio_root: str | None = None
+    """Folder that relative audio paths start from. None = the folder of each manifest."""
+    source_lang: str = "en"
+    """Language of the speech, for rows whose manifest has no `src_lang`."""
+    target_lang: str | None = None
+    """Language of `tgt_text`, for rows whose manifest has no `tgt_lang`. None = that of the speech: recognition."""
+    n_frames_unit: Literal["frames", "samples"] = "frames"
+    """What `n_frames` counts: 10 ms frames, or samples at 16 kHz as in fairseq's raw-waveform manifests."""
+    legacy_escapes: bool = False
+    """Undo the backslashes in manifests that fairseq wrote through pandas."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A manifest row with what its dataset adds."""
+
+    row: ManifestRow
+    manifest: Path
+    root: Path
+    source_lang: str
+    target_lang: str
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"{self.manifest}, line {self.row.line}, id {self.row.id}"
+
+    def source(self) -> AudioSource:
+        return resolve(self.row.audio, self.root)
+
+    def seconds(self) -> float:
+        """Duration by the manifest, or by the audio file's header where the manifest has none."""
+        return seconds_of(self.row.n_frames) if self.row.n_frames else duration(self.source())
+
+
+class SpeechTextDataset:
+    def __init__(self, config: SpeechTextConfig) -> None:
+        self.config = config
+
+    def manifest_files(self, split: str) -> list[Path]:
+        manifests: Mapping[str, str | list[str]] = self.config.manifests
+        if split not in manifests:
+            known = ", ".join(sorted(manifests)) or "none"
+            raise UserError(
+                f"dataset.config_overrides.manifests: no manifest for split {split!r}, found {known}; expected e.g. "
+                f"--config dataset.config_overrides.manifests.{split}=path/to/{split}.tsv"
+            )
+        files = manifests[split]
+        return [Path(file) for file in ([files] if isinstance(files, str) else files)]
+
+    def read(self, split: str, *, require_text: bool = True) -> list[Utterance]:
+        """All utterances of a split, in the order of its manifests.
+
+        :raises UserError: a manifest is missing or wrong, or two of the split's manifests share an id.
+        """
+        utterances: list[Utterance] = []
+        for file in self.manifest_files(split):
+            rows = read_manifest(
+                file,
+                require_text=require_text,
+                n_frames_unit=self.config.n_frames_unit,
+                legacy_escapes=self.config.legacy_escapes,
+            )
+            root = Path(self.config.audio_root) if self.config.audio_root is not None else file.parent
+            utterances += [self._utterance(row, file, root) for row in rows]
+        seen: dict[str, Utterance] = {}
+        for utterance in utterances:
+            if (other := seen.setdefault(utterance.row.id, utterance)) is not utterance:
+                raise UserError(f"{utterance.name}: repeated id, first in {other.manifest}, line {other.row.line}; "
+                                "expected ids that differ across the manifests of a split")
+        if not utterances:
+            raise UserError(f"split {split!r}: found no rows in {', '.join(map(str, self.manifest_files(split)))}")
+        return utterances
+
+    def _utterance(self, row: ManifestRow, manifest: Path, root: Path) -> Utterance:
+        source_lang = row.src_lang or self.config.source_lang
+        return Utterance(row, manifest, root, source_lang, row.tgt_lang or self.config.target_lang or source_lang)
+
+
+def open_speech_text(config: SpeechTextConfig) -> SpeechTextDataset:
+    return SpeechTextDataset(config)

@@ -1,0 +1,131 @@
+"""Finds and loads the checkpoints of a training run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from fairseq2 import init_fairseq2
+from fairseq2.gang import create_fake_gangs
+from fairseq2.model_checkpoint import CorruptModelCheckpointError
+from fairseq2.models import ModelFamily
+from fairseq2.runtime import dependency
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.registry import structure
+
+Step = int | Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    directory: Path
+    """The `checkpoints` folder of a run."""
+    step_nr: int
+
+    @property
+    def name(self) -> str:
+        """What fairseq2 calls it."""
+        return f"checkpoint_step_{self.step_nr}"
+
+    @property
+    def model_dir(self) -> Path:
+        return self.directory / f"step_{self.step_nr}" / "model"
+
+
+def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
+    """
+    :param path: a run directory, its `checkpoints` folder, or one `step_N` in it (`step` is then ignored).
+    :param step: a step number; "last"; or "best" by the validation score, which falls back on the last.
+    :raises UserError: there is no such checkpoint.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"checkpoint: found no {path}, expected the output directory of a training run")
+    if match := re.fullmatch(r"step_(\d+)", path.resolve().name):
+        step, path = int(match[1]), path.resolve().parent
+    directory = path if (path / "model.yaml").is_file() else path / "checkpoints"
+    if not (directory / "model.yaml").is_file():
+        raise UserError(f"checkpoint: found no model.yaml in {path} or {path / 'checkpoints'}, expected the output "
+                        "directory of a training run")
+    steps = sorted(int(folder.name[5:]) for folder in directory.glob("step_*") if folder.name[5:].isdigit())
+    if not steps:
+        raise UserError(f"checkpoint: found no step_N in {directory}; the run has not saved a checkpoint yet")
+    if isinstance(step, int):
+        if step not in steps:
+            raise UserError(f"checkpoint: found steps {', '.join(map(str, steps))} in {directory}, not {step}")
+        return Checkpoint(directory, step)
+    scores = {number: score for number in steps if (score := _score(directory, number)) is not None}
+    if step == "best" and scores:
+        # Of equal scores the later, as fairseq2 has it.
+        return Checkpoint(directory, max(scores, key=lambda number: (scores[number], number)))
+    return Checkpoint(directory, steps[-1])
+
+
+def step_directory(directory: Path | None, name: str | None) -> Path | None:
+    """The folder of a checkpoint that is known by fairseq2's name for it."""
+    if directory is None or name is None:
+        return None
+    if match := re.fullmatch(r"checkpoint_step_(\d+)", name):
+        return find_checkpoint(directory, int(match[1])).model_dir
+    if name in ("last_checkpoint", "best_checkpoint"):
+        return find_checkpoint(directory, "last" if name == "last_checkpoint" else "best").model_dir
+    return None
+
+
+def load_speech_llm(
+    path: Path | str, step: Step = "best", *, device: str | None = None, overrides: dict[str, Any] | None = None
+) -> SpeechLlm:
+    """Loads a trained system, ready to transcribe.
+
+    :param path: see `find_checkpoint`.
+    :param device: "cpu", "cuda", ...; None = the GPU if there is one.
+    :param overrides: configuration keys to change, by dotted path, for instance
+        `{"llm.config.path": "models/llama", "encoder.config.path": "models/whisper"}` where the frozen parts moved.
+    """
+    checkpoint = find_checkpoint(path, step)
+    values = yaml.safe_load((checkpoint.directory / "model.yaml").read_text())["model_config"]
+    for key, value in (overrides or {}).items():
+        _override(values, key, value)
+    config = structure(SpeechLlmConfig, values, "model")
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    resolver = dependency._resolver or init_fairseq2()
+    family = resolver.resolve(ModelFamily, key=SPEECH_LLM_FAMILY)
+    try:
+        model = family.load_custom_model(
+            checkpoint.model_dir,
+            config,
+            create_fake_gangs(target),
+            torch.float32,
+            load_rank0_only=False,
+            mmap=False,
+            restrict=None,
+        )
+    except CorruptModelCheckpointError as error:
+        raise UserError(f"checkpoint: {checkpoint.model_dir} does not fit its model.yaml: {_innermost(error)}") from error
+    assert isinstance(model, SpeechLlm)
+    return model.requires_grad_(False).eval()
+
+
+def _score(directory: Path, step_nr: int) -> float | None:
+    file = directory / "scores" / f"step_{step_nr}.txt"
+    return float(file.read_text()) if file.is_file() else None
+
+
+def _override(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+    values[last] = value
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())

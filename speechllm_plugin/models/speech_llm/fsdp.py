@@ -1,0 +1,19 @@
+"""How FSDP wraps a `SpeechLlm`: what is trained is sharded, the frozen parts are whole on every process."""
+
+from __future__ import annotations
+
+from fairseq2.nn.fsdp import FSDPWrapper
+from torch import nn
+from torch.distributed.fsdp import register_fsdp_forward_method
+
+from speechllm_plugin.models.speech_llm.model import SpeechLlm
+
+
+def apply_fsdp_to_speech_llm(model: SpeechLlm, granularity: str, wrapper: FSDPWrapper) -> nn.Module:
+    """An adapter is one unit at every granularity: it is smaller than one layer of an LLM."""
+    model.adapter = wrapper(model.adapter)
+    model = wrapper(model, reshard_after_forward=False)
+    # Validation enters through these instead of `forward`.
+    for method in ("generate", "swapped_loss"):
+        register_fsdp_forward_method(model, method)
+    return model

@@ -1,0 +1,87 @@
+"""Decodes a split and gathers the hypotheses of all processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from fairseq2.gang import Gang
+
+from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.scoring.report import Hypothesis
+
+
+@dataclass
+class DecodedSplit:
+    """What one process, or after `gathered` all of them, decoded."""
+
+    rows: dict[int, Hypothesis] = field(default_factory=dict)
+    """Place in the split -> hypothesis."""
+    cut: int = 0
+    """Hypotheses that the length limit ended."""
+    audio_seconds: float = 0.0
+    decoding_seconds: float = 0.0
+    """Wall time from audio to text, encoder included."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Clips that could not be read: id -> reason."""
+
+    def ordered(self) -> list[Hypothesis]:
+        return [self.rows[place] for place in sorted(self.rows)]
+
+    @property
+    def rtf(self) -> float:
+        """Real-time factor: seconds of work per second of audio; below 1 is faster than speech."""
+        return self.decoding_seconds / self.audio_seconds if self.audio_seconds else 0.0
+
+
+class Decoder:
+    def __init__(self, model: SpeechLlm, decoding: DecodingConfig) -> None:
+        self._model = model
+        self._decoding = decoding
+        self.decoded = DecodedSplit()
+
+    @torch.inference_mode()
+    def decode(self, batch: SpeechTextBatch) -> None:
+        start = time.perf_counter()
+        texts, generated = self._model.generate(batch, self._decoding)
+        elapsed = time.perf_counter() - start
+        if not batch.counted:
+            return
+        decoded = self.decoded
+        decoded.decoding_seconds += elapsed
+        decoded.audio_seconds += sum(batch.seconds)
+        decoded.cut += sum(row.cut for row in generated)
+        for i, text in enumerate(texts):
+            decoded.rows[batch.rows[i]] = Hypothesis(
+                id=batch.ids[i],
+                reference=batch.texts[i],
+                hypothesis=text,
+                source=batch.audio[i],
+                duration=batch.seconds[i],
+                src_lang=batch.source_langs[i],
+                tgt_lang=batch.target_langs[i],
+            )
+
+    def gathered(self, gang: Gang) -> DecodedSplit:
+        """The work of all processes, on each of them."""
+        if gang.size == 1:
+            return self.decoded
+        parts: list[DecodedSplit | None] = [None] * gang.size
+        torch.distributed.all_gather_object(parts, self.decoded, group=gang.as_process_group())
+        return _merge([part for part in parts if part is not None])
+
+
+def _merge(parts: Sequence[DecodedSplit]) -> DecodedSplit:
+    merged = DecodedSplit()
+    for part in parts:
+        merged.rows.update(part.rows)
+        merged.skipped.update(part.skipped)
+        merged.cut += part.cut
+        merged.audio_seconds += part.audio_seconds
+        # Processes work side by side: the split takes as long as the slowest of them.
+        merged.decoding_seconds = max(merged.decoding_seconds, part.decoding_seconds)
+    return merged

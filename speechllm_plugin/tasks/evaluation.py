@@ -1,0 +1,139 @@
+"""The evaluation and the generation unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq2.gang import Gang
+from fairseq2.generator import GeneratorUnit
+from fairseq2.logging import log
+from fairseq2.metrics import MetricBag
+from fairseq2.metrics.aggregation import Mean, Sum
+from fairseq2.metrics.common import add_nll_loss_metric, update_nll_loss_metric
+from fairseq2.recipe.evaluator import EvalUnit
+from typing_extensions import override
+
+from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.reader import SpeechTextReader
+from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.scoring.report import format_table, score, write_hypotheses, write_scores
+from speechllm_plugin.tasks.decoding import DecodedSplit, Decoder
+
+HYPOTHESES = "hypotheses.tsv"
+SCORES = "scores.json"
+
+
+class SpeechLlmEvalUnit(EvalUnit[SpeechTextBatch]):
+    """Decodes a split and scores it; reports the loss with each clip's own and with its neighbour's audio."""
+
+    def __init__(
+        self,
+        name: str,
+        model: SpeechLlm,
+        decoder: Decoder,
+        reader: SpeechTextReader,
+        gang: Gang,
+        output_dir: Path,
+        *,
+        normalizer: str,
+        provenance: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._name = name
+        self._model = model
+        self._decoder = decoder
+        self._reader = reader
+        self._gang = gang
+        self._output_dir = output_dir
+        self._normalizer = normalizer
+        self._provenance = provenance
+        self._scores: dict[str, Any] = {}
+
+    @override
+    def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
+        add_nll_loss_metric(metric_bag)
+        metric_bag.add("other_audio_loss", Mean())
+        metric_bag.add("num_examples", Sum())
+
+    @override
+    @torch.inference_mode()
+    def process_batch(self, batch: SpeechTextBatch, metric_bag: MetricBag) -> None:
+        own, other, num_targets = self._model.swapped_loss(batch)
+        self._decoder.decode(batch)
+        if not batch.counted:
+            return
+        update_nll_loss_metric(metric_bag, own, num_targets)
+        if len(batch) > 1:
+            metric_bag.get("other_audio_loss", Mean).update(other / num_targets, weight=num_targets)
+        metric_bag.get("num_examples", Sum).update(len(batch))
+
+    @override
+    def finalize(self, metric_bag: MetricBag) -> None:
+        decoded = write_decoded(self._decoder, self._reader, self._gang, self._output_dir)
+        self._scores = {**score(decoded.ordered(), self._normalizer), **counts(decoded)}
+        if self._gang.rank == 0:
+            log.info("{}, {} utterances:\n{}", self._name, len(decoded.rows), format_table(decoded.ordered(), 5))
+
+    @override
+    def process_metric_values(self, values: MutableMapping[str, object]) -> None:
+        # Called on one process only, after the losses of all have been put together.
+        self._scores["nll_loss"] = float(str(values["nll_loss"].item()))  # type: ignore[attr-defined]
+        self._scores["other_audio_loss"] = float(str(values["other_audio_loss"].item()))  # type: ignore[attr-defined]
+        if "asr" in self._scores:
+            values["wer"] = 100.0 * self._scores["asr"]["wer"]
+        if "st" in self._scores:
+            values["bleu"], values["chrf"] = self._scores["st"]["bleu"], self._scores["st"]["chrf"]
+        values["rtf"] = self._scores["rtf"]
+        write_scores(self._output_dir / SCORES, self._scores, self._provenance())
+        log.info("{} written to {}.", SCORES, self._output_dir)
+
+    @property
+    @override
+    def name(self) -> str | None:
+        return self._name
+
+
+class SpeechLlmGeneratorUnit(GeneratorUnit[SpeechTextBatch]):
+    """Decodes a split into a TSV; references may be absent."""
+
+    def __init__(self, decoder: Decoder, reader: SpeechTextReader, gang: Gang, output_dir: Path) -> None:
+        self._decoder = decoder
+        self._reader = reader
+        self._gang = gang
+        self._output_dir = output_dir
+
+    @override
+    def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
+        metric_bag.add("num_examples", Sum())
+
+    @override
+    def process_batch(self, batch: SpeechTextBatch, metric_bag: MetricBag) -> None:
+        self._decoder.decode(batch)
+        if batch.counted:
+            metric_bag.get("num_examples", Sum).update(len(batch))
+
+    @override
+    def finalize(self, metric_bag: MetricBag) -> None:
+        decoded = write_decoded(self._decoder, self._reader, self._gang, self._output_dir)
+        if self._gang.rank == 0:
+            log.info("{} hypotheses written to {}. {}", len(decoded.rows), self._output_dir / HYPOTHESES,
+                     ", ".join(f"{name}: {value}" for name, value in counts(decoded).items()))
+
+
+def write_decoded(decoder: Decoder, reader: SpeechTextReader, gang: Gang, output_dir: Path) -> DecodedSplit:
+    decoder.decoded.skipped = dict(reader.skipped)
+    decoded = decoder.gathered(gang)
+    if gang.rank == 0:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_hypotheses(output_dir / HYPOTHESES, decoded.ordered())
+    return decoded
+
+
+def counts(decoded: DecodedSplit) -> dict[str, Any]:
+    return {
+        "rtf": round(decoded.rtf, 4),
+        "cut_hypotheses": decoded.cut,
+        "skipped_clips": len(decoded.skipped),
+    }
