@@ -96,7 +96,7 @@ def ctc_collapse(
     if logits is not None:
         weighted = weighting != "mean"
         source = logits if weighted and not detach else logits.detach()
-        frame_labels, probability, _ = ops.label_frames(source, lengths, weighted, backend_name)
+        frame_labels, probability, _, _ = ops.label_frames(source, lengths, weighted, backend_name)
         if weighted:
             scores = probability.exp() if weighting == "softmax" else probability
     else:

@@ -32,48 +32,69 @@ def _accumulator(tensor: Tensor) -> torch.dtype:
 @custom_op(
     "speechllm::ctc_label_frames",
     mutates_args=(),
-    schema="(Tensor logits, Tensor lengths, bool probabilities, str backend) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor logits, Tensor lengths, bool probabilities, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
 )
-def label_frames(logits: Tensor, lengths: Tensor, probabilities: bool, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    result: tuple[Tensor, Tensor, Tensor] = _implementation(backend).label_frames(logits, lengths, probabilities)
+def label_frames(
+    logits: Tensor, lengths: Tensor, probabilities: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = _implementation(backend).label_frames(
+        logits, lengths, probabilities
+    )
     return result
 
 
 @label_frames.register_fake
-def _(logits: Tensor, lengths: Tensor, probabilities: bool, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+def _(logits: Tensor, lengths: Tensor, probabilities: bool, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape = logits.shape[:2]
-    sums = logits.new_empty(shape if probabilities else 0, dtype=_accumulator(logits))
-    return logits.new_empty(shape, dtype=torch.int64), sums, torch.empty_like(sums)
+    probability, rest, sums = (
+        logits.new_empty(shape if probabilities else 0, dtype=_accumulator(logits)) for _ in range(3)
+    )
+    return logits.new_empty(shape, dtype=torch.int64), probability, rest, sums
 
 
 @custom_op(
     "speechllm::ctc_label_frames_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor logits, Tensor lengths, Tensor labels, Tensor probability, Tensor sums, str backend)"
-    " -> Tensor",
+    schema="(Tensor grad, Tensor logits, Tensor lengths, Tensor labels, Tensor probability, Tensor rest, Tensor sums,"
+    " str backend) -> Tensor",
 )
 def label_frames_backward(
-    grad: Tensor, logits: Tensor, lengths: Tensor, labels: Tensor, probability: Tensor, sums: Tensor, backend: str
+    grad: Tensor,
+    logits: Tensor,
+    lengths: Tensor,
+    labels: Tensor,
+    probability: Tensor,
+    rest: Tensor,
+    sums: Tensor,
+    backend: str,
 ) -> Tensor:
-    result: Tensor = _implementation(backend).label_frames_backward(grad, logits, lengths, labels, probability, sums)
+    result: Tensor = _implementation(backend).label_frames_backward(
+        grad, logits, lengths, labels, probability, rest, sums
+    )
     return result
 
 
 @label_frames_backward.register_fake
 def _(
-    grad: Tensor, logits: Tensor, lengths: Tensor, labels: Tensor, probability: Tensor, sums: Tensor, backend: str
+    grad: Tensor,
+    logits: Tensor,
+    lengths: Tensor,
+    labels: Tensor,
+    probability: Tensor,
+    rest: Tensor,
+    sums: Tensor,
+    backend: str,
 ) -> Tensor:
     return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
-def _save_labels(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _save_labels(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     logits, lengths, _, ctx.backend = inputs
     ctx.save_for_backward(logits, lengths, *output)
 
 
-def _backward_labels(ctx: Any, _labels: Tensor, grad: Tensor, _sums: Tensor) -> tuple[Tensor | None, None, None, None]:
-    if grad is None or not ctx.needs_input_grad[0]:
-        return None, None, None, None
+def _backward_labels(ctx: Any, _labels: Tensor, grad: Tensor, _rest: Tensor, _sums: Tensor) -> tuple[Any, ...]:
+    """Only the probability is differentiated; `rest` and `sums` are for the backward itself."""
     return label_frames_backward(grad, *ctx.saved_tensors, ctx.backend), None, None, None
 
 

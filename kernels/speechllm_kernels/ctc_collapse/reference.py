@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import accumulate, groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from speechllm_kernels.ctc_collapse.output import CtcCollapseOutput
 
@@ -24,63 +26,81 @@ def collapse(
 ) -> CtcCollapseOutput:
     """See `speechllm_kernels.ctc_collapse.ctc_collapse`."""
     batch, frames, channels = h.shape
-    frame_labels = torch.full((batch, frames), -1, dtype=torch.int64, device=h.device)
-    rows: list[list[tuple[Tensor, int, int, int]]] = []
+    # One unbind and one split a row, not many slices: the gradient of each slice would fill a tensor of full size.
+    features = h.unbind(0)
+    row_logits = logits.unbind(0) if logits is not None else None
+    frame_labels: list[Tensor] = []
+    rows: list[list[_Run]] = []
     merged: list[int] = []
     for b, length in enumerate(lengths.tolist()):
-        if logits is not None:
-            frame_labels[b, :length] = logits[b, :length].argmax(dim=-1)
-        elif labels is not None:
-            frame_labels[b, :length] = labels[b, :length]
-        runs = [
-            (label, list(members))
-            for label, members in groupby(range(length), key=frame_labels[b].tolist().__getitem__)
-            if keep_blank or label != blank
-        ]
-        slots = _merge(runs, max_output_length)
-        merged.append(len(runs) - len(slots))
-        rows.append([])
-        for label, members in slots:
-            weights = _weights(logits, b, members, frame_labels, weighting, detach).to(h.device)
-            vector = (weights.unsqueeze(1) * h[b, members].double()).sum(dim=0) / weights.sum()
-            rows[b].append((vector, label, members[0], members[-1] + 1))
+        if row_logits is not None:
+            chosen = row_logits[b][:length].argmax(dim=1)
+        else:
+            assert labels is not None
+            chosen = labels[b, :length].long()
+        frame_labels.append(pad(chosen, (0, frames - length), value=-1))
+        scores = _scores(None if row_logits is None else row_logits[b], chosen, weighting, detach)
+        runs = _find_runs(features[b][:length], scores, chosen.tolist())
+        runs = [run for run in runs if keep_blank or run.label != blank]
+        rows.append(_merge(runs, max_output_length))
+        merged.append(len(runs) - len(rows[b]))
 
     width = min(max_output_length, frames) if max_output_length is not None else max(map(len, rows))
-    nothing = (torch.zeros(channels, dtype=torch.float64, device=h.device), -1, 0, 0)
-    padded = [row + [nothing] * (width - len(row)) for row in rows]
-    seqs = torch.stack([torch.stack([slot[0] for slot in row]) for row in padded]) if width else h[:, :0].double()
-    integers = torch.tensor([[slot[1:] for slot in row] for row in padded], dtype=torch.int64, device=h.device)
-    integers = integers.view(batch, width, 3)
+    # Zeros that autograd sees, so that a batch without any run has gradients, too.
+    empty = features[0][:0].double().sum(dim=0)
+    vectors, integers = [], []
+    for row in rows:
+        unused = width - len(row)
+        means = [(run.scores.unsqueeze(1) * run.frames.double()).sum(dim=0) / run.scores.sum() for run in row]
+        vectors += [*means, *[empty] * unused]
+        integers += [*((run.label, run.start, run.end) for run in row), *[(-1, 0, 0)] * unused]
+    seqs = torch.stack(vectors) if vectors else h[:, :0].double()
+    spans = torch.tensor(integers, dtype=torch.int64, device=h.device).view(batch, width, 3)
     return CtcCollapseOutput(
-        seqs=seqs.to(h.dtype),
-        lengths=torch.tensor([len(row) for row in rows], dtype=torch.int64, device=h.device),
-        labels=integers[:, :, 0],
-        starts=integers[:, :, 1],
-        ends=integers[:, :, 2],
-        merged=torch.tensor(merged, dtype=torch.int64, device=h.device),
-        frame_labels=frame_labels,
+        seqs=seqs.view(batch, width, channels).to(h.dtype),
+        lengths=torch.tensor([len(row) for row in rows], device=h.device),
+        labels=spans[:, :, 0],
+        starts=spans[:, :, 1],
+        ends=spans[:, :, 2],
+        merged=torch.tensor(merged, device=h.device),
+        frame_labels=torch.stack(frame_labels),
     )
 
 
-def _merge(runs: list[tuple[int, list[int]]], cap: int | None) -> list[tuple[int, list[int]]]:
+class _Run(NamedTuple):
+    label: int
+    start: int
+    end: int
+    frames: Tensor
+    """[n, C]"""
+    scores: Tensor
+    """[n], float64: the weights before they are normalised."""
+
+
+def _scores(logits: Tensor | None, labels: Tensor, weighting: str, detach: bool) -> Tensor:
+    """The unnormalised weights of one row's frames."""
+    if weighting == "mean" or logits is None:
+        return torch.ones(labels.shape[0], dtype=torch.float64, device=labels.device)
+    row = logits[: labels.shape[0]].double()
+    probability = (row.detach() if detach else row).softmax(dim=1).gather(1, labels.unsqueeze(1)).squeeze(1)
+    return probability.exp() if weighting == "softmax" else probability
+
+
+def _find_runs(frames: Tensor, scores: Tensor, labels: list[int]) -> list[_Run]:
+    sizes = [(label, len(list(members))) for label, members in groupby(labels)]
+    starts = accumulate((size for _, size in sizes), initial=0)
+    counts = [size for _, size in sizes]
+    pieces = zip(sizes, starts, frames.split(counts), scores.split(counts), strict=False)
+    return [_Run(label, start, start + size, piece, score) for (label, size), start, piece, score in pieces]
+
+
+def _merge(runs: list[_Run], cap: int | None) -> list[_Run]:
     """Puts run r of n into slot floor(r x cap / n) where there are more runs than the cap."""
     if cap is None or len(runs) <= cap:
         return runs
-    slots: list[tuple[int, list[int]]] = []
-    for _, group in groupby(range(len(runs)), key=lambda r: r * cap // len(runs)):
-        members = list(group)
-        slots.append((runs[members[0]][0], [frame for r in members for frame in runs[r][1]]))
-    return slots
-
-
-def _weights(
-    logits: Tensor | None, b: int, members: list[int], frame_labels: Tensor, weighting: str, detach: bool
-) -> Tensor:
-    """Unnormalised weights of the frames of one slot."""
-    if weighting == "mean" or logits is None:
-        return torch.ones(len(members), dtype=torch.float64)
-    row = logits[b, members].double()
-    if detach:
-        row = row.detach()
-    probability = row.softmax(dim=-1).gather(1, frame_labels[b, members].unsqueeze(1)).squeeze(1)
-    return probability.exp() if weighting == "softmax" else probability
+    merged = []
+    for _, group in groupby(enumerate(runs), key=lambda numbered: numbered[0] * cap // len(runs)):
+        parts = [run for _, run in group]
+        frames, scores = torch.cat([run.frames for run in parts]), torch.cat([run.scores for run in parts])
+        merged.append(_Run(parts[0].label, parts[0].start, parts[-1].end, frames, scores))
+    return merged

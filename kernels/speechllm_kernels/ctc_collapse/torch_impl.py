@@ -22,48 +22,57 @@ _ARGMAX_BLOCK = 256
 _CHUNK = 1 << 19
 
 
-def label_frames(logits: Tensor, lengths: Tensor, probabilities: bool) -> tuple[Tensor, Tensor, Tensor]:
+def label_frames(logits: Tensor, lengths: Tensor, probabilities: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
-    Gives the label of each frame [B, T] (-1 in the padding) and, if asked for, its probability and the logarithm of
-    the sum of exponentials, both [B, T] and 0 in the padding.
+    Gives the label of each frame [B, T] (-1 in the padding) and, if asked for, with m the maximum of its logits:
+
+    - the label's probability p;
+    - `rest`, the sum of exp(logit - m) over all other labels: 1 - p = rest x p, also where p rounds to 1;
+    - `sums`, the logarithm of the sum of exp(logit).
+
+    All are [B, T], and 0 in the padding.
     """
-    batch, frames, _ = logits.shape
+    batch, frames, vocabulary = logits.shape
     valid = valid_frames(lengths, frames)
     labels = torch.empty((batch, frames), dtype=torch.int64, device=logits.device)
     sums = logits.new_zeros((batch, frames) if probabilities else 0, dtype=_accumulator(logits))
-    probability = torch.zeros_like(sums)
+    rest = torch.zeros_like(sums)
+    step = max(1, _CHUNK // vocabulary)
     for b, rows in _rows(logits, lengths):
         row = logits[b, rows]
         labels[b, rows] = chosen = _argmax(row)
         if probabilities:
-            top = row.gather(1, chosen.unsqueeze(1)).to(sums.dtype)
-            step = max(1, _CHUNK // row.shape[1])
-            chunks = zip(row.split(step), top.split(step), strict=True)
-            total = torch.cat([(chunk.to(sums.dtype) - most).exp_().sum(dim=1) for chunk, most in chunks])
-            probability[b, rows] = total.reciprocal()
-            sums[b, rows] = total.log() + top.squeeze(1)
+            place = chosen.unsqueeze(1)
+            top = row.gather(1, place).to(sums.dtype)
+            work = sums.new_empty((step, vocabulary))
+            for begin in range(0, row.shape[0], step):
+                part = slice(begin, begin + step)
+                chunk = row[part].to(sums.dtype)
+                powers = torch.sub(chunk, top[part], out=work[: chunk.shape[0]]).exp_().scatter_(1, place[part], 0.0)
+                torch.sum(powers, dim=1, out=rest[b, rows][part])
+            sums[b, rows] = rest[b, rows].log1p() + top.squeeze(1)
     if probabilities:
-        probability, sums = probability.where(valid, 0.0), sums.where(valid, 0.0)
-    return labels.where(valid, -1), probability, sums
+        rest, sums = rest.where(valid, 0.0), sums.where(valid, 0.0)
+        return labels.where(valid, -1), (1.0 + rest).reciprocal().where(valid, 0.0), rest, sums
+    return labels.where(valid, -1), torch.empty_like(sums), rest, sums
 
 
 def label_frames_backward(
-    grad: Tensor, logits: Tensor, lengths: Tensor, labels: Tensor, probability: Tensor, sums: Tensor
+    grad: Tensor, logits: Tensor, lengths: Tensor, labels: Tensor, probability: Tensor, rest: Tensor, sums: Tensor
 ) -> Tensor:
-    """dL/dlogits from dL/dprobability: p (1[v = label] - softmax_v)."""
+    """dL/dlogits from dL/dp: p (1 - p) at the label, -p softmax_v elsewhere."""
     valid = valid_frames(lengths, logits.shape[1])
     scale = (grad * probability).where(valid, 0.0)
+    at_label = scale * rest * probability
     result = torch.zeros(logits.shape, dtype=logits.dtype, device=logits.device)
     for b, rows in _rows(logits, lengths):
         step = max(1, _CHUNK // logits.shape[2])
-        parts = (logits[b, rows], result[b, rows], sums[b, rows], scale[b, rows], labels[b, rows])
-        for chunk, out, total, factor, chosen in zip(*(part.split(step) for part in parts), strict=True):
-            # In the padding `total` is 0 and the logits may be anything: `where` keeps that out.
-            inside = (chosen >= 0).unsqueeze(1)
+        parts = (logits, result, sums, scale, at_label, labels)
+        for chunk, out, total, factor, own, chosen in zip(*(part[b, rows].split(step) for part in parts), strict=True):
             value = (chunk.to(total.dtype) - total.unsqueeze(1)).exp_().mul_(-factor.unsqueeze(1))
-            place = chosen.clamp(min=0).unsqueeze(1)
-            value.scatter_(1, place, value.gather(1, place) + factor.unsqueeze(1))
-            out.copy_(value.where(inside, 0.0))
+            value.scatter_(1, chosen.clamp(min=0).unsqueeze(1), own.unsqueeze(1))
+            # In the padding the logits may be anything: `where` keeps that out.
+            out.copy_(value.where((chosen >= 0).unsqueeze(1), 0.0))
     return result
 
 

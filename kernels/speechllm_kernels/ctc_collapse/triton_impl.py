@@ -26,6 +26,7 @@ def ctc_label_frames_kernel(
     lengths,
     labels,
     probability,
+    rest,
     sums,
     frames,
     vocabulary,
@@ -35,6 +36,7 @@ def ctc_label_frames_kernel(
     PROBABILITIES: tl.constexpr,
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """One program for each frame. A lane owns VECTOR neighbouring logits of every tile: one wide load.
 
@@ -62,8 +64,8 @@ def ctc_label_frames_kernel(
             total = total * tl.exp(best - finite) + tl.sum(tl.exp(x - finite[:, None]), axis=1)
         tile = tl.where(top > best, index, tile)
         best = new
-    rest = whole * TILE + place
-    x = tl.load(base + rest.to(tl.int64) * stride_v, mask=rest < size, other=float("-inf")).to(tl.float32)
+    tail = whole * TILE + place
+    x = tl.load(base + tail.to(tl.int64) * stride_v, mask=tail < size, other=float("-inf")).to(tl.float32)
     top = tl.max(x, axis=1)
     new = tl.maximum(best, top)
     if PROBABILITIES:
@@ -79,10 +81,21 @@ def ctc_label_frames_kernel(
     lowest = tl.min(tl.min(tl.where(mask & (x == most), again, vocabulary - 1), axis=1), axis=0)
     tl.store(labels + row, tl.where(inside, lowest, -1).to(tl.int64))
     if PROBABILITIES:
+        # In the label's own lane the sum holds exp(0) = 1, next to which small terms are lost. All of the lane is read
+        # again and added up without it: 1 - p is then right even where p rounds to 1.
         finite_most = tl.where(most == float("-inf"), 0.0, most)
-        all_total = tl.where(inside, tl.sum(total * tl.exp(best - finite_most), axis=0), 1.0)
-        tl.store(probability + row, tl.where(inside, 1.0 / all_total, 0.0))
-        tl.store(sums + row, tl.where(inside, most + tl.log(all_total), 0.0))
+        own = (lowest % TILE) // VECTOR
+        others = tl.where(tl.arange(0, LANES) == own, 0.0, total * tl.exp(best - finite_most))
+        lane = (tl.arange(0, TILES) * TILE + own * VECTOR)[:, None] + tl.arange(0, VECTOR)[None, :]
+        x = tl.load(base + lane.to(tl.int64) * stride_v, mask=lane < size, other=float("-inf")).to(tl.float32)
+        powers = tl.where(lane == lowest, 0.0, tl.exp(x - finite_most))
+        remaining = tl.sum(others, axis=0) + tl.sum(tl.sum(powers, axis=1), axis=0)
+        # log(1 + r) without losing a small r: the sum's rounding is made up for.
+        whole_sum = 1.0 + remaining
+        logarithm = tl.log(whole_sum) + (remaining - (whole_sum - 1.0)) / whole_sum
+        tl.store(probability + row, tl.where(inside, 1.0 / whole_sum, 0.0))
+        tl.store(rest + row, tl.where(inside, remaining, 0.0))
+        tl.store(sums + row, tl.where(inside, most + logarithm, 0.0))
 
 
 @triton.jit
@@ -92,6 +105,7 @@ def ctc_label_frames_backward_kernel(
     lengths,
     labels,
     probability,
+    rest,
     sums,
     result,
     frames,
@@ -103,7 +117,7 @@ def ctc_label_frames_backward_kernel(
     stride_v,
     BLOCK: tl.constexpr,
 ):
-    """dL/dlogits = dL/dp x p x (1[v = label] - softmax_v), one program for each frame and block of the vocabulary."""
+    """dL/dlogits: p (1 - p) at the label, -p softmax_v elsewhere; a program for each frame and block of labels."""
     row = tl.program_id(0).to(tl.int64)
     batch = row // frames
     t = row % frames
@@ -112,9 +126,10 @@ def ctc_label_frames_backward_kernel(
     exists = v < vocabulary
     source = logits + batch * stride_b + t * stride_t + v.to(tl.int64) * stride_v
     x = tl.load(source, mask=exists & inside, other=float("-inf")).to(tl.float32)
-    scale = tl.load(grad + batch * stride_gb + t * stride_gt, mask=inside, other=0.0) * tl.load(probability + row)
-    chosen = (v == tl.load(labels + row)).to(tl.float32)
-    value = scale * (chosen - tl.exp(x - tl.load(sums + row)))
+    p = tl.load(probability + row)
+    scale = tl.load(grad + batch * stride_gb + t * stride_gt, mask=inside, other=0.0) * p
+    own = tl.load(rest + row) * p
+    value = scale * tl.where(v == tl.load(labels + row), own, -tl.exp(x - tl.load(sums + row)))
     tl.store(result + row * vocabulary + v, value.to(result.dtype.element_ty), mask=exists)
 
 
@@ -317,6 +332,7 @@ def ctc_scores_backward_kernel(
     start = tl.load(starts + batch * planned + place).to(tl.int32)
     end = tl.load(ends + batch * planned + place).to(tl.int32)
     norm = tl.load(norms + batch * width + place)
+    norm = tl.where(norm > 0, norm, 1.0)
     total = tl.zeros([BLOCK], tl.float32)
     for begin in range(start, end, BLOCK):
         t = begin + tl.arange(0, BLOCK)
@@ -331,32 +347,35 @@ def ctc_scores_backward_kernel(
         tl.store(dscores + batch * frames + t, (q - mean) / norm, mask=member)
 
 
-def label_frames(logits: Tensor, lengths: Tensor, probabilities: bool) -> tuple[Tensor, Tensor, Tensor]:
+def label_frames(logits: Tensor, lengths: Tensor, probabilities: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `torch_impl.label_frames`."""
     batch, frames, vocabulary = logits.shape
     labels = torch.empty((batch, frames), dtype=torch.int64, device=logits.device)
-    probability = torch.empty((batch, frames) if probabilities else 0, dtype=torch.float32, device=logits.device)
-    sums = torch.empty_like(probability)
+    shape = (batch, frames) if probabilities else 0
+    probability, rest, sums = (torch.empty(shape, dtype=torch.float32, device=logits.device) for _ in range(3))
+    vector = 16 // logits.element_size()
     with _device_of(logits):
         ctc_label_frames_kernel[(batch * frames,)](
             logits,
             lengths,
             labels,
             probability,
+            rest,
             sums,
             frames,
             vocabulary,
             *logits.stride(),
             PROBABILITIES=probabilities,
             LANES=_LANES,
-            VECTOR=16 // logits.element_size(),
+            VECTOR=vector,
+            TILES=triton.next_power_of_2(triton.cdiv(vocabulary, _LANES * vector)),
             num_warps=4,
         )
-    return labels, probability, sums
+    return labels, probability, rest, sums
 
 
 def label_frames_backward(
-    grad: Tensor, logits: Tensor, lengths: Tensor, labels: Tensor, probability: Tensor, sums: Tensor
+    grad: Tensor, logits: Tensor, lengths: Tensor, labels: Tensor, probability: Tensor, rest: Tensor, sums: Tensor
 ) -> Tensor:
     """See `torch_impl.label_frames_backward`."""
     batch, frames, vocabulary = logits.shape
@@ -369,6 +388,7 @@ def label_frames_backward(
             lengths,
             labels,
             probability,
+            rest,
             sums,
             result,
             frames,
