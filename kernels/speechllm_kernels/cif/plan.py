@@ -1,0 +1,101 @@
+"""What every backend agrees on before a vector is summed: where tokens begin and end, and how many there are.
+
+Positions are counted in tokens: `cum[b, t]` is the scaled prefix sum of alpha over beta, so that token u fills the
+interval (u, u + 1] of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+# A position this close to a threshold has reached it. float64 prefix sums of up to a million frames stay within it
+# whatever the order of summation, so all backends agree on sums that are meant to be integers.
+SNAP: Final = 2.0**-30
+# Keeps indices in range for absurd alphas; never reached by data.
+LARGEST_ALPHA: Final = 2.0**100
+LARGEST_POSITION: Final = 2.0**50
+# An exactly scaled row ends this factor below its last threshold: its last token takes all that is left.
+BELOW: Final = 1 - 2.0**-51
+
+
+class Rules(NamedTuple):
+    """The options, reduced to numbers that an operator's schema can hold."""
+
+    beta: float
+    scale_eps: float
+    tail_threshold: float
+    """In tokens; infinite when tails are dropped."""
+    tail_strict: bool
+    tail_renorm: bool
+    tail_renorm_grad: bool
+
+
+class Plan(NamedTuple):
+    """B rows, T frames, U slots."""
+
+    cum: Tensor
+    """[B, T] float64: position at the end of each frame; constant over the padding."""
+    fire_frames: Tensor
+    """[B, U] int64: frame at which a token was complete; a tail's or an unfilled token's is the last of its row;
+    -1 for unused slots."""
+    lengths: Tensor
+    """[B] int64: tokens given, at most U."""
+    overflow: Tensor
+    """[B] int64: tokens that U had no room for."""
+    alpha_sum: Tensor
+    """[B] float32 (float64 for a float64 alpha): sum of the unscaled alpha."""
+    scale: Tensor
+    """[B] float64: alpha -> tokens."""
+    tail_scale: Tensor
+    """[B] float64: factor of the row's last token: 1, or 1 / its weight for a rescaled tail."""
+
+
+def sum_alpha(alpha: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Gives the plain sum over valid frames [B] and the float64 prefix sum [B, T] that positions come from.
+
+    Negative and non-finite alphas count as 0 in the latter: indices stay in range, while NaN shows in the sum.
+    """
+    wide = alpha.double()
+    usable = valid & (wide >= 0) & (wide < LARGEST_ALPHA)
+    alpha_sum = torch.where(valid, wide, 0).sum(1)
+    prefix = torch.where(usable, wide, 0).cumsum(1)
+    return alpha_sum if alpha.dtype == torch.float64 else alpha_sum.float(), prefix
+
+
+def scale_of(total: Tensor, target_lengths: Tensor | None, rules: Rules) -> Tensor:
+    """[B]: tokens per unit of alpha; 0 for a row that has a target but no weight."""
+    if target_lengths is None:
+        return torch.full_like(total, 1 / rules.beta)
+    wanted = target_lengths.clamp(min=0).double() + rules.scale_eps / rules.beta
+    return torch.where(total > 0, wanted / torch.where(total > 0, total, 1), 0)
+
+
+def snap(position: Tensor) -> Tensor:
+    """Moves positions next to a threshold onto it; the gradient passes unchanged."""
+    exact = position.detach()
+    nearest = exact.round()
+    return position + torch.where((exact - nearest).abs() < SNAP, nearest - exact, 0)
+
+
+def count_tokens(end: Tensor, target_lengths: Tensor | None, rules: Rules) -> tuple[Tensor, Tensor]:
+    """
+    Gives the tokens that each row makes, [B] int64, and the factor of its last one, [B] float64.
+
+    :param end: [B] position at the end of the row.
+    """
+    full = end.detach().floor()
+    if target_lengths is not None:
+        return target_lengths.long().clamp(min=0), torch.ones_like(full)
+    tail = end - full
+    weight = tail.detach()
+    enough = weight - SNAP > rules.tail_threshold if rules.tail_strict else weight + SNAP >= rules.tail_threshold
+    fires = (weight > 0) & enough
+    factor = torch.ones_like(full)
+    if rules.tail_renorm:
+        factor = torch.where(fires, 1 / torch.where(fires, tail, 1), 1)
+        factor = factor if rules.tail_renorm_grad else factor.detach()
+    return full.long() + fires, factor

@@ -1,0 +1,177 @@
+"""CIF in PyTorch's own operators, for CPUs and for any device without Triton.
+
+A token is a bag of (frame, weight) entries, and so is a frame's gradient one of (token, weight) entries: the same list,
+read the other way. `embedding_bag` sums both at the speed of memory.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from speechllm_kernels._common import valid_frames
+from speechllm_kernels.cif.plan import BELOW, LARGEST_POSITION, Plan, Rules, count_tokens, scale_of, snap, sum_alpha
+
+
+def plan(alpha: Tensor, lengths: Tensor, target_lengths: Tensor | None, slots: int, rules: Rules) -> Plan:
+    frames = alpha.shape[1]
+    lengths = lengths.long().clamp(0, frames)
+    alpha_sum, prefix = sum_alpha(alpha, valid_frames(lengths, frames))
+    scale = scale_of(prefix[:, -1], target_lengths, rules)
+    cum = snap((prefix * scale[:, None]).clamp_(max=LARGEST_POSITION))
+    needed, tail_scale = count_tokens(cum[:, -1], target_lengths, rules)
+    given = needed.clamp(max=slots)
+
+    token = torch.arange(slots, device=alpha.device)
+    threshold = (token + 1).double().expand(len(alpha), -1).contiguous()
+    fire_frames = torch.minimum(torch.searchsorted(cum, threshold), lengths[:, None] - 1)
+    fire_frames = torch.where(token < given[:, None], fire_frames, -1)
+    if target_lengths is not None and rules.scale_eps == 0:
+        cum = torch.minimum(cum, needed[:, None].double() * BELOW)
+    return Plan(cum, fire_frames, given, needed - given, alpha_sum, scale, tail_scale)
+
+
+def forward(h: Tensor, lengths: Tensor, plan: Plan, beta: float) -> Tensor:
+    """
+    Sums the frames of each token.
+
+    :returns: [B, U, C]
+    """
+    batch, slots = plan.fire_frames.shape
+    entries = _list_entries(lengths, plan, beta)
+    flat = _accumulable(h).reshape(-1, h.shape[2])
+    sums = embedding_bag(
+        entries.frame, flat, entries.offset, mode="sum", per_sample_weights=entries.weight.to(flat.dtype)
+    )
+    return sums.to(h.dtype).view(batch, slots, -1)
+
+
+def backward(
+    grad: Tensor,
+    h: Tensor,
+    lengths: Tensor,
+    plan: Plan,
+    rules: Rules,
+    *,
+    scaled: bool,
+    alpha_dtype: torch.dtype,
+    need_h: bool,
+    need_alpha: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """
+    Gives the gradients of h [B, T, C] and alpha [B, T], where they are needed.
+
+    :param scaled: whether alpha was scaled to a target.
+    """
+    batch, frames, width = h.shape
+    entries = _list_entries(lengths, plan, rules.beta)
+    flat_grad = _accumulable(grad).reshape(-1, width)
+    grad_h = grad_alpha = None
+    if need_h:
+        # Entries are in order of (row, token, frame), which is also that of (row, frame, token).
+        per_frame = torch.bincount(entries.frame, minlength=batch * frames)
+        sums = embedding_bag(
+            entries.slot,
+            flat_grad,
+            per_frame.cumsum(0) - per_frame,
+            mode="sum",
+            per_sample_weights=entries.weight.to(flat_grad.dtype),
+        )
+        grad_h = sums.to(h.dtype).view(h.shape)
+    if need_alpha:
+        flat = _accumulable(h).reshape(-1, width)
+        dot = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            flat_grad, flat, entries.frame, entries.offset, entries.slot, 0
+        )
+        # One more element, read where a frame's token was not given.
+        dot = torch.nn.functional.pad(dot.double() * entries.factor, (0, 1))
+        grad_alpha = _grad_alpha(dot, entries, lengths, plan, rules, scaled).to(alpha_dtype)
+    return grad_h, grad_alpha
+
+
+def _grad_alpha(dot: Tensor, entries: _Entries, lengths: Tensor, plan: Plan, rules: Rules, scaled: bool) -> Tensor:
+    """[B, T] float64, see the README. `dot` holds <gradient of the token, frame> of each entry."""
+    batch, frames = plan.cum.shape
+    valid = valid_frames(lengths, frames)
+    frame = torch.arange(frames, device=dot.device)
+    before = _shift(plan.cum)
+
+    def product_with(token: Tensor) -> Tensor:
+        exists = valid & (token < plan.lengths[:, None])
+        if plan.fire_frames.shape[1] == 0:
+            return dot.new_zeros(batch, frames)
+        token = torch.where(exists, token, 0)
+        index = entries.offset.view(batch, -1).gather(1, token) + frame - entries.first.gather(1, token)
+        return dot[torch.where(exists, index, len(dot) - 1)]
+
+    q = product_with(plan.cum.floor().long())
+    difference = torch.where(valid, q - product_with(before.floor().long()), 0)
+    gradient = q + difference.sum(1, keepdim=True) - difference.cumsum(1)
+    if rules.tail_renorm and rules.tail_renorm_grad and not scaled:
+        last = plan.lengths + plan.overflow - 1
+        in_tail = plan.cum.floor() == last[:, None]
+        inside = plan.cum - torch.maximum(before, last[:, None].double())
+        product = torch.where(in_tail & valid, inside * q, 0).sum(1)
+        gradient = gradient - torch.where(plan.tail_scale != 1, product * plan.tail_scale, 0)[:, None]
+    if scaled:
+        total = plan.cum[:, -1:]
+        mean = torch.where(valid, gradient * (plan.cum - before), 0).sum(1, keepdim=True)
+        gradient = gradient - mean / torch.where(total > 0, total, 1)
+    return torch.where(valid, plan.scale[:, None] * gradient, 0)
+
+
+class _Entries(NamedTuple):
+    """The (token, frame) pairs that share weight, in order; N of them."""
+
+    frame: Tensor
+    """[N]: index into the B x T frames."""
+    slot: Tensor
+    """[N]: index into the B x U slots."""
+    weight: Tensor
+    """[N] float64: alpha that the frame gives to the token, times the token's factor."""
+    factor: Tensor
+    """[N] float64: beta, times the tail's factor where it applies."""
+    offset: Tensor
+    """[B x U]: index of each slot's first entry."""
+    first: Tensor
+    """[B, U]: first frame of each token."""
+
+
+def _list_entries(lengths: Tensor, plan: Plan, beta: float) -> _Entries:
+    batch, frames = plan.cum.shape
+    slots = plan.fire_frames.shape[1]
+    device = plan.cum.device
+    lengths = lengths.long().clamp(0, frames)
+    token = torch.arange(slots, device=device)
+    # A row's end lies in its last token even when frames without weight follow the one that completed it.
+    ends_here = token == plan.cum[:, -1:].floor()
+    last = torch.where(ends_here, lengths[:, None] - 1, plan.fire_frames)
+    first = torch.nn.functional.pad(plan.fire_frames, (1, 0))[:, :slots].clamp(min=0)
+    count = torch.where(token < plan.lengths[:, None], last - first + 1, 0).clamp_(min=0).view(-1)
+    offset = count.cumsum(0) - count
+
+    slot = torch.repeat_interleave(count)
+    row = slot // max(slots, 1)
+    u = slot - row * slots
+    row_start = row * frames
+    frame = first.view(-1)[slot] + torch.arange(len(slot), device=device) - offset[slot] + row_start
+    cum = plan.cum.reshape(-1)
+    start = torch.where(frame > row_start, cum[(frame - 1).clamp_(min=0)], 0)
+    weight = (torch.minimum(cum[frame], u + 1) - torch.maximum(start, u)).clamp_(min=0)
+    factor = torch.full_like(weight, beta)
+    is_last = u == (plan.lengths + plan.overflow - 1)[row]
+    factor = torch.where(is_last, factor * plan.tail_scale[row], factor)
+    return _Entries(frame, slot, weight * factor, factor, offset, first)
+
+
+def _shift(cum: Tensor) -> Tensor:
+    """Position at the beginning of each frame."""
+    return torch.nn.functional.pad(cum[:, :-1], (1, 0))
+
+
+def _accumulable(tensor: Tensor) -> Tensor:
+    """float32 for the half precisions: sums of many frames need it."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
