@@ -12,6 +12,10 @@ from torch import Tensor
 Backend = Literal["auto", "reference", "torch", "triton"]
 
 BACKENDS: Final = ("auto", "reference", "torch", "triton")
+# Read once: Triton itself looks at the variable when a kernel is defined, and torch.compile cannot trace the look-up.
+_TRITON_INSTALLED: Final = importlib.util.find_spec("triton") is not None
+_TRITON_INTERPRETED: Final = os.environ.get("TRITON_INTERPRET") == "1"
+
 DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -27,17 +31,16 @@ def resolve_backend(backend: str, tensor: Tensor) -> str:
     """
     if backend not in BACKENDS:
         raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, but is {backend!r}.")
-    installed = importlib.util.find_spec("triton") is not None
     if backend == "auto":
-        return "triton" if tensor.is_cuda and installed and tensor.dtype != torch.float64 else "torch"
+        return "triton" if tensor.is_cuda and _TRITON_INSTALLED and tensor.dtype != torch.float64 else "torch"
     if backend == "triton":
-        if not installed:
+        if not _TRITON_INSTALLED:
             raise ValueError("`backend` is 'triton', but Triton is not installed.")
         if tensor.dtype == torch.float64:
             raise ValueError(
                 "`backend` is 'triton', which takes float32, bfloat16 and float16, but the input is float64."
             )
-        if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        if not tensor.is_cuda and not _TRITON_INTERPRETED:
             raise ValueError(
                 f"`backend` is 'triton', but the input is on {tensor.device}; expected a CUDA device, "
                 "or Triton's interpreter (TRITON_INTERPRET=1)."
@@ -46,9 +49,9 @@ def resolve_backend(backend: str, tensor: Tensor) -> str:
 
 
 def check_sequences(name: str, seqs: Tensor) -> None:
-    """A floating-point tensor [B, T, C] with at least one frame and one channel."""
-    if seqs.ndim != 3 or seqs.shape[1] < 1 or seqs.shape[2] < 1:
-        raise ValueError(f"`{name}` must be of shape [B, T, C] with T and C at least 1, but is {list(seqs.shape)}.")
+    """A floating-point tensor [B, T, C], none of them 0."""
+    if seqs.ndim != 3 or 0 in seqs.shape:
+        raise ValueError(f"`{name}` must be of shape [B, T, C], none of them 0, but is {list(seqs.shape)}.")
     if seqs.dtype not in DTYPES:
         expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise ValueError(f"`{name}` must be one of {expected}, but is {str(seqs.dtype).removeprefix('torch.')}.")

@@ -40,7 +40,8 @@ def collapse(
             chosen = labels[b, :length].long()
         frame_labels.append(pad(chosen, (0, frames - length), value=-1))
         scores = _scores(None if row_logits is None else row_logits[b], chosen, weighting, detach)
-        runs = _find_runs(features[b][:length], scores, chosen.tolist())
+        weighted = scores.unsqueeze(1) * features[b][:length].double()
+        runs = _find_runs(weighted, scores, chosen.tolist())
         runs = [run for run in runs if keep_blank or run.label != blank]
         rows.append(_merge(runs, max_output_length))
         merged.append(len(runs) - len(rows[b]))
@@ -51,7 +52,7 @@ def collapse(
     vectors, integers = [], []
     for row in rows:
         unused = width - len(row)
-        means = [(run.scores.unsqueeze(1) * run.frames.double()).sum(dim=0) / run.scores.sum() for run in row]
+        means = [run.frames.sum(dim=0) / run.scores.sum() for run in row]
         vectors += [*means, *[empty] * unused]
         integers += [*((run.label, run.start, run.end) for run in row), *[(-1, 0, 0)] * unused]
     seqs = torch.stack(vectors) if vectors else h[:, :0].double()
@@ -72,7 +73,7 @@ class _Run(NamedTuple):
     start: int
     end: int
     frames: Tensor
-    """[n, C]"""
+    """[n, C], float64: times the scores."""
     scores: Tensor
     """[n], float64: the weights before they are normalised."""
 

@@ -196,7 +196,7 @@ def _rows(logits: Tensor, lengths: Tensor) -> Iterator[tuple[int, slice]]:
 def _argmax(row: Tensor) -> Tensor:
     """The lowest index of the maximum of each row of [N, V]."""
     vocabulary, block = row.shape[1], _ARGMAX_BLOCK
-    if vocabulary <= block:
+    if vocabulary <= 4 * block:
         return row.argmax(dim=1)
     whole = vocabulary - vocabulary % block
     tops = row[:, :whole].unflatten(1, (-1, block)).amax(dim=2)

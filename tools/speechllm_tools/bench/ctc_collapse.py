@@ -136,7 +136,7 @@ def index_add(inputs: Inputs) -> Outputs:
     batch, frames, channels = h.shape
     inside = torch.arange(frames, device=h.device) < inputs["lengths"].unsqueeze(1)
     changes = torch.nn.functional.pad(labels[:, 1:] != labels[:, :-1], (1, 0)) & inside
-    slot = changes.cumsum(dim=1) + torch.arange(batch, device=h.device).unsqueeze(1) * width
+    slot = changes.cumsum(dim=1).clamp(max=width - 1) + torch.arange(batch, device=h.device).unsqueeze(1) * width
     target = h.new_zeros((batch * width, channels), dtype=torch.float32)
     frames_inside = h.float() * inside.unsqueeze(2)
     sums = target.index_add(0, slot.reshape(-1), frames_inside.reshape(-1, channels))

@@ -52,7 +52,7 @@ class Timer:
         - `floor_bytes`: pass -> bytes; `input_sets`: number of rotated copies of the inputs;
         - on CUDA `peak_bytes` (pass -> peak memory over the inputs), `host_syncs` (pass -> count), `kernels` (GPU
           kernel -> mean seconds in one forward and backward, and its share of the copy bandwidth where its floor
-          is known) and `not_captured` where a CUDA graph could not be made.
+          is known), `not_captured` (pass -> why) where a CUDA graph could not be made, `not_profiled` (why).
         """
         if not runs:
             return {}
@@ -150,17 +150,20 @@ class Timer:
                 torch.cuda.synchronize()
                 figure.setdefault("not_captured", {})[pass_name] = str(error).splitlines()[0]
         if pass_name == BOTH or operation.output is None:
-            figure["kernels"] = self._kernels(step, operation.kernel_floor_bytes(first))
+            try:
+                figure["kernels"] = self._kernels(step, operation.kernel_floor_bytes(first))
+            except RuntimeError as error:
+                figure["not_profiled"] = str(error).splitlines()[0]
 
     def _event_seconds(self, step: Step) -> float:
         """Median time of one step between CUDA events."""
         step(0)
         torch.cuda.synchronize()
         start = time.perf_counter()
-        for turn in range(5):
+        for turn in range(3):
             step(turn)
         torch.cuda.synchronize()
-        count = min(max(10, int(self.seconds / ((time.perf_counter() - start) / 5))), 1000)
+        count = min(max(3, int(self.seconds / ((time.perf_counter() - start) / 3))), 1000)
         events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
         for turn, (before, after) in enumerate(events):
             before.record()
@@ -198,7 +201,7 @@ class Timer:
             if seconds > 0:
                 kernels[event.key] = {"seconds": seconds}
                 for name, floor in floors.items():
-                    if event.key == name:
+                    if event.key.startswith(name):
                         kernels[event.key]["share"] = floor / seconds / self.copy_bandwidth
         return kernels
 
