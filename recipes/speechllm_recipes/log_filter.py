@@ -6,13 +6,14 @@ import logging
 import os
 import re
 
+from fairseq2.logging import log
 from fairseq2.recipe.error import RecipeConfigParseError
 
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
 
 
 def install_log_filter() -> None:
-    logging.getLogger("fairseq2").addFilter(_filter)
+    log.logger.addFilter(_filter)
 
 
 def _filter(record: logging.LogRecord) -> bool:

@@ -186,14 +186,19 @@ def _decode(source: AudioSource, file: soundfile.SoundFile, length: int) -> npt.
     missing = length
     try:
         # In blocks, so that a damaged header cannot ask for all memory at once.
-        while missing > 0 and len(block := file.read(min(missing, _BLOCK), dtype="float32", always_2d=True)):
+        while missing > 0:
+            wanted = min(missing, _BLOCK)
+            block = file.read(wanted, dtype="float32", always_2d=True)
             # (N, C) -> (N)
             blocks.append(block.mean(axis=1))
             missing -= len(block)
+            # Behind a hole libsndfile would go on with sound from elsewhere, so the first short block is the end.
+            if len(block) < wanted:
+                break
         reason = "the file ends early or is damaged"
     except soundfile.LibsndfileError as error:
         blocks, reason = [], error.error_string.rstrip(".")
-    if not blocks or missing > (MP3_SLACK if file.format == "MP3" else 0):
+    if not blocks or missing == length or missing > (MP3_SLACK if file.format == "MP3" else 0):
         raise AudioError(
             f"{source.name}: found {length - missing} readable samples ({reason}), expected {length} samples"
         )

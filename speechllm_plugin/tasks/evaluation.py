@@ -11,8 +11,7 @@ from fairseq2.gang import Gang
 from fairseq2.generator import GeneratorUnit
 from fairseq2.logging import log
 from fairseq2.metrics import MetricBag
-from fairseq2.metrics.aggregation import Mean, Sum
-from fairseq2.metrics.common import add_nll_loss_metric, update_nll_loss_metric
+from fairseq2.metrics.aggregation import Sum
 from fairseq2.recipe.evaluator import EvalUnit
 from typing_extensions import override
 
@@ -21,6 +20,7 @@ from speechllm_plugin.datasets.reader import SpeechTextReader
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.report import format_table, score, write_hypotheses, write_scores
 from speechllm_plugin.tasks.decoding import DecodedSplit, Decoder
+from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
 
 HYPOTHESES = "hypotheses.tsv"
 SCORES = "scores.json"
@@ -53,8 +53,8 @@ class SpeechLlmEvalUnit(EvalUnit[SpeechTextBatch]):
 
     @override
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
-        add_nll_loss_metric(metric_bag)
-        metric_bag.add("other_audio_loss", Mean())
+        metric_bag.add("nll_loss", LossMean())
+        metric_bag.add("other_audio_loss", LossMean())
         metric_bag.add("num_examples", Sum())
 
     @override
@@ -64,9 +64,9 @@ class SpeechLlmEvalUnit(EvalUnit[SpeechTextBatch]):
         self._decoder.decode(batch)
         if not batch.counted:
             return
-        update_nll_loss_metric(metric_bag, own, num_targets)
+        metric_bag.get("nll_loss", LossMean).add(own, num_targets)
         if len(batch) > 1:
-            metric_bag.get("other_audio_loss", Mean).update(other / num_targets, weight=num_targets)
+            metric_bag.get("other_audio_loss", LossMean).add(other, num_targets)
         metric_bag.get("num_examples", Sum).update(len(batch))
 
     @override
@@ -79,8 +79,10 @@ class SpeechLlmEvalUnit(EvalUnit[SpeechTextBatch]):
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
         # Called on one process only, after the losses of all have been put together.
-        self._scores["nll_loss"] = float(str(values["nll_loss"].item()))  # type: ignore[attr-defined]
-        self._scores["other_audio_loss"] = float(str(values["other_audio_loss"].item()))  # type: ignore[attr-defined]
+        drop_absent(values, "other_audio_loss")
+        for name in ("nll_loss", "other_audio_loss"):
+            if name in values:
+                self._scores[name] = number(values[name])
         if "asr" in self._scores:
             values["wer"] = 100.0 * self._scores["asr"]["wer"]
         if "st" in self._scores:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import MutableMapping
 
 import torch
 from fairseq2.metrics import MetricBag
-from fairseq2.metrics.aggregation import Mean, Sum
-from fairseq2.metrics.common import add_nll_loss_metric, update_nll_loss_metric
+from fairseq2.metrics.aggregation import Sum
 from fairseq2.recipe.trainer import TrainUnit
 from torch import Tensor, nn
 from typing_extensions import override
@@ -15,6 +15,7 @@ from typing_extensions import override
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.reader import SpeechTextReader
 from speechllm_plugin.models.speech_llm.model import SpeechLlmLoss
+from speechllm_plugin.tasks.metrics import LossMean, drop_absent
 
 
 class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
@@ -35,9 +36,9 @@ class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
 
     @override
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
-        add_nll_loss_metric(metric_bag)
+        metric_bag.add("nll_loss", LossMean())
         if self._has_ctc:
-            metric_bag.add("ctc_loss", Mean())
+            metric_bag.add("ctc_loss", LossMean())
             metric_bag.add("ctc_infeasible", Sum())
         for name in ("num_examples", "num_target_elements", "audio_seconds", "skipped_clips"):
             metric_bag.add(name, Sum())
@@ -49,25 +50,24 @@ class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
             raise FloatingPointError(
                 f"the loss is {loss.total.item()} at step {self._step_nr} for the utterances {', '.join(batch.ids)}"
             )
-        update_loss_metrics(metric_bag, loss, len(batch), sum(batch.seconds))
-        _reset_to(metric_bag, "skipped_clips", len(self._reader.skipped))
+        self._update_metrics(metric_bag, batch, loss)
         return loss.total, loss.num_targets
 
+    @torch.inference_mode()
+    def _update_metrics(self, metric_bag: MetricBag, batch: SpeechTextBatch, loss: SpeechLlmLoss) -> None:
+        if loss.lm is not None:
+            metric_bag.get("nll_loss", LossMean).add(loss.lm, loss.num_targets)
+        if self._has_ctc:
+            metric_bag.get("ctc_loss", LossMean).add(loss.auxiliary["ctc"], loss.num_targets)
+            metric_bag.get("ctc_infeasible", Sum).update(loss.infeasible_ctc)
+        metric_bag.get("num_examples", Sum).update(len(batch))
+        metric_bag.get("num_target_elements", Sum).update(loss.num_targets)
+        metric_bag.get("audio_seconds", Sum).update(sum(batch.seconds))
+        # A count of the whole run, not of the steps since the last report.
+        skipped = metric_bag.get("skipped_clips", Sum)
+        skipped.reset()
+        skipped.update(len(self._reader.skipped))
 
-@torch.inference_mode()
-def update_loss_metrics(metric_bag: MetricBag, loss: SpeechLlmLoss, num_clips: int, seconds: float) -> None:
-    if loss.lm is not None:
-        update_nll_loss_metric(metric_bag, loss.lm, loss.num_targets)
-    if "ctc" in loss.auxiliary:
-        mean = loss.auxiliary["ctc"].detach() / loss.num_targets
-        metric_bag.get("ctc_loss", Mean).update(mean, weight=loss.num_targets)
-        metric_bag.get("ctc_infeasible", Sum).update(loss.infeasible_ctc)
-    metric_bag.get("num_examples", Sum).update(num_clips)
-    metric_bag.get("num_target_elements", Sum).update(loss.num_targets)
-    metric_bag.get("audio_seconds", Sum).update(seconds)
-
-
-def _reset_to(metric_bag: MetricBag, name: str, value: int) -> None:
-    metric = metric_bag.get(name, Sum)
-    metric.reset()
-    metric.update(value)
+    @override
+    def process_metric_values(self, values: MutableMapping[str, object]) -> None:
+        drop_absent(values, "nll_loss", "ctc_loss")

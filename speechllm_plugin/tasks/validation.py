@@ -7,8 +7,7 @@ from typing import Literal
 
 import torch
 from fairseq2.metrics import MetricBag
-from fairseq2.metrics.aggregation import Mean, Sum
-from fairseq2.metrics.common import add_nll_loss_metric, update_nll_loss_metric
+from fairseq2.metrics.aggregation import Sum
 from fairseq2.recipe.evaluator import EvalUnit
 from typing_extensions import override
 
@@ -17,6 +16,7 @@ from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.scripts import has_spaces
 from speechllm_plugin.scoring.wer import word_errors
+from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
 
 
 class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
@@ -31,8 +31,8 @@ class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
 
     @override
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
-        add_nll_loss_metric(metric_bag)
-        metric_bag.add("other_audio_loss", Mean())
+        metric_bag.add("nll_loss", LossMean())
+        metric_bag.add("other_audio_loss", LossMean())
         for name in ("num_examples", "wer_errors", "wer_words"):
             metric_bag.add(name, Sum())
 
@@ -43,9 +43,9 @@ class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
         texts = self._model.generate(batch, self._decoding)[0] if self._decode else []
         if not batch.counted:
             return
-        update_nll_loss_metric(metric_bag, own, num_targets)
+        metric_bag.get("nll_loss", LossMean).add(own, num_targets)
         if len(batch) > 1:
-            metric_bag.get("other_audio_loss", Mean).update(other / num_targets, weight=num_targets)
+            metric_bag.get("other_audio_loss", LossMean).add(other, num_targets)
         metric_bag.get("num_examples", Sum).update(len(batch))
         if texts:
             unit: Literal["word", "char"] = "word" if has_spaces(batch.target_langs[0]) else "char"
@@ -55,7 +55,8 @@ class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
 
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
-        errors, words = float(str(values.pop("wer_errors"))), float(str(values.pop("wer_words")))
+        drop_absent(values, "other_audio_loss")
+        errors, words = number(values.pop("wer_errors")), number(values.pop("wer_words"))
         if self._decode:
             values["wer"] = 100.0 * errors / max(words, 1.0)
 

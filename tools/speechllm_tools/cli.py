@@ -1,4 +1,4 @@
-"""`speechllm`: the commands around training. Each one is a module with `add_parser` and `run`."""
+"""`speechllm`: the commands around training. Each one is a module with `add_arguments` and `run`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from speechllm_plugin.errors import UserError
+
 # name -> (module, one line of help). Modules are imported only when their command is asked for, so that
 # `speechllm --help` answers at once.
 COMMANDS = {
+    "transcribe": ("speechllm_tools.transcribe", "transcribe or translate audio files with a trained system"),
+    "demo": ("speechllm_tools.demo.run", "train and evaluate a small real system on CPU, offline"),
     "bench": ("speechllm_tools.bench.command", "time the kernels against their peers, gated on correctness"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="speechllm", description=__doc__)
+    parser = argparse.ArgumentParser(prog="speechllm", description="The commands around training; `fairseq2 recipe run speech_llm` trains.")
     chosen = arguments[0] if arguments else None
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
@@ -26,7 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.add_arguments(subparser)
             subparser.set_defaults(run=command.run)
     options = parser.parse_args(arguments)
-    return int(options.run(options) or 0)
+    try:
+        return int(options.run(options) or 0)
+    except UserError as error:
+        print(f"speechllm {options.command}: error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
