@@ -157,6 +157,8 @@ def pool_backward(
     """dL/dh and dL/dscores; an empty tensor for the one not asked for."""
     batch, frames, channels = h.shape
     width = norms.shape[1]
+    if width == 0:
+        return h.new_zeros(h.shape if for_h else 0), norms.new_zeros((batch, frames) if for_scores else 0)
     grad = grad.reshape(batch * width, channels)
     kept = slots >= 0
     row = torch.arange(batch, device=h.device).unsqueeze(1) * width
