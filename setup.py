@@ -6,7 +6,12 @@ from setuptools import find_packages, setup
 
 # Each package lives in the top-level folder that says what it is for. The folders themselves are not packages:
 # an importable `kernels` would shadow Hugging Face's library of that name.
-FOLDERS = {".": "speechllm_plugin", "kernels": "speechllm_kernels", "recipes": "speechllm_recipes", "tools": "speechllm_tools"}
+FOLDERS = {
+    ".": "speechllm_plugin",
+    "kernels": "speechllm_kernels",
+    "recipes": "speechllm_recipes",
+    "tools": "speechllm_tools",
+}
 
 packages = [
     package

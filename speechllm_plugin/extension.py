@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fairseq2.composition import register_dataset_family, register_model_family, register_in_memory_assets
+from fairseq2.composition import register_dataset_family, register_in_memory_assets, register_model_family
 from fairseq2.runtime.dependency import DependencyContainer
 
 from speechllm_plugin.cards import model_cards

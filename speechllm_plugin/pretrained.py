@@ -52,7 +52,9 @@ def load_submodule(
         model.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()}, assign=True)
     except RuntimeError as error:
         raise UserError(f"{key}: {path} does not fit its config.json: {' '.join(str(error).split())[:300]}") from error
-    return model.to(torch.get_default_device())
+    module: nn.Module = model
+    module.to(torch.get_default_device())
+    return model
 
 
 def _weights(path: str, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -67,7 +69,7 @@ def _weights(path: str, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
         else:
             continue
         for shard in shards:
-            yield from _shard_weights(cached_file(path, shard), prefix)
+            yield from _shard_weights(str(cached_file(path, shard)), prefix)
         return
     raise OSError("found neither model.safetensors nor pytorch_model.bin")
 

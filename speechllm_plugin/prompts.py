@@ -7,7 +7,6 @@ gives the token ids before and after that place; the speech embeddings go betwee
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -93,14 +92,15 @@ class PromptRenderer:
         if self._config.system is not None:
             turns = [{"role": "system", "content": self._config.system}, *turns]
         try:
-            return self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate)
+            return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate))
         except Exception as error:  # jinja2's errors: whatever the template raises for a turn it does not take
             if self._config.system is None:
                 raise UserError(f"prompt: the LLM's chat template failed: {error}") from error
             # Templates without a system turn (Gemma, some Mistrals) get its text at the head of the user's.
             head, first, *rest = turns
             first = {**first, "content": f"{head['content']}\n\n{first['content']}"}
-            return self._tokenizer.apply_chat_template([first, *rest], tokenize=False, add_generation_prompt=generate)
+            turns = [first, *rest]
+            return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate))
 
     def _find_end_of_turn(self) -> int:
         turns = [{"role": "user", "content": SPEECH}, {"role": "assistant", "content": _ANSWER}]

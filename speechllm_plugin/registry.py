@@ -94,7 +94,7 @@ def structure(kls: type[Any], values: object, where: str) -> Any:
 
 
 def _convert(hint: Any, value: object, where: str) -> object:
-    """Checks a scalar against its annotation. Only what part configurations use: bool, int, float, str, None, Literal."""
+    """Checks a value against its annotation: what part configurations use, dataclasses, scalars, None and Literal."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return structure(hint, value, where)
     arguments = typing.get_args(hint)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from fairseq2.device import SupportsDeviceTransfer
 from torch import Tensor
+from typing_extensions import override
 
 
 @dataclass
-class SpeechTextBatch:
+class SpeechTextBatch(SupportsDeviceTransfer):
     """Clips in the order of their rows. Audio is ragged: padding is the encoder's business."""
 
     ids: list[str]
@@ -36,6 +38,7 @@ class SpeechTextBatch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @override
     def to(self, device: torch.device, *, non_blocking: bool = False) -> None:
         """Moves the tensors in place, as fairseq2's trainer wants it."""
         for tensors in (self.waveforms, self.features):

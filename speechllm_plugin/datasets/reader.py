@@ -146,7 +146,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             kept.append(utterance)
             seconds.append(length)
         if not kept:
-            raise UserError(f"found no usable clip among {len(utterances)}, for instance {next(iter(self.skipped.items()))}")
+            raise UserError(f"found no usable clip among {len(utterances)}, for instance {self._first_skipped()}")
         return kept, seconds
 
     def _plan_epoch(self) -> None:
@@ -195,7 +195,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             if clips:
                 # A stand-in for a batch that lost all its clips has its own turn in an evaluation.
                 return self._collate(clips, counted=training or number == 0)
-        raise UserError(f"all clips are broken, for instance {next(iter(self.skipped.items()))}")
+        raise UserError(f"all clips are broken, for instance {self._first_skipped()}")
 
     def _from(self, position: int, place: int) -> Iterator[list[int]]:
         """The planned batch, then those that follow it, round to the one before it."""
@@ -232,6 +232,9 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             raise UserError(f"{utterance.name}: {error}") from error
         self.skipped[utterance.row.id] = str(error)
         log.warning("Clip left out (number {}): {}: {}", len(self.skipped), utterance.name, error)
+
+    def _first_skipped(self) -> str:
+        return "{}: {}".format(*next(iter(self.skipped.items())))
 
     def _collate(self, clips: Sequence[_Clip], *, counted: bool) -> SpeechTextBatch:
         utterances = [self._utterances[clip.index] for clip in clips]

@@ -40,6 +40,9 @@ class WhisperConfig:
 class WhisperSpeechEncoder(SpeechEncoder):
     """Whisper's encoder with masked attention, so that clips of any length up to 30 s share a batch."""
 
+    window: Tensor
+    mel_filters: Tensor
+
     frame_rate = 50.0
     max_seconds = 30.0
 
@@ -72,11 +75,8 @@ class WhisperSpeechEncoder(SpeechEncoder):
             beyond a clip hold the value of silence; otherwise they are 0, which is the convolution's own padding.
         """
         n_fft = self.features.n_fft
-        if self.config.pad_to_30s:
-            num_samples = self.features.n_samples
-        else:
-            # The last frame of the longest clip must see silence behind it, as every other clip's does.
-            num_samples = int(lengths.max()) + n_fft + HOP
+        # Unpadded, the last frame of the longest clip must still see silence behind it, as every other clip's does.
+        num_samples = self.features.n_samples if self.config.pad_to_30s else int(lengths.max()) + n_fft + HOP
         waveforms = F.pad(waveforms, (0, num_samples - waveforms.size(1)))
         spectrum = torch.stft(waveforms, n_fft, HOP, window=self.window, return_complex=True)
         power = spectrum[..., :-1].abs() ** 2
@@ -112,7 +112,12 @@ def create_whisper(config: WhisperConfig) -> WhisperSpeechEncoder:
     """Loads only the encoder's weights of a Whisper checkpoint."""
     hf_config = load_config(config.path, HfWhisperConfig, "encoder.config.path")
     encoder = load_submodule(
-        HfWhisperEncoder, hf_config, config.path, prefix="model.encoder.", dtype=DTYPES[config.dtype], key="encoder.config.path"
+        HfWhisperEncoder,
+        hf_config,
+        config.path,
+        prefix="model.encoder.",
+        dtype=DTYPES[config.dtype],
+        key="encoder.config.path",
     )
     return WhisperSpeechEncoder(config, hf_config, encoder)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModelForCausalLM,
@@ -47,11 +47,20 @@ class CausalLlm(Llm):
         self.config = config
         self.model = model
         self.tokenizer = tokenizer
-        self.dim = model.get_input_embeddings().embedding_dim
+        self.dim = self.embedding_table.size(1)
 
     @property
     def embedding_table(self) -> Tensor:
-        return self.model.get_input_embeddings().weight
+        table = self.model.get_input_embeddings().weight
+        assert isinstance(table, Tensor)
+        return table
+
+    @property
+    def head(self) -> nn.Module:
+        """Hidden states to logits."""
+        head = self.model.get_output_embeddings()
+        assert isinstance(head, nn.Module)
+        return head
 
     @property
     def device(self) -> torch.device:
@@ -87,7 +96,7 @@ class CausalLlm(Llm):
         """:param hidden: `[N, C]`; :returns: the sum over N, in nats."""
 
         def chunk_loss(hidden: Tensor, labels: Tensor) -> Tensor:
-            logits = self.model.get_output_embeddings()(hidden)
+            logits = self.head(hidden)
             return F.cross_entropy(logits.float(), labels, reduction="sum")
 
         if len(labels) <= LOSS_CHUNK:
@@ -166,7 +175,7 @@ class CausalLlm(Llm):
         return hypotheses
 
     def _stop_tokens(self, end_of_turn: int) -> list[int]:
-        own = self.model.generation_config.eos_token_id
+        own = getattr(self.model.generation_config, "eos_token_id", None)
         known = [end_of_turn, self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
         return sorted({token for token in known if token is not None})
 
@@ -181,7 +190,7 @@ class _RowLimits(LogitsProcessor):
         self._limits = torch.tensor(limits).repeat_interleave(beam_size)
         self._end_of_turn = end_of_turn
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         over = (self._limits <= input_ids.size(1)).to(scores.device)
         ended = torch.full_like(scores, -torch.inf)
         ended[:, self._end_of_turn] = 0.0

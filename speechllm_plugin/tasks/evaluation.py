@@ -18,7 +18,8 @@ from typing_extensions import override
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.reader import SpeechTextReader
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.scoring.report import format_table, score, write_hypotheses, write_scores
+from speechllm_plugin.scoring.report import score, write_hypotheses, write_scores
+from speechllm_plugin.scoring.table import format_table
 from speechllm_plugin.tasks.decoding import DecodedSplit, Decoder
 from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
 

@@ -12,6 +12,9 @@ from torch import Tensor
 class LossMean(Mean):
     """A mean over target tokens. Without any it is NaN, where torcheval's would report a perfect 0."""
 
+    weighted_sum: Tensor
+    weights: Tensor
+
     @torch.inference_mode()
     def compute(self) -> Tensor:
         return self.weighted_sum / self.weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from fairseq2.gang import Gangs
 
@@ -20,7 +21,7 @@ def check_run_record(output_dir: Path, config: SpeechLlmConfig, gangs: Gangs) ->
     :raises UserError: `output_dir` holds another system, or was written by another number of processes.
     """
     file = output_dir / RUN_RECORD
-    record = {"processes": gangs.root.size, "model": _flat(dataclasses.asdict(config))}
+    record: dict[str, Any] = {"processes": gangs.root.size, "model": _flat(dataclasses.asdict(config))}
     if file.exists() and any((output_dir / "checkpoints").glob("step_*")):
         earlier = json.loads(file.read_text())
         if earlier["processes"] != record["processes"]:

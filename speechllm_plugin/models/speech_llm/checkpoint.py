@@ -96,7 +96,7 @@ def load_speech_llm(
     config = structure(SpeechLlmConfig, values, "model")
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     resolver = dependency._resolver or init_fairseq2()
-    family = resolver.resolve(ModelFamily, key=SPEECH_LLM_FAMILY)
+    family = resolver.resolve(ModelFamily, key=SPEECH_LLM_FAMILY)  # type: ignore[type-abstract]
     try:
         model = family.load_custom_model(
             checkpoint.model_dir,

@@ -73,8 +73,8 @@ class SpeechLlmConfig:
         self.llm.config = LLMS.config(self.llm.name, self.llm.config)
         for part in (self.encoder.config, self.llm.config):
             # A checkpoint is loaded from anywhere, not only from where it was trained.
-            if Path(part.path).is_dir():
-                part.path = str(Path(part.path).resolve())
+            if (path := getattr(part, "path", None)) is not None and Path(path).is_dir():
+                setattr(part, "path", str(Path(path).resolve()))  # noqa: B010 (parts' classes are their own)
 
 
 # An architecture is `encoder.llm.adapter`: composed from these three tables, never written out.

@@ -11,9 +11,9 @@ from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 def apply_fsdp_to_speech_llm(model: SpeechLlm, granularity: str, wrapper: FSDPWrapper) -> nn.Module:
     """An adapter is one unit at every granularity: it is smaller than one layer of an LLM."""
-    model.adapter = wrapper(model.adapter)
-    model = wrapper(model, reshard_after_forward=False)
+    model.register_module("adapter", wrapper(model.adapter))
+    wrapped = wrapper(model, reshard_after_forward=False)
     # Validation enters through these instead of `forward`.
     for method in ("generate", "swapped_loss"):
-        register_fsdp_forward_method(model, method)
-    return model
+        register_fsdp_forward_method(wrapped, method)
+    return wrapped

@@ -21,6 +21,7 @@ from speechllm_plugin.models.speech_llm.ctc import CtcHead
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
 
+
 @dataclass(frozen=True)
 class SpeechLlmLoss:
     """Sums over the target tokens of a batch, in nats.

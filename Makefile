@@ -1,0 +1,40 @@
+# `make demo` and `make test` set everything up on a fresh machine. The environment lives in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test lint install bench clean-demo
+
+help:
+	@echo "make demo        install, then train and evaluate a small real system on CPU, offline (about 10 minutes)"
+	@echo "make test        install, then lint, type-check and run all tests on CPU"
+	@echo "make lint        ruff and mypy alone"
+	@echo "make bench       time the kernels on this machine"
+	@echo "make clean-demo  forget the demo's data, models and run"
+
+install: $(STAMP)
+
+$(STAMP): setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade "pip>=24"
+	$(BIN)/python -m pip install --editable ".[test]"
+	touch $@
+
+demo: install
+	$(BIN)/speechllm demo
+
+test: install lint
+	FAIRSEQ2_EXTENSION_TRACE=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/speechllm bench cif
+	$(BIN)/speechllm bench ctc-collapse
+
+clean-demo:
+	rm -rf demo
