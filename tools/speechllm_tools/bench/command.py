@@ -102,6 +102,7 @@ def _run(options: argparse.Namespace) -> int:
         benchmark,
         cases,
         timer,
+        defaults=options.shape is None,
         only=options.only,
         gate_cases=gate_cases,
         report=lambda line: print(line, file=sys.stderr, flush=True),

@@ -193,6 +193,15 @@ def ours(make: Callable[[str], Callable[[Inputs], Outputs]]) -> list[Implementat
     ]
 
 
+def is_large(case: Case) -> bool:
+    """Where reading the logits is most of the work."""
+    return case.shape[3] > SMALL_VOCABULARY
+
+
+def is_small(case: Case) -> bool:
+    return not is_large(case)
+
+
 def default_cases(device: str) -> list[Case]:
     fp32, bf16 = torch.float32, torch.bfloat16
     if device == "cpu":
@@ -254,6 +263,7 @@ BENCHMARK = Benchmark(
             floor_bytes=lambda inputs: (logits_bytes(inputs), 0),
             kernel_floor_bytes=kernel_bytes,
             output=None,
+            by_default=is_large,
         ),
         Operation(
             name="labels and probabilities",
@@ -272,11 +282,13 @@ BENCHMARK = Benchmark(
             floor_bytes=lambda inputs: (logits_bytes(inputs), 0),
             kernel_floor_bytes=kernel_bytes,
             output=None,
+            by_default=is_large,
         ),
         Operation(
             name="collapse from labels",
             make_inputs=lambda case: make_inputs(case, logits=False),
             reference=collapse("reference", "mean"),
+            by_default=lambda case: case.shape[3] <= 32768,
             implementations=[
                 *ours(lambda backend: collapse(backend, "mean")),
                 Implementation(name="index_add", run=index_add, baseline=True),
@@ -290,6 +302,7 @@ BENCHMARK = Benchmark(
             name="collapse from labels, no cap",
             make_inputs=lambda case: make_inputs(case, logits=False, capped=False),
             reference=collapse("reference", "mean"),
+            by_default=is_small,
             implementations=ours(lambda backend: collapse(backend, "mean")),
             floor_bytes=collapse_bytes,
         ),
@@ -297,6 +310,7 @@ BENCHMARK = Benchmark(
             name="collapse from labels without blanks",
             make_inputs=lambda case: make_inputs(case, logits=False, keep_blank=False),
             reference=collapse("reference", "mean", keep_blank=False),
+            by_default=is_small,
             implementations=ours(lambda backend: collapse(backend, "mean", keep_blank=False)),
             floor_bytes=collapse_bytes_without_blanks,
         ),
@@ -304,6 +318,7 @@ BENCHMARK = Benchmark(
             name="collapse from logits, mean",
             make_inputs=lambda case: make_inputs(case, logits=True),
             reference=collapse("reference", "mean"),
+            by_default=is_large,
             implementations=ours(lambda backend: collapse(backend, "mean")),
             floor_bytes=lambda inputs: whole_bytes(inputs, weighted=False),
             kernel_floor_bytes=kernel_bytes,
@@ -312,6 +327,7 @@ BENCHMARK = Benchmark(
             name="collapse from logits, prob",
             make_inputs=lambda case: make_inputs(case, logits=True),
             reference=collapse("reference", "prob"),
+            by_default=is_large,
             implementations=ours(lambda backend: collapse(backend, "prob")),
             floor_bytes=lambda inputs: whole_bytes(inputs, weighted=True),
             kernel_floor_bytes=lambda inputs: kernel_bytes(inputs, weighted=True),

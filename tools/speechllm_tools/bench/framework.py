@@ -98,6 +98,9 @@ class Operation:
     differentiate: tuple[str, ...] = ("h",)
     """The inputs whose gradients are wanted."""
 
+    by_default: Callable[[Case], bool] = lambda case: True
+    """Whether to time it on a default case; shapes that are asked for are always timed."""
+
     tolerances: Mapping[torch.dtype, float] = field(default_factory=lambda: TOLERANCES)
     """Largest allowed ‖x - reference‖ / ‖reference‖ of outputs and gradients. Integers must be equal."""
 
@@ -185,6 +188,7 @@ def run_benchmark(
     cases: Sequence[Case],
     timer: Timer,
     *,
+    defaults: bool = False,
     only: Sequence[str] | None = None,
     gate_cases: Sequence[Case] = (),
     report: Callable[[str], None] = print,
@@ -192,6 +196,7 @@ def run_benchmark(
     """
     Gates and times every operation of `benchmark` over `cases`.
 
+    :param defaults: whether `cases` are the default ones, of which each operation takes its choice.
     :param only: names of the implementations to run; all when None.
     :param gate_cases: cases on which correctness alone is asked, before any timing.
     """
@@ -202,6 +207,8 @@ def run_benchmark(
         results.extend(failed)
         wrong = {result.implementation for result in failed}
         for case in cases:
+            if defaults and not operation.by_default(case):
+                continue
             report(f"{operation.name} {case.shape} {case.dtype_name} {case.variant} ...")
             results.extend(_run_case(operation, [one for one in chosen if one.name not in wrong], case, timer))
     return results
