@@ -83,9 +83,9 @@ class Timer:
         for figure in figures.values():
             seconds = figure["seconds"]
             if BOTH in seconds:
-                modes = [mode for mode in seconds[FORWARD] if mode in seconds[BOTH]]
-                # Noise can make the difference of two short times vanish.
-                seconds[BACKWARD] = {mode: max(seconds[BOTH][mode] - seconds[FORWARD][mode], 1e-9) for mode in modes}
+                pairs = {mode: (seconds[BOTH].get(mode, 0.0), forward) for mode, forward in seconds[FORWARD].items()}
+                # Noise can be larger than the backward pass: then there is no figure for it.
+                seconds[BACKWARD] = {mode: both - forward for mode, (both, forward) in pairs.items() if both > forward}
         return figures
 
     def shares(self, figures: Mapping[str, Any]) -> dict[str, float]:
