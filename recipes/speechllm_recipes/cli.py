@@ -33,7 +33,8 @@ def _dispatch(arguments: list[str]) -> int:
     recipe = groups.add_parser("recipe", help="list and run recipes")
     commands = recipe.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("list", help="list the recipes that installed packages offer")
-    run = commands.add_parser("run", help="run a recipe: fairseq2 recipe run RECIPE [ACTION] OUTPUT_DIR", add_help=False)
+    usage = "run a recipe: fairseq2 recipe run RECIPE [ACTION] OUTPUT_DIR"
+    run = commands.add_parser("run", help=usage, add_help=False)
     run.add_argument("rest", nargs=argparse.REMAINDER)
     assets = groups.add_parser("assets", help="fairseq2's asset cards: list, show", add_help=False)
     assets.add_argument("rest", nargs=argparse.REMAINDER)
@@ -66,11 +67,16 @@ def _run_assets(rest: list[str]) -> int:
 
 
 def _run_recipe(rest: list[str]) -> int:
-    recipes = _recipes()
-    usage = f"usage: fairseq2 recipe run {{{','.join(sorted(recipes))}}} [ACTION] OUTPUT_DIR ..."
     if not rest or rest[0] in ("-h", "--help"):
-        print(f"{usage}\n\n`fairseq2 recipe list` tells what each does; `fairseq2 recipe run RECIPE --help` its options.")
+        print(f"usage: fairseq2 recipe run {{{','.join(sorted(_recipes()))}}} [ACTION] OUTPUT_DIR ...\n")
+        print("`fairseq2 recipe list` tells what each does; `fairseq2 recipe run RECIPE --help` its options.")
         return 0 if rest else 2
+    return _run_action(*parse_run(rest))
+
+
+def parse_run(rest: Sequence[str]) -> tuple[str, Action, argparse.Namespace]:
+    """What follows `fairseq2 recipe run`: the command's name, the action, and its options."""
+    recipes = _recipes()
     name, *rest = rest
     if name not in recipes:
         raise UserError(f"recipe: found {name!r}, expected one of {', '.join(sorted(recipes))}")
@@ -78,8 +84,7 @@ def _run_recipe(rest: list[str]) -> int:
     action_name = rest.pop(0) if rest and rest[0] in actions else next(iter(actions))
     action = actions[action_name]
     parser = _action_parser(name, action_name, recipes[name], action)
-    options = parser.parse_args(rest)
-    return _run_action(f"fairseq2 recipe run {name} {action_name}", action, options)
+    return parser.prog, action, parser.parse_args(rest)
 
 
 def _action_parser(name: str, action_name: str, entry: RecipeEntry, action: Action) -> argparse.ArgumentParser:
@@ -118,9 +123,9 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     overrides = [item for group in options.config for item in group]
     if action.takes_checkpoint and options.checkpoint is not None:
         overrides = [*_checkpoint_overrides(options.checkpoint, options.step), *overrides]
-    elif action.takes_checkpoint and not options.dump_config:
-        if not any("prev_checkpoint_dir" in item for item in overrides) and options.config_file is None:
-            raise UserError("--checkpoint: found none, expected the output directory of a training run")
+    named = options.dump_config or options.config_file or any("prev_checkpoint_dir" in item for item in overrides)
+    if action.takes_checkpoint and options.checkpoint is None and not named:
+        raise UserError("--checkpoint: found none, expected the output directory of a training run")
     if overrides:
         forwarded += ["--config", *overrides]
     forwarded += ["--dump-config"] * options.dump_config + ["--no-rich"] * options.no_rich
@@ -148,7 +153,8 @@ def _check_writable(directory: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"OUTPUT_DIR: cannot write {directory}: {error.strerror}; expected a writable directory") from error
+        reason = f"cannot write {directory}: {error.strerror}; expected a writable directory"
+        raise UserError(f"OUTPUT_DIR: {reason}") from error
 
 
 if __name__ == "__main__":

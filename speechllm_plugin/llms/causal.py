@@ -129,7 +129,7 @@ class CausalLlm(Llm):
         return cache, mask, lengths
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
-        return self.model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long, device=self.device)).detach()
+        return F.embedding(torch.tensor(ids, dtype=torch.long, device=self.device), self.embedding_table)
 
     @torch.no_grad()
     def generate(

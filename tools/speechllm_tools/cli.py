@@ -18,8 +18,7 @@ COMMANDS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="speechllm", description="The commands around training; `fairseq2 recipe run speech_llm` trains.")
     chosen = arguments[0] if arguments else None
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -29,7 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = importlib.import_module(module)
             command.add_arguments(subparser)
             subparser.set_defaults(run=command.run)
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(sys.argv[1:] if argv is None else argv)
     try:
         return int(options.run(options) or 0)
     except UserError as error:

@@ -108,7 +108,8 @@ def load_speech_llm(
             restrict=None,
         )
     except CorruptModelCheckpointError as error:
-        raise UserError(f"checkpoint: {checkpoint.model_dir} does not fit its model.yaml: {_innermost(error)}") from error
+        reason = _innermost(error)
+        raise UserError(f"checkpoint: {checkpoint.model_dir} does not fit its model.yaml: {reason}") from error
     assert isinstance(model, SpeechLlm)
     return model.requires_grad_(False).eval()
 
