@@ -195,14 +195,15 @@ def _decode(source: AudioSource, file: soundfile.SoundFile, length: int) -> npt.
             # Behind a hole libsndfile would go on with sound from elsewhere, so the first short block is the end.
             if len(block) < wanted:
                 break
-        reason = "the file ends early or is damaged"
     except soundfile.LibsndfileError as error:
-        blocks, reason = [], error.error_string.rstrip(".")
-    if not blocks or missing == length or missing > (MP3_SLACK if file.format == "MP3" else 0):
-        raise AudioError(
-            f"{source.name}: found {length - missing} readable samples ({reason}), expected {length} samples"
-        )
+        raise _cut_short(source, length - missing, length, error.error_string.rstrip(".")) from None
+    if missing == length or missing > (MP3_SLACK if file.format == "MP3" else 0):
+        raise _cut_short(source, length - missing, length, "the file ends early or is damaged")
     return np.concatenate(blocks)
+
+
+def _cut_short(source: AudioSource, found: int, expected: int, reason: str) -> AudioError:
+    return AudioError(f"{source.name}: found {found} readable samples ({reason}), expected {expected} samples")
 
 
 def _stat(path: Path) -> os.stat_result | None:
