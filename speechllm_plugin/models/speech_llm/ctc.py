@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +34,7 @@ class CtcHead(nn.Module):
         with torch.autocast(output.seqs.device.type, enabled=False):
             logits, lengths = self.logits(output, table)
             log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)  # (B, T, V) -> (T, B, V)
-        labels = [self.labels(target) for target in targets]
+        labels = self.labels(targets)
         feasible = [
             row is not None and _frames_needed(row) <= length
             for row, length in zip(labels, lengths.tolist(), strict=True)
@@ -58,8 +57,8 @@ class CtcHead(nn.Module):
         """Scores of the labels, `[B, T, labels]`, and the lengths, `[B]`."""
 
     @abstractmethod
-    def labels(self, tokens: Sequence[int]) -> list[int] | None:
-        """Token ids to labels; None if one is outside the vocabulary."""
+    def labels(self, targets: Sequence[Sequence[int]]) -> list[list[int] | None]:
+        """Token ids of each row to labels; None where one is outside the vocabulary."""
 
 
 class LinearCtcHead(CtcHead):
@@ -73,8 +72,8 @@ class LinearCtcHead(CtcHead):
         frames = output.frames.to(self.classifier.weight.dtype)
         return self.classifier(frames), output.frame_lengths
 
-    def labels(self, tokens: Sequence[int]) -> list[int]:
-        return [token + 1 for token in tokens]
+    def labels(self, targets: Sequence[Sequence[int]]) -> list[list[int] | None]:
+        return [[token + 1 for token in target] for target in targets]
 
 
 class LlmEmbeddingCtcHead(CtcHead):
@@ -84,36 +83,32 @@ class LlmEmbeddingCtcHead(CtcHead):
     times cheaper; the vocabulary is set once, before training, and travels in the checkpoint.
     """
 
-    token_ids: Tensor
+    vocabulary: Tensor
+    """Bool `[V]`: the LLM's tokens that are labels. A mask, because fairseq2 loads only what has a fixed shape."""
 
-    def __init__(self, shape: AdapterShape) -> None:
+    def __init__(self, shape: AdapterShape, vocabulary_size: int) -> None:
         super().__init__()
-        self.register_buffer("token_ids", torch.zeros(0, dtype=torch.long))
+        self.register_buffer("vocabulary", torch.zeros(vocabulary_size, dtype=torch.bool))
         self.blank = nn.Parameter(torch.zeros(shape.llm_dim))
         # The dot product of two vectors at the table's scale can be far above or below what a softmax needs.
         scale = ALIGNED_LOGIT / (shape.llm_dim * shape.output_rms**2)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
 
-    def set_vocabulary(self, token_ids: Sequence[int]) -> None:
-        self.token_ids = torch.tensor(sorted(set(token_ids)), dtype=torch.long, device=self.blank.device)
+    def set_vocabulary(self, token_ids: Iterable[int]) -> None:
+        self.vocabulary.zero_()
+        self.vocabulary[sorted(set(token_ids))] = True
 
     def logits(self, output: AdapterOutput, table: Tensor) -> tuple[Tensor, Tensor]:
-        words = table[self.token_ids].detach().float()
+        words = table[self.vocabulary].detach().float()
         classes = torch.cat([self.blank.float().unsqueeze(0), words])
         return F.linear(output.seqs.float(), classes) * self.log_scale.exp(), output.lengths
 
-    def labels(self, tokens: Sequence[int]) -> list[int] | None:
-        label_of = {token: label for label, token in enumerate(self.token_ids.tolist(), start=1)}
-        if any(token not in label_of for token in tokens):
-            return None
-        return [label_of[token] for token in tokens]
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # The vocabulary's size is known only to the checkpoint.
-        saved = state_dict.get(f"{prefix}token_ids")
-        if saved is not None and saved.shape != self.token_ids.shape:
-            self.token_ids = torch.zeros_like(saved, device=self.token_ids.device)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def labels(self, targets: Sequence[Sequence[int]]) -> list[list[int] | None]:
+        known = self.vocabulary.cpu()
+        # A token's label is its rank among the known ones, from 1.
+        label_of = known.cumsum(0).masked_fill(~known, 0).tolist()
+        rows = [[label_of[token] for token in target] for target in targets]
+        return [row if 0 not in row else None for row in rows]
 
 
 def _frames_needed(labels: Sequence[int]) -> int:

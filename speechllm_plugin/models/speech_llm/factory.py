@@ -32,4 +32,4 @@ def create_ctc_head(config: CtcConfig, frame_dim: int, shape: AdapterShape, llm:
         return None
     if config.classifier == "linear":
         return LinearCtcHead(frame_dim, llm.embedding_table.size(0))
-    return LlmEmbeddingCtcHead(shape)
+    return LlmEmbeddingCtcHead(shape, llm.embedding_table.size(0))
