@@ -15,7 +15,6 @@ _BITRATES_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _RATES = (44100, 48000, 32000)
 # By the two version bits: samples per frame, what the rates are divided by, the bit rates. 1 is reserved.
 _VERSIONS = {3: (1152, 1, _BITRATES_1), 2: (576, 2, _BITRATES_2), 0: (576, 4, _BITRATES_2)}
-_TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,8 @@ def count_frames(data: bytes) -> Mp3Frames | None:
     while True:
         header = _header(data, position)
         if header is None or header[2] != kind:
-            if data.startswith(_TAGS, position):
-                break
             again = _find(data, position, kind)
-            # What follows the last frame is no damage: players skip trailing tags and padding.
+            # What follows the last frame is no damage: tags and padding.
             if again is None:
                 break
             lost_at = position if lost_at is None else lost_at

@@ -23,7 +23,7 @@ from speechllm_plugin.datasets.audio import (
     read_audio,
     resolve,
 )
-from speechllm_plugin.datasets.mp3 import count_frames
+from speechllm_plugin.datasets.mp3 import Mp3Frames, count_frames
 
 HERTZ = 440.0
 
@@ -196,6 +196,24 @@ def test_mp3_frames_are_counted_at_every_rate(tmp_path: Path, rate: int) -> None
     assert frames is not None
     assert frames.lost_at is None
     assert 0 <= frames.samples - 2 * rate <= 4 * frames.samples_per_frame
+
+
+def test_mp3_frames_of_a_constant_bit_rate_are_padded() -> None:
+    # 128 kbit/s at 44.1 kHz: 417.96 bytes a frame, so most frames are one byte longer than 417.
+    plain, padded = b"\xff\xfb\x90\x00" + bytes(413), b"\xff\xfb\x92\x00" + bytes(414)
+    assert count_frames((plain + 24 * padded) * 3) == Mp3Frames(75 * 1152, 1152, None)
+    assert count_frames(plain + padded + b"?" + plain + padded) == Mp3Frames(4 * 1152, 1152, 835)
+    # A frame that is not whole does not count.
+    assert count_frames((plain + padded + plain)[:-1]) == Mp3Frames(2 * 1152, 1152, None)
+
+
+def test_a_tag_in_front_of_an_mp3_is_not_taken_for_frames(tmp_path: Path) -> None:
+    for rate in (44100, 16000):
+        soundfile.write(tmp_path / f"{rate}.mp3", noise(rate), rate)
+    other, data = ((tmp_path / f"{rate}.mp3").read_bytes() for rate in (44100, 16000))
+    # A tag that holds, say, a jingle. Its size has seven bits a byte.
+    tag = b"ID3\x04\x00\x00" + bytes((len(other) >> shift) & 127 for shift in (21, 14, 7, 0)) + other
+    assert count_frames(tag + data) == count_frames(data)
 
 
 @pytest.mark.parametrize(

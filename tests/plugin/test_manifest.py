@@ -71,6 +71,27 @@ def test_the_writer_refuses_what_could_not_be_read(tmp_path: Path, rows: list[Ma
     assert os.listdir(tmp_path) == ["m.tsv"]
 
 
+def test_a_manifest_is_replaced_whole(tmp_path: Path) -> None:
+    path = save(tmp_path, "old")
+    # A second name of the old file: writing into that file would change it.
+    os.link(path, tmp_path / "old.tsv")
+    write_manifest(path, [ROW])
+    assert (tmp_path / "old.tsv").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["m.tsv", "old.tsv"]
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = save(tmp_path, "old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError, match="m.tsv: cannot be written .No space left on device."):
+        write_manifest(path, [ROW])
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["m.tsv"]
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file/m.tsv: cannot be written"):
@@ -200,7 +221,8 @@ def test_samples_are_turned_into_frames(tmp_path: Path) -> None:
     [
         (1.0, 98),  # 1 + (1000 - 25) / 10 = 98.5
         (0.025, 1),  # exactly one window
-        (0.035, 2),  # 0.035 * 1000 is not 35 in floating point
+        (0.035, 2),
+        (1.005, 99),  # 1.005 * 1e6 falls short of 1005000 in floating point
         (0.0349, 1),
         (0.01, 1),  # shorter than a window: never zero
         (30.0, 2998),

@@ -54,6 +54,7 @@ GERMAN_HEARD = ["Der Hund läuft durch den großen Park.", "Heute ist das Wetter
         ("Füße ÄÖ", "füße äö"),
         ("cafe\u0301", "café"),  # composed and decomposed are the same
         ("हिन्दी, में।", "हिन्दी में"),  # vowel signs and virama are marks
+        ("की'बात", "की'बात"),  # a word may end in a mark
         ("ภาษาไทย ที่นี่!", "ภาษาไทย ที่นี่"),  # so are Thai vowels and tones
         ("你好，世界。「是」", "你好 世界 是"),
         ("¿Qué? ¡No!", "qué no"),
@@ -447,6 +448,9 @@ def test_provenance_knows_the_commit_and_whether_it_was_changed(
     assert provenance(None, None, [])["git"] is None
     monkeypatch.delenv("GIT_DIR")
     git("init", "--quiet")
+    (tmp_path / "other.py").touch()
+    git("add", "other.py")
+    git("commit", "--quiet", "-m", "other")
     # In a checkout, but no part of it, as in a virtual environment inside someone's project.
     assert provenance(None, None, [])["git"] is None
     git("add", "provenance.py")
