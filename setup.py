@@ -40,7 +40,7 @@ setup(
     packages=packages,
     package_dir={name: f"{folder}/{name}" for folder, name in FOLDERS.items()},
     package_data={
-        "speechllm_kernels": ["*.md"],
+        "speechllm_kernels": ["**/*.md"],
         "speechllm_recipes": ["configs/**/*.yaml"],
         "speechllm_tools": ["**/*.yaml", "**/*.sha256"],
     },
