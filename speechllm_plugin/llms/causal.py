@@ -153,7 +153,8 @@ class CausalLlm(Llm):
             steps = torch.arange(inputs.size(1), device=self.device)
             mask = (steps >= inputs.size(1) - row_lengths.unsqueeze(1)).long()
             stops = self._stop_tokens(end_of_turn)
-            output = self.model.generate(
+            generate: Any = self.model.generate
+            output = generate(
                 inputs_embeds=inputs,
                 attention_mask=mask,
                 generation_config=GenerationConfig(

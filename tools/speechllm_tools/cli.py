@@ -19,7 +19,8 @@ COMMANDS = {
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="speechllm", description="The commands around training; `fairseq2 recipe run speech_llm` trains.")
+    description = "The commands around training; `fairseq2 recipe run speech_llm` trains."
+    parser = argparse.ArgumentParser(prog="speechllm", description=description)
     chosen = arguments[0] if arguments else None
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fairseq2.recipe.base import RecipeContext
-from fairseq2.recipe.cli import register_cli_error
-from fairseq2.runtime.dependency import DependencyContainer
 from fairseq2.logging import log
 from fairseq2.metrics import format_as_float, format_as_int
 from fairseq2.metrics.recorders import MetricDescriptor
+from fairseq2.recipe.base import RecipeContext
+from fairseq2.recipe.cli import register_cli_error
+from fairseq2.runtime.dependency import DependencyContainer
 
 from speechllm_plugin.datasets.audio import AudioError
 from speechllm_plugin.datasets.plan import BatchLimits
@@ -35,8 +35,8 @@ def register_common(container: DependencyContainer) -> None:
         container.collection.register_instance(MetricDescriptor, descriptor)
 
 
-def _report_user_error(error: Exception) -> int:
-    log.error(str(error))
+def _report_user_error(ex: Exception) -> int:
+    log.error(str(ex))
     return 2
 
 
