@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -32,8 +32,6 @@ class AdapterOutput:
     """What an auxiliary CTC head reads: the frames before any learnt compression, `[B, T, frame_dim]`."""
     frame_lengths: Tensor
     """`[B]`, int64."""
-    losses: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
-    """Auxiliary losses: name -> (sum, count)."""
 
 
 class Adapter(nn.Module):

@@ -173,7 +173,9 @@ class SpeechLlm(nn.Module):
             waveforms = [_waveform(batch, i) for i in range(len(batch))]
             padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
             lengths = torch.tensor([len(waveform) for waveform in waveforms], device=padded.device)
-            return self.encoder(padded, lengths)
+            features, lengths = self.encoder(padded, lengths)
+            # The adapter computes in float32, or in what autocast says, whatever the encoder computed in.
+            return features.float(), lengths
         rows = [self._cached_features(self.feature_cache, batch, i) for i in range(len(batch))]
         features = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows], device=features.device)
