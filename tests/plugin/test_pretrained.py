@@ -1,0 +1,215 @@
+"""Parts of pretrained checkpoints: what is read, and what is said when they cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.pretrained import (
+    freeze,
+    load_config,
+    load_model,
+    load_submodule,
+    load_tokenizer,
+    source_identity,
+)
+
+ROOT = Path(__file__).parents[2]
+KEY = "encoder.config.path"
+
+
+def load_encoder(path: Path, dtype: torch.dtype = torch.float32) -> WhisperEncoder:
+    config = load_config(str(path), WhisperConfig, KEY)
+    return load_submodule(WhisperEncoder, config, str(path), prefix="model.encoder.", dtype=dtype, key=KEY)
+
+
+def error_of(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_encoder(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{KEY}: ")
+    return message
+
+
+@pytest.fixture
+def copy(tiny_whisper: Path, tmp_path: Path) -> Path:
+    """A checkpoint that a test may damage."""
+    return Path(shutil.copytree(tiny_whisper, tmp_path / "whisper"))
+
+
+def shard(path: Path, name: str) -> None:
+    """Rewrites a checkpoint's weights as three shards and an index; `name` is the unsharded file's."""
+    weights = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    stem, suffix = name.rsplit(".", 1)
+    files = {}
+    for number in range(3):
+        part = {key: weights[key] for key in sorted(weights)[number::3]}
+        file = f"{stem}-{number + 1:05}-of-00003.{suffix}"
+        save_file(part, path / file) if suffix == "safetensors" else torch.save(part, path / file)
+        files.update(dict.fromkeys(part, file))
+    (path / f"{name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+def unshard_as_bin(path: Path) -> None:
+    torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
+    (path / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        pytest.param(lambda path: None, id="safetensors"),
+        pytest.param(lambda path: shard(path, "model.safetensors"), id="safetensors in shards"),
+        pytest.param(unshard_as_bin, id="bin"),
+        pytest.param(lambda path: shard(path, "pytorch_model.bin"), id="bin in shards"),
+    ],
+)
+def test_every_layout_of_files_gives_the_same_weights(copy: Path, rewrite) -> None:  # type: ignore[no-untyped-def]
+    prefix = "model.encoder."
+    expected = {
+        key.removeprefix(prefix): weight
+        for key, weight in load_file(copy / "model.safetensors").items()
+        if key.startswith(prefix)
+    }
+    rewrite(copy)
+    found = load_encoder(copy).state_dict()
+    assert found.keys() == expected.keys()
+    for key, weight in expected.items():
+        assert torch.equal(found[key], weight), key
+
+
+def test_weights_take_the_dtype_asked_for(tiny_whisper: Path) -> None:
+    model = load_encoder(tiny_whisper, torch.bfloat16)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+
+
+def test_freeze(tiny_whisper: Path) -> None:
+    model = load_encoder(tiny_whisper).train()
+    assert freeze(model) is model
+    assert not model.training
+    assert not any(weight.requires_grad for weight in model.parameters())
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    missing = tmp_path / "nothing"
+    expected = f"{KEY}: no directory {missing}; expected a local checkpoint directory or a hub id"
+    assert error_of(missing) == expected
+
+
+def test_a_directory_without_a_model(tmp_path: Path) -> None:
+    message = error_of(tmp_path)
+    assert str(tmp_path) in message
+    assert "config.json" in message
+    # It is there: advice about the hub would only mislead.
+    assert "hub" not in message.split("config.json")[0]
+    assert "hf auth" not in message
+
+
+def test_a_model_of_another_type(tiny_llm: Path) -> None:
+    assert error_of(tiny_llm) == f"{KEY}: {tiny_llm} holds a model of type 'llama', expected 'whisper'"
+
+
+def test_a_config_that_is_not_json(copy: Path) -> None:
+    (copy / "config.json").write_text("{")
+    assert "config.json" in error_of(copy)
+
+
+def test_no_weights(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    assert error_of(copy) == f"{KEY}: cannot load {copy}: found neither model.safetensors nor pytorch_model.bin"
+
+
+def test_a_missing_weight(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    del weights["model.encoder.layers.1.fc1.bias"]
+    save_file(weights, copy / "model.safetensors")
+    assert error_of(copy) == f"{KEY}: {copy} lacks 1 weights of WhisperEncoder, the first is 'layers.1.fc1.bias'"
+
+
+def test_a_weight_too_many(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    weights["model.encoder.layers.2.fc1.bias"] = torch.zeros(64)
+    save_file(weights, copy / "model.safetensors")
+    message = error_of(copy)
+    assert "1 weights that WhisperEncoder does not know" in message
+    assert "'layers.2.fc1.bias'" in message
+
+
+def test_a_weight_of_another_shape(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    weights["model.encoder.layers.1.fc1.bias"] = torch.zeros(63)
+    save_file(weights, copy / "model.safetensors")
+    message = error_of(copy)
+    assert "does not fit its config.json" in message
+    assert "layers.1.fc1.bias" in message
+
+
+def test_damaged_weights(copy: Path) -> None:
+    """Neither format's own exception reaches the user."""
+    data = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
+    assert str(copy) in error_of(copy)
+    (copy / "model.safetensors").unlink()
+    (copy / "pytorch_model.bin").write_bytes(b"not a checkpoint")
+    assert str(copy) in error_of(copy)
+
+
+def test_a_shard_that_is_not_there(copy: Path) -> None:
+    shard(copy, "model.safetensors")
+    (copy / "model-00002-of-00003.safetensors").unlink()
+    assert "model-00002-of-00003.safetensors" in error_of(copy)
+
+
+def test_the_hub_out_of_reach() -> None:
+    """In a process of its own: offline mode is read when the hub's client is imported."""
+    code = (
+        "from transformers import WhisperConfig\n"
+        "from speechllm_plugin.pretrained import load_config\n"
+        f"load_config('openai/no-such-whisper', WhisperConfig, {KEY!r})\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=120,
+    )
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"speechllm_plugin.errors.UserError: {KEY}: cannot load openai/no-such-whisper: ")
+    assert last.endswith(
+        "download the model elsewhere and give its directory; a gated model needs `hf auth login` with an account "
+        "that was granted access"
+    )
+
+
+def test_whole_models_and_tokenizers(tiny_llm: Path, tmp_path: Path) -> None:
+    model = load_model(AutoModelForCausalLM, str(tiny_llm), dtype=torch.float32, key="llm.config.path")
+    assert isinstance(model.config, LlamaConfig)
+    assert load_tokenizer(str(tiny_llm), "llm.config.path").is_fast
+    with pytest.raises(UserError, match="^llm.config.path: cannot load "):
+        load_tokenizer(str(tmp_path), "llm.config.path")
+    with pytest.raises(UserError, match="^llm.config.path: cannot load "):
+        load_model(AutoModelForCausalLM, str(tmp_path), dtype=torch.float32, key="llm.config.path")
+
+
+def test_identity_follows_the_weights(copy: Path) -> None:
+    before = source_identity(str(copy))
+    assert source_identity(str(copy)) == before
+    weights = load_file(copy / "model.safetensors")
+    os.utime(copy / "model.safetensors", ns=(0, 0))
+    assert source_identity(str(copy)) != before
+    save_file({**weights, "more": torch.zeros(1)}, copy / "model.safetensors")
+    os.utime(copy / "model.safetensors", ns=(0, 0))
+    assert source_identity(str(copy)) != source_identity("openai/whisper-tiny")
+    assert source_identity("openai/whisper-tiny") == {"path": "openai/whisper-tiny"}

@@ -1,0 +1,189 @@
+"""Parts by name, their configurations, and parts of other packages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from speechllm_plugin.adapters.api import ADAPTERS
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.api import LLMS
+from speechllm_plugin.models.speech_llm.config import (
+    CtcConfig,
+    PartSection,
+    SpeechLlmConfig,
+    arch_config,
+    arch_names,
+)
+from speechllm_plugin.registry import Registry, structure
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(kw_only=True)
+class Inner:
+    depth: int = 1
+
+
+@dataclass(kw_only=True)
+class Outer:
+    count: int = 0
+    rate: float = 0.0
+    flag: bool = False
+    text: str | None = None
+    mode: Literal["a", "b"] = "a"
+    limit: float | None = None
+    inner: Inner = field(default_factory=Inner)
+
+
+def error_of(values: object) -> str:
+    with pytest.raises(UserError) as caught:
+        structure(Outer, values, "part.config")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_values_become_the_fields_types() -> None:
+    found = structure(
+        Outer,
+        {"count": 3, "rate": "1e-4", "flag": True, "text": "x", "mode": "b", "limit": 2, "inner": {"depth": 4}},
+        "part.config",
+    )
+    assert found == Outer(count=3, rate=1e-4, flag=True, text="x", mode="b", limit=2.0, inner=Inner(depth=4))
+    # YAML reads 1e-4 (no dot) as a string, and 2 as an integer.
+    assert isinstance(found.rate, float) and isinstance(found.limit, float)
+
+
+def test_defaults_and_instances() -> None:
+    assert structure(Outer, None, "part.config") == Outer()
+    assert structure(Outer, {"text": None, "limit": None}, "part.config") == Outer()
+    instance = Outer(count=7)
+    assert structure(Outer, instance, "part.config") is instance
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"cuont": 1}, "part.config.cuont: unknown key; expected one of count, flag, inner, limit, mode, rate, text"),
+        ({"inner": {"width": 1}}, "part.config.inner.width: unknown key; expected one of depth"),
+        ({"count": "3"}, "part.config.count: found '3', expected int"),
+        ({"count": 1.5}, "part.config.count: found 1.5, expected int"),
+        ({"count": True}, "part.config.count: found True, expected int"),
+        ({"count": None}, "part.config.count: found None, expected int"),
+        ({"rate": "fast"}, "part.config.rate: found 'fast', expected float"),
+        ({"rate": True}, "part.config.rate: found True, expected float"),
+        ({"flag": 1}, "part.config.flag: found 1, expected bool"),
+        ({"flag": "false"}, "part.config.flag: found 'false', expected bool"),
+        ({"text": 1}, "part.config.text: found 1, expected str or NoneType"),
+        ({"mode": "c"}, "part.config.mode: found 'c', expected one of 'a', 'b'"),
+        ({"inner": 3}, "part.config.inner: found 3, expected a mapping of Inner's fields"),
+        ([1], "part.config: found [1], expected a mapping of Outer's fields"),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_one_line(values: object, expected: str) -> None:
+    assert error_of(values) == expected
+
+
+def test_an_unknown_part_names_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"^adapter\.name: found 'mpl', expected one of .*base.*mlp"):
+        ADAPTERS.get("mpl")
+    with pytest.raises(UserError, match=r"^llm\.config\.pth: unknown key; expected one of attention, dtype, path$"):
+        LLMS.config("causal", {"pth": "x"})
+
+
+def test_a_name_is_taken_once() -> None:
+    registry: Registry[object] = Registry("thing", ())
+    registry.register("one", Outer, Outer)
+    registry.register("one", Outer, Outer)  # the same part again, as a reloaded module does
+    with pytest.raises(ValueError, match="thing 'one' is registered twice"):
+        registry.register("one", Outer, Inner)
+
+
+def test_every_arch_resolves() -> None:
+    assert len(set(arch_names())) == len(arch_names()) >= 6
+    for name in arch_names():
+        config = arch_config(name)
+        config.resolve()
+        assert isinstance(config.adapter.config, ADAPTERS.get(config.adapter.name).config_kls)
+        # Two architectures never share what one of them could change.
+        assert arch_config(name).encoder is not arch_config(name).encoder
+
+
+def test_local_paths_become_absolute(
+    tiny_config: SpeechLlmConfig, monkeypatch: pytest.MonkeyPatch, tiny_llm: Path
+) -> None:
+    monkeypatch.chdir(tiny_llm.parent)
+    tiny_config.llm = PartSection(name="causal", config={"path": "llm"})
+    tiny_config.resolve()
+    assert tiny_config.llm.config.path == str(tiny_llm.resolve())  # type: ignore[attr-defined]
+
+
+def test_ctc_settings_are_checked() -> None:
+    assert not CtcConfig(weight=0.5, align_steps=10).validate().has_error()
+    for wrong in (CtcConfig(weight=-1.0), CtcConfig(align_steps=-1), CtcConfig(weight=0.0, align_steps=5)):
+        assert wrong.validate().has_error()
+
+
+OTHER_ADAPTER = """
+from dataclasses import dataclass
+from torch import nn
+from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterOutput, output_norm
+
+@dataclass(kw_only=True)
+class MineConfig:
+    gain: float = 1.0
+
+class MineAdapter(Adapter):
+    def __init__(self, config, shape):
+        super().__init__()
+        self.config = config
+        self.frame_dim = shape.llm_dim
+        self.output = nn.Linear(shape.encoder_dim, shape.llm_dim)
+        self.norm = output_norm(shape)
+
+    def forward(self, seqs, lengths, target_lengths=None):
+        seqs = self.norm(self.output(seqs)) * self.config.gain
+        return AdapterOutput(seqs, lengths, frames=seqs, frame_lengths=lengths)
+
+ADAPTERS.register("mine", MineConfig, MineAdapter)
+"""
+
+USE_OTHER_ADAPTER = """
+import sys
+from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.factory import create_speech_llm
+
+whisper, llm, clip = sys.argv[1:]
+model = create_speech_llm(SpeechLlmConfig(
+    encoder=PartSection(name="whisper", config={"path": whisper, "dtype": "float32", "pad_to_30s": False}),
+    adapter=PartSection(name="mine", config={"gain": 2}),
+    llm=PartSection(name="causal", config={"path": llm, "dtype": "float32"}),
+))
+print(type(model.adapter).__module__, model.adapter.config.gain, len(model.eval().transcribe([clip])))
+"""
+
+
+def test_another_package_adds_an_adapter(
+    tmp_path: Path, tiny_whisper: Path, tiny_llm: Path, tiny_manifest: Path
+) -> None:
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "__init__.py").touch()
+    (tmp_path / "my_package" / "adapter.py").write_text(OTHER_ADAPTER)
+    info = tmp_path / "my_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[speechllm_plugin.adapters]\nmine = my_package.adapter\n")
+    result = subprocess.run(
+        [sys.executable, "-c", USE_OTHER_ADAPTER, str(tiny_whisper), str(tiny_llm), str(tiny_manifest / "test_0.wav")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "kernels")])},
+        capture_output=True, text=True, timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["my_package.adapter", "2.0", "1"]
