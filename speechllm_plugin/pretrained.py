@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import cached_file
@@ -28,6 +29,8 @@ def load_config(path: str, kls: type[ConfigT], key: str) -> ConfigT:
     :param key: the configuration key that holds `path`, for errors.
     """
     values = _read(key, path, lambda: PretrainedConfig.get_config_dict(_local(path, key))[0])
+    if not values:
+        raise UserError(f"{key}: {path} has no config.json; expected a checkpoint directory in Hugging Face's format")
     found = values.get("model_type")
     if kls.model_type and found != kls.model_type:
         raise UserError(f"{key}: {path} holds a model of type {found!r}, expected {kls.model_type!r}")
@@ -81,7 +84,11 @@ def _shard_weights(file: str, prefix: str) -> Iterator[tuple[str, torch.Tensor]]
                 if key.startswith(prefix):
                     yield key.removeprefix(prefix), tensors.get_tensor(key)
         return
-    for key, tensor in torch.load(file, map_location="cpu", mmap=True, weights_only=True).items():
+    try:
+        weights = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, UnpicklingError) as error:
+        raise OSError(f"{file} is no whole PyTorch checkpoint: {error}") from error
+    for key, tensor in weights.items():
         if key.startswith(prefix):
             yield key.removeprefix(prefix), tensor
 
@@ -129,7 +136,7 @@ def _read(key: str, path: str, load: Any) -> Any:
         return load()
     except UserError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         advice = "" if Path(path).is_dir() else (
             "; if this machine has no access to the hub, download the model elsewhere and give its directory; "
