@@ -100,11 +100,11 @@ def cif(
     rules = _check_options(beta, tail, tail_threshold, tail_strict, tail_rescale, scale_eps, length_mode)
     _check_tensors(h, alpha, lengths, target_lengths, validate=validate)
     check_cap("max_output_length", max_output_length)
-    backend = resolve_backend(backend, h)
-    if backend == "triton" and alpha.dtype == torch.float64:
+    chosen = resolve_backend(backend, h)
+    if chosen == "triton" and alpha.dtype == torch.float64:
         raise ValueError("`alpha` must be float32, bfloat16 or float16 for the backend triton, but is float64.")
 
-    if backend == "reference":
+    if chosen == "reference":
         slots = max_output_length
         if slots is None:
             slots = _longest(reference.plan(alpha.detach(), lengths, target_lengths, 0, rules))
@@ -112,7 +112,7 @@ def cif(
         seqs = reference.integrate(h, lengths, plan, target_lengths, rules)
         return CifOutput(seqs, plan.lengths, plan.alpha_sum, plan.fire_frames, plan.overflow)
 
-    options = (rules.beta, rules.scale_eps, rules.tail_threshold, rules.tail_strict, rules.tail_renorm, backend)
+    options = (rules.beta, rules.scale_eps, rules.tail_threshold, rules.tail_strict, rules.tail_renorm, chosen)
     slots = max_output_length
     if slots is None:
         if target_lengths is not None:
@@ -129,7 +129,7 @@ def cif(
         rules.beta,
         rules.tail_renorm,
         rules.tail_renorm_grad,
-        backend,
+        chosen,
     )
     return CifOutput(seqs, plan.lengths, plan.alpha_sum, plan.fire_frames, plan.overflow)
 
@@ -170,9 +170,7 @@ def _check_options(
     )
 
 
-def _check_tensors(
-    h: Tensor, alpha: Tensor, lengths: Tensor, target_lengths: Tensor | None, *, validate: bool
-) -> None:
+def _check_tensors(h: Tensor, alpha: Tensor, lengths: Tensor, target_lengths: Tensor | None, *, validate: bool) -> None:
     check_sequences("h", h)
     check_like("alpha", alpha, tuple(h.shape[:2]), "h", h)
     if not alpha.is_floating_point():
@@ -189,9 +187,7 @@ def _check_tensors(
         wrong = (target_lengths < 0).nonzero()
         if len(wrong) > 0:
             row = int(wrong[0])
-            raise ValueError(
-                f"`target_lengths` must be at least 0, but is {int(target_lengths[row])} in row {row}."
-            )
+            raise ValueError(f"`target_lengths` must be at least 0, but is {int(target_lengths[row])} in row {row}.")
     if validate:
         frame = torch.arange(h.shape[1], device=h.device)
         wrong = ((frame < lengths[:, None]) & ~((alpha >= 0) & alpha.isfinite())).nonzero()

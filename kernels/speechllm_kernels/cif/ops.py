@@ -1,4 +1,4 @@
-"""The operators that `torch.compile` and autograd see: one that plans, one that sums, and the gradient of the latter."""
+"""The operators that `torch.compile` and autograd see: one plans, one sums, one is the gradient of the latter."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def cif_plan(
 
 
 @cif_plan.register_fake
-def _(alpha: Tensor, lengths: Tensor, target_lengths: Tensor | None, slots: int, *_: Any) -> tuple[Tensor, ...]:
+def _(alpha: Tensor, lengths: Tensor, target_lengths: Tensor | None, slots: int, *_: Any) -> Plan:
     batch, frames = alpha.shape
-    integers = {"dtype": torch.int64, "device": alpha.device}
-    doubles = {"dtype": torch.float64, "device": alpha.device}
-    return (
-        torch.empty(batch, frames, **doubles),
-        torch.empty(batch, slots, **integers),
-        torch.empty(batch, **integers),
-        torch.empty(batch, **integers),
-        torch.empty(batch, dtype=_sum_dtype(alpha.dtype), device=alpha.device),
-        torch.empty(batch, **doubles),
-        torch.empty(batch, **doubles),
+    integers: dict[str, Any] = {"dtype": torch.int64, "device": alpha.device}
+    doubles: dict[str, Any] = {"dtype": torch.float64, "device": alpha.device}
+    return Plan(
+        cum=torch.empty(batch, frames, **doubles),
+        fire_frames=torch.empty(batch, slots, **integers),
+        lengths=torch.empty(batch, **integers),
+        overflow=torch.empty(batch, **integers),
+        alpha_sum=torch.empty(batch, dtype=_sum_dtype(alpha.dtype), device=alpha.device),
+        scale=torch.empty(batch, **doubles),
+        tail_scale=torch.empty(batch, **doubles),
     )
 
 

@@ -61,7 +61,8 @@ def sum_alpha(alpha: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """
     wide = alpha.double()
     usable = valid & (wide >= 0) & (wide < LARGEST_ALPHA)
-    alpha_sum = torch.where(valid, wide, 0).sum(1)
+    # Running sums throughout: `sum` adds in an order that depends on the padding.
+    alpha_sum = torch.where(valid, wide, 0).cumsum(1)[:, -1]
     prefix = torch.where(usable, wide, 0).cumsum(1)
     return alpha_sum if alpha.dtype == torch.float64 else alpha_sum.float(), prefix
 

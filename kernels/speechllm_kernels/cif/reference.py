@@ -1,4 +1,4 @@
-"""CIF as its definition reads: dense, in float64, differentiated by autograd. The oracle of all tests and benchmarks."""
+"""CIF as its definition reads: dense, in float64, differentiated by autograd. The oracle of tests and benchmarks."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def forward(h: Tensor, lengths: Tensor, plan: Plan, beta: float) -> Tensor:
     sums = embedding_bag(
         entries.frame, flat, entries.offset, mode="sum", per_sample_weights=entries.weight.to(flat.dtype)
     )
-    return sums.to(h.dtype).view(batch, slots, -1)
+    return sums.to(h.dtype).view(batch, slots, h.shape[2])
 
 
 def backward(
@@ -109,16 +109,18 @@ def _grad_alpha(dot: Tensor, entries: _Entries, lengths: Tensor, plan: Plan, rul
 
     q = product_with(plan.cum.floor().long())
     difference = torch.where(valid, q - product_with(before.floor().long()), 0)
-    gradient = q + difference.sum(1, keepdim=True) - difference.cumsum(1)
+    running = difference.cumsum(1)
+    gradient = q + running[:, -1:] - running
     if rules.tail_renorm and rules.tail_renorm_grad and not scaled:
         last = plan.lengths + plan.overflow - 1
         in_tail = plan.cum.floor() == last[:, None]
         inside = plan.cum - torch.maximum(before, last[:, None].double())
-        product = torch.where(in_tail & valid, inside * q, 0).sum(1)
+        product = torch.where(in_tail & valid, inside * q, 0).cumsum(1)[:, -1]
         gradient = gradient - torch.where(plan.tail_scale != 1, product * plan.tail_scale, 0)[:, None]
     if scaled:
         total = plan.cum[:, -1:]
-        mean = torch.where(valid, gradient * (plan.cum - before), 0).sum(1, keepdim=True)
+        # A running sum, for `sum` adds in an order that depends on the padding.
+        mean = torch.where(valid, gradient * (plan.cum - before), 0).cumsum(1)[:, -1:]
         gradient = gradient - mean / torch.where(total > 0, total, 1)
     return torch.where(valid, plan.scale[:, None] * gradient, 0)
 

@@ -1,9 +1,12 @@
 """Third and fourth kernel: gradients.
 
 With P_u = (factor of token u) * dL/d(token u), and k(t) the token at hand after frame t:
-dL/dh_t = sum over u of w[t, u] P_u, and alpha's gradient needs only q_t = <P_k(t), h_t> and e_t = <P_k(t-1), h_t>, which
-the same pass over h gives. A second, small pass sums q - e over the frames that follow.
+dL/dh_t = sum over u of w[t, u] P_u, and alpha's gradient needs only q_t = <P_k(t), h_t> and e_t = <P_k(t-1), h_t>,
+which the same pass over h gives. A second, small pass sums q - e over the frames that follow.
 """
+
+# Triton gives a kernel's arguments their types.
+# mypy: allow-untyped-defs
 
 from __future__ import annotations
 
@@ -138,10 +141,10 @@ def grad_frames_kernel(
     at = (block * tl.num_programs(1).to(tl.int64) + row) * frames
     half = blocks * tl.num_programs(1).to(tl.int64) * frames
 
+    begin = tl.load(cum_row + start - 1, mask=(start > 0) & (start < length), other=0.0)
     for step in tl.static_range(FRAMES):
         frame = start + step
         valid = frame < length
-        begin = tl.load(cum_row + frame - 1, mask=valid & (frame > 0), other=0.0)
         end = tl.load(cum_row + frame, mask=valid, other=0.0)
         old = tl.floor(begin)
         new = tl.floor(end)
@@ -179,6 +182,7 @@ def grad_frames_kernel(
                 total.to(grad_h.dtype.element_ty),
                 mask=inside & (frame < frames),
             )
+        begin = end
 
 
 @triton.jit

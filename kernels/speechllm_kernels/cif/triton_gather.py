@@ -5,6 +5,9 @@ One warp per (token, block of channels): weights are scalars, loads are 16 bytes
 and no two programs write the same place. The frame that two tokens share comes from the cache the second time.
 """
 
+# Triton gives a kernel's arguments their types.
+# mypy: allow-untyped-defs
+
 from __future__ import annotations
 
 import torch
@@ -89,16 +92,17 @@ def gather_kernel(
     high = low + 1.0
     cum_row = cum + row * frames
     source = h + row * stride_row + channel * stride_channel
+    begin = tl.load(cum_row + first - 1, mask=(first > 0) & (first <= last), other=0.0)
     while first <= last:
         for step in tl.static_range(FRAMES):
             frame = first + step
             valid = frame <= last
-            begin = tl.load(cum_row + frame - 1, mask=valid & (frame > 0), other=0.0)
             end = tl.load(cum_row + frame, mask=valid, other=0.0)
             weight = tl.maximum(tl.minimum(end, high) - tl.maximum(begin, low), 0.0)
             weight = tl.where(valid, weight, 0.0).to(tl.float32)
             value = tl.load(source + frame * stride_frame, mask=inside & valid, other=0.0)
             total += weight * value.to(tl.float32)
+            begin = end
         first += FRAMES
 
     is_last = token == given + tl.load(overflow + row) - 1

@@ -1,5 +1,8 @@
 """First kernel: prefix sums of alpha, the frames at which tokens are complete, and the number of tokens."""
 
+# Triton gives a kernel's arguments their types.
+# mypy: allow-untyped-defs
+
 from __future__ import annotations
 
 import torch
@@ -165,10 +168,8 @@ def plan_kernel(
         needed = target
     else:
         tail = row_end - full
-        if STRICT:
-            fires = (tail > 0) & (tail - SNAP > THRESHOLD)
-        else:
-            fires = (tail > 0) & (tail + SNAP >= THRESHOLD)
+        enough = tail - SNAP > THRESHOLD if STRICT else tail + SNAP >= THRESHOLD
+        fires = (tail > 0) & enough
         needed = full.to(tl.int64) + fires.to(tl.int64)
         if RENORM:
             tail_scale = tl.where(fires, 1.0 / tl.where(fires, tail, 1.0), 1.0)
