@@ -1,0 +1,181 @@
+"""Whisper's encoder: transformers' own numbers, at any length and in any batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import WhisperConfig as HfWhisperConfig
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperModel
+
+from speechllm_plugin.encoders.whisper import WhisperConfig, WhisperSpeechEncoder, create_whisper
+from speechllm_plugin.pretrained import freeze
+
+WINDOW = 480_000
+"""Samples in 30 s."""
+
+
+def encoder_of(path: Path, **options: Any) -> WhisperSpeechEncoder:
+    return freeze(create_whisper(WhisperConfig(path=str(path), **{"dtype": "float32", **options})))
+
+
+def clip(samples: int) -> Tensor:
+    """A sound with silence in it, loud and quiet parts, and no two alike."""
+    generator = torch.Generator().manual_seed(samples)
+    times = torch.arange(samples) / 16000
+    envelope = 0.05 + (torch.sin(2 * torch.pi * 0.7 * times) > 0) * 0.4
+    return envelope * torch.sin(2 * torch.pi * (200 + samples % 500) * times) + 0.01 * torch.randn(
+        samples, generator=generator
+    )
+
+
+def collate(lengths: list[int]) -> tuple[Tensor, Tensor]:
+    clips = [clip(length) for length in lengths]
+    return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), torch.tensor(lengths)
+
+
+def frames_of(samples: int) -> int:
+    """Feature vectors of a clip: two mel hops of 10 ms each, begun ones counted."""
+    return -(-samples // 320)
+
+
+@pytest.fixture(scope="module")
+def whisper_128_mels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The layout of large-v3, small."""
+    torch.manual_seed(0)
+    config = HfWhisperConfig(
+        vocab_size=64, num_mel_bins=128, d_model=32, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=32,
+        decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, decoder_start_token_id=1, init_std=0.2, suppress_tokens=None, begin_suppress_tokens=None,
+    )
+    path = tmp_path_factory.mktemp("whisper_128")
+    WhisperForConditionalGeneration(config).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("num_mels", [80, 128])
+def test_mels_and_features_are_those_of_transformers(
+    num_mels: int, tiny_whisper: Path, whisper_128_mels: Path
+) -> None:
+    path = tiny_whisper if num_mels == 80 else whisper_128_mels
+    encoder = encoder_of(path)
+    lengths = [1, 4_321, 40_000, WINDOW]
+    waveforms, sizes = collate(lengths)
+
+    extractor = WhisperFeatureExtractor(feature_size=num_mels)
+    expected_mels = torch.cat([
+        extractor(clip(length).numpy(), sampling_rate=16000, return_tensors="pt").input_features for length in lengths
+    ])
+    mels, mel_lengths = encoder.mel_spectrogram(waveforms, sizes)
+    assert mels.shape == (4, num_mels, 3000)
+    assert mel_lengths.tolist() == [1, 28, 250, 3000]
+    assert (mels - expected_mels).abs().max() <= 1e-5
+
+    reference = WhisperModel.from_pretrained(path).encoder.eval()
+    with torch.no_grad():
+        expected = reference(expected_mels).last_hidden_state
+    features, feature_lengths = encoder(waveforms, sizes)
+    assert feature_lengths.tolist() == [1500] * 4
+    assert features.shape == (4, 1500, 32)
+    assert encoder.dim == 32
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_without_padding_a_whole_window_is_the_same(tiny_whisper: Path) -> None:
+    """The masked layers are transformers' own where there is nothing to mask.
+
+    The last mel frames alone differ: one path mirrors the end of the window, the other sees silence behind it.
+    """
+    waveforms, lengths = collate([WINDOW])
+    waveforms[:, -2000:] = 0.0
+    padded, _ = encoder_of(tiny_whisper)(waveforms, lengths)
+    short, found = encoder_of(tiny_whisper, pad_to_30s=False)(waveforms, lengths)
+    assert found.tolist() == [1500]
+    torch.testing.assert_close(short, padded, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"pad_to_30s": False}, id="unpadded"),
+        pytest.param({"pad_to_30s": True, "trim": True}, id="trimmed"),
+    ],
+)
+def test_a_clip_gives_the_same_features_alone_and_in_a_batch(options: dict[str, Any], tiny_whisper: Path) -> None:
+    encoder = encoder_of(tiny_whisper, **options)
+    # One sample; either side of a mel hop, of a feature vector and of an FFT window; a long one to be padded to.
+    lengths = [1, 159, 160, 161, 320, 321, 399, 401, 12_345, 48_000]
+    features, found = encoder(*collate(lengths))
+    assert found.tolist() == [frames_of(length) for length in lengths]
+    assert features.shape == (len(lengths), frames_of(48_000), 32)
+    assert features.isfinite().all()
+    for row, length in enumerate(lengths):
+        alone, alone_length = encoder(*collate([length]))
+        assert alone_length.tolist() == [frames_of(length)]
+        torch.testing.assert_close(features[row, : frames_of(length)], alone[0], atol=1e-4, rtol=1e-4)
+        assert not features[row, frames_of(length) :].any()
+
+
+def test_trimming_only_cuts(tiny_whisper: Path) -> None:
+    waveforms, lengths = collate([8_000, 20_001])
+    whole, _ = encoder_of(tiny_whisper)(waveforms, lengths)
+    cut, found = encoder_of(tiny_whisper, trim=True)(waveforms, lengths)
+    assert found.tolist() == [25, 63]
+    assert torch.equal(cut[0, :25], whole[0, :25])
+    assert torch.equal(cut[1], whole[1, :63])
+
+
+def test_lengths_are_exact_for_every_duration(tiny_whisper: Path) -> None:
+    unpadded, trimmed = encoder_of(tiny_whisper, pad_to_30s=False), encoder_of(tiny_whisper, trim=True)
+    lengths = [*range(1, 1000, 37), *range(15_840, 16_161, 40), *range(WINDOW - 640, WINDOW + 1, 160)]
+    sizes = torch.tensor(lengths)
+    # Lengths follow from the mels', which are cheap: a pass of each path shows that the features have them.
+    for encoder in (unpadded, trimmed):
+        _, mel_lengths = encoder.mel_spectrogram(torch.zeros(len(lengths), WINDOW), sizes)
+        assert mel_lengths.tolist() == [-(-length // 160) for length in lengths]
+    for length in (1, 319, 320, 321, 16_000, WINDOW - 161, WINDOW):
+        for encoder in (unpadded, trimmed):
+            features, found = encoder(clip(length).unsqueeze(0), torch.tensor([length]))
+            assert found.tolist() == [features.size(1)] == [frames_of(length)]
+
+
+def test_a_longer_clip_is_refused_not_cut(tiny_whisper: Path) -> None:
+    for options in ({"pad_to_30s": True}, {"pad_to_30s": False}):
+        with pytest.raises(ValueError, match=r"the audio lasts 30\.01 s, expected at most 30 s"):
+            encoder_of(tiny_whisper, **options)(torch.zeros(1, WINDOW + 160), torch.tensor([WINDOW + 160]))
+
+
+def test_autocast_does_not_change_the_features(tiny_whisper: Path) -> None:
+    encoder = encoder_of(tiny_whisper, pad_to_30s=False)
+    waveforms, lengths = collate([8_000, 12_000])
+    plain, _ = encoder(waveforms, lengths)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast, _ = encoder(waveforms, lengths)
+    assert torch.equal(plain, under_autocast)
+    assert not plain.requires_grad
+
+
+def test_bfloat16_computes_in_bfloat16_and_is_near(tiny_whisper: Path) -> None:
+    waveforms, lengths = collate([8_000, 12_000])
+    exact, _ = encoder_of(tiny_whisper, pad_to_30s=False)(waveforms, lengths)
+    rounded, _ = encoder_of(tiny_whisper, pad_to_30s=False, dtype="bfloat16")(waveforms, lengths)
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded.float() - exact).pow(2).mean().sqrt() < 0.05 * exact.pow(2).mean().sqrt()
+
+
+def test_all_that_changes_features_changes_the_fingerprint(tiny_whisper: Path, whisper_128_mels: Path) -> None:
+    config = WhisperConfig(path=str(tiny_whisper), dtype="float32")
+    changed = [
+        config,
+        dataclasses.replace(config, dtype="bfloat16"),
+        dataclasses.replace(config, pad_to_30s=False),
+        dataclasses.replace(config, trim=True),
+        dataclasses.replace(config, path=str(whisper_128_mels)),
+    ]
+    fingerprints = [create_whisper(config).fingerprint() for config in changed]
+    assert len(set(fingerprints)) == len(changed)
+    assert create_whisper(config).fingerprint() == fingerprints[0]
