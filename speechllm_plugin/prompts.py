@@ -42,6 +42,8 @@ class PromptRenderer:
             found = getattr(config, key).count(SPEECH)
             if found != 1:
                 raise UserError(f"prompt.{key}: found {found} times {SPEECH}, expected exactly one")
+        if found := (config.system or "").count(SPEECH):
+            raise UserError(f"prompt.system: found {found} times {SPEECH}, expected none")
         if not tokenizer.chat_template:
             raise UserError("prompt: the LLM's tokenizer has no chat template; expected an instruction-tuned LLM")
         self._tokenizer = tokenizer
@@ -89,18 +91,21 @@ class PromptRenderer:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _apply_template(self, turns: list[dict[str, str]], *, generate: bool) -> str:
-        if self._config.system is not None:
-            turns = [{"role": "system", "content": self._config.system}, *turns]
+        system = self._config.system
+        if system is None:
+            return self._chat(turns, generate)
+        try:
+            return self._chat([{"role": "system", "content": system}, *turns], generate)
+        except UserError:
+            # Templates without a system turn (Gemma, some Mistrals) get its text at the head of the user's.
+            first, *rest = turns
+            return self._chat([{**first, "content": f"{system}\n\n{first['content']}"}, *rest], generate)
+
+    def _chat(self, turns: list[dict[str, str]], generate: bool) -> str:
         try:
             return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate))
         except Exception as error:  # jinja2's errors: whatever the template raises for a turn it does not take
-            if self._config.system is None:
-                raise UserError(f"prompt: the LLM's chat template failed: {error}") from error
-            # Templates without a system turn (Gemma, some Mistrals) get its text at the head of the user's.
-            head, first, *rest = turns
-            first = {**first, "content": f"{head['content']}\n\n{first['content']}"}
-            turns = [first, *rest]
-            return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate))
+            raise UserError(f"prompt: the LLM's chat template failed: {error}") from error
 
     def _find_end_of_turn(self) -> int:
         turns = [{"role": "user", "content": SPEECH}, {"role": "assistant", "content": _ANSWER}]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from speechllm_plugin.datasets.audio import SAMPLE_RATE
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.registry import Registry
 
 
@@ -33,7 +35,11 @@ class SpeechEncoder(nn.Module):
         :param waveforms: `[B, samples]`, float32 at 16 kHz, zeros beyond each length.
         :param lengths: `[B]`, int64, samples of each clip.
         :returns: features `[B, T, dim]`, zeros beyond each length, and their lengths `[B]`, int64.
+        :raises UserError: `samples` is more than the encoder takes.
         """
+        seconds = waveforms.size(1) / SAMPLE_RATE
+        if self.max_seconds is not None and seconds > self.max_seconds:
+            raise UserError(too_long(seconds, self.max_seconds))
         with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
             return self.encode(waveforms, lengths)
 
