@@ -75,10 +75,15 @@ def scale_of(total: Tensor, target_lengths: Tensor | None, rules: Rules) -> Tens
     return torch.where(total > 0, wanted / torch.where(total > 0, total, 1), 0)
 
 
+def whole(position: Tensor) -> Tensor:
+    """int64: `floor` of positions, which are never negative. `floor` itself starts threads for a few numbers."""
+    return position.long()
+
+
 def snap(position: Tensor) -> Tensor:
     """Moves positions next to a threshold onto it; the gradient passes unchanged."""
     exact = position.detach()
-    nearest = exact.round()
+    nearest = whole(exact + 0.5).double()
     return position + torch.where((exact - nearest).abs() < SNAP, nearest - exact, 0)
 
 
@@ -88,15 +93,15 @@ def count_tokens(end: Tensor, target_lengths: Tensor | None, rules: Rules) -> tu
 
     :param end: [B] position at the end of the row.
     """
-    full = end.detach().floor()
+    full = whole(end.detach())
     if target_lengths is not None:
-        return target_lengths.long().clamp(min=0), torch.ones_like(full)
+        return target_lengths.long().clamp(min=0), torch.ones_like(end)
     tail = end - full
     weight = tail.detach()
     enough = weight - SNAP > rules.tail_threshold if rules.tail_strict else weight + SNAP >= rules.tail_threshold
     fires = (weight > 0) & enough
-    factor = torch.ones_like(full)
+    factor = torch.ones_like(end)
     if rules.tail_renorm:
         factor = torch.where(fires, 1 / torch.where(fires, tail, 1), 1)
         factor = factor if rules.tail_renorm_grad else factor.detach()
-    return full.long() + fires, factor
+    return full + fires, factor

@@ -1,7 +1,9 @@
 """CIF in PyTorch's own operators, for CPUs and for any device without Triton.
 
 A token is a bag of (frame, weight) entries, and so is a frame's gradient one of (token, weight) entries: the same list,
-read the other way. `embedding_bag` sums both at the speed of memory.
+read the other way. `embedding_bag` sums both at the speed of memory. Around it are only operators that start no threads
+for the few numbers of a plan (`index_select` and `gather`, not `x[index]`; no `searchsorted`, no `repeat_interleave`):
+on a busy machine each start costs milliseconds.
 """
 
 from __future__ import annotations
@@ -13,7 +15,17 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from speechllm_kernels._common import valid_frames
-from speechllm_kernels.cif.plan import BELOW, LARGEST_POSITION, Plan, Rules, count_tokens, scale_of, snap, sum_alpha
+from speechllm_kernels.cif.plan import (
+    BELOW,
+    LARGEST_POSITION,
+    Plan,
+    Rules,
+    count_tokens,
+    scale_of,
+    snap,
+    sum_alpha,
+    whole,
+)
 
 
 def plan(alpha: Tensor, lengths: Tensor, target_lengths: Tensor | None, slots: int, rules: Rules) -> Plan:
@@ -25,9 +37,13 @@ def plan(alpha: Tensor, lengths: Tensor, target_lengths: Tensor | None, slots: i
     needed, tail_scale = count_tokens(cum[:, -1], target_lengths, rules)
     given = needed.clamp(max=slots)
 
+    # A token is complete at the frame which follows those after which it, or one before it, is still at hand.
+    batch = len(alpha)
+    row = torch.arange(batch, device=alpha.device)[:, None]
+    at_hand = whole(cum).clamp_(max=slots) + row * (slots + 1)
+    frames_at = torch.bincount(at_hand.view(-1), minlength=batch * (slots + 1)).view(batch, slots + 1)
+    fire_frames = torch.minimum(frames_at.cumsum(1)[:, :slots], lengths[:, None] - 1)
     token = torch.arange(slots, device=alpha.device)
-    threshold = (token + 1).double().expand(len(alpha), -1).contiguous()
-    fire_frames = torch.minimum(torch.searchsorted(cum, threshold), lengths[:, None] - 1)
     fire_frames = torch.where(token < given[:, None], fire_frames, -1)
     if target_lengths is not None and rules.scale_eps == 0:
         cum = torch.minimum(cum, needed[:, None].double() * BELOW)
@@ -105,15 +121,15 @@ def _grad_alpha(dot: Tensor, entries: _Entries, lengths: Tensor, plan: Plan, rul
             return dot.new_zeros(batch, frames)
         token = torch.where(exists, token, 0)
         index = entries.offset.view(batch, -1).gather(1, token) + frame - entries.first.gather(1, token)
-        return dot[torch.where(exists, index, len(dot) - 1)]
+        return dot.gather(0, torch.where(exists, index, len(dot) - 1).view(-1)).view(batch, frames)
 
-    q = product_with(plan.cum.floor().long())
-    difference = torch.where(valid, q - product_with(before.floor().long()), 0)
+    q = product_with(whole(plan.cum))
+    difference = torch.where(valid, q - product_with(whole(before)), 0)
     running = difference.cumsum(1)
     gradient = q + running[:, -1:] - running
     if rules.tail_renorm and rules.tail_renorm_grad and not scaled:
         last = plan.lengths + plan.overflow - 1
-        in_tail = plan.cum.floor() == last[:, None]
+        in_tail = whole(plan.cum) == last[:, None]
         inside = plan.cum - torch.maximum(before, last[:, None].double())
         product = torch.where(in_tail & valid, inside * q, 0).cumsum(1)[:, -1]
         gradient = gradient - torch.where(plan.tail_scale != 1, product * plan.tail_scale, 0)[:, None]
@@ -147,25 +163,26 @@ def _list_entries(lengths: Tensor, plan: Plan, beta: float) -> _Entries:
     slots = plan.fire_frames.shape[1]
     device = plan.cum.device
     lengths = lengths.long().clamp(0, frames)
+    row = torch.arange(batch, device=device)[:, None]
     token = torch.arange(slots, device=device)
     # A row's end lies in its last token even when frames without weight follow the one that completed it.
-    ends_here = token == plan.cum[:, -1:].floor()
+    ends_here = token == whole(plan.cum[:, -1:])
     last = torch.where(ends_here, lengths[:, None] - 1, plan.fire_frames)
     first = torch.nn.functional.pad(plan.fire_frames, (1, 0))[:, :slots].clamp(min=0)
     count = torch.where(token < plan.lengths[:, None], last - first + 1, 0).clamp_(min=0).view(-1)
     offset = count.cumsum(0) - count
+    is_last = token == (plan.lengths + plan.overflow - 1)[:, None]
+    slot_factor = torch.where(is_last, beta * plan.tail_scale[:, None], beta)
 
-    slot = torch.repeat_interleave(count)
-    row = slot // max(slots, 1)
-    u = slot - row * slots
-    row_start = row * frames
-    frame = first.view(-1)[slot] + torch.arange(len(slot), device=device) - offset[slot] + row_start
-    cum = plan.cum.reshape(-1)
-    start = torch.where(frame > row_start, cum[(frame - 1).clamp_(min=0)], 0)
-    weight = (torch.minimum(cum[frame], u + 1) - torch.maximum(start, u)).clamp_(min=0)
-    factor = torch.full_like(weight, beta)
-    is_last = u == (plan.lengths + plan.overflow - 1)[row]
-    factor = torch.where(is_last, factor * plan.tail_scale[row], factor)
+    entries = int(count.sum())
+    slot = torch.bincount(offset, minlength=entries + 1)[:entries].cumsum(0) - 1
+    shift = (first + row * frames).view(-1) - offset
+    frame = torch.arange(entries, device=device) + shift.index_select(0, slot)
+    begin = _shift(plan.cum).reshape(-1).index_select(0, frame)
+    end = plan.cum.reshape(-1).index_select(0, frame)
+    u = slot % max(slots, 1)
+    weight = (torch.minimum(end, u + 1) - torch.maximum(begin, u)).clamp_(min=0)
+    factor = slot_factor.view(-1).index_select(0, slot)
     return _Entries(frame, slot, weight * factor, factor, offset, first)
 
 
