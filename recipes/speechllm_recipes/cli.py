@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import runpy
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -59,10 +60,9 @@ def _list_recipes() -> int:
 
 
 def _run_assets(rest: list[str]) -> int:
-    from fairseq2.assets.cli import main as assets_main
-
+    # Its entry is what `python -m fairseq2.assets` runs; as a module, for it has no public function.
     sys.argv = ["fairseq2 assets", *rest]
-    assets_main()
+    runpy.run_module("fairseq2.assets", run_name="__main__")
     return 0
 
 
@@ -119,6 +119,7 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     elif not options.dump_config:
         raise UserError("OUTPUT_DIR: found none, expected the directory of the run; see --help")
     if options.config_file is not None:
+        _check_text(options.config_file)
         forwarded += ["--config-file", str(options.config_file)]
     overrides = [item for group in options.config for item in group]
     if action.takes_checkpoint and options.checkpoint is not None:
@@ -143,7 +144,18 @@ def _checkpoint_overrides(path: Path, step: str) -> list[str]:
     if step not in ("best", "last") and not step.isdigit():
         raise UserError(f"--step: found {step!r}, expected best, last or a step number")
     checkpoint = find_checkpoint(path, int(step) if step.isdigit() else step)  # type: ignore[arg-type]
+    checkpoint.config()  # a damaged one is told before anything starts
     return [f"common.assets.prev_checkpoint_dir={checkpoint.directory}", f"model.name={checkpoint.name}"]
+
+
+def _check_text(file: Path) -> None:
+    try:
+        file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--config-file: cannot read {file}: {error.strerror}; expected a YAML file") from error
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise UserError(f"--config-file: found byte 0x{byte:02x} in {file}, expected a YAML file in UTF-8") from error
 
 
 def _check_writable(directory: Path) -> None:

@@ -8,8 +8,21 @@ import re
 
 from fairseq2.logging import log
 from fairseq2.recipe.error import RecipeConfigParseError
+from fairseq2.utils.yaml import YamlError
 
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+
+# What fairseq2 and Python say about a wrong value -> what was found and what was expected.
+_VALUE_ERRORS = (
+    (r"invalid literal for int\(\) with base 10: (.+)", r"found \1, expected an integer"),
+    (r"could not convert string to float: (.+)", r"found \1, expected a number"),
+    (r"Value must be a supported literal value, but is (.+) instead\. Supported values are (.+)\.",
+     r"found '\1', expected one of \2"),
+    (r"Value must be of type .*Mapping'>`, but is of type `<class '(.+)'>` instead\.",
+     r"found a value of type \1, expected a mapping of keys"),
+    (r"Value must be of type `<class '(.+)'>`, but is of type `<class '(.+)'>` instead\.",
+     r"found a value of type \2, expected one of type \1"),
+)
 
 
 def install_log_filter() -> None:
@@ -35,6 +48,9 @@ def config_error(error: BaseException) -> str:
     message = str(error)
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, YamlError):
+            # The error before it names the file.
+            return f"{message} {' '.join(str(cause).split())}"
         message = str(cause)
         if match := re.match(r"`([\w.]+)` (field )?cannot be structured", message):
             path += match[1].split(".")
@@ -45,4 +61,6 @@ def config_error(error: BaseException) -> str:
     if match := re.search(r"extra key\(s\) (.+?)\.?$", message):
         keys = ", ".join(".".join([*path, key]) for key in match[1].split(", "))
         return f"unknown key {keys}; --dump-config lists the known ones"
+    for pattern, plain in _VALUE_ERRORS:
+        message = re.sub(f"^{pattern}$", plain, message)
     return f"{where}: {message}" if where else message

@@ -65,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
             decoding=DecodingConfig(beam_size=options.beam_size),
         )
         for name, text in zip(names, texts, strict=True):
-            print(f"{name}\t{text}", flush=True)
+            # One line a file, whatever the model writes.
+            print(f"{name}\t{' '.join(text.split())}", flush=True)
     if failed:
         print(f"speechllm transcribe: {len(readable)} transcribed, {failed} failed", file=sys.stderr)
     return 2 if failed else 0

@@ -19,12 +19,13 @@ from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_recipes.speech_llm.config import SpeechDatasetSection
+from speechllm_recipes.speech_llm.user_errors import report_user_error
 
 
 def register_common(container: DependencyContainer) -> None:
     """Exit status and line of our own errors, and the names of our own metrics."""
     for kls in (UserError, AudioError):
-        register_cli_error(container, kls, _report_user_error)
+        register_cli_error(container, kls, report_user_error)
     for descriptor in (
         MetricDescriptor("other_audio_loss", "NLL Loss with another clip's audio", 101, format_as_float),
         MetricDescriptor("ctc_infeasible", "CTC rows that cannot be aligned", 102, format_as_int),
@@ -33,11 +34,6 @@ def register_common(container: DependencyContainer) -> None:
         MetricDescriptor("skipped_clips", "Clips left out", 826, format_as_int),
     ):
         container.collection.register_instance(MetricDescriptor, descriptor)
-
-
-def _report_user_error(ex: Exception) -> int:
-    log.error(str(ex))
-    return 2
 
 
 def feature_cache(section: SpeechDatasetSection, model: SpeechLlm) -> FeatureCache | None:

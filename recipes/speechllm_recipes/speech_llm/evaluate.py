@@ -17,6 +17,7 @@ from speechllm_plugin.tasks.decoding import Decoder
 from speechllm_plugin.tasks.evaluation import SpeechLlmEvalUnit
 from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
 from speechllm_recipes.speech_llm.config import SpeechLlmEvaluateConfig
+from speechllm_recipes.speech_llm.user_errors import get_model
 
 
 class SpeechLlmEvaluateRecipe(Recipe):
@@ -32,7 +33,7 @@ class SpeechLlmEvaluateRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmEvaluateConfig)
-        model = context.get_model_as(SpeechLlm)
+        model = get_model(context)
         model.feature_cache = feature_cache(config.dataset, model)
         units, readers = [], []
         for split in config.dataset.splits:

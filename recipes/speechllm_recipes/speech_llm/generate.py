@@ -7,11 +7,11 @@ from fairseq2.runtime.dependency import DependencyContainer
 from fairseq2.task import Task
 from typing_extensions import override
 
-from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.tasks.decoding import Decoder
 from speechllm_plugin.tasks.evaluation import SpeechLlmGeneratorUnit
 from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
 from speechllm_recipes.speech_llm.config import SpeechLlmGenerateConfig
+from speechllm_recipes.speech_llm.user_errors import get_model
 
 
 class SpeechLlmGenerateRecipe(Recipe):
@@ -27,7 +27,7 @@ class SpeechLlmGenerateRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmGenerateConfig)
-        model = context.get_model_as(SpeechLlm)
+        model = get_model(context)
         model.feature_cache = feature_cache(config.dataset, model)
         reader = create_reader(context, config.dataset, model, config.dataset.split, require_text=False)
         unit = SpeechLlmGeneratorUnit(Decoder(model, config.decoding), reader, context.gangs.dp, context.output_dir)

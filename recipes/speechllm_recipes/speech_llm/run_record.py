@@ -23,13 +23,14 @@ def check_run_record(output_dir: Path, config: SpeechLlmConfig, gangs: Gangs) ->
     file = output_dir / RUN_RECORD
     record: dict[str, Any] = {"processes": gangs.root.size, "model": _flat(dataclasses.asdict(config))}
     if file.exists() and any((output_dir / "checkpoints").glob("step_*")):
-        earlier = json.loads(file.read_text())
+        earlier = _read(file)
         if earlier["processes"] != record["processes"]:
             raise UserError(
                 f"{file}: the run was started with {earlier['processes']} processes, found {record['processes']}; "
                 "expected the same number to resume it, or a new output directory"
             )
-        for key in sorted({*earlier["model"], *record["model"]}):
+        # In the order of the configuration: the name of a part tells more than what follows from it.
+        for key in dict.fromkeys([*earlier["model"], *record["model"]]):
             before, now = earlier["model"].get(key), record["model"].get(key)
             if before != now:
                 raise UserError(
@@ -39,6 +40,13 @@ def check_run_record(output_dir: Path, config: SpeechLlmConfig, gangs: Gangs) ->
     elif gangs.root.rank == 0:
         file.write_text(json.dumps(record, indent=2) + "\n")
     gangs.root.barrier()
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file}: found a damaged file ({error}), expected the record of the run to resume") from error
 
 
 def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:

@@ -17,6 +17,7 @@ from speechllm_plugin.tasks.validation import SpeechLlmValidUnit
 from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
 from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
 from speechllm_recipes.speech_llm.run_record import check_run_record
+from speechllm_recipes.speech_llm.user_errors import ResumableTask, get_model
 
 
 class SpeechLlmTrainRecipe(Recipe):
@@ -48,7 +49,7 @@ class SpeechLlmTrainRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmTrainConfig)
-        model = context.get_model_as(SpeechLlm)
+        model = get_model(context)
         reader = create_reader(
             context,
             config.dataset,
@@ -68,7 +69,7 @@ class SpeechLlmTrainRecipe(Recipe):
             for split in config.dataset.valid_splits
         ]
         valid_readers = [create_reader(context, config.dataset, model, split) for split in config.dataset.valid_splits]
-        return context.create_trainer(unit, reader, valid_units, valid_readers)
+        return ResumableTask(context.create_trainer(unit, reader, valid_units, valid_readers))
 
     @staticmethod
     def _train_rows(context: RecipeContext, config: SpeechLlmTrainConfig) -> list:

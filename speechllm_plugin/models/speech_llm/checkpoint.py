@@ -13,6 +13,7 @@ from fairseq2 import init_fairseq2
 from fairseq2.gang import create_fake_gangs
 from fairseq2.model_checkpoint import CorruptModelCheckpointError
 from fairseq2.models import ModelFamily
+from fairseq2.models.utils.checkpoint import ModelCheckpointMismatchError
 from fairseq2.runtime import dependency
 
 from speechllm_plugin.errors import UserError
@@ -37,6 +38,21 @@ class Checkpoint:
     @property
     def model_dir(self) -> Path:
         return self.directory / f"step_{self.step_nr}" / "model"
+
+    def config(self, overrides: dict[str, Any] | None = None) -> SpeechLlmConfig:
+        """
+        :param overrides: keys to change, by dotted path.
+        :raises UserError: the configuration cannot be read, or has a key or a value that this version does not know.
+        """
+        file = self.directory / "model.yaml"
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8"))["model_config"]
+        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
+        for key, value in (overrides or {}).items():
+            _override(values, key, value)
+        return structure(SpeechLlmConfig, values, "model")
 
 
 def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
@@ -90,10 +106,7 @@ def load_speech_llm(
         `{"llm.config.path": "models/llama", "encoder.config.path": "models/whisper"}` where the frozen parts moved.
     """
     checkpoint = find_checkpoint(path, step)
-    values = yaml.safe_load((checkpoint.directory / "model.yaml").read_text())["model_config"]
-    for key, value in (overrides or {}).items():
-        _override(values, key, value)
-    config = structure(SpeechLlmConfig, values, "model")
+    config = checkpoint.config(overrides)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     resolver = dependency._resolver or init_fairseq2()
     family = resolver.resolve(ModelFamily, key=SPEECH_LLM_FAMILY)  # type: ignore[type-abstract]
@@ -108,25 +121,33 @@ def load_speech_llm(
             restrict=None,
         )
     except CorruptModelCheckpointError as error:
-        reason = _innermost(error)
-        raise UserError(f"checkpoint: {checkpoint.model_dir} does not fit its model.yaml: {reason}") from error
+        raise UserError(f"checkpoint: {describe_corruption(error)}") from error
     assert isinstance(model, SpeechLlm)
     return model.requires_grad_(False).eval()
 
 
+def describe_corruption(error: CorruptModelCheckpointError) -> str:
+    """One line from fairseq2's error about a checkpoint that cannot be loaded."""
+    if isinstance(error.__cause__, ModelCheckpointMismatchError):
+        return f"{error.path} does not fit its model.yaml: {' '.join(str(error.__cause__).split())}"
+    return f"found damaged files in {error.path}, expected those that a training run has written"
+
+
 def _score(directory: Path, step_nr: int) -> float | None:
     file = directory / "scores" / f"step_{step_nr}.txt"
-    return float(file.read_text()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    text = file.read_text()
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"checkpoint: found {text!r} in {file}, expected the score of step {step_nr}") from error
 
 
 def _override(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UserError(f"overrides: found key {key!r}, expected a known one; {parent!r} has no keys of its own")
     values[last] = value
-
-
-def _innermost(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())

@@ -1,0 +1,79 @@
+"""Mistakes of the user's that fairseq2 takes for failures: each becomes one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from fairseq2.assets import AssetCardError
+from fairseq2.checkpoint import CheckpointError
+from fairseq2.io import CorruptFileError
+from fairseq2.logging import log
+from fairseq2.model_checkpoint import CorruptModelCheckpointError
+from fairseq2.models import ModelArchitectureNotKnownError
+from fairseq2.recipe.base import RecipeContext
+from fairseq2.task import Task
+from typing_extensions import override
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.models.speech_llm.checkpoint import describe_corruption
+from speechllm_plugin.models.speech_llm.config import arch_names
+from speechllm_plugin.models.speech_llm.model import SpeechLlm
+
+
+def report_user_error(ex: Exception) -> int:
+    log.error("{}", ex)
+    if (rank := os.environ.get("RANK", "0")) != "0":
+        # fairseq2 shows the log of the first process only, and the mistake may concern this one alone.
+        print(f"process {rank}: error: {ex}", file=sys.stderr, flush=True)
+    return 2
+
+
+def get_model(context: RecipeContext) -> SpeechLlm:
+    """The model of the configuration.
+
+    :raises UserError: there is no such architecture, or the checkpoint is damaged or of another one.
+    """
+    try:
+        return context.get_model_as(SpeechLlm)
+    except ModelArchitectureNotKnownError as error:
+        raise UserError(f"model.arch: found {error.arch!r}, expected one of {', '.join(arch_names())}") from error
+    except AssetCardError as error:
+        if isinstance(error.__cause__, CorruptModelCheckpointError):
+            raise UserError(f"checkpoint: {describe_corruption(error.__cause__)}") from error
+        raise
+
+
+class ResumableTask(Task):
+    """A trainer that tells a checkpoint it cannot resume from."""
+
+    def __init__(self, trainer: Task) -> None:
+        self._trainer = trainer
+
+    @override
+    def run(self) -> None:
+        try:
+            self._trainer.run()
+        except CheckpointError as error:
+            cause = error.__cause__
+            if isinstance(cause, UserError):
+                raise cause from error
+            if isinstance(cause, CorruptFileError):
+                raise UserError(
+                    f"checkpoint: found a damaged file {cause.file}, expected one that the run has written; delete "
+                    f"the folder step_{error.step_nr} to resume from an earlier one"
+                ) from error
+            raise
+
+    @override
+    def request_stop(self) -> None:
+        self._trainer.request_stop()
+
+    @override
+    def close(self) -> None:
+        self._trainer.close()
+
+    @property
+    @override
+    def step_nr(self) -> int:
+        return self._trainer.step_nr
