@@ -111,7 +111,7 @@ def test_control_tokens_in_a_text_are_text(
     assert renderer.render("fr", "fr").after[0] == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
-@pytest.mark.parametrize("text", ["Straße, naïve – 北京 🙂", "a  b", "<speech>", "<answer>", "{source}", "don't , no ."])
+@pytest.mark.parametrize("text", ["Straße, naïve – 北京 🙂", "a  b", "<speech>", "<answer>", "{source}", "don't , no"])
 def test_texts_come_back(renderer: PromptRenderer, text: str) -> None:
     assert renderer.decode(renderer.encode_target(text)) == text
 
@@ -141,7 +141,7 @@ def test_languages() -> None:
     ("config", "expected"),
     [
         (PromptConfig(transcribe="no place"), "prompt.transcribe: found 0 times <speech>, expected exactly one"),
-        (PromptConfig(translate=f"{SPEECH}, {SPEECH}"), "prompt.translate: found 2 times <speech>, expected exactly one"),
+        (PromptConfig(translate=2 * SPEECH), "prompt.translate: found 2 times <speech>, expected exactly one"),
         (PromptConfig(system=f"hear {SPEECH}"), "prompt.system: found 1 times <speech>, expected none"),
         (
             PromptConfig(transcribe=f"{{language}} {SPEECH}"),
