@@ -51,9 +51,22 @@ class CausalLlm(Llm):
 
     @property
     def embedding_table(self) -> Tensor:
-        table = self.model.get_input_embeddings().weight
-        assert isinstance(table, Tensor)
-        return table
+        # Gemma 3 scales in its embedding module; where a model scales later, speech and words are scaled alike.
+        scale = getattr(self.model.get_input_embeddings(), "embed_scale", None)
+        return self._weight if scale is None else self._weight * scale
+
+    @property
+    def _weight(self) -> Tensor:
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def decoder(self) -> nn.Module:
+        """Embeddings to hidden states."""
+        decoder = self.model.get_decoder()
+        # Each of the two names the whole model for some architectures.
+        return self.model.base_model if decoder is self.model else decoder
 
     @property
     def head(self) -> nn.Module:
@@ -64,7 +77,7 @@ class CausalLlm(Llm):
 
     @property
     def device(self) -> torch.device:
-        return self.embedding_table.device
+        return self._weight.device
 
     def loss(
         self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
@@ -72,14 +85,14 @@ class CausalLlm(Llm):
         with torch.autocast(speech.device.type, enabled=False):
             cache, prefix_mask, positions = self._prefix_cache([prompt.before for prompt in prompts])
             rows = [
-                torch.cat([speech[i, : int(length)].to(self.embedding_table.dtype),
+                torch.cat([speech[i, : int(length)].to(self._weight.dtype),
                            self._embed([*prompts[i].after, *targets[i][:-1]])])
                 for i, length in enumerate(lengths.tolist())
             ]
             inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, speech + after + target - 1, C)
             row_lengths = torch.tensor([len(row) for row in rows], device=self.device)
             steps = torch.arange(inputs.size(1), device=self.device)
-            hidden = self.model.base_model(
+            hidden = self.decoder(
                 inputs_embeds=inputs,
                 attention_mask=torch.cat([prefix_mask, (steps < row_lengths.unsqueeze(1)).long()], dim=1),
                 position_ids=positions.unsqueeze(1) + steps,
@@ -96,8 +109,7 @@ class CausalLlm(Llm):
         """:param hidden: `[N, C]`; :returns: the sum over N, in nats."""
 
         def chunk_loss(hidden: Tensor, labels: Tensor) -> Tensor:
-            logits = self.head(hidden)
-            return F.cross_entropy(logits.float(), labels, reduction="sum")
+            return F.cross_entropy(self._logits(hidden).float(), labels, reduction="sum")
 
         if len(labels) <= LOSS_CHUNK:
             return chunk_loss(hidden, labels)
@@ -107,6 +119,18 @@ class CausalLlm(Llm):
         ]
         return torch.stack(losses).sum()
 
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """`[N, C]` -> `[N, V]`, with what some models do to the logits after their head."""
+        config = self.model.config.get_text_config()
+        logits = self.head(hidden)
+        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+            logits = cap * torch.tanh(logits / cap)
+        if scale := getattr(config, "logit_scale", None):  # Cohere
+            logits = logits * scale
+        if divisor := getattr(config, "logits_scaling", None):  # Granite
+            logits = logits / divisor
+        return logits
+
     def _prefix_cache(self, prefixes: Sequence[tuple[int, ...]]) -> tuple[DynamicCache | None, Tensor, Tensor]:
         """Keys and values of what precedes the speech: no gradient passes there, and equal prefixes are run once.
 
@@ -114,22 +138,32 @@ class CausalLlm(Llm):
         """
         lengths = torch.tensor([len(prefix) for prefix in prefixes], device=self.device)
         size = int(lengths.max())
-        mask = (torch.arange(size, device=self.device) < lengths.unsqueeze(1)).long()
+        # Padding on the left: a sliding window counts places, and none may lie between a prefix and its speech.
+        mask = (torch.arange(size, device=self.device) >= size - lengths.unsqueeze(1)).long()
         if size == 0:
             return None, mask, lengths
         distinct = sorted(set(prefixes))
         row_of = torch.tensor([distinct.index(prefix) for prefix in prefixes], device=self.device)
-        # Right padding is harmless under a causal mask.
-        ids = torch.tensor([[*prefix, *[0] * (size - len(prefix))] for prefix in distinct], device=self.device)
+        ids = torch.tensor([[*[0] * (size - len(prefix)), *prefix] for prefix in distinct], device=self.device)
+        distinct_mask = torch.zeros_like(ids)
+        distinct_mask[row_of] = mask
         with torch.no_grad():
-            computed = self.model.base_model(input_ids=ids, use_cache=True).past_key_values
+            computed = self.decoder(
+                input_ids=ids,
+                attention_mask=distinct_mask,
+                position_ids=(distinct_mask.cumsum(1) - 1).clamp(min=0),
+                # Of its own accord a model with a sliding window would keep only the window.
+                past_key_values=DynamicCache(),
+                use_cache=True,
+            ).past_key_values
         cache = DynamicCache()
         for index, layer in enumerate(computed.layers):
             cache.update(layer.keys[row_of], layer.values[row_of], index)
         return cache, mask, lengths
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
-        return F.embedding(torch.tensor(ids, dtype=torch.long, device=self.device), self.embedding_table)
+        embed: Any = self.model.get_input_embeddings()
+        return embed(torch.tensor(ids, dtype=torch.long, device=self.device))
 
     @torch.no_grad()
     def generate(
@@ -144,7 +178,7 @@ class CausalLlm(Llm):
     ) -> list[Generated]:
         with torch.autocast(speech.device.type, enabled=False):
             rows = [
-                torch.cat([self._embed(prompt.before), speech[i, : int(length)].to(self.embedding_table.dtype),
+                torch.cat([self._embed(prompt.before), speech[i, : int(length)].to(self._weight.dtype),
                            self._embed(prompt.after)])
                 for i, (prompt, length) in enumerate(zip(prompts, lengths.tolist(), strict=True))
             ]
