@@ -213,11 +213,11 @@ def test_triton_splits_long_rows(trained: bool, rescale: Any, monkeypatch: pytes
 def test_plans_of_very_long_rows(trained: bool, backend: str) -> None:
     """30000 frames: sums in float32 would be off by whole frames here."""
     generator = torch.Generator().manual_seed(0)
-    alpha = torch.rand(3, 30000, generator=generator)
+    alpha = torch.rand(2, 30000, generator=generator)
     # Sums to an integer in exact arithmetic.
     alpha[1] = 0.25
-    lengths = torch.tensor([30000, 30000, 29000])
-    targets = torch.tensor([2500, 7500, 1]) if trained else None
+    lengths = torch.tensor([29000, 30000])
+    targets = torch.tensor([2500, 7500]) if trained else None
     arguments = (1.0, 0.0, 0.5, False, False)
     moved = (alpha.to(DEVICE), lengths.to(DEVICE), None if targets is None else targets.to(DEVICE))
     plan = Plan(*ops.cif_plan(*moved, 16000, *arguments, backend))
@@ -226,7 +226,7 @@ def test_plans_of_very_long_rows(trained: bool, backend: str) -> None:
     if targets is not None:
         position = position * (targets / position[:, -1])[:, None]
     assert (plan.cum.cpu() - position).abs().max() < 1e-8
-    expected = [2500, 7500, 1] if trained else [round(float(end)) for end in position[:, -1]]
+    expected = [2500, 7500] if trained else [round(float(end)) for end in position[:, -1]]
     assert plan.lengths.tolist() == expected
     for row, count in enumerate(expected):
         # The frame before has not completed the token, the frame itself has.
