@@ -92,7 +92,8 @@ class LlmEmbeddingCtcHead(CtcHead):
         self.blank = nn.Parameter(torch.zeros(shape.llm_dim))
         # The dot product of two vectors at the table's scale can be far above or below what a softmax needs.
         scale = ALIGNED_LOGIT / (shape.llm_dim * shape.output_rms**2)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        # One element, not a scalar: FSDP2 shards along a dimension.
+        self.log_scale = nn.Parameter(torch.tensor([math.log(scale)]))
 
     def set_vocabulary(self, token_ids: Iterable[int]) -> None:
         self.vocabulary.zero_()

@@ -5,8 +5,15 @@ from __future__ import annotations
 from fairseq2.nn.fsdp import FSDPWrapper
 from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
+from torch.export import register_dataclass
 
-from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.adapters.api import AdapterOutput
+from speechllm_plugin.models.speech_llm.model import SpeechLlm, SpeechLlmLoss
+
+# FSDP2 finds the tensors of an output through PyTorch's trees, and gathers the parameters again when the gradient
+# reaches one of them. A dataclass is a leaf unless it is registered.
+register_dataclass(AdapterOutput)
+register_dataclass(SpeechLlmLoss)
 
 
 def apply_fsdp_to_speech_llm(model: SpeechLlm, granularity: str, wrapper: FSDPWrapper) -> nn.Module:
