@@ -1,0 +1,105 @@
+"""The plan of batches: every clip, within the limits, and the same whatever the number of processes."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from speechllm_plugin.datasets.plan import POOL, BatchLimits, evaluation_steps, make_batches, training_steps
+
+RNG = random.Random(0)
+SECONDS = [round(RNG.uniform(0.3, 29.0), 2) for _ in range(501)]
+
+LIMITS = [
+    pytest.param(BatchLimits(8, None), id="clips"),
+    pytest.param(BatchLimits(8, 60.0), id="clips and seconds"),
+    pytest.param(BatchLimits(1000, 45.5), id="seconds"),
+    pytest.param(BatchLimits(1, None), id="one by one"),
+    pytest.param(BatchLimits(8, 5.0), id="less than most clips"),
+]
+
+
+def flat(steps: list[list[list[int]]]) -> list[int]:
+    return [index for step in steps for batch in step for index in batch]
+
+
+def check_limits(batches: list[list[int]], limits: BatchLimits) -> None:
+    for batch in batches:
+        assert 1 <= len(batch) <= limits.batch_size
+        if limits.max_seconds is not None and len(batch) > 1:
+            # Padding is audio too.
+            assert max(SECONDS[index] for index in batch) * len(batch) <= limits.max_seconds
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize("per_step", [1, 3, 8])
+def test_an_epoch_has_every_clip(limits: BatchLimits, per_step: int) -> None:
+    steps, repeated = training_steps(SECONDS, limits, per_step, seed=1, epoch=0)
+    assert all(len(step) == per_step for step in steps)
+    check_limits([batch for step in steps for batch in step], limits)
+    counts = Counter(flat(steps))
+    assert set(counts) == set(range(len(SECONDS)))
+    assert 0 <= repeated < per_step
+    batches = Counter(tuple(batch) for step in steps for batch in step)
+    assert sum(batches.values()) - len(batches) == repeated
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_a_batch_is_as_full_as_it_can_be(limits: BatchLimits) -> None:
+    order = list(range(len(SECONDS)))
+    batches = make_batches(order, SECONDS, limits)
+    assert [index for batch in batches for index in batch] == order
+    check_limits(batches, limits)
+    for batch, following in zip(batches, batches[1:], strict=False):
+        more = [*batch, following[0]]
+        too_many = len(more) > limits.batch_size
+        too_long = limits.max_seconds is not None and max(SECONDS[i] for i in more) * len(more) > limits.max_seconds
+        assert too_many or too_long
+
+
+def test_clips_of_a_batch_are_of_similar_length() -> None:
+    limits = BatchLimits(8, None)
+    steps, _ = training_steps(SECONDS * 3, limits, 1, seed=1, epoch=0)
+    longest = [max(SECONDS[i % 501] for i in batch) * len(batch) for step in steps for batch in step]
+    assert 3 * sum(SECONDS) / sum(longest) > 0.95
+    assert len(SECONDS) * 3 > 2 * POOL * limits.batch_size, "one pool alone would not test their borders"
+
+
+def test_every_epoch_is_another_mix_and_every_run_the_same() -> None:
+    limits = BatchLimits(8, 60.0)
+    first = training_steps(SECONDS, limits, 2, seed=1, epoch=0)
+    assert training_steps(SECONDS, limits, 2, seed=1, epoch=0) == first
+    for seed, epoch in ((1, 1), (2, 0), (11, 0), (1, 10)):
+        other = training_steps(SECONDS, limits, 2, seed=seed, epoch=epoch)
+        assert other != first
+    # The mix differs, not only the order: with more clips than a pool sorts together.
+    many = SECONDS * 3
+    epochs = [training_steps(many, BatchLimits(8, None), 1, seed=1, epoch=epoch)[0] for epoch in (0, 1)]
+    batches = [{frozenset(batch) for step in steps for batch in step} for steps in epochs]
+    assert len(batches[0] & batches[1]) < 0.1 * len(batches[0])
+    # Lengths come in no order: a step of short clips is as likely first as last.
+    starts = [SECONDS[step[0][0]] for step in first[0]]
+    assert starts != sorted(starts) and starts != sorted(starts, reverse=True)
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize("per_step", [1, 2, 3, 7])
+def test_an_evaluation_has_every_clip_once_longest_first(limits: BatchLimits, per_step: int) -> None:
+    steps = evaluation_steps(SECONDS, limits, per_step)
+    batches = [batch for step in steps for batch in step]
+    check_limits(batches, limits)
+    assert sorted(flat(steps)) == list(range(len(SECONDS)))
+    assert all(len(step) == per_step for step in steps[:-1])
+    assert 1 <= len(steps[-1]) <= per_step
+    durations = [SECONDS[index] for index in flat(steps)]
+    assert durations == sorted(durations, reverse=True)
+    # The batches do not depend on how many share a step.
+    assert batches == [batch for step in evaluation_steps(SECONDS, limits, 1) for batch in step]
+
+
+def test_fewer_clips_than_a_step_needs() -> None:
+    steps, repeated = training_steps([1.0, 2.0], BatchLimits(1, None), 5, seed=0, epoch=0)
+    assert len(steps) == 1 and repeated == 3
+    assert set(flat(steps)) == {0, 1}

@@ -1,0 +1,319 @@
+"""The whole system: what is trained, moved, saved and cached, and that it listens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+import yaml
+from fairseq2.utils.structured import StandardValueConverter
+from torch import Tensor
+
+from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.plan import BatchLimits
+from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
+from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
+from speechllm_plugin.encoders.cache import FeatureCache
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.factory import create_speech_llm
+from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.registry import structure
+
+BASE = PartSection(name="base", config={"num_layers": 1, "dim": 16, "num_heads": 2, "ffn_dim": 32, "dropout": 0.5})
+
+
+def create(config: SpeechLlmConfig) -> SpeechLlm:
+    torch.manual_seed(0)
+    model = create_speech_llm(config)
+    if isinstance(model.ctc, LlmEmbeddingCtcHead):
+        model.ctc.set_vocabulary(range(6, 320))
+    return model
+
+
+@pytest.fixture
+def model(tiny_config: SpeechLlmConfig) -> SpeechLlm:
+    """With the auxiliary CTC head, in evaluation."""
+    tiny_config.adapter.config = {"stack": 2, "hidden_dim": 48}
+    tiny_config.ctc = CtcConfig(weight=0.3, classifier="llm_embedding")
+    return create(tiny_config).eval()
+
+
+def batches_of(
+    manifest: Path, *, batch_size: int = 12, cache: FeatureCache | None = None
+) -> list[SpeechTextBatch]:
+    utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(manifest)})).read("all")
+    options = ReadOptions(limits=BatchLimits(batch_size, None), shuffle_seed=None, max_seconds=30.0)
+    return [batch for step in SpeechTextReader(utterances, options, feature_cache=cache) for batch in step]
+
+
+@pytest.fixture
+def batch(tiny_manifest: Path) -> SpeechTextBatch:
+    """The twelve training clips, longest first."""
+    return batches_of(tiny_manifest / "train.tsv")[0]
+
+
+@pytest.mark.parametrize("ctc", ["none", "linear", "llm_embedding"])
+@pytest.mark.parametrize("adapter", ["mlp", "base"])
+def test_only_the_adapter_and_its_head_are_trained_and_saved(
+    tiny_config: SpeechLlmConfig, adapter: str, ctc: str, batch: SpeechTextBatch
+) -> None:
+    if adapter == "base":
+        tiny_config.adapter = BASE
+    if ctc != "none":
+        tiny_config.ctc = CtcConfig(weight=0.1, classifier=ctc)  # type: ignore[arg-type]
+    model = create(tiny_config).train()
+    trained = {"adapter"} if ctc == "none" else {"adapter", "ctc"}
+    assert {name.split(".")[0] for name in model.state_dict()} == trained
+    assert {name.split(".")[0] for name, _ in model.named_parameters()} == trained
+    assert {name for name, _ in model.named_parameters()} <= set(model.state_dict())
+
+    before = [weight.clone() for part in (model.encoder, model.llm) for weight in part.state_dict().values()]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    model(batch).total.backward()
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad
+        assert gradient is not None and gradient.isfinite().all(), name
+        # A key's bias never changes a softmax.
+        assert gradient.any() or name.endswith("key.bias"), name
+    optimizer.step()
+    after = [weight for part in (model.encoder, model.llm) for weight in part.state_dict().values()]
+    assert all(map(torch.equal, before, after))
+    assert all(weight.grad is None for part in (model.encoder, model.llm) for weight in part.parameters())
+
+
+def test_training_leaves_frozen_parts_in_evaluation(model: SpeechLlm) -> None:
+    model.requires_grad_(True).train()
+    assert model.training and model.adapter.training
+    for part in (model.encoder, model.llm):
+        assert not any(module.training for module in part.modules())
+        assert not any(weight.requires_grad for weight in part.parameters())
+
+
+def test_moving_the_model_moves_the_frozen_parts(model: SpeechLlm) -> None:
+    model.to(torch.float64)
+    for part in (model, model.encoder, model.llm):
+        assert {weight.dtype for weight in part.parameters()} == {torch.float64}
+    model.to("meta")
+    for part in (model, model.encoder, model.llm):
+        assert {weight.device.type for weight in [*part.parameters(), *part.buffers()]} == {"meta"}
+
+
+def test_training_lowers_the_loss_and_the_model_listens(tiny_config: SpeechLlmConfig, batch: SpeechTextBatch) -> None:
+    """Overfitted on twelve clips, the right audio is worth much more than a neighbour's."""
+    tiny_config.ctc = CtcConfig(weight=0.1)
+    model = create(tiny_config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    first = None
+    for _ in range(60):
+        loss = model(batch)
+        first = first or loss.total.item()
+        optimizer.zero_grad()
+        loss.total.div(loss.num_targets).backward()
+        optimizer.step()
+    with torch.inference_mode():
+        own, other, count = model.eval().swapped_loss(batch)
+    assert own.item() < 0.7 * first
+    assert (other - own).item() / count > 0.5
+
+
+def test_the_loss_is_the_weighted_sum(model: SpeechLlm, batch: SpeechTextBatch) -> None:
+    loss = model(batch)
+    assert loss.lm is not None
+    torch.testing.assert_close(loss.total, loss.lm + 0.3 * loss.auxiliary["ctc"])
+    assert loss.num_targets == sum(len(model.prompts.encode_target(text)) for text in batch.texts)
+    aligning = model(batch, lm=False)
+    assert aligning.lm is None
+    torch.testing.assert_close(aligning.total, loss.auxiliary["ctc"])
+    assert aligning.num_targets == loss.num_targets
+
+
+def test_the_loss_of_a_batch_is_the_sum_of_its_rows(
+    model: SpeechLlm, batch: SpeechTextBatch, tiny_manifest: Path
+) -> None:
+    together = model(batch)
+    alone = [model(single) for single in batches_of(tiny_manifest / "train.tsv", batch_size=1)]
+    assert sum(loss.num_targets for loss in alone) == together.num_targets
+    assert sum(loss.infeasible_ctc for loss in alone) == together.infeasible_ctc > 0
+    torch.testing.assert_close(sum(loss.lm for loss in alone), together.lm, atol=1e-2, rtol=1e-5)
+    torch.testing.assert_close(
+        sum(loss.auxiliary["ctc"] for loss in alone), together.auxiliary["ctc"], atol=1e-2, rtol=1e-5
+    )
+
+
+def test_swapped_loss_is_the_loss_with_the_neighbours_audio(model: SpeechLlm, batch: SpeechTextBatch) -> None:
+    with torch.inference_mode():
+        own, other, count = model.swapped_loss(batch)
+        torch.testing.assert_close(own, model(batch).lm)
+        batch.waveforms = [batch.waveforms[-1], *batch.waveforms[:-1]]
+        expected = model(batch)
+    torch.testing.assert_close(other, expected.lm, atol=1e-2, rtol=1e-5)
+    assert count == expected.num_targets
+    assert own.item() != other.item()
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_a_batch_decodes_as_its_clips_alone(model: SpeechLlm, tiny_manifest: Path, beam_size: int) -> None:
+    config = DecodingConfig(beam_size=beam_size, extra_tokens=3)
+    together = batches_of(tiny_manifest / "test.tsv")[0]
+    texts, generated = model.generate(together, config)
+    for i, single in enumerate(batches_of(tiny_manifest / "test.tsv", batch_size=1)):
+        assert single.ids == [together.ids[i]]
+        alone, alone_generated = model.generate(single, config)
+        assert (alone, alone_generated) == ([texts[i]], [generated[i]])
+        assert len(generated[i].tokens) <= 3 + 12.0 * together.seconds[i]
+    assert len(set(texts)) == 6
+
+
+def features_of(model: SpeechLlm, batch: SpeechTextBatch) -> list[Tensor]:
+    features, lengths = model.encode(batch)
+    assert features.dtype == torch.float32
+    return [row[:length] for row, length in zip(features, lengths.tolist(), strict=True)]
+
+
+def test_cached_features_are_those_of_the_first_pass(
+    model: SpeechLlm, tiny_manifest: Path, tmp_path: Path
+) -> None:
+    """To the bit, in whatever batches: the second epoch sees what the first saw."""
+    whole = batches_of(tiny_manifest / "train.tsv")[0]
+    uncached = dict(zip(whole.ids, features_of(model, whole), strict=True))
+    cache = model.feature_cache = FeatureCache(tmp_path, model.encoder.fingerprint())
+    seen: dict[str, Tensor] = {}
+    for batch_size in (5, 12, 1):
+        for batch in batches_of(tiny_manifest / "train.tsv", batch_size=batch_size, cache=cache):
+            cached = [features is not None for features in batch.features]
+            assert cached == [bool(seen) and batch_size != 5] * len(batch)
+            assert cached == [waveform is None for waveform in batch.waveforms]
+            for identity, features in zip(batch.ids, features_of(model, batch), strict=True):
+                assert torch.equal(features, seen.setdefault(identity, features)), identity
+                # Only rounded to bfloat16.
+                torch.testing.assert_close(features, uncached[identity], atol=1e-2, rtol=1e-2)
+    assert len(seen) == 12
+
+
+def test_a_changed_file_is_encoded_again(model: SpeechLlm, tmp_path: Path) -> None:
+    cache = model.feature_cache = FeatureCache(tmp_path / "cache", model.encoder.fingerprint())
+    (tmp_path / "all.tsv").write_text("id\taudio\ttgt_text\na\ta.wav\tplay\n")
+    lengths = []
+    for samples in (8000, 16000):
+        soundfile.write(tmp_path / "a.wav", torch.linspace(-0.5, 0.5, samples).numpy(), 16000)
+        batch = batches_of(tmp_path / "all.tsv", cache=cache)[0]
+        assert batch.features == [None]
+        lengths.append(len(features_of(model, batch)[0]))
+    assert lengths == [25, 50]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 200])
+def test_a_damaged_cache_file_is_encoded_again(
+    model: SpeechLlm, tiny_manifest: Path, tmp_path: Path, keep: int
+) -> None:
+    cache = model.feature_cache = FeatureCache(tmp_path, model.encoder.fingerprint())
+    manifest = tiny_manifest / "dev.tsv"
+    before = features_of(model, batches_of(manifest, cache=cache)[0])
+    files = sorted(tmp_path.rglob("*.npy"))
+    assert len(files) == 4
+    assert not list(tmp_path.rglob("*.tmp"))
+    files[0].write_bytes(files[0].read_bytes()[:keep])
+    batch = batches_of(manifest, cache=cache)[0]
+    assert sum(features is None for features in batch.features) == 1
+    after = features_of(model, batch)
+    assert all(map(torch.equal, before, after))
+    # And mended.
+    assert all(features is not None for features in batches_of(manifest, cache=cache)[0].features)
+
+
+def test_other_encoders_share_no_features(
+    model: SpeechLlm, tiny_config: SpeechLlmConfig, tiny_manifest: Path, tmp_path: Path
+) -> None:
+    model.feature_cache = FeatureCache(tmp_path, model.encoder.fingerprint())
+    model.encode(batches_of(tiny_manifest / "dev.tsv", cache=model.feature_cache)[0])
+    tiny_config.encoder.config.pad_to_30s = True  # type: ignore[attr-defined]
+    other = FeatureCache(tmp_path, create(tiny_config).encoder.fingerprint())
+    assert batches_of(tiny_manifest / "dev.tsv", cache=other)[0].features == [None] * 4
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^dataset\.feature_cache: cannot write .*file: "):
+        FeatureCache(tmp_path / "file", "x")
+
+
+def test_cached_features_without_a_cache_are_refused(
+    model: SpeechLlm, tiny_manifest: Path, tmp_path: Path
+) -> None:
+    cache = model.feature_cache = FeatureCache(tmp_path, model.encoder.fingerprint())
+    model.encode(batches_of(tiny_manifest / "dev.tsv", cache=cache)[0])
+    model.feature_cache = None
+    with pytest.raises(ValueError, match="the batch holds cached features, but the model has no cache"):
+        model.encode(batches_of(tiny_manifest / "dev.tsv", cache=cache)[0])
+
+
+def test_transcribe(model: SpeechLlm, tiny_manifest: Path, tmp_path: Path) -> None:
+    files = [tiny_manifest / f"test_{i}.{suffix}" for i, suffix in enumerate(("wav", "flac", "wav"))]
+    texts = model.transcribe(files)
+    assert texts == [model.transcribe([file])[0] for file in files]
+    assert model.transcribe(files, target_lang="de") != texts
+    soundfile.write(tmp_path / "long.wav", torch.zeros(31 * 16000).numpy(), 16000)
+    with pytest.raises(UserError, match=r"long\.wav: the audio lasts 31\.00 s, expected at most 30 s"):
+        model.transcribe([files[0], tmp_path / "long.wav"])
+    with pytest.raises(UserError, match="found no such file"):
+        model.transcribe([tmp_path / "nothing.wav"])
+    with pytest.raises(UserError, match="language: found 'xx'"):
+        model.transcribe(files, source_lang="xx")
+
+
+def test_a_bfloat16_system_trains_a_float32_adapter(tiny_config: SpeechLlmConfig, batch: SpeechTextBatch) -> None:
+    for part in (tiny_config.encoder, tiny_config.llm):
+        assert isinstance(part.config, dict)
+        part.config["dtype"] = "bfloat16"
+    tiny_config.ctc = CtcConfig(weight=0.3, classifier="llm_embedding")
+    model = create(tiny_config).train()
+    for autocast in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = model(batch)
+        assert loss.total.dtype == torch.float32 and loss.total.isfinite()
+        loss.total.backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.dtype == torch.float32, name
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+def test_a_saved_configuration_tells_everything(tiny_config: SpeechLlmConfig) -> None:
+    """fairseq2 saves the configuration after the model is made."""
+    model = create(tiny_config)
+    assert vars(model.config.adapter.config) == {"stack": 5, "hidden_dim": 48, "dropout": 0.0}
+    assert model.config.llm.config.attention == "sdpa"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("part", ["encoder", "adapter", "llm"])
+def test_a_wrong_key_names_its_part(tiny_config: SpeechLlmConfig, part: str) -> None:
+    getattr(tiny_config, part).config["size"] = 1
+    with pytest.raises(UserError, match=rf"^{part}\.config\.size: unknown key; expected one of "):
+        create(tiny_config)
+    getattr(tiny_config, part).name = "nothing"
+    with pytest.raises(UserError, match=rf"^{part}\.name: found 'nothing', expected one of "):
+        create(tiny_config)
+
+
+def test_weights_and_configuration_give_back_the_model(
+    model: SpeechLlm, tiny_manifest: Path, tmp_path: Path
+) -> None:
+    """What a checkpoint holds is enough: a fresh model with its weights says the same."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    saved = yaml.safe_dump(StandardValueConverter().unstructure(model.config))
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    assert (tmp_path / "model.pt").stat().st_size < 100_000
+
+    other = create(structure(SpeechLlmConfig, yaml.safe_load(saved), "model")).eval()
+    batch = batches_of(tiny_manifest / "test.tsv")[0]
+    assert not torch.equal(other(batch).total, model(batch).total)
+    other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    assert torch.equal(other(batch).total, model(batch).total)
+    assert other.generate(batch, DecodingConfig()) == model.generate(batch, DecodingConfig())
