@@ -18,7 +18,7 @@ from speechllm_plugin.models.speech_llm.config import (
     register_speech_llm_archs,
 )
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
-from speechllm_plugin.models.speech_llm.fsdp import apply_fsdp_to_speech_llm
+from speechllm_plugin.models.speech_llm.fsdp import apply_fsdp_to_speech_llm, convert_shard
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 
@@ -32,6 +32,7 @@ def setup(container: DependencyContainer) -> None:
         factory=create_speech_llm,
         # The factory loads the frozen parts, on every process.
         supports_meta=False,
+        state_dict_converter=convert_shard,
         fsdp_applier=apply_fsdp_to_speech_llm,
     )
     register_speech_llm_archs(container)

@@ -1,0 +1,112 @@
+"""Runs commands in forks of one process that has imported everything: seconds of imports are paid once, and each
+command is still a process of its own, with its own exit status, streams and environment.
+
+It reads one JSON object a line and answers with the exit status on a line of its own, -N for signal N:
+
+    module, argv     what to run: `module.main(argv)`
+    cwd, env         where, and what to add to the environment
+    stdout, stderr   files for the streams
+    processes        how many run it together, each with the variables that torchrun sets
+    kill_when        a path: the processes get SIGKILL as soon as it exists
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from importlib import import_module
+from typing import Any, NoReturn
+
+# Before any import of fairseq2: it loads libsndfile.
+import speechllm_plugin  # noqa: F401
+
+PRELOADED = (
+    "fairseq2.composition",
+    "fairseq2.models.hg",
+    "fairseq2.recipe.cli",
+    "fairseq2.recipe.composition",
+    "jiwer",
+    "sacrebleu",
+    "speechllm_plugin.adapters.base",
+    "speechllm_plugin.extension",
+    "speechllm_plugin.scoring.report",
+    "speechllm_recipes.cli",
+    "speechllm_recipes.speech_llm.evaluate",
+    "speechllm_recipes.speech_llm.generate",
+    "speechllm_recipes.speech_llm.train",
+    "speechllm_tools.cli",
+    "speechllm_tools.transcribe",
+    "torch.utils.tensorboard",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.whisper.modeling_whisper",
+)
+
+
+def main() -> None:
+    for module in PRELOADED:
+        import_module(module)
+    for line in sys.stdin:
+        request = json.loads(line)
+        children = [fork(request, {})] if request["processes"] == 1 else fork_group(request)
+        print(wait(children, request["kill_when"]), flush=True)
+
+
+def fork_group(request: dict[str, Any]) -> list[int]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    size = str(request["processes"])
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    return [fork(request, {**shared, "RANK": rank, "LOCAL_RANK": rank}) for rank in map(str, range(int(size)))]
+
+
+def fork(request: dict[str, Any], environment: dict[str, str]) -> int:
+    child = os.fork()
+    if child == 0:
+        run(request, environment)
+    return child
+
+
+def wait(children: list[int], kill_when: str | None) -> int:
+    """The exit status: the first that is not 0. Like torchrun it ends the other processes when one fails."""
+    status = 0
+    alive = set(children)
+    while alive:
+        for child in sorted(alive):
+            ended, code = os.waitpid(child, os.WNOHANG)
+            if ended:
+                alive.remove(child)
+                status = status or os.waitstatus_to_exitcode(code)
+        if status or (kill_when is not None and os.path.exists(kill_when)):
+            for child in alive:
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.002)
+    return status
+
+
+def run(request: dict[str, Any], environment: dict[str, str]) -> NoReturn:
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        descriptor = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.chdir(request["cwd"])
+    os.environ.update(request["env"] | environment)
+    status: object = 1
+    try:
+        status = import_module(request["module"]).main(request["argv"])
+    except SystemExit as exit_:
+        status = exit_.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == "__main__":
+    main()
