@@ -82,9 +82,10 @@ class Espeak:
         self._chunks.clear()
         encoded = text.encode()
         self._check(self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None), "the text")
-        if not self._chunks:
+        speech = np.concatenate(self._chunks) if self._chunks else np.zeros(0, dtype=np.int16)
+        if not speech.any():
             raise UserError(f"espeak-ng says nothing for {text!r}, expected words")
-        return np.concatenate(self._chunks)
+        return speech
 
     def _set_voice(self, voice: str) -> None:
         # An unknown voice leaves the former one in place, and an unknown variant counts as none: what came of the

@@ -140,6 +140,9 @@ TOPICS: Mapping[str, Sequence[str]] = {
 FRAMES: Sequence[str] = ("{}", "{}", "{}", "{}", "please {}", "hey computer {}", "{} please", "okay {}")
 """What may stand around a request."""
 
+# Draws in a row that bring nothing new before the grammar counts as exhausted.
+_PATIENCE = 1000
+
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
@@ -156,15 +159,17 @@ def make_sentences(seed: int, counts: Mapping[str, int]) -> dict[str, list[str]]
     splits: dict[str, list[str]] = {}
     for split, count in counts.items():
         sentences = splits[split] = []
-        attempts = 0
+        repetitions = 0
         while len(sentences) < count:
-            attempts += 1
-            if attempts > 100 * count:
-                raise UserError(f"{sum(counts.values())} sentences asked for, only {len(requests)} could be made")
             request = _draw_request(generator)
             if request not in requests:
+                repetitions = 0
                 requests.add(request)
                 sentences.append(generator.choice(FRAMES).format(request))
+                continue
+            repetitions += 1
+            if repetitions == _PATIENCE:
+                raise UserError(f"{sum(counts.values())} sentences asked for, only {len(requests)} could be made")
     return splits
 
 

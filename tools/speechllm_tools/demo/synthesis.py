@@ -90,13 +90,13 @@ def synthesise(
 def _speak_batch(batch: Sequence[Clip], folder: Path) -> None:
     espeak = Espeak()
     for clip in batch:
-        speech = espeak.speak(
-            clip.text, voice=clip.voice, words_per_minute=clip.words_per_minute, pitch=clip.pitch
-        )  # (N)
-        speech = soxr.resample(speech, espeak.sample_rate, SAMPLE_RATE, quality="HQ")
-        samples = np.pad(speech, (clip.silence_ms * SAMPLE_RATE // 1000, 0))
+        speech = espeak.speak(clip.text, voice=clip.voice, words_per_minute=clip.words_per_minute, pitch=clip.pitch)
+        # Not as integers: those soxr would dither. (N) -> (N * 16000 / 22050)
+        resampled = soxr.resample(speech.astype(np.float32), espeak.sample_rate, SAMPLE_RATE, quality="HQ")
+        samples = np.pad(resampled, (clip.silence_ms * SAMPLE_RATE // 1000, 0)).round().clip(-32768, 32767)
         file = folder / clip.file
-        partial = file.with_suffix(".partial")
-        soundfile.write(partial, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        # Named after the process: where a preparation was killed, its processes may still finish their batches.
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        soundfile.write(partial, samples.astype(np.int16), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
         # A file under its own name is always whole.
         os.replace(partial, file)

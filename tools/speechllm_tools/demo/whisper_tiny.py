@@ -156,7 +156,6 @@ def _generation_config(settings: Mapping[str, list[int]]) -> GenerationConfig:
         decoder_start_token_id=START,
         no_timestamps_token_id=NO_TIMESTAMPS,
         prev_sot_token_id=PREVIOUS,
-        forced_decoder_ids=[[1, NO_TIMESTAMPS]],
         suppress_tokens=settings["suppress_ids"],
         begin_suppress_tokens=settings["suppress_ids_begin"],
         alignment_heads=settings["alignment_heads"],
