@@ -1,0 +1,106 @@
+"""The `fairseq2` command itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from speechllm_plugin.models.speech_llm.config import arch_names
+from tests.commands import Commands, System, environment
+
+ACTIONS = ("train", "evaluate", "generate")
+
+
+def test_the_module_lists_the_recipe_and_its_actions() -> None:
+    # In an interpreter of its own: nothing else has imported anything before it.
+    result = subprocess.run(
+        [sys.executable, "-m", "speechllm_recipes", "recipe", "list"],
+        env=environment(), capture_output=True, text=True, timeout=120, check=True,
+    )
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("speech_llm: ")
+    assert [line.split()[0] for line in lines[1:]] == list(ACTIONS)
+
+
+def test_the_script_is_installed() -> None:
+    script = Path(sys.executable).with_name("fairseq2")
+    result = subprocess.run(
+        [script, "recipe", "run", "speech_llm", "--help"],
+        env=environment(), capture_output=True, text=True, timeout=120, check=True,
+    )
+    for word in ("OUTPUT_DIR", "--config-file", "--config", "--dump-config", *ACTIONS):
+        assert word in result.stdout
+    assert "--checkpoint" not in result.stdout
+
+
+@pytest.mark.parametrize("action", ["evaluate", "generate"])
+def test_help_of_the_actions_that_use_a_model(commands: Commands, action: str) -> None:
+    result = commands.fairseq2("recipe", "run", "speech_llm", action, "--help").ok()
+    assert "--checkpoint RUN_DIR" in result.stdout and "--step" in result.stdout
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_a_dumped_configuration_can_be_fed_back(commands: Commands, tmp_path: Path, action: str) -> None:
+    command = ("recipe", "run", "speech_llm", action, "--dump-config")
+    change = ("--config", "dataset.batch_size=7")
+    dumped = commands.fairseq2(*command, *change).ok().stdout
+    file = tmp_path / "config.yaml"
+    file.write_text(dumped)
+    assert yaml.safe_load(dumped)["dataset"]["batch_size"] == 7
+    assert commands.fairseq2(*command, "--config-file", file).ok().stdout == dumped
+
+
+def test_train_is_the_default_action(commands: Commands) -> None:
+    implied = commands.fairseq2("recipe", "run", "speech_llm", "--dump-config").ok().stdout
+    assert implied == commands.fairseq2("recipe", "run", "speech_llm", "train", "--dump-config").ok().stdout
+    assert "regime:" in implied
+
+
+def test_the_demo_configuration_has_no_unknown_key(commands: Commands) -> None:
+    from speechllm_recipes import cli
+
+    file = Path(cli.__file__).parent / "configs/demo.yaml"
+    dumped = commands.fairseq2("recipe", "run", "speech_llm", "train", "--dump-config", "--config-file", file).ok()
+    assert yaml.safe_load(dumped.stdout)["model"]["arch"] == "whisper_tiny_en.smollm2_135m.mlp"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("recipe", "run", "speech_lm", "out"), ("'speech_lm'", "speech_llm")),
+        (("recipe", "run", "speech_llm"), ("OUTPUT_DIR",)),
+        (("recipe", "run", "speech_llm", "train", "out", "--nonsense"), ("--nonsense",)),
+        (("recipes",), ("recipes", "recipe")),
+    ],
+)
+def test_mistakes_in_the_command_are_one_line(commands: Commands, argv: tuple[str, ...], words: tuple[str, ...]) -> None:
+    line = commands.fairseq2(*argv).user_error()
+    for word in words:
+        assert word in line
+
+
+def test_the_extension_brings_the_architectures(commands: Commands) -> None:
+    result = commands.fairseq2("assets", "list", env={"FAIRSEQ2_EXTENSION_TRACE": "1"}).ok()
+    for name in arch_names():
+        assert f"model:{name}@" in result.stdout
+    assert "Traceback" not in result.output
+
+
+def test_secrets_stay_out_of_the_log(commands: Commands, system: System, tmp_path: Path) -> None:
+    secrets = {"HF_TOKEN": "hf_secretvalue", "AWS_SECRET_ACCESS_KEY": "awsvalue", "MY_API_KEY": "keyvalue"}
+    config = system.write(tmp_path / "config.yaml", regime__num_steps=1, dataset__valid_splits=[])
+    result = commands.recipe("train", tmp_path / "run", "--config-file", config, env=secrets).ok()
+    log = (tmp_path / "run/logs/rank_0.log").read_text()
+    # The other variables are there, so that a run can be repeated.
+    assert "HF_TOKEN=***" in log and "OMP_NUM_THREADS=1" in log
+    for text in (result.output, *(file.read_bytes().decode("latin-1") for file in _files(tmp_path / "run"))):
+        for value in secrets.values():
+            assert value not in text
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file()]
