@@ -238,6 +238,42 @@ def test_plans_of_very_long_rows(trained: bool, backend: str) -> None:
         assert (plan.fire_frames[row, count:] == -1).all()
 
 
+@pytest.mark.parametrize("backend", ["reference", *FAST])
+def test_rounding_moves_no_token(backend: Any) -> None:
+    """Equal weights: every 7th frame completes a token, though in many of these rows rounding leaves a sum below."""
+    alpha = torch.rand(6, 1, generator=torch.Generator().manual_seed(0)).expand(6, 70)
+    h, lengths = torch.zeros(6, 70, 1), torch.full((6,), 70)
+    output = cif(
+        h.to(DEVICE), alpha.to(DEVICE), lengths.to(DEVICE), target_lengths=(lengths // 7).to(DEVICE), backend=backend
+    )
+    assert output.fire_frames.tolist() == [list(range(6, 70, 7))] * 6
+    if backend != "triton":
+        tenths = torch.full((1, 10), 0.1, dtype=torch.float64)
+        assert cif(torch.zeros(1, 10, 1), tenths, torch.tensor([10]), tail="drop", backend=backend).lengths == 1
+
+
+@pytest.mark.parametrize("backend", ["reference", *FAST])
+def test_a_tail_of_just_the_threshold(backend: Any) -> None:
+    h, alpha = torch.ones(1, 2, 1, device=DEVICE), torch.tensor([[1.0, 0.5]], device=DEVICE)
+    lengths = torch.tensor([2], device=DEVICE)
+    assert cif(h, alpha, lengths, backend=backend).lengths == 2
+    assert cif(h, alpha, lengths, tail_strict=True, backend=backend).lengths == 1
+    # A tail of nothing is none.
+    assert cif(h, alpha * 2, lengths, tail_threshold=0.0, backend=backend).lengths == 3
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precisions_are_summed_in_single(dtype: torch.dtype, backend: Any) -> None:
+    """A thousand small weights: in half precision the sum would stop growing long before 1."""
+    h, alpha = torch.ones(1, 1001, 1, dtype=dtype, device=DEVICE), torch.full((1, 1001), 0.3, device=DEVICE)
+    one = torch.tensor([1], device=DEVICE)
+    output = cif(h, alpha, one * 1001, target_lengths=one, backend=backend)
+    # Triton's interpreter rounds towards 0: one step of the dtype.
+    step = torch.finfo(dtype).eps / 2 if backend == "triton" else 0
+    assert abs(output.seqs.item() - 1) <= step
+
+
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 # A detached factor is meant to be missing from the gradient.
 @pytest.mark.parametrize("option", [*(name for name in OPTIONS if "detached" not in name), "training"])

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-
 from speechllm_kernels.cif import cif
+
 from speechllm_tools.bench.framework import (
     Benchmark,
     Case,
