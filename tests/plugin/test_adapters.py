@@ -96,6 +96,12 @@ def test_dropout_is_off_in_evaluation_only(name: str) -> None:
     assert not torch.equal(adapter.train()(seqs, LENGTHS).seqs, adapter(seqs, LENGTHS).seqs)
 
 
+def test_base_has_berts_dropout_on_hidden_states_and_attention() -> None:
+    adapter = create("base", dropout=0.25)
+    rates = [module.p for module in adapter.modules() if isinstance(module, torch.nn.Dropout)]
+    assert rates == [0.25] * 6, "attention weights, attention output and feed-forward output of two layers"
+
+
 def test_base_has_the_papers_parameters() -> None:
     """28.351 M in its four layers (arXiv 2409.17044, table II)."""
     with torch.device("meta"):

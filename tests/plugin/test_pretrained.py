@@ -173,6 +173,17 @@ def test_a_shard_that_is_not_there(copy: Path) -> None:
     assert "model-00002-of-00003.safetensors" in error_of(copy)
 
 
+def test_shards_without_the_module_are_not_needed(copy: Path) -> None:
+    """Of a large model only the encoder's files are read, and so downloaded."""
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    encoder = {key: weight for key, weight in weights.items() if key.startswith("model.encoder.")}
+    save_file(encoder, copy / "encoder.safetensors")
+    files = {key: "encoder.safetensors" if key in encoder else "decoder.safetensors" for key in weights}
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    assert len(load_encoder(copy).state_dict()) == len(encoder) < len(weights)
+
+
 def test_the_hub_out_of_reach() -> None:
     """In a process of its own: offline mode is read when the hub's client is imported."""
     code = (

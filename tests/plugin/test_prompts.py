@@ -121,7 +121,7 @@ def test_training_and_inference_see_the_same_ids(tiny_llm: Path, renderer: Promp
     renderer.encode_target("first <|im_end|>")
     for pair in (("en", "en"), ("en", "de"), ("de", "en")):
         assert renderer.render(*pair) == other.render(*pair) == renderer.render(*pair)
-    assert renderer.render("en", "de") != renderer.render("de", "en")
+    assert len({renderer.render(*pair) for pair in (("en", "en"), ("en", "de"), ("de", "en"))}) == 3
 
 
 @pytest.mark.parametrize("code", ["", "xx", "klingon", "-", "e n"])

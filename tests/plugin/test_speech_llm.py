@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import soundfile
 import torch
 import yaml
-from fairseq2.utils.structured import StandardValueConverter
 from torch import Tensor
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
@@ -307,7 +307,7 @@ def test_weights_and_configuration_give_back_the_model(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    saved = yaml.safe_dump(StandardValueConverter().unstructure(model.config))
+    saved = yaml.safe_dump(dataclasses.asdict(model.config))
     torch.save(model.state_dict(), tmp_path / "model.pt")
     assert (tmp_path / "model.pt").stat().st_size < 100_000
 
