@@ -25,7 +25,7 @@ from speechllm_tools.demo.synthesis import BATCH_SIZE, SAMPLE_RATE, Clip, synthe
 from speechllm_plugin.datasets.manifest import frames_of, read_manifest
 from speechllm_plugin.errors import UserError
 
-CLIP = Clip("a/one.flac", "turn on the lights in the kitchen", "en-US", 150, 50, silence_ms=100)
+CLIP = Clip("a/one.flac", "turn on the lights in the kitchen", "en-US", 150, 50, silence_ms=300)
 SMALL = DataConfig(train=BATCH_SIZE + 20, dev=3, test_seen=4, test_unseen=5)
 
 
@@ -107,8 +107,9 @@ def test_files_are_16_khz_flac_and_begin_with_the_silence_asked_for(tmp_path: Pa
         assert (info.format, info.subtype, info.channels, info.samplerate) == ("FLAC", "PCM_16", 1, SAMPLE_RATE)
         assert 1.5 < info.duration < 3.5
     samples, _ = soundfile.read(tmp_path / "first" / CLIP.file)
-    assert not samples[: SAMPLE_RATE // 10].any()
-    assert samples[SAMPLE_RATE // 10 : SAMPLE_RATE // 5].any()
+    # espeak-ng leaves 55 ms itself before this text. Dither, which is another at each run, would show in them.
+    assert 0.345 < np.flatnonzero(samples)[0] / SAMPLE_RATE < 0.36
+    time.sleep(1.1)  # the library's clock counts seconds
     synthesise(clips, tmp_path / "second", num_processes=1)
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
 

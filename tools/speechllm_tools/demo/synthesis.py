@@ -39,7 +39,7 @@ class Clip:
     pitch: int
 
     silence_ms: int
-    """Digital silence before the first word: espeak-ng starts at once, which no recording does."""
+    """Digital silence before the speech. espeak-ng itself leaves 60 ms at most, which few recordings do."""
 
 
 def synthesise(
