@@ -16,7 +16,6 @@ from pathlib import Path
 
 from speechllm_plugin.errors import UserError
 from speechllm_recipes.entry import Action, RecipeEntry
-from speechllm_recipes.log_filter import install_log_filter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,6 +110,8 @@ def _action_parser(name: str, action_name: str, entry: RecipeEntry, action: Acti
 
 def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     from fairseq2.recipe.cli import main as recipe_main
+
+    from speechllm_recipes.log_filter import install_log_filter
 
     forwarded: list[str] = []
     if options.output_dir is not None:

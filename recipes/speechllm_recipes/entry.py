@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from fairseq2.recipe.base import Recipe
+if TYPE_CHECKING:
+    # Imported when an action is created: `fairseq2 recipe list` and `--help` answer at once.
+    from fairseq2.recipe.base import Recipe
 
 
 @dataclass(frozen=True)

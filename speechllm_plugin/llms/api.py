@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fairseq2.utils.validation import ValidationResult
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -27,6 +28,16 @@ class DecodingConfig:
     """1 = none; above 1 discourages tokens already said (arXiv 1909.05858)."""
     no_repeat_ngram_size: int = 0
     """0 = off; otherwise no n-gram of this many tokens occurs twice in a hypothesis."""
+
+    def validate(self) -> ValidationResult:
+        result = ValidationResult()
+        limits = (("beam_size", 1), ("tokens_per_second", 0), ("extra_tokens", 1), ("no_repeat_ngram_size", 0))
+        for name, least in limits:
+            if getattr(self, name) < least:
+                result.add_error(f"`{name}` must be at least {least}, but is {getattr(self, name)} instead.")
+        if self.repetition_penalty <= 0:
+            result.add_error(f"`repetition_penalty` must be above 0, but is {self.repetition_penalty} instead.")
+        return result
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,9 @@ def test_the_demo_configuration_has_no_unknown_key(commands: Commands) -> None:
         (("recipes",), ("recipes", "recipe")),
     ],
 )
-def test_mistakes_in_the_command_are_one_line(commands: Commands, argv: tuple[str, ...], words: tuple[str, ...]) -> None:
+def test_mistakes_in_the_command_are_one_line(
+    commands: Commands, argv: tuple[str, ...], words: tuple[str, ...]
+) -> None:
     line = commands.fairseq2(*argv).user_error()
     for word in words:
         assert word in line
@@ -92,7 +94,7 @@ def test_the_extension_brings_the_architectures(commands: Commands) -> None:
 
 def test_secrets_stay_out_of_the_log(commands: Commands, system: System, tmp_path: Path) -> None:
     secrets = {"HF_TOKEN": "hf_secretvalue", "AWS_SECRET_ACCESS_KEY": "awsvalue", "MY_API_KEY": "keyvalue"}
-    config = system.write(tmp_path / "config.yaml", regime__num_steps=1, dataset__valid_splits=[])
+    config = system.write(tmp_path / "config.yaml", dataset__valid_splits=[])
     result = commands.recipe("train", tmp_path / "run", "--config-file", config, env=secrets).ok()
     log = (tmp_path / "run/logs/rank_0.log").read_text()
     # The other variables are there, so that a run can be repeated.

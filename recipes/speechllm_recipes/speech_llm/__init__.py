@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from fairseq2.recipe.base import Recipe
+from typing import TYPE_CHECKING
 
 from speechllm_recipes.entry import Action, RecipeEntry
+
+if TYPE_CHECKING:
+    from fairseq2.recipe.base import Recipe
 
 
 def _train() -> Recipe:

@@ -120,6 +120,19 @@ class SpeechLlmTrainConfig:
     )
     common: CommonSection = field(default_factory=_common)
 
+    def validate(self) -> ValidationResult:
+        result = ValidationResult()
+        schedule, steps = self.lr_scheduler.config, self.regime.num_steps
+        if not isinstance(schedule, CosineAnnealingLRConfig) or schedule.cycle_len is not None or steps is None:
+            return result
+        # Otherwise the cosine would have no step left, or a negative number of them.
+        if schedule.num_warmup_steps >= steps:
+            result.add_error(
+                f"`lr_scheduler.config.num_warmup_steps` must be less than `regime.num_steps` ({steps}), but is "
+                f"{schedule.num_warmup_steps} instead."
+            )
+        return result
+
 
 @dataclass(kw_only=True)
 class SpeechLlmEvaluateConfig:

@@ -10,6 +10,7 @@ from typing import Any
 from fairseq2.gang import Gangs
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.models.speech_llm.checkpoint import check_files, step_numbers
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 
 RUN_RECORD = "run.json"
@@ -18,17 +19,20 @@ RUN_RECORD = "run.json"
 def check_run_record(output_dir: Path, config: SpeechLlmConfig, gangs: Gangs) -> None:
     """Writes the record of a new run; compares that of a run to be resumed.
 
-    :raises UserError: `output_dir` holds another system, or was written by another number of processes.
+    :raises UserError: `output_dir` holds another system, was written by another number of processes, or its last
+        checkpoint is damaged.
     """
     file = output_dir / RUN_RECORD
     record: dict[str, Any] = {"processes": gangs.root.size, "model": _flat(dataclasses.asdict(config))}
-    if file.exists() and any((output_dir / "checkpoints").glob("step_*")):
+    steps = step_numbers(output_dir / "checkpoints")
+    if file.exists() and steps:
         earlier = _read(file)
         if earlier["processes"] != record["processes"]:
             raise UserError(
                 f"{file}: the run was started with {earlier['processes']} processes, found {record['processes']}; "
                 "expected the same number to resume it, or a new output directory"
             )
+        check_files(output_dir / "checkpoints" / f"step_{steps[-1]}")
         # In the order of the configuration: the name of a part tells more than what follows from it.
         for key in dict.fromkeys([*earlier["model"], *record["model"]]):
             before, now = earlier["model"].get(key), record["model"].get(key)

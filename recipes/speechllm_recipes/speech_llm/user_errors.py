@@ -7,7 +7,6 @@ import sys
 
 from fairseq2.assets import AssetCardError
 from fairseq2.checkpoint import CheckpointError
-from fairseq2.io import CorruptFileError
 from fairseq2.logging import log
 from fairseq2.model_checkpoint import CorruptModelCheckpointError
 from fairseq2.models import ModelArchitectureNotKnownError
@@ -45,7 +44,7 @@ def get_model(context: RecipeContext) -> SpeechLlm:
 
 
 class ResumableTask(Task):
-    """A trainer that tells a checkpoint it cannot resume from."""
+    """A trainer that tells why it cannot resume: fairseq2 wraps what our data reader says about its state."""
 
     def __init__(self, trainer: Task) -> None:
         self._trainer = trainer
@@ -55,14 +54,8 @@ class ResumableTask(Task):
         try:
             self._trainer.run()
         except CheckpointError as error:
-            cause = error.__cause__
-            if isinstance(cause, UserError):
-                raise cause from error
-            if isinstance(cause, CorruptFileError):
-                raise UserError(
-                    f"checkpoint: found a damaged file {cause.file}, expected one that the run has written; delete "
-                    f"the folder step_{error.step_nr} to resume from an earlier one"
-                ) from error
+            if isinstance(error.__cause__, UserError):
+                raise error.__cause__ from error
             raise
 
     @override

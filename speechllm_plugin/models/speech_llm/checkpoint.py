@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,9 +60,37 @@ def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
     """
     :param path: a run directory, its `checkpoints` folder, or one `step_N` in it (`step` is then ignored).
     :param step: a step number; "last"; or "best" by the validation score, which falls back on the last.
-    :raises UserError: there is no such checkpoint.
+    :raises UserError: there is no such checkpoint, or its files are damaged.
     """
-    path = Path(path)
+    checkpoint = _choose_checkpoint(Path(path), step)
+    check_files(checkpoint.model_dir)
+    return checkpoint
+
+
+def step_numbers(directory: Path) -> list[int]:
+    """The steps whose checkpoints lie in `directory`, in order; not those that are still being written."""
+    return sorted(int(folder.name[5:]) for folder in directory.glob("step_*") if folder.name[5:].isdigit())
+
+
+def check_files(folder: Path) -> None:
+    """Tells files that a full disk or an unfinished copy has cut. Their directories are read, not their tensors.
+
+    :raises UserError: a file is damaged, or there is none.
+    """
+    files = sorted(folder.rglob("*.pt"))
+    if not files:
+        raise UserError(f"checkpoint: found no file in {folder}, expected those that a training run has written")
+    for file in files:
+        try:
+            zipfile.ZipFile(file).close()
+        except (zipfile.BadZipFile, OSError) as error:
+            raise UserError(
+                f"checkpoint: found a damaged file {file} ({error}), expected a whole one; other steps of the run may "
+                "be usable"
+            ) from error
+
+
+def _choose_checkpoint(path: Path, step: Step) -> Checkpoint:
     if not path.exists():
         raise UserError(f"checkpoint: found no {path}, expected the output directory of a training run")
     if match := re.fullmatch(r"step_(\d+)", path.resolve().name):
@@ -70,7 +99,7 @@ def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
     if not (directory / "model.yaml").is_file():
         raise UserError(f"checkpoint: found no model.yaml in {path} or {path / 'checkpoints'}, expected the output "
                         "directory of a training run")
-    steps = sorted(int(folder.name[5:]) for folder in directory.glob("step_*") if folder.name[5:].isdigit())
+    steps = step_numbers(directory)
     if not steps:
         raise UserError(f"checkpoint: found no step_N in {directory}; the run has not saved a checkpoint yet")
     if isinstance(step, int):

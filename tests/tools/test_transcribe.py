@@ -1,0 +1,141 @@
+"""`speechllm transcribe`, and the same from Python."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.commands import Commands, System, environment
+
+SUFFIXES = ("wav", "flac", "mp3", "ogg")
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    commands = Commands(tmp_path_factory.mktemp("commands"))
+    yield commands
+    commands.close()
+
+
+@pytest.fixture(scope="module")
+def trained(
+    commands: Commands, tiny_whisper: Path, tiny_llm: Path, tiny_manifest: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The output directory of a run of two steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = System(tiny_whisper, tiny_llm, tiny_manifest).write(
+        folder / "config.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1
+    )
+    commands.recipe("train", folder / "run", "--config-file", config).ok()
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A tone of its own length in every format, at several rates, in mono and stereo."""
+    folder = tmp_path_factory.mktemp("audio")
+    files = []
+    for number, (suffix, rate) in enumerate(zip(SUFFIXES, (16000, 8000, 44100, 48000), strict=True)):
+        times = np.arange(round(rate * (0.4 + 0.3 * number))) / rate
+        tone = 0.3 * np.sin(2 * np.pi * (300 + 150 * number) * times)
+        files.append(folder / f"{'abcd'[number]}.{suffix}")
+        soundfile.write(files[-1], tone if number % 2 else np.stack([tone, tone / 2], axis=1), rate)
+    return files
+
+
+def test_one_line_a_file_in_the_order_given(commands: Commands, trained: Path, audio: list[Path]) -> None:
+    result = commands.speechllm("transcribe", "--checkpoint", trained, *reversed(audio)).ok()
+    lines = _lines(result.stdout)
+    assert [name for name, _ in lines] == [str(file) for file in reversed(audio)]
+    # Audio decides: no two of these sound alike.
+    assert len({text for _, text in lines}) == 4
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_together_and_alone_give_the_same_text(
+    commands: Commands, trained: Path, audio: list[Path], beam_size: int
+) -> None:
+    options = ("transcribe", "--checkpoint", trained, "--beam-size", beam_size)
+    together = _lines(commands.speechllm(*options, *audio).ok().stdout)
+    alone = [_lines(commands.speechllm(*options, file).ok().stdout)[0] for file in (audio[0], audio[3])]
+    assert [together[0], together[3]] == alone
+
+
+def test_files_that_cannot_be_read_do_not_cost_the_others(
+    commands: Commands, trained: Path, audio: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "text.wav").write_text("no audio")
+    soundfile.write(tmp_path / "long.wav", np.zeros(31 * 16000, dtype=np.float32), 16000)
+    bad = [tmp_path / "text.wav", tmp_path / "lost.wav", tmp_path / "long.wav"]
+    result = commands.speechllm("transcribe", "--checkpoint", trained, audio[0], *bad, audio[1])
+    assert result.status == 2
+    assert [name for name, _ in _lines(result.stdout)] == [str(audio[0]), str(audio[1])]
+    errors = result.errors()
+    assert [error.partition(": ")[0] for error in errors] == [str(file) for file in bad]
+    assert "no audio" in errors[0] and "no such file" in errors[1] and "31.00 s, expected at most 30 s" in errors[2]
+    assert "2 transcribed, 3 failed" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_frozen_models_that_moved_are_given_by_set(
+    commands: Commands, trained: Path, audio: list[Path], tiny_llm: Path, tmp_path: Path
+) -> None:
+    run, llm = tmp_path / "run", tmp_path / "llm"
+    shutil.copytree(trained, run)
+    shutil.copytree(tiny_llm, llm)
+    model = run / "checkpoints/model.yaml"
+    model.write_text(model.read_text().replace(str(tiny_llm), "/moved/away"))
+    options = ("transcribe", audio[0], "--checkpoint", run)
+    line = commands.speechllm(*options).user_error()
+    assert "llm.config.path" in line and "/moved/away" in line
+    found = commands.speechllm(*options, "--set", f"llm.config.path={llm}").ok()
+    assert found.stdout == commands.speechllm("transcribe", audio[0], "--checkpoint", trained).ok().stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--checkpoint", "/lost/run"), ("/lost/run", "output directory of a training run")),
+        (("--step", "latest"), ("--step", "'latest'", "best, last or a step number")),
+        (("--step", "9"), ("found steps 2", "not 9")),
+        (("--beam-size", "0"), ("--beam-size", "0", "at least 1")),
+        (("--source-lang", "klingon"), ("'klingon'", "ISO 639-1")),
+        (("--set", "nonsense"), ("--set", "'nonsense'", "KEY=VALUE")),
+        (("--set", "adaptr.name=mlp"), ("adaptr", "adapter")),
+        (("--set", "llm.config.path.deeper=1"), ("llm.config.path.deeper", "'path'")),
+    ],
+)
+def test_options_that_are_wrong(
+    commands: Commands, trained: Path, audio: list[Path], options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    line = commands.speechllm("transcribe", audio[0], "--checkpoint", trained, *options).user_error()
+    for word in words:
+        assert word in line
+
+
+def test_three_lines_of_python(commands: Commands, trained: Path, audio: list[Path]) -> None:
+    program = (
+        "from speechllm_plugin import load_speech_llm\n"
+        f"model = load_speech_llm({str(trained)!r})\n"
+        f"print(*(' '.join(text.split()) for text in model.transcribe({[str(file) for file in audio]!r})), sep='\\n')\n"
+    )
+    # In an interpreter of its own, as a user's program: nothing has been imported before.
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=300, check=True
+    )
+    expected = commands.speechllm("transcribe", "--checkpoint", trained, *audio).ok().stdout
+    # Not splitlines(): a tiny LLM also writes control characters that Python takes for line ends.
+    assert result.stdout.split("\n")[:-1] == [text for _, text in _lines(expected)]
+
+
+def _lines(output: str) -> list[tuple[str, str]]:
+    """File and text of each line."""
+    return [(name, text) for name, _, text in (line.partition("\t") for line in output.split("\n")[:-1])]
