@@ -102,8 +102,17 @@ def load_tokenizer(path: str, key: str) -> PreTrainedTokenizerFast:
 
 
 def load_model(kls: Any, path: str, *, dtype: torch.dtype, key: str, **options: object) -> PreTrainedModel:
-    """A whole model through one of transformers' Auto classes."""
-    return _read(key, path, lambda: kls.from_pretrained(_local(path, key), dtype=dtype, **options))
+    """A whole model through one of transformers' Auto classes, in `dtype` on the default device."""
+    device = torch.get_default_device()
+    # fairseq2 creates models under modes that give every new tensor the dtype of the trained part: without this an LLM
+    # asked for in bfloat16 would be loaded, and run, in float32.
+    with torch._C.DisableTorchFunction():
+        model: PreTrainedModel = _read(
+            key, path, lambda: kls.from_pretrained(_local(path, key), dtype=dtype, **options)
+        )
+    module: nn.Module = model
+    module.to(device)
+    return model
 
 
 def source_identity(path: str) -> dict[str, object]:
