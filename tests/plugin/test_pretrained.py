@@ -224,3 +224,16 @@ def test_identity_follows_the_weights(copy: Path) -> None:
     os.utime(copy / "model.safetensors", ns=(0, 0))
     assert source_identity(str(copy)) != source_identity("openai/whisper-tiny")
     assert source_identity("openai/whisper-tiny") == {"path": "openai/whisper-tiny"}
+
+
+def test_an_llm_keeps_its_dtype_where_fairseq2_creates_models(tiny_llm: Path) -> None:
+    """fairseq2 builds a model under a mode that gives every new tensor the dtype of the trained part."""
+    from fairseq2 import init_fairseq2
+    from fairseq2.data_type import set_dtype
+    from fairseq2.runtime import dependency
+
+    if dependency._resolver is None:
+        init_fairseq2()
+    with torch.device("cpu"), set_dtype(torch.float32):
+        model = load_model(AutoModelForCausalLM, str(tiny_llm), dtype=torch.bfloat16, key="llm.config.path")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
