@@ -7,7 +7,7 @@ It reads one JSON object a line and answers with the exit status on a line of it
     cwd, env         where, and what to add to the environment
     stdout, stderr   files for the streams
     processes        how many run it together, each with the variables that torchrun sets
-    kill_when        a path: the processes get SIGKILL as soon as it exists
+    kill_when        a file and a text: the processes get SIGKILL as soon as the file holds the text
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def fork(request: dict[str, Any], environment: dict[str, str]) -> int:
     return child
 
 
-def wait(children: list[int], kill_when: str | None) -> int:
+def wait(children: list[int], kill_when: tuple[str, str] | None) -> int:
     """The exit status: the first that is not 0. Like torchrun it ends the other processes when one fails."""
     status = 0
     alive = set(children)
@@ -82,11 +82,19 @@ def wait(children: list[int], kill_when: str | None) -> int:
             if ended:
                 alive.remove(child)
                 status = status or os.waitstatus_to_exitcode(code)
-        if status or (kill_when is not None and os.path.exists(kill_when)):
+        if status or (kill_when is not None and holds(*kill_when)):
             for child in alive:
                 os.kill(child, signal.SIGKILL)
         time.sleep(0.002)
     return status
+
+
+def holds(file: str, text: str) -> bool:
+    try:
+        with open(file, encoding="utf-8") as stream:
+            return text in stream.read()
+    except FileNotFoundError:
+        return False
 
 
 def run(request: dict[str, Any], environment: dict[str, str]) -> NoReturn:

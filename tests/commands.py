@@ -69,7 +69,11 @@ class Commands:
         self._server.wait()
 
     def fairseq2(
-        self, *argv: object, env: Mapping[str, str] | None = None, processes: int = 1, kill_when: Path | None = None
+        self,
+        *argv: object,
+        env: Mapping[str, str] | None = None,
+        processes: int = 1,
+        kill_when: tuple[Path, str] | None = None,
     ) -> Result:
         return self._run("speechllm_recipes.cli", argv, env or {}, processes, kill_when)
 
@@ -81,13 +85,19 @@ class Commands:
         return self.fairseq2("recipe", "run", "speech_llm", action, output, "--no-rich", *argv, **options)
 
     def _run(
-        self, module: str, argv: Sequence[object], env: Mapping[str, str], processes: int, kill_when: Path | None
+        self,
+        module: str,
+        argv: Sequence[object],
+        env: Mapping[str, str],
+        processes: int,
+        kill_when: tuple[Path, str] | None,
     ) -> Result:
         number = next(self._numbers)
         files = {name: self._folder / f"{number}.{name}" for name in ("stdout", "stderr")}
         request = {
             "module": module, "argv": [str(argument) for argument in argv], "env": dict(env),
-            "cwd": str(self._folder), "processes": processes, "kill_when": kill_when and str(kill_when),
+            "cwd": str(self._folder), "processes": processes,
+            "kill_when": kill_when and [str(kill_when[0]), kill_when[1]],
             **{name: str(file) for name, file in files.items()},
         }
         assert self._server.stdin is not None and self._server.stdout is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import string
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,6 +100,24 @@ def test_frozen_models_that_moved_are_given_by_set(
     assert "llm.config.path" in line and "/moved/away" in line
     found = commands.speechllm(*options, "--set", f"llm.config.path={llm}").ok()
     assert found.stdout == commands.speechllm("transcribe", audio[0], "--checkpoint", trained).ok().stdout
+
+
+def test_a_text_with_line_ends_stays_on_its_line(
+    commands: Commands, trained: Path, audio: list[Path], tiny_llm: Path, tmp_path: Path
+) -> None:
+    options = ("transcribe", audio[3], "--checkpoint", trained)
+    ((_, text),) = _lines(commands.speechllm(*options).ok().stdout)
+    letter = max(string.ascii_letters, key=text.count)
+    assert letter in text
+    # The same LLM with a tokenizer that writes a line end for its favourite letter.
+    shutil.copytree(tiny_llm, tmp_path / "llm")
+    file = tmp_path / "llm/tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    line_end = {"type": "Replace", "pattern": {"String": letter}, "content": "\r\n"}
+    tokenizer["decoder"] = {"type": "Sequence", "decoders": [tokenizer["decoder"], line_end]}
+    file.write_text(json.dumps(tokenizer))
+    found = commands.speechllm(*options, "--set", f"llm.config.path={tmp_path / 'llm'}").ok().stdout
+    assert found == f"{audio[3]}\t{' '.join(text.replace(letter, ' ').split())}\n"
 
 
 @pytest.mark.parametrize(
