@@ -39,7 +39,6 @@ def trained(embedded: Path) -> Path:
     short = [
         "model.config_overrides.ctc.align_steps=6",
         "regime.num_steps=10",
-        "lr_scheduler.config.num_warmup_steps=2",
         "regime.validate_after_n_steps=0",
         "regime.validate_every_n_steps=10",
         "regime.checkpoint_every_n_steps=10",

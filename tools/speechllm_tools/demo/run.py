@@ -71,6 +71,7 @@ def _evaluate(root: Path) -> None:
     _recipe(
         "evaluate", root / "eval", "--checkpoint", str(root / "run"), "--config", *manifests,
         f"dataset.splits=[{','.join(SPLITS)}]", "dataset.batch_size=25", f"dataset.feature_cache={root}/features",
+        "decoding.no_repeat_ngram_size=3", "decoding.tokens_per_second=6",
     )
     done.write_text(checkpoint.name)
 
