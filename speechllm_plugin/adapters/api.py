@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -22,35 +25,69 @@ class AdapterShape:
     """Root mean square of the LLM's input embeddings: the scale at which an adapter's output starts."""
 
 
+class FrameClassifier(Protocol):
+    """Scores frames for CTC; label 0 is the blank."""
+
+    def __call__(self, frames: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
+        """
+        :param frames: `[B, T, frame_dim]`.
+        :param embed: takes frames to the LLM's embedding space, `[B, T, llm_dim]`: for a classifier that compares
+            them with the LLM's own embedding table.
+        :returns: logits, `[B, T, labels]`.
+        """
+
+
 @dataclass(frozen=True)
 class AdapterOutput:
     seqs: Tensor
     """Speech embeddings, `[B, U, llm_dim]`, zeros beyond each length."""
     lengths: Tensor
     """`[B]`, int64; at least 1 for every clip."""
-    frames: Tensor
-    """What an auxiliary CTC head reads: the frames before any learnt compression, `[B, T, frame_dim]`."""
-    frame_lengths: Tensor
-    """`[B]`, int64."""
+    frame_logits: Tensor | None = None
+    """What the classifier said of the frames before any learnt compression, `[B, T, labels]`; None without one."""
+    frame_lengths: Tensor | None = None
+    """`[B]`, int64; of `frame_logits`."""
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    """The adapter's own losses, unweighted sums over the batch, where the lengths of the answers were given. The keys
+    are those of `Adapter.loss_weights`."""
+    starts: Tensor | None = None
+    """`[B, U]`, int64: the first encoder frame that each vector stands for; None where the adapter cannot tell."""
+    ends: Tensor | None = None
+    """`[B, U]`, int64: one past the last encoder frame of each vector."""
 
 
 class Adapter(nn.Module):
     """Padding never changes a result: what lies beyond a length is not read."""
 
     frame_dim: int
-    """Width of `AdapterOutput.frames`."""
+    """Width of the frames that a `FrameClassifier` scores."""
+    needs_classifier: bool = False
+    """Whether the classifier is part of the adapter: it then runs in decoding too."""
+    loss_weights: Mapping[str, float] = MappingProxyType({})
+    """Weights of the adapter's own losses beside the LLM's."""
 
     @abstractmethod
-    def forward(self, seqs: Tensor, lengths: Tensor, target_lengths: Tensor | None = None) -> AdapterOutput:
+    def forward(
+        self,
+        seqs: Tensor,
+        lengths: Tensor,
+        target_lengths: Tensor | None = None,
+        classify: FrameClassifier | None = None,
+    ) -> AdapterOutput:
         """
         :param seqs: encoder features, `[B, T, encoder_dim]`.
         :param lengths: `[B]`, int64, at least 1.
         :param target_lengths: `[B]`, tokens of each answer, in training only.
+        :param classify: the auxiliary CTC head, in training and where `needs_classifier`.
         """
 
     def output_rate(self, frame_rate: float) -> float | None:
         """Speech embeddings per second (Hz) for an encoder's frame rate; None where it depends on the content."""
         return None
+
+    def layer_lists(self) -> list[nn.ModuleList]:
+        """The layers that activation checkpointing and `torch.compile` take one by one."""
+        return [module for module in self.modules() if isinstance(module, nn.ModuleList)]
 
 
 ADAPTERS: Registry[Adapter] = Registry(

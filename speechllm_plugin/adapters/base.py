@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterOutput, AdapterShape, output_norm
+from speechllm_plugin.adapters.api import (
+    ADAPTERS,
+    Adapter,
+    AdapterOutput,
+    AdapterShape,
+    FrameClassifier,
+    output_norm,
+)
 from speechllm_plugin.adapters.bert import BertLayers
 from speechllm_plugin.masks import length_mask, zero_padding
 
@@ -37,12 +44,22 @@ class BaseAdapter(Adapter):
         self.output = nn.Linear(config.dim, shape.llm_dim)
         self.norm = output_norm(shape)
 
-    def forward(self, seqs: Tensor, lengths: Tensor, target_lengths: Tensor | None = None) -> AdapterOutput:
+    def forward(
+        self,
+        seqs: Tensor,
+        lengths: Tensor,
+        target_lengths: Tensor | None = None,
+        classify: FrameClassifier | None = None,
+    ) -> AdapterOutput:
         frames = self.input_norm(self.input(zero_padding(seqs, lengths)))
         frames = self.layers(frames, lengths)
         seqs = self.norm(self.output(frames))
-        seqs = seqs * length_mask(lengths, seqs.size(1)).unsqueeze(-1)
-        return AdapterOutput(seqs, lengths, frames=frames, frame_lengths=lengths)
+        return AdapterOutput(
+            seqs * length_mask(lengths, seqs.size(1)).unsqueeze(-1),
+            lengths,
+            frame_logits=classify(frames, lambda _: seqs) if classify else None,
+            frame_lengths=lengths,
+        )
 
     def output_rate(self, frame_rate: float) -> float:
         return frame_rate

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterOutput, AdapterShape, output_norm
+from speechllm_plugin.adapters.api import (
+    ADAPTERS,
+    Adapter,
+    AdapterOutput,
+    AdapterShape,
+    FrameClassifier,
+    output_norm,
+)
 from speechllm_plugin.masks import length_mask, zero_padding
 
 
@@ -31,14 +38,21 @@ class MlpAdapter(Adapter):
         self.output = nn.Linear(config.hidden_dim, shape.llm_dim)
         self.norm = output_norm(shape)
 
-    def forward(self, seqs: Tensor, lengths: Tensor, target_lengths: Tensor | None = None) -> AdapterOutput:
+    def forward(
+        self,
+        seqs: Tensor,
+        lengths: Tensor,
+        target_lengths: Tensor | None = None,
+        classify: FrameClassifier | None = None,
+    ) -> AdapterOutput:
         seqs = zero_padding(seqs, lengths)
         seqs = F.pad(seqs, (0, 0, 0, -seqs.size(1) % self.stack))
         seqs = seqs.unflatten(1, (-1, self.stack)).flatten(2)  # (B, T, C) -> (B, T / stack, stack * C)
         lengths = (lengths + self.stack - 1) // self.stack
         seqs = self.norm(self.output(self.dropout(F.gelu(self.input(seqs)))))
         seqs = seqs * length_mask(lengths, seqs.size(1)).unsqueeze(-1)
-        return AdapterOutput(seqs, lengths, frames=seqs, frame_lengths=lengths)
+        logits = classify(seqs, lambda frames: frames) if classify else None
+        return AdapterOutput(seqs, lengths, frame_logits=logits, frame_lengths=lengths)
 
     def output_rate(self, frame_rate: float) -> float:
         return frame_rate / self.stack

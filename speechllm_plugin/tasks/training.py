@@ -14,19 +14,17 @@ from typing_extensions import override
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.reader import SpeechTextReader
-from speechllm_plugin.models.speech_llm.model import SpeechLlmLoss
+from speechllm_plugin.models.speech_llm.model import SpeechLlm, SpeechLlmLoss
 from speechllm_plugin.tasks.metrics import LossMean, drop_absent
 
 
 class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
-    def __init__(self, model: nn.Module, *, align_steps: int, has_ctc: bool, reader: SpeechTextReader) -> None:
-        """
-        :param model: a `SpeechLlm`, possibly wrapped for data parallelism.
-        :param align_steps: steps that train on CTC alone.
-        """
-        self._model = model
-        self._align_steps = align_steps
-        self._has_ctc = has_ctc
+    def __init__(self, model: SpeechLlm, data_parallel: nn.Module, reader: SpeechTextReader) -> None:
+        """:param data_parallel: the same model, possibly wrapped for data parallelism."""
+        self._model = data_parallel
+        self._align_steps = model.config.ctc.align_steps
+        self._has_ctc = model.ctc is not None
+        self._adapter_losses = tuple(model.adapter.loss_weights)
         self._reader = reader
         self._step_nr = 0
 
@@ -40,6 +38,8 @@ class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
         if self._has_ctc:
             metric_bag.add("ctc_loss", LossMean())
             metric_bag.add("ctc_infeasible", Sum())
+        for name in self._adapter_losses:
+            metric_bag.add(f"{name}_loss", LossMean())
         for name in ("num_examples", "num_target_elements", "audio_seconds", "skipped_clips"):
             metric_bag.add(name, Sum())
 
@@ -57,9 +57,12 @@ class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
     def _update_metrics(self, metric_bag: MetricBag, batch: SpeechTextBatch, loss: SpeechLlmLoss) -> None:
         if loss.lm is not None:
             metric_bag.get("nll_loss", LossMean).add(loss.lm, loss.num_targets)
-        if self._has_ctc:
-            metric_bag.get("ctc_loss", LossMean).add(loss.auxiliary["ctc"], loss.num_targets)
-            metric_bag.get("ctc_infeasible", Sum).update(loss.infeasible_ctc)
+        if loss.ctc is not None:
+            if loss.ctc.num_labels:
+                metric_bag.get("ctc_loss", LossMean).add(loss.ctc.loss, loss.ctc.num_labels)
+            metric_bag.get("ctc_infeasible", Sum).update(loss.ctc.infeasible)
+        for name, value in loss.adapter.items():
+            metric_bag.get(f"{name}_loss", LossMean).add(value, loss.num_targets)
         metric_bag.get("num_examples", Sum).update(len(batch))
         metric_bag.get("num_target_elements", Sum).update(loss.num_targets)
         metric_bag.get("audio_seconds", Sum).update(sum(batch.seconds))

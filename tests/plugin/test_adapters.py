@@ -32,11 +32,12 @@ def features(lengths: torch.Tensor, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_lengths_are_exact_and_the_padding_is_zero(name: str) -> None:
-    output = create(name).eval()(features(LENGTHS), LENGTHS)
+    adapter = create(name).eval()
+    output = adapter(features(LENGTHS), LENGTHS, classify=lambda frames, embed: frames)
     expected = [-(-length // FACTOR[name]) for length in LENGTHS.tolist()]
     assert output.lengths.tolist() == output.frame_lengths.tolist() == expected
     assert output.seqs.shape == (6, max(expected), SHAPE.llm_dim)
-    assert output.frames.shape == (6, max(expected), create(name).frame_dim)
+    assert output.frame_logits.shape == (6, max(expected), adapter.frame_dim)
     assert not output.seqs[~length_mask(output.lengths, max(expected))].any()
     assert create(name).output_rate(50.0) == 50.0 / FACTOR[name]
 
@@ -44,12 +45,14 @@ def test_lengths_are_exact_and_the_padding_is_zero(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_a_row_is_the_same_alone_and_in_a_batch(name: str) -> None:
     adapter, seqs = create(name).eval(), features(LENGTHS)
-    output = adapter(seqs, LENGTHS)
+    output = adapter(seqs, LENGTHS, classify=lambda frames, embed: embed(frames))
     for row, length in enumerate(LENGTHS.tolist()):
-        alone = adapter(seqs[row : row + 1, :length], LENGTHS[row : row + 1])
+        alone = adapter(
+            seqs[row : row + 1, :length], LENGTHS[row : row + 1], classify=lambda frames, embed: embed(frames)
+        )
         size = int(alone.lengths[0])
         torch.testing.assert_close(output.seqs[row, :size], alone.seqs[0], atol=1e-6, rtol=1e-4)
-        torch.testing.assert_close(output.frames[row, :size], alone.frames[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(output.frame_logits[row, :size], alone.frame_logits[0], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechllm_plugin.adapters.api import AdapterOutput, AdapterShape
-from speechllm_plugin.models.speech_llm.ctc import ALIGNED_LOGIT, CtcHead, LinearCtcHead, LlmEmbeddingCtcHead
+from speechllm_plugin.adapters.api import AdapterShape
+from speechllm_plugin.models.speech_llm.ctc import ALIGNED_LOGIT, CtcHead, CtcLoss, LinearCtcHead, LlmEmbeddingCtcHead
 
 WORDS = 30
 KNOWN = [3, 5, 7, 11, 13, 17]
@@ -31,15 +33,31 @@ def table() -> Tensor:
     return SHAPE.output_rms * torch.randn(WORDS, SHAPE.llm_dim, generator=torch.Generator().manual_seed(1))
 
 
-def speech(lengths: Tensor = LENGTHS) -> AdapterOutput:
-    """Frames that differ from the embeddings: `linear` reads the one, `llm_embedding` the other."""
+@dataclass(frozen=True)
+class Speech:
+    """Frames that differ from their place in the LLM's space: `linear` reads the one, `llm_embedding` the other."""
+
+    frames: Tensor
+    embedded: Tensor
+    lengths: Tensor
+
+    def read_by(self, kind: str) -> Tensor:
+        return self.frames if kind == "linear" else self.embedded
+
+
+def speech(lengths: Tensor = LENGTHS) -> Speech:
     generator = torch.Generator().manual_seed(2)
     size = (len(lengths), int(lengths.max()), SHAPE.llm_dim)
-    seqs = (SHAPE.output_rms * torch.randn(size, generator=generator)).requires_grad_()
-    return AdapterOutput(seqs, lengths, torch.randn(size, generator=generator).requires_grad_(), lengths)
+    embedded = (SHAPE.output_rms * torch.randn(size, generator=generator)).requires_grad_()
+    return Speech(torch.randn(size, generator=generator).requires_grad_(), embedded, lengths)
 
 
-def expected_loss(kind: str, head: CtcHead, output: AdapterOutput, row: int, target: list[int]) -> Tensor:
+def loss_of(head: CtcHead, output: Speech, targets: list[list[int]]) -> CtcLoss:
+    logits = head(output.frames, lambda _: output.embedded, table())
+    return head.loss(logits, output.lengths, [""] * len(targets), targets)
+
+
+def expected_loss(kind: str, head: CtcHead, output: Speech, row: int, target: list[int]) -> Tensor:
     length = int(output.lengths[row])
     if isinstance(head, LinearCtcHead):
         logits = F.linear(output.frames[row, :length], head.classifier.weight, head.classifier.bias)
@@ -47,7 +65,7 @@ def expected_loss(kind: str, head: CtcHead, output: AdapterOutput, row: int, tar
     else:
         assert isinstance(head, LlmEmbeddingCtcHead)
         classes = torch.stack([head.blank, *[table()[token] for token in sorted(KNOWN)]])
-        logits = output.seqs[row, :length] @ classes.T * head.log_scale.exp()
+        logits = output.embedded[row, :length] @ classes.T * head.log_scale.exp()
         labels = [sorted(KNOWN).index(token) + 1 for token in target]
     return F.ctc_loss(
         logits.log_softmax(-1).unsqueeze(1), torch.tensor([labels], dtype=torch.long), (length,), (len(labels),),
@@ -58,12 +76,12 @@ def expected_loss(kind: str, head: CtcHead, output: AdapterOutput, row: int, tar
 @pytest.mark.parametrize("kind", ["linear", "llm_embedding"])
 def test_the_loss_is_the_sum_over_rows(kind: str) -> None:
     head, output = create(kind), speech()
-    result = head(output, TARGETS, table())
+    result = loss_of(head, output, TARGETS)
     expected = torch.stack([expected_loss(kind, head, output, row, target) for row, target in enumerate(TARGETS)])
     assert result.infeasible == 0
     torch.testing.assert_close(result.loss, expected.sum())
 
-    read = output.frames if kind == "linear" else output.seqs
+    read = output.read_by(kind)
     wanted = [read, *head.parameters()]
     found_gradients = torch.autograd.grad(result.loss, wanted, retain_graph=True)
     expected_gradients = torch.autograd.grad(expected.sum(), wanted)
@@ -83,14 +101,15 @@ def test_the_loss_is_the_sum_over_rows(kind: str) -> None:
 def test_a_row_that_cannot_be_aligned_is_counted_and_adds_nothing(kind: str, row: int, target: list[int]) -> None:
     head, output = create(kind), speech()
     targets = [target if i == row else other for i, other in enumerate(TARGETS)]
-    result = head(output, targets, table())
+    result = loss_of(head, output, targets)
     others = [expected_loss(kind, head, output, i, other) for i, other in enumerate(TARGETS) if i != row]
     assert result.infeasible == 1
+    assert result.num_labels == sum(len(other) for i, other in enumerate(TARGETS) if i != row)
     torch.testing.assert_close(result.loss, torch.stack(others).sum())
-    read = output.frames if kind == "linear" else output.seqs
+    read = output.read_by(kind)
     for gradient in torch.autograd.grad(result.loss, [read, *head.parameters()]):
         assert gradient.isfinite().all()
-    (gradient,) = torch.autograd.grad(head(output, targets, table()).loss, [read])
+    (gradient,) = torch.autograd.grad(loss_of(head, output, targets).loss, [read])
     assert not gradient[row].any()
 
 
@@ -99,7 +118,7 @@ def test_just_enough_frames(kind: str) -> None:
     head, output = create(kind), speech()
     # Four frames: a, blank, a, b.
     targets = [[], [3, 3, 5], [], []]
-    result = head(output, targets, table())
+    result = loss_of(head, output, targets)
     assert result.infeasible == 0
     torch.testing.assert_close(
         result.loss, torch.stack([expected_loss(kind, head, output, row, t) for row, t in enumerate(targets)]).sum()
@@ -109,10 +128,10 @@ def test_just_enough_frames(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["linear", "llm_embedding"])
 def test_a_batch_without_any_row_to_align(kind: str) -> None:
     head, output = create(kind), speech(torch.tensor([1, 1]))
-    result = head(output, [[3, 5], [7, 7]], table())
-    assert result.infeasible == 2
+    result = loss_of(head, output, [[3, 5], [7, 7]])
+    assert (result.infeasible, result.num_labels) == (2, 0)
     assert result.loss.item() == 0.0
-    read = output.frames if kind == "linear" else output.seqs
+    read = output.read_by(kind)
     for gradient in torch.autograd.grad(result.loss, [read, *head.parameters()]):
         assert gradient.isfinite().all()
 
@@ -120,7 +139,7 @@ def test_a_batch_without_any_row_to_align(kind: str) -> None:
 def test_a_token_outside_the_vocabulary_is_counted() -> None:
     head, output = create("llm_embedding"), speech()
     targets = [[3, 4], *TARGETS[1:]]  # 4 is no label
-    result = head(output, targets, table())
+    result = loss_of(head, output, targets)
     assert result.infeasible == 1
     expected = [expected_loss("llm_embedding", head, output, row, TARGETS[row]) for row in (1, 2, 3)]
     torch.testing.assert_close(result.loss, torch.stack(expected).sum())
@@ -129,11 +148,11 @@ def test_a_token_outside_the_vocabulary_is_counted() -> None:
 def test_what_lies_beyond_a_length_is_not_read() -> None:
     for kind in ("linear", "llm_embedding"):
         head, output = create(kind), speech()
-        before = head(output, TARGETS, table()).loss
+        before = loss_of(head, output, TARGETS).loss
         with torch.no_grad():
             output.frames[1, 4:] = 100.0
-            output.seqs[1, 4:] = 100.0
-        torch.testing.assert_close(head(output, TARGETS, table()).loss, before)
+            output.embedded[1, 4:] = 100.0
+        torch.testing.assert_close(loss_of(head, output, TARGETS).loss, before)
 
 
 def test_an_embedding_starts_as_its_own_token() -> None:
@@ -142,9 +161,7 @@ def test_an_embedding_starts_as_its_own_token() -> None:
     head.set_vocabulary(KNOWN)
     words = table()
     words = words * SHAPE.output_rms / words.pow(2).mean(-1, keepdim=True).sqrt()
-    seqs = words[sorted(KNOWN)].unsqueeze(0)
-    lengths = torch.tensor([len(KNOWN)])
-    logits, _ = head.logits(AdapterOutput(seqs, lengths, seqs, lengths), words)
+    logits = head(words[sorted(KNOWN)].unsqueeze(0), lambda frames: frames, words)
     assert logits[0].argmax(-1).tolist() == list(range(1, len(KNOWN) + 1))
     torch.testing.assert_close(logits[0].diagonal(offset=1), torch.full((len(KNOWN),), ALIGNED_LOGIT))
 
@@ -153,13 +170,13 @@ def test_the_vocabulary_travels_in_the_checkpoint() -> None:
     head, output = create("llm_embedding"), speech()
     other = LlmEmbeddingCtcHead(SHAPE, WORDS)
     other.load_state_dict(head.state_dict())
-    assert other.labels([[17], [3, 5], [4]]) == [[6], [1, 2], None]
-    assert torch.equal(other(output, TARGETS, table()).loss, head(output, TARGETS, table()).loss)
+    assert other.labels([""] * 3, [[17], [3, 5], [4]]) == [[6], [1, 2], None]
+    assert torch.equal(loss_of(other, output, TARGETS).loss, loss_of(head, output, TARGETS).loss)
 
 
 def test_autocast_does_not_round_the_loss() -> None:
     for kind in ("linear", "llm_embedding"):
         head, output = create(kind), speech()
-        plain = head(output, TARGETS, table()).loss
+        plain = loss_of(head, output, TARGETS).loss
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(head(output, TARGETS, table()).loss, plain)
+            assert torch.equal(loss_of(head, output, TARGETS).loss, plain)

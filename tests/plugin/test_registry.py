@@ -148,9 +148,9 @@ class MineAdapter(Adapter):
         self.output = nn.Linear(shape.encoder_dim, shape.llm_dim)
         self.norm = output_norm(shape)
 
-    def forward(self, seqs, lengths, target_lengths=None):
+    def forward(self, seqs, lengths, target_lengths=None, classify=None):
         seqs = self.norm(self.output(seqs)) * self.config.gain
-        return AdapterOutput(seqs, lengths, frames=seqs, frame_lengths=lengths)
+        return AdapterOutput(seqs, lengths)
 
 ADAPTERS.register("mine", MineConfig, MineAdapter)
 """

@@ -124,11 +124,11 @@ def test_training_lowers_the_loss_and_the_model_listens(tiny_config: SpeechLlmCo
 def test_the_loss_is_the_weighted_sum(model: SpeechLlm, batch: SpeechTextBatch) -> None:
     loss = model(batch)
     assert loss.lm is not None
-    torch.testing.assert_close(loss.total, loss.lm + 0.3 * loss.auxiliary["ctc"])
+    torch.testing.assert_close(loss.total, loss.lm + 0.3 * loss.ctc.loss)
     assert loss.num_targets == sum(len(model.prompts.encode_target(text)) for text in batch.texts)
     aligning = model(batch, lm=False)
     assert aligning.lm is None
-    torch.testing.assert_close(aligning.total, loss.auxiliary["ctc"])
+    torch.testing.assert_close(aligning.total, loss.ctc.loss)
     assert aligning.num_targets == loss.num_targets
 
 
@@ -138,10 +138,10 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_rows(
     together = model(batch)
     alone = [model(single) for single in batches_of(tiny_manifest / "train.tsv", batch_size=1)]
     assert sum(loss.num_targets for loss in alone) == together.num_targets
-    assert sum(loss.infeasible_ctc for loss in alone) == together.infeasible_ctc > 0
+    assert sum(loss.ctc.infeasible for loss in alone) == together.ctc.infeasible > 0
     torch.testing.assert_close(sum(loss.lm for loss in alone), together.lm, atol=1e-2, rtol=1e-5)
     torch.testing.assert_close(
-        sum(loss.auxiliary["ctc"] for loss in alone), together.auxiliary["ctc"], atol=1e-2, rtol=1e-5
+        sum(loss.ctc.loss for loss in alone), together.ctc.loss, atol=1e-2, rtol=1e-5
     )
 
 

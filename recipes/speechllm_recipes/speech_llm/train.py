@@ -58,12 +58,7 @@ class SpeechLlmTrainRecipe(Recipe):
             shuffle_seed=config.common.seed,
             num_accumulate=config.trainer.grad_accumulation.num_batches,
         )
-        unit = SpeechLlmTrainUnit(
-            context.get_data_parallel_model(),
-            align_steps=model.config.ctc.align_steps,
-            has_ctc=model.ctc is not None,
-            reader=reader,
-        )
+        unit = SpeechLlmTrainUnit(model, context.get_data_parallel_model(), reader)
         valid_units = [
             SpeechLlmValidUnit(model, name=split, decode=config.dataset.valid_decode, decoding=config.decoding)
             for split in config.dataset.valid_splits

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechllm_plugin.adapters.api import AdapterOutput, AdapterShape
+from speechllm_plugin.adapters.api import AdapterShape
 
 ALIGNED_LOGIT = 12.0
 """Logit at the start of training of a vector that equals its token's embedding."""
@@ -21,20 +21,28 @@ ALIGNED_LOGIT = 12.0
 class CtcLoss:
     loss: Tensor
     """Sum over the batch, in nats. Rows that cannot be aligned add 0."""
+    num_labels: int
+    """Labels of the rows that could be aligned."""
     infeasible: int
     """Rows that have fewer frames than their labels need, or a token outside the vocabulary."""
 
 
 class CtcHead(nn.Module):
-    def forward(self, output: AdapterOutput, targets: Sequence[Sequence[int]], table: Tensor) -> CtcLoss:
-        """
-        :param targets: token ids of each row's text, without the end of the turn.
+    @abstractmethod
+    def forward(self, frames: Tensor, embed: Callable[[Tensor], Tensor], table: Tensor) -> Tensor:
+        """Logits of the labels, `[B, T, labels]`; see `FrameClassifier`.
+
         :param table: the LLM's input embeddings, `[V, C]`.
         """
-        with torch.autocast(output.seqs.device.type, enabled=False):
-            logits, lengths = self.logits(output, table)
-            log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)  # (B, T, V) -> (T, B, V)
-        labels = self.labels(targets)
+
+    def loss(self, logits: Tensor, lengths: Tensor, texts: Sequence[str], targets: Sequence[Sequence[int]]) -> CtcLoss:
+        """
+        :param logits: of `forward`, with `lengths` `[B]`.
+        :param texts: the answers.
+        :param targets: their token ids, without the end of the turn.
+        """
+        log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)  # (B, T, V) -> (T, B, V)
+        labels = self.labels(texts, targets)
         feasible = [
             row is not None and _frames_needed(row) <= length
             for row, length in zip(labels, lengths.tolist(), strict=True)
@@ -50,15 +58,11 @@ class CtcHead(nn.Module):
             zero_infinity=True,
         )
         mask = torch.tensor(feasible, device=losses.device)
-        return CtcLoss(losses.masked_fill(~mask, 0.0).sum(), feasible.count(False))
+        return CtcLoss(losses.masked_fill(~mask, 0.0).sum(), sum(map(len, kept)), feasible.count(False))
 
     @abstractmethod
-    def logits(self, output: AdapterOutput, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the labels, `[B, T, labels]`, and the lengths, `[B]`."""
-
-    @abstractmethod
-    def labels(self, targets: Sequence[Sequence[int]]) -> list[list[int] | None]:
-        """Token ids of each row to labels; None where one is outside the vocabulary."""
+    def labels(self, texts: Sequence[str], targets: Sequence[Sequence[int]]) -> list[list[int] | None]:
+        """Labels of each row; None where a token is outside the vocabulary."""
 
 
 class LinearCtcHead(CtcHead):
@@ -68,16 +72,16 @@ class LinearCtcHead(CtcHead):
         super().__init__()
         self.classifier = nn.Linear(frame_dim, vocabulary_size + 1)
 
-    def logits(self, output: AdapterOutput, table: Tensor) -> tuple[Tensor, Tensor]:
-        frames = output.frames.to(self.classifier.weight.dtype)
-        return self.classifier(frames), output.frame_lengths
+    def forward(self, frames: Tensor, embed: Callable[[Tensor], Tensor], table: Tensor) -> Tensor:
+        with torch.autocast(frames.device.type, enabled=False):
+            return self.classifier(frames.to(self.classifier.weight.dtype))
 
-    def labels(self, targets: Sequence[Sequence[int]]) -> list[list[int] | None]:
+    def labels(self, texts: Sequence[str], targets: Sequence[Sequence[int]]) -> list[list[int] | None]:
         return [[token + 1 for token in target] for target in targets]
 
 
 class LlmEmbeddingCtcHead(CtcHead):
-    """The LLM's own embedding table on the adapter's output, restricted to the tokens of the training text.
+    """The LLM's own embedding table, restricted to the tokens of the training text, on frames in the LLM's space.
 
     It pulls the speech to where the LLM's word embeddings lie. The restriction makes the softmax tens to hundreds of
     times cheaper; the vocabulary is set once, before training, and travels in the checkpoint.
@@ -99,12 +103,14 @@ class LlmEmbeddingCtcHead(CtcHead):
         self.vocabulary.zero_()
         self.vocabulary[sorted(set(token_ids))] = True
 
-    def logits(self, output: AdapterOutput, table: Tensor) -> tuple[Tensor, Tensor]:
-        words = table[self.vocabulary].detach().float()
-        classes = torch.cat([self.blank.float().unsqueeze(0), words])
-        return F.linear(output.seqs.float(), classes) * self.log_scale.exp(), output.lengths
+    def forward(self, frames: Tensor, embed: Callable[[Tensor], Tensor], table: Tensor) -> Tensor:
+        embedded = embed(frames)
+        with torch.autocast(frames.device.type, enabled=False):
+            words = table[self.vocabulary].detach().float()
+            classes = torch.cat([self.blank.float().unsqueeze(0), words])
+            return F.linear(embedded.float(), classes) * self.log_scale.exp()
 
-    def labels(self, targets: Sequence[Sequence[int]]) -> list[list[int] | None]:
+    def labels(self, texts: Sequence[str], targets: Sequence[Sequence[int]]) -> list[list[int] | None]:
         known = self.vocabulary.cpu()
         # A token's label is its rank among the known ones, from 1.
         label_of = known.cumsum(0).masked_fill(~known, 0).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.ctc import CtcHead
+from speechllm_plugin.models.speech_llm.ctc import CtcHead, CtcLoss
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
 
@@ -34,11 +35,11 @@ class SpeechLlmLoss:
     """What is minimised."""
     lm: Tensor | None
     """The LLM's cross entropy; None while the adapter is aligned on CTC alone."""
-    auxiliary: dict[str, Tensor]
-    """CTC and the adapter's own losses, unweighted."""
     num_targets: int
-    infeasible_ctc: int
-    """Rows that CTC could not align."""
+    ctc: CtcLoss | None
+    """The auxiliary CTC loss, unweighted."""
+    adapter: dict[str, Tensor]
+    """The adapter's own losses, unweighted."""
 
 
 class SpeechLlm(nn.Module):
@@ -83,43 +84,49 @@ class SpeechLlm(nn.Module):
 
     def forward(self, batch: SpeechTextBatch, *, lm: bool = True) -> SpeechLlmLoss:
         """
-        :param lm: False leaves the LLM out and gives the CTC loss alone.
+        :param lm: False leaves the LLM out: the auxiliary losses alone.
         """
-        prompts = self._prompts(batch)
         targets = [self.prompts.encode_target(text) for text in batch.texts]
-        return self.loss(self.adapt(batch, targets), prompts, targets, lm=lm)
+        speech = self.adapt(batch, targets)
+        ctc = self._ctc_loss(speech, batch.texts, targets)
+        num_targets = sum(map(len, targets))
+        if lm:
+            lm_loss, num_targets = self.llm.loss(self._prompts(batch), speech.seqs, speech.lengths, targets)
+            total, scale = lm_loss, 1.0
+        else:
+            # CTC counts in full; the others keep their proportion to it. The zero reaches the parameters that only
+            # the LLM's loss trains: data parallelism waits for a gradient of each.
+            lm_loss, total, scale = None, 0.0 * speech.seqs.float().sum(), 1.0 / self.config.ctc.weight
+        if ctc is not None:
+            total = total + scale * self.config.ctc.weight * ctc.loss
+        for name, loss in speech.losses.items():
+            total = total + scale * self.adapter.loss_weights[name] * loss
+        return SpeechLlmLoss(total, lm_loss, num_targets, ctc, speech.losses)
 
     def adapt(self, batch: SpeechTextBatch, targets: Sequence[Sequence[int]] | None = None) -> AdapterOutput:
-        """Audio to speech embeddings."""
+        """Audio to speech embeddings.
+
+        :param targets: the answers with the end of their turns, in training.
+        """
         features, lengths = self.encode(batch)
         target_lengths = None
         if targets is not None:
             target_lengths = torch.tensor([len(target) - 1 for target in targets], device=lengths.device)
-        return self.adapter(features, lengths, target_lengths)
+        classify = None
+        if self.ctc is not None and (targets is not None or self.adapter.needs_classifier):
+            classify = partial(self.ctc, table=self.llm.embedding_table)
+        return self.adapter(features, lengths, target_lengths, classify)
 
-    def loss(
-        self,
-        speech: AdapterOutput,
-        prompts: Sequence[RenderedPrompt],
-        targets: Sequence[Sequence[int]],
-        *,
-        lm: bool = True,
-    ) -> SpeechLlmLoss:
-        num_targets = sum(map(len, targets))
-        auxiliary: dict[str, Tensor] = {}
-        weighted: list[Tensor] = []
-        infeasible = 0
-        if self.ctc is not None:
-            ctc = self.ctc(speech, [target[:-1] for target in targets], self.llm.embedding_table)
-            auxiliary["ctc"] = ctc.loss
-            infeasible = ctc.infeasible
-            weighted.append(ctc.loss * (self.config.ctc.weight if lm else 1.0))
-        lm_loss = None
-        if lm:
-            lm_loss, num_targets = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
-            weighted.append(lm_loss)
-        total = torch.stack(weighted).sum()
-        return SpeechLlmLoss(total, lm_loss, auxiliary, num_targets, infeasible)
+    def _ctc_loss(
+        self, speech: AdapterOutput, texts: Sequence[str], targets: Sequence[Sequence[int]]
+    ) -> CtcLoss | None:
+        if self.ctc is None:
+            return None
+        if speech.frame_logits is None or speech.frame_lengths is None:
+            raise ValueError(f"the adapter {self.config.adapter.name!r} gave no frames to the CTC head")
+        return self.ctc.loss(
+            speech.frame_logits, speech.frame_lengths, texts, [target[:-1] for target in targets]
+        )
 
     def swapped_loss(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor, int]:
         """The LLM's loss with each clip's own audio and with its neighbour's: a system that listens tells them apart.
@@ -128,7 +135,8 @@ class SpeechLlm(nn.Module):
         """
         prompts = self._prompts(batch)
         targets = [self.prompts.encode_target(text) for text in batch.texts]
-        speech = self.adapt(batch, targets)
+        # The answers' lengths are kept from the adapter, as they are in decoding.
+        speech = self.adapt(batch)
         own, count = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
         other, _ = self.llm.loss(prompts, speech.seqs.roll(1, 0), speech.lengths.roll(1, 0), targets)
         return own, other, count
