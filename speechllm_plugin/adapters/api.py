@@ -63,6 +63,10 @@ class Adapter(nn.Module):
     """Width of the frames that a `FrameClassifier` scores."""
     needs_classifier: bool = False
     """Whether the classifier is part of the adapter: it then runs in decoding too."""
+    frame_stride: int = 1
+    """Encoder frames in each frame that the classifier scores."""
+    vector_per_token: bool = False
+    """Whether the i-th output vector stands for the i-th token of the answer, as CIF trains it to."""
     loss_weights: Mapping[str, float] = MappingProxyType({})
     """Weights of the adapter's own losses beside the LLM's."""
 

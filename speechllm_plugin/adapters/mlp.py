@@ -31,7 +31,7 @@ class MlpConfig:
 class MlpAdapter(Adapter):
     def __init__(self, config: MlpConfig, shape: AdapterShape) -> None:
         super().__init__()
-        self.stack = config.stack
+        self.stack = self.frame_stride = config.stack
         self.frame_dim = shape.llm_dim
         self.input = nn.Linear(config.stack * shape.encoder_dim, config.hidden_dim)
         self.dropout = nn.Dropout(config.dropout)
