@@ -21,6 +21,8 @@ class AdapterShape:
     """Width of the encoder's features."""
     llm_dim: int
     """Width of the LLM's input embeddings."""
+    frame_rate: float
+    """The encoder's feature vectors per second of audio (Hz)."""
     output_rms: float = 1.0
     """Root mean square of the LLM's input embeddings: the scale at which an adapter's output starts."""
 
@@ -48,8 +50,8 @@ class AdapterOutput:
     frame_lengths: Tensor | None = None
     """`[B]`, int64; of `frame_logits`."""
     losses: dict[str, Tensor] = field(default_factory=dict)
-    """The adapter's own losses, unweighted sums over the batch, where the lengths of the answers were given. The keys
-    are those of `Adapter.loss_weights`."""
+    """The adapter's own losses, unweighted sums over the batch, where `target_lengths` were given. The keys are those
+    of `Adapter.loss_weights`."""
     starts: Tensor | None = None
     """`[B, U]`, int64: the first encoder frame that each vector stands for; None where the adapter cannot tell."""
     ends: Tensor | None = None
@@ -81,7 +83,7 @@ class Adapter(nn.Module):
         """
         :param seqs: encoder features, `[B, T, encoder_dim]`.
         :param lengths: `[B]`, int64, at least 1.
-        :param target_lengths: `[B]`, tokens of each answer, in training only.
+        :param target_lengths: `[B]`, tokens of each transcript, in training only.
         :param classify: the auxiliary CTC head, in training and where `needs_classifier`.
         """
 

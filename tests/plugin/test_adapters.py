@@ -11,7 +11,7 @@ from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterShape
 from speechllm_plugin.adapters.base import BaseAdapter, BaseConfig
 from speechllm_plugin.masks import length_mask
 
-SHAPE = AdapterShape(encoder_dim=24, llm_dim=20, output_rms=0.03)
+SHAPE = AdapterShape(encoder_dim=24, llm_dim=20, frame_rate=50.0, output_rms=0.03)
 SMALL = {
     "mlp": {"stack": 5, "hidden_dim": 32},
     "base": {"num_layers": 2, "dim": 24, "num_heads": 4, "ffn_dim": 48},
@@ -108,7 +108,7 @@ def test_base_has_berts_dropout_on_hidden_states_and_attention() -> None:
 def test_base_has_the_papers_parameters() -> None:
     """28.351 M in its four layers (arXiv 2409.17044, table II)."""
     with torch.device("meta"):
-        adapter = BaseAdapter(BaseConfig(), AdapterShape(encoder_dim=1280, llm_dim=4096))
+        adapter = BaseAdapter(BaseConfig(), AdapterShape(encoder_dim=1280, llm_dim=4096, frame_rate=50.0))
     assert sum(parameter.numel() for parameter in adapter.layers.parameters()) == 28_351_488
 
 

@@ -14,7 +14,7 @@ from speechllm_plugin.models.speech_llm.ctc import ALIGNED_LOGIT, CtcHead, CtcLo
 
 WORDS = 30
 KNOWN = [3, 5, 7, 11, 13, 17]
-SHAPE = AdapterShape(encoder_dim=10, llm_dim=12, output_rms=0.05)
+SHAPE = AdapterShape(encoder_dim=10, llm_dim=12, frame_rate=50.0, output_rms=0.05)
 LENGTHS = torch.tensor([9, 4, 6, 1])
 TARGETS = [[3, 5, 5, 7], [11, 13, 17], [7], []]
 
