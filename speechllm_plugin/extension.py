@@ -19,6 +19,7 @@ from speechllm_plugin.models.speech_llm.config import (
 )
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.fsdp import apply_fsdp_to_speech_llm, convert_shard
+from speechllm_plugin.models.speech_llm.layers import apply_ac_to_speech_llm, compile_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 
@@ -33,7 +34,9 @@ def setup(container: DependencyContainer) -> None:
         # The factory loads the frozen parts, on every process.
         supports_meta=False,
         state_dict_converter=convert_shard,
+        compiler=compile_speech_llm,
         fsdp_applier=apply_fsdp_to_speech_llm,
+        layerwise_ac_applier=apply_ac_to_speech_llm,
     )
     register_speech_llm_archs(container)
     register_dataset_family(

@@ -21,7 +21,14 @@ def write_text_atomically(path: Path, text: str) -> None:
         raise UserError(
             f"{path}, line {line}: found {text[error.start]!a}, which UTF-8 cannot hold, expected valid Unicode text"
         ) from None
+    write_atomically(path, data)
 
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path``, whole or not at all; folders are made as needed.
+
+    :raises UserError: the place cannot be written.
+    """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,8 @@ class SpeechTextBatch(SupportsDeviceTransfer):
     """Duration of each clip."""
     texts: list[str]
     """What the LLM should answer; empty where unknown."""
+    transcripts: list[str]
+    """What is said, in the language of the speech; the answer itself where the manifest has no transcript."""
     source_langs: list[str]
     target_langs: list[str]
     """Equal to the source language for speech recognition."""

@@ -25,6 +25,7 @@ def batch_of_files(audio: Sequence[Path | str], source_lang: str, target_lang: s
         audio_keys=[audio_key(source) for source in sources],
         seconds=[len(waveform) / SAMPLE_RATE for waveform in waveforms],
         texts=[""] * len(names),
+        transcripts=[""] * len(names),
         source_langs=[source_lang] * len(names),
         target_langs=[target_lang or source_lang] * len(names),
         waveforms=list(waveforms),

@@ -45,6 +45,11 @@ class Utterance:
         """What errors call it."""
         return f"{self.manifest}, line {self.row.line}, id {self.row.id}"
 
+    @property
+    def transcript(self) -> str:
+        """What is said, for alignment; a translation without its transcript stands in for it."""
+        return self.row.src_text or self.row.tgt_text
+
     def source(self) -> AudioSource:
         return resolve(self.row.audio, self.root)
 

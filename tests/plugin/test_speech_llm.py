@@ -145,6 +145,16 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_rows(
     )
 
 
+def test_ctc_reads_the_transcript_and_the_llm_the_translation(model: SpeechLlm, batch: SpeechTextBatch) -> None:
+    before = model(batch)
+    batch.texts = [text[::-1] for text in batch.texts]
+    translated = model(batch)
+    assert torch.equal(translated.ctc.loss, before.ctc.loss)
+    assert not torch.equal(translated.lm, before.lm)
+    batch.transcripts = [text[::-1] for text in batch.transcripts]
+    assert not torch.equal(model(batch).ctc.loss, before.ctc.loss)
+
+
 def test_swapped_loss_is_the_loss_with_the_neighbours_audio(model: SpeechLlm, batch: SpeechTextBatch) -> None:
     with torch.inference_mode():
         own, other, count = model.swapped_loss(batch)

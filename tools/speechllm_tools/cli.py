@@ -14,6 +14,7 @@ from speechllm_plugin.errors import UserError
 COMMANDS = {
     "transcribe": ("speechllm_tools.transcribe", "transcribe or translate audio files with a trained system"),
     "demo": ("speechllm_tools.demo.run", "train and evaluate a small real system on CPU, offline"),
+    "manifest": ("speechllm_tools.manifest.command", "make what training needs from manifests: a CTC vocabulary"),
     "bench": ("speechllm_tools.bench.command", "time the kernels against their peers, gated on correctness"),
 }
 

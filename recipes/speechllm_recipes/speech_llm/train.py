@@ -37,7 +37,7 @@ class SpeechLlmTrainRecipe(Recipe):
         check_run_record(context.output_dir, model.config, context.gangs)
         model.feature_cache = feature_cache(config.dataset, model)
         if isinstance(model.ctc, LlmEmbeddingCtcHead):
-            texts = (row.row.tgt_text for row in self._train_rows(context, config))
+            texts = (row.transcript for row in self._train_rows(context, config))
             tokens = {token for text in texts for token in model.prompts.encode_target(text)[:-1]}
             model.ctc.set_vocabulary(sorted(tokens))
             log.info("CTC vocabulary: {:,} tokens of the training text.", len(tokens))

@@ -35,10 +35,15 @@ class CtcConfig(Validatable):
 
     weight: float = 0.1
     """Weight beside the LLM's loss (0.1 in arXiv 2409.17044). 0 = no CTC."""
-    classifier: Literal["linear", "llm_embedding"] = "linear"
-    """`linear`: a linear layer of its own on the frames before compression. `llm_embedding`: the LLM's own embedding
-    table, restricted to the tokens of the training text, on the adapter's output: it puts the speech where the LLM's
-    word embeddings are, and small systems converge several times faster."""
+    classifier: Literal["linear", "llm_embedding", "sentencepiece"] = "linear"
+    """`linear`: a linear layer over the LLM tokenizer's vocabulary, as published. `llm_embedding`: the LLM's own
+    embedding table, restricted to the tokens of the training text, on frames that the adapter has taken to the LLM's
+    space: it puts the speech where the LLM's word embeddings are, and small systems converge several times faster.
+    `sentencepiece`: a linear layer over the pieces of `vocabulary`, hundreds of times cheaper than an LLM's tokens."""
+    vocabulary: str | None = None
+    """For `sentencepiece`: a model file, as `speechllm manifest vocabulary` writes it."""
+    vocabulary_size: int | None = None
+    """Pieces of `vocabulary`, filled in: a checkpoint decodes without the file."""
     align_steps: int = 0
     """The first steps train on CTC alone, without running the LLM."""
 
@@ -48,6 +53,8 @@ class CtcConfig(Validatable):
             result.add_error(f"`weight` must be at least 0, but is {self.weight} instead.")
         if self.align_steps < 0:
             result.add_error(f"`align_steps` must be at least 0, but is {self.align_steps} instead.")
+        if self.classifier == "sentencepiece" and self.vocabulary is None:
+            result.add_error("`vocabulary` must name a sentencepiece model where `classifier` is 'sentencepiece'.")
         if self.align_steps > 0 and self.weight == 0:
             result.add_error("`align_steps` needs a `weight` above 0.")
         return result

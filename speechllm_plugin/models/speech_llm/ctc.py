@@ -1,4 +1,5 @@
-"""The auxiliary CTC head: blank is label 0, every other label a token of the LLM's tokenizer."""
+"""The auxiliary CTC head. Label 0 is the blank; the others are tokens of the LLM's tokenizer or of a vocabulary made
+for the task."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechllm_plugin.adapters.api import AdapterShape
+from speechllm_plugin.vocabulary import Vocabulary
 
 ALIGNED_LOGIT = 12.0
 """Logit at the start of training of a vector that equals its token's embedding."""
@@ -27,6 +29,16 @@ class CtcLoss:
     """Rows that have fewer frames than their labels need, or a token outside the vocabulary."""
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A label with the characters of a text that it spells, from `start` to before `end`."""
+
+    label: int | None
+    """None for what is outside the vocabulary."""
+    start: int
+    end: int
+
+
 class CtcHead(nn.Module):
     @abstractmethod
     def forward(self, frames: Tensor, embed: Callable[[Tensor], Tensor], table: Tensor) -> Tensor:
@@ -35,16 +47,16 @@ class CtcHead(nn.Module):
         :param table: the LLM's input embeddings, `[V, C]`.
         """
 
-    def loss(self, logits: Tensor, lengths: Tensor, texts: Sequence[str], targets: Sequence[Sequence[int]]) -> CtcLoss:
+    def loss(self, logits: Tensor, lengths: Tensor, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> CtcLoss:
         """
         :param logits: of `forward`, with `lengths` `[B]`.
-        :param texts: the answers.
-        :param targets: their token ids, without the end of the turn.
+        :param texts: the transcripts.
+        :param tokens: the same as token ids of the LLM.
         """
         log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)  # (B, T, V) -> (T, B, V)
-        labels = self.labels(texts, targets)
+        labels = self.labels(texts, tokens)
         feasible = [
-            row is not None and _frames_needed(row) <= length
+            row is not None and frames_needed(row) <= length
             for row, length in zip(labels, lengths.tolist(), strict=True)
         ]
         # A row left out gets no label at all and its loss is masked, so that neither inf nor NaN exists anywhere.
@@ -61,12 +73,22 @@ class CtcHead(nn.Module):
         return CtcLoss(losses.masked_fill(~mask, 0.0).sum(), sum(map(len, kept)), feasible.count(False))
 
     @abstractmethod
-    def labels(self, texts: Sequence[str], targets: Sequence[Sequence[int]]) -> list[list[int] | None]:
+    def labels(self, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[list[int] | None]:
         """Labels of each row; None where a token is outside the vocabulary."""
+
+    def pieces(self, text: str, tokens: Sequence[Piece]) -> list[Piece]:
+        """The labels of a text one by one, for its alignment with the frames.
+
+        :param tokens: the text's tokens by the LLM's tokenizer.
+        """
+        rows = self.labels([text] * len(tokens), [[token.label] for token in tokens if token.label is not None])
+        return [
+            Piece(row[0] if row else None, token.start, token.end) for token, row in zip(tokens, rows, strict=True)
+        ]
 
 
 class LinearCtcHead(CtcHead):
-    """A linear layer on the frames before compression, over the tokenizer's whole vocabulary (arXiv 2409.17044)."""
+    """A linear layer over the LLM tokenizer's whole vocabulary (arXiv 2409.17044)."""
 
     def __init__(self, frame_dim: int, vocabulary_size: int) -> None:
         super().__init__()
@@ -76,8 +98,24 @@ class LinearCtcHead(CtcHead):
         with torch.autocast(frames.device.type, enabled=False):
             return self.classifier(frames.to(self.classifier.weight.dtype))
 
-    def labels(self, texts: Sequence[str], targets: Sequence[Sequence[int]]) -> list[list[int] | None]:
-        return [[token + 1 for token in target] for target in targets]
+    def labels(self, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[list[int] | None]:
+        return [[token + 1 for token in row] for row in tokens]
+
+
+class SentencePieceCtcHead(LinearCtcHead):
+    """A linear layer over the pieces of a sentencepiece model that was trained on the transcripts.
+
+    1,000 pieces in place of the 128,256 tokens of Llama 3 take the logits of 30 s at 50 Hz from 770 MB to 6 MB.
+    """
+
+    def __init__(self, frame_dim: int, vocabulary: Vocabulary) -> None:
+        super().__init__(frame_dim, len(vocabulary))
+        self._vocabulary = vocabulary
+
+    def labels(self, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[list[int] | None]:
+        return [
+            None if row is None else [piece + 1 for piece in row] for row in map(self._vocabulary.encode, texts)
+        ]
 
 
 class LlmEmbeddingCtcHead(CtcHead):
@@ -110,14 +148,14 @@ class LlmEmbeddingCtcHead(CtcHead):
             classes = torch.cat([self.blank.float().unsqueeze(0), words])
             return F.linear(embedded.float(), classes) * self.log_scale.exp()
 
-    def labels(self, texts: Sequence[str], targets: Sequence[Sequence[int]]) -> list[list[int] | None]:
+    def labels(self, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[list[int] | None]:
         known = self.vocabulary.cpu()
         # A token's label is its rank among the known ones, from 1.
         label_of = known.cumsum(0).masked_fill(~known, 0).tolist()
-        rows = [[label_of[token] for token in target] for target in targets]
+        rows = [[label_of[token] for token in row] for row in tokens]
         return [row if 0 not in row else None for row in rows]
 
 
-def _frames_needed(labels: Sequence[int]) -> int:
+def frames_needed(labels: Sequence[int]) -> int:
     """CTC needs a frame per label and a blank between equal neighbours."""
     return len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterShape
 from speechllm_plugin.encoders.api import ENCODERS
 from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.models.speech_llm.config import CtcConfig, SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.ctc import CtcHead, LinearCtcHead, LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.ctc import CtcHead, LinearCtcHead, LlmEmbeddingCtcHead, SentencePieceCtcHead
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.prompts import PromptRenderer
+from speechllm_plugin.vocabulary import Vocabulary
 
 
 def create_speech_llm(config: SpeechLlmConfig) -> SpeechLlm:
@@ -19,7 +22,7 @@ def create_speech_llm(config: SpeechLlmConfig) -> SpeechLlm:
     config.resolve()
     encoder = ENCODERS.get(config.encoder.name).build(config.encoder.config)
     llm = LLMS.get(config.llm.name).build(config.llm.config)
-    prompts = PromptRenderer(llm.tokenizer, config.prompt)
+    prompts = PromptRenderer(llm.tokenizer, config.prompt, chat=llm.chat)
     rms = llm.embedding_table.detach().float().pow(2).mean().sqrt()
     shape = AdapterShape(encoder.dim, llm.dim, encoder.frame_rate, output_rms=float(rms))
     adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, shape)
@@ -32,4 +35,10 @@ def create_ctc_head(config: CtcConfig, frame_dim: int, shape: AdapterShape, llm:
         return None
     if config.classifier == "linear":
         return LinearCtcHead(frame_dim, llm.embedding_table.size(0))
-    return LlmEmbeddingCtcHead(shape, llm.embedding_table.size(0))
+    if config.classifier == "llm_embedding":
+        return LlmEmbeddingCtcHead(shape, llm.embedding_table.size(0))
+    assert config.vocabulary is not None, "validated"
+    config.vocabulary = str(Path(config.vocabulary).resolve())
+    vocabulary = Vocabulary(config.vocabulary, "model.config_overrides.ctc.vocabulary", config.vocabulary_size)
+    config.vocabulary_size = len(vocabulary)
+    return SentencePieceCtcHead(frame_dim, vocabulary)

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from speechllm_plugin.adapters.api import Adapter, AdapterOutput
+from speechllm_plugin.alignment import TimedText, check_timestamps, time_texts
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.encoders.api import SpeechEncoder, too_long
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
+from speechllm_plugin.llms.loops import break_loops
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import CtcHead, CtcLoss
 from speechllm_plugin.pretrained import freeze
@@ -65,6 +67,7 @@ class SpeechLlm(nn.Module):
         self.ctc = ctc
         self.prompts = prompts
         self.feature_cache: FeatureCache | None = None
+        self.decoding = DecodingConfig()
         self._frozen = (freeze(encoder), freeze(llm))
 
     @property
@@ -87,8 +90,10 @@ class SpeechLlm(nn.Module):
         :param lm: False leaves the LLM out: the auxiliary losses alone.
         """
         targets = [self.prompts.encode_target(text) for text in batch.texts]
-        speech = self.adapt(batch, targets)
-        ctc = self._ctc_loss(speech, batch.texts, targets)
+        # Frames follow the words as they are spoken, which a translation does not.
+        transcripts = [self.prompts.encode_target(text)[:-1] for text in batch.transcripts]
+        speech = self.adapt(batch, transcripts)
+        ctc = self._ctc_loss(speech, batch.transcripts, transcripts)
         num_targets = sum(map(len, targets))
         if lm:
             lm_loss, num_targets = self.llm.loss(self._prompts(batch), speech.seqs, speech.lengths, targets)
@@ -103,30 +108,35 @@ class SpeechLlm(nn.Module):
             total = total + scale * self.adapter.loss_weights[name] * loss
         return SpeechLlmLoss(total, lm_loss, num_targets, ctc, speech.losses)
 
-    def adapt(self, batch: SpeechTextBatch, targets: Sequence[Sequence[int]] | None = None) -> AdapterOutput:
+    def adapt(
+        self,
+        batch: SpeechTextBatch,
+        transcripts: Sequence[Sequence[int]] | None = None,
+        *,
+        score_frames: bool = False,
+    ) -> AdapterOutput:
         """Audio to speech embeddings.
 
-        :param targets: the answers with the end of their turns, in training.
+        :param transcripts: token ids of what is said, in training.
+        :param score_frames: runs the CTC head, which decoding leaves out where the adapter does without.
         """
         features, lengths = self.encode(batch)
         target_lengths = None
-        if targets is not None:
-            target_lengths = torch.tensor([len(target) - 1 for target in targets], device=lengths.device)
+        if transcripts is not None:
+            target_lengths = torch.tensor([len(transcript) for transcript in transcripts], device=lengths.device)
         classify = None
-        if self.ctc is not None and (targets is not None or self.adapter.needs_classifier):
+        if self.ctc is not None and (transcripts is not None or score_frames or self.adapter.needs_classifier):
             classify = partial(self.ctc, table=self.llm.embedding_table)
         return self.adapter(features, lengths, target_lengths, classify)
 
     def _ctc_loss(
-        self, speech: AdapterOutput, texts: Sequence[str], targets: Sequence[Sequence[int]]
+        self, speech: AdapterOutput, texts: Sequence[str], tokens: Sequence[Sequence[int]]
     ) -> CtcLoss | None:
         if self.ctc is None:
             return None
         if speech.frame_logits is None or speech.frame_lengths is None:
             raise ValueError(f"the adapter {self.config.adapter.name!r} gave no frames to the CTC head")
-        return self.ctc.loss(
-            speech.frame_logits, speech.frame_lengths, texts, [target[:-1] for target in targets]
-        )
+        return self.ctc.loss(speech.frame_logits, speech.frame_lengths, texts, tokens)
 
     def swapped_loss(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor, int]:
         """The LLM's loss with each clip's own audio and with its neighbour's: a system that listens tells them apart.
@@ -135,7 +145,7 @@ class SpeechLlm(nn.Module):
         """
         prompts = self._prompts(batch)
         targets = [self.prompts.encode_target(text) for text in batch.texts]
-        # The answers' lengths are kept from the adapter, as they are in decoding.
+        # As in decoding, the adapter is not told how long the answers are.
         speech = self.adapt(batch)
         own, count = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
         other, _ = self.llm.loss(prompts, speech.seqs.roll(1, 0), speech.lengths.roll(1, 0), targets)
@@ -143,16 +153,27 @@ class SpeechLlm(nn.Module):
 
     def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]:
         """Decodes a batch; each row gives the same tokens as it would alone."""
-        speech = self.adapt(batch)
+        return self.decode(batch, self.adapt(batch), config)
+
+    def decode(
+        self, batch: SpeechTextBatch, speech: AdapterOutput, config: DecodingConfig
+    ) -> tuple[list[str], list[Generated]]:
+        prompts = self._prompts(batch)
         limits = [int(config.extra_tokens + config.tokens_per_second * seconds) for seconds in batch.seconds]
-        generated = self.llm.generate(
-            self._prompts(batch),
-            speech.seqs,
-            speech.lengths,
-            limits=limits,
-            end_of_turn=self.prompts.end_of_turn,
-            config=config,
-        )
+
+        def search(rows: Sequence[int], config: DecodingConfig) -> list[Generated]:
+            index = torch.tensor(rows, device=speech.seqs.device)
+            return self.llm.generate(
+                [prompts[row] for row in rows],
+                speech.seqs[index],
+                speech.lengths[index],
+                keys=[batch.ids[row] for row in rows],
+                limits=[limits[row] for row in rows],
+                end_of_turn=self.prompts.end_of_turn,
+                config=config,
+            )
+
+        generated = break_loops(search(range(len(batch)), config), self.prompts.decode, search, config)
         return [self.prompts.decode(row.tokens) for row in generated], generated
 
     @torch.inference_mode()
@@ -167,13 +188,35 @@ class SpeechLlm(nn.Module):
         """The text of each audio file (wav, flac, mp3, ogg; any rate, any number of channels), as one batch.
 
         :param target_lang: language to translate into; None = recognition.
+        :param decoding: None = as the training run decoded its validation.
         :raises UserError: a file cannot be read, or is longer than the encoder's window.
         """
+        return self.generate(self._read(audio, source_lang, target_lang), decoding or self.decoding)[0]
+
+    @torch.inference_mode()
+    def transcribe_timed(
+        self,
+        audio: Sequence[Path | str],
+        *,
+        source_lang: str = "en",
+        target_lang: str | None = None,
+        decoding: DecodingConfig | None = None,
+    ) -> list[TimedText]:
+        """`transcribe`, with the times of words and segments.
+
+        :raises UserError: as `transcribe`, or the model cannot tell times.
+        """
+        batch = self._read(audio, source_lang, target_lang)
+        speech = self.adapt(batch, score_frames=True)
+        check_timestamps(self, speech)
+        return time_texts(self, batch, speech, self.decode(batch, speech, decoding or self.decoding)[0])
+
+    def _read(self, audio: Sequence[Path | str], source_lang: str, target_lang: str | None) -> SpeechTextBatch:
         batch = batch_of_files(audio, source_lang, target_lang)
         for name, seconds in zip(batch.audio, batch.seconds, strict=True):
             check_duration(name, seconds, self.encoder)
         batch.to(next(self.parameters()).device)
-        return self.generate(batch, decoding or DecodingConfig())[0]
+        return batch
 
     def encode(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
         """Encoder features `[B, T, C]` with lengths, from the cache where it has them."""

@@ -1,0 +1,25 @@
+"""What fairseq2 does layer by layer: activation checkpointing and `torch.compile` of the adapter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairseq2.models.utils.ac import apply_layerwise_ac
+from torch import nn
+
+from speechllm_plugin.models.speech_llm.model import SpeechLlm
+
+
+def apply_ac_to_speech_llm(model: SpeechLlm, every_nth_layer: int) -> nn.Module:
+    """`trainer.activation_checkpointing.mode: layerwise`: activations of the adapter's layers are computed again in the
+    backward pass."""
+    for layers in model.adapter.layer_lists():
+        apply_layerwise_ac(layers, every_nth_layer)
+    return model
+
+
+def compile_speech_llm(model: SpeechLlm, *args: Any, **kwargs: Any) -> None:
+    """`model.compile`: each layer of the adapter on its own, so that equal layers are compiled once."""
+    for layers in model.adapter.layer_lists():
+        for layer in layers:
+            layer.compile(*args, **kwargs)

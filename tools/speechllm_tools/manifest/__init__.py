@@ -1,0 +1,1 @@
+"""`speechllm manifest`: what is made from manifests."""
