@@ -24,28 +24,58 @@ class DecodingConfig:
     has about 5 words, some 8 tokens, a second."""
     extra_tokens: int = 16
     """See `tokens_per_second`."""
+    length_penalty: float = 1.0
+    """For beams: the sum of a hypothesis' log probabilities is divided by its length to this power. Above 1 favours
+    long hypotheses, below 1 short ones."""
+    temperature: float = 0.0
+    """0 = the likeliest token. Above 0 tokens are sampled, with their scores divided by it. A clip's samples depend on
+    its id and on `seed`, never on its batch."""
+    top_k: int = 0
+    """For sampling: 0 = all; otherwise only this many of the likeliest tokens."""
+    top_p: float = 1.0
+    """For sampling: only the likeliest tokens that together have this probability (arXiv 1904.09751); 1 = all."""
+    seed: int = 0
+    """For sampling."""
     repetition_penalty: float = 1.0
     """1 = none; above 1 discourages tokens already said (arXiv 1909.05858)."""
     no_repeat_ngram_size: int = 0
     """0 = off; otherwise no n-gram of this many tokens occurs twice in a hypothesis."""
+    max_compression_ratio: float | None = None
+    """A hypothesis whose text zlib shrinks more than this many times repeats itself: it is decoded again with
+    `no_repeat_ngram_size` 3, and counted. 2.4 suits speech (arXiv 2212.04356, section 4.5). None = kept as it is."""
 
     def validate(self) -> ValidationResult:
         result = ValidationResult()
-        limits = (("beam_size", 1), ("tokens_per_second", 0), ("extra_tokens", 1), ("no_repeat_ngram_size", 0))
+        limits = (
+            ("beam_size", 1), ("tokens_per_second", 0), ("extra_tokens", 1), ("temperature", 0), ("top_k", 0),
+            ("no_repeat_ngram_size", 0),
+        )
         for name, least in limits:
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:
                 result.add_error(f"`{name}` must be at least {least}, but is {getattr(self, name)} instead.")
-        if self.repetition_penalty <= 0:
+        if not self.repetition_penalty > 0:
             result.add_error(f"`repetition_penalty` must be above 0, but is {self.repetition_penalty} instead.")
+        if not 0 < self.top_p <= 1:
+            result.add_error(f"`top_p` must be above 0 and at most 1, but is {self.top_p} instead.")
+        if self.max_compression_ratio is not None and not self.max_compression_ratio > 1:
+            result.add_error(f"`max_compression_ratio` must be above 1, but is {self.max_compression_ratio} instead.")
+        if self.temperature > 0 and self.beam_size > 1:
+            result.add_error("`beam_size` must be 1 where `temperature` is above 0: a beam is not sampled.")
+        if self.temperature == 0 and (self.top_k > 0 or self.top_p < 1):
+            result.add_error("`top_k` and `top_p` need a `temperature` above 0.")
         return result
 
 
 @dataclass(frozen=True)
 class Generated:
-    """One hypothesis: its tokens without the end of the turn, and whether the length limit ended it."""
+    """One hypothesis."""
 
     tokens: list[int]
+    """Without the end of the turn."""
     cut: bool
+    """Whether the length limit ended it."""
+    decoded_again: bool = False
+    """Whether it stands in place of one that repeated itself; see `DecodingConfig.max_compression_ratio`."""
 
 
 class Llm(nn.Module):
@@ -54,6 +84,8 @@ class Llm(nn.Module):
     dim: int
     """Width of an input embedding."""
     tokenizer: PreTrainedTokenizerBase
+    chat: bool = True
+    """Whether prompts are turns of the tokenizer's chat template; otherwise they are plain instructions."""
 
     @property
     @abstractmethod
@@ -77,12 +109,14 @@ class Llm(nn.Module):
         speech: Tensor,
         lengths: Tensor,
         *,
+        keys: Sequence[str],
         limits: Sequence[int],
         end_of_turn: int,
         config: DecodingConfig,
     ) -> list[Generated]:
         """Decodes a batch; a row gives the same tokens alone and in any batch.
 
+        :param keys: names each row, the same wherever it is decoded: samples follow from it and the seed.
         :param limits: the most tokens that each row may have.
         """
 
@@ -91,6 +125,6 @@ class Llm(nn.Module):
         """What tells this LLM from another, for score files."""
 
 
-LLMS: Registry[Llm] = Registry("llm", ("speechllm_plugin.llms.causal",))
+LLMS: Registry[Llm] = Registry("llm", ("speechllm_plugin.llms.causal", "speechllm_plugin.llms.encoder_decoder"))
 
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -7,25 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from transformers import (
-    AutoModelForCausalLM,
-    DynamicCache,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from speechllm_plugin.llms.api import LLMS, DecodingConfig, Dtype, Generated, Llm
+from speechllm_plugin.llms.cross_entropy import cross_entropy
+from speechllm_plugin.llms.generation import generate_rows
+from speechllm_plugin.llms.joining import join
 from speechllm_plugin.pretrained import DTYPES, load_model, load_tokenizer, source_identity
 from speechllm_plugin.prompts import RenderedPrompt
-
-LOSS_CHUNK = 1024
-"""Target positions whose logits exist at a time: with 128,256 words and float32 that is 0.5 GB."""
 
 
 @dataclass(kw_only=True)
@@ -103,21 +93,8 @@ class CausalLlm(Llm):
             wanted = torch.tensor([len(target) for target in targets], device=self.device)
             selected = (steps < row_lengths.unsqueeze(1)) & (steps >= (row_lengths - wanted).unsqueeze(1))
             labels = torch.tensor([token for target in targets for token in target], device=self.device)
-            return self._cross_entropy(hidden[selected], labels), len(labels)
-
-    def _cross_entropy(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """:param hidden: `[N, C]`; :returns: the sum over N, in nats."""
-
-        def chunk_loss(hidden: Tensor, labels: Tensor) -> Tensor:
-            return F.cross_entropy(self._logits(hidden).float(), labels, reduction="sum")
-
-        if len(labels) <= LOSS_CHUNK:
-            return chunk_loss(hidden, labels)
-        losses = [
-            checkpoint(chunk_loss, *pair, use_reentrant=False)
-            for pair in zip(hidden.split(LOSS_CHUNK), labels.split(LOSS_CHUNK), strict=True)
-        ]
-        return torch.stack(losses).sum()
+            loss = cross_entropy(hidden[selected], labels, self._logits, self._weight.size(0))
+            return loss, len(labels)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """`[N, C]` -> `[N, V]`, with what some models do to the logits after their head."""
@@ -172,64 +149,25 @@ class CausalLlm(Llm):
         speech: Tensor,
         lengths: Tensor,
         *,
+        keys: Sequence[str],
         limits: Sequence[int],
         end_of_turn: int,
         config: DecodingConfig,
     ) -> list[Generated]:
         with torch.autocast(speech.device.type, enabled=False):
-            rows = [
-                torch.cat([self._embed(prompt.before), speech[i, : int(length)].to(self._weight.dtype),
-                           self._embed(prompt.after)])
-                for i, (prompt, length) in enumerate(zip(prompts, lengths.tolist(), strict=True))
-            ]
-            inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
-            row_lengths = torch.tensor([len(row) for row in rows], device=self.device)
-            steps = torch.arange(inputs.size(1), device=self.device)
-            mask = (steps >= inputs.size(1) - row_lengths.unsqueeze(1)).long()
-            stops = self._stop_tokens(end_of_turn)
-            generate: Any = self.model.generate
-            output = generate(
-                inputs_embeds=inputs,
-                attention_mask=mask,
-                generation_config=GenerationConfig(
-                    do_sample=False,
-                    num_beams=config.beam_size,
-                    max_new_tokens=max(limits) + 1,
-                    repetition_penalty=config.repetition_penalty,
-                    no_repeat_ngram_size=config.no_repeat_ngram_size,
-                    eos_token_id=stops,
-                    pad_token_id=end_of_turn,
-                    bos_token_id=self.tokenizer.bos_token_id,
-                ),
-                logits_processor=LogitsProcessorList([_RowLimits(limits, config.beam_size, end_of_turn)]),
+            inputs, mask = join(self._embed, prompts, speech, lengths, "left")
+            return generate_rows(
+                self.model,
+                self.tokenizer,
+                {"inputs_embeds": inputs, "attention_mask": mask},
+                keys=keys,
+                limits=limits,
+                end_of_turn=end_of_turn,
+                config=config,
             )
-        hypotheses = []
-        for row, limit in zip(output.tolist(), limits, strict=True):
-            end = next((i for i, token in enumerate(row) if token in stops), len(row))
-            hypotheses.append(Generated(row[:end], cut=end >= limit))
-        return hypotheses
-
-    def _stop_tokens(self, end_of_turn: int) -> list[int]:
-        own = getattr(self.model.generation_config, "eos_token_id", None)
-        known = [end_of_turn, self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
-        return sorted({token for token in known if token is not None})
 
     def identity(self) -> dict[str, Any]:
         return {"llm": "causal", "source": source_identity(self.config.path), **vars(self.config)}
-
-
-class _RowLimits(LogitsProcessor):
-    """Ends each row at its own limit, so that a row's length never depends on its neighbours."""
-
-    def __init__(self, limits: Sequence[int], beam_size: int, end_of_turn: int) -> None:
-        self._limits = torch.tensor(limits).repeat_interleave(beam_size)
-        self._end_of_turn = end_of_turn
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        over = (self._limits <= input_ids.size(1)).to(scores.device)
-        ended = torch.full_like(scores, -torch.inf)
-        ended[:, self._end_of_turn] = 0.0
-        return torch.where(over.unsqueeze(1), ended, scores)
 
 
 def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:

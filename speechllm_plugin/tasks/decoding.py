@@ -23,6 +23,8 @@ class DecodedSplit:
     """Place in the split -> hypothesis."""
     cut: int = 0
     """Hypotheses that the length limit ended."""
+    decoded_again: int = 0
+    """Hypotheses that repeated themselves and were decoded again; see `DecodingConfig.max_compression_ratio`."""
     audio_seconds: float = 0.0
     decoding_seconds: float = 0.0
     """Wall time from audio to text, encoder included."""
@@ -55,6 +57,7 @@ class Decoder:
         decoded.decoding_seconds += elapsed
         decoded.audio_seconds += sum(batch.seconds)
         decoded.cut += sum(row.cut for row in generated)
+        decoded.decoded_again += sum(row.decoded_again for row in generated)
         for i, text in enumerate(texts):
             decoded.rows[batch.rows[i]] = Hypothesis(
                 id=batch.ids[i],
@@ -81,6 +84,7 @@ def _merge(parts: Sequence[DecodedSplit]) -> DecodedSplit:
         merged.rows.update(part.rows)
         merged.skipped.update(part.skipped)
         merged.cut += part.cut
+        merged.decoded_again += part.decoded_again
         merged.audio_seconds += part.audio_seconds
         # Processes work side by side: the split takes as long as the slowest of them.
         merged.decoding_seconds = max(merged.decoding_seconds, part.decoding_seconds)

@@ -138,5 +138,6 @@ def counts(decoded: DecodedSplit) -> dict[str, Any]:
     return {
         "rtf": round(decoded.rtf, 4),
         "cut_hypotheses": decoded.cut,
+        "hypotheses_decoded_again": decoded.decoded_again,
         "skipped_clips": len(decoded.skipped),
     }

@@ -22,9 +22,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from speechllm_plugin.llms import causal
+from speechllm_plugin.llms import cross_entropy
 from speechllm_plugin.llms.api import DecodingConfig, Generated
 from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.generation import stop_tokens
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt
 
@@ -142,7 +143,7 @@ def test_the_loss_in_chunks_is_the_loss(
     (whole_gradient,) = torch.autograd.grad(whole, speech)
 
     sizes: list[int] = []
-    monkeypatch.setattr(causal, "LOSS_CHUNK", chunk)
+    monkeypatch.setattr(cross_entropy, "LOGITS_AT_A_TIME", chunk * 320)
     hook = llm.head.register_forward_hook(lambda module, inputs, logits: sizes.append(len(logits)))
     loss, chunked_count = llm.loss(prompts, speech, LENGTHS, targets)
     hook.remove()
@@ -178,6 +179,7 @@ def decode(
         [renderer.render(*LANGUAGES[row]) for row in rows],
         speech_of(llm)[rows][:, : int(lengths.max())],
         lengths,
+        keys=[f"clip {row}" for row in rows],
         limits=[limits[row] for row in rows],
         end_of_turn=renderer.end_of_turn,
         config=config,
@@ -219,7 +221,7 @@ def test_greedy_decoding_is_the_argmax_of_the_loss(llm: CausalLlm, renderer: Pro
         best = llm.model(inputs_embeds=inputs.unsqueeze(0)).logits[0, -len(found.tokens) - 1 :].argmax(-1).tolist()
         assert best[:-1] == found.tokens
         if not found.cut:
-            assert best[-1] in llm._stop_tokens(renderer.end_of_turn)
+            assert best[-1] in stop_tokens(llm.model, llm.tokenizer, renderer.end_of_turn)
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])
@@ -245,8 +247,8 @@ def test_a_hypothesis_ends_at_the_end_of_turn(llm: CausalLlm, renderer: PromptRe
     # The same LLM, told that its fourth token ends a turn.
     stop_at = first[3]
     found = llm.generate(
-        [renderer.render(*LANGUAGES[0])], speech_of(llm)[:1, :1], LENGTHS[:1], limits=[8], end_of_turn=stop_at,
-        config=config,
+        [renderer.render(*LANGUAGES[0])], speech_of(llm)[:1, :1], LENGTHS[:1], keys=["clip"], limits=[8],
+        end_of_turn=stop_at, config=config,
     )[0]
     assert found == Generated(first[: first.index(stop_at)], cut=False)
 

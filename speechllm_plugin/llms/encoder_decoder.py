@@ -1,0 +1,137 @@
+"""Encoder-decoder LLMs of the T5 family, as in SLM (arXiv 2310.00230): mT0, mT5, T5, UMT5.
+
+The encoder reads the instruction with the speech among its embeddings; the decoder writes the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.api import LLMS, DecodingConfig, Generated, Llm
+from speechllm_plugin.llms.cross_entropy import cross_entropy
+from speechllm_plugin.llms.generation import generate_rows
+from speechllm_plugin.llms.joining import join
+from speechllm_plugin.pretrained import DTYPES, load_config, load_model, load_tokenizer, source_identity
+from speechllm_plugin.prompts import RenderedPrompt
+
+MODEL_TYPES = ("mt5", "t5", "umt5")
+
+
+@dataclass(kw_only=True)
+class EncoderDecoderLlmConfig:
+    path: str = "bigscience/mt0-xxl-mt"
+    """Hugging Face hub id, or a local directory in the same format."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of weights and activations. The family was trained in bfloat16, and its activations are beyond what
+    float16 holds."""
+
+
+class EncoderDecoderLlm(Llm):
+    """Computes in the dtype of its own weights whatever autocast is on: the same in training and in decoding."""
+
+    chat = False
+
+    def __init__(
+        self, config: EncoderDecoderLlmConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.model = model
+        self.tokenizer = tokenizer
+        self.dim = self.embedding_table.size(1)
+
+    @property
+    def embedding_table(self) -> Tensor:
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def start_token(self) -> int:
+        """What an answer begins with on the decoder's side: the padding token, in this family."""
+        token = self.model.config.decoder_start_token_id
+        assert isinstance(token, int)
+        return token
+
+    def loss(
+        self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, int]:
+        with torch.autocast(speech.device.type, enabled=False):
+            inputs, mask = join(self._embed, prompts, speech, lengths, "right")
+            encoder: nn.Module = self.model.get_encoder()
+            decoder: nn.Module = self.model.get_decoder()
+            encoded = encoder(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
+            shifted = [torch.tensor([self.start_token, *target[:-1]]) for target in targets]
+            ids = nn.utils.rnn.pad_sequence(shifted, batch_first=True).to(inputs.device)  # (B, target)
+            # The decoder looks back only: padding on the right needs no mask.
+            hidden = decoder(
+                input_ids=ids, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
+            ).last_hidden_state
+            wanted = torch.tensor([len(target) for target in targets], device=inputs.device)
+            selected = torch.arange(ids.size(1), device=inputs.device) < wanted.unsqueeze(1)
+            labels = torch.tensor([token for target in targets for token in target], device=inputs.device)
+            loss = cross_entropy(hidden[selected], labels, self._logits, self.embedding_table.size(0))
+            return loss, len(labels)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """`[N, C]` -> `[N, V]`."""
+        if self.model.config.tie_word_embeddings:  # T5 1.0; its embeddings are too large for a head
+            hidden = hidden * self.dim**-0.5
+        head: Any = self.model.get_output_embeddings()
+        return head(hidden)
+
+    def _embed(self, ids: Sequence[int]) -> Tensor:
+        embed: Any = self.model.get_input_embeddings()
+        return embed(torch.tensor(ids, dtype=torch.long, device=self.embedding_table.device))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[RenderedPrompt],
+        speech: Tensor,
+        lengths: Tensor,
+        *,
+        keys: Sequence[str],
+        limits: Sequence[int],
+        end_of_turn: int,
+        config: DecodingConfig,
+    ) -> list[Generated]:
+        with torch.autocast(speech.device.type, enabled=False):
+            inputs, mask = join(self._embed, prompts, speech, lengths, "right")
+            return generate_rows(
+                self.model,
+                self.tokenizer,
+                {"inputs_embeds": inputs, "attention_mask": mask},
+                keys=keys,
+                limits=limits,
+                end_of_turn=end_of_turn,
+                config=config,
+                start_token=self.start_token,
+            )
+
+    def identity(self) -> dict[str, Any]:
+        return {"llm": "encoder_decoder", "source": source_identity(self.config.path), **vars(self.config)}
+
+
+def create_encoder_decoder_llm(config: EncoderDecoderLlmConfig) -> EncoderDecoderLlm:
+    """
+    :raises UserError: the checkpoint cannot be loaded, or is of another family.
+    """
+    found = load_config(config.path, PretrainedConfig, "llm.config.path").model_type
+    if found not in MODEL_TYPES:
+        raise UserError(
+            f"llm.config.path: {config.path} holds a model of type {found!r}, expected one of {', '.join(MODEL_TYPES)}"
+        )
+    tokenizer = load_tokenizer(config.path, "llm.config.path")
+    model = load_model(AutoModelForSeq2SeqLM, config.path, dtype=DTYPES[config.dtype], key="llm.config.path")
+    return EncoderDecoderLlm(config, model, tokenizer)
+
+
+LLMS.register("encoder_decoder", EncoderDecoderLlmConfig, create_encoder_decoder_llm)

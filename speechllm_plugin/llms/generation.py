@@ -1,0 +1,127 @@
+"""Decoding by transformers' `generate`, the same for every kind of LLM: no row depends on its neighbours."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from speechllm_plugin.llms.api import DecodingConfig, Generated
+
+
+def generate_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: Mapping[str, Tensor],
+    *,
+    keys: Sequence[str],
+    limits: Sequence[int],
+    end_of_turn: int,
+    config: DecodingConfig,
+    start_token: int | None = None,
+) -> list[Generated]:
+    """
+    :param inputs: what `generate` takes: embeddings and their mask.
+    :param keys: names each row: its samples depend on its key and the seed, on nothing else.
+    :param limits: the most tokens that each row may have.
+    :param start_token: what an encoder-decoder's hypothesis begins with; None for a decoder alone.
+    """
+    first = 0 if start_token is None else 1
+    processors = LogitsProcessorList()
+    if config.temperature > 0:
+        processors.append(TemperatureLogitsWarper(config.temperature))
+        if config.top_k > 0:
+            processors.append(TopKLogitsWarper(config.top_k))
+        if config.top_p < 1:
+            processors.append(TopPLogitsWarper(config.top_p))
+        processors.append(_RowSamples(keys, limits, config.seed, first))
+    processors.append(_RowLimits(limits, config.beam_size, end_of_turn, first))
+    stops = stop_tokens(model, tokenizer, end_of_turn)
+    generate: Any = model.generate
+    output = generate(
+        **inputs,
+        generation_config=GenerationConfig(
+            do_sample=False,
+            num_beams=config.beam_size,
+            length_penalty=config.length_penalty if config.beam_size > 1 else 1.0,
+            max_new_tokens=max(limits) + 1,
+            repetition_penalty=config.repetition_penalty,
+            no_repeat_ngram_size=config.no_repeat_ngram_size,
+            eos_token_id=stops,
+            pad_token_id=end_of_turn,
+            bos_token_id=tokenizer.bos_token_id,
+            decoder_start_token_id=start_token,
+        ),
+        # A checkpoint's generation_config.json may sample or penalise (Qwen 3 does): transformers would put that in
+        # place of what is left at its default here.
+        use_model_defaults=False,
+        logits_processor=processors,
+    )
+    hypotheses = []
+    for row, limit in zip(output[:, first:].tolist(), limits, strict=True):
+        end = next((i for i, token in enumerate(row) if token in stops), len(row))
+        hypotheses.append(Generated(row[:end], cut=end >= limit))
+    return hypotheses
+
+
+def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_of_turn: int) -> list[int]:
+    """What ends a hypothesis: the template's end of turn, and the ends that tokenizer and checkpoint name (Llama 3.1
+    names three)."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    known = [end_of_turn, tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    return sorted({token for token in known if token is not None})
+
+
+class _RowLimits(LogitsProcessor):
+    """Ends each row at its own limit, so that a row's length never depends on its neighbours."""
+
+    def __init__(self, limits: Sequence[int], beam_size: int, end_of_turn: int, first: int) -> None:
+        self._ends = torch.tensor(limits).repeat_interleave(beam_size) + first
+        self._end_of_turn = end_of_turn
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        over = (self._ends <= input_ids.size(1)).to(scores.device)
+        ended = torch.full_like(scores, -torch.inf)
+        ended[:, self._end_of_turn] = 0.0
+        return torch.where(over.unsqueeze(1), ended, scores)
+
+
+class _RowSamples(LogitsProcessor):
+    """Draws each row's token by that row's own numbers and leaves no other: greedy search then takes it.
+
+    One uniform number a token, drawn beforehand from a generator of the row's own, is looked up in the cumulated
+    probabilities. It costs no random numbers over the vocabulary, and gives the same on every device.
+    """
+
+    def __init__(self, keys: Sequence[str], limits: Sequence[int], seed: int, first: int) -> None:
+        rows = [_uniform(key, seed, limit + 1) for key, limit in zip(keys, limits, strict=True)]
+        self._points = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, max(limits) + 1)
+        self._first = first
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        step = input_ids.size(1) - self._first
+        cumulated = scores.double().softmax(dim=-1).cumsum(dim=-1)  # (B, V)
+        points = self._points[:, step : step + 1].to(scores.device) * cumulated[:, -1:]
+        # The first whose cumulated probability lies above the point: never one of probability 0.
+        chosen = torch.searchsorted(cumulated, points, right=True).clamp_(max=scores.size(1) - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
+
+
+def _uniform(key: str, seed: int, size: int) -> Tensor:
+    digest = hashlib.blake2b(f"{seed}:{key}".encode(errors="surrogateescape"), digest_size=8).digest()
+    # torch takes seeds of 64 bits, signed.
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
+    return torch.rand(size, generator=generator, dtype=torch.float64)

@@ -1,0 +1,45 @@
+"""The guard against hypotheses that repeat themselves (arXiv 2212.04356, section 4.5)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from speechllm_plugin.llms.api import DecodingConfig, Generated
+
+NO_REPEAT = 3
+"""A hypothesis that loops is decoded again with no n-gram of this many tokens twice."""
+_MIN_BYTES = 40
+
+
+def compression_ratio(text: str) -> float:
+    """How many times zlib shrinks a text in UTF-8: about 1 to 2 for language, above 2.4 for loops.
+
+    0 for a text below 40 bytes: it compresses badly whatever it says, so the ratio tells nothing about it.
+    """
+    data = text.encode("utf-8", errors="replace")
+    return len(data) / len(zlib.compress(data)) if len(data) >= _MIN_BYTES else 0.0
+
+
+def break_loops(
+    generated: Sequence[Generated],
+    text_of: Callable[[list[int]], str],
+    decode: Callable[[Sequence[int], DecodingConfig], list[Generated]],
+    config: DecodingConfig,
+) -> list[Generated]:
+    """Decodes the rows whose text compresses more than `config.max_compression_ratio` again, without repetitions.
+
+    :param decode: decodes the rows of these numbers.
+    """
+    result = list(generated)
+    if config.max_compression_ratio is None or 0 < config.no_repeat_ngram_size <= NO_REPEAT:
+        return result
+    loops = [
+        i for i, row in enumerate(result) if compression_ratio(text_of(row.tokens)) > config.max_compression_ratio
+    ]
+    if loops:
+        again = decode(loops, replace(config, no_repeat_ngram_size=NO_REPEAT))
+        for i, row in zip(loops, again, strict=True):
+            result[i] = replace(row, decoded_again=True)
+    return result
