@@ -13,9 +13,10 @@ from typing import Any, Literal
 from speechllm_plugin.datasets.tsv import read_table, write_table
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.scoring.bootstrap import rate_interval
 from speechllm_plugin.scoring.scripts import has_spaces
 from speechllm_plugin.scoring.translation import translation_scores
-from speechllm_plugin.scoring.wer import error_rate, word_errors
+from speechllm_plugin.scoring.wer import WerResult, error_rate, word_errors
 
 _COLUMNS = ("id", "reference", "hypothesis", "source", "duration", "src_lang", "tgt_lang")
 # Whisper's guard against repetition loops (arXiv 2212.04356, section 4.5). Short texts compress badly whatever they
@@ -116,9 +117,10 @@ def score(rows: Sequence[Hypothesis], wer_normalizer: str = "basic") -> dict[str
     ``utterances``, ``seconds``, ``empty_hypotheses``, ``looping_hypotheses``
         counts over all rows (:func:`is_looping`).
     ``asr``
-        where there are transcriptions: ``utterances``, ``normalizer``, ``unit`` and the fields of
-        :class:`~speechllm_plugin.scoring.wer.WerResult` over all of them. Languages without spaces count characters;
-        ``unit`` is ``word``, ``char``, or ``mixed`` where each language counts its own.
+        where there are transcriptions: ``utterances``, ``normalizer``, ``unit`` and the counts of
+        :class:`~speechllm_plugin.scoring.wer.WerResult` over all of them, ``wer`` and its 95 % confidence interval
+        ``wer_low``, ``wer_high`` (:func:`~speechllm_plugin.scoring.bootstrap.rate_interval`). Languages without
+        spaces count characters; ``unit`` is ``word``, ``char``, or ``mixed`` where each language counts its own.
     ``st``
         where there are translations: ``utterances`` and the fields of
         :class:`~speechllm_plugin.scoring.translation.TranslationResult`. Over several directions, scores are the mean
@@ -133,7 +135,7 @@ def score(rows: Sequence[Hypothesis], wer_normalizer: str = "basic") -> dict[str
     groups: dict[str, list[Hypothesis]] = {}
     for row in rows:
         groups.setdefault(row.direction, []).append(row)
-    transcribed: dict[str, dict[str, Any]] = {}
+    transcribed: dict[str, tuple[str, WerResult]] = {}
     translated: dict[str, dict[str, Any]] = {}
     for direction, group in sorted(groups.items()):
         if group[0].is_translation:
@@ -148,11 +150,12 @@ def score(rows: Sequence[Hypothesis], wer_normalizer: str = "basic") -> dict[str
         "looping_hypotheses": sum(is_looping(row.hypothesis) for row in rows),
     }
     if transcribed:
-        scores["asr"] = _pool_transcriptions(list(transcribed.values()))
+        scores["asr"] = _transcription_scores(list(transcribed.values()), wer_normalizer)
     if translated:
         scores["st"] = _average_translations(list(translated.values()))
     if len(groups) > 1:
-        scores["directions"] = {**transcribed, **translated}
+        each = {name: _transcription_scores([entry], wer_normalizer) for name, entry in transcribed.items()}
+        scores["directions"] = {**each, **translated}
     return scores
 
 
@@ -167,10 +170,10 @@ def write_scores(path: Path | str, scores: Mapping[str, Any], provenance: Mappin
     write_text_atomically(Path(path), json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _score_transcription(rows: Sequence[Hypothesis], normalizer: str) -> dict[str, Any]:
+def _score_transcription(rows: Sequence[Hypothesis], normalizer: str) -> tuple[str, WerResult]:
+    """The unit and the counts of one language."""
     unit: Literal["word", "char"] = "word" if has_spaces(rows[0].src_lang) else "char"
-    result = word_errors(_references(rows), _hypotheses(rows), normalizer, unit)
-    return {"utterances": len(rows), "normalizer": normalizer, "unit": unit, **asdict(result)}
+    return unit, word_errors(_references(rows), _hypotheses(rows), normalizer, unit)
 
 
 def _score_translation(rows: Sequence[Hypothesis]) -> dict[str, Any]:
@@ -178,16 +181,20 @@ def _score_translation(rows: Sequence[Hypothesis]) -> dict[str, Any]:
     return {"utterances": len(rows), **asdict(result)}
 
 
-def _pool_transcriptions(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    if len(entries) == 1:
-        return dict(entries[0])
-    units = {entry["unit"] for entry in entries}
-    names = ("utterances", "errors", "words", "substitutions", "deletions", "insertions")
-    pooled: dict[str, Any] = {name: sum(entry[name] for entry in entries) for name in names}
-    pooled["wer"] = error_rate(pooled["errors"], pooled["words"])
-    pooled["normalizer"] = entries[0]["normalizer"]
-    pooled["unit"] = units.pop() if len(units) == 1 else "mixed"
-    return pooled
+def _transcription_scores(languages: Sequence[tuple[str, WerResult]], normalizer: str) -> dict[str, Any]:
+    results = [result for _, result in languages]
+    units = {unit for unit, _ in languages}
+    errors = [count for result in results for count in result.utterance_errors]
+    words = [count for result in results for count in result.utterance_words]
+    low, high = rate_interval(errors, words) or (None, None)
+    scores: dict[str, Any] = {
+        "utterances": len(errors),
+        "normalizer": normalizer,
+        "unit": units.pop() if len(units) == 1 else "mixed",
+    }
+    for name in ("errors", "words", "substitutions", "deletions", "insertions"):
+        scores[name] = sum(getattr(result, name) for result in results)
+    return {**scores, "wer": error_rate(sum(errors), sum(words)), "wer_low": low, "wer_high": high}
 
 
 def _average_translations(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -31,6 +31,12 @@ class WerResult:
     wer: float
     """``errors / words``, as :func:`error_rate` gives it."""
 
+    utterance_errors: list[int]
+    """Errors of each utterance."""
+
+    utterance_words: list[int]
+    """Words of each utterance's reference."""
+
 
 def error_rate(errors: int, words: int) -> float:
     """A fraction, which can exceed 1. Without a single reference word: 0 where there are no errors, else infinite."""
@@ -58,7 +64,7 @@ def word_errors(
             f"`references` and `hypotheses` must be equally many, but are {len(references)} and {len(hypotheses)}."
         )
     if not references:
-        return WerResult(0, 0, 0, 0, 0, 0.0)
+        return WerResult(0, 0, 0, 0, 0, 0.0, [], [])
     normalize = get_normalizer(normalizer)
 
     def prepare(text: str) -> str:
@@ -68,6 +74,7 @@ def word_errors(
     output = jiwer.process_words([prepare(text) for text in references], [prepare(text) for text in hypotheses])
     errors = output.substitutions + output.deletions + output.insertions
     words = output.substitutions + output.deletions + output.hits
+    counts = [_count(chunks) for chunks in output.alignments]
     return WerResult(
         errors=errors,
         words=words,
@@ -75,4 +82,16 @@ def word_errors(
         deletions=output.deletions,
         insertions=output.insertions,
         wer=error_rate(errors, words),
+        utterance_errors=[errors for errors, _ in counts],
+        utterance_words=[words for _, words in counts],
     )
+
+
+def _count(chunks: Sequence[jiwer.AlignmentChunk]) -> tuple[int, int]:
+    """Errors and reference words of one alignment."""
+    errors = sum(
+        max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+        for chunk in chunks
+        if chunk.type != "equal"
+    )
+    return errors, sum(chunk.ref_end_idx - chunk.ref_start_idx for chunk in chunks)
