@@ -1,16 +1,25 @@
-"""`speechllm transcribe`: audio files in, text out."""
+"""`speechllm transcribe`: audio files in, text out, with times if asked for."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from speechllm_plugin.errors import UserError
 
+if TYPE_CHECKING:
+    from speechllm_plugin.alignment import TimedText
+    from speechllm_plugin.llms.api import DecodingConfig
+    from speechllm_plugin.models.speech_llm.model import SpeechLlm
+
 BATCH = 8
 """Files decoded together. It changes the speed, never the text."""
+FEW = 0.5
+"""Share of words with a time of their own below which the times of a file are called estimates."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", default="best", help="best (default), last, or a step number")
     parser.add_argument("--source-lang", default="en", help="language of the speech (default: en)")
     parser.add_argument("--target-lang", help="language to translate into (default: transcribe)")
-    parser.add_argument("--beam-size", type=int, default=1, help="1 = greedy (default)")
+    parser.add_argument("--timestamps", nargs="?", const="segments", type=_unit, metavar="segments|words",
+                        help="print a line AUDIO<TAB>START<TAB>END<TAB>TEXT, in seconds, for each segment (default) "
+                        "or word")
+    for name, kind, meaning in (
+        ("beam-size", int, "1 = greedy"),
+        ("no-repeat-ngram-size", int, "no n-gram of this many tokens occurs twice; 0 = off"),
+        ("tokens-per-second", float, "limit of a text's length"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, help=f"{meaning} (default: as the training run decoded)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[],
                         help="change a key of the checkpoint's model configuration, for instance where the frozen "
@@ -28,24 +45,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints one line a file, `AUDIO<TAB>TEXT`. A file that cannot be read is one line on standard error; the others
-    are still transcribed, and the exit status is 2."""
+    """Prints one line a file, `AUDIO<TAB>TEXT`, or with `--timestamps` one a segment or word. A file that cannot be
+    read is one line on standard error; the others are still transcribed, and the exit status is 2."""
     if options.step not in ("best", "last") and not options.step.isdigit():
         raise UserError(f"--step: found {options.step!r}, expected best, last or a step number")
-    if options.beam_size < 1:
-        raise UserError(f"--beam-size: found {options.beam_size}, expected at least 1")
+    for name, least in (("beam_size", 1), ("no_repeat_ngram_size", 0), ("tokens_per_second", 0)):
+        if (value := getattr(options, name)) is not None and not value >= least:
+            raise UserError(f"--{name.replace('_', '-')}: found {value}, expected at least {least}")
     overrides = dict(_assignment(item) for item in options.set)
 
     from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
     from speechllm_plugin.encoders.api import too_long
     from speechllm_plugin.languages import language_name
-    from speechllm_plugin.llms.api import DecodingConfig
     from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
 
     for language in filter(None, (options.source_lang, options.target_lang)):
         language_name(language)
     step = int(options.step) if options.step.isdigit() else options.step
     model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
+    decoding = _decoding(options, model.decoding)
     failed = 0
     readable = []
     for name in options.audio:
@@ -57,19 +75,56 @@ def run(options: argparse.Namespace) -> int:
         except UserError as error:
             failed += 1
             print(f"speechllm transcribe: error: {error}", file=sys.stderr)
+    if options.timestamps and options.target_lang not in (None, options.source_lang):
+        _say("a translation puts words in another order than the speech; each text gets the times of its whole file")
     for names in _chunks(readable, BATCH):
-        texts = model.transcribe(
-            names,
-            source_lang=options.source_lang,
-            target_lang=options.target_lang,
-            decoding=DecodingConfig(beam_size=options.beam_size),
-        )
-        for name, text in zip(names, texts, strict=True):
-            # One line a file, whatever the model writes.
-            print(f"{name}\t{' '.join(text.split())}", flush=True)
+        for name, lines in zip(names, _lines(model, names, options, decoding), strict=True):
+            for line in lines:
+                print(name, *line, sep="\t", flush=True)
     if failed:
-        print(f"speechllm transcribe: {len(readable)} transcribed, {failed} failed", file=sys.stderr)
+        _say(f"{len(readable)} transcribed, {failed} failed")
     return 2 if failed else 0
+
+
+def _lines(
+    model: SpeechLlm, names: Sequence[str], options: argparse.Namespace, decoding: DecodingConfig
+) -> list[list[list[str]]]:
+    """For each file its lines, for each line its fields after the file's name."""
+    languages = {"source_lang": options.source_lang, "target_lang": options.target_lang}
+    if not options.timestamps:
+        return [[[_one_line(text)]] for text in model.transcribe(names, **languages, decoding=decoding)]
+    timed = model.transcribe_timed(names, **languages, decoding=decoding)
+    if options.target_lang in (None, options.source_lang):
+        for name, text in zip(names, timed, strict=True):
+            _warn_of_estimates(name, text)
+    return [
+        [[f"{part.start:.2f}", f"{part.end:.2f}", _one_line(part.text)] for part in getattr(text, options.timestamps)]
+        for text in timed
+    ]
+
+
+def _warn_of_estimates(name: str, text: TimedText) -> None:
+    if text.placed == 0:
+        _say(f"{name}: the text does not fit its audio; its times are spread evenly over the file")
+    elif text.placed < FEW:
+        _say(f"{name}: {text.placed:.0%} of the words could be found in the audio; the times of the others are "
+             "estimates")
+
+
+def _decoding(options: argparse.Namespace, default: DecodingConfig) -> DecodingConfig:
+    names = ("beam_size", "no_repeat_ngram_size", "tokens_per_second")
+    return dataclasses.replace(
+        default, **{name: value for name in names if (value := getattr(options, name)) is not None}
+    )
+
+
+def _unit(value: str) -> str:
+    if value not in ("segments", "words"):
+        # argparse takes the word after the option for its value.
+        raise argparse.ArgumentTypeError(
+            f"found {value!r}, expected segments or words; a file after --timestamps needs --timestamps=segments"
+        )
+    return value
 
 
 def _assignment(item: str) -> tuple[str, object]:
@@ -79,6 +134,14 @@ def _assignment(item: str) -> tuple[str, object]:
     import yaml
 
     return key, yaml.safe_load(value)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _say(message: str) -> None:
+    print(f"speechllm transcribe: {message}", file=sys.stderr)
 
 
 def _chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -18,6 +18,7 @@ from fairseq2.models.utils.checkpoint import ModelCheckpointMismatchError
 from fairseq2.runtime import dependency
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.registry import structure
@@ -54,6 +55,21 @@ class Checkpoint:
         for key, value in (overrides or {}).items():
             _override(values, key, value)
         return structure(SpeechLlmConfig, values, "model")
+
+    def decoding(self) -> DecodingConfig:
+        """How the run decoded its validation; the defaults where the run's configuration did not come along.
+
+        :raises UserError: that configuration cannot be read.
+        """
+        file = self.directory.parent / "config.yaml"
+        if not file.is_file():
+            return DecodingConfig()
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8")).get("decoding")
+        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
+        return structure(DecodingConfig, values, f"{file}: decoding")
 
 
 def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
@@ -152,6 +168,7 @@ def load_speech_llm(
     except CorruptModelCheckpointError as error:
         raise UserError(f"checkpoint: {describe_corruption(error)}") from error
     assert isinstance(model, SpeechLlm)
+    model.decoding = checkpoint.decoding()
     return model.requires_grad_(False).eval()
 
 

@@ -68,6 +68,7 @@ class SpeechLlm(nn.Module):
         self.prompts = prompts
         self.feature_cache: FeatureCache | None = None
         self.decoding = DecodingConfig()
+        """What `transcribe` decodes with of its own accord."""
         self._frozen = (freeze(encoder), freeze(llm))
 
     @property
@@ -202,13 +203,14 @@ class SpeechLlm(nn.Module):
         target_lang: str | None = None,
         decoding: DecodingConfig | None = None,
     ) -> list[TimedText]:
-        """`transcribe`, with the times of words and segments.
+        """`transcribe`, with the times of words and segments; a translation has the times of its whole clip.
 
         :raises UserError: as `transcribe`, or the model cannot tell times.
         """
         batch = self._read(audio, source_lang, target_lang)
         speech = self.adapt(batch, score_frames=True)
-        check_timestamps(self, speech)
+        if target_lang in (None, source_lang):
+            check_timestamps(self, speech)
         return time_texts(self, batch, speech, self.decode(batch, speech, decoding or self.decoding)[0])
 
     def _read(self, audio: Sequence[Path | str], source_lang: str, target_lang: str | None) -> SpeechTextBatch:
