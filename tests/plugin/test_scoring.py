@@ -137,7 +137,7 @@ def test_counts_of_utterances_add_up() -> None:
     references = ["a b c", "", "d e", "f", "g h i j"]
     hypotheses = ["a x c", "y", "e", "f f f", "k l"]
     result = word_errors(references, hypotheses)
-    alone = [word_errors([reference], [hypothesis]) for reference, hypothesis in zip(references, hypotheses, strict=True)]
+    alone = [word_errors([one], [other]) for one, other in zip(references, hypotheses, strict=True)]
     assert result.utterance_errors == [one.errors for one in alone] == [1, 1, 1, 2, 4]
     assert result.utterance_words == [one.words for one in alone] == [3, 0, 2, 1, 4]
     assert sum(result.utterance_errors) == result.errors
