@@ -97,7 +97,11 @@ class Adapter(nn.Module):
 
 
 ADAPTERS: Registry[Adapter] = Registry(
-    "adapter", ("speechllm_plugin.adapters.mlp", "speechllm_plugin.adapters.base")
+    "adapter",
+    tuple(
+        f"speechllm_plugin.adapters.{name}"
+        for name in ("base", "conv", "cif", "ctc", "wlq_former", "subsample", "mlp")
+    ),
 )
 
 

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
+from speechllm_plugin.adapters.checks import check_at_least, check_dropout, setting_error
 from speechllm_plugin.masks import length_mask
+
+INITIALIZER_STD = 0.02
+"""Standard deviation of the weights at the start (BERT)."""
+
+
+@dataclass(kw_only=True)
+class BertSizes:
+    """The part of an adapter's configuration that says what its Transformer layers are."""
+
+    dim: int = 768
+    """Width of the layers (BERT-base)."""
+    num_heads: int = 12
+    """Attention heads (BERT-base)."""
+    ffn_dim: int = 3072
+    """Width inside the feed-forward blocks (BERT-base)."""
+    dropout: float = 0.1
+    """Dropout of the layers and on the attention weights (BERT-base)."""
 
 
 class BertLayers(nn.Module):
@@ -15,24 +35,21 @@ class BertLayers(nn.Module):
     4 layers of width 768 hold 28.351 M parameters, as in arXiv 2409.17044, table II.
     """
 
-    def __init__(self, num_layers: int, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+    def __init__(self, num_layers: int, sizes: BertSizes) -> None:
         super().__init__()
         config = BertConfig(
-            hidden_size=dim,
+            hidden_size=sizes.dim,
             num_hidden_layers=num_layers,
-            num_attention_heads=num_heads,
-            intermediate_size=ffn_dim,
+            num_attention_heads=sizes.num_heads,
+            intermediate_size=sizes.ffn_dim,
             hidden_act="gelu",
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
+            hidden_dropout_prob=sizes.dropout,
+            attention_probs_dropout_prob=sizes.dropout,
             layer_norm_eps=1e-12,
             attn_implementation="sdpa",
         )
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(num_layers))
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=config.initializer_range)
-                nn.init.zeros_(module.bias)
+        init_linears(self)
 
     def forward(self, seqs: Tensor, lengths: Tensor) -> Tensor:
         """`[B, T, dim]` -> `[B, T, dim]`; positions beyond a length are not attended to."""
@@ -41,3 +58,19 @@ class BertLayers(nn.Module):
         for layer in self.layers:
             seqs = layer(seqs, attention_mask=attended)[0]
         return seqs
+
+
+def check_sizes(sizes: BertSizes) -> None:
+    """:raises UserError: layers of these sizes cannot be."""
+    check_at_least(sizes, dim=1, num_heads=1, ffn_dim=1)
+    if sizes.dim % sizes.num_heads != 0:
+        raise setting_error("num_heads", sizes.num_heads, f"a divisor of dim, {sizes.dim}")
+    check_dropout(sizes.dropout)
+
+
+def init_linears(module: nn.Module) -> None:
+    """BERT's initialisation of every linear layer in `module`."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=INITIALIZER_STD)
+            nn.init.zeros_(part.bias)

@@ -15,6 +15,7 @@ from speechllm_plugin.adapters.api import (
     FrameClassifier,
     output_norm,
 )
+from speechllm_plugin.adapters.checks import check_at_least, check_dropout
 from speechllm_plugin.masks import length_mask, zero_padding
 
 
@@ -31,6 +32,8 @@ class MlpConfig:
 class MlpAdapter(Adapter):
     def __init__(self, config: MlpConfig, shape: AdapterShape) -> None:
         super().__init__()
+        check_at_least(config, stack=1, hidden_dim=1)
+        check_dropout(config.dropout)
         self.stack = self.frame_stride = config.stack
         self.frame_dim = shape.llm_dim
         self.input = nn.Linear(config.stack * shape.encoder_dim, config.hidden_dim)

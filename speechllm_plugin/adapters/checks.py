@@ -1,0 +1,23 @@
+"""Checks of what a user sets in an adapter's configuration."""
+
+from __future__ import annotations
+
+from speechllm_plugin.errors import UserError
+
+
+def check_at_least(config: object, **minimums: float) -> None:
+    """:raises UserError: a field of the configuration is below its minimum."""
+    for key, minimum in minimums.items():
+        found = getattr(config, key)
+        if not found >= minimum:
+            raise setting_error(key, found, f"a number of at least {minimum:g}")
+
+
+def check_dropout(dropout: float) -> None:
+    """:raises UserError: it is not a share that leaves something."""
+    if not 0.0 <= dropout < 1.0:
+        raise setting_error("dropout", dropout, "a number from 0 to below 1")
+
+
+def setting_error(key: str, found: object, expected: str) -> UserError:
+    return UserError(f"adapter.config.{key}: found {found!r}, expected {expected}")

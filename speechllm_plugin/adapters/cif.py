@@ -1,0 +1,132 @@
+"""`cif`: frames integrated into one vector for each token of the transcript (arXiv 2409.17044, section 2, "CIF-based").
+
+Continuous integrate-and-fire is from arXiv 1905.11235.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from speechllm_kernels.cif import CifOutput, cif
+from torch import Tensor, nn
+
+from speechllm_plugin.adapters.api import ADAPTERS, AdapterOutput, AdapterShape, FrameClassifier
+from speechllm_plugin.adapters.bert import BertLayers, BertSizes
+from speechllm_plugin.adapters.checks import check_at_least, setting_error
+from speechllm_plugin.adapters.projected import ProjectedAdapter
+from speechllm_plugin.masks import length_mask, zero_padding
+
+TAIL_THRESHOLD = 0.5
+"""In decoding, the weight from which on what is left at the end of a clip becomes a vector (arXiv 2409.17044)."""
+SMALLEST_WEIGHT = 1e-20
+"""Keeps a clip's weights from being all zero, where sigmoid underflows: they could then not be scaled to anything."""
+
+
+@dataclass(kw_only=True)
+class CifConfig(BertSizes):
+    layers_before: int = 2
+    """Transformer layers before the integration (the paper's 2)."""
+    layers_after: int = 2
+    """Transformer layers after the integration (the paper's 2)."""
+    kernel: int = 5
+    """Frames that the weight of a frame is predicted from; odd (the paper's 5)."""
+    quantity_weight: float = 0.1
+    """Weight, beside the LLM's loss, of the quantity loss: how far the sum of a clip's weights is from the number of
+    its tokens (the paper's 0.1)."""
+
+
+class WeightPredictor(nn.Module):
+    """The weight of each frame, between 0 and 1: convolution, LayerNorm, ReLU, linear layer, sigmoid.
+
+    2.952 M parameters of width 768. Table II's 2.951 M are the convolution and the linear layer; the LayerNorm has
+    1536 more.
+    """
+
+    def __init__(self, dim: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2)
+        self.norm = nn.LayerNorm(dim)
+        self.output = nn.Linear(dim, 1)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """`[B, T, dim]` -> `[B, T]`, float32 at least."""
+        # A row ends in zeros, as the convolution's own padding, whatever the other rows of its batch are.
+        frames = zero_padding(frames, lengths)
+        frames = self.conv(frames.transpose(1, 2)).transpose(1, 2)  # convolved as (B, dim, T)
+        scores = self.output(self.norm(frames).relu()).squeeze(-1)
+        # Half precision has too few digits for weights that are summed over a clip.
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        return scores.to(dtype).sigmoid().clamp(min=SMALLEST_WEIGHT)
+
+
+class CifAdapter(ProjectedAdapter):
+    """Every vector is a mean of consecutive frames whose weights sum to 1.
+
+    In training, where the transcript's length is given, a clip's weights are scaled so that it gives as many vectors
+    as the transcript has tokens, but never more than it has frames. In decoding a vector is complete at the weight
+    1.0; what is left at the end becomes one from 0.5 on, and is then scaled to 1, as every last vector
+    of training is. A clip that has less than that in all gives one vector, the weighted mean of all its frames.
+    """
+
+    vector_per_token = True
+
+    def __init__(self, config: CifConfig, shape: AdapterShape) -> None:
+        check_at_least(config, layers_before=0, layers_after=0, quantity_weight=0)
+        if config.kernel < 1 or config.kernel % 2 == 0:
+            raise setting_error("kernel", config.kernel, "an odd number of at least 1")
+        super().__init__(config, shape)
+        self.loss_weights = {"quantity": config.quantity_weight}
+        self.layers_before = BertLayers(config.layers_before, config)
+        self.weights = WeightPredictor(config.dim, config.kernel)
+        self.layers_after = BertLayers(config.layers_after, config)
+
+    def forward(
+        self,
+        seqs: Tensor,
+        lengths: Tensor,
+        target_lengths: Tensor | None = None,
+        classify: FrameClassifier | None = None,
+    ) -> AdapterOutput:
+        frames = self.layers_before(self.project_in(seqs, lengths), lengths)
+        weights = self.weights(frames, lengths)
+        if self.training and target_lengths is not None:
+            # More vectors than frames would repeat frames; a transcript without a token still gets its one vector.
+            wanted = torch.minimum(target_lengths, lengths).clamp(min=1)
+            fired = cif(frames, weights, lengths, target_lengths=wanted)
+            total = fired.alpha_sum
+        else:
+            fired, total = self._integrate(frames, weights, lengths)
+        vectors = self.layers_after(fired.seqs, fired.lengths)
+        starts, ends = _spans(fired)
+        losses = {} if target_lengths is None else {"quantity": (total - target_lengths).abs().sum()}
+        return replace(
+            self.finish(vectors, fired.lengths, classify, scored=(frames, lengths)),
+            losses=losses,
+            starts=starts,
+            ends=ends,
+        )
+
+    def _integrate(self, frames: Tensor, weights: Tensor, lengths: Tensor) -> tuple[CifOutput, Tensor]:
+        """Without a target. Also gives the sums of the weights, `[B]`, before any scaling."""
+        fired = cif(frames, weights, lengths, tail_threshold=TAIL_THRESHOLD, tail_rescale="renorm")
+        total, empty = fired.alpha_sum, fired.lengths == 0
+        if empty.any():
+            scale = torch.where(empty, 1 / total, 1.0).to(weights.dtype)
+            weights = weights * scale.unsqueeze(1)
+            fired = cif(frames, weights, lengths, tail_threshold=TAIL_THRESHOLD, tail_rescale="renorm")
+        return fired, total
+
+
+def _spans(fired: CifOutput) -> tuple[Tensor, Tensor]:
+    """The frames that each vector integrates, from the first to one past the last, `[B, U]`; 0 beyond a length.
+
+    A frame in which a vector completes is divided between it and the next one, and belongs to both spans.
+    """
+    used = length_mask(fired.lengths, fired.fire_frames.size(1))
+    starts = F.pad(fired.fire_frames, (1, 0))[:, :-1]
+    return starts.masked_fill(~used, 0), (fired.fire_frames + 1).masked_fill(~used, 0)
+
+
+ADAPTERS.register("cif", CifConfig, CifAdapter)

@@ -1,0 +1,138 @@
+"""`wlq_former`: a window-level Q-Former (arXiv 2409.17044, section 2, "WLQ-Former"; SALMONN, arXiv 2310.13289).
+
+The Q-Former itself is BLIP-2's (arXiv 2301.12597).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Blip2QFormerConfig
+from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerLayer
+
+from speechllm_plugin.adapters.api import ADAPTERS, AdapterOutput, AdapterShape, FrameClassifier
+from speechllm_plugin.adapters.bert import INITIALIZER_STD, BertSizes, init_linears
+from speechllm_plugin.adapters.checks import check_at_least, setting_error
+from speechllm_plugin.adapters.projected import ProjectedAdapter
+from speechllm_plugin.masks import length_mask
+
+
+@dataclass(kw_only=True)
+class WlqFormerConfig(BertSizes):
+    window_seconds: float = 0.33
+    """Length of a window (the paper's 0.33), taken down to whole encoder frames, at least one: 16 of Whisper's 50 Hz
+    and 2 of SeamlessM4T's 6.25 Hz. Both make 3.125 vectors a second, as published (table I: 16:1, 2:1, 3.12 Hz)."""
+    num_queries: int = 1
+    """Learned queries, and so output vectors, of each window (the paper's 1)."""
+    num_layers: int = 4
+    """Layers of the Q-Former (the paper's 4)."""
+    cross_attention_every: int = 2
+    """Every how many layers, from the first on, the queries attend to their window's frames (the paper's 2)."""
+    ctc_frames: Literal["before", "after"] = "before"
+    """Frames that the auxiliary CTC scores: the projected ones before the windows, or the final vectors. The latter
+    teach the output itself what it says, where a second has enough of them for its tokens."""
+
+
+class QFormer(nn.Module):
+    """Learned queries that attend to each other and, in some layers, to the frames.
+
+    One query has only itself to attend to: the attention among queries is then a linear layer, whose weights for
+    queries and keys have no effect. They are kept, as published: 33.082 M parameters with the paper's settings
+    (33.09 in table II).
+    """
+
+    def __init__(self, num_layers: int, num_queries: int, cross_attention_every: int, sizes: BertSizes) -> None:
+        super().__init__()
+        config = Blip2QFormerConfig(
+            hidden_size=sizes.dim,
+            num_hidden_layers=num_layers,
+            num_attention_heads=sizes.num_heads,
+            intermediate_size=sizes.ffn_dim,
+            hidden_act="gelu",
+            hidden_dropout_prob=sizes.dropout,
+            attention_probs_dropout_prob=sizes.dropout,
+            layer_norm_eps=1e-12,
+            cross_attention_frequency=cross_attention_every,
+            encoder_hidden_size=sizes.dim,
+            use_qformer_text_input=False,
+        )
+        self.queries = nn.Parameter(torch.empty(num_queries, sizes.dim))
+        nn.init.normal_(self.queries, std=INITIALIZER_STD)
+        self.norm = nn.LayerNorm(sizes.dim, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(sizes.dropout)
+        self.layers = nn.ModuleList(Blip2QFormerLayer(config, index) for index in range(num_layers))
+        init_linears(self)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """
+        :param frames: `[N, T, dim]`.
+        :param lengths: `[N]`, at least 1; frames beyond are not attended to.
+        :returns: `[N, num_queries, dim]`.
+        """
+        queries = self.dropout(self.norm(self.queries).expand(len(frames), -1, -1))
+        padding = ~length_mask(lengths, frames.size(1))
+        mask = torch.zeros_like(padding, dtype=frames.dtype).masked_fill(padding, -torch.inf)
+        for layer in self.layers:
+            queries = layer(
+                queries,
+                None,  # every query attends to every other
+                None,
+                frames,
+                encoder_attention_mask=mask[:, None, None, :],  # (N, heads, queries, T)
+                query_length=queries.size(1),
+            )
+        return queries
+
+
+class WlqFormerAdapter(ProjectedAdapter):
+    """Each window of frames is read by its own copy of the same queries, which see that window alone."""
+
+    def __init__(self, config: WlqFormerConfig, shape: AdapterShape) -> None:
+        check_at_least(config, num_queries=1, num_layers=1, cross_attention_every=1)
+        if not config.window_seconds > 0:
+            raise setting_error("window_seconds", config.window_seconds, "a number above 0")
+        super().__init__(config, shape)
+        # 0.29 s at 100 Hz are 28.999999999999996 frames.
+        self.window = max(1, int(config.window_seconds * shape.frame_rate + 1e-6))
+        self.num_queries = config.num_queries
+        self.score_final = config.ctc_frames == "after"
+        if self.score_final:
+            if self.window % self.num_queries != 0:
+                raise setting_error("num_queries", self.num_queries, f"a divisor of the window, {self.window} frames")
+            self.frame_stride = self.window // self.num_queries
+        self.former = QFormer(config.num_layers, config.num_queries, config.cross_attention_every, config)
+
+    def forward(
+        self,
+        seqs: Tensor,
+        lengths: Tensor,
+        target_lengths: Tensor | None = None,
+        classify: FrameClassifier | None = None,
+    ) -> AdapterOutput:
+        frames = self.project_in(seqs, lengths)
+        vectors = self._read_windows(frames, lengths)
+        windows = (lengths + self.window - 1) // self.window
+        scored = None if self.score_final else (frames, lengths)
+        return self.finish(vectors, windows * self.num_queries, classify, scored)
+
+    def _read_windows(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """`[B, T, dim]` -> `[B, ceil(T / window) * num_queries, dim]`, zeros where a row has no window."""
+        frames = F.pad(frames, (0, 0, 0, -frames.size(1) % self.window))
+        windows = frames.unflatten(1, (-1, self.window))  # (B, T, dim) -> (B, W, window, dim)
+        starts = torch.arange(0, frames.size(1), self.window, device=frames.device)
+        in_window = (lengths.unsqueeze(1) - starts).clamp(0, self.window)  # (B, W)
+        # Windows of padding are not computed: N of the B x W are left, and none is without a frame to attend to.
+        used = in_window.flatten().nonzero().squeeze(1)
+        read = self.former(windows.flatten(0, 1)[used], in_window.flatten()[used])  # (N, queries, dim)
+        vectors = read.new_zeros(in_window.numel(), *read.shape[1:]).index_copy(0, used, read)
+        return vectors.unflatten(0, in_window.shape).flatten(1, 2)
+
+    def output_rate(self, frame_rate: float) -> float:
+        return frame_rate / self.window * self.num_queries
+
+
+ADAPTERS.register("wlq_former", WlqFormerConfig, WlqFormerAdapter)
