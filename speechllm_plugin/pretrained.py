@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import nn
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import cached_file
+import transformers
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from requests.exceptions import ConnectionError as NoConnection
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.weights import read_weights, weight_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 ConfigT = TypeVar("ConfigT", bound=PretrainedConfig)
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+ResultT = TypeVar("ResultT")
 
 
 def load_config(path: str, kls: type[ConfigT], key: str) -> ConfigT:
@@ -28,69 +44,105 @@ def load_config(path: str, kls: type[ConfigT], key: str) -> ConfigT:
 
     :param key: the configuration key that holds `path`, for errors.
     """
-    values = _read(key, path, lambda: PretrainedConfig.get_config_dict(_local(path, key))[0])
-    if not values:
-        raise UserError(f"{key}: {path} has no config.json; expected a checkpoint directory in Hugging Face's format")
-    found = values.get("model_type")
-    if kls.model_type and found != kls.model_type:
+    values = config_values(path, key)
+    found = values["model_type"]
+    if found != kls.model_type:
         raise UserError(f"{key}: {path} holds a model of type {found!r}, expected {kls.model_type!r}")
     return kls.from_dict(values)
 
 
+def config_values(path: str, key: str) -> dict[str, Any]:
+    """What a checkpoint's config.json holds; its `model_type` is one that transformers knows."""
+    values: dict[str, Any] = _read(key, path, lambda: PretrainedConfig.get_config_dict(_local(path, key))[0])
+    if not values:
+        raise UserError(f"{key}: {path} has no config.json; expected a checkpoint directory in Hugging Face's format")
+    found = values.get("model_type")
+    if found is None:
+        raise UserError(f"{key}: the config.json of {path} has no model_type; expected a model of transformers")
+    if found not in CONFIG_MAPPING:
+        writer = values.get("transformers_version", "an unknown version")
+        raise UserError(
+            f"{key}: {path} holds a model of type {found!r}, written by transformers {writer}, which transformers "
+            f"{transformers.__version__} does not know; install a version of transformers that does, or choose another "
+            "model"
+        )
+    return values
+
+
 def load_submodule(
-    kls: type[ModelT], config: PretrainedConfig, path: str, *, prefix: str, dtype: torch.dtype, key: str
+    kls: type[ModelT],
+    config: PretrainedConfig,
+    path: str,
+    *,
+    prefix: str,
+    dtype: torch.dtype,
+    key: str,
+    optional_prefix: bool = False,
+    ignored: tuple[str, ...] = (),
 ) -> ModelT:
-    """One module of a larger checkpoint: only the weights whose names start with `prefix` are read."""
-    weights = _read(key, path, lambda: dict(_weights(_local(path, key), prefix)))
+    """One module of a larger checkpoint, in `dtype` on the default device.
+
+    Only the weights whose names start with `prefix` are read, lazily: see `speechllm_plugin.weights` for the memory.
+
+    :param optional_prefix: the checkpoint may also be the module's own, whose names have no prefix.
+    :param ignored: weights that are not read although they are there.
+    """
+    source = _local(path, key)
+    files = _read(key, path, lambda: weight_files(source))
+    if optional_prefix and not any(name.startswith(prefix) for name in files):
+        prefix = ""
+    files = {
+        name: file for name, file in files.items()
+        if name.startswith(prefix) and name.removeprefix(prefix) not in ignored
+    }
     with torch.device("meta"):
-        model = kls(config)
-    missing = sorted(set(model.state_dict()) - set(weights))
-    if missing:
+        names = set(kls(config).state_dict())
+    found = {_present_name(name.removeprefix(prefix)) for name in files}
+    if missing := sorted(names - found):
         raise UserError(f"{key}: {path} lacks {len(missing)} weights of {kls.__name__}, the first is {missing[0]!r}")
-    unknown = sorted(set(weights) - set(model.state_dict()))
-    if unknown:
+    if unknown := sorted(found - names):
         raise UserError(f"{key}: {path} holds {len(unknown)} weights that {kls.__name__} does not know, the first is "
                         f"{unknown[0]!r}; expected the architecture of its config.json")
-    try:
-        model.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()}, assign=True)
-    except RuntimeError as error:
-        raise UserError(f"{key}: {path} does not fit its config.json: {' '.join(str(error).split())[:300]}") from error
+    device = torch.get_default_device()
+    with torch._C.DisableTorchFunction():  # see load_model
+        weights = _read(key, path, lambda: read_weights(source, files, dtype))
+        weights = {_present_name(name.removeprefix(prefix)): weights.pop(name) for name in files}
+        model: ModelT = _build(kls, config, weights, dtype, f"{key}: {path}")
     module: nn.Module = model
-    module.to(torch.get_default_device())
+    module.to(device)
     return model
 
 
-def _weights(path: str, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names (less `prefix`) and weights, sharded or not, in safetensors or PyTorch's format."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        index = cached_file(path, f"{name}.index.json", _raise_exceptions_for_missing_entries=False)
-        if index is not None:
-            file_of = json.loads(Path(index).read_text())["weight_map"]
-            shards = sorted({file for key, file in file_of.items() if key.startswith(prefix)})
-        elif cached_file(path, name, _raise_exceptions_for_missing_entries=False) is not None:
-            shards = [name]
-        else:
-            continue
-        for shard in shards:
-            yield from _shard_weights(str(cached_file(path, shard)), prefix)
-        return
-    raise OSError("found neither model.safetensors nor pytorch_model.bin")
+def _present_name(name: str) -> str:
+    """Weight normalisation was a pair of other names before PyTorch 2.1, and still is in most of its checkpoints."""
+    for old, new in (("weight_g", "parametrizations.weight.original0"),
+                     ("weight_v", "parametrizations.weight.original1")):
+        if name.endswith(f".{old}"):
+            return name.removesuffix(old) + new
+    return name
 
 
-def _shard_weights(file: str, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
-    if file.endswith(".safetensors"):
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 (not a mapping)
-                if key.startswith(prefix):
-                    yield key.removeprefix(prefix), tensors.get_tensor(key)
-        return
+def _build(
+    kls: Any, config: PretrainedConfig, weights: dict[str, Tensor], dtype: torch.dtype, where: str, **options: object
+) -> Any:
+    """A model that takes `weights` as they are, by transformers' own loader: none may lack or have another shape."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it warns of is an error here
     try:
-        weights = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, UnpicklingError) as error:
-        raise OSError(f"{file} is no whole PyTorch checkpoint: {error}") from error
-    for key, tensor in weights.items():
-        if key.startswith(prefix):
-            yield key.removeprefix(prefix), tensor
+        model, report = kls.from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True,
+            ignore_mismatched_sizes=True, **options,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    if report["mismatched_keys"]:
+        name = min(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])
+        found, expected = list(weights[name].shape), list(model.state_dict()[name].shape)
+        raise UserError(f"{where} does not fit its config.json: {name} has the shape {found}, expected {expected}")
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise UserError(f"{where} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]!r}")
+    return model
 
 
 def load_tokenizer(path: str, key: str) -> PreTrainedTokenizerFast:
@@ -102,17 +154,69 @@ def load_tokenizer(path: str, key: str) -> PreTrainedTokenizerFast:
 
 
 def load_model(kls: Any, path: str, *, dtype: torch.dtype, key: str, **options: object) -> PreTrainedModel:
-    """A whole model through one of transformers' Auto classes, in `dtype` on the default device."""
+    """A whole model through one of transformers' Auto classes, in `dtype` on the default device.
+
+    :param options: of `from_pretrained`, for instance `attn_implementation` or `quantization_config`.
+    """
+    values = config_values(path, key)
+    source = _local(path, key)
     device = torch.get_default_device()
-    # fairseq2 creates models under modes that give every new tensor the dtype of the trained part: without this an LLM
-    # asked for in bfloat16 would be loaded, and run, in float32.
+    # fairseq2 creates models under modes that give every new tensor the dtype of the trained part and its device:
+    # without this an LLM asked for in bfloat16 would be loaded, and run, in float32.
     with torch._C.DisableTorchFunction():
-        model: PreTrainedModel = _read(
-            key, path, lambda: kls.from_pretrained(_local(path, key), dtype=dtype, **options)
-        )
+        load = _read_quantized if "quantization_config" in (options.keys() | values.keys()) else _read_model
+        model: PreTrainedModel = _read(key, path, lambda: load(kls, source, dtype, f"{key}: {path}", options))
     module: nn.Module = model
-    module.to(device)
+    if getattr(model, "hf_device_map", None) is None:
+        module.to(device)
     return model
+
+
+def _read_model(kls: Any, source: str, dtype: torch.dtype, where: str, options: dict[str, object]) -> PreTrainedModel:
+    config, options = AutoConfig.from_pretrained(source, return_unused_kwargs=True, **options)
+    if (model_kls := _model_class(kls, config)) is None:
+        raise UserError(f"{where} holds a model of type {config.model_type!r}, which {kls.__name__} does not load")
+    weights = read_weights(source, weight_files(source), None if _keeps_float32(model_kls, dtype) else dtype)
+    if "generation_config" not in options and (generation := _generation_config(source)) is not None:
+        options["generation_config"] = generation  # else from_pretrained reads it only together with the weights
+    model: PreTrainedModel = _build(model_kls, config, weights, dtype, where, **options)
+    model.config.name_or_path = source
+    return model
+
+
+def _read_quantized(
+    kls: Any, source: str, dtype: torch.dtype, where: str, options: dict[str, object]
+) -> PreTrainedModel:
+    """By transformers alone: its quantisers read, convert and place each weight themselves."""
+    model: PreTrainedModel
+    model, report = kls.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"{where} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]!r}")
+    return model
+
+
+def _model_class(kls: Any, config: PretrainedConfig) -> Any:
+    """The class that an Auto class loads for a configuration; None = none."""
+    mapping = getattr(kls, "_model_mapping", {type(config): kls})
+    if type(config) not in mapping:
+        return None
+    found = mapping[type(config)]
+    classes = {one.__name__: one for one in (found if isinstance(found, (tuple, list)) else [found])}
+    return next((classes[name] for name in config.architectures or [] if name in classes), next(iter(classes.values())))
+
+
+def _keeps_float32(kls: type[PreTrainedModel], dtype: torch.dtype) -> bool:
+    """Whether transformers leaves some weights of a model in float32 when the others become `dtype` (T5's, say)."""
+    names = {torch.float16: ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"),
+             torch.bfloat16: ("_keep_in_fp32_modules_strict",)}
+    return any(getattr(kls, name, None) for name in names.get(dtype, ()))
+
+
+def _generation_config(source: str) -> GenerationConfig | None:
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except OSError:
+        return None  # the checkpoint has none
 
 
 def source_identity(path: str) -> dict[str, object]:
@@ -140,15 +244,40 @@ def _local(path: str, key: str) -> str:
     return str(Path(path).expanduser()) if looks_local or Path(path).is_dir() else path
 
 
-def _read(key: str, path: str, load: Any) -> Any:
+def _read(key: str, path: str, load: Callable[[], ResultT]) -> ResultT:
     try:
         return load()
     except UserError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        advice = "" if Path(path).is_dir() else (
-            "; if this machine has no access to the hub, download the model elsewhere and give its directory; "
-            "a gated model needs `hf auth login` with an account that was granted access"
-        )
-        raise UserError(f"{key}: cannot load {path}: {reason[:300]}{advice}") from error
+        raise UserError(f"{key}: cannot load {path}: {_advice(path, error) or reason[:300]}") from error
+
+
+def _advice(path: str, error: BaseException) -> str | None:
+    """What to do about a failure of the hub; None = the error is another one and speaks for itself."""
+    if Path(path).is_dir():
+        return None
+    for cause in _causes(error):
+        if isinstance(cause, GatedRepoError):  # before its base class, RepositoryNotFoundError
+            return (
+                f"the model is gated; accept its terms at https://huggingface.co/{path} and log in with "
+                "`hf auth login` (or set HF_TOKEN) as the account that was granted access"
+            )
+        if isinstance(cause, RepositoryNotFoundError):
+            return (
+                "the hub has no such model, or it is private; check the name, or log in with `hf auth login` as an "
+                "account that may read it"
+            )
+        if isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled, NoConnection)):
+            return (
+                "the hub cannot be reached and the model was not downloaded before; fetch it where there is access "
+                f"with `hf download {path} --local-dir DIRECTORY` and give that directory"
+            )
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

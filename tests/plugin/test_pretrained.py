@@ -7,12 +7,22 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, WhisperConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    LlamaConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+    WhisperConfig,
+)
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speechllm_plugin.errors import UserError
@@ -63,8 +73,9 @@ def shard(path: Path, name: str) -> None:
     (path / f"{name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
 
 
-def unshard_as_bin(path: Path) -> None:
-    torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
+def unshard_as_bin(path: Path, legacy: bool = False) -> None:
+    weights = load_file(path / "model.safetensors")
+    torch.save(weights, path / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
     (path / "model.safetensors").unlink()
 
 
@@ -74,6 +85,7 @@ def unshard_as_bin(path: Path) -> None:
         pytest.param(lambda path: None, id="safetensors"),
         pytest.param(lambda path: shard(path, "model.safetensors"), id="safetensors in shards"),
         pytest.param(unshard_as_bin, id="bin"),
+        pytest.param(lambda path: unshard_as_bin(path, legacy=True), id="bin of before PyTorch 1.6"),
         pytest.param(lambda path: shard(path, "pytorch_model.bin"), id="bin in shards"),
     ],
 )
@@ -153,8 +165,9 @@ def test_a_weight_of_another_shape(copy: Path) -> None:
     weights["model.encoder.layers.1.fc1.bias"] = torch.zeros(63)
     save_file(weights, copy / "model.safetensors")
     message = error_of(copy)
-    assert "does not fit its config.json" in message
-    assert "layers.1.fc1.bias" in message
+    assert message.endswith(
+        "does not fit its config.json: layers.1.fc1.bias has the shape [63], expected [64]"
+    )
 
 
 def test_damaged_weights(copy: Path) -> None:
@@ -173,6 +186,35 @@ def test_a_shard_that_is_not_there(copy: Path) -> None:
     assert "model-00002-of-00003.safetensors" in error_of(copy)
 
 
+def test_a_shard_that_is_not_whole(copy: Path) -> None:
+    shard(copy, "model.safetensors")
+    file = copy / "model-00002-of-00003.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    message = error_of(copy)
+    assert f"{file} is not a whole checkpoint file (" in message
+    assert message.endswith("; download it again")
+
+
+def test_a_shard_of_another_download(copy: Path) -> None:
+    """The index and the shards do not belong together."""
+    shard(copy, "model.safetensors")
+    save_file({"other": torch.zeros(1)}, copy / "model-00002-of-00003.safetensors")
+    assert "model-00002-of-00003.safetensors lacks " in error_of(copy)
+
+
+def test_a_model_that_this_transformers_does_not_know(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "later", "transformers_version": "9.1"}))
+    assert error_of(copy) == (
+        f"{KEY}: {copy} holds a model of type 'later', written by transformers 9.1, which transformers "
+        f"{transformers.__version__} does not know; install a version of transformers that does, or choose another "
+        "model"
+    )
+    del config["model_type"]
+    (copy / "config.json").write_text(json.dumps(config))
+    assert error_of(copy) == f"{KEY}: the config.json of {copy} has no model_type; expected a model of transformers"
+
+
 def test_shards_without_the_module_are_not_needed(copy: Path) -> None:
     """Of a large model only the encoder's files are read, and so downloaded."""
     weights = load_file(copy / "model.safetensors")
@@ -184,24 +226,61 @@ def test_shards_without_the_module_are_not_needed(copy: Path) -> None:
     assert len(load_encoder(copy).state_dict()) == len(encoder) < len(weights)
 
 
-def test_the_hub_out_of_reach() -> None:
-    """In a process of its own: offline mode is read when the hub's client is imported."""
+def hub_error(tmp_path: Path, name: str, **environment: str) -> str:
+    """The last line of a process that asks the hub for a model: its client reads its settings when imported."""
     code = (
         "from transformers import WhisperConfig\n"
         "from speechllm_plugin.pretrained import load_config\n"
-        f"load_config('openai/no-such-whisper', WhisperConfig, {KEY!r})\n"
+        f"load_config({name!r}, WhisperConfig, {KEY!r})\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path), **environment},
         capture_output=True, text=True, timeout=120,
     )
     last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"speechllm_plugin.errors.UserError: {KEY}: cannot load openai/no-such-whisper: ")
-    assert last.endswith(
-        "download the model elsewhere and give its directory; a gated model needs `hf auth login` with an account "
-        "that was granted access"
+    start = f"speechllm_plugin.errors.UserError: {KEY}: cannot load {name}: "
+    assert last.startswith(start)
+    return last.removeprefix(start)
+
+
+def test_the_hub_out_of_reach(tmp_path: Path) -> None:
+    assert hub_error(tmp_path, "openai/no-such-whisper", HF_HUB_OFFLINE="1") == (
+        "the hub cannot be reached and the model was not downloaded before; fetch it where there is access with "
+        "`hf download openai/no-such-whisper --local-dir DIRECTORY` and give that directory"
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "advice"),
+    [
+        pytest.param("GatedRepo", 401, "the model is gated; accept its terms at https://huggingface.co/an/llm and log "
+                     "in with `hf auth login` (or set HF_TOKEN) as the account that was granted access", id="gated"),
+        pytest.param("RepoNotFound", 404, "the hub has no such model, or it is private; check the name, or log in with "
+                     "`hf auth login` as an account that may read it", id="unknown"),
+    ],
+)
+def test_a_model_that_the_hub_refuses(code: str, status: int, advice: str, tmp_path: Path) -> None:
+    """The hub's own client against a server that answers as the hub does."""
+
+    class Refusal(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusal) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        found = hub_error(tmp_path, "an/llm", HF_ENDPOINT=address, NO_PROXY="127.0.0.1", HF_HUB_OFFLINE="0")
+        server.shutdown()
+    assert found == advice
 
 
 def test_whole_models_and_tokenizers(tiny_llm: Path, tmp_path: Path) -> None:
@@ -210,8 +289,58 @@ def test_whole_models_and_tokenizers(tiny_llm: Path, tmp_path: Path) -> None:
     assert load_tokenizer(str(tiny_llm), "llm.config.path").is_fast
     with pytest.raises(UserError, match="^llm.config.path: cannot load "):
         load_tokenizer(str(tmp_path), "llm.config.path")
-    with pytest.raises(UserError, match="^llm.config.path: cannot load "):
+    with pytest.raises(UserError, match="^llm.config.path: .* has no config.json"):
         load_model(AutoModelForCausalLM, str(tmp_path), dtype=torch.float32, key="llm.config.path")
+
+
+def test_a_whole_model_is_that_of_transformers(tiny_llm: Path, tmp_path: Path) -> None:
+    """Weights, tied ones, buffers that no checkpoint holds, generation settings and attention alike."""
+    expected = AutoModelForCausalLM.from_pretrained(
+        tiny_llm, dtype=torch.bfloat16, attn_implementation="eager"
+    )
+    expected.generation_config.eos_token_id = [1, 2, 3]
+    expected.tie_weights()
+    expected.save_pretrained(tmp_path, max_shard_size="20KB")
+    found = load_model(
+        AutoModelForCausalLM, str(tmp_path), dtype=torch.bfloat16, key="llm.config.path", attn_implementation="eager"
+    )
+    assert type(found) is type(expected)
+    assert found.config._attn_implementation == "eager"
+    assert found.generation_config.eos_token_id == [1, 2, 3]
+    assert found.state_dict().keys() == expected.state_dict().keys()
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], weight), name
+    ids = torch.arange(12).unsqueeze(0)
+    assert torch.equal(found(ids).logits, expected(ids).logits)
+
+
+def test_a_whole_model_is_never_completed_with_random_weights(tiny_llm: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_llm, tmp_path / "llm"))
+    weights = load_file(path / "model.safetensors")
+    lost = weights.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(weights, path / "model.safetensors")
+    with pytest.raises(UserError, match="lacks 1 weights of LlamaForCausalLM, the first is 'model.layers.1.mlp.up_pr"):
+        load_model(AutoModelForCausalLM, str(path), dtype=torch.float32, key="llm.config.path")
+    save_file({**weights, "model.layers.1.mlp.up_proj.weight": lost[1:]}, path / "model.safetensors")
+    with pytest.raises(UserError, match=r"up_proj.weight has the shape \[63, 32\], expected \[64, 32\]$"):
+        load_model(AutoModelForCausalLM, str(path), dtype=torch.float32, key="llm.config.path")
+
+
+def test_a_model_of_the_wrong_kind(tiny_llm: Path) -> None:
+    with pytest.raises(UserError, match="holds a model of type 'llama', which AutoModelForSeq2SeqLM does not load$"):
+        load_model(AutoModelForSeq2SeqLM, str(tiny_llm), dtype=torch.float32, key="llm.config.path")
+
+
+def test_parts_that_must_stay_in_float32_do(tmp_path: Path) -> None:
+    """T5 in float16 overflows in one layer, which transformers leaves in float32: bit for bit."""
+    model = T5ForConditionalGeneration(
+        T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    )
+    model.save_pretrained(tmp_path)
+    found = load_model(AutoModelForSeq2SeqLM, str(tmp_path), dtype=torch.float16, key="llm.config.path")
+    name = "encoder.block.0.layer.1.DenseReluDense.wo.weight"
+    assert torch.equal(found.get_parameter(name), model.get_parameter(name))
+    assert found.get_parameter(name.replace("wo", "wi")).dtype == torch.float16
 
 
 def test_identity_follows_the_weights(copy: Path) -> None:

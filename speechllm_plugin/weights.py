@@ -1,0 +1,146 @@
+"""Reads chosen weights of a checkpoint in Hugging Face's format, lazily and straight into the wanted precision.
+
+Weights already in that precision are views of the mapped safetensors or PyTorch file: nothing is copied, and the
+processes of a node share one copy of their pages until they move them to their GPUs. Other weights are converted piece
+by piece, each process for itself, and what was read is given back at once. Either way a process holds the bytes of
+what it keeps and one piece more, however large the checkpoint is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from zipfile import is_zipfile
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers.utils import cached_file
+
+PIECE = 16 * 2**20
+"""Bytes read between two releases of a mapped file."""
+
+_CONVERTED = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+"""Precisions that are converted; integers and 8-bit floats are a quantised model's own."""
+
+
+def weight_files(path: str) -> dict[str, str]:
+    """The file of each weight of a checkpoint, by the weight's name; reads no weight.
+
+    :param path: a hub id or a local directory.
+    :raises OSError: there are no weights, or a file cannot be read.
+    """
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = cached_file(path, f"{name}.index.json", _raise_exceptions_for_missing_entries=False)
+        if index is not None:
+            return dict(json.loads(Path(index).read_text())["weight_map"])
+        file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        if file is not None:
+            return dict.fromkeys(_open(file).names(), name)
+    raise OSError("found neither model.safetensors nor pytorch_model.bin")
+
+
+def read_weights(path: str, files: Mapping[str, str], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Weights by name; of a sharded checkpoint only the shards that hold them are opened, or downloaded.
+
+    :param files: the file of each wanted weight, as `weight_files` gives it.
+    :param dtype: what floating-point weights become; None = each stays as it is stored.
+    :raises OSError: a file is missing or is not whole.
+    """
+    weights: dict[str, Tensor] = {}
+    for file in sorted(set(files.values())):
+        names = [name for name, its_file in files.items() if its_file == file]
+        weights.update(_read_file(str(cached_file(path, file)), names, dtype))
+    return weights
+
+
+def _read_file(file: str, names: list[str], dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
+    opened = _open(file)
+    absent = sorted(set(names) - set(opened.names()))
+    if absent:
+        raise OSError(f"{file} lacks {len(absent)} weights that the index places there, the first is {absent[0]!r}")
+    read = 0
+    for name in names:
+        shape, found = opened.shape(name), opened.dtype(name)
+        if dtype in (None, found) or found not in _CONVERTED:
+            yield name, opened.whole(name)
+            continue
+        weight = torch.empty(shape, dtype=dtype, device="cpu")
+        rows = shape[0] if shape else 1
+        row_bytes = max(1, weight.numel() // max(1, rows) * found.itemsize)
+        step = max(1, PIECE // row_bytes)
+        for start in range(0, rows, step):
+            if read >= PIECE:
+                # A page once read counts as this process's memory for as long as its file is mapped.
+                opened, read = _open(file), 0
+            stop = min(rows, start + step)
+            if shape:
+                weight[start:stop] = opened.rows(name, start, stop)
+            else:
+                weight.copy_(opened.whole(name))
+            read += (stop - start) * row_bytes
+        yield name, weight
+
+
+class _Safetensors:
+    def __init__(self, file: str) -> None:
+        try:
+            self._file: Any = safe_open(file, framework="pt", device="cpu")
+        except SafetensorError as error:
+            raise _not_whole(file, error) from error
+
+    def names(self) -> list[str]:
+        return list(self._file.keys())
+
+    def shape(self, name: str) -> list[int]:
+        return list(self._file.get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype:
+        names = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+        return names.get(self._file.get_slice(name).get_dtype(), torch.uint8)
+
+    def whole(self, name: str) -> Tensor:
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        tensor: Tensor = self._file.get_slice(name)[start:stop]
+        return tensor
+
+
+class _Pickle:
+    def __init__(self, file: str) -> None:
+        try:
+            # Files of before PyTorch 1.6 are no archives: they cannot be mapped and are read whole.
+            self._weights: dict[str, Tensor] = torch.load(
+                file, map_location="cpu", mmap=is_zipfile(file), weights_only=True
+            )
+        except (RuntimeError, UnpicklingError, EOFError) as error:
+            raise _not_whole(file, error) from error
+
+    def names(self) -> list[str]:
+        return list(self._weights)
+
+    def shape(self, name: str) -> list[int]:
+        return list(self._weights[name].shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._weights[name].dtype
+
+    def whole(self, name: str) -> Tensor:
+        return self._weights[name]
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        return self._weights[name][start:stop]
+
+
+def _open(file: str) -> _Safetensors | _Pickle:
+    return _Safetensors(file) if file.endswith(".safetensors") else _Pickle(file)
+
+
+def _not_whole(file: str, error: Exception) -> OSError:
+    reason = " ".join(str(error).split())[:150]
+    return OSError(f"{file} is not a whole checkpoint file ({reason}); download it again")
