@@ -120,7 +120,7 @@ def _time_text(model: SpeechLlm, batch: SpeechTextBatch, speech: AdapterOutput, 
 
 def _piece_spans(
     model: SpeechLlm, speech: AdapterOutput, row: int, text: str, tokens: list[Piece], waveform: Tensor
-) -> tuple[list[Piece], list[tuple[int, int] | None]]:
+) -> tuple[list[Piece], Sequence[tuple[float, float] | None]]:
     """The pieces of the text and the encoder frames of each, from the first to one past the last."""
     seconds = len(waveform) / SAMPLE_RATE
     if model.ctc is not None and speech.frame_logits is not None and speech.frame_lengths is not None:
@@ -140,7 +140,7 @@ def _piece_spans(
     assert speech.starts is not None and speech.ends is not None
     length = int(speech.lengths[row])
     starts, ends = speech.starts[row, :length].tolist(), speech.ends[row, :length].tolist()
-    return tokens, [(starts[first], ends[last]) for first, last in match_in_order(len(tokens), length)]
+    return tokens, match_in_order(len(tokens), starts, ends)
 
 
 def sounding(waveform: Tensor, num_frames: int, rate: float) -> Tensor:
@@ -205,12 +205,19 @@ def lengthen(spans: Sequence[tuple[int, int]], sound: Sequence[bool], most: int)
     return longer
 
 
-def match_in_order(num_tokens: int, num_vectors: int) -> list[tuple[int, int]]:
-    """The first and the last vector of each token, in proportion: one to one where the numbers are equal."""
-    return [
-        (i * num_vectors // num_tokens, max(i * num_vectors, (i + 1) * num_vectors - 1) // num_tokens)
-        for i in range(num_tokens)
-    ]
+def match_in_order(num_tokens: int, starts: Sequence[int], ends: Sequence[int]) -> list[tuple[float, float]]:
+    """The frames of each token: those of its vector where the numbers are equal, in proportion where they are not.
+
+    :param starts: first frame of each vector, `[U]`.
+    :param ends: one past its last; the frame in which two vectors meet belongs to both.
+    """
+
+    def frame_at(place: float) -> float:
+        vector = min(int(place), len(starts) - 1)
+        return starts[vector] + (place - vector) * (ends[vector] - starts[vector])
+
+    step = len(starts) / num_tokens
+    return [(frame_at(i * step), frame_at((i + 1) * step)) for i in range(num_tokens)]
 
 
 def _units(text: str, pieces: Sequence[Piece], *, spaces: bool) -> list[tuple[int, int]]:

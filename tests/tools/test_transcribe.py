@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
 from tests.commands import Commands, System, environment
 
 SUFFIXES = ("wav", "flac", "mp3", "ogg")
@@ -121,12 +124,97 @@ def test_a_text_with_line_ends_stays_on_its_line(
 
 
 @pytest.mark.parametrize(
+    ("option", "parts"), [(["--timestamps"], "segments"), (["--timestamps=words"], "words")], ids=["bare", "words"]
+)
+def test_timestamps(
+    commands: Commands, trained: Path, audio: list[Path], option: list[str], parts: str, tmp_path: Path
+) -> None:
+    """The texts of a file's lines are its whole text, in order and within the file."""
+    click = tmp_path / "click.wav"
+    soundfile.write(click, np.full(480, 0.1), 16000)
+    files = [*audio, click]
+    plain = _lines(commands.speechllm("transcribe", "--checkpoint", trained, *files).ok().stdout)
+    timed = commands.speechllm("transcribe", "--checkpoint", trained, *files, *option).ok()
+    rows = [line.split("\t") for line in timed.stdout.split("\n")[:-1]]
+    assert {len(row) for row in rows} == {4}
+    for (name, text), seconds in zip(plain, (0.4, 0.7, 1.0, 1.3, 0.03), strict=True):
+        own = [row for row in rows if row[0] == name]
+        assert " ".join(row[3] for row in own) == text
+        times = [float(time) for row in own for time in row[1:3]]
+        assert times == sorted(times) and times[0] >= 0 and times[-1] <= seconds + 0.06
+        assert parts == "segments" or len(own) == len(text.split())
+    # An untrained system writes more than the shortest can hold, and that is said.
+    assert f"{click}: no word could be found in the audio" in timed.stderr
+
+
+def test_timestamps_of_a_translation(commands: Commands, trained: Path, audio: list[Path]) -> None:
+    result = commands.speechllm(
+        "transcribe", "--checkpoint", trained, "--target-lang", "de", *audio[:2], "--timestamps"
+    ).ok()
+    assert [line.split("\t")[:3] for line in result.stdout.split("\n")[:-1]] == [
+        [str(audio[0]), "0.00", "0.40"], [str(audio[1]), "0.00", "0.70"]
+    ]
+    assert result.stderr.count("a translation puts words in another order") == 1
+
+
+def test_timestamps_that_a_system_cannot_give(
+    commands: Commands, tiny_whisper: Path, tiny_llm: Path, tiny_manifest: Path, audio: list[Path], tmp_path: Path
+) -> None:
+    config = System(tiny_whisper, tiny_llm, tiny_manifest).write(
+        tmp_path / "config.yaml", regime__num_steps=1, lr_scheduler__config__num_warmup_steps=0,
+        model__config_overrides__ctc={"weight": 0.0}, dataset__valid_splits=[],
+    )
+    commands.recipe("train", tmp_path / "run", "--config-file", config).ok()
+    result = commands.speechllm("transcribe", "--checkpoint", tmp_path / "run", audio[0], "--timestamps")
+    line = result.user_error()
+    assert "'mlp'" in line and "ctc.weight above 0" in line and "cif" in line
+    assert result.stdout == ""
+
+
+def test_it_decodes_as_the_training_run_did(
+    commands: Commands, trained: Path, audio: list[Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    file = run / "config.yaml"
+    text = file.read_text()
+    assert "tokens_per_second: 12.0" in text
+    file.write_text(text.replace("tokens_per_second: 12.0", "tokens_per_second: 2.0"))
+    options = ("transcribe", audio[3], "--checkpoint", run)
+    ((_, short),) = _lines(commands.speechllm(*options).ok().stdout)
+    ((_, long),) = _lines(commands.speechllm(*options, "--tokens-per-second", "12").ok().stdout)
+    assert long.startswith(short) and len(short) < len(long)
+    ((_, fresh),) = _lines(commands.speechllm(*options, "--no-repeat-ngram-size", "1").ok().stdout)
+    assert fresh != short
+
+
+def test_decoding_settings_that_cannot_be_read(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    file = run / "config.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("tokens_per_second: 12.0", "tokens_per_second: many"))
+    with pytest.raises(UserError, match=r"config\.yaml: decoding\.tokens_per_second: found 'many'"):
+        find_checkpoint(run).decoding()
+    for damaged in ("[", "text"):
+        file.write_text(damaged)
+        with pytest.raises(UserError, match=f"found a damaged {file}"):
+            find_checkpoint(run).decoding()
+    # A checkpoint that came without its run's configuration.
+    file.unlink()
+    assert find_checkpoint(run).decoding() == DecodingConfig()
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         (("--checkpoint", "/lost/run"), ("/lost/run", "output directory of a training run")),
         (("--step", "latest"), ("--step", "'latest'", "best, last or a step number")),
         (("--step", "9"), ("found steps 2", "not 9")),
         (("--beam-size", "0"), ("--beam-size", "0", "at least 1")),
+        (("--no-repeat-ngram-size", "-1"), ("--no-repeat-ngram-size", "-1", "at least 0")),
+        (("--tokens-per-second", "nan"), ("--tokens-per-second", "nan", "at least 0")),
+        (("--timestamps", "letters"), ("--timestamps", "'letters'", "segments or words")),
         (("--source-lang", "klingon"), ("'klingon'", "ISO 639-1")),
         (("--set", "nonsense"), ("--set", "'nonsense'", "KEY=VALUE")),
         (("--set", "adaptr.name=mlp"), ("adaptr", "adapter")),

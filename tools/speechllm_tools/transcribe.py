@@ -105,7 +105,7 @@ def _lines(
 
 def _warn_of_estimates(name: str, text: TimedText) -> None:
     if text.placed == 0:
-        _say(f"{name}: the text does not fit its audio; its times are spread evenly over the file")
+        _say(f"{name}: no word could be found in the audio; the times are spread evenly over it")
     elif text.placed < FEW:
         _say(f"{name}: {text.placed:.0%} of the words could be found in the audio; the times of the others are "
              "estimates")

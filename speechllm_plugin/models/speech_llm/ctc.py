@@ -4,6 +4,7 @@ for the task."""
 from __future__ import annotations
 
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,16 @@ class SentencePieceCtcHead(LinearCtcHead):
     def labels(self, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[list[int] | None]:
         return [
             None if row is None else [piece + 1 for piece in row] for row in map(self._vocabulary.encode, texts)
+        ]
+
+    def pieces(self, text: str, tokens: Sequence[Piece]) -> list[Piece]:
+        """Word by word, as sentencepiece itself splits a text: each piece has the characters of its word."""
+        words = list(re.finditer(r"\S+", text))
+        rows = self.labels([word[0] for word in words], [])
+        return [
+            Piece(label, *word.span())
+            for word, row in zip(words, rows, strict=True)
+            for label in (row if row is not None else (None,))
         ]
 
 
