@@ -104,6 +104,7 @@ def test_ctc_can_score_the_final_vectors(
     adapter = create_adapter("wlq_former", ctc_frames="after", num_queries=2).eval()
     output = adapter(encoder_features(LENGTHS), LENGTHS, classify=lambda frames, embed: embed(frames))
     assert adapter.frame_stride == 8
+    assert adapter.output_rate(50.0) == 6.25
     assert torch.equal(output.frame_lengths, output.lengths)
     for row, length in enumerate(output.lengths.tolist()):
         assert torch.equal(output.frame_logits[row, :length], output.seqs[row, :length])
