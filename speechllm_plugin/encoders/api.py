@@ -63,4 +63,10 @@ def too_long(seconds: float, max_seconds: float) -> str:
     )
 
 
-ENCODERS: Registry[SpeechEncoder] = Registry("encoder", ("speechllm_plugin.encoders.whisper",))
+ENCODERS: Registry[SpeechEncoder] = Registry(
+    "encoder",
+    (
+        "speechllm_plugin.encoders.whisper",
+        "speechllm_plugin.encoders.seamless_m4t_v2",
+    ),
+)

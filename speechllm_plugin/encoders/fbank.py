@@ -1,0 +1,98 @@
+"""Kaldi's log-mel filter bank, as SeamlessM4T v2 and w2v-BERT 2.0 take it: on the device of the audio, for a batch.
+
+In float64: where a mel band is far below the loudest one, rounding of the float32 spectrum is what its logarithm shows.
+Measured on speech against transformers' `SeamlessM4TFeatureExtractor`: 5e-7 in float64, 3e-4 in float32; fairseq2's
+`WaveformToFbankConverter`, which works in float32 on the CPU, 1.3e-4, and NaN for digital silence.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import SeamlessM4TFeatureExtractor
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.masks import length_mask
+
+WINDOW = 400
+"""Samples of a frame (25 ms at 16 kHz)."""
+HOP = 160
+"""Samples between two frames (10 ms)."""
+FFT_SIZE = 512
+PREEMPHASIS = 0.97
+INT16 = 2**15
+"""Kaldi's samples are 16-bit integers."""
+FLOOR = 1.192092955078125e-07
+"""Least energy of a band: the logarithm of digital silence."""
+STACK = 2
+"""Frames in a feature vector."""
+MIN_SAMPLES = WINDOW + HOP
+"""Shortest clip that is encoded (35 ms, two frames): a variance needs two. Silence is put after a shorter one."""
+ROWS = 8
+"""Clips computed at a time: 30 s of each take 0.5 GB."""
+
+
+class StackedFbank(nn.Module):
+    """80 log-mel bands, each with zero mean and unit variance over the clip, two frames to a vector: 160 at 50 Hz."""
+
+    window: Tensor
+    mel_filters: Tensor
+
+    dim = 80 * STACK
+    frame_rate = 16000 / (HOP * STACK)
+
+    def __init__(self) -> None:
+        super().__init__()
+        extractor = SeamlessM4TFeatureExtractor()
+        self.register_buffer("window", torch.from_numpy(extractor.window), persistent=False)
+        self.register_buffer("mel_filters", torch.from_numpy(extractor.mel_filters), persistent=False)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        :param waveforms: `[B, samples]`, float32 at 16 kHz, zeros beyond each length.
+        :param lengths: `[B]`, samples of each clip.
+        :returns: `[B, T, 160]` float32, zeros beyond each length, and the lengths `[B]`: `T` follows from `samples`
+            alone, so that nothing waits for the device.
+        """
+        waveforms = F.pad(waveforms, (0, max(0, MIN_SAMPLES - waveforms.size(1))))
+        frames = _frames(lengths)
+        rows = [
+            self._standardised(part, part_frames)
+            for part, part_frames in zip(waveforms.split(ROWS), frames.split(ROWS), strict=True)
+        ]
+        fbank = torch.cat(rows)
+        size = fbank.size(1) // STACK
+        stacked = fbank[:, : size * STACK].reshape(len(fbank), size, self.dim)  # (B, frames, 80) -> (B, T, 160)
+        lengths = stacked_lengths(lengths)
+        return stacked * length_mask(lengths, size).unsqueeze(-1), lengths
+
+    def _standardised(self, waveforms: Tensor, num_frames: Tensor) -> Tensor:
+        """`[B, samples]` -> `[B, frames, 80]`."""
+        frames = (waveforms.double() * INT16).unfold(1, WINDOW, HOP)
+        frames = frames - frames.mean(dim=2, keepdim=True)
+        # Kaldi takes the sample before a frame to equal the first.
+        before = torch.cat([frames[..., :1], frames[..., :-1]], dim=2)
+        spectrum = torch.fft.rfft((frames - PREEMPHASIS * before) * self.window, n=FFT_SIZE)
+        energies = (spectrum.real.square() + spectrum.imag.square()) @ self.mel_filters.double()
+        log_mels = energies.clamp(min=FLOOR).log()
+        mask = length_mask(num_frames, log_mels.size(1)).unsqueeze(-1)
+        counts = num_frames[:, None, None]
+        centred = (log_mels - (log_mels * mask).sum(dim=1, keepdim=True) / counts) * mask
+        variance = centred.square().sum(dim=1, keepdim=True) / (counts - 1)
+        return (centred / (variance + 1e-7).sqrt()).float()
+
+
+def stacked_lengths(lengths: Tensor) -> Tensor:
+    """Samples to feature vectors, `[B]`: frames that fit, and pairs of them; a last one alone is dropped."""
+    return _frames(lengths) // STACK
+
+
+def _frames(lengths: Tensor) -> Tensor:
+    return (lengths.clamp(min=MIN_SAMPLES) - WINDOW) // HOP + 1
+
+
+def check_input_dim(found: int, path: str, key: str) -> None:
+    """A checkpoint that takes other features than these is refused."""
+    if found != StackedFbank.dim:
+        raise UserError(f"{key}: {path} takes features of width {found}, expected {StackedFbank.dim}")

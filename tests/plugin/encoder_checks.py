@@ -1,0 +1,63 @@
+"""What every encoder must hold, for the encoders' tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from speechllm_plugin.encoders.api import SpeechEncoder
+
+RATE = 16000
+SECONDS_30 = 30 * RATE
+
+
+def clip(samples: int) -> Tensor:
+    """A hissing tone with pauses, no two alike.
+
+    No band of it is steady: over a steady one's tiny variance every implementation shows its own rounding.
+    """
+    generator = torch.Generator().manual_seed(samples)
+    times = torch.arange(samples) / RATE
+    envelope = 0.05 + (torch.sin(2 * torch.pi * 0.7 * times) > 0) * 0.4
+    tone = torch.sin(2 * torch.pi * (200 + samples % 500) * times)
+    return envelope * (0.4 * tone + 0.4 * torch.randn(samples, generator=generator))
+
+
+def collate(lengths: list[int]) -> tuple[Tensor, Tensor]:
+    clips = [clip(length) for length in lengths]
+    return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), torch.tensor(lengths)
+
+
+def randomise(model: nn.Module, scale: float = 0.2) -> None:
+    """Fresh weights hide what biases would show: zeros pass through fresh norms as zeros, and padding leaks unseen."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(scale * torch.randn(weight.shape, generator=generator))
+            if "norm" in name and name.endswith("weight"):
+                weight.add_(1.0)
+
+
+def check_batch_is_single(encoder: SpeechEncoder, lengths: list[int], tolerance: float) -> None:
+    features, found = encoder(*collate(lengths))
+    assert features.size(0) == len(lengths)
+    assert features.size(1) == int(found.max())
+    assert features.size(2) == encoder.dim
+    assert features.isfinite().all()
+    for row, length in enumerate(lengths):
+        alone, alone_length = encoder(*collate([length]))
+        size = int(alone_length)
+        assert alone.shape == (1, size, encoder.dim)
+        assert int(found[row]) == size
+        assert (features[row, :size] - alone[0]).abs().max() <= tolerance, length
+        assert not features[row, size:].any()
+
+
+def check_device_is_never_waited_for(encoder: SpeechEncoder) -> None:
+    """On the meta device there are no values: whatever would need one on the host fails."""
+    encoder.to("meta")
+    waveforms = torch.zeros(2, RATE, device="meta")
+    with torch.no_grad():
+        features, lengths = encoder.encode(waveforms, torch.zeros(2, dtype=torch.int64, device="meta"))
+    assert features.device.type == lengths.device.type == "meta"
+    assert features.size(2) == encoder.dim
