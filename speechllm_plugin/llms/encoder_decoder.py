@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS, DecodingConfig, Generated, Llm
 from speechllm_plugin.llms.cross_entropy import cross_entropy
 from speechllm_plugin.llms.generation import generate_rows
 from speechllm_plugin.llms.joining import join
-from speechllm_plugin.pretrained import DTYPES, load_config, load_model, load_tokenizer, source_identity
+from speechllm_plugin.pretrained import DTYPES, config_values, load_model, load_tokenizer, source_identity
 from speechllm_plugin.prompts import RenderedPrompt
 
 MODEL_TYPES = ("mt5", "t5", "umt5")
@@ -65,13 +65,12 @@ class EncoderDecoderLlm(Llm):
     ) -> tuple[Tensor, int]:
         with torch.autocast(speech.device.type, enabled=False):
             inputs, mask = join(self._embed, prompts, speech, lengths, "right")
-            encoder: nn.Module = self.model.get_encoder()
-            decoder: nn.Module = self.model.get_decoder()
-            encoded = encoder(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
+            model: Any = self.model
+            encoded = model.get_encoder()(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
             shifted = [torch.tensor([self.start_token, *target[:-1]]) for target in targets]
             ids = nn.utils.rnn.pad_sequence(shifted, batch_first=True).to(inputs.device)  # (B, target)
             # The decoder looks back only: padding on the right needs no mask.
-            hidden = decoder(
+            hidden = model.get_decoder()(
                 input_ids=ids, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
             ).last_hidden_state
             wanted = torch.tensor([len(target) for target in targets], device=inputs.device)
@@ -124,7 +123,7 @@ def create_encoder_decoder_llm(config: EncoderDecoderLlmConfig) -> EncoderDecode
     """
     :raises UserError: the checkpoint cannot be loaded, or is of another family.
     """
-    found = load_config(config.path, PretrainedConfig, "llm.config.path").model_type
+    found = config_values(config.path, "llm.config.path")["model_type"]
     if found not in MODEL_TYPES:
         raise UserError(
             f"llm.config.path: {config.path} holds a model of type {found!r}, expected one of {', '.join(MODEL_TYPES)}"

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from fairseq2.gang import Gang
-from fairseq2.generator import GeneratorUnit
 from fairseq2.logging import log
 from fairseq2.metrics import MetricBag
 from fairseq2.metrics.aggregation import Sum
 from fairseq2.recipe.evaluator import EvalUnit
+from fairseq2.recipe.generator import GeneratorUnit
 from typing_extensions import override
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch

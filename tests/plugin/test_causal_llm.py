@@ -28,6 +28,7 @@ from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_caus
 from speechllm_plugin.llms.generation import stop_tokens
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt
+from tests.plugin.llm_families import own_loss
 
 SIZES: dict[str, Any] = {
     "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -85,20 +86,6 @@ def speech_of(llm: CausalLlm, seed: int = 0) -> Tensor:
     return speech.masked_fill(beyond.unsqueeze(-1), torch.nan).requires_grad_()
 
 
-def whole_sequence_loss(
-    llm: CausalLlm, prompt: RenderedPrompt, speech: Tensor, target: list[int]
-) -> Tensor:
-    """transformers' own loss of one row: one pass over everything, labels at the target, nothing cached."""
-    embed = llm.model.get_input_embeddings()
-    assert isinstance(embed, torch.nn.Module)
-    inputs = torch.cat([
-        embed(torch.tensor(prompt.before, dtype=torch.long)), speech, embed(torch.tensor([*prompt.after, *target])),
-    ]).unsqueeze(0)
-    labels = torch.full(inputs.shape[:2], -100)
-    labels[0, -len(target):] = torch.tensor(target)
-    return llm.model(inputs_embeds=inputs, labels=labels, use_cache=False).loss * len(target)
-
-
 def assert_loss_is_transformers(llm: CausalLlm, renderer: PromptRenderer) -> None:
     prompts = [renderer.render(*pair) for pair in LANGUAGES]
     targets = [renderer.encode_target(text) for text in TEXTS]
@@ -106,7 +93,7 @@ def assert_loss_is_transformers(llm: CausalLlm, renderer: PromptRenderer) -> Non
     speech = speech_of(llm)
     loss, count = llm.loss(prompts, speech, LENGTHS, targets)
     rows = [
-        whole_sequence_loss(llm, prompts[i], speech[i, : int(LENGTHS[i])], targets[i]) for i in range(len(targets))
+        own_loss(llm.model, prompts[i], speech[i, : int(LENGTHS[i])], targets[i]) for i in range(len(targets))
     ]
     assert count == sum(map(len, targets))
     torch.testing.assert_close(loss, torch.stack(rows).sum(), atol=1e-3, rtol=1e-5)
@@ -128,7 +115,7 @@ def test_the_loss_without_a_prefix(llm: CausalLlm) -> None:
     prompt = RenderedPrompt(before=(), after=(7, 8))
     speech = speech_of(llm)
     loss, _ = llm.loss([prompt] * 8, speech, LENGTHS, [[9, 10]] * 8)
-    rows = [whole_sequence_loss(llm, prompt, speech[i, : int(LENGTHS[i])], [9, 10]) for i in range(8)]
+    rows = [own_loss(llm.model, prompt, speech[i, : int(LENGTHS[i])], [9, 10]) for i in range(8)]
     torch.testing.assert_close(loss, torch.stack(rows).sum(), atol=1e-3, rtol=1e-5)
 
 
