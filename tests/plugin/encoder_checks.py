@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from transformers import SeamlessM4TFeatureExtractor
 
 from speechllm_plugin.encoders.api import SpeechEncoder
 
@@ -26,6 +27,13 @@ def clip(samples: int) -> Tensor:
 def collate(lengths: list[int]) -> tuple[Tensor, Tensor]:
     clips = [clip(length) for length in lengths]
     return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), torch.tensor(lengths)
+
+
+def reference_fbank(waveform: Tensor) -> Tensor:
+    """`[T, 160]` by transformers; the frame without a partner at the end, which it masks, is cut."""
+    extracted = SeamlessM4TFeatureExtractor()(waveform.numpy(), sampling_rate=RATE, return_tensors="pt")
+    size = int(extracted.attention_mask.sum())
+    return extracted.input_features[0, :size]
 
 
 def randomise(model: nn.Module, scale: float = 0.2) -> None:

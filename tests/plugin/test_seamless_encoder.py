@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import SeamlessM4TFeatureExtractor, SeamlessM4Tv2Config, SeamlessM4Tv2Model
+from transformers import SeamlessM4Tv2Config, SeamlessM4Tv2Model
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import (
     SeamlessM4Tv2SpeechEncoder as HfSpeechEncoder,
 )
@@ -29,6 +29,7 @@ from tests.plugin.encoder_checks import (
     clip,
     collate,
     randomise,
+    reference_fbank,
 )
 
 
@@ -60,13 +61,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def encoder_of(path: Path, **options: Any) -> SeamlessM4Tv2SpeechEncoder:
     return freeze(create_seamless_m4t_v2(EncoderConfig(path=str(path), **{"dtype": "float32", **options})))
-
-
-def reference_fbank(waveform: Tensor) -> Tensor:
-    """`[T, 160]` by transformers; the frame without a partner at the end, which it masks, is cut."""
-    extracted = SeamlessM4TFeatureExtractor()(waveform.numpy(), sampling_rate=RATE, return_tensors="pt")
-    size = int(extracted.attention_mask.sum())
-    return extracted.input_features[0, :size]
 
 
 def hf_encoder(path: Path) -> HfSpeechEncoder:
