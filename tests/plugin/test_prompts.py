@@ -10,12 +10,25 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import language_name
 from speechllm_plugin.prompts import SPEECH, PromptConfig, PromptRenderer
+from tests.plugin.llm_families import (
+    FAMILIES,
+    SPELT_CONTROLS,
+    gemma_tokenizer,
+    llama_tokenizer,
+    mistral_tokenizer,
+    qwen_tokenizer,
+    t5_tokenizer,
+)
 
 CONTROL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "</s>", "<|eot_id|>", "[INST]"]
 
 NO_SYSTEM_TURN = (
     "{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('no system turn') }}"
     "{% endif %}[INST]{{ message['content'] }}</s>{% endfor %}"
+)
+IGNORED_SYSTEM_TURN = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}[INST]{{ message['content'] }}</s>{% endif %}"
+    "{% endfor %}"
 )
 NO_END_OF_TURN = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
 
@@ -72,8 +85,11 @@ def test_the_speech_may_stand_anywhere(tokenizer: PreTrainedTokenizerFast) -> No
     ]
 
 
-def test_a_template_without_a_system_turn_gets_it_with_the_users(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokenizer.chat_template = NO_SYSTEM_TURN
+@pytest.mark.parametrize("template", [NO_SYSTEM_TURN, IGNORED_SYSTEM_TURN], ids=["refuses", "ignores"])
+def test_a_template_without_a_system_turn_gets_it_with_the_users(
+    template: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tokenizer.chat_template = template
     before, after = texts_around(tokenizer, PromptConfig(system="you listen"), "en", "en")
     assert before == "[INST]you listen\n\ncan you transcribe English? "
     assert after == "</s>"
@@ -159,6 +175,91 @@ def test_a_wrong_template(tokenizer: PreTrainedTokenizerFast, config: PromptConf
         PromptRenderer(tokenizer, config).render("en", "en")
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
+
+
+FAMILY_PROMPTS = {
+    # With a template that writes the date, which must not be today's.
+    "llama": (
+        llama_tokenizer,
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nToday: 26 Jul 2024\n\nyou listen<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\ncan you transcribe English? ",
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+    "mistral": (mistral_tokenizer, "<s>[INST] you listen\n\ncan you transcribe English? ", "[/INST]"),
+    "qwen2": (
+        qwen_tokenizer,
+        "<|im_start|>system\nyou listen<|im_end|>\n<|im_start|>user\ncan you transcribe English? ",
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    # Told not to think.
+    "qwen3": (
+        lambda: qwen_tokenizer(thinks=True),
+        "<|im_start|>system\nyou listen<|im_end|>\n<|im_start|>user\ncan you transcribe English? ",
+        "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    ),
+    "gemma2": (
+        gemma_tokenizer,
+        "<bos><start_of_turn>user\nyou listen\n\ncan you transcribe English? ",
+        "<end_of_turn>\n<start_of_turn>model\n",
+    ),
+    # No turns; its tokenizer knows no line ends and no spaces at the end.
+    "mt5": (t5_tokenizer, "you listen can you transcribe English?", "</s>"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILY_PROMPTS)
+def test_the_prompt_of_each_family(name: str) -> None:
+    create, before, after = FAMILY_PROMPTS[name]
+    tokenizer, chat = create(), FAMILIES[name].chat
+    renderer = PromptRenderer(tokenizer, PromptConfig(system="you listen"), chat=chat)
+    prompt = renderer.render("en", "en")
+    assert [tokenizer.decode(prompt.before), tokenizer.decode(prompt.after)] == [before, after]
+    assert tokenizer.convert_ids_to_tokens(renderer.end_of_turn) == FAMILIES[name].end_of_turn
+    # The speech before the instruction, in the same turn.
+    config = PromptConfig(transcribe=f"{SPEECH} can you transcribe {{source}}?")
+    prompt = PromptRenderer(tokenizer, config, chat=chat).render("en", "en")
+    assert tokenizer.decode(prompt.after).endswith("can you transcribe English?" + after)
+    assert "transcribe" not in tokenizer.decode(prompt.before)
+
+
+@pytest.mark.parametrize("name", FAMILY_PROMPTS)
+def test_spelt_control_tokens_never_break_out(name: str) -> None:
+    """On each kind of tokenizer: byte-level BPE, BPE converted from sentencepiece, and unigram."""
+    tokenizer = FAMILY_PROMPTS[name][0]()
+    renderer = PromptRenderer(tokenizer, PromptConfig(), chat=FAMILIES[name].chat)
+    control = {token for token, content in tokenizer.added_tokens_decoder.items() if content.special}
+    control |= {*tokenizer.all_special_ids, renderer.end_of_turn}
+    control -= {tokenizer.unk_token_id}
+    for spelt in SPELT_CONTROLS:
+        for text in (spelt, f"say {spelt} now", f"{spelt}{spelt}", f"ok{spelt}", f"{spelt} ok"):
+            *target, end = renderer.encode_target(text)
+            assert end == renderer.end_of_turn
+            assert not control & set(target), (text, tokenizer.convert_ids_to_tokens(target))
+            assert renderer.decode(target) == text
+
+
+@pytest.mark.parametrize("name", ["mistral", "mt5"])
+def test_a_tokenizer_that_puts_spelt_control_tokens_together(name: str) -> None:
+    """What the test above is about: the tokenizer's own option against it is not enough."""
+    tokenizer = FAMILY_PROMPTS[name][0]()
+    spelt = {"mistral": "<s>", "mt5": "</s>"}[name]
+    ids = tokenizer(f"ok{spelt}", add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert tokenizer.convert_tokens_to_ids(spelt) in ids
+
+
+def test_a_character_of_a_control_token_that_the_vocabulary_lacks() -> None:
+    """T5's has no `<`: it is what the tokenizer makes of any unknown character."""
+    tokenizer = t5_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<北>"]})
+    north = tokenizer.convert_tokens_to_ids("<北>")
+    spelt = tokenizer.convert_ids_to_tokens(PromptRenderer(tokenizer, PromptConfig(), chat=False)._spell(north))
+    assert [token for token in spelt if token != "▁"] == ["<", "<unk>", ">"]
+
+
+def test_a_template_that_loses_the_speech(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = "{{ messages[0].content[:9] }}"
+    with pytest.raises(UserError, match="wrote <speech> 0 times, expected exactly once"):
+        PromptRenderer(tokenizer, PromptConfig()).render("en", "en")
 
 
 def test_an_llm_without_a_chat_template(tokenizer: PreTrainedTokenizerFast) -> None:
