@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.weights import read_weights, weight_files
@@ -69,6 +70,14 @@ def config_values(path: str, key: str) -> dict[str, Any]:
     return values
 
 
+def load_preprocessor(path: str, key: str) -> dict[str, Any]:
+    """What a checkpoint's preprocessor_config.json holds."""
+    source = _local(path, key)
+    file = str(_read(key, path, lambda: cached_file(source, "preprocessor_config.json")))
+    values: dict[str, Any] = _read(key, path, lambda: json.loads(Path(file).read_text()))
+    return values
+
+
 def load_submodule(
     kls: type[ModelT],
     config: PretrainedConfig,
@@ -85,7 +94,7 @@ def load_submodule(
     Only the weights whose names start with `prefix` are read, lazily: see `speechllm_plugin.weights` for the memory.
 
     :param optional_prefix: the checkpoint may also be the module's own, whose names have no prefix.
-    :param ignored: weights that are not read although they are there.
+    :param ignored: what the names, less the prefix, of weights start with that are not read although they are there.
     """
     source = _local(path, key)
     files = _read(key, path, lambda: weight_files(source))
@@ -93,7 +102,7 @@ def load_submodule(
         prefix = ""
     files = {
         name: file for name, file in files.items()
-        if name.startswith(prefix) and name.removeprefix(prefix) not in ignored
+        if name.startswith(prefix) and not name.removeprefix(prefix).startswith(ignored)
     }
     with torch.device("meta"):
         names = set(kls(config).state_dict())

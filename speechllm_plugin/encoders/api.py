@@ -69,5 +69,6 @@ ENCODERS: Registry[SpeechEncoder] = Registry(
         "speechllm_plugin.encoders.whisper",
         "speechllm_plugin.encoders.seamless_m4t_v2",
         "speechllm_plugin.encoders.w2v_bert",
+        "speechllm_plugin.encoders.wav2vec2",
     ),
 )

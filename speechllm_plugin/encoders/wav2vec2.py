@@ -1,0 +1,220 @@
+"""wav2vec 2.0 (arXiv 2006.11477), HuBERT (2106.07447) and WavLM (2110.13900), any size: 50 feature vectors a second.
+
+They take the waveform itself. The layers are transformers' own, without what they let through from the padding of a
+batch; a fine-tuned model's head is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    HubertConfig,
+    HubertModel,
+    PretrainedConfig,
+    Wav2Vec2Model,
+    WavLMConfig,
+    WavLMModel,
+)
+from transformers import Wav2Vec2Config as HfWav2Vec2Config
+
+from speechllm_plugin.datasets.audio import SAMPLE_RATE
+from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
+from speechllm_plugin.encoders.conformer import key_bias
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.masks import length_mask, zero_padding
+from speechllm_plugin.pretrained import DTYPES, config_values, load_preprocessor, load_submodule, source_identity
+
+FAMILIES: dict[str, tuple[Any, Any]] = {
+    "wav2vec2": (HfWav2Vec2Config, Wav2Vec2Model),
+    "hubert": (HubertConfig, HubertModel),
+    "wavlm": (WavLMConfig, WavLMModel),
+}
+"""transformers' classes by the `model_type` of a checkpoint."""
+
+
+@dataclass(kw_only=True)
+class Wav2Vec2Config:
+    path: str = "facebook/wav2vec2-large-960h-lv60-self"
+    """Hugging Face hub id, or a local directory in the same format, of a wav2vec 2.0, HuBERT or WavLM model."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Precision of weights and features."""
+    layer: int | None = None
+    """Take the output of this layer, counted from 1, and do not run those after it: for self-supervised models the
+    middle layers hold more of the words than the last. None = the last."""
+    normalize: bool | None = None
+    """Scale each clip to zero mean and unit variance. None = as the checkpoint's preprocessor_config.json says."""
+
+
+class Wav2Vec2SpeechEncoder(SpeechEncoder):
+    """wav2vec 2.0, HuBERT or WavLM, for clips of any length."""
+
+    max_seconds = None
+
+    def __init__(self, config: Wav2Vec2Config, hf_config: Any, model: Any, normalize: bool, final_norm: bool) -> None:
+        """
+        :param normalize: scale each clip to zero mean and unit variance.
+        :param final_norm: the layers are all there, and after the last there is a norm.
+        """
+        super().__init__()
+        self.config = config
+        self.model = model
+        self.dim = hf_config.hidden_size
+        self.frame_rate = SAMPLE_RATE / math.prod(hf_config.conv_stride)
+        self._convs = list(zip(hf_config.conv_kernel, hf_config.conv_stride, strict=True))
+        self._normalize = normalize
+        self._norm_first = not hf_config.do_stable_layer_norm
+        self._final_norm = final_norm
+        self.positions = WavLMPositions(model.encoder.layers[0].attention) if hf_config.model_type == "wavlm" else None
+
+    @property
+    def min_samples(self) -> int:
+        """What one feature vector sees (25 ms): silence is put after a shorter clip."""
+        samples = 1
+        for kernel, stride in reversed(self._convs):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        model = self.model
+        waveforms = self._normalised(waveforms, lengths) if self._normalize else waveforms
+        waveforms = F.pad(waveforms, (0, max(0, self.min_samples - waveforms.size(1))))
+        states, lengths = self._convolve(waveforms.to(model.dtype), lengths.clamp(min=self.min_samples))
+        states = model.feature_projection(states.transpose(1, 2))  # (B, C, T) -> (B, T, C)
+        hidden = zero_padding(states[0] if isinstance(states, tuple) else states, lengths)
+        return zero_padding(self._transform(hidden, lengths), lengths), lengths
+
+    @staticmethod
+    def _normalised(waveforms: Tensor, lengths: Tensor) -> Tensor:
+        mask = length_mask(lengths, waveforms.size(1))
+        counts = lengths.unsqueeze(1)
+        centred = (waveforms - waveforms.sum(dim=1, keepdim=True) / counts) * mask
+        return centred / (centred.square().sum(dim=1, keepdim=True) / counts + 1e-7).sqrt()
+
+    def _convolve(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, samples]` -> `[B, C, T]`. The convolutions have no padding: a frame sees samples of its clip alone."""
+        states = waveforms.unsqueeze(1)
+        for layer, (kernel, stride) in zip(self.model.feature_extractor.conv_layers, self._convs, strict=True):
+            lengths = (lengths - kernel) // stride + 1
+            if isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm):
+                states = layer.activation(norm_over_time(layer.layer_norm, layer.conv(states), lengths))
+            else:
+                states = layer(states)
+        return states, lengths
+
+    def _transform(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """`[B, T, C]` -> `[B, T, C]`."""
+        encoder = self.model.encoder
+        hidden = hidden + self._position_features(hidden, lengths)
+        if self._norm_first:
+            hidden = encoder.layer_norm(hidden)
+        if self.positions is not None:
+            mask = length_mask(lengths, hidden.size(1)).long()
+            bias = self.positions(encoder.layers[0].attention, hidden)
+            for layer in encoder.layers:
+                hidden = layer(hidden, attention_mask=mask, position_bias=bias)[0]
+        else:
+            keys = key_bias(lengths, hidden).expand(-1, -1, hidden.size(1), -1)
+            for layer in encoder.layers:
+                hidden = layer(hidden, attention_mask=keys)[0]
+        return encoder.layer_norm(hidden) if self._final_norm else hidden
+
+    def _position_features(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        embed = self.model.encoder.pos_conv_embed
+        states = hidden.transpose(1, 2)
+        if (norm := getattr(embed, "batch_norm", None)) is not None:
+            # mHuBERT: beyond a clip's end it leaves no zeros, which the convolution would see.
+            states = zero_padding(norm(states).transpose(1, 2), lengths).transpose(1, 2)
+        return embed.activation(embed.padding(embed.conv(states))).transpose(1, 2)
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "encoder": "wav2vec2",
+            "source": source_identity(self.config.path),
+            **vars(self.config),
+            "normalize": self._normalize,
+        }
+
+
+class WavLMPositions(nn.Module):
+    """WavLM's bias of attention by distance, on the device.
+
+    transformers computes its T x T logarithms on the CPU for every batch, and the GPU waits for them.
+    """
+
+    buckets: Tensor
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.max_distance = int(attention.max_distance)
+        # On the CPU once, like transformers: another device's logarithm may round to another bucket.
+        distances = torch.arange(-self.max_distance, self.max_distance + 1, device="cpu")
+        self.register_buffer("buckets", attention._relative_positions_bucket(distances), persistent=False)
+
+    def forward(self, attention: Any, hidden: Tensor) -> Tensor:
+        """`[B, T, C]` -> `[B * heads, T, T]`, as the layers take it."""
+        batch, size, _ = hidden.shape
+        steps = torch.arange(size, device=hidden.device)
+        distances = (steps - steps.unsqueeze(1)).clamp(-self.max_distance, self.max_distance)
+        table = attention.rel_attn_embed(self.buckets)  # (distances, heads)
+        bias = table[distances + self.max_distance].permute(2, 0, 1)  # (T, T, heads) -> (heads, T, T)
+        return bias.repeat(batch, 1, 1)
+
+
+def norm_over_time(norm: nn.GroupNorm, states: Tensor, lengths: Tensor) -> Tensor:
+    """A group norm with a group for each channel over each clip's own frames: `[B, C, T]`, in place.
+
+    The padding of a batch is no part of a clip's mean and variance. Clip by clip, for in float32 one of 30 s takes
+    0.2 GB here.
+    """
+    mask = length_mask(lengths, states.size(2))
+    weight, bias = norm.weight.float().unsqueeze(1), norm.bias.float().unsqueeze(1)
+    for row, row_mask, count in zip(states, mask, lengths, strict=True):
+        values = row.float()
+        centred = (values - (values * row_mask).sum(dim=1, keepdim=True) / count) * row_mask
+        variance = centred.square().sum(dim=1, keepdim=True) / count
+        row.copy_(centred * (weight * (variance + norm.eps).rsqrt()) + bias)
+    return states
+
+
+def create_wav2vec2(config: Wav2Vec2Config) -> Wav2Vec2SpeechEncoder:
+    key = "encoder.config.path"
+    values = config_values(config.path, key)
+    if values["model_type"] not in FAMILIES:
+        raise UserError(f"{key}: {config.path} holds a model of type {values['model_type']!r}, expected one of "
+                        f"{', '.join(FAMILIES)}")
+    config_kls, model_kls = FAMILIES[values["model_type"]]
+    hf_config: PretrainedConfig = config_kls.from_dict(values)
+    if getattr(hf_config, "add_adapter", False):
+        raise UserError(f"{key}: {config.path} shortens its output by layers of its own (add_adapter), expected a "
+                        "model without")
+    num_layers = hf_config.num_hidden_layers
+    layer = num_layers if config.layer is None else config.layer
+    if not 1 <= layer <= num_layers:
+        raise UserError(f"encoder.config.layer: found {layer}, expected 1 to {num_layers}, the layers of {config.path}")
+    hf_config.num_hidden_layers = layer
+    # The vector that hides spans in pretraining is not part of the encoder.
+    hf_config.mask_time_prob = hf_config.mask_feature_prob = 0.0
+    model = load_submodule(
+        model_kls,
+        hf_config,
+        config.path,
+        prefix=f"{model_kls.base_model_prefix}.",
+        optional_prefix=True,
+        ignored=("masked_spec_embed", *(f"encoder.layers.{unused}." for unused in range(layer, num_layers))),
+        dtype=DTYPES[config.dtype],
+        key=key,
+    )
+    normalize = config.normalize
+    if normalize is None:
+        normalize = bool(load_preprocessor(config.path, key).get("do_normalize", True))
+    final_norm = hf_config.do_stable_layer_norm and layer == num_layers
+    return Wav2Vec2SpeechEncoder(config, hf_config, model, normalize, final_norm)
+
+
+ENCODERS.register("wav2vec2", Wav2Vec2Config, create_wav2vec2)
