@@ -121,8 +121,9 @@ class System:
             "model": {
                 "arch": "whisper_tiny_en.smollm2_135m.mlp",
                 "config_overrides": {
-                    "encoder": {"config": {"path": str(self.whisper), "pad_to_30s": False}},
-                    "llm": {"config": {"path": str(self.llm), "dtype": "float32"}},
+                    # Far smaller models than those that the architecture names.
+                    "encoder": {"arch": None, "config": {"path": str(self.whisper), "pad_to_30s": False}},
+                    "llm": {"arch": None, "config": {"path": str(self.llm), "dtype": "float32"}},
                     "adapter": {"config": {"stack": 2, "hidden_dim": 48}},
                     "ctc": {"weight": 0.3, "classifier": "llm_embedding"},
                 },

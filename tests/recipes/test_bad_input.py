@@ -127,8 +127,18 @@ def test_manifests_that_are_wrong(
         ("lr_scheduler.config.num_warmup_steps=6", ("num_warmup_steps", "less than `regime.num_steps` (6)", "6")),
         ("regime", ("--config", "regime")),
         # Names that nothing has.
-        ("model.arch=whisper.gpt.mlp", ("model.arch", "'whisper.gpt.mlp'", "whisper_tiny_en.smollm2_135m.mlp")),
-        ("model.config_overrides.adapter.name=mpl", ("adapter.name", "'mpl'", "base, mlp")),
+        ("model.arch=whisper.gpt.mlp", ("model.arch", "'whisper.gpt.mlp'", "whisper_tiny_en", "smollm2_135m")),
+        (
+            "model.arch=whisper_tiny_en.smollm_135m.mlp",
+            ("model.arch", "'whisper_tiny_en.smollm_135m.mlp'", "did you mean whisper_tiny_en.smollm2_135m.mlp"),
+        ),
+        ("model.config_overrides.encoder.arch=nothing", ("encoder.arch", "'nothing'", "null or one of", "whisper_")),
+        (
+            "model.config_overrides.llm.arch=smollm2_135m",
+            ("llm.config.path", "vocab_size = 320", "expected 49152", "llm.arch is smollm2_135m", "llm.arch to null"),
+        ),
+        ("model.config_overrides.adapter.arch=base", ("adapter.arch", "'base'", "null")),
+        ("model.config_overrides.adapter.name=mpl", ("adapter.name", "'mpl'", "base, cif, conv")),
         ("model.config_overrides.encoder.config.path=/lost/model", ("encoder.config.path", "/lost/model", "directory")),
         ("dataset.train_split=trian", ("'trian'", "dev, test, train")),
         ("model.config_overrides.prompt.transcribe=hello", ("prompt.transcribe", "0 times", "exactly one")),

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.checkpoint import describe_corruption
-from speechllm_plugin.models.speech_llm.config import arch_names
+from speechllm_plugin.models.speech_llm.config import unknown_arch
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 
@@ -36,7 +36,7 @@ def get_model(context: RecipeContext) -> SpeechLlm:
     try:
         return context.get_model_as(SpeechLlm)
     except ModelArchitectureNotKnownError as error:
-        raise UserError(f"model.arch: found {error.arch!r}, expected one of {', '.join(arch_names())}") from error
+        raise unknown_arch(error.arch, "model.arch") from error
     except AssetCardError as error:
         if isinstance(error.__cause__, CorruptModelCheckpointError):
             raise UserError(f"checkpoint: {describe_corruption(error.__cause__)}") from error

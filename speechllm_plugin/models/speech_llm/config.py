@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,9 @@ from fairseq2.utils.validation import Validatable, ValidationResult
 
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.encoders.api import ENCODERS
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS
+from speechllm_plugin.models.speech_llm.archs import ENCODER_ARCHS, LLM_ARCHS, PartArch
 from speechllm_plugin.prompts import PromptConfig
 
 SPEECH_LLM_FAMILY = "speech_llm"
@@ -27,6 +30,9 @@ class PartSection:
     """Its registered name."""
     config: object = None
     """Its own configuration: a mapping of the fields of its configuration dataclass. None = all defaults."""
+    arch: str | None = None
+    """For an encoder or an LLM: the published model, of those that are known by name, whose shape the checkpoint must
+    have. None = whatever the checkpoint is."""
 
 
 @dataclass(kw_only=True)
@@ -78,40 +84,86 @@ class SpeechLlmConfig:
         self.encoder.config = ENCODERS.config(self.encoder.name, self.encoder.config)
         self.adapter.config = ADAPTERS.config(self.adapter.name, self.adapter.config)
         self.llm.config = LLMS.config(self.llm.name, self.llm.config)
+        if self.adapter.arch is not None:
+            raise UserError(f"adapter.arch: found {self.adapter.arch!r}, expected null: no adapter is published")
+        if getattr(ADAPTERS.get(self.adapter.name).build, "needs_classifier", False) and self.ctc.weight == 0:
+            raise UserError(
+                f"ctc.weight: found 0, expected more (0.1 is published): the adapter {self.adapter.name!r} compresses "
+                "by what the CTC head says of the frames"
+            )
         for part in (self.encoder.config, self.llm.config):
             # A checkpoint is loaded from anywhere, not only from where it was trained.
             if (path := getattr(part, "path", None)) is not None and Path(path).is_dir():
                 setattr(part, "path", str(Path(path).resolve()))  # noqa: B010 (parts' classes are their own)
 
 
-# An architecture is `encoder.llm.adapter`: composed from these three tables, never written out.
-_ENCODERS = {
-    "whisper_large_v3": ("whisper", {"path": "openai/whisper-large-v3"}),
-    "whisper_tiny_en": ("whisper", {"path": "openai/whisper-tiny.en", "dtype": "float32"}),
-}
-_LLMS = {
-    "mistral_7b": ("causal", {"path": "mistralai/Mistral-7B-Instruct-v0.3"}),
-    "llama31_8b": ("causal", {"path": "meta-llama/Llama-3.1-8B-Instruct"}),
-    "smollm2_135m": ("causal", {"path": "HuggingFaceTB/SmolLM2-135M-Instruct"}),
-}
-_ADAPTERS = ("base", "mlp")
+# An architecture is `encoder.llm.adapter`, composed from the tables of encoders, LLMs and adapters, never written out.
+_ADAPTERS = ("base", "conv", "cif", "ctc", "wlq_former", "subsample", "mlp")
+# Published with an auxiliary CTC loss of weight 0.1 (arXiv 2409.17044).
+_CTC_ADAPTERS = ("cif", "ctc")
+
+GRID = (("whisper_large_v3", "seamless_m4t_v2"), ("mistral_7b", "llama31_8b"), _ADAPTERS[:5])
+"""Encoders, LLMs and adapters of arXiv 2409.17044: 20 systems."""
+SLM = (("w2v_bert", *GRID[0]), ("mt0_small", "mt0_xl", "mt0_xxl_mt"), ("subsample",))
+"""SLM (arXiv 2310.00230): its LLM is `mt0_xxl_mt`; `w2v_bert` stands in for its encoder, which is not public."""
+
+# Every composition can be asked for; these are the ones that are listed.
+_LISTED = (
+    GRID,
+    (*GRID[:2], _ADAPTERS[5:]),
+    SLM,
+    (("whisper_large_v3_turbo", "w2v_bert"), ("llama31_8b",), ("base", "mlp")),
+    (
+        ("whisper_large_v3",),
+        ("llama32_1b", "llama32_3b", "qwen25_7b", "qwen3_06b", "qwen3_8b", "gemma2_9b", "gemma3_1b"),
+        ("base", "mlp"),
+    ),
+    (("whisper_tiny_en",), ("smollm2_135m",), _ADAPTERS),
+)
 
 
 def arch_names() -> list[str]:
-    return [".".join(names) for names in product(_ENCODERS, _LLMS, _ADAPTERS)]
+    """The architectures that are listed, each once."""
+    return list(dict.fromkeys(".".join(names) for tables in _LISTED for names in product(*tables)))
+
+
+def all_arch_names() -> list[str]:
+    """Every composition of the three tables."""
+    return [".".join(names) for names in product(ENCODER_ARCHS, LLM_ARCHS, _ADAPTERS)]
 
 
 def arch_config(name: str) -> SpeechLlmConfig:
-    """The configuration of `encoder.llm.adapter`, for instance `whisper_large_v3.llama31_8b.base`."""
+    """The configuration of `encoder.llm.adapter`, for instance `whisper_large_v3.llama31_8b.base`.
+
+    :raises UserError: there is no such architecture.
+    """
+    if name not in all_arch_names():
+        raise unknown_arch(name, "arch")
     encoder, llm, adapter = name.split(".")
     return SpeechLlmConfig(
-        encoder=PartSection(name=_ENCODERS[encoder][0], config=dict(_ENCODERS[encoder][1])),
+        encoder=_section(encoder, ENCODER_ARCHS[encoder]),
         adapter=PartSection(name=adapter),
-        llm=PartSection(name=_LLMS[llm][0], config=dict(_LLMS[llm][1])),
+        llm=_section(llm, LLM_ARCHS[llm]),
+        ctc=CtcConfig(weight=0.1 if adapter in _CTC_ADAPTERS else 0.0),
     )
+
+
+def unknown_arch(name: str, key: str) -> UserError:
+    """:param key: what held the name."""
+    close = get_close_matches(name, all_arch_names(), n=3)
+    parts = "; ".join(
+        f"{kind}: {', '.join(names)}"
+        for kind, names in (("encoders", ENCODER_ARCHS), ("LLMs", LLM_ARCHS), ("adapters", _ADAPTERS))
+    )
+    meant = f" (did you mean {' or '.join(close)}?)" if close else ""
+    return UserError(f"{key}: found {name!r}, expected encoder.llm.adapter{meant}; {parts}")
+
+
+def _section(name: str, arch: PartArch) -> PartSection:
+    return PartSection(name=arch.part, config={"path": arch.path, **arch.options}, arch=name)
 
 
 def register_speech_llm_archs(container: DependencyContainer) -> None:
     arch = ConfigRegistrar(container, SpeechLlmConfig)
-    for name in arch_names():
+    for name in all_arch_names():
         arch(name)(lambda name=name: arch_config(name))

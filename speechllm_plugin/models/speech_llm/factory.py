@@ -7,6 +7,7 @@ from pathlib import Path
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterShape
 from speechllm_plugin.encoders.api import ENCODERS
 from speechllm_plugin.llms.api import LLMS, Llm
+from speechllm_plugin.models.speech_llm.archs import check_part_arch
 from speechllm_plugin.models.speech_llm.config import CtcConfig, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import CtcHead, LinearCtcHead, LlmEmbeddingCtcHead, SentencePieceCtcHead
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -20,6 +21,9 @@ def create_speech_llm(config: SpeechLlmConfig) -> SpeechLlm:
     `config` is resolved in place: fairseq2 saves it after this call, and a saved configuration names every default.
     """
     config.resolve()
+    for kind, section in (("encoder", config.encoder), ("llm", config.llm)):
+        if section.arch is not None:
+            check_part_arch(kind, section.arch, section.name, section.config)
     encoder = ENCODERS.get(config.encoder.name).build(config.encoder.config)
     llm = LLMS.get(config.llm.name).build(config.llm.config)
     prompts = PromptRenderer(llm.tokenizer, config.prompt, chat=llm.chat)
