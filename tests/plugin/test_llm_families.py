@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -70,14 +70,14 @@ def reference_of(name: str, folder: Path, dtype: torch.dtype = torch.float32) ->
     return kls.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval().requires_grad_(False)
 
 
-def decode(llm: Llm, rows: list[int], config: DecodingConfig) -> list[Generated]:
+def decode(llm: Llm, rows: list[int], config: DecodingConfig, limits: Sequence[int] = LIMITS) -> list[Generated]:
     renderer, lengths = renderer_of(llm), LENGTHS[rows]
     return llm.generate(
         [renderer.render(*LANGUAGES[row]) for row in rows],
         speech_of(llm)[rows][:, : int(lengths.max())],
         lengths,
         keys=[f"clip {row}" for row in rows],
-        limits=[LIMITS[row] for row in rows],
+        limits=[limits[row] for row in rows],
         end_of_turn=renderer.end_of_turn,
         config=config,
     )
@@ -167,8 +167,28 @@ def test_greedy_decoding_takes_the_best_token(name: str, llm_of: Callable[[str],
         assert found.cut or best[-1] in stops
 
 
+@pytest.mark.parametrize("name", ["llama", "mt5"])
+def test_a_limit_cuts_what_would_have_gone_on(name: str, llm_of: Callable[[str], Llm]) -> None:
+    long = decode(llm_of(name), [0, 1, 2, 3], DecodingConfig(), limits=[20, 20, 20, 20])
+    cut = decode(llm_of(name), [0, 1, 2, 3], DecodingConfig())
+    assert [row.tokens for row in cut] == [row.tokens[:limit] for row, limit in zip(long, LIMITS, strict=True)]
+    assert any(row.cut for row in cut)
+
+
+@pytest.mark.parametrize("name", ["llama", "mt5"])
+def test_a_hypothesis_ends_at_any_of_the_ends(name: str, folder_of: Folders) -> None:
+    llm = load_family(name, folder_of(name))
+    assert isinstance(llm, (CausalLlm, EncoderDecoderLlm)) and llm.model.generation_config is not None
+    found = decode(llm, [0, 1, 2, 3], DecodingConfig())
+    row = max(range(4), key=lambda row: len(found[row].tokens))
+    other = found[row].tokens[3]
+    llm.model.generation_config.eos_token_id = [*llm.model.generation_config.eos_token_id, other]
+    expected = Generated(found[row].tokens[: found[row].tokens.index(other)], cut=False)
+    assert decode(llm, [row], DecodingConfig()) == [expected]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_end_that_the_checkpoint_names_ends_a_hypothesis(name: str, llm_of: Callable[[str], Llm]) -> None:
+def test_the_ends_are_those_of_template_tokenizer_and_checkpoint(name: str, llm_of: Callable[[str], Llm]) -> None:
     llm = llm_of(name)
     assert isinstance(llm, (CausalLlm, EncoderDecoderLlm))
     end_of_turn = renderer_of(llm).end_of_turn

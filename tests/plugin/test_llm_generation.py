@@ -18,6 +18,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms import quantization as quantization_module
 from speechllm_plugin.llms.api import DecodingConfig, Generated
 from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.generation import _RowSamples
 from speechllm_plugin.llms.loops import break_loops, compression_ratio
 from speechllm_plugin.llms.quantization import quantization_options
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
@@ -101,6 +102,26 @@ def test_a_sample_follows_from_key_and_seed(llm: CausalLlm) -> None:
     assert len(set(first_tokens(llm, ["clip"] * 50, config))) == 1
     assert len(set(found)) > 10
     assert found != first_tokens(llm, keys, replace(config, seed=1))
+
+
+def test_every_token_of_a_sample_has_a_number_of_its_own(llm: CausalLlm) -> None:
+    """So hot that all tokens are equally likely: a number used twice would say a token twice."""
+    renderer = PromptRenderer(llm.tokenizer, PromptConfig())
+    rows = llm.generate(
+        [renderer.render("en", "en")] * 4, speech_of(llm).expand(4, -1, -1), torch.full((4,), 3), keys=list("abcd"),
+        limits=[30] * 4, end_of_turn=renderer.end_of_turn, config=DecodingConfig(temperature=1e4),
+    )
+    tokens = [token for row in rows for token in row.tokens]
+    assert len(tokens) > 60 and len(set(tokens)) > 0.7 * len(tokens)
+
+
+def test_a_token_without_probability_is_never_drawn() -> None:
+    samples = _RowSamples(["clip"], [0], 0, 0)
+    for point in (0.0, 0.5, 1 - 2**-53):
+        samples._points = torch.tensor([[point]], dtype=torch.float64)
+        scores = samples(torch.empty(1, 0, dtype=torch.long), torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]))
+        assert scores.argmax().item() == (1 if point == 0 else 2)
+        assert scores.isfinite().sum() == 1
 
 
 def test_a_low_temperature_is_greedy(llm: CausalLlm) -> None:
