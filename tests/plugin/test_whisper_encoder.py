@@ -8,34 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import WhisperConfig as HfWhisperConfig
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from speechllm_plugin.encoders.whisper import WhisperConfig, WhisperSpeechEncoder, create_whisper
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained import freeze
-
-WINDOW = 480_000
-"""Samples in 30 s."""
+from tests.plugin.encoder_checks import SECONDS_30 as WINDOW
+from tests.plugin.encoder_checks import check_device_is_never_waited_for, clip, collate, randomise
 
 
 def encoder_of(path: Path, **options: Any) -> WhisperSpeechEncoder:
     return freeze(create_whisper(WhisperConfig(path=str(path), **{"dtype": "float32", **options})))
-
-
-def clip(samples: int) -> Tensor:
-    """A sound with silence in it, loud and quiet parts, and no two alike."""
-    generator = torch.Generator().manual_seed(samples)
-    times = torch.arange(samples) / 16000
-    envelope = 0.05 + (torch.sin(2 * torch.pi * 0.7 * times) > 0) * 0.4
-    return envelope * torch.sin(2 * torch.pi * (200 + samples % 500) * times) + 0.01 * torch.randn(
-        samples, generator=generator
-    )
-
-
-def collate(lengths: list[int]) -> tuple[Tensor, Tensor]:
-    clips = [clip(length) for length in lengths]
-    return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), torch.tensor(lengths)
 
 
 def frames_of(samples: int) -> int:
@@ -43,17 +28,24 @@ def frames_of(samples: int) -> int:
     return -(-samples // 320)
 
 
+def write_model(path: Path, **options: Any) -> WhisperForConditionalGeneration:
+    torch.manual_seed(0)
+    config = HfWhisperConfig(**{
+        "vocab_size": 64, "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
+        "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32, "pad_token_id": 0, "bos_token_id": 1,
+        "eos_token_id": 2, "decoder_start_token_id": 1, "init_std": 0.2, "suppress_tokens": None,
+        "begin_suppress_tokens": None, **options,
+    })
+    model = WhisperForConditionalGeneration(config)
+    model.save_pretrained(path)
+    return model.eval()
+
+
 @pytest.fixture(scope="module")
 def whisper_128_mels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The layout of large-v3, small."""
-    torch.manual_seed(0)
-    config = HfWhisperConfig(
-        vocab_size=64, num_mel_bins=128, d_model=32, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=32,
-        decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32, pad_token_id=0, bos_token_id=1,
-        eos_token_id=2, decoder_start_token_id=1, init_std=0.2, suppress_tokens=None, begin_suppress_tokens=None,
-    )
     path = tmp_path_factory.mktemp("whisper_128")
-    WhisperForConditionalGeneration(config).save_pretrained(path)
+    write_model(path, num_mel_bins=128)
     return path
 
 
@@ -82,7 +74,58 @@ def test_mels_and_features_are_those_of_transformers(
     assert feature_lengths.tolist() == [1500] * 4
     assert features.shape == (4, 1500, 32)
     assert encoder.dim == 32
-    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
+    assert (features - expected).abs().max() <= 1e-5
+
+
+@torch.no_grad()
+def test_a_transcription_through_the_encoder_is_that_of_transformers(tmp_path: Path) -> None:
+    model = write_model(tmp_path, num_mel_bins=80, decoder_layers=2)
+    randomise(model, scale=0.8)  # so large that what is heard decides what is said
+    model.save_pretrained(tmp_path)
+    model.generation_config.update(max_length=16)
+    waveforms, lengths = collate([20_000, 48_000])
+    extractor = WhisperFeatureExtractor(feature_size=80)
+    mels = extractor(list(waveforms.numpy()), sampling_rate=16000, return_tensors="pt").input_features
+    expected = model.generate(mels)
+    features, _ = encoder_of(tmp_path)(waveforms, lengths)
+    found = model.generate(encoder_outputs=BaseModelOutput(last_hidden_state=features))
+    assert expected.tolist() == found.tolist()
+    assert expected[0].tolist() != expected[1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("num_mels", "positions", "decoder_layers"),
+    [
+        pytest.param(80, 1500, 2, id="up to large-v2"),
+        pytest.param(128, 1500, 2, id="large-v3"),
+        pytest.param(128, 1500, 1, id="turbo and distilled: few decoder layers"),
+        pytest.param(80, 500, 2, id="another window: 10 s"),
+    ],
+)
+def test_mels_and_window_are_those_of_the_checkpoint(
+    num_mels: int, positions: int, decoder_layers: int, tmp_path: Path
+) -> None:
+    model = write_model(
+        tmp_path, num_mel_bins=num_mels, max_source_positions=positions, decoder_layers=decoder_layers
+    )
+    encoder = encoder_of(tmp_path)
+    window = positions / 50
+    assert (encoder.dim, encoder.frame_rate, encoder.max_seconds) == (32, 50.0, window)
+    features, lengths = encoder(*collate([16_000]))
+    assert lengths.tolist() == [features.size(1)] == [positions]
+    extractor = WhisperFeatureExtractor(feature_size=num_mels, chunk_length=int(window))
+    mels = extractor(collate([16_000])[0][0].numpy(), sampling_rate=16000, return_tensors="pt").input_features
+    with torch.no_grad():
+        expected = model.model.encoder(mels).last_hidden_state
+    assert (features - expected).abs().max() <= 1e-5
+    too_long = int(window * 16000) + 1
+    with pytest.raises(UserError, match=f"expected at most {window:g} s, the window of the encoder"):
+        encoder(torch.zeros(1, too_long), torch.tensor([too_long]))
+
+
+@pytest.mark.parametrize("options", [{}, {"trim": True}, {"pad_to_30s": False}], ids=["padded", "trimmed", "short"])
+def test_the_device_is_never_waited_for(options: dict[str, Any], tiny_whisper: Path) -> None:
+    check_device_is_never_waited_for(encoder_of(tiny_whisper, **options))
 
 
 def test_without_padding_a_whole_window_is_the_same(tiny_whisper: Path) -> None:
@@ -95,7 +138,7 @@ def test_without_padding_a_whole_window_is_the_same(tiny_whisper: Path) -> None:
     padded, _ = encoder_of(tiny_whisper)(waveforms, lengths)
     short, found = encoder_of(tiny_whisper, pad_to_30s=False)(waveforms, lengths)
     assert found.tolist() == [1500]
-    torch.testing.assert_close(short, padded, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(short, padded, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +159,7 @@ def test_a_clip_gives_the_same_features_alone_and_in_a_batch(options: dict[str, 
     for row, length in enumerate(lengths):
         alone, alone_length = encoder(*collate([length]))
         assert alone_length.tolist() == [frames_of(length)]
-        torch.testing.assert_close(features[row, : frames_of(length)], alone[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(features[row, : frames_of(length)], alone[0], atol=1e-5, rtol=0)
         assert not features[row, frames_of(length) :].any()
 
 

@@ -1,0 +1,26 @@
+"""The encoder axis: a YAML fragment for each encoder, which only sets what the encoder has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from speechllm_plugin.encoders.api import ENCODERS
+
+FRAGMENTS = sorted((Path(__file__).parents[2] / "recipes/speechllm_recipes/configs/axes/encoder").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("fragment", FRAGMENTS, ids=lambda fragment: fragment.stem)
+def test_a_fragment_sets_one_encoder(fragment: Path) -> None:
+    content = yaml.safe_load(fragment.read_text())
+    encoder = content["model"]["config_overrides"]["encoder"]
+    assert content == {"model": {"config_overrides": {"encoder": encoder}}}
+    assert set(encoder) == {"name", "arch", "config"}
+    assert ENCODERS.config(encoder["name"], encoder["config"]).path == encoder["config"]["path"]
+
+
+def test_every_encoder_has_a_fragment() -> None:
+    named = {yaml.safe_load(file.read_text())["model"]["config_overrides"]["encoder"]["name"] for file in FRAGMENTS}
+    assert named == set(ENCODERS.names())
