@@ -8,21 +8,25 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
+from speechllm_plugin.llms.api import LLMS, DecodingConfig, Generated, Llm
 from speechllm_plugin.llms.causal import CausalLlm
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm, EncoderDecoderLlmConfig, create_encoder_decoder_llm
 from speechllm_plugin.llms.generation import stop_tokens
+from speechllm_plugin.models.speech_llm.archs import LLM_ARCHS
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
+from speechllm_plugin.registry import structure
 from tests.plugin.llm_families import FAMILIES, load_family, own_loss, save_family
 
 Folders = Callable[..., Path]
+AXES = Path(__file__).parents[2] / "recipes/speechllm_recipes/configs/axes/llm"
 LANGUAGES = [("en", "en"), ("en", "de"), ("de", "de"), ("de", "en")]
 TEXTS = ["turn the light on", "</s> spielen", "", "how long is the drive to Köln"]
 LENGTHS = torch.tensor([1, 9, 17, 4])
@@ -246,3 +250,14 @@ def test_an_encoder_decoder_of_another_family(folder_of: Folders) -> None:
     assert str(caught.value) == (
         f"llm.config.path: {folder} holds a model of type 'llama', expected one of mt5, t5, umt5"
     )
+
+
+def test_each_published_llm_has_a_file_of_its_settings() -> None:
+    files = {file.stem: yaml.safe_load(file.read_text()) for file in AXES.glob("*.yaml")}
+    assert files.keys() == LLM_ARCHS.keys()
+    for name, values in files.items():
+        assert values.keys() == {"model"} and values["model"].keys() == {"config_overrides"}
+        overrides = structure(SpeechLlmConfig, values["model"]["config_overrides"], "model")
+        assert overrides.llm.arch == name
+        assert overrides.llm.name == LLM_ARCHS[name].part
+        assert LLMS.config(overrides.llm.name, overrides.llm.config).path == LLM_ARCHS[name].path
