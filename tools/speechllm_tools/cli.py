@@ -13,6 +13,7 @@ from speechllm_plugin.errors import UserError
 # `speechllm --help` answers at once.
 COMMANDS = {
     "transcribe": ("speechllm_tools.transcribe", "transcribe or translate audio files with a trained system"),
+    "inspect": ("speechllm_tools.inspect.command", "parameters, output rates and training cost of a system, offline"),
     "demo": ("speechllm_tools.demo.run", "train and evaluate a small real system on CPU, offline"),
     "manifest": ("speechllm_tools.manifest.command", "make what training needs from manifests: a CTC vocabulary"),
     "bench": ("speechllm_tools.bench.command", "time the kernels against their peers, gated on correctness"),

@@ -1,0 +1,144 @@
+"""`speechllm inspect`: parameters, output rates, and the cost of training, offline and without weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechllm_plugin.errors import UserError
+
+if TYPE_CHECKING:
+    from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+
+BATCH_SIZE = 10
+"""The recipe's default."""
+
+EPILOG = """\
+Nothing is downloaded and no weight is read: the real modules are built on PyTorch's meta device, from what the named
+architectures know of their encoders and LLMs or from the config.json of a local directory.
+
+examples:
+  speechllm inspect whisper_large_v3.llama31_8b.cif
+  speechllm inspect demo/run --seconds 3 --target-tokens 12
+  speechllm inspect my_config.yaml --batch-size 4 --json
+  speechllm inspect --all
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = __doc__
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("target", metavar="ARCH_OR_CONFIG", nargs="?",
+                        help="encoder.llm.adapter, a YAML file of the recipe, or the directory of a training run")
+    parser.add_argument("--all", action="store_true",
+                        help="a table of the 20 systems of arXiv 2409.17044 and of SLM's (arXiv 2310.00230)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of a training clip (default: 10)")
+    parser.add_argument("--target-tokens", type=int, default=30, metavar="N",
+                        help="tokens of its answer (default: 30)")
+    parser.add_argument("--batch-size", type=int, metavar="N",
+                        help="clips that a GPU trains on at a time (default: dataset.batch_size of the YAML file, "
+                        f"else {BATCH_SIZE})")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    if (options.target is None) != options.all:
+        raise UserError("ARCH_OR_CONFIG: expected either an architecture, a file or a directory, or --all; see --help")
+    for name, value in (("seconds", options.seconds), ("target-tokens", options.target_tokens),
+                        ("batch-size", options.batch_size)):
+        if value is not None and not value > 0:
+            raise UserError(f"--{name}: found {value:g}, expected more than 0")
+
+    from speechllm_plugin.encoders.api import too_long
+    from speechllm_tools.inspect import report
+    from speechllm_tools.inspect.cost import CostModel
+    from speechllm_tools.inspect.facts import Facts, gather
+    from speechllm_tools.inspect.skeleton import SkeletonBuilder
+
+    builder, costs = SkeletonBuilder(), CostModel()
+
+    def inspect(name: str, config: SpeechLlmConfig, batch_size: int, **choices: Any) -> Facts:
+        skeleton = builder.build(config)
+        window = skeleton.encoder.max_seconds
+        if window is not None and options.seconds > window:
+            raise UserError(f"--seconds: {too_long(options.seconds, window)}")
+        return gather(name, skeleton, costs, seconds=options.seconds, target_tokens=options.target_tokens,
+                      batch_size=options.batch_size or batch_size, **choices)
+
+    if options.all:
+        all_facts = [inspect(name, config, BATCH_SIZE, clips=(options.seconds,)) for name, config in _published()]
+        print(_dump([facts.as_json() for facts in all_facts]) if options.json else report.table(all_facts))
+    else:
+        facts = inspect(options.target, *_read(options.target))
+        print(_dump(facts.as_json()) if options.json else report.describe(facts))
+    return 0
+
+
+def _dump(values: object) -> str:
+    return json.dumps(values, indent=1)
+
+
+def _published() -> list[tuple[str, SpeechLlmConfig]]:
+    from itertools import product
+
+    from speechllm_plugin.models.speech_llm.config import GRID, SLM, arch_config
+
+    names = [".".join(parts) for tables in (GRID, SLM) for parts in product(*tables)]
+    return [(name, arch_config(name)) for name in names]
+
+
+def _read(target: str) -> tuple[SpeechLlmConfig, int]:
+    """The configuration that `target` names, and the size of its batches."""
+    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
+    from speechllm_plugin.models.speech_llm.config import all_arch_names, arch_config, unknown_arch
+
+    path = Path(target)
+    if target in all_arch_names():
+        return arch_config(target), BATCH_SIZE
+    if path.is_dir():
+        file = path / "config.yaml"
+        if file.is_file() and not (path / "checkpoints" / "model.yaml").is_file():
+            return _read_yaml(file)  # a run that has not saved yet
+        checkpoint = find_checkpoint(path)
+        file = checkpoint.directory.parent / "config.yaml"
+        return checkpoint.config(), _read_yaml(file)[1] if file.is_file() else BATCH_SIZE
+    if path.is_file():
+        return _read_yaml(path)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise UserError(f"ARCH_OR_CONFIG: found no {target}, expected an architecture, a file or a directory")
+    raise unknown_arch(target, "ARCH_OR_CONFIG")
+
+
+def _read_yaml(file: Path) -> tuple[SpeechLlmConfig, int]:
+    """A configuration of the training recipe, merged as `--config-file` is."""
+    import yaml
+    from fairseq2.utils.config import StandardConfigMerger
+    from fairseq2.utils.structured import StandardValueConverter
+    from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
+
+    from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, arch_config
+    from speechllm_plugin.registry import structure
+
+    merger, converter = StandardConfigMerger(), StandardValueConverter()
+    try:
+        values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        recipe: Any = merger.merge(converter.unstructure(SpeechLlmTrainConfig()), values)
+        arch, overrides = recipe["model"]["arch"], recipe["model"]["config_overrides"]
+        config: Any = converter.unstructure(arch_config(arch))
+        if overrides is not None:
+            config = merger.merge(config, overrides)
+        batch_size = recipe["dataset"]["batch_size"]
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: {reason}; expected a configuration as the recipe's --config-file takes it") from error
+    structured: SpeechLlmConfig = structure(SpeechLlmConfig, config, "model.config_overrides")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError(f"{file}: dataset.batch_size: found {batch_size!r}, expected a whole number of at least 1")
+    for problem in structured.ctc.validate().errors:
+        raise UserError(f"{file}: model.config_overrides.ctc: {problem}")
+    return structured, batch_size

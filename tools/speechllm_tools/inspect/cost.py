@@ -1,0 +1,224 @@
+"""What one training step costs: an estimate of its floating-point operations and of its memory.
+
+The encoder and the LLM run on fake tensors, the adapter on random ones, once, with one clip. The matrix products of
+their own code are counted, and the bytes that autograd keeps for the backward pass:
+
+    FLOPs of a sample = encoder forward + 3 x (adapter and CTC head forward) + LLM forward and backward
+
+where a product of (m, k) and (k, n) is 2mkn, and attention is 4 x T_query x T_key x width in a layer (a causal mask
+halves nothing). Backward is twice the forward, one product for each factor's gradient, but once where a factor is a
+frozen weight: through the LLM's linear layers the gradient only passes. The encoder has no backward pass.
+
+    memory of a GPU = frozen weights + 16 x trained parameters + samples x (features + kept by adapter, CTC and LLM)
+
+where 16 bytes are a trained parameter, its gradient and Adam's two moments in float32. Nothing is sharded, and nothing
+recomputed. Not in it: the libraries, what an operation needs while it runs (the encoder's layers, the gradients on
+their way back) and what the allocator cannot use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from speechllm_plugin.adapters.api import ADAPTERS
+from speechllm_plugin.datasets.audio import SAMPLE_RATE
+from speechllm_plugin.llms.api import Llm
+from speechllm_plugin.llms.causal import CausalLlm
+from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm
+from speechllm_plugin.models.speech_llm.ctc import CtcHead, LinearCtcHead, LlmEmbeddingCtcHead
+from speechllm_tools.inspect.skeleton import Skeleton, count_parameters, frozen_bytes
+
+ResultT = TypeVar("ResultT")
+
+PROMPT_TOKENS = 32
+"""Tokens of instruction and chat template around the speech: 15 to 45 for the LLMs that are known by name."""
+TEXT_VOCABULARY = 8192
+"""Tokens that occur in a training text: the labels of a CTC head that is restricted to them."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one training sample."""
+
+    flops: float
+    """Forward and backward."""
+    kept_bytes: int
+    """Held from the forward to the backward pass."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    encoder: Work
+    adapter: Work
+    ctc: Work
+    llm: Work
+    frozen_bytes: int
+    """Weights of encoder and LLM in their own precision."""
+    trained_bytes: int
+    """Trained parameters with gradients and the optimizer's state."""
+
+    @property
+    def flops(self) -> float:
+        """Of one sample."""
+        return self.encoder.flops + self.adapter.flops + self.ctc.flops + self.llm.flops
+
+    @property
+    def sample_bytes(self) -> int:
+        """What one more sample in a batch takes."""
+        return sum(work.kept_bytes for work in (self.encoder, self.adapter, self.ctc, self.llm))
+
+    def gpu_bytes(self, batch_size: int) -> int:
+        return self.frozen_bytes + self.trained_bytes + batch_size * self.sample_bytes
+
+
+class CostModel:
+    """Estimates costs, and remembers what it has run."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], Any] = {}
+
+    def frames(self, skeleton: Skeleton, seconds: float) -> int:
+        """Feature vectors of one clip."""
+        return self._encode(skeleton, seconds)[0]
+
+    def estimate(self, skeleton: Skeleton, seconds: float, vectors: int, target_tokens: int) -> Cost:
+        """
+        :param seconds: length of the clip.
+        :param vectors: what the adapter makes of it.
+        :param target_tokens: of the answer.
+        """
+        frames, encoder = self._encode(skeleton, seconds)
+        adapter_key = ("adapter", str(skeleton.config.adapter), skeleton.shape, frames, vectors)
+        llm_key = ("llm", skeleton.llm, vectors, target_tokens)
+        return Cost(
+            encoder=encoder,
+            adapter=self._once(adapter_key, lambda: _adapter_work(skeleton, frames, vectors)),
+            ctc=_ctc_work(skeleton.ctc, -(-frames // skeleton.adapter.frame_stride)),
+            llm=self._once(llm_key, lambda: _llm_work(skeleton, vectors, target_tokens)),
+            frozen_bytes=frozen_bytes(skeleton),
+            trained_bytes=16 * count_parameters(skeleton.adapter, skeleton.ctc),
+        )
+
+    def _encode(self, skeleton: Skeleton, seconds: float) -> tuple[int, Work]:
+        return self._once(("encoder", skeleton.encoder, seconds), lambda: _encoder_work(skeleton, seconds))
+
+    def _once(self, key: tuple[object, ...], run: Callable[[], ResultT]) -> ResultT:
+        if key not in self._known:
+            self._known[key] = run()
+        result: ResultT = self._known[key]
+        return result
+
+
+def _encoder_work(skeleton: Skeleton, seconds: float) -> tuple[int, Work]:
+    """Also gives the number of feature vectors."""
+    samples = round(seconds * SAMPLE_RATE)
+    with skeleton.mode, torch.no_grad(), _Counter() as counter:
+        features, lengths = skeleton.encoder.encode(torch.empty(1, samples), torch.tensor([samples]))
+    # Kept in float32, as the adapter gets them.
+    return int(lengths), Work(counter.forward(), 4 * features.numel())
+
+
+def _adapter_work(skeleton: Skeleton, frames: int, vectors: int) -> Work:
+    """Runs for real: what an adapter does next may depend on what it has computed.
+
+    Without dropout, which PyTorch fuses into the attention on a GPU and not on a CPU, and in float32.
+    """
+    config: Any = skeleton.config.adapter.config
+    if "dropout" in {field.name for field in fields(config)}:
+        config = replace(config, dropout=0.0)
+    generator = torch.get_rng_state()
+    adapter = ADAPTERS.get(skeleton.config.adapter.name).build(config, skeleton.shape).train()
+    seqs = torch.randn(1, frames, skeleton.shape.encoder_dim)
+    torch.set_rng_state(generator)
+
+    def classify(scored: Tensor, _: Callable[[Tensor], Tensor]) -> Tensor:
+        # As many runs of equal labels as there are to be vectors. The head itself is counted on its own.
+        steps = torch.arange(scored.size(1))
+        run = torch.div(steps * vectors, scored.size(1), rounding_mode="floor")
+        return nn.functional.one_hot(run % 2, 2).to(scored.dtype).unsqueeze(0)
+
+    kept = _Kept(adapter)
+    with _Counter() as counter, kept:
+        adapter(seqs, torch.tensor([frames]), torch.tensor([vectors]), classify if skeleton.ctc else None)
+    return Work(3 * counter.forward(), kept.total)
+
+
+def _ctc_work(head: CtcHead | None, frames: int) -> Work:
+    """The logits, and their log-softmax beside them, in float32."""
+    if head is None:
+        return Work(0, 0)
+    if isinstance(head, LlmEmbeddingCtcHead):
+        labels, dim, passes = 1 + TEXT_VOCABULARY, head.blank.numel(), 2  # the table is frozen
+    else:
+        assert isinstance(head, LinearCtcHead)
+        labels, dim, passes = head.classifier.out_features, head.classifier.in_features, 3
+    return Work(passes * 2 * frames * dim * labels, 2 * frames * labels * 4)
+
+
+def _llm_work(skeleton: Skeleton, vectors: int, target_tokens: int) -> Work:
+    kept = _Kept(skeleton.llm)
+    with skeleton.mode, _Counter() as counter, kept:
+        _llm_logits(skeleton.llm, vectors + PROMPT_TOKENS, target_tokens).float().log_softmax(-1)
+    return Work(counter.forward_and_backward_through_frozen(), kept.total)
+
+
+def _llm_logits(llm: Llm, inputs: int, target_tokens: int) -> Tensor:
+    table = llm.embedding_table
+    if isinstance(llm, CausalLlm):
+        rows = torch.empty(1, inputs + target_tokens, llm.dim, dtype=table.dtype, requires_grad=True)
+        hidden = llm.decoder(inputs_embeds=rows, use_cache=False).last_hidden_state[:, -target_tokens:]
+        logits: Tensor = llm.head(hidden)
+        return logits
+    assert isinstance(llm, EncoderDecoderLlm)
+    model: Any = llm.model
+    rows = torch.empty(1, inputs, llm.dim, dtype=table.dtype, requires_grad=True)
+    ids = torch.zeros(1, target_tokens, dtype=torch.long)
+    logits = model(inputs_embeds=rows, decoder_input_ids=ids, use_cache=False).logits
+    return logits
+
+
+_ATEN = torch.ops.aten
+_LINEAR = (_ATEN.mm, _ATEN.addmm, _ATEN.convolution)
+"""What products with a weight are; those of two activations, in attention, are others."""
+
+
+class _Counter(FlopCounterMode):
+    """Counts matrix products, those of fused attention on a CPU among them."""
+
+    def __init__(self) -> None:
+        fused = _ATEN._scaled_dot_product_flash_attention_for_cpu
+        super().__init__(display=False, custom_mapping={fused: _attention_flops})
+
+    def forward(self) -> int:
+        return self.get_total_flops()
+
+    def forward_and_backward_through_frozen(self) -> int:
+        counts = self.get_flop_counts()["Global"]
+        return sum((2 if operation in _LINEAR else 3) * flops for operation, flops in counts.items())
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """:param query: its shape, as of the others."""
+    return sdpa_flop_count(query, key, value)
+
+
+class _Kept(torch.autograd.graph.saved_tensors_hooks):
+    """Adds up the memory of what autograd keeps, the weights of `module` aside; what is kept twice counts once."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._seen: dict[int, Tensor] = {weight.untyped_storage()._cdata: weight for weight in module.parameters()}
+        self.total = 0
+        super().__init__(self._keep, lambda tensor: tensor)
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen[storage._cdata] = tensor  # alive, so that no other storage gets its address
+            self.total += storage.nbytes()
+        return tensor

@@ -1,0 +1,184 @@
+"""All that `speechllm inspect` knows of one system, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from speechllm_plugin.adapters.bert import BertLayers
+from speechllm_plugin.adapters.projected import ProjectedAdapter
+from speechllm_tools.inspect.cost import PROMPT_TOKENS, Cost, CostModel
+from speechllm_tools.inspect.published import RATES, SIZE_NOTES, SIZES, Rate, Size, expected_rate
+from speechllm_tools.inspect.skeleton import Skeleton, count_parameters
+
+CLIPS = (1.0, 5.0, 15.0, 30.0)
+"""Lengths in seconds whose compression is shown."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What becomes of one clip."""
+
+    seconds: float
+    frames: int
+    """The encoder's feature vectors."""
+    vectors: int
+    """The adapter's."""
+
+    @property
+    def compression(self) -> float:
+        return self.frames / self.vectors
+
+    @property
+    def hertz(self) -> float:
+        """Vectors for each second of the clip itself, whatever it was padded to."""
+        return self.vectors / self.seconds
+
+
+@dataclass(frozen=True)
+class Facts:
+    name: str
+    skeleton: Skeleton
+    size: Size | None
+    """The adapter's, counted as table II counts; None for an adapter that is not of that kind."""
+    rate: Rate | None
+    """What is published for this adapter, where its output depends on the content or the cell is one of table I."""
+    content_dependent: bool
+    clips: list[Clip]
+    clip: Clip
+    """The one whose cost is estimated."""
+    target_tokens: int
+    batch_size: int
+    costs: CostModel
+
+    @cached_property
+    def cost(self) -> Cost:
+        return self.costs.estimate(self.skeleton, self.clip.seconds, self.clip.vectors, self.target_tokens)
+
+    @property
+    def padded(self) -> bool:
+        """Whether the encoder pads each clip to its window and keeps what it makes of the padding."""
+        window = self.skeleton.encoder.max_seconds
+        if window is None:
+            return False
+        return self.costs.frames(self.skeleton, 1.0) == self.costs.frames(self.skeleton, window)
+
+    def as_json(self) -> dict[str, Any]:
+        skeleton, cost, config = self.skeleton, self.cost, self.skeleton.config
+        encoder, llm = skeleton.encoder, skeleton.llm
+        published = SIZES.get(config.adapter.name)
+        return {
+            "name": self.name,
+            "encoder": {
+                **asdict(config.encoder),
+                "parameters": count_parameters(encoder),
+                "dim": encoder.dim,
+                "frame_rate": encoder.frame_rate,
+                "max_seconds": encoder.max_seconds,
+            },
+            "adapter": {**asdict(config.adapter), "parameters": count_parameters(skeleton.adapter)},
+            "ctc": {**asdict(config.ctc), "parameters": count_parameters(skeleton.ctc)},
+            "llm": {
+                **asdict(config.llm),
+                "parameters": count_parameters(llm),
+                "dim": llm.dim,
+                "vocabulary": llm.embedding_table.size(0),
+            },
+            "parameters": {
+                "trainable": count_parameters(skeleton.adapter, skeleton.ctc),
+                "frozen": count_parameters(encoder, llm),
+            },
+            "table_2_millions": {
+                "ours": self.size and asdict(self.size),
+                "published": self.size and published and asdict(published),
+                "note": SIZE_NOTES.get(config.adapter.name),
+            },
+            "output": {
+                "depends_on_content": self.content_dependent,
+                "published": self.rate and asdict(self.rate),
+                "clips": [{**asdict(clip), "compression": clip.compression, "hertz": clip.hertz}
+                          for clip in self.clips],
+            },
+            "training": {
+                "seconds": self.clip.seconds,
+                "frames": self.clip.frames,
+                "vectors": self.clip.vectors,
+                "prompt_tokens": PROMPT_TOKENS,
+                "target_tokens": self.target_tokens,
+                "batch_size": self.batch_size,
+                **{f"{part}_{key}": value for part in ("encoder", "adapter", "ctc", "llm")
+                   for key, value in asdict(getattr(cost, part)).items()},
+                "flops_per_sample": cost.flops,
+                "bytes_per_sample": cost.sample_bytes,
+                "frozen_bytes": cost.frozen_bytes,
+                "trained_bytes": cost.trained_bytes,
+                "bytes_per_gpu": cost.gpu_bytes(self.batch_size),
+            },
+        }
+
+
+def gather(
+    name: str,
+    skeleton: Skeleton,
+    costs: CostModel,
+    *,
+    seconds: float,
+    target_tokens: int,
+    batch_size: int,
+    clips: tuple[float, ...] = CLIPS,
+) -> Facts:
+    """
+    :param seconds: length of the clip whose cost is estimated.
+    :param target_tokens: of its answer.
+    :param batch_size: clips that a GPU trains on at a time.
+    :param clips: lengths whose compression is told.
+    """
+    encoder, adapter = skeleton.encoder, skeleton.adapter
+    adapter_name, arch = skeleton.config.adapter.name, skeleton.config.encoder.arch
+    rate = adapter.output_rate(encoder.frame_rate)
+    published = expected_rate(adapter_name, arch, encoder.frame_rate)
+
+    def clip(length: float) -> Clip:
+        frames = costs.frames(skeleton, length)
+        if rate is not None:
+            # Rounded first: 94 vectors of 16 frames are not 93.99999999999999.
+            vectors = -(-round(frames * rate * 1000 / encoder.frame_rate) // 1000)
+        elif published is not None:
+            # The content is in the clip, not in the silence that pads it.
+            vectors = round(published.hertz * length)
+        else:
+            vectors = frames
+        return Clip(length, frames, min(max(1, vectors), frames))
+
+    chosen = clip(seconds)
+    if adapter.vector_per_token:
+        chosen = Clip(seconds, chosen.frames, min(target_tokens, chosen.frames))
+    window = encoder.max_seconds or max(clips)
+    return Facts(
+        name=name,
+        skeleton=skeleton,
+        size=_size(adapter, skeleton.ctc),
+        rate=published if rate is None or arch in RATES else None,
+        content_dependent=rate is None,
+        clips=[clip(length) for length in clips if length <= window],
+        clip=chosen,
+        target_tokens=target_tokens,
+        batch_size=batch_size,
+        costs=costs,
+    )
+
+
+def _size(adapter: nn.Module, ctc: nn.Module | None) -> Size | None:
+    """Millions of parameters as in table II: the Transformer layers are the modality adapter, the rest with the CTC
+    head is the length adapter, and the two projections are not counted."""
+    if not isinstance(adapter, ProjectedAdapter):
+        return None
+    projections = count_parameters(adapter.input, adapter.input_norm, adapter.output, adapter.norm)
+    rest = count_parameters(adapter) - projections
+    layers = count_parameters(*(module for module in adapter.modules() if isinstance(module, BertLayers)))
+    if layers == 0:
+        return Size(None, rest / 1e6)
+    return Size((rest - layers + count_parameters(ctc)) / 1e6, layers / 1e6)

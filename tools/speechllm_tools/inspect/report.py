@@ -1,0 +1,170 @@
+"""What `speechllm inspect` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from speechllm_tools.inspect.cost import PROMPT_TOKENS, TEXT_VOCABULARY
+from speechllm_tools.inspect.facts import Facts
+from speechllm_tools.inspect.published import SIZE_NOTES, SIZES
+from speechllm_tools.inspect.skeleton import count_parameters
+
+
+def describe(facts: Facts) -> str:
+    """One system."""
+    sections = [[facts.name], _parts(facts), _sizes(facts), _rates(facts), _flops(facts), _memory(facts)]
+    return "\n\n".join("\n".join(section) for section in sections if section)
+
+
+def table(all_facts: Sequence[Facts]) -> str:
+    """Many systems, a row each."""
+    first = all_facts[0]
+    header = ["architecture", "trained M", "length M", "layers M", "published M", "frozen B", "vectors", "TFLOP",
+              "GB/sample", "GB/GPU"]
+    rows = [header]
+    for facts in all_facts:
+        skeleton, cost = facts.skeleton, facts.cost
+        published = SIZES.get(skeleton.config.adapter.name)
+        rows.append(
+            [
+                facts.name,
+                f"{count_parameters(skeleton.adapter, skeleton.ctc) / 1e6:.2f}",
+                _millions(facts.size.length if facts.size else None),
+                _millions(facts.size.modality if facts.size else None),
+                f"{_millions(published.length)} + {_millions(published.modality)}" if published else "-",
+                f"{count_parameters(skeleton.encoder, skeleton.llm) / 1e9:.3f}",
+                f"{'~' if facts.content_dependent else ''}{facts.clip.vectors}",
+                f"{cost.flops / 1e12:.2f}",
+                f"{cost.sample_bytes / 1e9:.2f}",
+                f"{cost.gpu_bytes(facts.batch_size) / 1e9:.1f}",
+            ]
+        )
+    notes = [
+        f"Training on clips of {first.clip.seconds:g} s with {first.target_tokens} target tokens, {first.batch_size} "
+        "clips on a GPU. Estimates; 1 GB is 1e9 bytes.",
+        "length + layers: the length and modality adapters as arXiv 2409.17044 counts them (table II), with its own "
+        "figures, which are for Mistral's vocabulary.",
+        f"conv: {SIZE_NOTES['conv']}.",
+        "~: depends on what is said; as published (table I) or, for cif, one vector for each target token.",
+    ]
+    return "\n".join([*_aligned(rows), "", *notes])
+
+
+def _parts(facts: Facts) -> list[str]:
+    skeleton, config = facts.skeleton, facts.skeleton.config
+    encoder, llm = skeleton.encoder, skeleton.llm
+    window = "any length" if encoder.max_seconds is None else f"up to {encoder.max_seconds:g} s"
+    rows = [
+        ["part", "parameters", "", "", ""],
+        ["encoder", _count(encoder), "frozen", str(config.encoder.name), _source(config.encoder.config)],
+        ["adapter", _count(skeleton.adapter), "trained", str(config.adapter.name), ""],
+        ["llm", _count(llm), "frozen", str(config.llm.name), _source(config.llm.config)],
+    ]
+    if skeleton.ctc is not None:
+        weight = f"weight {config.ctc.weight:g}"
+        rows.insert(3, ["CTC head", _count(skeleton.ctc), "trained", config.ctc.classifier, weight])
+    rows.append(["in all", _count(skeleton.adapter, skeleton.ctc), "trained", "", ""])
+    rows.append(["", _count(encoder, llm), "frozen", "", ""])
+    return [
+        *_aligned(rows),
+        f"encoder: width {encoder.dim}, {encoder.frame_rate:g} Hz, {window}; "
+        f"LLM: width {llm.dim}, vocabulary {llm.embedding_table.size(0):,}",
+    ]
+
+
+def _sizes(facts: Facts) -> list[str]:
+    if facts.size is None:
+        return []
+    name = facts.skeleton.config.adapter.name
+    published = SIZES.get(name)
+    rows = [
+        ["table II of arXiv 2409.17044", "length adapter M", "modality adapter M"],
+        ["this configuration", _millions(facts.size.length), _millions(facts.size.modality)],
+    ]
+    if published is not None:
+        rows.append(["published", _millions(published.length), _millions(published.modality)])
+    note = SIZE_NOTES.get(name)
+    return [*_aligned(rows), *([f"note: {note}"] if note else [])]
+
+
+def _rates(facts: Facts) -> list[str]:
+    about = "about " if facts.content_dependent else ""
+    rows = [["clip s", "encoder frames", "output vectors", "compression", "vectors per second"]]
+    for clip in facts.clips:
+        vectors, compression = f"{about}{clip.vectors}", f"{clip.compression:.1f}:1"
+        rows.append([f"{clip.seconds:g}", f"{clip.frames}", vectors, compression, f"{clip.hertz:.2f}"])
+    lines = _aligned(rows)
+    if facts.padded:
+        frames = facts.clips[0].frames
+        lines.append(
+            f"note: the encoder pads every clip to {facts.skeleton.encoder.max_seconds:g} s and gives {frames} frames "
+            "for any; encoder.config.trim=true keeps those of the clip"
+        )
+    if facts.content_dependent:
+        lines.append("note: the output's length depends on what is said; these are the published rates (table I)")
+    if facts.rate is not None:
+        lines.append(f"published (table I): {facts.rate.compression}:1, {facts.rate.hertz:g} Hz")
+    return lines
+
+
+def _flops(facts: Facts) -> list[str]:
+    cost, clip = facts.cost, facts.clip
+    rows = [
+        ["training, per sample", "TFLOP", "GB kept"],
+        *([part, f"{work.flops / 1e12:.3f}", f"{work.kept_bytes / 1e9:.3f}"] for part, work in
+          (("encoder, forward", cost.encoder), ("adapter", cost.adapter), ("CTC head", cost.ctc), ("LLM", cost.llm))
+          if work.flops),
+        ["in all", f"{cost.flops / 1e12:.3f}", f"{cost.sample_bytes / 1e9:.3f}"],
+    ]
+    about = "about " if facts.content_dependent else ""
+    return [
+        *_aligned(rows),
+        f"for a clip of {clip.seconds:g} s ({clip.frames} frames, {about}{clip.vectors} vectors), {PROMPT_TOKENS} "
+        f"tokens of prompt and {facts.target_tokens} of answer",
+    ]
+
+
+def _memory(facts: Facts) -> list[str]:
+    cost = facts.cost
+    rows = [
+        ["training, per GPU", "GB"],
+        ["frozen weights", f"{cost.frozen_bytes / 1e9:.2f}"],
+        ["trained, float32 with gradients and Adam", f"{cost.trained_bytes / 1e9:.2f}"],
+        [f"{facts.batch_size} samples", f"{facts.batch_size * cost.sample_bytes / 1e9:.2f}"],
+        ["in all", f"{cost.gpu_bytes(facts.batch_size) / 1e9:.2f}"],
+    ]
+    lines = [
+        *_aligned(rows),
+        "Estimates; 1 GB is 1e9 bytes. Nothing sharded, no activation computed again, every clip of the batch as long. "
+        "Not in it: libraries, temporaries of single operations, fragmentation.",
+    ]
+    if facts.skeleton.ctc is not None and facts.skeleton.config.ctc.classifier == "llm_embedding":
+        lines.append(f"The CTC head's labels follow from the training text: {TEXT_VOCABULARY:,} are assumed.")
+    return lines
+
+
+def _count(*modules: Any) -> str:
+    return f"{count_parameters(*modules):,}"
+
+
+def _millions(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _source(config: Any) -> str:
+    return f"{config.path}, {config.dtype}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The first column to the left, others to the right if they hold numbers."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [any(cell[:1].isdigit() for cell in column[1:2]) for column in columns]
+    return [
+        "  ".join(
+            cell.rjust(width) if right and i else cell.ljust(width)
+            for i, (cell, width, right) in enumerate(zip(row, widths, numeric, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,187 @@
+"""A system without weights: the real modules on PyTorch's meta device, as fake tensors that know shape and dtype.
+
+Fake tensors also compute: the real code of a part runs on them and tells the shapes of its results, in milliseconds
+and without memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig, Wav2Vec2BertModel
+from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import (
+    SeamlessM4Tv2SpeechEncoder as HfSeamlessSpeechEncoder,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterShape
+from speechllm_plugin.encoders.api import SpeechEncoder
+from speechllm_plugin.encoders.seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
+from speechllm_plugin.encoders.w2v_bert import W2vBertSpeechEncoder
+from speechllm_plugin.encoders.wav2vec2 import FAMILIES, Wav2Vec2Config, Wav2Vec2SpeechEncoder
+from speechllm_plugin.encoders.whisper import WhisperSpeechEncoder
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.api import Llm
+from speechllm_plugin.llms.causal import CausalLlm
+from speechllm_plugin.llms.encoder_decoder import MODEL_TYPES, EncoderDecoderLlm
+from speechllm_plugin.models.speech_llm.archs import PART_ARCHS, check_part_arch
+from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.ctc import CtcHead
+from speechllm_plugin.models.speech_llm.factory import create_ctc_head
+from speechllm_plugin.pretrained import DTYPES, config_values, freeze
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    config: SpeechLlmConfig
+    """Resolved."""
+    mode: FakeTensorMode
+    """Under which the parts run."""
+    encoder: SpeechEncoder
+    adapter: Adapter
+    shape: AdapterShape
+    llm: Llm
+    ctc: CtcHead | None
+
+
+class SkeletonBuilder:
+    """Builds skeletons that share their frozen parts: a table of many systems takes no longer than its parts."""
+
+    def __init__(self) -> None:
+        self._mode = FakeTensorMode()
+        self._frozen: dict[str, Any] = {}
+
+    def build(self, config: SpeechLlmConfig) -> Skeleton:
+        """
+        :param config: is resolved in place.
+        :raises UserError: the configuration is wrong, or a part's shape cannot be known without network.
+        """
+        config.resolve()
+        encoder = self._frozen_part("encoder", config.encoder)
+        llm = self._frozen_part("llm", config.llm)
+        shape = AdapterShape(encoder.dim, llm.dim, encoder.frame_rate)
+        with self._mode:
+            adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, shape)
+            ctc = create_ctc_head(config.ctc, adapter.frame_dim, shape, llm)
+        return Skeleton(config, self._mode, encoder, adapter, shape, llm, ctc)
+
+    def _frozen_part(self, kind: str, section: PartSection) -> Any:
+        key = f"{kind} {section}"
+        if key not in self._frozen:
+            known, build = _BUILDERS[kind]
+            if section.name not in known:
+                raise UserError(
+                    f"{kind}.name: found {section.name!r}, expected one of {', '.join(known)}: no other part can be "
+                    "built without its weights"
+                )
+            hf_config = _hf_config(kind, section)
+            with self._mode:
+                self._frozen[key] = freeze(build(section, hf_config))
+        return self._frozen[key]
+
+
+def _hf_config(kind: str, section: PartSection) -> PretrainedConfig:
+    """What a part is made of: its directory's own config.json, or else what is known of its architecture."""
+    path = str(vars(section.config)["path"])  # every part that is built here has one
+    known = PART_ARCHS[kind]
+    if Path(path).is_dir():
+        if section.arch is not None:
+            check_part_arch(kind, section.arch, section.name, section.config)
+        values = config_values(path, f"{kind}.config.path")
+        expected = _MODEL_TYPES.get(section.name, (values["model_type"],))
+        if values["model_type"] not in expected:
+            raise UserError(
+                f"{kind}.config.path: {path} holds a model of type {values['model_type']!r}, expected "
+                f"{' or '.join(expected)}"
+            )
+        return AutoConfig.for_model(**values)
+    for name, arch in known.items():
+        if name == section.arch or (section.arch is None and path == arch.path):
+            return arch.hf_config()
+    raise UserError(
+        f"{kind}.config.path: found {path!r}, which is no directory here and none of the models that are known by name "
+        f"({', '.join(known)}); expected either"
+    )
+
+
+_MODEL_TYPES: dict[str, Collection[str]] = {
+    "whisper": ("whisper",),
+    "seamless_m4t_v2": ("seamless_m4t_v2",),
+    "w2v_bert": ("wav2vec2-bert",),
+    "wav2vec2": FAMILIES,
+    "encoder_decoder": MODEL_TYPES,
+}
+"""What a part loads, by the `model_type` of a config.json; the other parts load any."""
+
+_ENCODERS: dict[str, tuple[Any, Any]] = {
+    "whisper": (WhisperSpeechEncoder, WhisperEncoder),
+    "seamless_m4t_v2": (SeamlessM4Tv2SpeechEncoder, HfSeamlessSpeechEncoder),
+    "w2v_bert": (W2vBertSpeechEncoder, Wav2Vec2BertModel),
+}
+"""Our class and the one of transformers inside it."""
+
+
+def _encoder(section: PartSection, hf_config: Any) -> SpeechEncoder:
+    config: Any = section.config
+    if section.name == "wav2vec2":
+        return _wav2vec2(config, hf_config)
+    kls, hf_kls = _ENCODERS[section.name]
+    encoder: SpeechEncoder = kls(config, hf_config, hf_kls(hf_config).to(DTYPES[config.dtype]))
+    return encoder
+
+
+def _wav2vec2(config: Wav2Vec2Config, hf_config: Any) -> Wav2Vec2SpeechEncoder:
+    """Without the layers that do not run, and the vector that hides spans in pretraining."""
+    all_layers = config.layer in (None, hf_config.num_hidden_layers)
+    hf_config.num_hidden_layers = config.layer or hf_config.num_hidden_layers
+    hf_config.mask_time_prob = hf_config.mask_feature_prob = 0.0
+    model = FAMILIES[hf_config.model_type][1](hf_config).to(DTYPES[config.dtype])
+    return Wav2Vec2SpeechEncoder(
+        config, hf_config, model, config.normalize is not False, all_layers and hf_config.do_stable_layer_norm
+    )
+
+
+def _llm(section: PartSection, hf_config: PretrainedConfig) -> Llm:
+    config: Any = section.config
+    dtype = DTYPES[config.dtype]
+    tokenizer: Any = None  # nothing here reads text
+    if section.name == "encoder_decoder":
+        return EncoderDecoderLlm(config, AutoModelForSeq2SeqLM.from_config(hf_config, dtype=dtype), tokenizer)
+    # FlashAttention 2 is no part of PyTorch; in shapes and memory it is what `sdpa` is.
+    attention = "sdpa" if config.attention == "flash_attention_2" else config.attention
+    if getattr(hf_config, "attn_logit_softcapping", None):
+        attention = "eager"  # as the LLM is loaded
+    model = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation=attention)
+    return CausalLlm(config, model, tokenizer)
+
+
+_BUILDERS: dict[str, tuple[Collection[str], Callable[[PartSection, PretrainedConfig], nn.Module]]] = {
+    "encoder": ((*_ENCODERS, "wav2vec2"), _encoder),
+    "llm": (("causal", "encoder_decoder"), _llm),
+}
+"""The parts that can be built without weights."""
+
+
+def count_parameters(*modules: nn.Module | None) -> int:
+    return sum(weight.numel() for module in modules if module is not None for weight in module.parameters())
+
+
+def frozen_bytes(skeleton: Skeleton) -> int:
+    """Weights of encoder and LLM in their own precision; those of quantised linear layers in 8 bits, or in 4 with the
+    scales of their blocks."""
+    each = {"int8": 1.0, "nf4": 0.5 + 0.127 / 8}.get(getattr(skeleton.config.llm.config, "quantization", "none"))
+    quantised: set[Tensor] = set()
+    if each is not None:
+        model: Any = skeleton.llm.model
+        head = model.get_output_embeddings()
+        quantised = {part.weight for part in model.modules() if isinstance(part, nn.Linear) and part is not head}
+    weights = [*skeleton.encoder.parameters(), *skeleton.llm.parameters()]
+    return round(
+        sum(weight.numel() * (each if each and weight in quantised else weight.element_size()) for weight in weights)
+    )
+
