@@ -104,7 +104,7 @@ def _time_text(model: SpeechLlm, batch: SpeechTextBatch, speech: AdapterOutput, 
     waveform = batch.waveforms[row]
     assert waveform is not None
     pieces, spans = _piece_spans(model, speech, row, text, tokens, waveform)
-    frame = 1.0 / model.encoder.frame_rate
+    frame = 1.0 / model.frame_rate
     times = [None if span is None else (min(span[0] * frame, seconds), min(span[1] * frame, seconds)) for span in spans]
     units = _units(text, pieces, spaces=has_spaces(batch.source_langs[row]))
     if not units:
@@ -126,7 +126,7 @@ def _piece_spans(
     if model.ctc is not None and speech.frame_logits is not None and speech.frame_lengths is not None:
         pieces = model.ctc.pieces(text, tokens)
         stride = model.adapter.frame_stride
-        rate = model.encoder.frame_rate / stride
+        rate = model.frame_rate / stride
         # Speech ends with the clip, however far the encoder has padded it.
         logits = speech.frame_logits[row, : min(int(speech.frame_lengths[row]), math.ceil(seconds * rate))]
         sound = sounding(waveform, len(logits), rate)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
     """`[B]` -> bool `[B, size]`, True where a position belongs to its row."""
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def stack_frames(seqs: Tensor, lengths: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Joins each `size` neighbours: `[B, T, C]` -> `[B, ceil(T / size), size * C]`, with lengths.
+
+    The last vector of a row is filled up with zeros.
+    """
+    seqs = zero_padding(seqs, lengths)
+    seqs = F.pad(seqs, (0, 0, 0, -seqs.size(1) % size))
+    return seqs.unflatten(1, (-1, size)).flatten(2), (lengths + size - 1) // size
 
 
 def zero_padding(seqs: Tensor, lengths: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ class AdapterShape:
     """What an adapter must fit."""
 
     encoder_dim: int
-    """Width of the encoder's features."""
+    """Width of the encoder's features, `frame_stack` of them joined."""
     llm_dim: int
     """Width of the LLM's input embeddings."""
     frame_rate: float
-    """The encoder's feature vectors per second of audio (Hz)."""
+    """Such vectors per second of audio (Hz)."""
     output_rms: float = 1.0
     """Root mean square of the LLM's input embeddings: the scale at which an adapter's output starts."""
 

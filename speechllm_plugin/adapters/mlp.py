@@ -16,7 +16,7 @@ from speechllm_plugin.adapters.api import (
     output_norm,
 )
 from speechllm_plugin.adapters.checks import check_at_least, check_dropout
-from speechllm_plugin.masks import length_mask, zero_padding
+from speechllm_plugin.masks import length_mask, stack_frames
 
 
 @dataclass(kw_only=True)
@@ -48,10 +48,7 @@ class MlpAdapter(Adapter):
         target_lengths: Tensor | None = None,
         classify: FrameClassifier | None = None,
     ) -> AdapterOutput:
-        seqs = zero_padding(seqs, lengths)
-        seqs = F.pad(seqs, (0, 0, 0, -seqs.size(1) % self.stack))
-        seqs = seqs.unflatten(1, (-1, self.stack)).flatten(2)  # (B, T, C) -> (B, T / stack, stack * C)
-        lengths = (lengths + self.stack - 1) // self.stack
+        seqs, lengths = stack_frames(seqs, lengths, self.stack)
         seqs = self.norm(self.output(self.dropout(F.gelu(self.input(seqs)))))
         seqs = seqs * length_mask(lengths, seqs.size(1)).unsqueeze(-1)
         logits = classify(seqs, lambda frames: frames) if classify else None

@@ -145,6 +145,24 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_rows(
     )
 
 
+def test_stacked_frames_are_what_the_mlp_stacks_itself(
+    tiny_config: SpeechLlmConfig, batch: SpeechTextBatch
+) -> None:
+    outputs = []
+    for frame_stack, stack in ((1, 6), (3, 2), (6, 1)):
+        tiny_config.frame_stack = frame_stack
+        tiny_config.adapter.config = {"stack": stack, "hidden_dim": 48}
+        model = create(tiny_config).eval()
+        assert model.frame_rate * frame_stack == 50.0
+        outputs.append(model.adapt(batch))
+    for output in outputs[1:]:
+        assert torch.equal(output.seqs, outputs[0].seqs)
+        assert torch.equal(output.lengths, outputs[0].lengths)
+    tiny_config.frame_stack = 0
+    with pytest.raises(UserError, match="frame_stack: found 0, expected at least 1"):
+        create(tiny_config)
+
+
 def test_ctc_reads_the_transcript_and_the_llm_the_translation(model: SpeechLlm, batch: SpeechTextBatch) -> None:
     before = model(batch)
     batch.texts = [text[::-1] for text in batch.texts]

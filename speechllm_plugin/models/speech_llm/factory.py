@@ -28,7 +28,8 @@ def create_speech_llm(config: SpeechLlmConfig) -> SpeechLlm:
     llm = LLMS.get(config.llm.name).build(config.llm.config)
     prompts = PromptRenderer(llm.tokenizer, config.prompt, chat=llm.chat)
     rms = llm.embedding_table.detach().float().pow(2).mean().sqrt()
-    shape = AdapterShape(encoder.dim, llm.dim, encoder.frame_rate, output_rms=float(rms))
+    stack = config.frame_stack
+    shape = AdapterShape(encoder.dim * stack, llm.dim, encoder.frame_rate / stack, output_rms=float(rms))
     adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, shape)
     ctc = create_ctc_head(config.ctc, adapter.frame_dim, shape, llm)
     return SpeechLlm(config, encoder, adapter, llm, ctc, prompts)

@@ -19,6 +19,7 @@ from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
 from speechllm_plugin.llms.loops import break_loops
+from speechllm_plugin.masks import stack_frames
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import CtcHead, CtcLoss
 from speechllm_plugin.pretrained import freeze
@@ -86,6 +87,11 @@ class SpeechLlm(nn.Module):
             part._apply(fn)
         return self
 
+    @property
+    def frame_rate(self) -> float:
+        """Of the frames that the adapter takes, in Hz."""
+        return self.encoder.frame_rate / self.config.frame_stack
+
     def forward(self, batch: SpeechTextBatch, *, lm: bool = True) -> SpeechLlmLoss:
         """
         :param lm: False leaves the LLM out: the auxiliary losses alone.
@@ -121,7 +127,7 @@ class SpeechLlm(nn.Module):
         :param transcripts: token ids of what is said, in training.
         :param score_frames: runs the CTC head, which decoding leaves out where the adapter does without.
         """
-        features, lengths = self.encode(batch)
+        features, lengths = stack_frames(*self.encode(batch), self.config.frame_stack)
         target_lengths = None
         if transcripts is not None:
             target_lengths = torch.tensor([len(transcript) for transcript in transcripts], device=lengths.device)
