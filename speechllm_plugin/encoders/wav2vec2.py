@@ -167,19 +167,20 @@ class WavLMPositions(nn.Module):
 
 
 def norm_over_time(norm: nn.GroupNorm, states: Tensor, lengths: Tensor) -> Tensor:
-    """A group norm with a group for each channel over each clip's own frames: `[B, C, T]`, in place.
+    """A group norm with a group for each channel over each clip's own frames, `[B, C, T]`.
 
     The padding of a batch is no part of a clip's mean and variance. Clip by clip, for in float32 one of 30 s takes
     0.2 GB here.
     """
     mask = length_mask(lengths, states.size(2))
     weight, bias = norm.weight.float().unsqueeze(1), norm.bias.float().unsqueeze(1)
+    rows = []
     for row, row_mask, count in zip(states, mask, lengths, strict=True):
         values = row.float()
         centred = (values - (values * row_mask).sum(dim=1, keepdim=True) / count) * row_mask
         variance = centred.square().sum(dim=1, keepdim=True) / count
-        row.copy_(centred * (weight * (variance + norm.eps).rsqrt()) + bias)
-    return states
+        rows.append((centred * (weight * (variance + norm.eps).rsqrt()) + bias).to(states.dtype))
+    return torch.stack(rows)
 
 
 def create_wav2vec2(config: Wav2Vec2Config) -> Wav2Vec2SpeechEncoder:

@@ -83,6 +83,17 @@ def test_fbank_is_that_of_transformers(samples: int) -> None:
     assert (found[0] - expected).abs().max() <= 1e-4
 
 
+def test_fbank_of_a_batch_is_that_of_each_clip() -> None:
+    """Of an odd number of frames the last one belongs to no vector, nor to what lies beyond."""
+    samples = [40_000, 1_600, 4_240, 16_160]
+    found, lengths = StackedFbank()(*collate(samples))
+    assert lengths.tolist() == [124, 4, 12, 49]
+    for row, size in enumerate(samples):
+        alone, _ = StackedFbank()(*collate([size]))
+        assert torch.equal(found[row, : alone.size(1)], alone[0])
+        assert not found[row, alone.size(1) :].any()
+
+
 def test_fbank_is_near_that_of_fairseq2() -> None:
     """Which works in float32: 1e-4 is beyond it."""
     from fairseq2.data.audio import WaveformToFbankConverter
