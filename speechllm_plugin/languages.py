@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transformers.models.whisper.tokenization_whisper import LANGUAGES
+from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from speechllm_plugin.errors import UserError
 
@@ -15,3 +15,8 @@ def language_name(code: str) -> str:
     if code.title() in {name.title() for name in LANGUAGES.values()}:
         return code.title()
     raise UserError(f"language: found {code!r}, expected an ISO 639-1 code such as en, de, fr, or an English name")
+
+
+def language_code(code: str) -> str:
+    """The ISO 639-1 code: "en-GB" -> "en", "German" -> "de". Whisper's own where it has another ("jw", Javanese)."""
+    return TO_LANGUAGE_CODE[language_name(code).lower()]

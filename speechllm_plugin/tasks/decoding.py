@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from fairseq2.gang import Gang
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.llms.api import DecodingConfig
-from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.llms.api import DecodingConfig, Generated
 from speechllm_plugin.scoring.report import Hypothesis
 
 
@@ -31,35 +31,16 @@ class DecodedSplit:
     skipped: dict[str, str] = field(default_factory=dict)
     """Clips that could not be read: id -> reason."""
 
-    def ordered(self) -> list[Hypothesis]:
-        return [self.rows[place] for place in sorted(self.rows)]
-
-    @property
-    def rtf(self) -> float:
-        """Real-time factor: seconds of work per second of audio; below 1 is faster than speech."""
-        return self.decoding_seconds / self.audio_seconds if self.audio_seconds else 0.0
-
-
-class Decoder:
-    def __init__(self, model: SpeechLlm, decoding: DecodingConfig) -> None:
-        self._model = model
-        self._decoding = decoding
-        self.decoded = DecodedSplit()
-
-    @torch.inference_mode()
-    def decode(self, batch: SpeechTextBatch) -> None:
-        start = time.perf_counter()
-        texts, generated = self._model.generate(batch, self._decoding)
-        elapsed = time.perf_counter() - start
-        if not batch.counted:
-            return
-        decoded = self.decoded
-        decoded.decoding_seconds += elapsed
-        decoded.audio_seconds += sum(batch.seconds)
-        decoded.cut += sum(row.cut for row in generated)
-        decoded.decoded_again += sum(row.decoded_again for row in generated)
+    def add(
+        self, batch: SpeechTextBatch, texts: Sequence[str], generated: Sequence[Generated], seconds: float
+    ) -> None:
+        """:param seconds: that the batch took."""
+        self.decoding_seconds += seconds
+        self.audio_seconds += sum(batch.seconds)
+        self.cut += sum(row.cut for row in generated)
+        self.decoded_again += sum(row.decoded_again for row in generated)
         for i, text in enumerate(texts):
-            decoded.rows[batch.rows[i]] = Hypothesis(
+            self.rows[batch.rows[i]] = Hypothesis(
                 id=batch.ids[i],
                 reference=batch.texts[i],
                 hypothesis=text,
@@ -69,13 +50,43 @@ class Decoder:
                 tgt_lang=batch.target_langs[i],
             )
 
+    def ordered(self) -> list[Hypothesis]:
+        return [self.rows[place] for place in sorted(self.rows)]
+
+    @property
+    def rtf(self) -> float:
+        """Real-time factor: seconds of work per second of audio; below 1 is faster than speech."""
+        return self.decoding_seconds / self.audio_seconds if self.audio_seconds else 0.0
+
+
+class Generates(Protocol):
+    def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]: ...
+
+
+class Decoder:
+    def __init__(self, model: Generates, decoding: DecodingConfig) -> None:
+        self._model = model
+        self._decoding = decoding
+        self.decoded = DecodedSplit()
+
+    @torch.inference_mode()
+    def decode(self, batch: SpeechTextBatch) -> None:
+        start = time.perf_counter()
+        texts, generated = self._model.generate(batch, self._decoding)
+        if batch.counted:
+            self.decoded.add(batch, texts, generated, time.perf_counter() - start)
+
     def gathered(self, gang: Gang) -> DecodedSplit:
         """The work of all processes, on each of them."""
-        if gang.size == 1:
-            return self.decoded
-        parts: list[DecodedSplit | None] = [None] * gang.size
-        torch.distributed.all_gather_object(parts, self.decoded, group=gang.as_process_group())
-        return _merge([part for part in parts if part is not None])
+        return gather(self.decoded, gang)
+
+
+def gather(decoded: DecodedSplit, gang: Gang) -> DecodedSplit:
+    if gang.size == 1:
+        return decoded
+    parts: list[DecodedSplit | None] = [None] * gang.size
+    torch.distributed.all_gather_object(parts, decoded, group=gang.as_process_group())
+    return _merge([part for part in parts if part is not None])
 
 
 def _merge(parts: Sequence[DecodedSplit]) -> DecodedSplit:

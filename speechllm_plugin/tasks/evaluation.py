@@ -27,8 +27,66 @@ HYPOTHESES = "hypotheses.tsv"
 SCORES = "scores.json"
 
 
-class SpeechLlmEvalUnit(EvalUnit[SpeechTextBatch]):
-    """Decodes a split and scores it; reports the loss with each clip's own and with its neighbour's audio."""
+class ScoringUnit(EvalUnit[SpeechTextBatch]):
+    """Decodes a split and scores it."""
+
+    def __init__(
+        self,
+        name: str,
+        decoder: Decoder,
+        reader: SpeechTextReader,
+        gang: Gang,
+        output_dir: Path,
+        *,
+        normalizer: str,
+        provenance: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._name = name
+        self._decoder = decoder
+        self._reader = reader
+        self._gang = gang
+        self._output_dir = output_dir
+        self._normalizer = normalizer
+        self._provenance = provenance
+        self._scores: dict[str, Any] = {}
+
+    @override
+    def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
+        metric_bag.add("num_examples", Sum())
+
+    @override
+    @torch.inference_mode()
+    def process_batch(self, batch: SpeechTextBatch, metric_bag: MetricBag) -> None:
+        self._decoder.decode(batch)
+        if batch.counted:
+            metric_bag.get("num_examples", Sum).update(len(batch))
+
+    @override
+    def finalize(self, metric_bag: MetricBag) -> None:
+        decoded = write_decoded(self._decoder, self._reader, self._gang, self._output_dir)
+        self._scores = {**score(decoded.ordered(), self._normalizer), **counts(decoded)}
+        if self._gang.rank == 0:
+            log.info("{}, {} utterances:\n{}", self._name, len(decoded.rows), format_table(decoded.ordered(), 5))
+
+    @override
+    def process_metric_values(self, values: MutableMapping[str, object]) -> None:
+        # Called on one process only, after the metrics of all have been put together.
+        if "asr" in self._scores:
+            values["wer"] = 100.0 * self._scores["asr"]["wer"]
+        if "st" in self._scores:
+            values["bleu"], values["chrf"] = self._scores["st"]["bleu"], self._scores["st"]["chrf"]
+        values["rtf"] = self._scores["rtf"]
+        write_scores(self._output_dir / SCORES, self._scores, self._provenance())
+        log.info("{} written to {}.", SCORES, self._output_dir)
+
+    @property
+    @override
+    def name(self) -> str | None:
+        return self._name
+
+
+class SpeechLlmEvalUnit(ScoringUnit):
+    """Also reports the loss with each clip's own and with its neighbour's audio."""
 
     def __init__(
         self,
@@ -42,60 +100,33 @@ class SpeechLlmEvalUnit(EvalUnit[SpeechTextBatch]):
         normalizer: str,
         provenance: Callable[[], dict[str, Any]],
     ) -> None:
-        self._name = name
+        super().__init__(name, decoder, reader, gang, output_dir, normalizer=normalizer, provenance=provenance)
         self._model = model
-        self._decoder = decoder
-        self._reader = reader
-        self._gang = gang
-        self._output_dir = output_dir
-        self._normalizer = normalizer
-        self._provenance = provenance
-        self._scores: dict[str, Any] = {}
 
     @override
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
         metric_bag.add("nll_loss", LossMean())
         metric_bag.add("other_audio_loss", LossMean())
-        metric_bag.add("num_examples", Sum())
+        super().prepare_metric_bag(metric_bag)
 
     @override
     @torch.inference_mode()
     def process_batch(self, batch: SpeechTextBatch, metric_bag: MetricBag) -> None:
         own, other, num_targets = self._model.swapped_loss(batch)
-        self._decoder.decode(batch)
+        super().process_batch(batch, metric_bag)
         if not batch.counted:
             return
         metric_bag.get("nll_loss", LossMean).add(own, num_targets)
         if len(batch) > 1:
             metric_bag.get("other_audio_loss", LossMean).add(other, num_targets)
-        metric_bag.get("num_examples", Sum).update(len(batch))
-
-    @override
-    def finalize(self, metric_bag: MetricBag) -> None:
-        decoded = write_decoded(self._decoder, self._reader, self._gang, self._output_dir)
-        self._scores = {**score(decoded.ordered(), self._normalizer), **counts(decoded)}
-        if self._gang.rank == 0:
-            log.info("{}, {} utterances:\n{}", self._name, len(decoded.rows), format_table(decoded.ordered(), 5))
 
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
-        # Called on one process only, after the losses of all have been put together.
         drop_absent(values, "other_audio_loss")
         for name in ("nll_loss", "other_audio_loss"):
             if name in values:
                 self._scores[name] = number(values[name])
-        if "asr" in self._scores:
-            values["wer"] = 100.0 * self._scores["asr"]["wer"]
-        if "st" in self._scores:
-            values["bleu"], values["chrf"] = self._scores["st"]["bleu"], self._scores["st"]["chrf"]
-        values["rtf"] = self._scores["rtf"]
-        write_scores(self._output_dir / SCORES, self._scores, self._provenance())
-        log.info("{} written to {}.", SCORES, self._output_dir)
-
-    @property
-    @override
-    def name(self) -> str | None:
-        return self._name
+        super().process_metric_values(values)
 
 
 class SpeechLlmGeneratorUnit(GeneratorUnit[SpeechTextBatch]):

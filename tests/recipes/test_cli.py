@@ -12,7 +12,7 @@ import yaml
 from speechllm_plugin.models.speech_llm.config import arch_names
 from tests.commands import Commands, System, environment
 
-ACTIONS = ("train", "evaluate", "generate")
+ACTIONS = ("train", "evaluate", "generate", "cascade")
 
 
 def test_the_module_lists_the_recipe_and_its_actions() -> None:

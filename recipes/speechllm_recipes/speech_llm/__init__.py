@@ -1,4 +1,4 @@
-"""The speech_llm recipe: train, evaluate, generate."""
+"""The speech_llm recipe: train, evaluate, generate, cascade."""
 
 from __future__ import annotations
 
@@ -28,11 +28,22 @@ def _generate() -> Recipe:
     return SpeechLlmGenerateRecipe()
 
 
+def _cascade() -> Recipe:
+    from speechllm_recipes.speech_llm.cascade import CascadeRecipe
+
+    return CascadeRecipe()
+
+
 RECIPE = RecipeEntry(
     "a frozen speech encoder and a frozen LLM, joined by a trained adapter",
     {
         "train": Action("train an adapter; run again to resume", _train, takes_checkpoint=False),
         "evaluate": Action("decode splits and score them: WER, BLEU, chrF", _evaluate, takes_checkpoint=True),
         "generate": Action("decode a split into a TSV, with or without references", _generate, takes_checkpoint=True),
+        "cascade": Action(
+            "the baseline without training: a recogniser, then the LLM on its text; scored as by evaluate",
+            _cascade,
+            takes_checkpoint=False,
+        ),
     },
 )

@@ -1,4 +1,4 @@
-"""What the three actions share."""
+"""What the actions share."""
 
 from __future__ import annotations
 
@@ -54,11 +54,38 @@ def create_reader(
     require_text: bool = True,
 ) -> SpeechTextReader:
     """A reader of this process's share of a split."""
+    return open_reader(
+        context,
+        section,
+        split,
+        max_seconds=model.encoder.max_seconds,
+        feature_cache=model.feature_cache,
+        shuffle_seed=shuffle_seed,
+        num_accumulate=num_accumulate,
+        require_text=require_text,
+    )
+
+
+def open_reader(
+    context: RecipeContext,
+    section: SpeechDatasetSection,
+    split: str,
+    *,
+    max_seconds: float | None,
+    feature_cache: FeatureCache | None = None,
+    shuffle_seed: int | None = None,
+    num_accumulate: int = 1,
+    require_text: bool = True,
+) -> SpeechTextReader:
+    """`create_reader` for what is no `SpeechLlm`.
+
+    :param max_seconds: the longest clip that can be taken; None = any.
+    """
     utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
     options = ReadOptions(
         limits=BatchLimits(section.batch_size, section.max_batch_seconds),
         shuffle_seed=shuffle_seed,
-        max_seconds=model.encoder.max_seconds,
+        max_seconds=max_seconds,
         on_error=section.on_error,
         num_accumulate=num_accumulate,
         num_threads=section.num_threads,
@@ -66,7 +93,7 @@ def create_reader(
     )
     gang = context.gangs.dp
     reader = SpeechTextReader(
-        utterances, options, rank=gang.rank, world_size=gang.size, feature_cache=model.feature_cache
+        utterances, options, rank=gang.rank, world_size=gang.size, feature_cache=feature_cache
     )
     log.info(
         "Split {}: {:,} clips, {:.2f} h, {:,} steps; {} left out.",

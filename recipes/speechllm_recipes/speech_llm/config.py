@@ -1,4 +1,4 @@
-"""Configuration of the three actions. Every default suits the published systems (arXiv 2409.17044)."""
+"""Configuration of the actions. Every default suits the published systems (arXiv 2409.17044)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from fairseq2.utils.validation import ValidationResult
 
 from speechllm_plugin.datasets.speech_text import SPEECH_TEXT_DATASET
 from speechllm_plugin.llms.api import DecodingConfig
-from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY
+from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, PartSection
+from speechllm_plugin.prompts import PromptConfig
 
 
 @dataclass(kw_only=True)
@@ -154,5 +155,23 @@ class SpeechLlmGenerateConfig:
     dataset: GenerateDatasetSection = field(default_factory=GenerateDatasetSection)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     generator: GeneratorSection = field(default_factory=GeneratorSection)
+    gang: GangSection = field(default_factory=GangSection)
+    common: CommonSection = field(default_factory=_common)
+
+
+@dataclass(kw_only=True)
+class CascadeConfig:
+    recognizer: PartSection = field(default_factory=lambda: PartSection(name="whisper"))
+    """The first stage, `whisper` or `seamless_m4t_v2`: the model that the speech encoder is taken from."""
+    llm: PartSection = field(default_factory=lambda: PartSection(name="causal"))
+    """The second stage, for translation."""
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    """The joint system's; the transcript stands in the place of the speech."""
+    dataset: EvaluateDatasetSection = field(default_factory=EvaluateDatasetSection)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    """Of the LLM. The recogniser is greedy."""
+    wer_normalizer: Literal["none", "basic", "whisper_english"] = "basic"
+    """Applied to references and hypotheses before WER; its name stands in the score file."""
+    evaluator: EvaluatorSection = field(default_factory=EvaluatorSection)
     gang: GangSection = field(default_factory=GangSection)
     common: CommonSection = field(default_factory=_common)

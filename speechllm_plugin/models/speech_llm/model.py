@@ -17,8 +17,8 @@ from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.encoders.api import SpeechEncoder, too_long
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
-from speechllm_plugin.llms.loops import break_loops
 from speechllm_plugin.masks import stack_frames
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import CtcHead, CtcLoss
@@ -165,23 +165,16 @@ class SpeechLlm(nn.Module):
     def decode(
         self, batch: SpeechTextBatch, speech: AdapterOutput, config: DecodingConfig
     ) -> tuple[list[str], list[Generated]]:
-        prompts = self._prompts(batch)
-        limits = [int(config.extra_tokens + config.tokens_per_second * seconds) for seconds in batch.seconds]
-
-        def search(rows: Sequence[int], config: DecodingConfig) -> list[Generated]:
-            index = torch.tensor(rows, device=speech.seqs.device)
-            return self.llm.generate(
-                [prompts[row] for row in rows],
-                speech.seqs[index],
-                speech.lengths[index],
-                keys=[batch.ids[row] for row in rows],
-                limits=[limits[row] for row in rows],
-                end_of_turn=self.prompts.end_of_turn,
-                config=config,
-            )
-
-        generated = break_loops(search(range(len(batch)), config), self.prompts.decode, search, config)
-        return [self.prompts.decode(row.tokens) for row in generated], generated
+        return answer(
+            self.llm,
+            self.prompts,
+            self._prompts(batch),
+            speech.seqs,
+            speech.lengths,
+            keys=batch.ids,
+            seconds=batch.seconds,
+            config=config,
+        )
 
     @torch.inference_mode()
     def transcribe(

@@ -1,0 +1,100 @@
+"""`fairseq2 recipe run speech_llm cascade OUTPUT_DIR`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairseq2.evaluator import Evaluator
+from fairseq2.logging import log
+from fairseq2.recipe.base import Recipe, RecipeContext
+from fairseq2.runtime.dependency import DependencyContainer, wire_object
+from fairseq2.task import Task
+from typing_extensions import override
+
+from speechllm_plugin.cascade import Cascade
+from speechllm_plugin.datasets.speech_text import SpeechTextDataset
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.api import LLMS
+from speechllm_plugin.models.speech_llm.archs import check_part_arch
+from speechllm_plugin.prompts import PromptRenderer
+from speechllm_plugin.recognizers.api import RECOGNIZERS
+from speechllm_plugin.scoring.provenance import provenance
+from speechllm_plugin.tasks.cascade import CascadeDecoder, CascadeEvalUnit
+from speechllm_recipes.speech_llm.common import open_reader, register_common
+from speechllm_recipes.speech_llm.config import CascadeConfig
+
+
+class CascadeRecipe(Recipe):
+    @property
+    @override
+    def config_kls(self) -> type[object]:
+        return CascadeConfig
+
+    @override
+    def register(self, container: DependencyContainer) -> None:
+        register_common(container)
+
+    @override
+    def create_task(self, context: RecipeContext) -> Task:
+        config = context.get_config_as(CascadeConfig)
+        if config.dataset.feature_cache is not None:
+            raise UserError(
+                f"dataset.feature_cache: found {config.dataset.feature_cache!r}, expected null: a cascade keeps no "
+                "features"
+            )
+        cascade = _create(context, config)
+        units, readers = [], []
+        for split in config.dataset.splits:
+            reader = open_reader(context, config.dataset, split, max_seconds=cascade.recognizer.max_seconds)
+            units.append(
+                CascadeEvalUnit(
+                    split,
+                    CascadeDecoder(cascade, config.decoding),
+                    reader,
+                    context.gangs.dp,
+                    context.output_dir / split,
+                    normalizer=config.wer_normalizer,
+                    provenance=_provenance(context, config, cascade, split),
+                )
+            )
+            readers.append(reader)
+        # As `context.create_evaluator` does, with a model that is none of a registered family.
+        return wire_object(
+            context.resolver,
+            Evaluator,
+            model=cascade,
+            units=units,
+            data_readers=readers,
+            amp=config.evaluator.amp,
+            amp_dtype=config.evaluator.amp_dtype,
+            seed=config.common.seed + 3,
+        )
+
+
+def _create(context: RecipeContext, config: CascadeConfig) -> Cascade:
+    # Before anything is loaded: a wrong key is told at once, and the score file names every default.
+    config.recognizer.config = RECOGNIZERS.config(config.recognizer.name, config.recognizer.config)
+    config.llm.config = LLMS.config(config.llm.name, config.llm.config)
+    if config.recognizer.arch is not None:
+        raise UserError(
+            f"recognizer.arch: found {config.recognizer.arch!r}, expected null; recognizer.config.path names the model"
+        )
+    if config.llm.arch is not None:
+        check_part_arch("llm", config.llm.arch, config.llm.name, config.llm.config)
+    with context.device:
+        recognizer = RECOGNIZERS.get(config.recognizer.name).build(config.recognizer.config)
+        llm = LLMS.get(config.llm.name).build(config.llm.config)
+    cascade = Cascade(recognizer, llm, PromptRenderer(llm.tokenizer, config.prompt, chat=llm.chat))
+    sizes = (sum(p.numel() for p in part.parameters()) / 1e6 for part in (recognizer, llm))
+    log.info("Cascade: a recogniser of {:.1f} M parameters, an LLM of {:.1f} M for translation.", *sizes)
+    return cascade
+
+
+def _provenance(context: RecipeContext, config: CascadeConfig, cascade: Cascade, split: str) -> Any:
+    manifests = context.get_dataset_as(SpeechTextDataset).manifest_files(split)
+
+    def collect() -> dict[str, Any]:
+        collected = provenance(config, None, manifests)
+        return {**collected, "recognizer": cascade.recognizer.identity(), "llm": cascade.llm.identity()}
+
+    return collect

@@ -1,0 +1,46 @@
+"""From a batch's prompts and embeddings to texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
+from speechllm_plugin.llms.loops import break_loops
+from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
+
+
+def answer(
+    llm: Llm,
+    renderer: PromptRenderer,
+    prompts: Sequence[RenderedPrompt],
+    embeddings: Tensor,
+    lengths: Tensor,
+    *,
+    keys: Sequence[str],
+    seconds: Sequence[float],
+    config: DecodingConfig,
+) -> tuple[list[str], list[Generated]]:
+    """
+    :param embeddings: what stands in the prompts' places for speech, `[B, T, dim]` with `lengths` `[B]`.
+    :param keys: see `Llm.generate`.
+    :param seconds: durations of the audio, which limit the texts.
+    """
+    limits = [int(config.extra_tokens + config.tokens_per_second * duration) for duration in seconds]
+
+    def search(rows: Sequence[int], config: DecodingConfig) -> list[Generated]:
+        index = torch.tensor(rows, device=embeddings.device)
+        return llm.generate(
+            [prompts[row] for row in rows],
+            embeddings[index],
+            lengths[index],
+            keys=[keys[row] for row in rows],
+            limits=[limits[row] for row in rows],
+            end_of_turn=renderer.end_of_turn,
+            config=config,
+        )
+
+    generated = break_loops(search(range(len(prompts)), config), renderer.decode, search, config)
+    return [renderer.decode(row.tokens) for row in generated], generated

@@ -1,0 +1,99 @@
+"""SeamlessM4T v2 as a recogniser (arXiv 2312.05187): its speech encoder with its own text decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSpeechSeq2Seq, PreTrainedTokenizerBase, SeamlessM4TFeatureExtractor
+from transformers import SeamlessM4Tv2Config as HfSeamlessConfig
+
+from speechllm_plugin.datasets.audio import SAMPLE_RATE
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.languages import language_code
+from speechllm_plugin.llms.api import Dtype
+from speechllm_plugin.pretrained import DTYPES, load_config, load_model, load_tokenizer, source_identity
+from speechllm_plugin.recognizers.api import RECOGNIZERS, Recognized, Recognizer
+
+_KEY = "recognizer.config.path"
+
+# ISO 639-1 (Whisper's where they differ) to the codes of SeamlessM4T.
+_PAIRS = (
+    "af:afr am:amh ar:arb as:asm az:azj be:bel bg:bul bn:ben bs:bos ca:cat cs:ces cy:cym da:dan de:deu el:ell "
+    "en:eng es:spa et:est eu:eus fa:pes fi:fin fr:fra gl:glg gu:guj he:heb hi:hin hr:hrv hu:hun hy:hye id:ind "
+    "is:isl it:ita ja:jpn jw:jav ka:kat kk:kaz km:khm kn:kan ko:kor lo:lao lt:lit lv:lvs mk:mkd ml:mal mn:khk "
+    "mr:mar ms:zlm mt:mlt my:mya ne:npi nl:nld nn:nno no:nob pa:pan pl:pol ps:pbt pt:por ro:ron ru:rus sd:snd "
+    "sk:slk sl:slv sn:sna so:som sr:srp sv:swe sw:swh ta:tam te:tel tg:tgk th:tha tl:tgl tr:tur uk:ukr ur:urd "
+    "uz:uzn vi:vie yo:yor yue:yue zh:cmn"
+)
+_CODES = dict(pair.split(":") for pair in _PAIRS.split())
+
+
+@dataclass(kw_only=True)
+class SeamlessM4Tv2RecognizerConfig:
+    path: str = "facebook/seamless-m4t-v2-large"
+    """Hugging Face hub id, or a local directory in the same format, with the tokenizer."""
+    dtype: Dtype = "bfloat16"
+    """Precision of weights and activations."""
+
+
+class SeamlessM4Tv2Recognizer(Recognizer):
+    """One clip at a time: transformers' model lets the padding of a batch through."""
+
+    max_seconds = None
+
+    def __init__(self, config: SeamlessM4Tv2RecognizerConfig, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        """:param model: transformers' `SeamlessM4Tv2ForSpeechToText`."""
+        super().__init__()
+        self.config = config
+        self.model = model
+        self.tokenizer = tokenizer
+        self.features = SeamlessM4TFeatureExtractor()
+
+    def recognize(self, waveforms: Sequence[Tensor], languages: Sequence[str]) -> list[Recognized]:
+        return [self._one(waveform, self._code(name)) for waveform, name in zip(waveforms, languages, strict=True)]
+
+    @torch.no_grad()
+    def _one(self, waveform: Tensor, code: str) -> Recognized:
+        weight = self.model.get_input_embeddings().weight
+        features = self.features(waveform.cpu().numpy(), sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        with torch.autocast(weight.device.type, enabled=False):
+            output = self.model.generate(
+                features.input_features.to(weight.device, weight.dtype),
+                attention_mask=features.attention_mask.to(weight.device),
+                tgt_lang=code,
+                do_sample=False,
+                num_beams=1,
+            )
+        # The decoder starts from the same token that ends a text.
+        row = output[0, 1:].tolist()
+        return Recognized(
+            self.tokenizer.decode(row, skip_special_tokens=True).strip(),
+            cut=self.model.generation_config.eos_token_id not in row,
+        )
+
+    def _code(self, language: str) -> str:
+        code = _CODES.get(language_code(language))
+        if code not in self.model.generation_config.text_decoder_lang_to_code_id:
+            raise UserError(f"{_KEY}: {self.config.path} does not know the language {language!r}")
+        return str(code)
+
+    def identity(self) -> dict[str, Any]:
+        return {"recognizer": "seamless_m4t_v2", "source": source_identity(self.config.path), **vars(self.config)}
+
+
+def create_seamless_m4t_v2_recognizer(config: SeamlessM4Tv2RecognizerConfig) -> SeamlessM4Tv2Recognizer:
+    load_config(config.path, HfSeamlessConfig, _KEY)
+    model = load_model(AutoModelForSpeechSeq2Seq, config.path, dtype=DTYPES[config.dtype], key=_KEY)
+    if not hasattr(model.generation_config, "text_decoder_lang_to_code_id"):
+        raise UserError(
+            f"{_KEY}: found no `text_decoder_lang_to_code_id` in the generation_config.json of {config.path}, expected "
+            "the file as Meta's repository has it: it tells how the model is told the language"
+        )
+    return SeamlessM4Tv2Recognizer(config, model, load_tokenizer(config.path, _KEY))
+
+
+RECOGNIZERS.register("seamless_m4t_v2", SeamlessM4Tv2RecognizerConfig, create_seamless_m4t_v2_recognizer)

@@ -1,0 +1,189 @@
+"""The cascade: a recogniser and an LLM, untrained, through the command."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import GenerationConfig
+
+from speechllm_plugin.cascade import Cascade
+from speechllm_plugin.datasets.audio import read_audio, resolve
+from speechllm_plugin.datasets.tsv import read_table
+from speechllm_plugin.llms.api import LLMS, DecodingConfig
+from speechllm_plugin.prompts import PromptConfig, PromptRenderer
+from speechllm_plugin.recognizers.api import RECOGNIZERS
+from speechllm_plugin.scoring.report import Hypothesis, read_hypotheses
+from tests.commands import Commands
+from tests.plugin.recognizer_checkpoints import write_whisper
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_whisper(tmp_path_factory.mktemp("recognizer"), multilingual=True)
+
+
+@pytest.fixture(scope="module")
+def options(whisper: Path, tiny_llm: Path, tiny_manifest: Path) -> list[str]:
+    return [
+        "--config", f"recognizer.config.path={whisper}", "recognizer.config.dtype=float32",
+        f"llm.config.path={tiny_llm}", "llm.config.dtype=float32", "decoding.extra_tokens=6",
+        f"dataset.config_overrides.manifests.test={tiny_manifest / 'test.tsv'}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def output(commands: Commands, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cascade")
+    commands.recipe("cascade", folder, *options, "dataset.batch_size=4").ok()
+    return folder / "test"
+
+
+def hypotheses(output: Path) -> list[Hypothesis]:
+    return read_hypotheses(output / "hypotheses.tsv")
+
+
+def transcripts(output: Path) -> dict[str, str]:
+    rows = read_table(output / "transcripts.tsv", required=("id", "transcript"))
+    return {row.fields["id"]: row.fields["transcript"] for row in rows}
+
+
+def test_what_is_transcribed_is_the_recognisers(output: Path, tiny_manifest: Path, whisper: Path) -> None:
+    recognizer = RECOGNIZERS.get("whisper").build(
+        RECOGNIZERS.config("whisper", {"path": str(whisper), "dtype": "float32"})
+    )
+    rows = hypotheses(output)
+    assert [row.id for row in rows] == [f"test_{i}" for i in range(6)]
+    assert list(transcripts(output)) == [row.id for row in rows]
+    for row in rows:
+        waveform = torch.from_numpy(read_audio(resolve(row.source, tiny_manifest)))
+        (expected,) = recognizer.recognize([waveform], ["en"])
+        assert transcripts(output)[row.id] == expected.text
+        assert row.is_translation or row.hypothesis == expected.text
+    assert len(set(transcripts(output).values())) > 3
+
+
+def test_what_is_translated_is_the_llms_answer_to_the_text(output: Path, whisper: Path, tiny_llm: Path) -> None:
+    """As transformers answers the prompt's tokens with the transcript's among them."""
+    llm = LLMS.get("causal").build(LLMS.config("causal", {"path": str(tiny_llm), "dtype": "float32"}))
+    prompts = PromptRenderer(llm.tokenizer, PromptConfig())
+    prompt = prompts.render("en", "de")
+    translations = [row for row in hypotheses(output) if row.is_translation]
+    assert len(translations) == 2
+    for row in translations:
+        words = prompts.encode_target(transcripts(output)[row.id])[:-1]
+        ids = torch.tensor([[*prompt.before, *words, *prompt.after]])
+        limit = int(6 + 12 * row.duration)
+        stops = [prompts.end_of_turn, llm.tokenizer.eos_token_id]
+        config = GenerationConfig(
+            do_sample=False, max_new_tokens=limit, eos_token_id=stops, pad_token_id=prompts.end_of_turn
+        )
+        output_ids = llm.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        answer = [token for token in output_ids[0, ids.size(1) :].tolist() if token not in stops]
+        # The TSV has spaces where the tiny LLM writes tabs and line ends.
+        assert row.hypothesis == re.sub(r"[\t\r\n]", " ", prompts.decode(answer))
+        assert row.hypothesis != transcripts(output)[row.id]
+
+
+def test_scores_and_what_made_them(output: Path, whisper: Path) -> None:
+    content = json.loads((output / "scores.json").read_text())
+    scores, provenance = content["scores"], content["provenance"]
+    assert scores["asr"]["utterances"] == 4 and scores["st"]["utterances"] == 2
+    assert 0 < scores["recognizer"]["rtf"] <= scores["rtf"]
+    assert scores["recognizer"]["cut_transcripts"] == 6  # this Whisper never ends
+    assert "nll_loss" not in scores
+    assert provenance["checkpoint"] is None
+    assert provenance["recognizer"]["recognizer"] == "whisper" and provenance["llm"]["llm"] == "causal"
+    # Every default is named.
+    assert provenance["config"]["recognizer"]["config"]["dtype"] == "float32"
+    assert provenance["config"]["llm"]["config"]["attention"] == "sdpa"
+
+
+def test_a_batch_and_its_clips_alone(
+    commands: Commands, options: list[str], output: Path, tmp_path: Path
+) -> None:
+    commands.recipe("cascade", tmp_path, *options, "dataset.batch_size=1").ok()
+    assert transcripts(tmp_path / "test") == transcripts(output)
+    assert hypotheses(tmp_path / "test") == hypotheses(output)
+
+
+def test_of_nothing_said_nothing_is_translated(tiny_llm: Path) -> None:
+    from speechllm_plugin.recognizers.api import Recognized
+    from tests.plugin.test_alignment import batch_of
+
+    llm = LLMS.get("causal").build(LLMS.config("causal", {"path": str(tiny_llm), "dtype": "float32"}))
+    cascade = Cascade(torch.nn.Identity(), llm, PromptRenderer(llm.tokenizer, PromptConfig()))  # type: ignore[arg-type]
+    batch = batch_of([torch.zeros(1600)] * 2, ["", ""], target_lang="de")
+    texts, generated = cascade.answer(
+        batch, [Recognized("", cut=True), Recognized("turn on", cut=False)], DecodingConfig(extra_tokens=3)
+    )
+    assert texts[0] == "" and generated[0].cut and generated[0].tokens == []
+    assert texts[1] and generated[1].tokens
+
+
+def error_of(commands: Commands, folder: Path, options: Sequence[str], *changes: str) -> str:
+    return commands.recipe("cascade", folder, *options, *changes).user_error()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("recognizer.config.path=/lost/whisper", ("recognizer.config.path", "/lost/whisper")),
+        ("recognizer.name=ear", ("recognizer.name", "'ear'", "seamless_m4t_v2, whisper")),
+        ("recognizer.config.beams=3", ("recognizer.config.beams", "unknown key")),
+        ("recognizer.arch=whisper_large_v3", ("recognizer.arch", "'whisper_large_v3'", "recognizer.config.path")),
+        ("llm.arch=llama31_8b", ("llm.config.path", "llama31_8b")),
+        ("llm.name=brain", ("llm.name", "'brain'", "causal")),
+        ("dataset.feature_cache=features", ("dataset.feature_cache", "'features'", "null")),
+        ("dataset.splits=[dev]", ("no manifest for split 'dev'",)),
+        ("dataset.config_overrides.source_lang=klingon", ("klingon",)),
+    ],
+)
+def test_mistakes(
+    commands: Commands, options: list[str], tmp_path: Path, tiny_manifest: Path, change: str, words: tuple[str, ...]
+) -> None:
+    for name in ("audio", "corpus"):
+        (tmp_path / name).mkdir()
+    if "klingon" in change:
+        # Rows without a language of their own.
+        (tmp_path / "corpus/test.tsv").write_text(f"id\taudio\ttgt_text\na\t{tiny_manifest / 'test_0.wav'}\thello\n")
+        options = [*options, f"dataset.config_overrides.manifests.test={tmp_path / 'corpus/test.tsv'}"]
+    line = error_of(commands, tmp_path / "output", options, change)
+    for word in words:
+        assert word in line
+
+
+def test_a_checkpoint_of_another_kind(
+    commands: Commands, options: list[str], tiny_llm: Path, tmp_path: Path
+) -> None:
+    line = error_of(commands, tmp_path, options, f"recognizer.config.path={tiny_llm}")
+    assert "recognizer.config.path" in line and "'llama'" in line and "'whisper'" in line
+
+
+def test_a_clip_beyond_whispers_window(commands: Commands, options: list[str], tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", np.zeros(31 * 16000, dtype=np.float32), 16000)
+    (tmp_path / "test.tsv").write_text("id\taudio\ttgt_text\nlong\tlong.wav\thello\n")
+    line = error_of(
+        commands, tmp_path / "output", options, f"dataset.config_overrides.manifests.test={tmp_path / 'test.tsv'}"
+    )
+    assert "id long" in line and "31.00 s, expected at most 30 s" in line
+
+
+def test_english_only(commands: Commands, options: list[str], tiny_manifest: Path, tmp_path: Path) -> None:
+    path = write_whisper(tmp_path, multilingual=False)
+    shutil.copy(tiny_manifest / "test_0.wav", tmp_path / "clip.wav")
+    (tmp_path / "test.tsv").write_text("id\taudio\ttgt_text\tsrc_lang\na\tclip.wav\thallo\tde\n")
+    line = error_of(
+        commands, tmp_path / "output", options, f"recognizer.config.path={path}",
+        f"dataset.config_overrides.manifests.test={tmp_path / 'test.tsv'}",
+    )
+    assert "knows English only, found speech in 'de'" in line
+
+
