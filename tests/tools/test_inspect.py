@@ -21,6 +21,7 @@ from speechllm_tools.inspect.report import describe, table
 from speechllm_tools.inspect.skeleton import SkeletonBuilder, count_parameters, frozen_bytes
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.masks import stack_frames
 from speechllm_plugin.models.speech_llm.config import GRID, CtcConfig, PartSection, SpeechLlmConfig, arch_config
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 
@@ -110,10 +111,13 @@ def small(tiny_config: SpeechLlmConfig, adapter: str) -> SpeechLlmConfig:
     return tiny_config
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
-def test_a_skeleton_is_the_real_system(inspect: Inspect, tiny_config: SpeechLlmConfig, adapter: str) -> None:
+@pytest.mark.parametrize(("adapter", "frame_stack"), [*((name, 1) for name in ADAPTERS), ("conv", 5)])
+def test_a_skeleton_is_the_real_system(
+    inspect: Inspect, tiny_config: SpeechLlmConfig, adapter: str, frame_stack: int
+) -> None:
     """Counts, widths, frames of the encoder and, where it is fixed, vectors of the adapter."""
     config = small(tiny_config, adapter)
+    config.frame_stack = frame_stack
     model = create_speech_llm(config).eval()
     lengths = (0.02, 0.31, 1.0, 2.47)
     facts = inspect(config, clips=lengths)
@@ -131,7 +135,8 @@ def test_a_skeleton_is_the_real_system(inspect: Inspect, tiny_config: SpeechLlmC
         features, frames = model.encoder(torch.randn(1, samples), torch.tensor([samples]))
         assert frames.tolist() == [clip.frames]
         if not facts.content_dependent:
-            assert model.adapter(features, frames).lengths.tolist() == [clip.vectors]
+            taken = stack_frames(features, frames, frame_stack)
+            assert model.adapter(*taken).lengths.tolist() == [clip.vectors]
 
 
 def test_encoder_flops_are_those_of_its_layers(inspect: Inspect) -> None:

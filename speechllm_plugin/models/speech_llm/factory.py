@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterShape
-from speechllm_plugin.encoders.api import ENCODERS
+from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.models.speech_llm.archs import check_part_arch
 from speechllm_plugin.models.speech_llm.config import CtcConfig, SpeechLlmConfig
@@ -28,11 +28,15 @@ def create_speech_llm(config: SpeechLlmConfig) -> SpeechLlm:
     llm = LLMS.get(config.llm.name).build(config.llm.config)
     prompts = PromptRenderer(llm.tokenizer, config.prompt, chat=llm.chat)
     rms = llm.embedding_table.detach().float().pow(2).mean().sqrt()
-    stack = config.frame_stack
-    shape = AdapterShape(encoder.dim * stack, llm.dim, encoder.frame_rate / stack, output_rms=float(rms))
+    shape = adapter_shape(config, encoder, llm, float(rms))
     adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, shape)
     ctc = create_ctc_head(config.ctc, adapter.frame_dim, shape, llm)
     return SpeechLlm(config, encoder, adapter, llm, ctc, prompts)
+
+
+def adapter_shape(config: SpeechLlmConfig, encoder: SpeechEncoder, llm: Llm, output_rms: float = 1.0) -> AdapterShape:
+    stack = config.frame_stack
+    return AdapterShape(encoder.dim * stack, llm.dim, encoder.frame_rate / stack, output_rms)
 
 
 def create_ctc_head(config: CtcConfig, frame_dim: int, shape: AdapterShape, llm: Llm) -> CtcHead | None:

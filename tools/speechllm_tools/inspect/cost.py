@@ -77,6 +77,11 @@ class Cost:
         return self.frozen_bytes + self.trained_bytes + batch_size * self.sample_bytes
 
 
+def stacked(skeleton: Skeleton, frames: int) -> int:
+    """What the adapter takes of the encoder's `frames`."""
+    return -(-frames // skeleton.config.frame_stack)
+
+
 class CostModel:
     """Estimates costs, and remembers what it has run."""
 
@@ -94,6 +99,7 @@ class CostModel:
         :param target_tokens: of the answer.
         """
         frames, encoder = self._encode(skeleton, seconds)
+        frames = stacked(skeleton, frames)
         adapter_key = ("adapter", str(skeleton.config.adapter), skeleton.shape, frames, vectors)
         llm_key = ("llm", skeleton.llm, vectors, target_tokens)
         return Cost(

@@ -10,7 +10,7 @@ from torch import nn
 
 from speechllm_plugin.adapters.bert import BertLayers
 from speechllm_plugin.adapters.projected import ProjectedAdapter
-from speechllm_tools.inspect.cost import PROMPT_TOKENS, Cost, CostModel
+from speechllm_tools.inspect.cost import PROMPT_TOKENS, Cost, CostModel, stacked
 from speechllm_tools.inspect.published import RATES, SIZE_NOTES, SIZES, Rate, Size, expected_rate
 from speechllm_tools.inspect.skeleton import Skeleton, count_parameters
 
@@ -138,30 +138,32 @@ def gather(
     """
     encoder, adapter = skeleton.encoder, skeleton.adapter
     adapter_name, arch = skeleton.config.adapter.name, skeleton.config.encoder.arch
-    rate = adapter.output_rate(encoder.frame_rate)
+    rate = adapter.output_rate(skeleton.shape.frame_rate)
+    as_published = arch in RATES and skeleton.config.frame_stack == 1
     published = expected_rate(adapter_name, arch, encoder.frame_rate)
 
     def clip(length: float) -> Clip:
         frames = costs.frames(skeleton, length)
+        taken = stacked(skeleton, frames)
         if rate is not None:
             # Rounded first: 94 vectors of 16 frames are not 93.99999999999999.
-            vectors = -(-round(frames * rate * 1000 / encoder.frame_rate) // 1000)
+            vectors = -(-round(taken * rate * 1000 / skeleton.shape.frame_rate) // 1000)
         elif published is not None:
             # The content is in the clip, not in the silence that pads it.
-            vectors = round(published.hertz * length)
+            vectors = min(max(1, round(published.hertz * length)), taken)
         else:
-            vectors = frames
-        return Clip(length, frames, min(max(1, vectors), frames))
+            vectors = taken
+        return Clip(length, frames, vectors)
 
     chosen = clip(seconds)
     if adapter.vector_per_token:
-        chosen = Clip(seconds, chosen.frames, min(target_tokens, chosen.frames))
+        chosen = Clip(seconds, chosen.frames, min(target_tokens, stacked(skeleton, chosen.frames)))
     window = encoder.max_seconds or max(clips)
     return Facts(
         name=name,
         skeleton=skeleton,
         size=_size(adapter, skeleton.ctc),
-        rate=published if rate is None or arch in RATES else None,
+        rate=published if rate is None or as_published else None,
         content_dependent=rate is None,
         clips=[clip(length) for length in clips if length <= window],
         clip=chosen,

@@ -66,9 +66,10 @@ def _parts(facts: Facts) -> list[str]:
         rows.insert(3, ["CTC head", _count(skeleton.ctc), "trained", config.ctc.classifier, weight])
     rows.append(["in all", _count(skeleton.adapter, skeleton.ctc), "trained", "", ""])
     rows.append(["", _count(encoder, llm), "frozen", "", ""])
+    joined = f", {config.frame_stack} frames joined before the adapter" if config.frame_stack > 1 else ""
     return [
         *_aligned(rows),
-        f"encoder: width {encoder.dim}, {encoder.frame_rate:g} Hz, {window}; "
+        f"encoder: width {encoder.dim}, {encoder.frame_rate:g} Hz, {window}{joined}; "
         f"LLM: width {llm.dim}, vocabulary {llm.embedding_table.size(0):,}",
     ]
 

@@ -32,7 +32,7 @@ from speechllm_plugin.llms.encoder_decoder import MODEL_TYPES, EncoderDecoderLlm
 from speechllm_plugin.models.speech_llm.archs import PART_ARCHS, check_part_arch
 from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import CtcHead
-from speechllm_plugin.models.speech_llm.factory import create_ctc_head
+from speechllm_plugin.models.speech_llm.factory import adapter_shape, create_ctc_head
 from speechllm_plugin.pretrained import DTYPES, config_values, freeze
 
 
@@ -64,7 +64,7 @@ class SkeletonBuilder:
         config.resolve()
         encoder = self._frozen_part("encoder", config.encoder)
         llm = self._frozen_part("llm", config.llm)
-        shape = AdapterShape(encoder.dim, llm.dim, encoder.frame_rate)
+        shape = adapter_shape(config, encoder, llm)
         with self._mode:
             adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, shape)
             ctc = create_ctc_head(config.ctc, adapter.frame_dim, shape, llm)
