@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -43,4 +44,7 @@ def answer(
         )
 
     generated = break_loops(search(range(len(prompts)), config), renderer.decode, search, config)
+    generated = [
+        replace(row, speech_vectors=length) for row, length in zip(generated, lengths.tolist(), strict=True)
+    ]
     return [renderer.decode(row.tokens) for row in generated], generated

@@ -74,6 +74,8 @@ class Generated:
     """Without the end of the turn."""
     cut: bool
     """Whether the length limit ended it."""
+    speech_vectors: int = 0
+    """Embeddings that the audio became."""
     decoded_again: bool = False
     """Whether it stands in place of one that repeated itself; see `DecodingConfig.max_compression_ratio`."""
 

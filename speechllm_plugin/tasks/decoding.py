@@ -25,6 +25,8 @@ class DecodedSplit:
     """Hypotheses that the length limit ended."""
     decoded_again: int = 0
     """Hypotheses that repeated themselves and were decoded again; see `DecodingConfig.max_compression_ratio`."""
+    speech_vectors: int = 0
+    """Embeddings that the audio became for the LLM."""
     audio_seconds: float = 0.0
     decoding_seconds: float = 0.0
     """Wall time from audio to text, encoder included."""
@@ -38,6 +40,7 @@ class DecodedSplit:
         self.decoding_seconds += seconds
         self.audio_seconds += sum(batch.seconds)
         self.cut += sum(row.cut for row in generated)
+        self.speech_vectors += sum(row.speech_vectors for row in generated)
         self.decoded_again += sum(row.decoded_again for row in generated)
         for i, text in enumerate(texts):
             self.rows[batch.rows[i]] = Hypothesis(
@@ -52,6 +55,11 @@ class DecodedSplit:
 
     def ordered(self) -> list[Hypothesis]:
         return [self.rows[place] for place in sorted(self.rows)]
+
+    @property
+    def output_rate(self) -> float:
+        """Embeddings per second of audio (Hz), as measured: table I of arXiv 2409.17044."""
+        return self.speech_vectors / self.audio_seconds if self.audio_seconds else 0.0
 
     @property
     def rtf(self) -> float:
@@ -96,6 +104,7 @@ def _merge(parts: Sequence[DecodedSplit]) -> DecodedSplit:
         merged.skipped.update(part.skipped)
         merged.cut += part.cut
         merged.decoded_again += part.decoded_again
+        merged.speech_vectors += part.speech_vectors
         merged.audio_seconds += part.audio_seconds
         # Processes work side by side: the split takes as long as the slowest of them.
         merged.decoding_seconds = max(merged.decoding_seconds, part.decoding_seconds)

@@ -168,6 +168,7 @@ def write_decoded(decoder: Decoder, reader: SpeechTextReader, gang: Gang, output
 def counts(decoded: DecodedSplit) -> dict[str, Any]:
     return {
         "rtf": round(decoded.rtf, 4),
+        "speech_vectors_per_second": round(decoded.output_rate, 3),
         "cut_hypotheses": decoded.cut,
         "hypotheses_decoded_again": decoded.decoded_again,
         "skipped_clips": len(decoded.skipped),

@@ -174,6 +174,8 @@ def test_scores_tell_whether_the_system_listens_and_how_fast_it_is(evaluated: Pa
     assert scores["nll_loss"] > 0 and scores["other_audio_loss"] > 0
     assert scores["nll_loss"] != scores["other_audio_loss"]
     assert scores["rtf"] > 0
+    # Two of Whisper's 50 frames a second become one vector; a clip's last one counts in full.
+    assert scores["speech_vectors_per_second"] == pytest.approx(25.0, rel=0.04)
     assert scores["skipped_clips"] == 0
     printed = (evaluated / "logs/rank_0.log").read_text()
     assert f"Word Error Rate (WER): {100 * scores['asr']['wer']:.6g}" in printed
