@@ -27,6 +27,8 @@ DEMO = [
     "accelerate>=1.0,<2",
 ]
 BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
+# Trains updates of the LLM's and the encoder's layers.
+LORA = ["peft>=0.15,<1"]
 TEST = ["pytest>=8", "ruff==0.14.5", "mypy==1.18.2", "types-PyYAML", "matplotlib>=3.8", "torch-cif==0.2.0"]
 
 setup(
@@ -58,7 +60,7 @@ setup(
         "tensorboard>=2.16,<3",
         "PyYAML>=6",
     ],
-    extras_require={"demo": DEMO, "bench": BENCH, "test": [*TEST, *DEMO]},
+    extras_require={"demo": DEMO, "bench": BENCH, "lora": LORA, "test": [*TEST, *DEMO, *LORA]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",

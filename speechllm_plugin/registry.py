@@ -94,15 +94,22 @@ def structure(kls: type[Any], values: object, where: str) -> Any:
 
 
 def _convert(hint: Any, value: object, where: str) -> object:
-    """Checks a value against its annotation: what part configurations use, dataclasses, scalars, None and Literal."""
+    """Checks a value against its annotation: what part configurations use, dataclasses, scalars, lists, None
+    and Literal."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return structure(hint, value, where)
     arguments = typing.get_args(hint)
+    for kind in (hint, *arguments):
+        if typing.get_origin(kind) is list and isinstance(value, list):
+            (item,) = typing.get_args(kind)
+            return [_convert(item, element, f"{where}[{index}]") for index, element in enumerate(value)]
+    if typing.get_origin(hint) is list:
+        raise UserError(f"{where}: found {value!r}, expected a list")
     if typing.get_origin(hint) is typing.Literal:
         if value in arguments:
             return value
         raise UserError(f"{where}: found {value!r}, expected one of {', '.join(map(repr, arguments))}")
-    accepted = [kind for kind in (arguments or (hint,)) if isinstance(kind, type)]
+    accepted = [kind for kind in (arguments or (hint,)) if isinstance(kind, type) and not typing.get_origin(kind)]
     # YAML writes 1e-4 as a string and 1 for 1.0.
     if float in accepted and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:

@@ -8,17 +8,18 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.parts import PretrainedPart
 from speechllm_plugin.registry import Registry
 
 
-class SpeechEncoder(nn.Module):
-    """A frozen speech encoder.
+class SpeechEncoder(PretrainedPart):
+    """A speech encoder.
 
-    It computes in the dtype of its own weights whatever autocast is on, so that training, evaluation and
+    Frozen, it computes in the dtype of its own weights whatever autocast is on, so that training, evaluation and
     transcription see the same features. It is batch-invariant: a clip gives the same features alone and in a batch.
     """
 
@@ -40,7 +41,8 @@ class SpeechEncoder(nn.Module):
         seconds = waveforms.size(1) / SAMPLE_RATE
         if self.max_seconds is not None and seconds > self.max_seconds:
             raise UserError(too_long(seconds, self.max_seconds))
-        with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
+        gradients = torch.set_grad_enabled(self.tuned and torch.is_grad_enabled())
+        with gradients, self.precision(waveforms.device.type):
             return self.encode(waveforms, lengths)
 
     @abstractmethod

@@ -65,7 +65,8 @@ class WhisperSpeechEncoder(SpeechEncoder):
         self.register_buffer("mel_filters", filters, persistent=False)
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        mels, mel_lengths = self.mel_spectrogram(waveforms, lengths)
+        with torch.autocast(waveforms.device.type, enabled=False):  # which a tuned encoder follows
+            mels, mel_lengths = self.mel_spectrogram(waveforms, lengths)
         mels = mels.to(self.encoder.conv1.weight.dtype)
         if not self.config.pad_to_30s:
             return self._encode_short(mels, mel_lengths)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fairseq2.utils.validation import ValidationResult
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from speechllm_plugin.parts import PretrainedPart
 from speechllm_plugin.prompts import RenderedPrompt
 from speechllm_plugin.registry import Registry
 
@@ -80,8 +81,8 @@ class Generated:
     """Whether it stands in place of one that repeated itself; see `DecodingConfig.max_compression_ratio`."""
 
 
-class Llm(nn.Module):
-    """A frozen LLM that takes speech embeddings among those of its prompt."""
+class Llm(PretrainedPart):
+    """A pretrained LLM that takes speech embeddings among those of its prompt."""
 
     dim: int
     """Width of an input embedding."""

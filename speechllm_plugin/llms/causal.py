@@ -36,7 +36,8 @@ class CausalLlmConfig:
 
 
 class CausalLlm(Llm):
-    """Computes in the dtype of its own weights whatever autocast is on: the same in training and in decoding."""
+    """Frozen, it computes in the dtype of its own weights whatever autocast is on: the same in training as in decoding.
+    """
 
     def __init__(self, config: CausalLlmConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
@@ -82,14 +83,18 @@ class CausalLlm(Llm):
     def loss(
         self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
     ) -> tuple[Tensor, int]:
-        with torch.autocast(speech.device.type, enabled=False):
-            cache, prefix_mask, positions = self._prefix_cache([prompt.before for prompt in prompts])
+        # Neither reaches a gradient what was cached, nor can a layer that runs again add to a cache.
+        cached = not (torch.is_grad_enabled() and (self.tuned or self.recomputes))
+        with self.precision(speech.device.type):
+            cache, prefix_mask, positions = self._prefix_cache([prompt.before if cached else () for prompt in prompts])
             rows = [
-                torch.cat([speech[i, : int(length)].to(self._weight.dtype),
+                torch.cat([self._embed(() if cached else prompts[i].before),
+                           speech[i, : int(length)].to(self._weight.dtype),
                            self._embed([*prompts[i].after, *targets[i][:-1]])])
                 for i, length in enumerate(lengths.tolist())
             ]
-            inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, speech + after + target - 1, C)
+            # (B, [before +] speech + after + target - 1, C)
+            inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
             row_lengths = torch.tensor([len(row) for row in rows], device=self.device)
             steps = torch.arange(inputs.size(1), device=self.device)
             hidden = self.decoder(

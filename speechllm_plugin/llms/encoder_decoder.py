@@ -34,7 +34,8 @@ class EncoderDecoderLlmConfig:
 
 
 class EncoderDecoderLlm(Llm):
-    """Computes in the dtype of its own weights whatever autocast is on: the same in training and in decoding."""
+    """Frozen, it computes in the dtype of its own weights whatever autocast is on: the same in training as in decoding.
+    """
 
     chat = False
 
@@ -63,7 +64,7 @@ class EncoderDecoderLlm(Llm):
     def loss(
         self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
     ) -> tuple[Tensor, int]:
-        with torch.autocast(speech.device.type, enabled=False):
+        with self.precision(speech.device.type):
             inputs, mask = join(self._embed, prompts, speech, lengths, "right")
             model: Any = self.model
             encoded = model.get_encoder()(inputs_embeds=inputs, attention_mask=mask).last_hidden_state

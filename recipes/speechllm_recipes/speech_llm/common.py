@@ -40,6 +40,11 @@ def register_common(container: DependencyContainer) -> None:
 def feature_cache(section: SpeechDatasetSection, model: SpeechLlm) -> FeatureCache | None:
     if section.feature_cache is None:
         return None
+    if model.encoder.tuned:
+        raise UserError(
+            f"dataset.feature_cache: found {section.feature_cache!r}, expected null: the encoder is trained "
+            "(encoder_tuning), so that its features change from step to step"
+        )
     return FeatureCache(Path(section.feature_cache), model.encoder.fingerprint())
 
 

@@ -41,9 +41,14 @@ class SpeechLlmTrainRecipe(Recipe):
             tokens = {token for text in texts for token in model.prompts.encode_target(text)[:-1]}
             model.ctc.set_vocabulary(sorted(tokens))
             log.info("CTC vocabulary: {:,} tokens of the training text.", len(tokens))
-        trained = sum(parameter.numel() for parameter in model.parameters())
-        frozen = sum(p.numel() for part in (model.encoder, model.llm) for p in part.parameters())
-        log.info("Parameters: {:.3f} M trained, {:.1f} M frozen.", trained / 1e6, frozen / 1e6)
+        frozen = _millions(model.encoder, model.llm) - _millions(model.tuned)
+        trained = {"adapter": model.adapter, "CTC head": model.ctc, **model.tuned}
+        log.info(
+            "Parameters: {:.3f} M trained ({}), {:.1f} M frozen.",
+            _millions(model),
+            ", ".join(f"{name} {_millions(part):.3f} M" for name, part in trained.items() if part is not None),
+            frozen,
+        )
         return model
 
     @override
@@ -69,3 +74,7 @@ class SpeechLlmTrainRecipe(Recipe):
     @staticmethod
     def _train_rows(context: RecipeContext, config: SpeechLlmTrainConfig) -> list:
         return context.get_dataset_as(SpeechTextDataset).read(config.dataset.train_split)
+
+
+def _millions(*parts: Module) -> float:
+    return sum(weight.numel() for part in parts for weight in part.parameters()) / 1e6

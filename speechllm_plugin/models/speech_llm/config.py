@@ -17,6 +17,7 @@ from speechllm_plugin.encoders.api import ENCODERS
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.models.speech_llm.archs import ENCODER_ARCHS, LLM_ARCHS, PartArch
+from speechllm_plugin.models.speech_llm.tuning import TuningConfig
 from speechllm_plugin.prompts import PromptConfig
 
 SPEECH_LLM_FAMILY = "speech_llm"
@@ -81,6 +82,10 @@ class SpeechLlmConfig:
     """Rendered the same way in training and in decoding, and kept in the checkpoint."""
     ctc: CtcConfig = field(default_factory=lambda: CtcConfig(weight=0.0))
     """Auxiliary CTC loss."""
+    encoder_tuning: TuningConfig = field(default_factory=TuningConfig)
+    """What of the encoder is trained, too."""
+    llm_tuning: TuningConfig = field(default_factory=TuningConfig)
+    """What of the LLM is trained, too."""
 
     def resolve(self) -> None:
         """Fills in every part's defaults and checks its keys, so that a saved configuration tells everything."""

@@ -9,6 +9,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.export import register_dataclass
 
 from speechllm_plugin.adapters.api import AdapterOutput
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import CtcLoss
 from speechllm_plugin.models.speech_llm.model import SpeechLlm, SpeechLlmLoss
@@ -35,7 +36,13 @@ def convert_shard(state_dict: dict[str, object], config: SpeechLlmConfig) -> dic
 
 
 def apply_fsdp_to_speech_llm(model: SpeechLlm, granularity: str, wrapper: FSDPWrapper) -> nn.Module:
-    """An adapter is one unit at every granularity: it is smaller than one layer of an LLM."""
+    """An adapter is one unit at every granularity: it is smaller than one layer of an LLM.
+
+    :raises UserError: parts of the encoder or of the LLM are trained: a shard would take the place of the weight that
+        the part computes with.
+    """
+    if kinds := [f"{kind}_tuning" for kind in model.tuned]:
+        raise UserError(f"trainer.data_parallelism: found 'fsdp' with {' and '.join(kinds)}, expected 'ddp'")
     model.register_module("adapter", wrapper(model.adapter))
     wrapped = wrapper(model, reshard_after_forward=False)
     # Validation enters through these instead of `forward`.

@@ -1,4 +1,4 @@
-"""What fairseq2 does layer by layer: activation checkpointing and `torch.compile` of the adapter."""
+"""What fairseq2 does layer by layer: activation checkpointing, and `torch.compile` of the adapter."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 
 def apply_ac_to_speech_llm(model: SpeechLlm, every_nth_layer: int) -> nn.Module:
-    """`trainer.activation_checkpointing.mode: layerwise`: activations of the adapter's layers are computed again in the
-    backward pass."""
+    """`trainer.activation_checkpointing.mode: layerwise`: activations are computed again in the backward pass.
+
+    Those of the adapter's layers, of the LLM's, which a gradient passes on its way to the adapter, and of the encoder's
+    where it is tuned.
+    """
     for layers in model.adapter.layer_lists():
         apply_layerwise_ac(layers, every_nth_layer)
+    for part in (model.encoder, model.llm) if model.encoder.tuned else (model.llm,):
+        part.recomputes = True
+        for layers in part.layer_lists():
+            apply_layerwise_ac(layers, every_nth_layer)
     return model
 
 

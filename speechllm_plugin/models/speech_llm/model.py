@@ -22,6 +22,7 @@ from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
 from speechllm_plugin.masks import stack_frames
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import CtcHead, CtcLoss
+from speechllm_plugin.models.speech_llm.tuning import TunedWeights
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
 
@@ -50,7 +51,7 @@ class SpeechLlm(nn.Module):
 
     The frozen parts are kept outside the module tree: `parameters()`, `state_dict()`, the optimizer, DDP and FSDP see
     what is trained and nothing else, so a checkpoint holds the adapter only and no frozen weight is ever broadcast,
-    sharded or set to training mode.
+    sharded or set to training mode. What is tuned of these parts is in the tree, too, and in the checkpoint.
     """
 
     def __init__(
@@ -71,6 +72,11 @@ class SpeechLlm(nn.Module):
         self.decoding = DecodingConfig()
         """What `transcribe` decodes with of its own accord."""
         self._frozen = (freeze(encoder), freeze(llm))
+        self.tuned = nn.ModuleDict()
+        """The trained weights of the "encoder" and of the "llm", where there are any."""
+        for name, part, tuning in (("encoder", encoder, config.encoder_tuning), ("llm", llm, config.llm_tuning)):
+            if tuning.lora_rank > 0 or tuning.unfreeze:
+                self.tuned[name] = TunedWeights(part, tuning, f"{name}_tuning")
 
     @property
     def encoder(self) -> SpeechEncoder:
@@ -85,6 +91,9 @@ class SpeechLlm(nn.Module):
         super()._apply(fn, recurse)
         for part in self._frozen:
             part._apply(fn)
+        for weights in self.tuned.values():
+            assert isinstance(weights, TunedWeights)
+            weights.tie()
         return self
 
     @property
@@ -108,7 +117,9 @@ class SpeechLlm(nn.Module):
         else:
             # CTC counts in full; the others keep their proportion to it. The zero reaches the parameters that only
             # the LLM's loss trains: data parallelism waits for a gradient of each.
-            lm_loss, total, scale = None, 0.0 * speech.seqs.float().sum(), 1.0 / self.config.ctc.weight
+            untouched = [speech.seqs, *(self.tuned["llm"].parameters() if "llm" in self.tuned else ())]
+            zero = 0.0 * sum(values.float().sum() for values in untouched)
+            lm_loss, total, scale = None, zero, 1.0 / self.config.ctc.weight
         if ctc is not None:
             total = total + scale * self.config.ctc.weight * ctc.loss
         for name, loss in speech.losses.items():

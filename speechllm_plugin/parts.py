@@ -1,0 +1,33 @@
+"""What a speech encoder and an LLM have in common: both are pretrained, and frozen but for what is tuned."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+
+class PretrainedPart(nn.Module):
+    tuned: bool = False
+    """Whether some of its weights are trained: gradients must reach them."""
+    follows_autocast: bool = False
+    """Whether its training computes in what autocast says. A part with tuned weights is in float32 if those are the
+    pretrained ones, and would be slow in it."""
+    recomputes: bool = False
+    """Whether the backward pass computes the activations of `layer_lists` again."""
+
+    def precision(self, device_type: str) -> AbstractContextManager[object]:
+        """Without autocast a part computes in the dtype of its own weights."""
+        return nullcontext() if self.follows_autocast else torch.autocast(device_type, enabled=False)
+
+    def layer_lists(self) -> list[nn.ModuleList]:
+        """The layers that activation checkpointing takes one by one."""
+        return _outer_lists(self)
+
+
+def _outer_lists(module: nn.Module) -> list[nn.ModuleList]:
+    """A list inside a layer belongs to the layer."""
+    if isinstance(module, nn.ModuleList):
+        return [module]
+    return [layers for child in module.children() for layers in _outer_lists(child)]
