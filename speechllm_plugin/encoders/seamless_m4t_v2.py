@@ -16,7 +16,7 @@ from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import (
 )
 
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
-from speechllm_plugin.encoders.conformer import adapter_layer
+from speechllm_plugin.encoders.conformer import adapter_layer, use_relative_key_attention
 from speechllm_plugin.encoders.fbank import StackedFbank, check_input_dim
 from speechllm_plugin.masks import length_mask, zero_padding
 from speechllm_plugin.pretrained import DTYPES, load_config, load_submodule, source_identity
@@ -41,6 +41,7 @@ class SeamlessM4Tv2SpeechEncoder(SpeechEncoder):
         super().__init__()
         self.config = config
         self.encoder = encoder
+        use_relative_key_attention(encoder.encoder.layers)
         self.fbank = StackedFbank()
         self.dim = hf_config.hidden_size
         layers = [] if encoder.adapter is None else list(encoder.adapter.layers)

@@ -13,7 +13,7 @@ from transformers import Wav2Vec2BertConfig as HfWav2Vec2BertConfig
 from transformers import Wav2Vec2BertModel
 
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
-from speechllm_plugin.encoders.conformer import adapter_layer
+from speechllm_plugin.encoders.conformer import adapter_layer, use_relative_key_attention
 from speechllm_plugin.encoders.fbank import StackedFbank, check_input_dim
 from speechllm_plugin.masks import length_mask, zero_padding
 from speechllm_plugin.pretrained import DTYPES, load_config, load_submodule, source_identity
@@ -38,6 +38,7 @@ class W2vBertSpeechEncoder(SpeechEncoder):
         super().__init__()
         self.config = config
         self.model = model
+        use_relative_key_attention(model.encoder.layers)
         self.fbank = StackedFbank()
         if not config.adapter:
             model.adapter = None
