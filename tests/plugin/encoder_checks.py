@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from transformers import SeamlessM4TFeatureExtractor
 
 from speechllm_plugin.encoders.api import SpeechEncoder
@@ -62,10 +64,11 @@ def check_batch_is_single(encoder: SpeechEncoder, lengths: list[int], tolerance:
 
 
 def check_device_is_never_waited_for(encoder: SpeechEncoder) -> None:
-    """On the meta device there are no values: whatever would need one on the host fails."""
-    encoder.to("meta")
-    waveforms = torch.zeros(2, RATE, device="meta")
-    with torch.no_grad():
-        features, lengths = encoder.encode(waveforms, torch.zeros(2, dtype=torch.int64, device="meta"))
-    assert features.device.type == lengths.device.type == "meta"
+    """Fake tensors have no values: whatever would need one on the host fails."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        lengths = torch.tensor([RATE, RATE // 2]) * 1
+        with pytest.raises(DataDependentOutputException):
+            int(lengths.max())
+        features, feature_lengths = encoder(torch.zeros(2, RATE), lengths)
     assert features.size(2) == encoder.dim
+    assert feature_lengths.shape == (2,)
