@@ -40,6 +40,8 @@ class Outer:
     mode: Literal["a", "b"] = "a"
     limit: float | None = None
     inner: Inner = field(default_factory=Inner)
+    names: list[str] = field(default_factory=list)
+    sizes: list[float] | None = None
 
 
 def error_of(values: object) -> str:
@@ -52,17 +54,21 @@ def error_of(values: object) -> str:
 def test_values_become_the_fields_types() -> None:
     found = structure(
         Outer,
-        {"count": 3, "rate": "1e-4", "flag": True, "text": "x", "mode": "b", "limit": 2, "inner": {"depth": 4}},
+        {"count": 3, "rate": "1e-4", "flag": True, "text": "x", "mode": "b", "limit": 2, "inner": {"depth": 4},
+         "names": ["a", "b"], "sizes": [1, "2e-1"]},
         "part.config",
     )
-    assert found == Outer(count=3, rate=1e-4, flag=True, text="x", mode="b", limit=2.0, inner=Inner(depth=4))
+    assert found == Outer(
+        count=3, rate=1e-4, flag=True, text="x", mode="b", limit=2.0, inner=Inner(depth=4), names=["a", "b"],
+        sizes=[1.0, 0.2],
+    )
     # YAML reads 1e-4 (no dot) as a string, and 2 as an integer.
     assert isinstance(found.rate, float) and isinstance(found.limit, float)
 
 
 def test_defaults_and_instances() -> None:
     assert structure(Outer, None, "part.config") == Outer()
-    assert structure(Outer, {"text": None, "limit": None}, "part.config") == Outer()
+    assert structure(Outer, {"text": None, "limit": None, "sizes": None}, "part.config") == Outer()
     instance = Outer(count=7)
     assert structure(Outer, instance, "part.config") is instance
 
@@ -70,7 +76,8 @@ def test_defaults_and_instances() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"cuont": 1}, "part.config.cuont: unknown key; expected one of count, flag, inner, limit, mode, rate, text"),
+        ({"cuont": 1}, "part.config.cuont: unknown key; expected one of count, flag, inner, limit, mode, names, "
+         "rate, sizes, text"),
         ({"inner": {"width": 1}}, "part.config.inner.width: unknown key; expected one of depth"),
         ({"count": "3"}, "part.config.count: found '3', expected int"),
         ({"count": 1.5}, "part.config.count: found 1.5, expected int"),
@@ -82,6 +89,9 @@ def test_defaults_and_instances() -> None:
         ({"flag": "false"}, "part.config.flag: found 'false', expected bool"),
         ({"text": 1}, "part.config.text: found 1, expected str or NoneType"),
         ({"mode": "c"}, "part.config.mode: found 'c', expected one of 'a', 'b'"),
+        ({"names": "a"}, "part.config.names: found 'a', expected a list"),
+        ({"names": ["a", 1]}, "part.config.names[1]: found 1, expected str"),
+        ({"sizes": 1.0}, "part.config.sizes: found 1.0, expected list or NoneType"),
         ({"inner": 3}, "part.config.inner: found 3, expected a mapping of Inner's fields"),
         ([1], "part.config: found [1], expected a mapping of Outer's fields"),
     ],
@@ -94,7 +104,8 @@ def test_a_wrong_value_is_one_line(values: object, expected: str) -> None:
 def test_an_unknown_part_names_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"^adapter\.name: found 'mpl', expected one of .*base.*mlp"):
         ADAPTERS.get("mpl")
-    with pytest.raises(UserError, match=r"^llm\.config\.pth: unknown key; expected one of attention, dtype, path$"):
+    expected = "attention, dtype, path, quantization"
+    with pytest.raises(UserError, match=rf"^llm\.config\.pth: unknown key; expected one of {expected}$"):
         LLMS.config("causal", {"pth": "x"})
 
 
