@@ -14,7 +14,7 @@ import torch
 import yaml
 from speechllm_tools.cli import main
 from speechllm_tools.inspect.command import _published
-from speechllm_tools.inspect.cost import PROMPT_TOKENS, CostModel
+from speechllm_tools.inspect.cost import PROMPT_TOKENS, CostModel, Kept
 from speechllm_tools.inspect.facts import CLIPS, Facts, gather
 from speechllm_tools.inspect.published import RATES, SIZES
 from speechllm_tools.inspect.report import describe, table
@@ -24,6 +24,8 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.masks import stack_frames
 from speechllm_plugin.models.speech_llm.config import GRID, CtcConfig, PartSection, SpeechLlmConfig, arch_config
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
+from speechllm_plugin.models.speech_llm.tuning import TuningConfig
+from speechllm_plugin.prompts import RenderedPrompt
 
 Inspect = Callable[..., Facts]
 ADAPTERS = ("base", "conv", "cif", "ctc", "wlq_former", "subsample", "mlp")
@@ -80,9 +82,16 @@ def test_fixed_rates_are_the_published_ones(inspect: Inspect, encoder: str, adap
     assert facts.clips[0].hertz == pytest.approx(rate.hertz, abs=0.05)
 
 
+def unpadded(adapter: str) -> SpeechLlmConfig:
+    """50 frames for each second: an adapter runs for real, and 1500 would take it seconds."""
+    config = arch_config(f"whisper_tiny_en.smollm2_135m.{adapter}")
+    config.encoder.config["pad_to_30s"] = False  # type: ignore[index]
+    return config
+
+
 @pytest.mark.parametrize("adapter", ["cif", "ctc"])
 def test_rates_that_depend_on_the_content_are_said_to_be_published(inspect: Inspect, adapter: str) -> None:
-    facts = inspect(f"whisper_tiny_en.smollm2_135m.{adapter}", clips=(1.0, 30.0))
+    facts = inspect(unpadded(adapter), clips=(1.0, 30.0))
     assert facts.content_dependent
     assert [clip.vectors for clip in facts.clips] == ([2, 60] if adapter == "cif" else [4, 116])
     # In training CIF gives a vector for each token of the transcript.
@@ -139,6 +148,25 @@ def test_a_skeleton_is_the_real_system(
             assert model.adapter(*taken).lengths.tolist() == [clip.vectors]
 
 
+def test_tuned_parts_are_counted_as_trained(inspect: Inspect, tiny_config: SpeechLlmConfig) -> None:
+    config = small(tiny_config, "mlp")
+    frozen = inspect(config)
+    config.llm_tuning = TuningConfig(lora_rank=2)
+    config.encoder_tuning = TuningConfig(unfreeze=["*layers.1.*"])
+    model = create_speech_llm(config)
+    tuned = inspect(config)
+    assert tuned.skeleton.trained == sum(weight.numel() for weight in model.parameters()) > frozen.skeleton.trained
+    everything = [*model.encoder.parameters(), *model.llm.parameters()]
+    assert tuned.skeleton.frozen == sum(weight.numel() for weight in everything if not weight.requires_grad)
+    assert tuned.cost.frozen_bytes == 4 * tuned.skeleton.frozen
+    # The encoder has a backward pass now, and keeps what it needs.
+    assert tuned.cost.encoder.flops > 2 * frozen.cost.encoder.flops
+    assert tuned.cost.encoder.kept_bytes > frozen.cost.encoder.kept_bytes
+    # The frozen parts of other systems are left as they are.
+    config.llm_tuning = config.encoder_tuning = TuningConfig()
+    assert inspect(config).skeleton.trained == frozen.skeleton.trained
+
+
 def test_encoder_flops_are_those_of_its_layers(inspect: Inspect) -> None:
     """2 per weight and frame, and 4 x T^2 x width of attention in each of 32 layers."""
     facts = inspect("whisper_large_v3.smollm2_135m.mlp")
@@ -148,16 +176,16 @@ def test_encoder_flops_are_those_of_its_layers(inspect: Inspect) -> None:
 
 
 def test_adapter_flops_are_those_of_its_layers(inspect: Inspect) -> None:
-    facts = inspect("whisper_tiny_en.smollm2_135m.base")
+    facts = inspect(unpadded("base"), seconds=8.0)
     parameters = count_parameters(facts.skeleton.adapter)
-    assert facts.cost.adapter.flops == pytest.approx(3 * (2 * parameters * 1500 + 4 * 4 * 1500**2 * 768), rel=0.01)
+    assert facts.cost.adapter.flops == pytest.approx(3 * (2 * parameters * 400 + 4 * 4 * 400**2 * 768), rel=0.01)
 
 
 @pytest.mark.parametrize("adapter", ["cif", "ctc"])
 def test_layers_after_a_compression_see_what_it_left(inspect: Inspect, adapter: str) -> None:
-    """Half of the layers at 1500 frames, half at a few."""
-    base = inspect("whisper_tiny_en.smollm2_135m.base").cost.adapter.flops
-    assert 0.45 * base < inspect(f"whisper_tiny_en.smollm2_135m.{adapter}").cost.adapter.flops < 0.65 * base
+    """Half of the layers at 400 frames, half at a few."""
+    base = inspect(unpadded("base"), seconds=8.0).cost.adapter.flops
+    assert 0.45 * base < inspect(unpadded(adapter), seconds=8.0).cost.adapter.flops < 0.65 * base
 
 
 def test_llm_flops_are_those_of_its_layers(inspect: Inspect) -> None:
@@ -182,6 +210,18 @@ def test_llm_flops_equal_those_of_a_real_backward_pass(inspect: Inspect, tiny_co
         model.head(model.decoder(inputs_embeds=rows, use_cache=False).last_hidden_state[:, -8:]).sum().backward()
     # The rotary embedding's frequencies get no gradient: 2 % here, nothing at width 4096.
     assert facts.cost.llm.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_what_the_llm_keeps_is_what_its_loss_keeps(inspect: Inspect, tiny_config: SpeechLlmConfig) -> None:
+    facts = inspect(small(tiny_config, "mlp"), seconds=4.0)
+    llm = create_speech_llm(tiny_config).llm
+    vectors = facts.clip.vectors
+    speech = torch.randn(2, vectors, 32, requires_grad=True)
+    prompt = RenderedPrompt(before=(), after=tuple(range(PROMPT_TOKENS)))
+    kept = Kept(llm)
+    with kept:  # two of a length would need no mask, and attention then keeps less
+        llm.loss([prompt] * 2, speech, torch.tensor([vectors, vectors - 1]), [list(range(8))] * 2)
+    assert facts.cost.llm.kept_bytes == pytest.approx(kept.total / 2, rel=0.05)
 
 
 def test_the_ctc_head_is_counted(inspect: Inspect) -> None:

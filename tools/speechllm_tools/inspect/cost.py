@@ -7,7 +7,8 @@ their own code are counted, and the bytes that autograd keeps for the backward p
 
 where a product of (m, k) and (k, n) is 2mkn, and attention is 4 x T_query x T_key x width in a layer (a causal mask
 halves nothing). Backward is twice the forward, one product for each factor's gradient, but once where a factor is a
-frozen weight: through the LLM's linear layers the gradient only passes. The encoder has no backward pass.
+frozen weight: through the LLM's linear layers the gradient only passes. The encoder, unless it is tuned, has no
+backward pass.
 
     memory of a GPU = frozen weights + 16 x trained parameters + samples x (features + kept by adapter, CTC and LLM)
 
@@ -18,13 +19,15 @@ their way back) and what the allocator cannot use.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
@@ -32,12 +35,15 @@ from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.causal import CausalLlm
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm
 from speechllm_plugin.models.speech_llm.ctc import CtcHead, LinearCtcHead, LlmEmbeddingCtcHead
-from speechllm_tools.inspect.skeleton import Skeleton, count_parameters, frozen_bytes
+from speechllm_plugin.models.speech_llm.tuning import TuningConfig
+from speechllm_plugin.parts import PretrainedPart
+from speechllm_tools.inspect.skeleton import Skeleton, frozen_bytes
 
 ResultT = TypeVar("ResultT")
 
 PROMPT_TOKENS = 32
-"""Tokens of instruction and chat template around the speech: 15 to 45 for the LLMs that are known by name."""
+"""Tokens of instruction and chat template around the speech, 15 to 45 for most LLMs. Those before it are counted like
+the others, although they keep nothing: a few percent too much for short clips."""
 TEXT_VOCABULARY = 8192
 """Tokens that occur in a training text: the labels of a CTC head that is restricted to them."""
 
@@ -108,7 +114,7 @@ class CostModel:
             ctc=_ctc_work(skeleton.ctc, -(-frames // skeleton.adapter.frame_stride)),
             llm=self._once(llm_key, lambda: _llm_work(skeleton, vectors, target_tokens)),
             frozen_bytes=frozen_bytes(skeleton),
-            trained_bytes=16 * count_parameters(skeleton.adapter, skeleton.ctc),
+            trained_bytes=16 * skeleton.trained,
         )
 
     def _encode(self, skeleton: Skeleton, seconds: float) -> tuple[int, Work]:
@@ -123,11 +129,13 @@ class CostModel:
 
 def _encoder_work(skeleton: Skeleton, seconds: float) -> tuple[int, Work]:
     """Also gives the number of feature vectors."""
-    samples = round(seconds * SAMPLE_RATE)
-    with skeleton.mode, torch.no_grad(), _Counter() as counter:
-        features, lengths = skeleton.encoder.encode(torch.empty(1, samples), torch.tensor([samples]))
-    # Kept in float32, as the adapter gets them.
-    return int(lengths), Work(counter.forward(), 4 * features.numel())
+    samples, encoder = round(seconds * SAMPLE_RATE), skeleton.encoder
+    kept = Kept(encoder)
+    with skeleton.mode, torch.set_grad_enabled(encoder.tuned), _precision(encoder), _Counter() as counter, kept:
+        features, lengths = encoder.encode(torch.empty(1, samples), torch.tensor([samples]))
+    flops = counter.with_backward(skeleton.config.encoder_tuning) if encoder.tuned else counter.forward()
+    # The adapter gets the features in float32.
+    return int(lengths), Work(flops, 4 * features.numel() + kept.total)
 
 
 def _adapter_work(skeleton: Skeleton, frames: int, vectors: int) -> Work:
@@ -149,7 +157,7 @@ def _adapter_work(skeleton: Skeleton, frames: int, vectors: int) -> Work:
         run = torch.div(steps * vectors, scored.size(1), rounding_mode="floor")
         return nn.functional.one_hot(run % 2, 2).to(scored.dtype).unsqueeze(0)
 
-    kept = _Kept(adapter)
+    kept = Kept(adapter)
     with _Counter() as counter, kept:
         adapter(seqs, torch.tensor([frames]), torch.tensor([vectors]), classify if skeleton.ctc else None)
     return Work(3 * counter.forward(), kept.total)
@@ -168,10 +176,10 @@ def _ctc_work(head: CtcHead | None, frames: int) -> Work:
 
 
 def _llm_work(skeleton: Skeleton, vectors: int, target_tokens: int) -> Work:
-    kept = _Kept(skeleton.llm)
-    with skeleton.mode, _Counter() as counter, kept:
+    kept = Kept(skeleton.llm)
+    with skeleton.mode, _precision(skeleton.llm), _Counter() as counter, kept:
         _llm_logits(skeleton.llm, vectors + PROMPT_TOKENS, target_tokens).float().log_softmax(-1)
-    return Work(counter.forward_and_backward_through_frozen(), kept.total)
+    return Work(counter.with_backward(skeleton.config.llm_tuning), kept.total)
 
 
 def _llm_logits(llm: Llm, inputs: int, target_tokens: int) -> Tensor:
@@ -194,6 +202,13 @@ _LINEAR = (_ATEN.mm, _ATEN.addmm, _ATEN.convolution)
 """What products with a weight are; those of two activations, in attention, are others."""
 
 
+@contextmanager
+def _precision(part: PretrainedPart) -> Iterator[None]:
+    """What the part computes in where training is in bfloat16."""
+    with torch.autocast("cpu", dtype=torch.bfloat16), part.precision("cpu"):
+        yield
+
+
 class _Counter(FlopCounterMode):
     """Counts matrix products, those of fused attention on a CPU among them."""
 
@@ -204,17 +219,19 @@ class _Counter(FlopCounterMode):
     def forward(self) -> int:
         return self.get_total_flops()
 
-    def forward_and_backward_through_frozen(self) -> int:
+    def with_backward(self, tuning: TuningConfig) -> int:
+        """Low-rank updates are too small to count apart; weights that are trained count as if all were."""
+        linear = 3 if tuning.unfreeze else 2
         counts = self.get_flop_counts()["Global"]
-        return sum((2 if operation in _LINEAR else 3) * flops for operation, flops in counts.items())
+        return sum((linear if operation in _LINEAR else 3) * flops for operation, flops in counts.items())
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """:param query: its shape, as of the others."""
-    return sdpa_flop_count(query, key, value)
+def _attention_flops(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
+    """:param query: its shape, `[B, heads, T, width]`, as that of `key`, which may have fewer heads."""
+    return 4 * math.prod(query) * key[2]
 
 
-class _Kept(torch.autograd.graph.saved_tensors_hooks):
+class Kept(torch.autograd.graph.saved_tensors_hooks):
     """Adds up the memory of what autograd keeps, the weights of `module` aside; what is kept twice counts once."""
 
     def __init__(self, module: nn.Module) -> None:

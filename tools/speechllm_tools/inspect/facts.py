@@ -12,7 +12,7 @@ from speechllm_plugin.adapters.bert import BertLayers
 from speechllm_plugin.adapters.projected import ProjectedAdapter
 from speechllm_tools.inspect.cost import PROMPT_TOKENS, Cost, CostModel, stacked
 from speechllm_tools.inspect.published import RATES, SIZE_NOTES, SIZES, Rate, Size, expected_rate
-from speechllm_tools.inspect.skeleton import Skeleton, count_parameters
+from speechllm_tools.inspect.skeleton import Skeleton, count_parameters, count_trained
 
 CLIPS = (1.0, 5.0, 15.0, 30.0)
 """Lengths in seconds whose compression is shown."""
@@ -75,6 +75,7 @@ class Facts:
             "encoder": {
                 **asdict(config.encoder),
                 "parameters": count_parameters(encoder),
+                "trained_parameters": count_trained(encoder),
                 "dim": encoder.dim,
                 "frame_rate": encoder.frame_rate,
                 "max_seconds": encoder.max_seconds,
@@ -84,13 +85,11 @@ class Facts:
             "llm": {
                 **asdict(config.llm),
                 "parameters": count_parameters(llm),
+                "trained_parameters": count_trained(llm),
                 "dim": llm.dim,
                 "vocabulary": llm.embedding_table.size(0),
             },
-            "parameters": {
-                "trainable": count_parameters(skeleton.adapter, skeleton.ctc),
-                "frozen": count_parameters(encoder, llm),
-            },
+            "parameters": {"trainable": skeleton.trained, "frozen": skeleton.frozen},
             "table_2_millions": {
                 "ours": self.size and asdict(self.size),
                 "published": self.size and published and asdict(published),

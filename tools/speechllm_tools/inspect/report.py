@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from speechllm_tools.inspect.cost import PROMPT_TOKENS, TEXT_VOCABULARY
 from speechllm_tools.inspect.facts import Facts
 from speechllm_tools.inspect.published import SIZE_NOTES, SIZES
-from speechllm_tools.inspect.skeleton import count_parameters
+from speechllm_tools.inspect.skeleton import count_parameters, count_trained
 
 
 def describe(facts: Facts) -> str:
@@ -29,11 +31,11 @@ def table(all_facts: Sequence[Facts]) -> str:
         rows.append(
             [
                 facts.name,
-                f"{count_parameters(skeleton.adapter, skeleton.ctc) / 1e6:.2f}",
+                f"{skeleton.trained / 1e6:.2f}",
                 _millions(facts.size.length if facts.size else None),
                 _millions(facts.size.modality if facts.size else None),
                 f"{_millions(published.length)} + {_millions(published.modality)}" if published else "-",
-                f"{count_parameters(skeleton.encoder, skeleton.llm) / 1e9:.3f}",
+                f"{skeleton.frozen / 1e9:.3f}",
                 f"{'~' if facts.content_dependent else ''}{facts.clip.vectors}",
                 f"{cost.flops / 1e12:.2f}",
                 f"{cost.sample_bytes / 1e9:.2f}",
@@ -56,16 +58,15 @@ def _parts(facts: Facts) -> list[str]:
     encoder, llm = skeleton.encoder, skeleton.llm
     window = "any length" if encoder.max_seconds is None else f"up to {encoder.max_seconds:g} s"
     rows = [
-        ["part", "parameters", "", "", ""],
-        ["encoder", _count(encoder), "frozen", str(config.encoder.name), _source(config.encoder.config)],
-        ["adapter", _count(skeleton.adapter), "trained", str(config.adapter.name), ""],
-        ["llm", _count(llm), "frozen", str(config.llm.name), _source(config.llm.config)],
+        ["part", "parameters", "of them trained", "", ""],
+        ["encoder", *_counts(encoder), str(config.encoder.name), _source(config.encoder.config)],
+        ["adapter", *_counts(skeleton.adapter), str(config.adapter.name), ""],
+        ["llm", *_counts(llm), str(config.llm.name), _source(config.llm.config)],
+        ["in all", f"{skeleton.trained + skeleton.frozen:,}", f"{skeleton.trained:,}", "", ""],
     ]
     if skeleton.ctc is not None:
-        weight = f"weight {config.ctc.weight:g}"
-        rows.insert(3, ["CTC head", _count(skeleton.ctc), "trained", config.ctc.classifier, weight])
-    rows.append(["in all", _count(skeleton.adapter, skeleton.ctc), "trained", "", ""])
-    rows.append(["", _count(encoder, llm), "frozen", "", ""])
+        head = [config.ctc.classifier, f"weight {config.ctc.weight:g}"]
+        rows.insert(3, ["CTC head", *_counts(skeleton.ctc), *head])
     joined = f", {config.frame_stack} frames joined before the adapter" if config.frame_stack > 1 else ""
     return [
         *_aligned(rows),
@@ -114,7 +115,7 @@ def _flops(facts: Facts) -> list[str]:
     rows = [
         ["training, per sample", "TFLOP", "GB kept"],
         *([part, f"{work.flops / 1e12:.3f}", f"{work.kept_bytes / 1e9:.3f}"] for part, work in
-          (("encoder, forward", cost.encoder), ("adapter", cost.adapter), ("CTC head", cost.ctc), ("LLM", cost.llm))
+          (("encoder", cost.encoder), ("adapter", cost.adapter), ("CTC head", cost.ctc), ("LLM", cost.llm))
           if work.flops),
         ["in all", f"{cost.flops / 1e12:.3f}", f"{cost.sample_bytes / 1e9:.3f}"],
     ]
@@ -145,8 +146,8 @@ def _memory(facts: Facts) -> list[str]:
     return lines
 
 
-def _count(*modules: Any) -> str:
-    return f"{count_parameters(*modules):,}"
+def _counts(module: nn.Module) -> list[str]:
+    return [f"{count_parameters(module):,}", f"{count_trained(module):,}"]
 
 
 def _millions(value: float | None) -> str:

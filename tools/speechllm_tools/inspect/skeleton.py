@@ -33,20 +33,46 @@ from speechllm_plugin.models.speech_llm.archs import PART_ARCHS, check_part_arch
 from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import CtcHead
 from speechllm_plugin.models.speech_llm.factory import adapter_shape, create_ctc_head
+from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.models.speech_llm.tuning import TuningConfig
 from speechllm_plugin.pretrained import DTYPES, config_values, freeze
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    config: SpeechLlmConfig
-    """Resolved."""
+    model: SpeechLlm
     mode: FakeTensorMode
-    """Under which the parts run."""
-    encoder: SpeechEncoder
-    adapter: Adapter
+    """Under which the model was built, and its parts run."""
     shape: AdapterShape
-    llm: Llm
-    ctc: CtcHead | None
+
+    @property
+    def config(self) -> SpeechLlmConfig:
+        return self.model.config
+
+    @property
+    def encoder(self) -> SpeechEncoder:
+        return self.model.encoder
+
+    @property
+    def adapter(self) -> Adapter:
+        return self.model.adapter
+
+    @property
+    def llm(self) -> Llm:
+        return self.model.llm
+
+    @property
+    def ctc(self) -> CtcHead | None:
+        return self.model.ctc
+
+    @property
+    def trained(self) -> int:
+        """Parameters that are trained, those of encoder and LLM among them."""
+        return sum(weight.numel() for weight in self.model.parameters())
+
+    @property
+    def frozen(self) -> int:
+        return count_parameters(self.encoder, self.llm) - count_trained(self.encoder) - count_trained(self.llm)
 
 
 class SkeletonBuilder:
@@ -62,27 +88,32 @@ class SkeletonBuilder:
         :raises UserError: the configuration is wrong, or a part's shape cannot be known without network.
         """
         config.resolve()
-        encoder = self._frozen_part("encoder", config.encoder)
-        llm = self._frozen_part("llm", config.llm)
+        encoder: SpeechEncoder = self._part("encoder", config.encoder, config.encoder_tuning)
+        llm: Llm = self._part("llm", config.llm, config.llm_tuning)
         shape = adapter_shape(config, encoder, llm)
+        prompts: Any = None  # nothing here reads text
         with self._mode:
             adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, shape)
             ctc = create_ctc_head(config.ctc, adapter.frame_dim, shape, llm)
-        return Skeleton(config, self._mode, encoder, adapter, shape, llm, ctc)
+            model = SpeechLlm(config, encoder, adapter, llm, ctc, prompts)
+        return Skeleton(model, self._mode, shape)
 
-    def _frozen_part(self, kind: str, section: PartSection) -> Any:
+    def _part(self, kind: str, section: PartSection, tuning: TuningConfig) -> Any:
         key = f"{kind} {section}"
-        if key not in self._frozen:
-            known, build = _BUILDERS[kind]
-            if section.name not in known:
-                raise UserError(
-                    f"{kind}.name: found {section.name!r}, expected one of {', '.join(known)}: no other part can be "
-                    "built without its weights"
-                )
-            hf_config = _hf_config(kind, section)
-            with self._mode:
-                self._frozen[key] = freeze(build(section, hf_config))
-        return self._frozen[key]
+        if key in self._frozen and tuning == TuningConfig():
+            return self._frozen[key]
+        known, build = _BUILDERS[kind]
+        if section.name not in known:
+            raise UserError(
+                f"{kind}.name: found {section.name!r}, expected one of {', '.join(known)}: no other part can be built "
+                "without its weights"
+            )
+        hf_config = _hf_config(kind, section)
+        with self._mode:
+            part = freeze(build(section, hf_config))
+        if tuning == TuningConfig():  # otherwise the model will change it
+            self._frozen[key] = part
+        return part
 
 
 def _hf_config(kind: str, section: PartSection) -> PretrainedConfig:
@@ -149,7 +180,7 @@ def _wav2vec2(config: Wav2Vec2Config, hf_config: Any) -> Wav2Vec2SpeechEncoder:
 def _llm(section: PartSection, hf_config: PretrainedConfig) -> Llm:
     config: Any = section.config
     dtype = DTYPES[config.dtype]
-    tokenizer: Any = None  # nothing here reads text
+    tokenizer: Any = None
     if section.name == "encoder_decoder":
         return EncoderDecoderLlm(config, AutoModelForSeq2SeqLM.from_config(hf_config, dtype=dtype), tokenizer)
     # FlashAttention 2 is no part of PyTorch; in shapes and memory it is what `sdpa` is.
@@ -171,9 +202,13 @@ def count_parameters(*modules: nn.Module | None) -> int:
     return sum(weight.numel() for module in modules if module is not None for weight in module.parameters())
 
 
+def count_trained(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+
+
 def frozen_bytes(skeleton: Skeleton) -> int:
-    """Weights of encoder and LLM in their own precision; those of quantised linear layers in 8 bits, or in 4 with the
-    scales of their blocks."""
+    """Frozen weights of encoder and LLM in their own precision; those of quantised linear layers in 8 bits, or in 4
+    with the scales of their blocks."""
     each = {"int8": 1.0, "nf4": 0.5 + 0.127 / 8}.get(getattr(skeleton.config.llm.config, "quantization", "none"))
     quantised: set[Tensor] = set()
     if each is not None:
@@ -182,6 +217,9 @@ def frozen_bytes(skeleton: Skeleton) -> int:
         quantised = {part.weight for part in model.modules() if isinstance(part, nn.Linear) and part is not head}
     weights = [*skeleton.encoder.parameters(), *skeleton.llm.parameters()]
     return round(
-        sum(weight.numel() * (each if each and weight in quantised else weight.element_size()) for weight in weights)
+        sum(
+            weight.numel() * (each if each and weight in quantised else weight.element_size())
+            for weight in weights
+            if not weight.requires_grad
+        )
     )
-
