@@ -43,7 +43,7 @@ class DataConfig:
     test_unseen: int = 150
     """Clips of new sentences, by voices that training has not heard."""
 
-    seed: int = 1
+    seed: int = 2
     """Everything random follows from it: sentences, voices, speeds, pitches."""
 
 
