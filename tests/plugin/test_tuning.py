@@ -368,6 +368,10 @@ def test_checkpointing_reaches_the_whole_system(tiny_config: SpeechLlmConfig, ba
     tuning = {**LORA, "lora_dropout": 0.5}
     model = create(tiny_config, {"llm": tuning, "encoder": tuning}).train()
     keys = list(model.state_dict())
+    ran = {"encoder": 0, "llm": 0}
+    for name, part in (("encoder", model.encoder), ("llm", model.llm)):
+        for layer in part.layer_lists()[0]:
+            layer.register_forward_pre_hook(lambda module, inputs, name=name: ran.update({name: ran[name] + 1}))
 
     def run() -> tuple[Tensor, list[Tensor]]:
         torch.manual_seed(0)
@@ -375,9 +379,11 @@ def test_checkpointing_reaches_the_whole_system(tiny_config: SpeechLlmConfig, ba
         return loss.detach(), list(torch.autograd.grad(loss, list(model.parameters())))
 
     loss, gradients = run()
+    assert ran == {"encoder": 2, "llm": 2}
     apply_ac_to_speech_llm(model, 1)
     assert list(model.state_dict()) == keys
     again, gradients_again = run()
+    assert ran == {"encoder": 2 + 4, "llm": 2 + 4}
     assert torch.equal(again, loss)
     assert all(map(torch.equal, gradients, gradients_again))
 
