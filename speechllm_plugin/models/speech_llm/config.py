@@ -114,14 +114,15 @@ _CTC_ADAPTERS = ("cif", "ctc")
 
 GRID = (("whisper_large_v3", "seamless_m4t_v2"), ("mistral_7b", "llama31_8b"), _ADAPTERS[:5])
 """Encoders, LLMs and adapters of arXiv 2409.17044: 20 systems."""
-SLM = (("w2v_bert", *GRID[0]), ("mt0_small", "mt0_xl", "mt0_xxl_mt"), ("subsample",))
-"""SLM (arXiv 2310.00230): its LLM is `mt0_xxl_mt`; `w2v_bert` stands in for its encoder, which is not public."""
+SLM = (("w2v_bert", *GRID[0]), ("mt0_xxl_mt",), ("subsample",))
+"""SLM (arXiv 2310.00230); `w2v_bert` and the others stand in for its encoder, which is not public."""
 
 # Every composition can be asked for; these are the ones that are listed.
 _LISTED = (
     GRID,
     (*GRID[:2], _ADAPTERS[5:]),
     SLM,
+    (SLM[0], ("mt0_small", "mt0_xl"), SLM[2]),
     (("whisper_large_v3_turbo", "w2v_bert"), ("llama31_8b",), ("base", "mlp")),
     (
         ("whisper_large_v3",),
