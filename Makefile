@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help demo test lint install bench clean-demo
 
 help:
-	@echo "make demo        install, then train and evaluate a small real system on CPU, offline (about 10 minutes)"
+	@echo "make demo        install, then train and evaluate a small real system on CPU, offline (about 11 minutes)"
 	@echo "make test        install, then lint, type-check and run all tests on CPU"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make bench       time the kernels on this machine"

@@ -89,3 +89,43 @@ def clips(embedded: Path) -> list[Path]:
     rows = read_manifest(embedded / "data" / "test_seen.tsv")
     assert len({row.n_frames for row in rows}) > 4
     return [embedded / "data" / row.audio for row in rows]
+
+
+def test_the_demos_configuration_is_valid_as_it_stands(tmp_path: Path) -> None:
+    """Its steps, for instance, must fit each other: what is wrong with it is reported before the missing model."""
+    from speechllm_tools.demo.run import config_file
+
+    command = [sys.executable, "-m", "speechllm_recipes", "recipe", "run", "speech_llm", "train", str(tmp_path / "run")]
+    done = subprocess.run(
+        [*command, "--no-rich", "--config-file", str(config_file()), "--config",
+         "model.config_overrides.encoder.config.path=./no-such-model"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no directory ./no-such-model" in done.stdout + done.stderr
+
+
+def test_adapters_are_compared_in_a_table(embedded: Path, tmp_path: Path) -> None:
+    table = tmp_path / "results" / "adapters.md"
+    command = [
+        sys.executable, "-m", "speechllm_tools.cli", "compare", "--root", str(embedded), "--output", str(table),
+        "--only", "ctc_detached", "--align-steps", "2", "--llm-steps", "2",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = table.read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| c")]
+    assert [row[0] for row in rows] == ["ctc_detached"]
+    assert float(rows[0][1]) > 1 and float(rows[0][2]) > 0 and float(rows[0][3]) > 0
+    assert "[" in rows[0][4] and "[" in rows[0][5]
+    # A second call trains nothing again and writes the same table.
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0
+    assert table.read_text() == text
+
+
+def test_a_comparison_without_the_demos_data_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "speechllm_tools.cli", "compare", "--root", str(tmp_path), "--output", "x.md"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("speechllm compare: error: --root: found no speech in")

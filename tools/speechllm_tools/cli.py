@@ -15,6 +15,7 @@ COMMANDS = {
     "transcribe": ("speechllm_tools.transcribe", "transcribe or translate audio files with a trained system"),
     "inspect": ("speechllm_tools.inspect.command", "parameters, output rates and training cost of a system, offline"),
     "demo": ("speechllm_tools.demo.run", "train and evaluate a small real system on CPU, offline"),
+    "compare": ("speechllm_tools.demo.compare", "train every adapter on the demo's data, into one table"),
     "manifest": ("speechllm_tools.manifest.command", "make what training needs from manifests: a CTC vocabulary"),
     "bench": ("speechllm_tools.bench.command", "time the kernels against their peers, gated on correctness"),
 }

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     if status:
         return status
     _step("2/3", f"training {root / 'run'} (an interrupted run goes on where it was)")
-    _recipe("train", root / "run", "--config-file", str(config_file()), "--config", *paths(root))
+    run_recipe("train", root / "run", "--config-file", str(config_file()), "--config", *paths(root))
     _step("3/3", "decoding sentences that training never saw")
     _evaluate(root)
     return _report(root, time.monotonic() - start)
@@ -59,6 +59,19 @@ def paths(root: Path) -> list[str]:
     ]
 
 
+def evaluation(root: Path) -> list[str]:
+    """What the two test splits are decoded with."""
+    manifests = [f"dataset.config_overrides.manifests.{split}={root}/data/{split}.tsv" for split in SPLITS]
+    return [
+        *manifests,
+        f"dataset.splits=[{','.join(SPLITS)}]",
+        "dataset.batch_size=25",
+        f"dataset.feature_cache={root}/features",
+        "decoding.no_repeat_ngram_size=3",
+        "decoding.tokens_per_second=6",
+    ]
+
+
 def _evaluate(root: Path) -> None:
     from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
 
@@ -67,16 +80,11 @@ def _evaluate(root: Path) -> None:
     if done.is_file() and done.read_text() == checkpoint.name:
         print(f"  {root / 'eval'} has the scores of {checkpoint.name} already", flush=True)
         return
-    manifests = [f"dataset.config_overrides.manifests.{split}={root}/data/{split}.tsv" for split in SPLITS]
-    _recipe(
-        "evaluate", root / "eval", "--checkpoint", str(root / "run"), "--config", *manifests,
-        f"dataset.splits=[{','.join(SPLITS)}]", "dataset.batch_size=25", f"dataset.feature_cache={root}/features",
-        "decoding.no_repeat_ngram_size=3", "decoding.tokens_per_second=6",
-    )
+    run_recipe("evaluate", root / "eval", "--checkpoint", str(root / "run"), "--config", *evaluation(root))
     done.write_text(checkpoint.name)
 
 
-def _recipe(action: str, output_dir: Path, *arguments: str) -> None:
+def run_recipe(action: str, output_dir: Path, *arguments: str) -> None:
     command = [sys.executable, "-m", "speechllm_recipes", "recipe", "run", "speech_llm", action, str(output_dir)]
     if not sys.stdout.isatty():
         command.append("--no-rich")
@@ -94,7 +102,9 @@ def _report(root: Path, seconds: float) -> int:
     print("\n" + format_table(rows, 5) + "\n")
     for split, description in SPLITS.items():
         wer = 100 * scores[split]["asr"]["wer"]
-        print(f"WER {wer:5.2f} %  (expected <= {TARGET[split]:g} %)  {scores[split]['utterances']} {description}")
+        low, high = (100 * scores[split]["asr"][bound] for bound in ("wer_low", "wer_high"))
+        print(f"WER {wer:5.2f} % [{low:.2f}, {high:.2f}]  (expected <= {TARGET[split]:g} %)  "
+              f"{scores[split]['utterances']} {description}")
     seen = scores["test_seen"]
     own, other = seen["nll_loss"], seen["other_audio_loss"]
     verdict = "it listens" if other > 2 * own else "it does not listen"
