@@ -26,7 +26,7 @@ demo: install
 	$(BIN)/speechllm demo
 
 test: install lint
-	FAIRSEQ2_EXTENSION_TRACE=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+	FAIRSEQ2_EXTENSION_TRACE=1 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -35,6 +35,8 @@ def test_from_transcripts_to_a_trained_and_reloaded_system(
     config = system.write(
         tmp_path / "config.yaml", model__config_overrides__ctc=ctc, regime__num_steps=2,
         lr_scheduler__config__num_warmup_steps=1,
+        # All of Whisper's frames: pieces so small need many.
+        model__config_overrides__adapter={"config": {"stack": 1, "hidden_dim": 48}},
     )
     commands.recipe("train", tmp_path / "run", "--config-file", config).ok()
     assert all(line["CTC Loss"] > 0 for line in metrics(tmp_path / "run", "train"))
