@@ -29,7 +29,10 @@ DEMO = [
 BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
 # Trains updates of the LLM's and the encoder's layers.
 LORA = ["peft>=0.15,<1"]
-TEST = ["pytest>=8", "pytest-xdist>=3", "ruff==0.14.5", "mypy==1.18.2", "types-PyYAML", "matplotlib>=3.8", "torch-cif==0.2.0"]
+TEST = [
+    "pytest>=8", "pytest-xdist>=3", "ruff==0.14.5", "mypy==1.18.2", "types-PyYAML", "matplotlib>=3.8",
+    "torch-cif==0.2.0",
+]  # fmt: skip
 
 setup(
     name="speechllm-plugin",
