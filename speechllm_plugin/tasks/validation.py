@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Literal
 
 import torch
@@ -21,7 +21,8 @@ from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
 
 class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
     """Reports `nll_loss`, `other_audio_loss` (the loss when each clip gets its neighbour's audio: about equal until
-    the system listens) and `wer` (of the decoded texts, after the `basic` normaliser)."""
+    the system listens) and `wer` (of the decoded transcriptions, after the `basic` normaliser; each language counts
+    its own unit, as in the score file; absent where a split holds translations only)."""
 
     def __init__(self, model: SpeechLlm, *, name: str, decode: bool, decoding: DecodingConfig) -> None:
         self._model = model
@@ -33,7 +34,7 @@ class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
         metric_bag.add("nll_loss", LossMean())
         metric_bag.add("other_audio_loss", LossMean())
-        for name in ("num_examples", "wer_errors", "wer_words"):
+        for name in ("num_examples", "wer_rows", "wer_errors", "wer_words"):
             metric_bag.add(name, Sum())
 
     @override
@@ -48,19 +49,33 @@ class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
             metric_bag.get("other_audio_loss", LossMean).add(other, num_targets)
         metric_bag.get("num_examples", Sum).update(len(batch))
         if texts:
-            unit: Literal["word", "char"] = "word" if has_spaces(batch.target_langs[0]) else "char"
-            result = word_errors(batch.texts, texts, unit=unit)
-            metric_bag.get("wer_errors", Sum).update(result.errors)
-            metric_bag.get("wer_words", Sum).update(result.words)
+            for name, count in zip(("rows", "errors", "words"), recognition_errors(batch, texts), strict=True):
+                metric_bag.get(f"wer_{name}", Sum).update(count)
 
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
         drop_absent(values, "other_audio_loss")
-        errors, words = number(values.pop("wer_errors")), number(values.pop("wer_words"))
-        if self._decode:
+        rows, errors, words = (number(values.pop(f"wer_{name}")) for name in ("rows", "errors", "words"))
+        if rows > 0:
             values["wer"] = 100.0 * errors / max(words, 1.0)
 
     @property
     @override
     def name(self) -> str | None:
         return self._name
+
+
+def recognition_errors(batch: SpeechTextBatch, texts: Sequence[str]) -> tuple[int, int, int]:
+    """How many rows are transcriptions, and their errors and reference words: characters in languages without spaces.
+
+    :param texts: what was decoded, one for each row.
+    """
+    rows: dict[Literal["word", "char"], list[int]] = {"word": [], "char": []}
+    for row, (source, target) in enumerate(zip(batch.source_langs, batch.target_langs, strict=True)):
+        if target in ("", source):
+            rows["word" if has_spaces(source) else "char"].append(row)
+    results = [
+        word_errors([batch.texts[row] for row in own], [texts[row] for row in own], unit=unit)
+        for unit, own in rows.items()
+    ]
+    return sum(map(len, rows.values())), sum(r.errors for r in results), sum(r.words for r in results)

@@ -126,6 +126,8 @@ def test_manifests_that_are_wrong(
         ("decoding.tokens_per_second=-1", ("decoding", "tokens_per_second", "at least 0", "-1")),
         ("lr_scheduler.config.num_warmup_steps=6", ("num_warmup_steps", "less than `regime.num_steps` (6)", "6")),
         ("regime", ("--config", "regime")),
+        ("regime.score_metric=bleu", ("regime.score_metric", "'bleu'", "'wer', 'nll_loss'")),
+        ("dataset.valid_decode=false", ("regime.score_metric", "'nll_loss'", "dataset.valid_decode")),
         # Names that nothing has.
         ("model.arch=whisper.gpt.mlp", ("model.arch", "'whisper.gpt.mlp'", "whisper_tiny_en", "smollm2_135m")),
         (
@@ -150,6 +152,32 @@ def test_configuration_that_is_wrong(
     line = _train(commands, config, tmp_path, override)
     for word in words:
         assert word in line
+
+
+def test_translations_have_no_word_error_rate(
+    commands: Commands, system: System, config: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "dev.tsv"
+    manifest.write_text(f"id\taudio\ttgt_text\ttgt_lang\n1\t{system.corpus / 'train_0.wav'}\tan\tde\n")
+    override = f"dataset.config_overrides.manifests.dev={manifest}"
+    line = _train(commands, config, tmp_path, override)
+    for word in ("regime.score_metric: found 'wer'", "dev", "translations only", "regime.score_metric=nll_loss"):
+        assert word in line
+    run = tmp_path / "by_loss"
+    overrides = [override, "regime.score_metric=nll_loss"]
+    commands.recipe("train", run, "--config-file", config, "--config", *overrides).ok()
+    (last,) = metrics(run, "valid/dev")[-1:]
+    assert last["Number of Examples"] == 1 and "Word Error Rate (WER)" not in last
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("trainer.fsdp.version", "v1"), ("trainer.fsdp.granularity", "model")]
+)
+def test_fsdp_that_would_pass_by_the_plugin(
+    commands: Commands, config: Path, tmp_path: Path, key: str, value: str
+) -> None:
+    line = _train(commands, config, tmp_path, "trainer.data_parallelism=fsdp", f"{key}={value}")
+    assert f"`{key}` must be" in line and f"but is '{value}' instead" in line
 
 
 @pytest.mark.parametrize(

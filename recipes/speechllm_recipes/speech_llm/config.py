@@ -65,7 +65,8 @@ class TrainDatasetSection(SpeechDatasetSection):
     valid_splits: list[str] = field(default_factory=lambda: ["dev"])
     """Keys of `config_overrides.manifests` to validate on; empty = no validation."""
     valid_decode: bool = True
-    """Decode the validation splits and report WER; False reports their loss alone."""
+    """Decode the validation splits and report the WER of their transcriptions; False reports their loss alone, and
+    `regime.score_metric` must then be `nll_loss`."""
 
 
 @dataclass(kw_only=True)
@@ -123,16 +124,44 @@ class SpeechLlmTrainConfig:
 
     def validate(self) -> ValidationResult:
         result = ValidationResult()
+        self._validate_schedule(result)
+        self._validate_score_metric(result)
+        self._validate_fsdp(result)
+        return result
+
+    def _validate_schedule(self, result: ValidationResult) -> None:
         schedule, steps = self.lr_scheduler.config, self.regime.num_steps
         if not isinstance(schedule, CosineAnnealingLRConfig) or schedule.cycle_len is not None or steps is None:
-            return result
+            return
         # Otherwise the cosine would have no step left, or a negative number of them.
         if schedule.num_warmup_steps >= steps:
             result.add_error(
                 f"`lr_scheduler.config.num_warmup_steps` must be less than `regime.num_steps` ({steps}), but is "
                 f"{schedule.num_warmup_steps} instead."
             )
-        return result
+
+    def _validate_score_metric(self, result: ValidationResult) -> None:
+        # fairseq2 ends the run at its first validation where the metric is missing.
+        metric = self.regime.score_metric
+        if not self.dataset.valid_splits or metric in (None, "nll_loss"):
+            return
+        if metric != "wer":
+            result.add_error(f"`regime.score_metric` must be 'wer', 'nll_loss' or null, but is {metric!r} instead.")
+        elif not self.dataset.valid_decode:
+            result.add_error(
+                "`regime.score_metric` must be 'nll_loss' or null where `dataset.valid_decode` is false, but is 'wer' "
+                "instead."
+            )
+
+    def _validate_fsdp(self, result: ValidationResult) -> None:
+        if self.trainer.data_parallelism != "fsdp":
+            return
+        fsdp = self.trainer.fsdp
+        # With either, fairseq2 passes by the plugin's own way to wrap a model, or breaks it.
+        if fsdp.version != "v2":
+            result.add_error(f"`trainer.fsdp.version` must be 'v2', but is {fsdp.version!r} instead.")
+        if fsdp.granularity == "model":
+            result.add_error("`trainer.fsdp.granularity` must be 'layer' or 'stack', but is 'model' instead.")
 
 
 @dataclass(kw_only=True)

@@ -10,6 +10,7 @@ from torch.nn import Module
 from typing_extensions import override
 
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
@@ -54,6 +55,7 @@ class SpeechLlmTrainRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmTrainConfig)
+        self._check_score_metric(context, config)
         model = get_model(context)
         reader = create_reader(
             context,
@@ -70,6 +72,19 @@ class SpeechLlmTrainRecipe(Recipe):
         ]
         valid_readers = [create_reader(context, config.dataset, model, split) for split in config.dataset.valid_splits]
         return ResumableTask(context.create_trainer(unit, reader, valid_units, valid_readers))
+
+    @staticmethod
+    def _check_score_metric(context: RecipeContext, config: SpeechLlmTrainConfig) -> None:
+        """Translations have no word error rate to choose the best checkpoint by."""
+        splits = config.dataset.valid_splits
+        if config.regime.score_metric != "wer" or not splits:
+            return
+        dataset = context.get_dataset_as(SpeechTextDataset)
+        if not any(row.target_lang in ("", row.source_lang) for split in splits for row in dataset.read(split)):
+            raise UserError(
+                f"regime.score_metric: found 'wer', but {', '.join(splits)} (dataset.valid_splits) holds translations "
+                "only, expected regime.score_metric=nll_loss"
+            )
 
     @staticmethod
     def _train_rows(context: RecipeContext, config: SpeechLlmTrainConfig) -> list:

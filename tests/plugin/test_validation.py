@@ -1,0 +1,33 @@
+"""The word error rate of validation: which rows it counts, and in which unit."""
+
+from __future__ import annotations
+
+import pytest
+
+from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.tasks.validation import recognition_errors
+
+
+def batch(*rows: tuple[str, str, str]) -> SpeechTextBatch:
+    """:param rows: source language, target language and reference of each."""
+    sources, targets, texts = (list(column) for column in zip(*rows, strict=True))
+    names, empty = [str(row) for row in range(len(rows))], [None] * len(rows)
+    return SpeechTextBatch(
+        ids=names, rows=list(range(len(rows))), audio=names, audio_keys=names, seconds=[1.0] * len(rows), texts=texts,
+        transcripts=texts, source_langs=sources, target_langs=targets, waveforms=[*empty], features=[*empty],
+    )
+
+
+ENGLISH, CHINESE, GERMAN = ("en", "en", "one two three"), ("zh", "", "一二三四"), ("en", "de", "eins zwei drei vier")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_each_transcription_counts_its_own_unit(order: tuple[int, ...]) -> None:
+    """One of three words, two of four characters; a translation does not count."""
+    rows, texts = (ENGLISH, CHINESE, GERMAN), ("one two four", "一二五六", "nichts davon")
+    chosen = batch(*(rows[row] for row in order))
+    assert recognition_errors(chosen, [texts[row] for row in order]) == (2, 1 + 2, 3 + 4)
+
+
+def test_translations_are_none() -> None:
+    assert recognition_errors(batch(GERMAN), ["eins"]) == (0, 0, 0)
