@@ -28,7 +28,9 @@ def answer(
     :param embeddings: what stands in the prompts' places for speech, `[B, T, dim]` with `lengths` `[B]`.
     :param keys: see `Llm.generate`.
     :param seconds: durations of the audio, which limit the texts.
+    :raises UserError: a value of `config` is outside its range.
     """
+    config.check()
     limits = [int(config.extra_tokens + config.tokens_per_second * duration) for duration in seconds]
 
     def search(rows: Sequence[int], config: DecodingConfig) -> list[Generated]:

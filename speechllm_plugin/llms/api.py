@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from fairseq2.utils.validation import ValidationResult
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.parts import PretrainedPart
 from speechllm_plugin.prompts import RenderedPrompt
 from speechllm_plugin.registry import Registry
@@ -54,6 +56,9 @@ class DecodingConfig:
         for name, least in limits:
             if not getattr(self, name) >= least:
                 result.add_error(f"`{name}` must be at least {least}, but is {getattr(self, name)} instead.")
+        for name in ("tokens_per_second", "length_penalty", "temperature", "repetition_penalty"):
+            if not math.isfinite(getattr(self, name)):
+                result.add_error(f"`{name}` must be finite, but is {getattr(self, name)} instead.")
         if not self.repetition_penalty > 0:
             result.add_error(f"`repetition_penalty` must be above 0, but is {self.repetition_penalty} instead.")
         if not 0 < self.top_p <= 1:
@@ -65,6 +70,11 @@ class DecodingConfig:
         if self.temperature == 0 and (self.top_k > 0 or self.top_p < 1):
             result.add_error("`top_k` and `top_p` need a `temperature` above 0.")
         return result
+
+    def check(self) -> None:
+        """:raises UserError: a value is outside its range; a recipe's `decoding` is checked before it starts."""
+        if (result := self.validate()).has_error():
+            raise UserError(f"decoding: {result}")
 
 
 @dataclass(frozen=True)

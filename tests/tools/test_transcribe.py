@@ -16,7 +16,7 @@ import soundfile
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import DecodingConfig
-from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
+from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm
 from tests.commands import Commands, System, environment
 
 SUFFIXES = ("wav", "flac", "mp3", "ogg")
@@ -188,6 +188,19 @@ def test_it_decodes_as_the_training_run_did(
     assert fresh != short
 
 
+def test_decoding_settings_that_do_not_go_together(
+    commands: Commands, trained: Path, audio: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"^decoding: `top_p` must be above 0 and at most 1, but is 3 instead\."):
+        load_speech_llm(trained).transcribe(audio[:1], decoding=DecodingConfig(temperature=1, top_p=3))
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("temperature: 0.0", "temperature: 0.5"))
+    line = commands.speechllm("transcribe", audio[0], "--checkpoint", run, "--beam-size", "3").user_error()
+    assert line.startswith("decoding: ") and "`beam_size` must be 1 where `temperature` is above 0" in line
+
+
 def test_decoding_settings_that_cannot_be_read(trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
@@ -214,6 +227,9 @@ def test_decoding_settings_that_cannot_be_read(trained: Path, tmp_path: Path) ->
         (("--beam-size", "0"), ("--beam-size", "0", "at least 1")),
         (("--no-repeat-ngram-size", "-1"), ("--no-repeat-ngram-size", "-1", "at least 0")),
         (("--tokens-per-second", "nan"), ("--tokens-per-second", "nan", "at least 0")),
+        (("--tokens-per-second", "inf"), ("--tokens-per-second", "inf", "finite")),
+        (("--device", "foo"), ("device: found 'foo'", "expected cpu, cuda")),
+        (("--device", "meta"), ("device: found 'meta'",)),
         (("--timestamps", "letters"), ("--timestamps", "'letters'", "segments or words")),
         (("--source-lang", "klingon"), ("'klingon'", "ISO 639-1")),
         (("--set", "nonsense"), ("--set", "'nonsense'", "KEY=VALUE")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -50,8 +51,8 @@ def run(options: argparse.Namespace) -> int:
     if options.step not in ("best", "last") and not options.step.isdigit():
         raise UserError(f"--step: found {options.step!r}, expected best, last or a step number")
     for name, least in (("beam_size", 1), ("no_repeat_ngram_size", 0), ("tokens_per_second", 0)):
-        if (value := getattr(options, name)) is not None and not value >= least:
-            raise UserError(f"--{name.replace('_', '-')}: found {value}, expected at least {least}")
+        if (value := getattr(options, name)) is not None and not least <= value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')}: found {value}, expected at least {least}, and finite")
     overrides = dict(_assignment(item) for item in options.set)
 
     from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
@@ -113,9 +114,11 @@ def _warn_of_estimates(name: str, text: TimedText) -> None:
 
 def _decoding(options: argparse.Namespace, default: DecodingConfig) -> DecodingConfig:
     names = ("beam_size", "no_repeat_ngram_size", "tokens_per_second")
-    return dataclasses.replace(
+    decoding = dataclasses.replace(
         default, **{name: value for name in names if (value := getattr(options, name)) is not None}
     )
+    decoding.check()
+    return decoding
 
 
 def _unit(value: str) -> str:

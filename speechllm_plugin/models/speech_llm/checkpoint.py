@@ -149,10 +149,11 @@ def load_speech_llm(
     :param device: "cpu", "cuda", ...; None = the GPU if there is one.
     :param overrides: configuration keys to change, by dotted path, for instance
         `{"llm.config.path": "models/llama", "encoder.config.path": "models/whisper"}` where the frozen parts moved.
+    :raises UserError: there is no such checkpoint or device, a key is wrong, or files are damaged.
     """
+    target = _device(device)
     checkpoint = find_checkpoint(path, step)
     config = checkpoint.config(overrides)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     resolver = dependency._resolver or init_fairseq2()
     family = resolver.resolve(ModelFamily, key=SPEECH_LLM_FAMILY)  # type: ignore[type-abstract]
     try:
@@ -170,6 +171,16 @@ def load_speech_llm(
     assert isinstance(model, SpeechLlm)
     model.decoding = checkpoint.decoding()
     return model.requires_grad_(False).eval()
+
+
+def _device(name: str | None) -> torch.device:
+    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # the latter where PyTorch is built without CUDA
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"device: found {name!r}, expected cpu, cuda or another that works here ({reason})") from error
+    return torch.device(device)
 
 
 def describe_corruption(error: CorruptModelCheckpointError) -> str:
