@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("ARCH_OR_CONFIG: expected either an architecture, a file or a directory, or --all; see --help")
     for name, value in (("seconds", options.seconds), ("target-tokens", options.target_tokens),
                         ("batch-size", options.batch_size)):
-        if value is not None and not value > 0:
-            raise UserError(f"--{name}: found {value:g}, expected more than 0")
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name}: found {value:g}, expected more than 0, and finite")
 
     from speechllm_plugin.encoders.api import too_long
     from speechllm_tools.inspect import report
@@ -116,29 +117,34 @@ def _read_yaml(file: Path) -> tuple[SpeechLlmConfig, int]:
     """A configuration of the training recipe, merged as `--config-file` is."""
     import yaml
     from fairseq2.utils.config import StandardConfigMerger
-    from fairseq2.utils.structured import StandardValueConverter
+    from fairseq2.utils.structured import StandardValueConverter, StructureError
+    from fairseq2.utils.validation import StandardObjectValidator, ValidationError
+    from speechllm_recipes.log_filter import config_error
     from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
 
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, arch_config
     from speechllm_plugin.registry import structure
 
-    merger, converter = StandardConfigMerger(), StandardValueConverter()
+    merger, converter, validator = StandardConfigMerger(), StandardValueConverter(), StandardObjectValidator()
     try:
         values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-        recipe: Any = merger.merge(converter.unstructure(SpeechLlmTrainConfig()), values)
-        arch, overrides = recipe["model"]["arch"], recipe["model"]["config_overrides"]
-        config: Any = converter.unstructure(arch_config(arch))
-        if overrides is not None:
-            config = merger.merge(config, overrides)
-        batch_size = recipe["dataset"]["batch_size"]
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        recipe = converter.structure(merger.merge(converter.unstructure(SpeechLlmTrainConfig()), values),
+                                     SpeechLlmTrainConfig)
+        assert isinstance(recipe, SpeechLlmTrainConfig)
+        validator.validate(recipe)
+        config: Any = converter.unstructure(arch_config(str(recipe.model.arch)))
+        if recipe.model.config_overrides is not None:
+            config = merger.merge(config, recipe.model.config_overrides)
+        structured: SpeechLlmConfig = structure(SpeechLlmConfig, config, "model.config_overrides")
+        try:
+            validator.validate(structured)
+        except ValidationError as error:
+            raise ValidationError(error.result, field="model.config_overrides") from error
+    except (UserError, ValidationError) as error:
+        raise UserError(f"{file}: {error}") from error
+    except StructureError as error:
+        raise UserError(f"{file}: {config_error(error)}") from error
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: {reason}; expected a configuration as the recipe's --config-file takes it") from error
-    structured: SpeechLlmConfig = structure(SpeechLlmConfig, config, "model.config_overrides")
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise UserError(f"{file}: dataset.batch_size: found {batch_size!r}, expected a whole number of at least 1")
-    for problem in structured.ctc.validate().errors:
-        raise UserError(f"{file}: model.config_overrides.ctc: {problem}")
-    return structured, batch_size
+    return structured, recipe.dataset.batch_size
