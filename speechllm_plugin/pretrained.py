@@ -258,7 +258,7 @@ def _read(key: str, path: str, load: Callable[[], ResultT]) -> ResultT:
         return load()
     except UserError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{key}: cannot load {path}: {_advice(path, error) or reason[:300]}") from error
 

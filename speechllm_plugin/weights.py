@@ -73,7 +73,7 @@ def _read_file(file: str, names: list[str], dtype: torch.dtype | None) -> Iterat
         row_bytes = max(1, weight.numel() // max(1, rows) * found.itemsize)
         step = max(1, PIECE // row_bytes)
         for start in range(0, rows, step):
-            if read >= PIECE:
+            if read >= PIECE and opened.mapped:
                 # A page once read counts as this process's memory for as long as its file is mapped.
                 opened, read = _open(file), 0
             stop = min(rows, start + step)
@@ -86,6 +86,8 @@ def _read_file(file: str, names: list[str], dtype: torch.dtype | None) -> Iterat
 
 
 class _Safetensors:
+    mapped = True
+
     def __init__(self, file: str) -> None:
         try:
             self._file: Any = safe_open(file, framework="pt", device="cpu")
@@ -113,10 +115,11 @@ class _Safetensors:
 
 class _Pickle:
     def __init__(self, file: str) -> None:
+        # Files of before PyTorch 1.6 are no archives: they cannot be mapped and are read whole.
+        self.mapped = is_zipfile(file)
         try:
-            # Files of before PyTorch 1.6 are no archives: they cannot be mapped and are read whole.
             self._weights: dict[str, Tensor] = torch.load(
-                file, map_location="cpu", mmap=is_zipfile(file), weights_only=True
+                file, map_location="cpu", mmap=self.mapped, weights_only=True
             )
         except (RuntimeError, UnpicklingError, EOFError) as error:
             raise _not_whole(file, error) from error

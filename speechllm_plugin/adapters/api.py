@@ -50,8 +50,8 @@ class AdapterOutput:
     frame_lengths: Tensor | None = None
     """`[B]`, int64; of `frame_logits`."""
     losses: dict[str, Tensor] = field(default_factory=dict)
-    """The adapter's own losses, unweighted sums over the batch, where `target_lengths` were given. The keys are those
-    of `Adapter.loss_weights`."""
+    """The adapter's own losses, one of each clip, `[B]`, unweighted, where `target_lengths` were given. The keys are
+    those of `Adapter.loss_weights`."""
     starts: Tensor | None = None
     """`[B, U]`, int64: the first encoder frame that each vector stands for; None where the adapter cannot tell."""
     ends: Tensor | None = None

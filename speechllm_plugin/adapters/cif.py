@@ -100,7 +100,7 @@ class CifAdapter(ProjectedAdapter):
             fired, total = self._integrate(frames, weights, lengths)
         vectors = self.layers_after(fired.seqs, fired.lengths)
         starts, ends = _spans(fired)
-        losses = {} if target_lengths is None else {"quantity": (total - target_lengths).abs().sum()}
+        losses = {} if target_lengths is None else {"quantity": (total - target_lengths).abs()}
         return replace(
             self.finish(vectors, fired.lengths, classify, scored=(frames, lengths)),
             losses=losses,

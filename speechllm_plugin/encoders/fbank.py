@@ -45,8 +45,9 @@ class StackedFbank(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         extractor = SeamlessM4TFeatureExtractor()
-        self.register_buffer("window", torch.from_numpy(extractor.window), persistent=False)
-        self.register_buffer("mel_filters", torch.from_numpy(extractor.mel_filters), persistent=False)
+        # Not `from_numpy`, which would stay on the CPU where fairseq2 creates models on a GPU.
+        self.register_buffer("window", torch.as_tensor(extractor.window), persistent=False)
+        self.register_buffer("mel_filters", torch.as_tensor(extractor.mel_filters), persistent=False)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """

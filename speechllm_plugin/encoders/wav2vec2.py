@@ -70,6 +70,8 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
         self._normalize = normalize
         self._norm_first = not hf_config.do_stable_layer_norm
         self._final_norm = final_norm
+        if not self._norm_first and not final_norm:
+            model.encoder.layer_norm = nn.Identity()  # a weight that never runs would never get its gradient
         self.positions = WavLMPositions(model.encoder.layers[0].attention) if hf_config.model_type == "wavlm" else None
 
     @property
@@ -154,7 +156,8 @@ class WavLMPositions(nn.Module):
         self.max_distance = int(attention.max_distance)
         # On the CPU once, like transformers: another device's logarithm may round to another bucket.
         distances = torch.arange(-self.max_distance, self.max_distance + 1, device="cpu")
-        self.register_buffer("buckets", attention._relative_positions_bucket(distances), persistent=False)
+        buckets = attention._relative_positions_bucket(distances).to(torch.get_default_device())
+        self.register_buffer("buckets", buckets, persistent=False)
 
     def forward(self, attention: Any, hidden: Tensor) -> Tensor:
         """`[B, T, C]` -> `[B * heads, T, T]`, as the layers take it."""

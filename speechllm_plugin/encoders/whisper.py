@@ -61,7 +61,8 @@ class WhisperSpeechEncoder(SpeechEncoder):
         self.encoder = encoder
         self.features = WhisperFeatureExtractor(feature_size=hf_config.num_mel_bins)
         self.register_buffer("window", torch.hann_window(self.features.n_fft), persistent=False)
-        filters = torch.from_numpy(self.features.mel_filters).to(torch.float32)
+        # Not `from_numpy`, which would stay on the CPU where fairseq2 creates models on a GPU.
+        filters = torch.as_tensor(self.features.mel_filters, dtype=torch.float32)
         self.register_buffer("mel_filters", filters, persistent=False)
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

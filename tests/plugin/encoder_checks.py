@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -72,3 +74,10 @@ def check_device_is_never_waited_for(encoder: SpeechEncoder) -> None:
         features, feature_lengths = encoder(torch.zeros(2, RATE), lengths)
     assert features.size(2) == encoder.dim
     assert feature_lengths.shape == (2,)
+
+
+def check_created_on_the_device(create: Callable[[], SpeechEncoder]) -> None:
+    """fairseq2 creates models under a device, and nothing is moved afterwards."""
+    with torch.device("meta"):
+        encoder = create()
+    assert {tensor.device.type for tensor in [*encoder.parameters(), *encoder.buffers()]} == {"meta"}

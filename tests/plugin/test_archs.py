@@ -201,7 +201,19 @@ def test_a_configuration_of_before_architectures_were_kept_loads() -> None:
     config.resolve()
 
 
+@pytest.mark.parametrize(("arch", "adapter", "weight"), [("base", "cif", 0.1), ("cif", "base", 0.0)])
+def test_the_published_ctc_follows_the_adapter_and_not_the_name(arch: str, adapter: str, weight: float) -> None:
+    config = arch_config(f"whisper_tiny_en.smollm2_135m.{arch}")
+    config.adapter.name = adapter
+    config.resolve()
+    assert config.ctc.weight == weight
+
+
 def test_settings_that_contradict_each_other() -> None:
+    config = arch_config("whisper_tiny_en.smollm2_135m.base")
+    config.ctc.align_steps = 5
+    with pytest.raises(UserError, match=r"^ctc: `align_steps` needs a `weight` above 0. It is 0 with the adapter 'ba"):
+        config.resolve()
     config = arch_config("whisper_tiny_en.smollm2_135m.ctc")
     config.ctc.weight = 0.0
     with pytest.raises(UserError, match=r"^ctc\.weight: found 0, expected more .*: the adapter 'ctc' "):

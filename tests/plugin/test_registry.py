@@ -138,7 +138,15 @@ def test_local_paths_become_absolute(
 
 def test_ctc_settings_are_checked() -> None:
     assert not CtcConfig(weight=0.5, align_steps=10).validate().has_error()
-    for wrong in (CtcConfig(weight=-1.0), CtcConfig(align_steps=-1), CtcConfig(weight=0.0, align_steps=5)):
+    for wrong in (
+        CtcConfig(weight=-1.0),
+        CtcConfig(weight=float("nan")),
+        CtcConfig(align_steps=-1),
+        # Settings of a CTC that is switched off would be ignored in silence.
+        CtcConfig(weight=0.0, align_steps=5),
+        CtcConfig(weight=0.0, classifier="llm_embedding"),
+        CtcConfig(weight=0.0, classifier="sentencepiece", vocabulary="x.model"),
+    ):
         assert wrong.validate().has_error()
 
 

@@ -16,6 +16,7 @@ from tests.plugin.encoder_checks import (
     RATE,
     SECONDS_30,
     check_batch_is_single,
+    check_created_on_the_device,
     check_device_is_never_waited_for,
     clip,
     collate,
@@ -114,4 +115,6 @@ def test_a_checkpoint_with_other_features_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_device_is_never_waited_for(tmp_path: Path) -> None:
-    check_device_is_never_waited_for(encoder_of(write_model(tmp_path, **ADAPTERS)))
+    path = write_model(tmp_path, **ADAPTERS)
+    check_device_is_never_waited_for(encoder_of(path))
+    check_created_on_the_device(lambda: encoder_of(path))

@@ -29,6 +29,7 @@ from tests.plugin.encoder_checks import (
     RATE,
     SECONDS_30,
     check_batch_is_single,
+    check_created_on_the_device,
     check_device_is_never_waited_for,
     clip,
     collate,
@@ -181,3 +182,4 @@ def test_the_device_is_never_waited_for(
 ) -> None:
     write_model(tmp_path, config_kls, model_kls, **options)
     check_device_is_never_waited_for(encoder_of(tmp_path))
+    check_created_on_the_device(lambda: encoder_of(tmp_path))

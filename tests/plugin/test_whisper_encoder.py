@@ -16,7 +16,13 @@ from speechllm_plugin.encoders.whisper import WhisperConfig, WhisperSpeechEncode
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained import freeze
 from tests.plugin.encoder_checks import SECONDS_30 as WINDOW
-from tests.plugin.encoder_checks import check_device_is_never_waited_for, clip, collate, randomise
+from tests.plugin.encoder_checks import (
+    check_created_on_the_device,
+    check_device_is_never_waited_for,
+    clip,
+    collate,
+    randomise,
+)
 
 
 def encoder_of(path: Path, **options: Any) -> WhisperSpeechEncoder:
@@ -126,6 +132,7 @@ def test_mels_and_window_are_those_of_the_checkpoint(
 @pytest.mark.parametrize("options", [{}, {"trim": True}, {"pad_to_30s": False}], ids=["padded", "trimmed", "short"])
 def test_the_device_is_never_waited_for(options: dict[str, Any], tiny_whisper: Path) -> None:
     check_device_is_never_waited_for(encoder_of(tiny_whisper, **options))
+    check_created_on_the_device(lambda: encoder_of(tiny_whisper, **options))
 
 
 def test_without_padding_a_whole_window_is_the_same(tiny_whisper: Path) -> None:

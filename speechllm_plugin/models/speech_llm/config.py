@@ -40,8 +40,9 @@ class PartSection:
 class CtcConfig(Validatable):
     """An auxiliary CTC loss (Graves et al. 2006) that ties the adapter's frames to the transcript."""
 
-    weight: float = 0.1
-    """Weight beside the LLM's loss (0.1 in arXiv 2409.17044). 0 = no CTC."""
+    weight: float | None = None
+    """Weight beside the LLM's loss. 0 = no CTC. None = 0.1 for the adapters that are published with it, `cif` and `ctc`
+    (arXiv 2409.17044), 0 for the others; filled in."""
     classifier: Literal["linear", "llm_embedding", "sentencepiece"] = "linear"
     """`linear`: a linear layer over the LLM tokenizer's vocabulary, as published. `llm_embedding`: the LLM's own
     embedding table, restricted to the tokens of the training text, on frames that the adapter has taken to the LLM's
@@ -56,14 +57,16 @@ class CtcConfig(Validatable):
 
     def validate(self) -> ValidationResult:
         result = ValidationResult()
-        if self.weight < 0:
+        if self.weight is not None and not self.weight >= 0:
             result.add_error(f"`weight` must be at least 0, but is {self.weight} instead.")
         if self.align_steps < 0:
             result.add_error(f"`align_steps` must be at least 0, but is {self.align_steps} instead.")
         if self.classifier == "sentencepiece" and self.vocabulary is None:
             result.add_error("`vocabulary` must name a sentencepiece model where `classifier` is 'sentencepiece'.")
-        if self.align_steps > 0 and self.weight == 0:
-            result.add_error("`align_steps` needs a `weight` above 0.")
+        if self.weight == 0:
+            for name, unused in (("align_steps", 0), ("classifier", "linear"), ("vocabulary", None)):
+                if getattr(self, name) != unused:
+                    result.add_error(f"`{name}` needs a `weight` above 0.")
         return result
 
 
@@ -80,7 +83,7 @@ class SpeechLlmConfig:
     """The frozen LLM."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """Rendered the same way in training and in decoding, and kept in the checkpoint."""
-    ctc: CtcConfig = field(default_factory=lambda: CtcConfig(weight=0.0))
+    ctc: CtcConfig = field(default_factory=CtcConfig)
     """Auxiliary CTC loss."""
     encoder_tuning: TuningConfig = field(default_factory=TuningConfig)
     """What of the encoder is trained, too."""
@@ -101,6 +104,10 @@ class SpeechLlmConfig:
                 f"ctc.weight: found 0, expected more (0.1 is published): the adapter {self.adapter.name!r} compresses "
                 "by what the CTC head says of the frames"
             )
+        if self.ctc.weight is None:
+            self.ctc.weight = 0.1 if self.adapter.name in _CTC_ADAPTERS else 0.0
+            for error in self.ctc.validate().errors:
+                raise UserError(f"ctc: {error} It is 0 with the adapter {self.adapter.name!r} unless set.")
         for part in (self.encoder.config, self.llm.config):
             # A checkpoint is loaded from anywhere, not only from where it was trained.
             if (path := getattr(part, "path", None)) is not None and Path(path).is_dir():
@@ -155,7 +162,6 @@ def arch_config(name: str) -> SpeechLlmConfig:
         encoder=_section(encoder, ENCODER_ARCHS[encoder]),
         adapter=PartSection(name=adapter),
         llm=_section(llm, LLM_ARCHS[llm]),
-        ctc=CtcConfig(weight=0.1 if adapter in _CTC_ADAPTERS else 0.0),
     )
 
 

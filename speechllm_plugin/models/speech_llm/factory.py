@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterShape
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.llms.api import LLMS, Llm
@@ -27,11 +30,16 @@ def create_speech_llm(config: SpeechLlmConfig) -> SpeechLlm:
     encoder = ENCODERS.get(config.encoder.name).build(config.encoder.config)
     llm = LLMS.get(config.llm.name).build(config.llm.config)
     prompts = PromptRenderer(llm.tokenizer, config.prompt, chat=llm.chat)
-    rms = llm.embedding_table.detach().float().pow(2).mean().sqrt()
-    shape = adapter_shape(config, encoder, llm, float(rms))
+    shape = adapter_shape(config, encoder, llm, _rms(llm.embedding_table.detach()))
     adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, shape)
     ctc = create_ctc_head(config.ctc, adapter.frame_dim, shape, llm)
     return SpeechLlm(config, encoder, adapter, llm, ctc, prompts)
+
+
+def _rms(table: Tensor) -> float:
+    """Row by row, so that no copy of a table in half precision is made."""
+    norms = [torch.linalg.vector_norm(rows, dtype=torch.float32) for rows in table.split(1024)]
+    return float(torch.stack(norms).norm()) / table.numel() ** 0.5
 
 
 def adapter_shape(config: SpeechLlmConfig, encoder: SpeechEncoder, llm: Llm, output_rms: float = 1.0) -> AdapterShape:
@@ -40,7 +48,7 @@ def adapter_shape(config: SpeechLlmConfig, encoder: SpeechEncoder, llm: Llm, out
 
 
 def create_ctc_head(config: CtcConfig, frame_dim: int, shape: AdapterShape, llm: Llm) -> CtcHead | None:
-    if config.weight == 0:
+    if not config.weight:
         return None
     if config.classifier == "linear":
         return LinearCtcHead(frame_dim, llm.embedding_table.size(0))

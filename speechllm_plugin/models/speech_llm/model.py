@@ -43,7 +43,7 @@ class SpeechLlmLoss:
     ctc: CtcLoss | None
     """The auxiliary CTC loss, unweighted."""
     adapter: dict[str, Tensor]
-    """The adapter's own losses, unweighted."""
+    """The adapter's own losses, unweighted, each clip's as often as it has target tokens."""
 
 
 class SpeechLlm(nn.Module):
@@ -67,6 +67,7 @@ class SpeechLlm(nn.Module):
         self.config = config
         self.adapter = adapter
         self.ctc = ctc
+        self._ctc_weight = config.ctc.weight or 0.0
         self.prompts = prompts
         self.feature_cache: FeatureCache | None = None
         self.decoding = DecodingConfig()
@@ -119,12 +120,16 @@ class SpeechLlm(nn.Module):
             # the LLM's loss trains: data parallelism waits for a gradient of each.
             untouched = [speech.seqs, *(self.tuned["llm"].parameters() if "llm" in self.tuned else ())]
             zero = 0.0 * sum(values.float().sum() for values in untouched)
-            lm_loss, total, scale = None, zero, 1.0 / self.config.ctc.weight
+            lm_loss, total, scale = None, zero, 1.0 / self._ctc_weight
         if ctc is not None:
-            total = total + scale * self.config.ctc.weight * ctc.loss
-        for name, loss in speech.losses.items():
+            total = total + scale * self._ctc_weight * ctc.loss
+        # One of an utterance, published as a mean over utterances: counted once for each of its target tokens, it
+        # keeps that size when all is divided by their number.
+        tokens = torch.tensor([len(target) for target in targets], device=speech.lengths.device)
+        adapter_losses = {name: (loss * tokens).sum() for name, loss in speech.losses.items()}
+        for name, loss in adapter_losses.items():
             total = total + scale * self.adapter.loss_weights[name] * loss
-        return SpeechLlmLoss(total, lm_loss, num_targets, ctc, speech.losses)
+        return SpeechLlmLoss(total, lm_loss, num_targets, ctc, adapter_losses)
 
     def adapt(
         self,

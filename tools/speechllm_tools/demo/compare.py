@@ -7,6 +7,8 @@ import json
 import math
 import os
 import platform
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,11 +80,13 @@ def _train(options: argparse.Namespace, folder: Path, adapter: Mapping[str, Any]
         "dataset.valid_splits=[]", "regime.score_metric=null", "regime.keep_best_n_checkpoints=null",
         f"regime.checkpoint_every_n_steps={steps}", f"regime.publish_metrics_every_n_steps={math.gcd(20, steps)}",
     )  # fmt: skip
-    if not (folder / "eval" / list(SPLITS)[-1] / "scores.json").is_file():
+    done = folder / "eval" / ".steps"
+    if not done.is_file() or done.read_text() != str(steps):
         run_recipe(
             "evaluate", folder / "eval", "--checkpoint", str(folder / "run"), "--step", "last", "--config",
             *evaluation(options.root),
         )
+        done.write_text(str(steps))
 
 
 def _row(name: str, folder: Path) -> list[str]:
@@ -126,7 +130,7 @@ steps on small synthetic data: the table tells that each adapter trains, not whi
 
 {_table(rows)}
 
-    speechllm compare --output FILE --align-steps {options.align_steps} --llm-steps {options.llm_steps}
+    {shlex.join(["speechllm", *sys.argv[1:]])}
 
 {provenance["date_utc"][:10]}, {machine}, {versions}, commit {commit}.
 """

@@ -26,6 +26,6 @@ def run(options: argparse.Namespace) -> int:
     train_vocabulary(transcripts, options.output, size=options.size, model_type=options.type)
     own = sum(not row.src_text for row in rows)
     print(f"{options.output}: {options.size} pieces from {len(rows)} transcripts ({own} of them from tgt_text)")
-    print(f"use it with --config model.config_overrides.ctc.classifier=sentencepiece "
-          f"model.config_overrides.ctc.vocabulary={options.output}")
+    print(f"use it with --config model.config_overrides.ctc.weight=0.1 "
+          f"model.config_overrides.ctc.classifier=sentencepiece model.config_overrides.ctc.vocabulary={options.output}")
     return 0
