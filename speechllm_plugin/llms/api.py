@@ -57,8 +57,10 @@ class DecodingConfig:
             if not getattr(self, name) >= least:
                 result.add_error(f"`{name}` must be at least {least}, but is {getattr(self, name)} instead.")
         for name in ("tokens_per_second", "length_penalty", "temperature", "repetition_penalty"):
-            if not math.isfinite(getattr(self, name)):
+            if math.isinf(getattr(self, name)):
                 result.add_error(f"`{name}` must be finite, but is {getattr(self, name)} instead.")
+        if math.isnan(self.length_penalty):
+            result.add_error("`length_penalty` must be finite, but is nan instead.")
         if not self.repetition_penalty > 0:
             result.add_error(f"`repetition_penalty` must be above 0, but is {self.repetition_penalty} instead.")
         if not 0 < self.top_p <= 1:
