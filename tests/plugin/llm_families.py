@@ -191,42 +191,44 @@ _T5: dict[str, Any] = {
     "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "initializer_factor": 1.0,
     "decoder_start_token_id": 0, "dropout_rate": 0.1,
 }
-_LLAMA = {"tokenizer": llama_tokenizer, "config_kls": LlamaConfig, "end_of_turn": "<|eot_id|>"}
-_QWEN = {"end_of_turn": "<|im_end|>", "stops": ("<|im_end|>", "<|endoftext|>")}
-_GEMMA = {"tokenizer": gemma_tokenizer, "end_of_turn": "<end_of_turn>", "stops": ("<eos>", "<end_of_turn>")}
+_LLAMA: dict[str, Any] = {"tokenizer": llama_tokenizer, "config_kls": LlamaConfig, "end_of_turn": "<|eot_id|>"}
+_QWEN: dict[str, Any] = {"end_of_turn": "<|im_end|>", "stops": ("<|im_end|>", "<|endoftext|>")}
+_GEMMA: dict[str, Any] = {
+    "tokenizer": gemma_tokenizer, "end_of_turn": "<end_of_turn>", "stops": ("<eos>", "<end_of_turn>")
+}  # fmt: skip
 
 FAMILIES: dict[str, Family] = {
     "mistral": Family(mistral_tokenizer, MistralConfig, {**_DECODER, "sliding_window": None}, "</s>", ("</s>",)),
     "llama": Family(
-        **_LLAMA, config={**_DECODER, "tie_word_embeddings": False},  # type: ignore[arg-type]
+        **_LLAMA, config={**_DECODER, "tie_word_embeddings": False},
         stops=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
         generation={"do_sample": True, "temperature": 0.6, "top_p": 0.9},
     ),
     "llama_tied": Family(
-        **_LLAMA, config={**_DECODER, "tie_word_embeddings": True},  # type: ignore[arg-type]
+        **_LLAMA, config={**_DECODER, "tie_word_embeddings": True},
         stops=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
     ),
     "qwen2": Family(
-        qwen_tokenizer, Qwen2Config, {**_DECODER, "tie_word_embeddings": True}, **_QWEN,  # type: ignore[arg-type]
+        qwen_tokenizer, Qwen2Config, {**_DECODER, "tie_word_embeddings": True}, **_QWEN,
         generation={"do_sample": True, "repetition_penalty": 1.5, "temperature": 0.7, "top_k": 20},
     ),
     "qwen3": Family(
         lambda: qwen_tokenizer(thinks=True), Qwen3Config, {**_DECODER, "head_dim": 16},
-        **_QWEN, generation={"do_sample": True, "temperature": 5.0, "top_k": 20, "top_p": 0.95},  # type: ignore[arg-type]
+        **_QWEN, generation={"do_sample": True, "temperature": 5.0, "top_k": 20, "top_p": 0.95},
     ),
     "gemma2": Family(
         config_kls=Gemma2Config,
         config={**_DECODER, "sliding_window": 12, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 1.0},
-        **_GEMMA,  # type: ignore[arg-type]
+        **_GEMMA,
     ),
     "gemma3": Family(
         config_kls=Gemma3TextConfig,
         config={**_DECODER, "sliding_window": 12, "query_pre_attn_scalar": 8, "sliding_window_pattern": 2},
-        **_GEMMA, generation={"do_sample": True, "cache_implementation": "hybrid"},  # type: ignore[arg-type]
+        **_GEMMA, generation={"do_sample": True, "cache_implementation": "hybrid"},
     ),
     # SmolLM2: Llama's layers with Qwen's kind of tokenizer.
     "smollm2": Family(
-        qwen_tokenizer, LlamaConfig, {**_DECODER, "tie_word_embeddings": True}, **_QWEN,  # type: ignore[arg-type]
+        qwen_tokenizer, LlamaConfig, {**_DECODER, "tie_word_embeddings": True}, **_QWEN,
     ),
     "mt5": Family(
         t5_tokenizer, MT5Config, {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}, "</s>",

@@ -159,7 +159,7 @@ def test_gradients_are_those_of_finite_differences(
 ) -> None:
     small = {"hidden_dim": 4} if name == "mlp" else {"dim": 4, "num_heads": 2, "ffn_dim": 4}
     adapter = create_adapter(name, dropout=0.0, **small, **options).double().train(training)
-    torch.nn.init.ones_(adapter.norm.weight)  # type: ignore[arg-type]
+    torch.nn.init.ones_(adapter.norm.weight)
     lengths = torch.tensor([9, 2])
     seqs = encoder_features(lengths).double().requires_grad_()
     targets = torch.tensor([4, 5]) if training else None

@@ -269,7 +269,7 @@ def ctc_model(tiny_config: SpeechLlmConfig, clips: list[tuple[str, Tensor, list[
     batch = batch_of([clip[1] for clip in clips[:12]], [clip[0] for clip in clips[:12]])
     with torch.no_grad():
         features, lengths = model.encode(batch)
-    model.encode = lambda batch: (features, lengths)  # type: ignore[method-assign]
+    model.encode = lambda batch: (features, lengths)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(300):
         optimizer.zero_grad()
@@ -312,7 +312,7 @@ def test_a_text_too_long_for_its_audio_is_spread_over_it(
 @torch.inference_mode()
 def test_words_are_not_put_into_padding(tiny_config: SpeechLlmConfig) -> None:
     """Whisper's own 30 s have room for any text, a clip of 0.1 s has not."""
-    tiny_config.encoder.config["pad_to_30s"] = True  # type: ignore[index]
+    tiny_config.encoder.config["pad_to_30s"] = True
     tiny_config.ctc = CtcConfig(weight=0.3, classifier="linear")
     model = create(tiny_config).eval()
     text = " ".join(WORDS)
@@ -328,7 +328,7 @@ def test_a_word_outside_the_vocabulary_lies_between_its_neighbours(tiny_config: 
     tiny_config.ctc = CtcConfig(weight=0.3, classifier="llm_embedding")
     model = create(tiny_config).eval()
     text = "turn % on"
-    model.ctc.set_vocabulary(model.llm.tokenizer("turn on")["input_ids"])  # type: ignore[union-attr]
+    model.ctc.set_vocabulary(model.llm.tokenizer("turn on")["input_ids"])
     batch = batch_of([torch.randn(3 * RATE, generator=torch.Generator().manual_seed(0))], [text])
     timed = time_texts(model, batch, model.adapt(batch, score_frames=True), [text])[0]
     first, unknown, last = timed.words
