@@ -114,8 +114,8 @@ def test_adapters_are_compared_in_a_table(embedded: Path, tmp_path: Path) -> Non
     text = table.read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| c")]
     assert [row[0] for row in rows] == ["ctc_detached"]
-    assert float(rows[0][1]) > 1 and float(rows[0][2]) > 0 and float(rows[0][3]) > 0
-    assert "[" in rows[0][4] and "[" in rows[0][5]
+    assert float(rows[0][1]) > 1 and rows[0][2] == "0.0005" and float(rows[0][3]) > 0 and float(rows[0][4]) > 0
+    assert "[" in rows[0][5] and "[" in rows[0][6]
     # A second call trains nothing again and writes the same table.
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0
