@@ -24,7 +24,7 @@ class AdapterShape:
     frame_rate: float
     """Such vectors per second of audio (Hz)."""
     output_rms: float = 1.0
-    """Root mean square of the LLM's input embeddings: the scale at which an adapter's output starts."""
+    """Root mean square of an adapter's output at the start of training: that of the LLM's input embeddings."""
 
 
 class FrameClassifier(Protocol):
@@ -106,10 +106,7 @@ ADAPTERS: Registry[Adapter] = Registry(
 
 
 def output_norm(shape: AdapterShape) -> nn.LayerNorm:
-    """The LayerNorm that ends every adapter, its gain at the scale of the LLM's own embeddings.
-
-    Started at gain 1 the speech would be ten to a hundred times longer than any word.
-    """
+    """The LayerNorm that ends every adapter."""
     norm = nn.LayerNorm(shape.llm_dim)
     nn.init.constant_(norm.weight, shape.output_rms)
     return norm

@@ -108,6 +108,10 @@ class Llm(PretrainedPart):
         """Input embeddings, `[V, dim]`."""
 
     @abstractmethod
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings of token ids, `[..., dim]`, without touching the rest of the table."""
+
+    @abstractmethod
     def loss(
         self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
     ) -> tuple[Tensor, int]:

@@ -153,9 +153,12 @@ class CausalLlm(Llm):
             cache.update(layer.keys[row_of], layer.values[row_of], index)
         return cache, mask, lengths
 
-    def _embed(self, ids: Sequence[int]) -> Tensor:
+    def embed(self, ids: Tensor) -> Tensor:
         embed: Any = self.model.get_input_embeddings()
-        return embed(torch.tensor(ids, dtype=torch.long, device=self.device))
+        return embed(ids)
+
+    def _embed(self, ids: Sequence[int]) -> Tensor:
+        return self.embed(torch.tensor(ids, dtype=torch.long, device=self.device))
 
     @torch.no_grad()
     def generate(

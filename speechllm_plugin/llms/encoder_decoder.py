@@ -87,9 +87,12 @@ class EncoderDecoderLlm(Llm):
         head: Any = self.model.get_output_embeddings()
         return head(hidden)
 
-    def _embed(self, ids: Sequence[int]) -> Tensor:
+    def embed(self, ids: Tensor) -> Tensor:
         embed: Any = self.model.get_input_embeddings()
-        return embed(torch.tensor(ids, dtype=torch.long, device=self.embedding_table.device))
+        return embed(ids)
+
+    def _embed(self, ids: Sequence[int]) -> Tensor:
+        return self.embed(torch.tensor(ids, dtype=torch.long, device=self.embedding_table.device))
 
     @torch.no_grad()
     def generate(

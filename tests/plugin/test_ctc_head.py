@@ -14,7 +14,8 @@ from speechllm_plugin.models.speech_llm.ctc import ALIGNED_LOGIT, CtcHead, CtcLo
 
 WORDS = 30
 KNOWN = [3, 5, 7, 11, 13, 17]
-SHAPE = AdapterShape(encoder_dim=10, llm_dim=12, frame_rate=50.0, output_rms=0.05)
+SHAPE = AdapterShape(encoder_dim=10, llm_dim=12, frame_rate=50.0, output_rms=0.2)
+TABLE_RMS = 0.05
 LENGTHS = torch.tensor([9, 4, 6, 1])
 TARGETS = [[3, 5, 5, 7], [11, 13, 17], [7], []]
 
@@ -23,14 +24,14 @@ def create(kind: str) -> CtcHead:
     torch.manual_seed(0)
     if kind == "linear":
         return LinearCtcHead(SHAPE.llm_dim, WORDS)
-    head = LlmEmbeddingCtcHead(SHAPE, WORDS)
+    head = LlmEmbeddingCtcHead(SHAPE, WORDS, TABLE_RMS)
     head.set_vocabulary(KNOWN)
     torch.nn.init.normal_(head.blank, std=0.05)
     return head
 
 
 def table() -> Tensor:
-    return SHAPE.output_rms * torch.randn(WORDS, SHAPE.llm_dim, generator=torch.Generator().manual_seed(1))
+    return TABLE_RMS * torch.randn(WORDS, SHAPE.llm_dim, generator=torch.Generator().manual_seed(1))
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def speech(lengths: Tensor = LENGTHS) -> Speech:
 
 
 def loss_of(head: CtcHead, output: Speech, targets: list[list[int]]) -> CtcLoss:
-    logits = head(output.frames, lambda _: output.embedded, table())
+    logits = head(output.frames, lambda _: output.embedded, lambda ids: table()[ids])
     return head.loss(logits, output.lengths, [""] * len(targets), targets)
 
 
@@ -156,19 +157,22 @@ def test_what_lies_beyond_a_length_is_not_read() -> None:
 
 
 def test_an_embedding_starts_as_its_own_token() -> None:
-    """A speech embedding equal to a token's scores about `ALIGNED_LOGIT` for it, and highest of all."""
-    head = LlmEmbeddingCtcHead(SHAPE, WORDS)
+    """A speech embedding in a token's direction scores about `ALIGNED_LOGIT` for it, and highest of all."""
+    head = LlmEmbeddingCtcHead(SHAPE, WORDS, TABLE_RMS)
     head.set_vocabulary(KNOWN)
     words = table()
-    words = words * SHAPE.output_rms / words.pow(2).mean(-1, keepdim=True).sqrt()
-    logits = head(words[sorted(KNOWN)].unsqueeze(0), lambda frames: frames, words)
+    words = words * TABLE_RMS / words.pow(2).mean(-1, keepdim=True).sqrt()
+    speech = words[sorted(KNOWN)].unsqueeze(0) * SHAPE.output_rms / TABLE_RMS
+    logits = head(speech, lambda frames: frames, lambda ids: words[ids])
     assert logits[0].argmax(-1).tolist() == list(range(1, len(KNOWN) + 1))
     torch.testing.assert_close(logits[0].diagonal(offset=1), torch.full((len(KNOWN),), ALIGNED_LOGIT))
 
 
 def test_the_vocabulary_travels_in_the_checkpoint() -> None:
     head, output = create("llm_embedding"), speech()
-    other = LlmEmbeddingCtcHead(SHAPE, WORDS)
+    other = LlmEmbeddingCtcHead(SHAPE, WORDS, TABLE_RMS)
+    other.set_vocabulary([1, 2])
+    assert other.labels([""], [[1, 2]]) == [[1, 2]]
     other.load_state_dict(head.state_dict())
     assert other.labels([""] * 3, [[17], [3, 5], [4]]) == [[6], [1, 2], None]
     assert torch.equal(loss_of(other, output, TARGETS).loss, loss_of(head, output, TARGETS).loss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import soundfile
@@ -18,13 +19,15 @@ from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDa
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.masks import length_mask
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.ctc import ALIGNED_LOGIT, LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.registry import structure
 
-BASE = PartSection(name="base", config={"num_layers": 1, "dim": 16, "num_heads": 2, "ffn_dim": 32, "dropout": 0.5})
+SIZES = {"dim": 16, "num_heads": 2, "ffn_dim": 32, "dropout": 0.5}
+BASE = PartSection(name="base", config={"num_layers": 1, **SIZES})
 
 
 def create(config: SpeechLlmConfig) -> SpeechLlm:
@@ -84,6 +87,42 @@ def test_only_the_adapter_and_its_head_are_trained_and_saved(
     after = [weight for part in (model.encoder, model.llm) for weight in part.state_dict().values()]
     assert all(map(torch.equal, before, after))
     assert all(weight.grad is None for part in (model.encoder, model.llm) for weight in part.parameters())
+
+
+@pytest.mark.parametrize("scale", ["embedding", "one"])
+def test_speech_starts_at_the_scale_that_is_asked_for(
+    tiny_config: SpeechLlmConfig, scale: Literal["embedding", "one"], batch: SpeechTextBatch
+) -> None:
+    tiny_config.output_scale = scale
+    tiny_config.ctc = CtcConfig(weight=0.1, classifier="llm_embedding")
+    model = create(tiny_config).eval()
+    speech = model.adapt(batch)
+    rms = speech.seqs[length_mask(speech.lengths, speech.seqs.size(1))].pow(2).mean().sqrt()
+    words = model.llm.embedding_table.detach()
+    expected = words.pow(2).mean().sqrt() if scale == "embedding" else torch.tensor(1.0)
+    torch.testing.assert_close(rms, expected, rtol=0.01, atol=0.0)
+    # Speech in a word's direction scores alike at either scale.
+    assert isinstance(model.ctc, LlmEmbeddingCtcHead)
+    word = words[6:7].unsqueeze(0)
+    aligned = word * expected / word.pow(2).mean().sqrt()
+    logit = model.ctc(aligned, lambda frames: frames, model.llm.embed)[0, 0, 1]
+    size = word.pow(2).mean().sqrt() / words.pow(2).mean().sqrt()
+    torch.testing.assert_close(logit, ALIGNED_LOGIT * size)
+
+
+def test_an_adapters_own_loss_counts_once_for_each_target_token(
+    tiny_config: SpeechLlmConfig, batch: SpeechTextBatch
+) -> None:
+    """Divided by the number of targets, as all losses are, it is a mean over clips, as CIF's is published."""
+    tiny_config.adapter = PartSection(name="cif", config={**SIZES, "quantity_weight": 0.25})
+    model = create(tiny_config).eval()
+    loss = model(batch)
+    targets = [model.prompts.encode_target(text) for text in batch.texts]
+    speech = model.adapt(batch, [target[:-1] for target in targets])
+    expected = sum(len(target) * row for target, row in zip(targets, speech.losses["quantity"], strict=True))
+    torch.testing.assert_close(loss.adapter["quantity"], expected)
+    assert loss.lm is not None and loss.ctc is not None
+    torch.testing.assert_close(loss.total, loss.lm + 0.1 * loss.ctc.loss + 0.25 * expected)
 
 
 def test_training_leaves_frozen_parts_in_evaluation(model: SpeechLlm) -> None:

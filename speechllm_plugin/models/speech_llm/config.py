@@ -79,6 +79,9 @@ class SpeechLlmConfig:
     a fifth of the adapter's work, and a CTC loss that finds its labels in far fewer steps."""
     adapter: PartSection = field(default_factory=lambda: PartSection(name="base"))
     """What is trained."""
+    output_scale: Literal["embedding", "one"] = "embedding"
+    """Gain that the LayerNorm at the adapter's end starts with. `embedding`: the root mean square of the LLM's own
+    embeddings. `one`: a LayerNorm's usual start; the speech is then ten to a hundred times longer than any word."""
     llm: PartSection = field(default_factory=lambda: PartSection(name="causal"))
     """The frozen LLM."""
     prompt: PromptConfig = field(default_factory=PromptConfig)

@@ -8,6 +8,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,10 +43,12 @@ class Piece:
 
 class CtcHead(nn.Module):
     @abstractmethod
-    def forward(self, frames: Tensor, embed: Callable[[Tensor], Tensor], table: Tensor) -> Tensor:
+    def forward(
+        self, frames: Tensor, embed: Callable[[Tensor], Tensor], embed_tokens: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """Logits of the labels, `[B, T, labels]`; see `FrameClassifier`.
 
-        :param table: the LLM's input embeddings, `[V, C]`.
+        :param embed_tokens: gives the LLM's input embeddings of token ids.
         """
 
     def loss(self, logits: Tensor, lengths: Tensor, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> CtcLoss:
@@ -95,7 +98,9 @@ class LinearCtcHead(CtcHead):
         super().__init__()
         self.classifier = nn.Linear(frame_dim, vocabulary_size + 1)
 
-    def forward(self, frames: Tensor, embed: Callable[[Tensor], Tensor], table: Tensor) -> Tensor:
+    def forward(
+        self, frames: Tensor, embed: Callable[[Tensor], Tensor], embed_tokens: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         with torch.autocast(frames.device.type, enabled=False):
             return self.classifier(frames.to(self.classifier.weight.dtype))
 
@@ -139,31 +144,45 @@ class LlmEmbeddingCtcHead(CtcHead):
     vocabulary: Tensor
     """Bool `[V]`: the LLM's tokens that are labels. A mask, because fairseq2 loads only what has a fixed shape."""
 
-    def __init__(self, shape: AdapterShape, vocabulary_size: int) -> None:
+    def __init__(self, shape: AdapterShape, vocabulary_size: int, table_rms: float) -> None:
+        """:param table_rms: root mean square of the LLM's input embeddings."""
         super().__init__()
         self.register_buffer("vocabulary", torch.zeros(vocabulary_size, dtype=torch.bool))
+        self._labels: dict[int, int] | None = None
         self.blank = nn.Parameter(torch.zeros(shape.llm_dim))
-        # The dot product of two vectors at the table's scale can be far above or below what a softmax needs.
-        scale = ALIGNED_LOGIT / (shape.llm_dim * shape.output_rms**2)
+        # The dot product of speech with its word can be far above or below what a softmax needs.
+        scale = ALIGNED_LOGIT / (shape.llm_dim * shape.output_rms * table_rms)
         # One element, not a scalar: FSDP2 shards along a dimension.
         self.log_scale = nn.Parameter(torch.tensor([math.log(scale)]))
 
     def set_vocabulary(self, token_ids: Iterable[int]) -> None:
         self.vocabulary.zero_()
         self.vocabulary[sorted(set(token_ids))] = True
+        self._labels = None
 
-    def forward(self, frames: Tensor, embed: Callable[[Tensor], Tensor], table: Tensor) -> Tensor:
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._labels = None
+
+    @property
+    def label_of(self) -> dict[int, int]:
+        """Label of each known token: its rank among them, from 1. Read once, not from the device at every step."""
+        if self._labels is None:
+            known = self.vocabulary.nonzero().squeeze(1).tolist()
+            self._labels = {token: label for label, token in enumerate(known, start=1)}
+        return self._labels
+
+    def forward(
+        self, frames: Tensor, embed: Callable[[Tensor], Tensor], embed_tokens: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         embedded = embed(frames)
         with torch.autocast(frames.device.type, enabled=False):
-            words = table[self.vocabulary].detach().float()
+            words = embed_tokens(torch.tensor(list(self.label_of), device=frames.device)).detach().float()
             classes = torch.cat([self.blank.float().unsqueeze(0), words])
             return F.linear(embedded.float(), classes) * self.log_scale.exp()
 
     def labels(self, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[list[int] | None]:
-        known = self.vocabulary.cpu()
-        # A token's label is its rank among the known ones, from 1.
-        label_of = known.cumsum(0).masked_fill(~known, 0).tolist()
-        rows = [[label_of[token] for token in row] for row in tokens]
+        rows = [[self.label_of.get(token, 0) for token in row] for row in tokens]
         return [row if 0 not in row else None for row in rows]
 
 

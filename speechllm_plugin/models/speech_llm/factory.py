@@ -30,9 +30,10 @@ def create_speech_llm(config: SpeechLlmConfig) -> SpeechLlm:
     encoder = ENCODERS.get(config.encoder.name).build(config.encoder.config)
     llm = LLMS.get(config.llm.name).build(config.llm.config)
     prompts = PromptRenderer(llm.tokenizer, config.prompt, chat=llm.chat)
-    shape = adapter_shape(config, encoder, llm, _rms(llm.embedding_table.detach()))
+    table_rms = _rms(llm.embedding_table.detach())
+    shape = adapter_shape(config, encoder, llm, table_rms)
     adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, shape)
-    ctc = create_ctc_head(config.ctc, adapter.frame_dim, shape, llm)
+    ctc = create_ctc_head(config.ctc, adapter.frame_dim, shape, llm, table_rms)
     return SpeechLlm(config, encoder, adapter, llm, ctc, prompts)
 
 
@@ -42,18 +43,22 @@ def _rms(table: Tensor) -> float:
     return float(torch.stack(norms).norm()) / table.numel() ** 0.5
 
 
-def adapter_shape(config: SpeechLlmConfig, encoder: SpeechEncoder, llm: Llm, output_rms: float = 1.0) -> AdapterShape:
+def adapter_shape(config: SpeechLlmConfig, encoder: SpeechEncoder, llm: Llm, table_rms: float = 1.0) -> AdapterShape:
+    """:param table_rms: root mean square of the LLM's input embeddings."""
     stack = config.frame_stack
+    output_rms = table_rms if config.output_scale == "embedding" else 1.0
     return AdapterShape(encoder.dim * stack, llm.dim, encoder.frame_rate / stack, output_rms)
 
 
-def create_ctc_head(config: CtcConfig, frame_dim: int, shape: AdapterShape, llm: Llm) -> CtcHead | None:
+def create_ctc_head(
+    config: CtcConfig, frame_dim: int, shape: AdapterShape, llm: Llm, table_rms: float = 1.0
+) -> CtcHead | None:
     if not config.weight:
         return None
     if config.classifier == "linear":
         return LinearCtcHead(frame_dim, llm.embedding_table.size(0))
     if config.classifier == "llm_embedding":
-        return LlmEmbeddingCtcHead(shape, llm.embedding_table.size(0))
+        return LlmEmbeddingCtcHead(shape, llm.embedding_table.size(0), table_rms)
     assert config.vocabulary is not None, "validated"
     config.vocabulary = str(Path(config.vocabulary).resolve())
     vocabulary = Vocabulary(config.vocabulary, "model.config_overrides.ctc.vocabulary", config.vocabulary_size)

@@ -149,7 +149,7 @@ class SpeechLlm(nn.Module):
             target_lengths = torch.tensor([len(transcript) for transcript in transcripts], device=lengths.device)
         classify = None
         if self.ctc is not None and (transcripts is not None or score_frames or self.adapter.needs_classifier):
-            classify = partial(self.ctc, table=self.llm.embedding_table)
+            classify = partial(self.ctc, embed_tokens=self.llm.embed)
         return self.adapter(features, lengths, target_lengths, classify)
 
     def _ctc_loss(
