@@ -45,9 +45,10 @@ class StackedFbank(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         extractor = SeamlessM4TFeatureExtractor()
-        # Not `from_numpy`, which would stay on the CPU where fairseq2 creates models on a GPU.
-        self.register_buffer("window", torch.as_tensor(extractor.window), persistent=False)
-        self.register_buffer("mel_filters", torch.as_tensor(extractor.mel_filters), persistent=False)
+        # Not `from_numpy`, which would stay on the CPU where fairseq2 creates models on a GPU; and with a precision, as
+        # they would get that of the trained part there.
+        for name, values in (("window", extractor.window), ("mel_filters", extractor.mel_filters)):
+            self.register_buffer(name, torch.as_tensor(values, dtype=torch.float64), persistent=False)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """

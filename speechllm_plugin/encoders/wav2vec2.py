@@ -154,8 +154,9 @@ class WavLMPositions(nn.Module):
     def __init__(self, attention: Any) -> None:
         super().__init__()
         self.max_distance = int(attention.max_distance)
-        # On the CPU once, like transformers: another device's logarithm may round to another bucket.
-        distances = torch.arange(-self.max_distance, self.max_distance + 1, device="cpu")
+        # On the CPU once, like transformers: another device's logarithm may round to another bucket. Where fairseq2
+        # creates models, numbers are those of a float unless told otherwise.
+        distances = torch.arange(-self.max_distance, self.max_distance + 1, dtype=torch.long, device="cpu")
         buckets = attention._relative_positions_bucket(distances).to(torch.get_default_device())
         self.register_buffer("buckets", buckets, persistent=False)
 

@@ -60,7 +60,7 @@ class WhisperSpeechEncoder(SpeechEncoder):
         self.max_seconds = hf_config.max_source_positions / self.frame_rate
         self.encoder = encoder
         self.features = WhisperFeatureExtractor(feature_size=hf_config.num_mel_bins)
-        self.register_buffer("window", torch.hann_window(self.features.n_fft), persistent=False)
+        self.register_buffer("window", torch.hann_window(self.features.n_fft, dtype=torch.float32), persistent=False)
         # Not `from_numpy`, which would stay on the CPU where fairseq2 creates models on a GPU.
         filters = torch.as_tensor(self.features.mel_filters, dtype=torch.float32)
         self.register_buffer("mel_filters", filters, persistent=False)
@@ -132,6 +132,7 @@ def create_whisper(config: WhisperConfig) -> WhisperSpeechEncoder:
         hf_config,
         config.path,
         prefix="model.encoder.",
+        optional_prefix=True,
         dtype=DTYPES[config.dtype],
         key="encoder.config.path",
     )

@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from fairseq2 import init_fairseq2
+from fairseq2.data_type import set_dtype
+from fairseq2.runtime import dependency
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from transformers import SeamlessM4TFeatureExtractor
@@ -77,7 +80,18 @@ def check_device_is_never_waited_for(encoder: SpeechEncoder) -> None:
 
 
 def check_created_on_the_device(create: Callable[[], SpeechEncoder]) -> None:
-    """fairseq2 creates models under a device, and nothing is moved afterwards."""
+    """fairseq2 creates models under a device, and nothing is moved afterwards; and under a mode that gives new tensors,
+    integers too, the precision of what is trained."""
     with torch.device("meta"):
         encoder = create()
     assert {tensor.device.type for tensor in [*encoder.parameters(), *encoder.buffers()]} == {"meta"}
+
+    if dependency._resolver is None:
+        init_fairseq2()
+    with torch.device("cpu"), set_dtype(torch.bfloat16):
+        encoder = create()
+    expected = create()
+    for kind in ("parameters", "buffers"):
+        found = dict(getattr(encoder, f"named_{kind}")())
+        for name, tensor in getattr(expected, f"named_{kind}")():
+            assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
