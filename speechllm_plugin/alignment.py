@@ -8,7 +8,8 @@ Two sources, the better one first:
 - an adapter whose i-th vector stands for the i-th token (CIF): token and vector are matched in order, in proportion
   where their numbers differ.
 
-Times are those of recognition. A translation puts words in another order, so it gets the span of its clip.
+Times are those of recognition. A translation puts words in another order, so it gets the span of its clip, and so does
+an answer.
 """
 
 from __future__ import annotations
@@ -94,13 +95,10 @@ def _time_text(model: SpeechLlm, batch: SpeechTextBatch, speech: AdapterOutput, 
     whole = [Timed(text, 0.0, seconds)]
     if not text:
         return TimedText(text, whole, whole, 1.0)
-    if batch.target_langs[row] not in ("", batch.source_langs[row]):
+    if model.prompts.answers or batch.target_langs[row] not in ("", batch.source_langs[row]):
         return TimedText(text, whole, whole, 0.0)
-    # As `PromptRenderer.encode_target` reads the transcripts that CTC and CIF were trained on.
-    encoded = model.llm.tokenizer(
-        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-    )
-    tokens = [Piece(token, *span) for token, span in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
+    # As in the transcripts that CTC and CIF were trained on.
+    tokens = [Piece(*piece) for piece in model.prompts.pieces(text)]
     waveform = batch.waveforms[row]
     assert waveform is not None
     pieces, spans = _piece_spans(model, speech, row, text, tokens, waveform)

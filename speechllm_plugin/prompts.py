@@ -7,10 +7,12 @@ between them, the answer follows.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from speechllm_plugin.errors import UserError
@@ -19,6 +21,8 @@ from speechllm_plugin.languages import language_name
 SPEECH = "<speech>"
 """The place of the speech embeddings in a prompt template."""
 _ANSWER = "<answer>"
+_PLACE = "\ufdd0"
+"""Stands for the speech where a prompt is tokenised. Unicode keeps this code point out of texts."""
 _TODAY = datetime(2024, 7, 26)
 """What templates that write the date are told (the date that Llama 3.1's falls back on): a prompt is the same
 tomorrow."""
@@ -30,6 +34,10 @@ class PromptConfig:
     """Instruction for speech recognition; `{source}` becomes the language's name (arXiv 2409.17044, section 3)."""
     translate: str = f"can you translate from {{source}} to {{target}}? {SPEECH}"
     """Instruction for speech translation; `{source}` and `{target}` become the languages' names."""
+    answer: str | None = None
+    """Instruction for speech that is to be answered, a spoken question for instance (arXiv 2310.00230), which takes the
+    place of both; `<speech>` alone makes what is said the whole instruction. None = speech is transcribed or
+    translated."""
     system: str | None = None
     """Text of a system turn; at the head of the instruction for an LLM that has none. None leaves the turn to the
     template, which may have a default of its own."""
@@ -50,57 +58,131 @@ class PromptRenderer:
             the sequence.
         :raises UserError: the configuration, the template or the tokenizer is not of use.
         """
-        for key in ("transcribe", "translate"):
-            found = getattr(config, key).count(SPEECH)
-            if found != 1:
+        for key in ("transcribe", "translate", "answer"):
+            template = getattr(config, key)
+            if template is not None and (found := template.count(SPEECH)) != 1:
                 raise UserError(f"prompt.{key}: found {found} times {SPEECH}, expected exactly one")
         if found := (config.system or "").count(SPEECH):
             raise UserError(f"prompt.system: found {found} times {SPEECH}, expected none")
         if chat and not tokenizer.chat_template:
             raise UserError("prompt: the LLM's tokenizer has no chat template; expected an instruction-tuned LLM")
         self._tokenizer = tokenizer
+        # With a token in the place of the speech, as an LLM would have it that was trained on speech. Tokenised apart,
+        # what follows would begin like a text of its own: with a space, by many sentencepiece models.
+        self._joint = copy.deepcopy(tokenizer)
+        self._joint.add_tokens([AddedToken(_PLACE, special=False, normalized=False)])
+        self._place = self._joint.convert_tokens_to_ids(_PLACE)
         self._config = config
         self._chat = chat
         self._rendered: dict[tuple[str, str], RenderedPrompt] = {}
-        self.end_of_turn = self._find_end_of_turn()
-        """Token id that closes the answer: what the LLM learns to stop with."""
         added = tokenizer.added_tokens_decoder.items()
-        special = {*tokenizer.all_special_ids, *(token for token, content in added if content.special)}
+        self._special = {*tokenizer.all_special_ids, *(token for token, content in added if content.special)}
+        self._opening, self._lead, end_of_turn = self._read_answer_turn() if chat else ("", "", None)
+        if end_of_turn is None:
+            end_of_turn = tokenizer.eos_token_id
+        if end_of_turn is None:
+            raise UserError("prompt: found no token that ends an answer in the LLM's chat template or tokenizer")
+        self.end_of_turn = end_of_turn
+        """Token id that closes the answer: what the LLM learns to stop with."""
         # The token for what is unknown stands in texts rightly.
-        self._control = special - {tokenizer.unk_token_id} | {self.end_of_turn}
+        self._control = self._special - {tokenizer.unk_token_id} | {end_of_turn, self._place}
 
     def render(self, source_lang: str, target_lang: str) -> RenderedPrompt:
         """The prompt for one clip: recognition if both languages are equal or no target is given, else translation."""
         key = (source_lang, target_lang)
         if key not in self._rendered:
-            self._rendered[key] = self._render(self.instruction(source_lang, target_lang))
+            before, after = self._around(self.instruction(source_lang, target_lang))
+            ids = [token for token, _, _ in self._tokenize(before + _PLACE + after)]
+            place = ids.index(self._place)
+            self._rendered[key] = RenderedPrompt(tuple(ids[:place]), (*ids[place + 1 :], *self._end_of_input))
         return self._rendered[key]
 
+    def render_text(self, source_lang: str, target_lang: str, text: str) -> tuple[RenderedPrompt, list[int]]:
+        """The prompt with a text in the place of the speech, tokenised as one.
+
+        :returns: the prompt, and the token ids of the text, in which special tokens are read as plain text.
+        """
+        before, after = self._around(self.instruction(source_lang, target_lang))
+        first, last = len(before), len(before) + len(text)
+        heads: list[int] = []
+        words: list[int] = []
+        tails: list[int] = []
+        for token, start, end in self._tokenize(before + text + after):
+            if start >= last:
+                tails.append(token)
+            elif start >= first:
+                words += self._as_text(token)
+            # A word's token may begin with the space before it.
+            elif end > first and token not in self._special:
+                words.append(token)
+            else:
+                heads.append(token)
+        return RenderedPrompt(tuple(heads), (*tails, *self._end_of_input)), words
+
+    @property
+    def answers(self) -> bool:
+        """Whether speech is answered, not written down."""
+        return self._config.answer is not None
+
     def instruction(self, source_lang: str, target_lang: str) -> str:
+        source = language_name(source_lang)
+        if self.answers:
+            return self._fill("answer", source=source, target=language_name(target_lang or source_lang))
         if target_lang in ("", source_lang):
-            return self._fill("transcribe", source=language_name(source_lang))
-        return self._fill("translate", source=language_name(source_lang), target=language_name(target_lang))
+            return self._fill("transcribe", source=source)
+        return self._fill("translate", source=source, target=language_name(target_lang))
 
     def encode_target(self, text: str) -> list[int]:
-        """Token ids of an answer with the end of its turn.
+        """Token ids of an answer with the end of its turn, as the chat template has them after the prompt.
 
         Special tokens spelt out in the text are read as plain text, so no transcript can end its turn or open another.
         """
-        ids = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        # A unigram model (T5), and a BPE model that was converted from sentencepiece (Llama 2, Mistral, Gemma), still
-        # put a spelt control token together from its characters.
-        plain = [piece for token in ids for piece in (self._spell(token) if token in self._control else (token,))]
-        return [*plain, self.end_of_turn]
+        return [*(token for token, _, _ in self.pieces(text)), self.end_of_turn]
+
+    def pieces(self, text: str) -> list[tuple[int, int, int]]:
+        """What `encode_target` encodes: token ids, each with the first character that it stands for and the one past
+        the last."""
+        opening = self._opening
+        head = self._tokenize(opening, plain=True)
+        tokens = self._tokenize(opening + self._lead + text, plain=True)
+        if tokens[: len(head)] != head:
+            # The text's first characters join the prompt's last, which are there before the answer is.
+            opening = _PLACE
+            head, tokens = [(self._place, 0, 1)], self._tokenize(opening + self._lead + text, plain=True)
+        shift = len(opening) + len(self._lead)
+        return [
+            (plain, max(start - shift, 0), max(end - shift, 0))
+            for token, start, end in tokens[len(head) :]
+            for plain in self._as_text(token)
+        ]
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
-    def _spell(self, control: int) -> Iterator[int]:
-        """A control token's name, character by character."""
-        for character in self._tokenizer.convert_ids_to_tokens(control):
+    def _tokenize(self, text: str, *, plain: bool = False) -> list[tuple[int, int, int]]:
+        """Tokens with their characters' places; the template wrote the special ones, the beginning of the sequence
+        included.
+
+        :param plain: reads special tokens as text.
+        """
+        encoded = self._joint(
+            text, add_special_tokens=False, split_special_tokens=plain, return_offsets_mapping=True
+        )
+        return [(token, *span) for token, span in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
+
+    def _as_text(self, token: int) -> Iterator[int]:
+        """A control token's name, character by character; any other token as it is.
+
+        A unigram model (T5), and a BPE model that was converted from sentencepiece (Llama 2, Mistral, Gemma), put a
+        spelt control token together from its characters even where they are told to read it as text.
+        """
+        if token not in self._control:
+            yield token
+            return
+        for character in self._joint.convert_ids_to_tokens(token):
             piece = self._tokenizer.convert_tokens_to_ids(character)
             if piece in (None, self._tokenizer.unk_token_id):
-                yield from self._encode(character)
+                yield from self._tokenizer(character, add_special_tokens=False)["input_ids"]
             else:
                 yield piece
 
@@ -110,7 +192,8 @@ class PromptRenderer:
         except (KeyError, IndexError, ValueError) as error:
             raise UserError(f"prompt.{key}: bad placeholder {error}; expected {{source}}, {{target}}") from error
 
-    def _render(self, instruction: str) -> RenderedPrompt:
+    def _around(self, instruction: str) -> tuple[str, str]:
+        """What the whole prompt has before and after the speech."""
         if self._chat:
             text = self._apply_template([{"role": "user", "content": instruction}], generate=True)
         else:
@@ -120,12 +203,11 @@ class PromptRenderer:
                 f"prompt: the LLM's chat template wrote {SPEECH} {text.count(SPEECH)} times, expected exactly once"
             )
         before, _, after = text.partition(SPEECH)
-        end = () if self._chat else (self.end_of_turn,)
-        return RenderedPrompt(self._encode(before), (*self._encode(after), *end))
+        return before, after
 
-    def _encode(self, text: str) -> tuple[int, ...]:
-        # The template wrote the special tokens, the beginning of the sequence included.
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+    @property
+    def _end_of_input(self) -> tuple[int, ...]:
+        return () if self._chat else (self.end_of_turn,)
 
     def _apply_template(self, turns: list[dict[str, str]], *, generate: bool) -> str:
         system = self._config.system
@@ -155,17 +237,22 @@ class PromptRenderer:
             raise UserError(f"prompt: the LLM's chat template failed: {error}") from error
         return str(text)
 
-    def _find_end_of_turn(self) -> int:
-        if self._chat:
-            turns = [{"role": "user", "content": SPEECH}, {"role": "assistant", "content": _ANSWER}]
-            rest = self._apply_template(turns, generate=False).partition(_ANSWER)[2]
-            special = set(self._tokenizer.all_special_ids) | set(self._tokenizer.get_added_vocab().values())
-            for token in self._encode(rest):
-                if token in special:
-                    return token
-        if self._tokenizer.eos_token_id is None:
-            raise UserError("prompt: found no token that ends an answer in the LLM's chat template or tokenizer")
-        return self._tokenizer.eos_token_id
+    def _read_answer_turn(self) -> tuple[str, str, int | None]:
+        """
+        :returns: the prompt's end, from the last control token on, of which an answer's first token may depend; what
+            the template puts between prompt and answer (Mistral: a space); the token that it closes the answer with.
+        """
+        user = {"role": "user", "content": SPEECH}
+        prompt = self._apply_template([user], generate=True)
+        turns = self._apply_template([user, {"role": "assistant", "content": _ANSWER}], generate=False)
+        opened, _, closing = turns.partition(_ANSWER)
+        lead = opened[len(prompt) :] if opened.startswith(prompt) else ""
+        after = prompt.partition(SPEECH)[2]
+        start = max((end for token, _, end in self._tokenize(after) if token in self._special), default=0)
+        ends = self._special | set(self._tokenizer.get_added_vocab().values())
+        end_of_turn = next((token for token, _, _ in self._tokenize(closing) if token in ends), None)
+        # Anything but space would have to be written by the LLM, and be told from its answer.
+        return _PLACE + after[start:], lead if lead.isspace() else "", end_of_turn
 
 
 def _with_system(system: str | None, instruction: str) -> str:
