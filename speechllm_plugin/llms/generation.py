@@ -40,6 +40,7 @@ def generate_rows(
     :param start_token: what an encoder-decoder's hypothesis begins with; None for a decoder alone.
     """
     first = 0 if start_token is None else 1
+    device = inputs["inputs_embeds"].device
     processors = LogitsProcessorList()
     if config.temperature > 0:
         processors.append(TemperatureLogitsWarper(config.temperature))
@@ -47,8 +48,8 @@ def generate_rows(
             processors.append(TopKLogitsWarper(config.top_k))
         if config.top_p < 1:
             processors.append(TopPLogitsWarper(config.top_p))
-        processors.append(_RowSamples(keys, limits, config.seed, first))
-    processors.append(_RowLimits(limits, config.beam_size, end_of_turn, first))
+        processors.append(_RowSamples(keys, limits, config.seed, first, device))
+    processors.append(_RowLimits(limits, config.beam_size, end_of_turn, first, device))
     stops = stop_tokens(model, tokenizer, end_of_turn)
     generate: Any = model.generate
     output = generate(
@@ -88,12 +89,15 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_
 class _RowLimits(LogitsProcessor):
     """Ends each row at its own limit, so that a row's length never depends on its neighbours."""
 
-    def __init__(self, limits: Sequence[int], beam_size: int, end_of_turn: int, first: int) -> None:
-        self._ends = torch.tensor(limits).repeat_interleave(beam_size) + first
+    def __init__(
+        self, limits: Sequence[int], beam_size: int, end_of_turn: int, first: int, device: torch.device
+    ) -> None:
+        # Copied to the device once: a copy at every token would make the host wait for it.
+        self._ends = torch.tensor([limit + first for limit in limits for _ in range(beam_size)], device=device)
         self._end_of_turn = end_of_turn
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        over = (self._ends <= input_ids.size(1)).to(scores.device)
+        over = self._ends <= input_ids.size(1)
         ended = torch.full_like(scores, -torch.inf)
         ended[:, self._end_of_turn] = 0.0
         return torch.where(over.unsqueeze(1), ended, scores)
@@ -106,15 +110,17 @@ class _RowSamples(LogitsProcessor):
     probabilities. It costs no random numbers over the vocabulary, and gives the same on every device.
     """
 
-    def __init__(self, keys: Sequence[str], limits: Sequence[int], seed: int, first: int) -> None:
+    def __init__(
+        self, keys: Sequence[str], limits: Sequence[int], seed: int, first: int, device: torch.device
+    ) -> None:
         rows = [_uniform(key, seed, limit + 1) for key, limit in zip(keys, limits, strict=True)]
-        self._points = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, max(limits) + 1)
+        self._points = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)  # (B, max(limits) + 1)
         self._first = first
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         step = input_ids.size(1) - self._first
         cumulated = scores.double().softmax(dim=-1).cumsum(dim=-1)  # (B, V)
-        points = self._points[:, step : step + 1].to(scores.device) * cumulated[:, -1:]
+        points = self._points[:, step : step + 1] * cumulated[:, -1:]
         # The first whose cumulated probability lies above the point: never one of probability 0.
         chosen = torch.searchsorted(cumulated, points, right=True).clamp_(max=scores.size(1) - 1)
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from speechllm_plugin.llms.api import DecodingConfig, Generated
+from speechllm_plugin.repetition import compression_ratio
 
 NO_REPEAT = 3
 """A hypothesis that loops is decoded again with no n-gram of this many tokens twice."""
-_MIN_BYTES = 40
-
-
-def compression_ratio(text: str) -> float:
-    """How many times zlib shrinks a text in UTF-8: about 1 to 2 for language, above 2.4 for loops.
-
-    0 for a text below 40 bytes: it compresses badly whatever it says, so the ratio tells nothing about it.
-    """
-    data = text.encode("utf-8", errors="replace")
-    return len(data) / len(zlib.compress(data)) if len(data) >= _MIN_BYTES else 0.0
 
 
 def break_loops(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,16 +12,13 @@ from typing import Any, Literal
 from speechllm_plugin.datasets.tsv import read_table, write_table
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.repetition import LOOP_RATIO, compression_ratio
 from speechllm_plugin.scoring.bootstrap import rate_interval
 from speechllm_plugin.scoring.scripts import has_spaces
 from speechllm_plugin.scoring.translation import translation_scores
 from speechllm_plugin.scoring.wer import WerResult, error_rate, word_errors
 
 _COLUMNS = ("id", "reference", "hypothesis", "source", "duration", "src_lang", "tgt_lang")
-# Whisper's guard against repetition loops (arXiv 2212.04356, section 4.5). Short texts compress badly whatever they
-# say, so the ratio tells nothing about them.
-_LOOP_RATIO = 2.4
-_LOOP_MIN_BYTES = 40
 
 
 @dataclass(frozen=True)
@@ -105,8 +101,7 @@ def read_hypotheses(path: Path | str) -> list[Hypothesis]:
 
 def is_looping(text: str) -> bool:
     """Whether a text repeats itself so much that zlib shrinks it more than 2.4 times (texts from 40 bytes on)."""
-    data = text.encode("utf-8", errors="replace")
-    return len(data) >= _LOOP_MIN_BYTES and len(data) / len(zlib.compress(data)) > _LOOP_RATIO
+    return compression_ratio(text) > LOOP_RATIO
 
 
 def score(rows: Sequence[Hypothesis], wer_normalizer: str = "basic") -> dict[str, Any]:

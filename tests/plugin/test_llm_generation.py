@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.files import batch_of_files
@@ -18,14 +19,15 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms import quantization as quantization_module
 from speechllm_plugin.llms.api import DecodingConfig, Generated
 from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
-from speechllm_plugin.llms.generation import _RowSamples
-from speechllm_plugin.llms.loops import break_loops, compression_ratio
+from speechllm_plugin.llms.generation import _RowLimits, _RowSamples
+from speechllm_plugin.llms.loops import break_loops
 from speechllm_plugin.llms.quantization import quantization_options
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
+from speechllm_plugin.repetition import compression_ratio
 from speechllm_plugin.tasks.decoding import Decoder, _merge
 from speechllm_plugin.tasks.evaluation import counts
 
@@ -116,12 +118,35 @@ def test_every_token_of_a_sample_has_a_number_of_its_own(llm: CausalLlm) -> None
 
 
 def test_a_token_without_probability_is_never_drawn() -> None:
-    samples = _RowSamples(["clip"], [0], 0, 0)
+    samples = _RowSamples(["clip"], [0], 0, 0, torch.device("cpu"))
     for point in (0.0, 0.5, 1 - 2**-53):
         samples._points = torch.tensor([[point]], dtype=torch.float64)
         scores = samples(torch.empty(1, 0, dtype=torch.long), torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]))
         assert scores.argmax().item() == (1 if point == 0 else 2)
         assert scores.isfinite().sum() == 1
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies from one device to another."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._to_copy.default and "device" in (kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_token_costs_no_copy_between_host_and_device() -> None:
+    """On the meta device, which also refuses to be asked for a value."""
+    device = torch.device("meta")
+    limits = _RowLimits([5, 9], 1, 7, 0, device)
+    samples = _RowSamples(["a", "b"], [5, 9], 0, 0, device)
+    ids, scores = torch.empty(2, 3, dtype=torch.long, device=device), torch.empty(2, 20, device=device)
+    with Copies() as copies:
+        assert limits(ids, samples(ids, scores)).shape == (2, 20)
+        assert copies.count == 0
+        torch.zeros(1).to(device)
+    assert copies.count == 1
 
 
 def test_a_low_temperature_is_greedy(llm: CausalLlm) -> None:
