@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import transformers
-from huggingface_hub.errors import (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
-from requests.exceptions import ConnectionError as NoConnection
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -27,10 +21,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import cached_file, logging
+from transformers.modeling_utils import init_empty_weights, no_init_weights
+from transformers.utils import logging
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.hub import advice, find_file, local_path, snapshot
 from speechllm_plugin.weights import read_weights, weight_files
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+"""One of them is in every checkpoint of an LLM."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -54,7 +53,7 @@ def load_config(path: str, kls: type[ConfigT], key: str) -> ConfigT:
 
 def config_values(path: str, key: str) -> dict[str, Any]:
     """What a checkpoint's config.json holds; its `model_type` is one that transformers knows."""
-    values: dict[str, Any] = _read(key, path, lambda: PretrainedConfig.get_config_dict(_local(path, key))[0])
+    values: dict[str, Any] = _read(key, path, lambda: PretrainedConfig.get_config_dict(local_path(path, key))[0])
     if not values:
         raise UserError(f"{key}: {path} has no config.json; expected a checkpoint directory in Hugging Face's format")
     found = values.get("model_type")
@@ -72,9 +71,10 @@ def config_values(path: str, key: str) -> dict[str, Any]:
 
 def load_preprocessor(path: str, key: str) -> dict[str, Any]:
     """What a checkpoint's preprocessor_config.json holds."""
-    source = _local(path, key)
-    file = str(_read(key, path, lambda: cached_file(source, "preprocessor_config.json")))
-    values: dict[str, Any] = _read(key, path, lambda: json.loads(Path(file).read_text()))
+    source = local_path(path, key)
+    values: dict[str, Any] = _read(
+        key, path, lambda: json.loads(find_file(source, "preprocessor_config.json").read_text())
+    )
     return values
 
 
@@ -93,13 +93,14 @@ def load_submodule(
 
     Only the weights whose names start with `prefix` are read, lazily: see `speechllm_plugin.weights` for the memory.
 
-    :param optional_prefix: the checkpoint may also be the module's own, whose names have no prefix.
+    :param optional_prefix: the checkpoint may also be the module's own, or of a model between, whose names lack the
+        prefix or the first parts of it.
     :param ignored: what the names, less the prefix, of weights start with that are not read although they are there.
     """
-    source = _local(path, key)
+    source = local_path(path, key)
     files = _read(key, path, lambda: weight_files(source))
-    if optional_prefix and not any(name.startswith(prefix) for name in files):
-        prefix = ""
+    while optional_prefix and not any(name.startswith(prefix) for name in files):
+        prefix = prefix.partition(".")[2]
     files = {
         name: file for name, file in files.items()
         if name.startswith(prefix) and not name.removeprefix(prefix).startswith(ignored)
@@ -113,7 +114,7 @@ def load_submodule(
         raise UserError(f"{key}: {path} holds {len(unknown)} weights that {kls.__name__} does not know, the first is "
                         f"{unknown[0]!r}; expected the architecture of its config.json")
     device = torch.get_default_device()
-    with torch._C.DisableTorchFunction():  # see load_model
+    with _no_modes():
         weights = _read(key, path, lambda: read_weights(source, files, dtype))
         weights = {_present_name(name.removeprefix(prefix)): weights.pop(name) for name in files}
         model: ModelT = _build(kls, config, weights, dtype, f"{key}: {path}")
@@ -155,11 +156,20 @@ def _build(
 
 
 def load_tokenizer(path: str, key: str) -> PreTrainedTokenizerFast:
-    tokenizer = _read(key, path, lambda: AutoTokenizer.from_pretrained(_local(path, key)))
+    tokenizer = _read(key, path, lambda: _read_tokenizer(local_path(path, key)))
     if not tokenizer.is_fast:
         raise UserError(f"{key}: {path} has no fast tokenizer (tokenizer.json), which is needed to keep special "
                         "tokens inside transcripts from being read as control tokens")
     return tokenizer
+
+
+def _read_tokenizer(source: str) -> PreTrainedTokenizerFast:
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError):
+        # Which file it missed, transformers does not say.
+        find_file(source, *TOKENIZER_FILES)
+        raise
 
 
 def load_model(kls: Any, path: str, *, dtype: torch.dtype, key: str, **options: object) -> PreTrainedModel:
@@ -168,13 +178,10 @@ def load_model(kls: Any, path: str, *, dtype: torch.dtype, key: str, **options: 
     :param options: of `from_pretrained`, for instance `attn_implementation` or `quantization_config`.
     """
     values = config_values(path, key)
-    source = _local(path, key)
+    source = local_path(path, key)
     device = torch.get_default_device()
-    # fairseq2 creates models under modes that give every new tensor the dtype of the trained part and its device:
-    # without this an LLM asked for in bfloat16 would be loaded, and run, in float32.
-    with torch._C.DisableTorchFunction():
-        load = _read_quantized if "quantization_config" in (options.keys() | values.keys()) else _read_model
-        model: PreTrainedModel = _read(key, path, lambda: load(kls, source, dtype, f"{key}: {path}", options))
+    load = _read_quantized if "quantization_config" in (options.keys() | values.keys()) else _read_model
+    model: PreTrainedModel = _read(key, path, lambda: load(kls, source, dtype, f"{key}: {path}", options))
     module: nn.Module = model
     if getattr(model, "hf_device_map", None) is None:
         module.to(device)
@@ -183,12 +190,13 @@ def load_model(kls: Any, path: str, *, dtype: torch.dtype, key: str, **options: 
 
 def _read_model(kls: Any, source: str, dtype: torch.dtype, where: str, options: dict[str, object]) -> PreTrainedModel:
     config, options = AutoConfig.from_pretrained(source, return_unused_kwargs=True, **options)
-    if (model_kls := _model_class(kls, config)) is None:
-        raise UserError(f"{where} holds a model of type {config.model_type!r}, which {kls.__name__} does not load")
-    weights = read_weights(source, weight_files(source), None if _keeps_float32(model_kls, dtype) else dtype)
+    model_kls = _model_class(kls, config, where)
     if "generation_config" not in options and (generation := _generation_config(source)) is not None:
         options["generation_config"] = generation  # else from_pretrained reads it only together with the weights
-    model: PreTrainedModel = _build(model_kls, config, weights, dtype, where, **options)
+    with _no_modes():
+        files = _needed(model_kls, config, weight_files(source))
+        weights = read_weights(source, files, None if _keeps_float32(model_kls, dtype) else dtype)
+        model: PreTrainedModel = _build(model_kls, config, weights, dtype, where, **options)
     model.config.name_or_path = source
     return model
 
@@ -198,17 +206,41 @@ def _read_quantized(
 ) -> PreTrainedModel:
     """By transformers alone: its quantisers read, convert and place each weight themselves."""
     model: PreTrainedModel
-    model, report = kls.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
+    with _no_modes():
+        model, report = kls.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{where} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]!r}")
     return model
 
 
-def _model_class(kls: Any, config: PretrainedConfig) -> Any:
-    """The class that an Auto class loads for a configuration; None = none."""
+def _no_modes() -> AbstractContextManager[None]:
+    """fairseq2 creates models under modes that give every new tensor the dtype of the trained part and its device:
+    with them an LLM asked for in bfloat16 would be loaded, and run, in float32."""
+    context: AbstractContextManager[None] = torch._C.DisableTorchFunction()
+    return context
+
+
+def _needed(kls: Any, config: PretrainedConfig, files: dict[str, str]) -> dict[str, str]:
+    """The file of each weight that a model takes, those that several names share once.
+
+    All of a checkpoint's where it calls one by another name: transformers knows what was renamed.
+    """
+    # Some classes cannot be created on the meta device, but all can be created as transformers' loader does it.
+    with no_init_weights(), init_empty_weights(include_buffers=False):
+        model = kls(config)
+    model.tie_weights()
+    names: dict[int, list[str]] = {}
+    for name, weight in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(weight), []).append(name)
+    found = [next((name for name in shared if name in files), None) for shared in names.values()]
+    return files if None in found else {name: files[name] for name in found if name is not None}
+
+
+def _model_class(kls: Any, config: PretrainedConfig, where: str) -> Any:
+    """The class that an Auto class loads for a configuration."""
     mapping = getattr(kls, "_model_mapping", {type(config): kls})
     if type(config) not in mapping:
-        return None
+        raise UserError(f"{where} holds a model of type {config.model_type!r}, which {kls.__name__} does not load")
     found = mapping[type(config)]
     classes = {one.__name__: one for one in (found if isinstance(found, (tuple, list)) else [found])}
     return next((classes[name] for name in config.architectures or [] if name in classes), next(iter(classes.values())))
@@ -231,11 +263,13 @@ def _generation_config(source: str) -> GenerationConfig | None:
 def source_identity(path: str) -> dict[str, object]:
     """What tells one version of a checkpoint from another without reading its weights.
 
-    For a local directory: names, sizes and modification times of its weight files; for the hub: its id.
+    For a local directory: names, sizes and modification times of its weight files; for the hub: its id and, once it
+    was downloaded, the commit.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if not folder.is_dir():
-        return {"path": path}
+        found = snapshot(path)
+        return {"path": path} if found is None else {"path": path, "commit": found.name}
     files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin"))
     return {"files": [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]}
 
@@ -245,14 +279,6 @@ def freeze(module: ModuleT) -> ModuleT:
     return module.requires_grad_(False).eval()
 
 
-def _local(path: str, key: str) -> str:
-    """Tells a missing local directory from a hub id: what starts like a path is never looked up on the hub."""
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
-    if looks_local and not Path(path).expanduser().is_dir():
-        raise UserError(f"{key}: no directory {path}; expected a local checkpoint directory or a hub id")
-    return str(Path(path).expanduser()) if looks_local or Path(path).is_dir() else path
-
-
 def _read(key: str, path: str, load: Callable[[], ResultT]) -> ResultT:
     try:
         return load()
@@ -260,33 +286,4 @@ def _read(key: str, path: str, load: Callable[[], ResultT]) -> ResultT:
         raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{key}: cannot load {path}: {_advice(path, error) or reason[:300]}") from error
-
-
-def _advice(path: str, error: BaseException) -> str | None:
-    """What to do about a failure of the hub; None = the error is another one and speaks for itself."""
-    if Path(path).is_dir():
-        return None
-    for cause in _causes(error):
-        if isinstance(cause, GatedRepoError):  # before its base class, RepositoryNotFoundError
-            return (
-                f"the model is gated; accept its terms at https://huggingface.co/{path} and log in with "
-                "`hf auth login` (or set HF_TOKEN) as the account that was granted access"
-            )
-        if isinstance(cause, RepositoryNotFoundError):
-            return (
-                "the hub has no such model, or it is private; check the name, or log in with `hf auth login` as an "
-                "account that may read it"
-            )
-        if isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled, NoConnection)):
-            return (
-                "the hub cannot be reached and the model was not downloaded before; fetch it where there is access "
-                f"with `hf download {path} --local-dir DIRECTORY` and give that directory"
-            )
-    return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+        raise UserError(f"{key}: cannot load {path}: {advice(path, error) or reason[:300]}") from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
@@ -18,7 +17,8 @@ from zipfile import is_zipfile
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers.utils import cached_file
+
+from speechllm_plugin.hub import NoSuchFileError, find_file
 
 PIECE = 16 * 2**20
 """Bytes read between two releases of a mapped file."""
@@ -33,14 +33,12 @@ def weight_files(path: str) -> dict[str, str]:
     :param path: a hub id or a local directory.
     :raises OSError: there are no weights, or a file cannot be read.
     """
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        index = cached_file(path, f"{name}.index.json", _raise_exceptions_for_missing_entries=False)
-        if index is not None:
-            return dict(json.loads(Path(index).read_text())["weight_map"])
-        file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
-        if file is not None:
-            return dict.fromkeys(_open(file).names(), name)
-    raise OSError("found neither model.safetensors nor pytorch_model.bin")
+    file = find_file(
+        path, "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin"
+    )
+    if file.suffix == ".json":
+        return dict(json.loads(file.read_text())["weight_map"])
+    return dict.fromkeys(_open(str(file)).names(), file.name)
 
 
 def read_weights(path: str, files: Mapping[str, str], dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -53,7 +51,11 @@ def read_weights(path: str, files: Mapping[str, str], dtype: torch.dtype | None)
     weights: dict[str, Tensor] = {}
     for file in sorted(set(files.values())):
         names = [name for name, its_file in files.items() if its_file == file]
-        weights.update(_read_file(str(cached_file(path, file)), names, dtype))
+        try:
+            found = find_file(path, file)
+        except NoSuchFileError as error:
+            raise OSError(f"found no {file}, which its index names; download it again") from error
+        weights.update(_read_file(str(found), names, dtype))
     return weights
 
 

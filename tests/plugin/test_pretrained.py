@@ -11,6 +11,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -19,8 +20,9 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     LlamaConfig,
-    T5Config,
-    T5ForConditionalGeneration,
+    LlamaForCausalLM,
+    MT5Config,
+    MT5ForConditionalGeneration,
     WhisperConfig,
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -30,6 +32,7 @@ from speechllm_plugin.pretrained import (
     freeze,
     load_config,
     load_model,
+    load_preprocessor,
     load_submodule,
     load_tokenizer,
     source_identity,
@@ -101,6 +104,22 @@ def test_every_layout_of_files_gives_the_same_weights(copy: Path, rewrite) -> No
     assert found.keys() == expected.keys()
     for key, weight in expected.items():
         assert torch.equal(found[key], weight), key
+
+
+def test_names_of_a_model_inside(copy: Path, tiny_whisper: Path) -> None:
+    """Saved as the part itself, as the model that holds it, or as one that holds that."""
+    expected = load_encoder(copy).state_dict()
+    for prefix in ("model.", "model.encoder."):
+        weights = {name.removeprefix(prefix): weight for name, weight in load_file(
+            tiny_whisper / "model.safetensors").items() if name.startswith(prefix)}
+        save_file(weights, copy / "model.safetensors", {"format": "pt"})
+        found = load_submodule(
+            WhisperEncoder, load_config(str(copy), WhisperConfig, KEY), str(copy), prefix="model.encoder.",
+            optional_prefix=True, dtype=torch.float32, key=KEY,
+        ).state_dict()
+        assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+        with pytest.raises(UserError, match="lacks 37 weights of WhisperEncoder"):
+            load_encoder(copy)
 
 
 def test_weights_take_the_dtype_asked_for(tiny_whisper: Path) -> None:
@@ -183,7 +202,10 @@ def test_damaged_weights(copy: Path) -> None:
 def test_a_shard_that_is_not_there(copy: Path) -> None:
     shard(copy, "model.safetensors")
     (copy / "model-00002-of-00003.safetensors").unlink()
-    assert "model-00002-of-00003.safetensors" in error_of(copy)
+    assert error_of(copy) == (
+        f"{KEY}: cannot load {copy}: found no model-00002-of-00003.safetensors, which its index names; download it "
+        "again"
+    )
 
 
 def test_a_shard_that_is_not_whole(copy: Path) -> None:
@@ -226,16 +248,92 @@ def test_shards_without_the_module_are_not_needed(copy: Path) -> None:
     assert len(load_encoder(copy).state_dict()) == len(encoder) < len(weights)
 
 
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, which cannot be reached."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(transformers.utils.hub, "TRANSFORMERS_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def put_in_cache(cache: Path, source: Path, commit: str, *names: str) -> Path:
+    """A revision of `org/name` of which only some files were downloaded."""
+    model = cache / "models--org--name"
+    folder = model / "snapshots" / commit
+    folder.mkdir(parents=True)
+    for name in names:
+        shutil.copy(source / name, folder / name)
+    (model / "refs").mkdir(exist_ok=True)
+    (model / "refs" / "main").write_text(commit)
+    return folder
+
+
+def partial_download(folder: Path, lacks: str) -> str:
+    return (
+        f"{KEY}: cannot load org/name: the hub cannot be reached and only part of the model was downloaded: {folder} "
+        f"lacks {lacks}; fetch it where there is access with `hf download org/name --local-dir DIRECTORY` and give "
+        "that directory"
+    )
+
+
+def test_a_model_in_the_cache_of_the_hub(hub_cache: Path, tiny_whisper: Path) -> None:
+    put_in_cache(hub_cache, tiny_whisper, "abc", "config.json", "model.safetensors")
+    expected = load_encoder(tiny_whisper).state_dict()
+    found = load_encoder(Path("org/name")).state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+def test_a_download_without_weights(hub_cache: Path, tiny_whisper: Path) -> None:
+    folder = put_in_cache(hub_cache, tiny_whisper, "abc", "config.json")
+    assert error_of(Path("org/name")) == partial_download(folder, "model.safetensors or pytorch_model.bin")
+    with pytest.raises(UserError) as caught:
+        load_preprocessor("org/name", KEY)
+    assert str(caught.value) == partial_download(folder, "preprocessor_config.json")
+
+
+def test_a_download_without_a_shard(hub_cache: Path, copy: Path) -> None:
+    shard(copy, "model.safetensors")
+    names = [file.name for file in copy.iterdir() if "00002" not in file.name]
+    folder = put_in_cache(hub_cache, copy, "abc", *names)
+    assert error_of(Path("org/name")) == partial_download(folder, "model-00002-of-00003.safetensors")
+
+
+def test_a_download_without_a_tokenizer(hub_cache: Path, tiny_llm: Path) -> None:
+    folder = put_in_cache(hub_cache, tiny_llm, "abc", "config.json", "model.safetensors")
+    with pytest.raises(UserError) as caught:
+        load_tokenizer("org/name", KEY)
+    lacks = "tokenizer.json or tokenizer.model or spiece.model or vocab.json"
+    assert str(caught.value) == partial_download(folder, lacks)
+
+
+def test_a_downloaded_model_that_this_transformers_does_not_know(hub_cache: Path, copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "later"}))
+    put_in_cache(hub_cache, copy, "abc", "config.json")
+    assert f"{KEY}: org/name holds a model of type 'later', written by " in error_of(Path("org/name"))
+
+
+def test_identity_follows_the_commit(hub_cache: Path, tiny_whisper: Path) -> None:
+    """Two revisions of one id share no cached features."""
+    assert source_identity("org/name") == {"path": "org/name"}
+    identities = []
+    for commit in ("abc", "def"):
+        put_in_cache(hub_cache, tiny_whisper, commit, "config.json", "model.safetensors")
+        identities.append(source_identity("org/name"))
+    assert identities == [{"path": "org/name", "commit": commit} for commit in ("abc", "def")]
+
+
 def hub_error(tmp_path: Path, name: str, **environment: str) -> str:
     """The last line of a process that asks the hub for a model: its client reads its settings when imported."""
     code = (
-        "from transformers import WhisperConfig\n"
-        "from speechllm_plugin.pretrained import load_config\n"
-        f"load_config({name!r}, WhisperConfig, {KEY!r})\n"
+        "import torch\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "from speechllm_plugin.pretrained import load_model\n"
+        f"load_model(AutoModelForCausalLM, {name!r}, dtype=torch.float32, key={KEY!r})\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path), **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_CACHE": str(tmp_path), **environment},
         capture_output=True, text=True, timeout=120,
     )
     last = result.stderr.strip().splitlines()[-1]
@@ -254,14 +352,16 @@ def test_the_hub_out_of_reach(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "status", "advice"),
     [
-        pytest.param("GatedRepo", 401, "the model is gated; accept its terms at https://huggingface.co/an/llm and log "
-                     "in with `hf auth login` (or set HF_TOKEN) as the account that was granted access", id="gated"),
+        pytest.param("GatedRepo", 401, "the model is gated; accept its terms at https://huggingface.co/org/name and "
+                     "log in with `hf auth login` (or set HF_TOKEN) as the account that was granted "
+                     "access", id="gated"),
         pytest.param("RepoNotFound", 404, "the hub has no such model, or it is private; check the name, or log in with "
                      "`hf auth login` as an account that may read it", id="unknown"),
     ],
 )
-def test_a_model_that_the_hub_refuses(code: str, status: int, advice: str, tmp_path: Path) -> None:
-    """The hub's own client against a server that answers as the hub does."""
+def test_a_model_that_the_hub_refuses(code: str, status: int, advice: str, tiny_llm: Path, tmp_path: Path) -> None:
+    """The hub's own client against a server that answers as the hub does; what it did give before does not help."""
+    put_in_cache(tmp_path, tiny_llm, "abc", "config.json")
 
     class Refusal(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -278,7 +378,7 @@ def test_a_model_that_the_hub_refuses(code: str, status: int, advice: str, tmp_p
     with ThreadingHTTPServer(("127.0.0.1", 0), Refusal) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        found = hub_error(tmp_path, "an/llm", HF_ENDPOINT=address, NO_PROXY="127.0.0.1", HF_HUB_OFFLINE="0")
+        found = hub_error(tmp_path, "org/name", HF_ENDPOINT=address, NO_PROXY="127.0.0.1", HF_HUB_OFFLINE="0")
         server.shutdown()
     assert found == advice
 
@@ -326,21 +426,66 @@ def test_a_whole_model_is_never_completed_with_random_weights(tiny_llm: Path, tm
         load_model(AutoModelForCausalLM, str(path), dtype=torch.float32, key="llm.config.path")
 
 
+def test_a_table_with_several_names_is_read_once(tmp_path: Path) -> None:
+    """PyTorch files hold T5's shared table under each of its names; only the first one's shard is here."""
+    torch.manual_seed(0)
+    model = tiny_t5()
+    model.config.save_pretrained(tmp_path)
+    again = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
+    weights = model.state_dict()
+    assert again < weights.keys()
+    torch.save({name: weight for name, weight in weights.items() if name not in again}, tmp_path / "first.bin")
+    files = {name: "second.bin" if name in again else "first.bin" for name in weights}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    found = load_model(AutoModelForSeq2SeqLM, str(tmp_path), dtype=torch.float32, key="llm.config.path")
+    assert found.state_dict().keys() == weights.keys()
+    assert all(torch.equal(found.state_dict()[name], weight) for name, weight in weights.items())
+    assert found.encoder.embed_tokens.weight is found.shared.weight is found.decoder.embed_tokens.weight
+
+
+def test_a_table_saved_once_has_all_its_names(tmp_path: Path) -> None:
+    """As `save_pretrained` leaves the others out of safetensors; the head of mT5 is another table."""
+    torch.manual_seed(0)
+    model = tiny_t5()
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert "shared.weight" in saved and "encoder.embed_tokens.weight" not in saved
+    found = load_model(AutoModelForSeq2SeqLM, str(tmp_path), dtype=torch.float32, key="llm.config.path")
+    assert found.encoder.embed_tokens.weight is found.shared.weight is found.decoder.embed_tokens.weight
+    assert torch.equal(found.shared.weight, model.shared.weight)
+    assert torch.equal(found.lm_head.weight, model.lm_head.weight)
+    assert not torch.equal(found.lm_head.weight, found.shared.weight)
+
+
+def test_weights_of_other_names_are_left_to_transformers(tiny_llm: Path, tmp_path: Path) -> None:
+    """A tied LLM saved from its model without the head."""
+    config = LlamaConfig.from_pretrained(tiny_llm, tie_word_embeddings=True)
+    model = LlamaForCausalLM(config)
+    model.model.save_pretrained(tmp_path)
+    assert "embed_tokens.weight" in load_file(tmp_path / "model.safetensors")
+    found = load_model(AutoModelForCausalLM, str(tmp_path), dtype=torch.float32, key="llm.config.path")
+    assert all(torch.equal(found.state_dict()[name], weight) for name, weight in model.state_dict().items())
+
+
 def test_a_model_of_the_wrong_kind(tiny_llm: Path) -> None:
     with pytest.raises(UserError, match="holds a model of type 'llama', which AutoModelForSeq2SeqLM does not load$"):
         load_model(AutoModelForSeq2SeqLM, str(tiny_llm), dtype=torch.float32, key="llm.config.path")
 
 
+def tiny_t5() -> MT5ForConditionalGeneration:
+    return MT5ForConditionalGeneration(MT5Config(
+        vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0,
+    ))
+
+
 def test_parts_that_must_stay_in_float32_do(tmp_path: Path) -> None:
     """T5 in float16 overflows in one layer, which transformers leaves in float32: bit for bit."""
-    model = T5ForConditionalGeneration(
-        T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
-    )
+    model = tiny_t5()
     model.save_pretrained(tmp_path)
     found = load_model(AutoModelForSeq2SeqLM, str(tmp_path), dtype=torch.float16, key="llm.config.path")
     name = "encoder.block.0.layer.1.DenseReluDense.wo.weight"
     assert torch.equal(found.get_parameter(name), model.get_parameter(name))
-    assert found.get_parameter(name.replace("wo", "wi")).dtype == torch.float16
+    assert found.get_parameter(name.replace("wo", "wi_0")).dtype == torch.float16
 
 
 def test_identity_follows_the_weights(copy: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
+    AutoTokenizer,
     GenerationConfig,
     SeamlessM4TFeatureExtractor,
     SeamlessM4Tv2ForSpeechToText,
@@ -17,6 +21,7 @@ from transformers import (
     pipeline,
 )
 
+from speechllm_plugin.encoders.seamless_m4t_v2 import SeamlessM4Tv2Config, create_seamless_m4t_v2
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.recognizers.api import RECOGNIZERS, Recognized
 from speechllm_plugin.recognizers.seamless_m4t_v2 import SeamlessM4Tv2Recognizer
@@ -145,3 +150,41 @@ def test_seamless_does_not_know_a_language(seamless: Path, clips: list[Tensor]) 
             create_seamless(seamless).recognize(clips[:1], [language])
 
 
+def keep(path: Path, folder: Path, start: tuple[str, ...]) -> Path:
+    """A copy of a checkpoint whose index names all weights, and whose one shard holds those that start so."""
+    shutil.copytree(path, folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    kept = {name: weight for name, weight in weights.items() if name.startswith(start)}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "kept.safetensors", {"format": "pt"})
+    files = {name: "kept.safetensors" if name in kept else "never-read.safetensors" for name in weights}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return folder
+
+
+def test_seamless_reads_what_it_runs(seamless: Path, clips: list[Tensor], tmp_path: Path) -> None:
+    """Of the checkpoint neither text encoder, units nor vocoder: two thirds of the published one."""
+    part = keep(seamless, tmp_path / "part", ("shared.", "speech_encoder.", "text_decoder.", "lm_head."))
+    expected = create_seamless(seamless).recognize(clips, ["en"] * 3)
+    assert create_seamless(part).recognize(clips, ["en"] * 3) == expected
+
+
+def test_seamless_without_a_weight_that_it_runs(seamless: Path, tmp_path: Path) -> None:
+    part = keep(seamless, tmp_path / "part", ("shared.", "speech_encoder."))
+    with pytest.raises(UserError, match="found no never-read.safetensors, which its index names; download it again$"):
+        create_seamless(part)
+
+
+def test_seamless_saved_as_speech_to_text(seamless: Path, clips: list[Tensor], tmp_path: Path) -> None:
+    """A fine-tuned one holds the two halves alone: the encoder's names are the same."""
+    SeamlessM4Tv2ForSpeechToText.from_pretrained(seamless).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(seamless).save_pretrained(tmp_path)
+    assert not any(name.startswith("t2u_model.") for name in load_file(tmp_path / "model.safetensors"))
+    expected = create_seamless(seamless).recognize(clips, ["de"] * 3)
+    assert create_seamless(tmp_path).recognize(clips, ["de"] * 3) == expected
+    whole, alone = (
+        create_seamless_m4t_v2(SeamlessM4Tv2Config(path=str(path), dtype="float32")).state_dict()
+        for path in (seamless, tmp_path)
+    )
+    assert whole.keys() == alone.keys() and all(torch.equal(alone[name], weight) for name, weight in whole.items())

@@ -129,6 +129,15 @@ def test_mels_and_window_are_those_of_the_checkpoint(
         encoder(torch.zeros(1, too_long), torch.tensor([too_long]))
 
 
+def test_a_checkpoint_without_the_recognisers_head(tmp_path: Path) -> None:
+    """As `WhisperModel` saves it: its names lack `model.`."""
+    model = write_model(tmp_path / "whole")
+    model.model.save_pretrained(tmp_path / "inner")
+    expected, found = (encoder_of(tmp_path / name).state_dict() for name in ("whole", "inner"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
 @pytest.mark.parametrize("options", [{}, {"trim": True}, {"pad_to_30s": False}], ids=["padded", "trimmed", "short"])
 def test_the_device_is_never_waited_for(options: dict[str, Any], tiny_whisper: Path) -> None:
     check_device_is_never_waited_for(encoder_of(tiny_whisper, **options))

@@ -1,0 +1,93 @@
+"""Finds the files of checkpoints, on the hub, in its cache or in a local directory; says what to do where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from requests.exceptions import ConnectionError as NoConnection
+from transformers.utils import cached_file
+
+from speechllm_plugin.errors import UserError
+
+
+class NoSuchFileError(OSError):
+    """A checkpoint lacks a file, or it was not downloaded."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = [name for name in names if not name.endswith(".index.json")]  # which stands for its weights
+        super().__init__(f"found {'neither' if len(self.names) > 1 else 'no'} {' nor '.join(self.names)}")
+
+
+def local_path(path: str, key: str) -> str:
+    """Tells a missing local directory from a hub id: what starts like a path is never looked up on the hub.
+
+    :param key: the configuration key that holds `path`, for errors.
+    """
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if looks_local and not Path(path).expanduser().is_dir():
+        raise UserError(f"{key}: no directory {path}; expected a local checkpoint directory or a hub id")
+    return str(Path(path).expanduser()) if looks_local or Path(path).is_dir() else path
+
+
+def find_file(path: str, *names: str) -> Path:
+    """The first of these files that a checkpoint has, downloaded if need be.
+
+    :param path: a hub id or a local directory.
+    :raises NoSuchFileError: it has none of them, or the hub cannot be asked.
+    :raises OSError: the hub refuses.
+    """
+    for name in names:
+        file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        if file is not None:
+            return Path(file)
+    try:
+        cached_file(path, names[-1])  # raises: what it does not find is either not there or out of reach
+    except OSError as error:
+        raise NoSuchFileError(names) from error
+    raise NoSuchFileError(names)
+
+
+def snapshot(path: str) -> Path | None:
+    """The folder in the hub's cache that a hub id stands for; its name is the commit. None = nothing was downloaded."""
+    file = cached_file(path, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+    return None if file is None else Path(file).parent
+
+
+def advice(path: str, error: BaseException) -> str | None:
+    """What to do about a failure of the hub; None = the error is another one and speaks for itself."""
+    if Path(path).is_dir():
+        return None
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, GatedRepoError):  # before its base class, RepositoryNotFoundError
+            return (
+                f"the model is gated; accept its terms at https://huggingface.co/{path} and log in with "
+                "`hf auth login` (or set HF_TOKEN) as the account that was granted access"
+            )
+        if isinstance(cause, RepositoryNotFoundError):
+            return (
+                "the hub has no such model, or it is private; check the name, or log in with `hf auth login` as an "
+                "account that may read it"
+            )
+    if not any(isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled, NoConnection)) for cause in causes):
+        return None
+    fetch = f"fetch it where there is access with `hf download {path} --local-dir DIRECTORY` and give that directory"
+    folder = snapshot(path)
+    if folder is None:
+        return f"the hub cannot be reached and the model was not downloaded before; {fetch}"
+    missing = [cause for cause in causes if isinstance(cause, NoSuchFileError)]
+    lacks = " or ".join(missing[0].names) if missing else "a file"
+    return f"the hub cannot be reached and only part of the model was downloaded: {folder} lacks {lacks}; {fetch}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
