@@ -29,6 +29,8 @@ DEMO = [
 BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
 # Trains updates of the LLM's and the encoder's layers.
 LORA = ["peft>=0.15,<1"]
+# Keeps the LLM in 8 or 4 bits, on a GPU.
+QUANTIZATION = ["bitsandbytes>=0.46,<1", "accelerate>=1.0,<2"]
 TEST = [
     "pytest>=8", "pytest-xdist>=3", "ruff==0.14.5", "mypy==1.18.2", "types-PyYAML", "matplotlib>=3.8",
     "torch-cif==0.2.0",
@@ -63,7 +65,8 @@ setup(
         "tensorboard>=2.16,<3",
         "PyYAML>=6",
     ],
-    extras_require={"demo": DEMO, "bench": BENCH, "lora": LORA, "test": [*TEST, *DEMO, *LORA]},
+    extras_require={"demo": DEMO, "bench": BENCH, "lora": LORA, "quantization": QUANTIZATION,
+                    "test": [*TEST, *DEMO, *LORA]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",

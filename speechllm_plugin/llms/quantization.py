@@ -18,15 +18,18 @@ def quantization_options(quantization: Quantization, dtype: torch.dtype, key: st
 
     :param dtype: what the layers compute in.
     :param key: the configuration key that holds `quantization`, for errors.
-    :raises UserError: the default device is no GPU, or bitsandbytes is not installed.
+    :raises UserError: the default device is no GPU, or bitsandbytes or accelerate is not installed.
     """
     if quantization == "none":
         return {}
     device = torch.get_default_device()
     if device.type != "cuda":
         raise UserError(f"{key}: found {quantization!r} on the device {str(device)!r}, expected a CUDA GPU, or 'none'")
-    if find_spec("bitsandbytes") is None:
-        raise UserError(f"{key}: {quantization!r} needs bitsandbytes, which is not installed: pip install bitsandbytes")
+    if absent := [name for name in ("bitsandbytes", "accelerate") if find_spec(name) is None]:
+        raise UserError(
+            f"{key}: {quantization!r} needs bitsandbytes and accelerate, found no {' and no '.join(absent)}: "
+            "pip install 'speechllm-plugin[quantization]'"
+        )
     if quantization == "int8":
         how = BitsAndBytesConfig(load_in_8bit=True)
     else:

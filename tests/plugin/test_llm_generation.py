@@ -270,13 +270,14 @@ def test_quantisation_needs_a_gpu_and_its_library(
         f"llm.config.quantization: found '{quantization}' on the device 'cpu', expected a CUDA GPU, or 'none'"
     )
     monkeypatch.setattr(torch, "get_default_device", lambda: torch.device("cuda", 1))
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(UserError) as caught:
-        create_causal_llm(config)
-    assert str(caught.value) == (
-        f"llm.config.quantization: '{quantization}' needs bitsandbytes, which is not installed: "
-        "pip install bitsandbytes"
-    )
+    for missing in (["bitsandbytes"], ["bitsandbytes", "accelerate"]):
+        monkeypatch.setitem(sys.modules, missing[-1], None)
+        with pytest.raises(UserError) as caught:
+            create_causal_llm(config)
+        assert str(caught.value) == (
+            f"llm.config.quantization: '{quantization}' needs bitsandbytes and accelerate, found no "
+            f"{' and no '.join(missing)}: pip install 'speechllm-plugin[quantization]'"
+        )
 
 
 def test_quantisation_is_transformers_own(monkeypatch: pytest.MonkeyPatch) -> None:
