@@ -17,7 +17,7 @@ COMMANDS = {
     "demo": ("speechllm_tools.demo.run", "train and evaluate a small real system on CPU, offline"),
     "compare": ("speechllm_tools.demo.compare", "train every adapter on the demo's data, into one table"),
     "manifest": ("speechllm_tools.manifest.command", "make what training needs from manifests: a CTC vocabulary"),
-    "bench": ("speechllm_tools.bench.command", "time the kernels against their peers, gated on correctness"),
+    "bench": ("speechllm_tools.bench.command", "measure the kernels against their peers, or an encoder's options"),
 }
 
 

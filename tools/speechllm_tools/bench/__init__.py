@@ -1,1 +1,1 @@
-"""Microbenchmarks of the kernels: declared once, gated on correctness, timed against their peers in the same run."""
+"""Benchmarks: the kernels, gated on correctness and timed against their peers in the same run; encoder options."""

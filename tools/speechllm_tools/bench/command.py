@@ -1,4 +1,4 @@
-"""`speechllm bench`: times a kernel against its peers on the device at hand, each timing gated on correctness."""
+"""`speechllm bench`: measures the kernels, or the options of an encoder, on the device at hand."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 
+from speechllm_plugin.errors import UserError
 from speechllm_tools.bench import plot, report
 from speechllm_tools.bench.framework import DTYPES, REGISTRY, Benchmark, Case, load_benchmark, run_benchmark
 from speechllm_tools.bench.timing import Timer
 
-EPILOG = """\
+_KERNEL = "times a kernel against its peers, each timing gated on correctness"
+_KERNEL_EPILOG = """\
 Each implementation is first compared with a float64 reference: one that is wrong prints FAILED, is not timed, and
 makes the exit status 1. Peers (baselines) are timed even where they differ, and the difference is printed; a peer
 that is not installed is listed as absent.
@@ -24,13 +26,30 @@ examples:
   speechllm bench cif --shape 16,1500,768,375 --dtype fp32 --threads 2
   speechllm bench ctc-collapse --device cuda --json out.json --plot out.png
 """
+_WHISPER_PADDING = "vectors, time and WER with and without Whisper's padding, on the demo's clips"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
-    parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("kernel", choices=sorted(REGISTRY), help="what to time")
+    benchmarks = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
+    for name in sorted(REGISTRY):
+        kernel = benchmarks.add_parser(
+            name,
+            help=_KERNEL,
+            description=_KERNEL,
+            epilog=_KERNEL_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        _add_kernel_arguments(kernel)
+        kernel.set_defaults(measure=_run_kernel)
+    padding = benchmarks.add_parser("whisper-padding", help=_WHISPER_PADDING, description=_WHISPER_PADDING)
+    _add_whisper_padding_arguments(padding)
+    padding.set_defaults(measure=_run_whisper_padding)
+    for subparser in benchmarks.choices.values():
+        _add_common_arguments(subparser)
+
+
+def _add_kernel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape",
         nargs="+",
@@ -47,8 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="kind of data, e.g. full, ragged; default: that of each default shape, else full",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one, else cpu")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: PyTorch's choice")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these implementations")
     parser.add_argument(
         "--seconds", type=float, help="how long to measure each figure (default: 1 on a CPU, 0.2 on CUDA)"
@@ -56,44 +73,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-gate-matrix", action="store_true", help="skip the small awkward cases; timed cases stay gated"
     )
-    parser.add_argument("--json", type=Path, metavar="F", help="write all figures, machine, versions and commit here")
     parser.add_argument(
         "--plot", type=Path, metavar="F.png", help="draw the share of the copy bandwidth (needs matplotlib)"
     )
 
 
+def _add_whisper_padding_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, default=Path("demo"), help="folder of the demo (default: demo)")
+    parser.add_argument(
+        "--clips", type=int, default=100, metavar="N", help="at most so many of the dev split (default: 100)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table here, with what made it")
+
+
+def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one, else cpu")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: PyTorch's choice")
+    parser.add_argument("--json", type=Path, metavar="F", help="write all figures, machine, versions and commit here")
+
+
 def run(options: argparse.Namespace) -> int:
-    try:
-        return _run(options)
-    except _UserError as error:
-        print(f"speechllm bench: error: {error}", file=sys.stderr)
-        return 2
-
-
-class _UserError(Exception):
-    pass
-
-
-def _run(options: argparse.Namespace) -> int:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        raise _UserError("--device: cuda was asked for, but PyTorch sees no CUDA device")
-    if options.plot is not None and (reason := plot.why_not()) is not None:
-        raise _UserError(f"--plot: {reason}")
-    for name in ("json", "plot"):
-        path = getattr(options, name)
+        raise UserError("--device: cuda was asked for, but PyTorch sees no CUDA device")
+    for name in ("json", "plot", "output"):
+        path = getattr(options, name, None)
         if path is not None and not path.resolve().parent.is_dir():
-            raise _UserError(f"--{name}: the folder of {path} does not exist")
+            raise UserError(f"--{name}: the folder of {path} does not exist")
     if options.threads is not None:
         if options.threads < 1:
-            raise _UserError(f"--threads: {options.threads} found, at least 1 expected")
+            raise UserError(f"--threads: {options.threads} found, at least 1 expected")
         torch.set_num_threads(options.threads)
+    return int(options.measure(options, device))
 
-    benchmark = load_benchmark(options.kernel)
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _run_whisper_padding(options: argparse.Namespace, device: str) -> int:
+    # Here, because importing transformers takes seconds and the kernels do not need it.
+    from speechllm_tools.bench.whisper_padding import run as run_whisper_padding
+
+    return run_whisper_padding(options, device, report=_report)
+
+
+def _run_kernel(options: argparse.Namespace, device: str) -> int:
+    if options.plot is not None and (reason := plot.why_not()) is not None:
+        raise UserError(f"--plot: {reason}")
+    benchmark = load_benchmark(options.benchmark)
     names = {implementation.name for operation in benchmark.operations for implementation in operation.implementations}
     for name in options.only or ():
         if name not in names:
-            raise _UserError(f"--only: {name!r} found, one of {', '.join(sorted(names))} expected")
+            raise UserError(f"--only: {name!r} found, one of {', '.join(sorted(names))} expected")
     cases = _cases(benchmark, device, options.shape, options.dtype, options.variant)
     gate_cases = [] if options.no_gate_matrix else benchmark.gate_cases(device)
 
@@ -105,15 +137,15 @@ def _run(options: argparse.Namespace) -> int:
         defaults=options.shape is None,
         only=options.only,
         gate_cases=gate_cases,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
+        report=_report,
     )
     print(report.table(benchmark.dimensions, results, timer))
     if options.json is not None:
-        document = report.as_json(options.kernel, benchmark.dimensions, results, timer)
+        document = report.as_json(options.benchmark, benchmark.dimensions, results, timer)
         options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if options.plot is not None:
         machine = report.describe_run(timer)["machine"]
-        plot.save_plot(f"{options.kernel} on {machine['gpu'] or machine['cpu']}", results, options.plot)
+        plot.save_plot(f"{options.benchmark} on {machine['gpu'] or machine['cpu']}", results, options.plot)
     return 1 if any(result.status == "FAILED" and not result.baseline for result in results) else 0
 
 
@@ -126,7 +158,7 @@ def _cases(
 ) -> list[Case]:
     for variant in variants or ():
         if variant not in benchmark.variants:
-            raise _UserError(f"--variant: {variant!r} found, one of {', '.join(benchmark.variants)} expected")
+            raise UserError(f"--variant: {variant!r} found, one of {', '.join(benchmark.variants)} expected")
     if shapes is None:
         bases = list(benchmark.cases(device))
     else:
@@ -149,7 +181,7 @@ def _shape(benchmark: Benchmark, text: str) -> tuple[int, ...]:
     if len(shape) == len(benchmark.dimensions) - 1:
         shape = (*shape, benchmark.last_dimension(shape))
     if len(shape) != len(benchmark.dimensions) or min(shape) < 1:
-        raise _UserError(
+        raise UserError(
             f"--shape: {text!r} found, whole numbers of at least 1 as {expected} expected (the last may be left out)"
         )
     return shape

@@ -20,17 +20,20 @@ from speechllm_tools.bench.timing import BACKWARD, BOTH, FORWARD, Timer
 DISTRIBUTIONS = ("torch", "triton", "numpy", "torch-cif")
 
 
+def describe_machine(device: str) -> dict[str, Any]:
+    return {
+        "device": device,
+        "cpu": _cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+    }
+
+
 def describe_run(timer: Timer) -> dict[str, Any]:
     """The machine, the versions and the commit, for the JSON."""
     return {
-        "machine": {
-            "device": timer.device,
-            "cpu": _cpu_name(),
-            "cpu_count": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if timer.device == "cuda" else None,
-            "copy_bytes_per_second": timer.copy_bandwidth,
-        },
+        "machine": {**describe_machine(timer.device), "copy_bytes_per_second": timer.copy_bandwidth},
         "versions": {
             "python": platform.python_version(),
             "cuda": torch.version.cuda,
