@@ -172,6 +172,13 @@ def _read_tokenizer(source: str) -> PreTrainedTokenizerFast:
         raise
 
 
+def model_class(kls: Any, path: str, key: str) -> tuple[type[PreTrainedModel], PretrainedConfig]:
+    """What one of transformers' Auto classes would load, and its configuration; reads no weights."""
+    config_values(path, key)
+    config = _read(key, path, lambda: AutoConfig.from_pretrained(local_path(path, key)))
+    return _model_class(kls, config, f"{key}: {path}"), config
+
+
 def load_model(kls: Any, path: str, *, dtype: torch.dtype, key: str, **options: object) -> PreTrainedModel:
     """A whole model through one of transformers' Auto classes, in `dtype` on the default device.
 

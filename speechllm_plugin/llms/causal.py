@@ -11,13 +11,17 @@ from fairseq2.logging import log
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS, DecodingConfig, Dtype, Generated, Llm
 from speechllm_plugin.llms.cross_entropy import cross_entropy
 from speechllm_plugin.llms.generation import generate_rows
 from speechllm_plugin.llms.joining import join
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
-from speechllm_plugin.pretrained import DTYPES, load_model, load_tokenizer, source_identity
+from speechllm_plugin.pretrained import DTYPES, load_model, load_tokenizer, model_class, source_identity
 from speechllm_plugin.prompts import RenderedPrompt
+
+ATTENTION_LAYERS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
+"""transformers' names of layers that keep keys and values alone."""
 
 
 @dataclass(kw_only=True)
@@ -188,12 +192,29 @@ class CausalLlm(Llm):
         return {"llm": "causal", "source": source_identity(self.config.path), **vars(self.config)}
 
 
+def _check_layers(path: str) -> None:
+    """
+    :raises UserError: a layer carries more of the past than keys and values. A mask hides a place's keys and values,
+        but a state has taken the padding in, and no cache of a prefix holds it.
+    """
+    model_kls, config = model_class(AutoModelForCausalLM, path, "llm.config.path")
+    text = config.get_text_config()
+    layers = set(getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ())
+    if getattr(model_kls, "_is_stateful", False) or not layers <= ATTENTION_LAYERS:
+        found = f"layers of the types {', '.join(sorted(layers))}" if layers else "layers with a state"
+        raise UserError(
+            f"llm.config.path: {path} is a {model_kls.__name__}: found {found}, expected an LLM that keeps keys and "
+            "values alone, such as Llama, Mistral, Qwen 3 or Gemma"
+        )
+
+
 def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
     """
     `config.attention` is set to what the model runs with.
 
-    :raises UserError: the checkpoint cannot be loaded, or it cannot be quantised here.
+    :raises UserError: the checkpoint cannot be loaded, it cannot be quantised here, or its layers are not attention's.
     """
+    _check_layers(config.path)
     options = quantization_options(config.quantization, DTYPES[config.dtype], "llm.config.quantization")
     tokenizer = load_tokenizer(config.path, "llm.config.path")
     model = load_model(

@@ -16,12 +16,17 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     GraniteConfig,
+    JambaConfig,
+    Lfm2Config,
     LlamaConfig,
+    MambaConfig,
     MistralConfig,
     PretrainedConfig,
     Qwen3Config,
+    RecurrentGemmaConfig,
 )
 
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms import cross_entropy
 from speechllm_plugin.llms.api import DecodingConfig, Generated
 from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
@@ -266,3 +271,44 @@ def test_the_embedding_table_is_what_the_llm_reads(name: str, tiny_llm: Path, tm
 def test_identity_names_the_weights(llm: CausalLlm, tiny_llm: Path) -> None:
     assert llm.identity()["path"] == str(tiny_llm)
     assert [name for name, *_ in llm.identity()["source"]["files"]] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        pytest.param(
+            Lfm2Config(**SIZES, layer_types=["conv", "full_attention"]),
+            "Lfm2ForCausalLM: found layers of the types conv, full_attention", id="convolutions",
+        ),
+        pytest.param(
+            MambaConfig(vocab_size=320, hidden_size=32, num_hidden_layers=1),
+            "MambaForCausalLM: found layers with a state", id="states alone",
+        ),
+        pytest.param(
+            JambaConfig(**SIZES, num_experts=2, attn_layer_period=2, attn_layer_offset=1, use_mamba_kernels=False),
+            "JambaForCausalLM: found layers of the types attention, mamba", id="states and attention",
+        ),
+        pytest.param(
+            RecurrentGemmaConfig(
+                vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+            ),
+            "RecurrentGemmaForCausalLM: found layers of the types attention, recurrent", id="recurrences",
+        ),
+    ],
+)
+def test_llms_with_more_than_keys_and_values(
+    config: PretrainedConfig, found: str, tiny_llm: Path, tmp_path: Path
+) -> None:
+    """Refused before the weights, which are not even here, are read."""
+    config.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_llm).save_pretrained(tmp_path)
+    with pytest.raises(UserError) as caught:
+        create_causal_llm(CausalLlmConfig(path=str(tmp_path)))
+    assert str(caught.value) == (
+        f"llm.config.path: {tmp_path} is a {found}, expected an LLM that keeps keys and values alone, such as Llama, "
+        "Mistral, Qwen 3 or Gemma"
+    )
+
+
+def test_windows_of_attention_are_keys_and_values(tiny_llm: Path, tmp_path: Path) -> None:
+    assert set(load("gemma3", tiny_llm, tmp_path).model.config.layer_types) == {"full_attention", "sliding_attention"}
