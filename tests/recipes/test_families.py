@@ -169,7 +169,7 @@ def test_another_process_decodes_the_same(trained: Trained, tiny_manifest: Path)
     assert len(set(written)) > 1
 
 
-def test_another_model_than_the_published_one_is_refused(commands: Commands, tiny_manifest: Path, tmp_path: Path) -> None:
+def test_another_model_than_the_published_is_refused(commands: Commands, tiny_manifest: Path, tmp_path: Path) -> None:
     """Each checkpoint is checked while nothing but its config.json was read."""
     pair = Pair("whisper", "mistral", "whisper_large_v3.mistral_7b.base", sharded=False)
     paths = overrides(pair, tmp_path)

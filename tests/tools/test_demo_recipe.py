@@ -91,6 +91,73 @@ def clips(embedded: Path) -> list[Path]:
     return [embedded / "data" / row.audio for row in rows]
 
 
+def test_whisper_transcribes_through_the_encoder_as_it_does_alone(embedded: Path, clips: list[Path]) -> None:
+    """The features under Whisper's own decoder, which was never trained on any others."""
+    import jiwer
+    import torch
+    from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
+    from transformers.modeling_outputs import BaseModelOutput
+
+    from speechllm_plugin.datasets.audio import read_audio, resolve
+    from speechllm_plugin.datasets.manifest import read_manifest
+    from speechllm_plugin.encoders.whisper import WhisperConfig, create_whisper
+    from speechllm_plugin.pretrained import freeze
+    from speechllm_plugin.scoring.normalizers import normalize_basic
+
+    path = embedded / "models" / "whisper-tiny.en"
+    waveforms = [torch.from_numpy(read_audio(resolve(str(clip), Path()))) for clip in clips[:6]]
+    encoder = freeze(create_whisper(WhisperConfig(path=str(path), dtype="float32")))
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    features, _ = encoder(torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths)
+
+    model = WhisperForConditionalGeneration.from_pretrained(path).eval()
+    arrays = [waveform.numpy() for waveform in waveforms]
+    mels = WhisperFeatureExtractor()(arrays, sampling_rate=16000, return_tensors="pt").input_features
+    expected = model.generate(mels)
+    found = model.generate(encoder_outputs=BaseModelOutput(last_hidden_state=features))
+    assert found.tolist() == expected.tolist()
+
+    texts = AutoTokenizer.from_pretrained(path).batch_decode(found, skip_special_tokens=True)
+    references = [row.tgt_text for row in read_manifest(embedded / "data" / "test_seen.tsv")[:6]]
+    # It is the real one.
+    assert jiwer.wer(list(map(normalize_basic, references)), list(map(normalize_basic, texts))) < 0.5
+
+
+def test_the_llm_answers_text_as_it_does_alone(embedded: Path) -> None:
+    """Greedy tokens of prompts without any speech, loaded, joined, batched and stopped by us and by transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    from speechllm_plugin.llms.api import DecodingConfig
+    from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
+    from speechllm_plugin.pretrained import freeze
+    from speechllm_plugin.prompts import PromptConfig, PromptRenderer
+
+    path = embedded / "models" / "smollm2-135m-instruct"
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    llm = freeze(create_causal_llm(CausalLlmConfig(path=str(path), dtype="float32")))
+    renderer = PromptRenderer(llm.tokenizer, PromptConfig(transcribe="<speech>"))
+    questions = ["What is the capital of France?", "Say hello.", "List three colours of the rainbow."]
+    words = [tokenizer(question, add_special_tokens=False).input_ids for question in questions]
+    lengths = torch.tensor([len(row) for row in words])
+    embeddings = [llm.embedding_table[torch.tensor(row)] for row in words]
+    found = llm.generate(
+        [renderer.render("en", "en")] * len(questions), torch.nn.utils.rnn.pad_sequence(embeddings, batch_first=True),
+        lengths, keys=questions, limits=[16] * len(questions), end_of_turn=renderer.end_of_turn,
+        config=DecodingConfig(),
+    )
+    greedy = GenerationConfig(do_sample=False, max_new_tokens=16, eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
+    for question, answer in zip(questions, found, strict=True):
+        chat = [{"role": "user", "content": question}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=greedy)
+        tokens = [token for token in expected[0, ids.size(1) :].tolist() if token != tokenizer.eos_token_id]
+        assert answer.tokens == tokens and tokens
+    # It is the real one.
+    assert "Paris" in tokenizer.decode(found[0].tokens)
+
+
 def test_the_demos_configuration_is_valid_as_it_stands(tmp_path: Path) -> None:
     """Its steps, for instance, must fit each other: what is wrong with it is reported before the missing data."""
     from speechllm_tools.demo.run import config_file
