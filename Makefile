@@ -20,6 +20,7 @@ $(STAMP): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade "pip>=24"
 	$(BIN)/python -m pip install --editable ".[test]"
+	$(BIN)/python -c "from speechllm_plugin.sndfile import link_sndfile; link_sndfile()"
 	touch $@
 
 demo: install

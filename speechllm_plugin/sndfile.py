@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import sys
+import sysconfig
 from pathlib import Path
 
 
@@ -12,13 +13,34 @@ def preload_sndfile() -> None:
     """Loads the copy of libsndfile that the soundfile wheel bundles, where the system has none.
 
     fairseq2n wants libsndfile when it is imported, so this package has to be imported before fairseq2. Where that
-    cannot be (another program imports fairseq2 itself), install the system's: `apt install libsndfile1`.
+    cannot be (`python -m fairseq2.assets`, say), see `link_sndfile`.
     """
     if "fairseq2n" in sys.modules or ctypes.util.find_library("sndfile") is not None:
         return
+    for library in _bundled():
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+def link_sndfile(folder: Path | None = None) -> None:
+    """Puts a link to the wheel's libsndfile, where the system has none, to where fairseq2n looks for one: in this
+    environment fairseq2 can then be imported before this package.
+
+    :param folder: None = the environment's `lib`. fairseq2n also finds it in a folder of `LD_LIBRARY_PATH`.
+    """
+    if ctypes.util.find_library("sndfile") is not None:
+        return
+    link = (folder or Path(sysconfig.get_path("purelib")).parents[1]) / (
+        "libsndfile.1.dylib" if sys.platform == "darwin" else "libsndfile.so.1"
+    )
+    for library in _bundled():
+        link.unlink(missing_ok=True)
+        link.symlink_to(library)
+
+
+def _bundled() -> list[Path]:
+    """The wheel's library; none where the wheel is of another kind, and fairseq2n's message says what to install."""
     try:
         import _soundfile_data
     except ImportError:
-        return  # fairseq2n's own message says what to install
-    for library in sorted(Path(next(iter(_soundfile_data.__path__))).glob("libsndfile*")):
-        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        return []
+    return sorted(Path(next(iter(_soundfile_data.__path__))).glob("libsndfile*"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
 
-from speechllm_plugin.models.speech_llm.config import arch_names
+from speechllm_plugin.models.speech_llm.config import GRID, arch_names
+from speechllm_plugin.sndfile import link_sndfile
 from tests.commands import Commands, System, environment
 
 ACTIONS = ("train", "evaluate", "generate", "cascade")
@@ -85,11 +88,34 @@ def test_mistakes_in_the_command_are_one_line(
         assert word in line
 
 
+def cards(output: str) -> set[str]:
+    return set(re.findall(r"^ *- model:(\S+)@$", output, re.MULTILINE))
+
+
 def test_the_extension_brings_the_architectures(commands: Commands) -> None:
     result = commands.fairseq2("assets", "list", env={"FAIRSEQ2_EXTENSION_TRACE": "1"}).ok()
-    for name in arch_names():
-        assert f"model:{name}@" in result.stdout
+    assert set(arch_names()) <= cards(result.stdout)
+    assert {".".join(names) for names in product(*GRID)} <= cards(result.stdout)
+    assert "w2v_bert.mt0_xxl_mt.subsample" in cards(result.stdout)
     assert "Traceback" not in result.output
+
+
+def test_fairseq2s_own_command_lists_them_too(tmp_path: Path) -> None:
+    """It imports nothing of ours first, and the system may have no libsndfile."""
+    link_sndfile(tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-m", "fairseq2.assets", "list", "--kind", "model"],
+        env=environment(LD_LIBRARY_PATH=str(tmp_path)), capture_output=True, text=True, timeout=120, check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert set(arch_names()) <= cards(result.stdout)
+
+
+@pytest.mark.parametrize("arch", ["whisper_large_v3.llama31_8b.cif", "w2v_bert.mt0_xxl_mt.subsample"])
+def test_a_card_says_what_it_is(commands: Commands, arch: str) -> None:
+    shown = commands.fairseq2("assets", "show", arch).ok().stdout
+    assert re.search(rf"^ *model_arch *: '{arch}'$", shown, re.MULTILINE)
+    assert re.search("^ *model_family *: 'speech_llm'$", shown, re.MULTILINE)
 
 
 def test_secrets_stay_out_of_the_log(commands: Commands, system: System, tmp_path: Path) -> None:
