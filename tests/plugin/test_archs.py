@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Wav2Vec2BertModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, Wav2Vec2BertModel
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -43,6 +43,7 @@ BUILDERS: dict[str, Callable[[Any], nn.Module]] = {
     "whisper": WhisperEncoder,
     "seamless_m4t_v2": SeamlessM4Tv2SpeechEncoder,
     "w2v_bert": Wav2Vec2BertModel,
+    "wav2vec2": AutoModel.from_config,
     "causal": AutoModelForCausalLM.from_config,
     "encoder_decoder": AutoModelForSeq2SeqLM.from_config,
 }
@@ -54,6 +55,9 @@ PARAMETERS = {
     "whisper_tiny_en": 8_208_384,
     "seamless_m4t_v2": 635_046_720,
     "w2v_bert": 580_493_120,
+    "wav2vec2_large_lv60": 315_438_720,
+    "hubert_large_ll60k": 315_438_720,
+    "wavlm_large": 315_453_120,
     "mistral_7b": 7_248_023_552,
     "llama31_8b": 8_030_261_248,
     "llama32_1b": 1_235_814_400,

@@ -22,12 +22,14 @@ from speechllm_tools.inspect.skeleton import SkeletonBuilder, count_parameters, 
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.masks import stack_frames
+from speechllm_plugin.models.speech_llm.archs import ENCODER_ARCHS
 from speechllm_plugin.models.speech_llm.config import GRID, CtcConfig, PartSection, SpeechLlmConfig, arch_config
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
 from speechllm_plugin.prompts import RenderedPrompt
 
 Inspect = Callable[..., Facts]
+ENCODERS = sorted((Path(__file__).parents[2] / "recipes/speechllm_recipes/configs/axes/encoder").glob("*.yaml"))
 ADAPTERS = ("base", "conv", "cif", "ctc", "wlq_former", "subsample", "mlp")
 
 
@@ -311,6 +313,28 @@ def test_a_yaml_file_is_read_as_the_recipe_reads_it(capsys: pytest.CaptureFixtur
     assert values["ctc"]["parameters"] == 577 * 49153
     assert values["output"]["clips"][0] == {"seconds": 1.0, "frames": 50, "vectors": 5, "compression": 10, "hertz": 5}
     assert values["training"]["batch_size"] == 3
+
+
+@pytest.mark.parametrize("fragment", ENCODERS, ids=lambda fragment: fragment.stem)
+def test_an_encoders_fragment_can_be_inspected_without_its_model(
+    inspect: Inspect, tiny_config: SpeechLlmConfig, fragment: Path
+) -> None:
+    values = yaml.safe_load(fragment.read_text())["model"]["config_overrides"]["encoder"]
+    config = small(tiny_config, "mlp")
+    config.encoder = PartSection(**values)
+    facts = inspect(config)
+    assert facts.skeleton.encoder.frame_rate == (6.25 if "seamless" in fragment.stem else 50)
+    assert facts.skeleton.frozen > 300_000_000
+
+
+@pytest.mark.parametrize("name", [name for name, arch in ENCODER_ARCHS.items() if arch.part == "wav2vec2"])
+def test_wav2vec2_and_its_relatives_are_known_by_name(inspect: Inspect, name: str) -> None:
+    facts = inspect(f"{name}.smollm2_135m.mlp")
+    encoder = facts.skeleton.encoder
+    assert (encoder.dim, encoder.frame_rate) == (1024, 50)
+    assert [clip.frames for clip in facts.clips] == [99]  # windows of 25 ms, one every 20 ms
+    # All but the vector that hides spans in pretraining.
+    assert count_parameters(encoder) == (315_453_120 if name == "wavlm_large" else 315_438_720) - 1024
 
 
 def test_the_demo_can_be_inspected_without_its_models(

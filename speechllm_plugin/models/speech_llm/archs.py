@@ -48,6 +48,21 @@ def _whisper(path: str, dim: int, layers: int, heads: int, mels: int, **options:
     return PartArch("whisper", path, shape, options)
 
 
+def _wav2vec2_large(model_type: str, path: str, *, conv_bias: bool, **shape: object) -> PartArch:
+    """A large model of the family: 24 layers with the norm before each, 50 vectors a second."""
+    sizes = {
+        "model_type": model_type,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "feat_extract_norm": "layer",
+        "do_stable_layer_norm": True,
+        "conv_bias": conv_bias,
+    }
+    return PartArch("wav2vec2", path, {**sizes, **shape})
+
+
 _CONFORMER = {"conv_depthwise_kernel_size": 31, "position_embeddings_type": "relative_key"}
 
 ENCODER_ARCHS: dict[str, PartArch] = {
@@ -85,6 +100,12 @@ ENCODER_ARCHS: dict[str, PartArch] = {
             "add_adapter": False,
             **_CONFORMER,
         },
+    ),
+    # Pretrained on Libri-Light; the path is its version that was fine-tuned on Librispeech.
+    "wav2vec2_large_lv60": _wav2vec2_large("wav2vec2", "facebook/wav2vec2-large-960h-lv60-self", conv_bias=True),
+    "hubert_large_ll60k": _wav2vec2_large("hubert", "facebook/hubert-large-ll60k", conv_bias=True),
+    "wavlm_large": _wav2vec2_large(
+        "wavlm", "microsoft/wavlm-large", conv_bias=False, num_buckets=320, max_bucket_distance=800
     ),
 }
 """Speech encoders."""
