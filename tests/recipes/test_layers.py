@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.factory import create_speech_llm
+from speechllm_plugin.models.speech_llm.layers import compile_speech_llm
 from tests.commands import Commands, System, metrics
 
 ADAPTER = {
@@ -63,3 +67,20 @@ def test_checkpointing_gives_the_same_numbers(
 def test_compiled_layers_give_nearly_the_same_numbers(runs: dict[str, Path]) -> None:
     for found, expected in zip(metrics(runs["compiled"], "train"), metrics(runs["plain"], "train"), strict=True):
         assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_adapters_layers_are_compiled_and_equal_ones_together(tiny_config: SpeechLlmConfig) -> None:
+    """Nothing in a run's numbers tells whether anything was compiled."""
+    tiny_config.adapter = PartSection(name="base", config={**ADAPTER["config"], "num_layers": 3})
+    model = create_speech_llm(tiny_config).eval()
+    features, lengths = torch.randn(2, 9, model.encoder.dim), torch.tensor([9, 5])
+    expected = model.adapter(features, lengths, None).seqs
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compile_speech_llm(model, backend=backend)
+    torch.testing.assert_close(model.adapter(features, lengths, None).seqs, expected)
+    assert len(graphs) == 1
