@@ -37,12 +37,12 @@ class WhisperConfig:
     """Pad every clip with silence to the checkpoint's window, as Whisper was trained and as in arXiv 2409.17044. False
     encodes only the clip: on a CPU in a tenth of the time for clips of 3 s, but off the pretrained distribution, so
     train and decode with the same setting. How far off is in benchmarks/results/whisper-padding.md: tiny.en's own
-    decoder, which ends where the silence begins, repeats itself on half of the clips."""
+    decoder, which ends where the silence begins, does not end on half of the clips."""
     trim: bool = False
     """Cut the output to the clip's true length after encoding with the padding: the vectors that are left are the same,
     and the adapter and the LLM have fewer to read. False keeps all 1500, as in arXiv 2409.17044. The silence that is
-    cut tells where the speech ends, so train and decode with the same setting; without it tiny.en's own decoder repeats
-    itself on a quarter of the clips (benchmarks/results/whisper-padding.md)."""
+    cut tells where the speech ends, so train and decode with the same setting; without it tiny.en's own decoder does
+    not end on a quarter of the clips (benchmarks/results/whisper-padding.md)."""
 
 
 class WhisperSpeechEncoder(SpeechEncoder):
