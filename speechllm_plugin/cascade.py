@@ -1,8 +1,9 @@
 """The baseline without an adapter: a recogniser writes the speech down, an LLM works on the text.
 
 It answers the question that SLM leaves open (arXiv 2310.00230): is a joint system better than a cascade of the same
-parts? The prompt is the joint system's, with the embedded words of the transcript in the place of the speech. Clips
-that are to be transcribed never reach the LLM: there the recogniser is the whole cascade.
+parts? The prompt is the joint system's, with the words of the transcript in the place of the speech: the LLM translates
+them, or answers them where `PromptConfig.answer` says so. Clips that are to be transcribed never reach the LLM: there
+the recogniser is the whole cascade.
 """
 
 from __future__ import annotations
@@ -16,16 +17,23 @@ from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
 from speechllm_plugin.pretrained import freeze
-from speechllm_plugin.prompts import PromptRenderer
+from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_plugin.recognizers.api import Recognized, Recognizer
 
 
+def needs_llm(prompt: PromptConfig, source_lang: str, target_lang: str) -> bool:
+    """Whether a clip goes on to the second stage: all but those that are to be transcribed."""
+    return prompt.answer is not None or target_lang not in ("", source_lang)
+
+
 class Cascade(nn.Module):
-    def __init__(self, recognizer: Recognizer, llm: Llm, prompts: PromptRenderer) -> None:
+    def __init__(self, recognizer: Recognizer, llm: Llm | None, prompt: PromptConfig) -> None:
+        """:param llm: None where no clip needs it."""
         super().__init__()
         self.recognizer = freeze(recognizer)
-        self.llm = freeze(llm)
-        self.prompts = prompts
+        self.llm = None if llm is None else freeze(llm)
+        self._prompt = prompt
+        self._renderer = None if llm is None else PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)
 
     def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]:
         """Both stages; each row gives the same text as it would alone."""
@@ -39,25 +47,28 @@ class Cascade(nn.Module):
     def answer(
         self, batch: SpeechTextBatch, transcripts: Sequence[Recognized], config: DecodingConfig
     ) -> tuple[list[str], list[Generated]]:
-        """The second stage: translations by the LLM, and transcripts as they are.
+        """The second stage: translations and answers by the LLM, and transcripts as they are.
 
         :param config: of the LLM; the recogniser is greedy.
         """
         texts = [transcript.text for transcript in transcripts]
         generated = [Generated([], cut=transcript.cut) for transcript in transcripts]
+        languages = list(zip(batch.source_langs, batch.target_langs, strict=True))
         # Of silence there is nothing to translate, and an LLM that is given nothing makes something up.
-        rows = [i for i in range(len(batch)) if batch.target_langs[i] not in ("", batch.source_langs[i]) and texts[i]]
+        rows = [row for row in range(len(batch)) if needs_llm(self._prompt, *languages[row]) and texts[row]]
         if not rows:
             return texts, generated
-        table = self.llm.embedding_table
-        ids = [self.prompts.encode_target(texts[row])[:-1] for row in rows]
-        embeddings = [table[torch.tensor(words, device=table.device)] for words in ids]
+        if self.llm is None or self._renderer is None:
+            raise ValueError(f"{batch.ids[rows[0]]}: the clip needs an LLM, but the cascade has none")
+        prompts, ids = zip(*(self._renderer.render_text(*languages[row], texts[row]) for row in rows), strict=True)
+        device = self.llm.embedding_table.device
+        embeddings = [self.llm.embed(torch.tensor(words, dtype=torch.long, device=device)) for words in ids]
         answers, answered = answer(
             self.llm,
-            self.prompts,
-            [self.prompts.render(batch.source_langs[row], batch.target_langs[row]) for row in rows],
+            self._renderer,
+            prompts,
             nn.utils.rnn.pad_sequence(embeddings, batch_first=True),
-            torch.tensor([len(words) for words in ids], device=table.device),
+            torch.tensor([len(words) for words in ids], device=device),
             keys=[batch.ids[row] for row in rows],
             seconds=[batch.seconds[row] for row in rows],
             config=config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.commands import Commands, System, metrics
+from tests.commands import Commands, Result, System, metrics
 
 HEADER = "id\taudio\tn_frames\ttgt_text\n"
 
@@ -143,6 +144,9 @@ def test_manifests_that_are_wrong(
         ("model.config_overrides.adapter.name=mpl", ("adapter.name", "'mpl'", "base, cif, conv")),
         ("model.config_overrides.encoder.config.path=/lost/model", ("encoder.config.path", "/lost/model", "directory")),
         ("dataset.train_split=trian", ("'trian'", "dev, test, train")),
+        # A name alone is a list of one.
+        ("dataset.valid_splits=dve", ("'dve'", "dev, test, train")),
+        ("dataset.valid_splits=3", ("dataset.valid_splits: found 3, expected one of str, list[str]",)),
         ("model.config_overrides.prompt.transcribe=hello", ("prompt.transcribe", "0 times", "exactly one")),
     ],
 )
@@ -217,6 +221,29 @@ def test_a_run_of_another_adapter_is_not_resumed(commands: Commands, trained: Pa
     assert f"{trained / 'run.json'}: " in line
     assert "adapter.name = 'mlp', found 'base'" in line
     assert metrics(trained, "train") == before
+
+
+def test_a_run_from_before_a_key_existed_is_resumed(commands: Commands, trained: Path, tmp_path: Path) -> None:
+    """What its record lacks has the default."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    record = json.loads((run / "run.json").read_text())
+    file = trained.parent / "config.yaml"
+
+    def resume(*overrides: str, lacks: str) -> Result:
+        older = {name: value for name, value in record["model"].items() if name != lacks}
+        assert len(older) < len(record["model"])
+        (run / "run.json").write_text(json.dumps({**record, "model": older}))
+        return commands.recipe("train", run, "--config-file", file, "--config", *overrides)
+
+    resume("regime.num_steps=6", lacks="prompt.answer").ok()
+    line = resume("model.config_overrides.prompt.answer=<speech>", lacks="prompt.answer").user_error()
+    assert "prompt.answer = None, found '<speech>'" in line
+    # This run has another value than the default.
+    assert "with ctc.classifier = 'linear', found 'llm_embedding'" in resume(lacks="ctc.classifier").user_error()
+    (run / "run.json").write_text(json.dumps({**record, "model": {**record["model"], "adapter.config.wings": 2}}))
+    line = commands.recipe("train", run, "--config-file", file).user_error()
+    assert "adapter.config.wings: unknown key" in line
 
 
 def test_a_run_over_other_data_is_not_resumed(commands: Commands, trained: Path) -> None:

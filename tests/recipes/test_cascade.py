@@ -18,7 +18,7 @@ from speechllm_plugin.cascade import Cascade
 from speechllm_plugin.datasets.audio import read_audio, resolve
 from speechllm_plugin.datasets.tsv import read_table
 from speechllm_plugin.llms.api import LLMS, DecodingConfig
-from speechllm_plugin.prompts import PromptConfig, PromptRenderer
+from speechllm_plugin.prompts import PromptConfig
 from speechllm_plugin.recognizers.api import RECOGNIZERS
 from speechllm_plugin.scoring.report import Hypothesis, read_hypotheses
 from tests.commands import Commands
@@ -70,26 +70,62 @@ def test_what_is_transcribed_is_the_recognisers(output: Path, tiny_manifest: Pat
     assert len(set(transcripts(output).values())) > 3
 
 
-def test_what_is_translated_is_the_llms_answer_to_the_text(output: Path, whisper: Path, tiny_llm: Path) -> None:
-    """As transformers answers the prompt's tokens with the transcript's among them."""
+def assert_the_llm_wrote(rows: Sequence[Hypothesis], output: Path, instruction: str, tiny_llm: Path) -> None:
+    """As transformers answers a user's turn that holds the transcript."""
     llm = LLMS.get("causal").build(LLMS.config("causal", {"path": str(tiny_llm), "dtype": "float32"}))
-    prompts = PromptRenderer(llm.tokenizer, PromptConfig())
-    prompt = prompts.render("en", "de")
-    translations = [row for row in hypotheses(output) if row.is_translation]
-    assert len(translations) == 2
-    for row in translations:
-        words = prompts.encode_target(transcripts(output)[row.id])[:-1]
-        ids = torch.tensor([[*prompt.before, *words, *prompt.after]])
-        limit = int(6 + 12 * row.duration)
-        stops = [prompts.end_of_turn, llm.tokenizer.eos_token_id]
+    stops = llm.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    for row in rows:
+        content = instruction.format(transcripts(output)[row.id])
+        ids = llm.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, return_tensors="pt"
+        )
         config = GenerationConfig(
-            do_sample=False, max_new_tokens=limit, eos_token_id=stops, pad_token_id=prompts.end_of_turn
+            do_sample=False, max_new_tokens=int(6 + 12 * row.duration), eos_token_id=stops, pad_token_id=stops[0]
         )
         output_ids = llm.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
         answer = [token for token in output_ids[0, ids.size(1) :].tolist() if token not in stops]
+        text = llm.tokenizer.decode(answer, skip_special_tokens=True).strip()
         # The TSV has spaces where the tiny LLM writes tabs and line ends.
-        assert row.hypothesis == re.sub(r"[\t\r\n]", " ", prompts.decode(answer))
+        assert row.hypothesis == re.sub(r"[\t\r\n]", " ", text)
         assert row.hypothesis != transcripts(output)[row.id]
+
+
+def test_what_is_translated_is_the_llms_answer_to_the_text(output: Path, tiny_llm: Path) -> None:
+    translations = [row for row in hypotheses(output) if row.is_translation]
+    assert len(translations) == 2
+    assert_the_llm_wrote(translations, output, "can you translate from English to German? {}", tiny_llm)
+
+
+def test_spoken_instructions_are_answered(
+    commands: Commands, options: list[str], output: Path, tiny_llm: Path, tmp_path: Path
+) -> None:
+    """Every transcript is the user's whole turn, and what the LLM says to it is scored against the manifest's text."""
+    commands.recipe("cascade", tmp_path, *options, "prompt.answer=<speech>").ok()
+    rows = hypotheses(tmp_path / "test")
+    assert len(rows) == 6
+    assert transcripts(tmp_path / "test") == transcripts(output)
+    assert_the_llm_wrote(rows, tmp_path / "test", "{}", tiny_llm)
+    scores = json.loads((tmp_path / "test/scores.json").read_text())["scores"]
+    assert scores["asr"]["utterances"] == 4 and scores["st"]["utterances"] == 2
+
+
+def test_recognition_alone_needs_no_llm(
+    commands: Commands, options: list[str], output: Path, tiny_manifest: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "asr.tsv"
+    header, *rows = (tiny_manifest / "test.tsv").read_text().splitlines(keepends=True)
+    manifest.write_text("".join([header, *rows[:4]]))
+    changes = [
+        f"dataset.config_overrides.manifests.test={manifest}", "llm.config.path=/lost/llm",
+        f"dataset.config_overrides.audio_root={tiny_manifest}",
+    ]
+    commands.recipe("cascade", tmp_path / "run", *options, *changes).ok()
+    assert hypotheses(tmp_path / "run/test") == hypotheses(output)[:4]
+    content = json.loads((tmp_path / "run/test/scores.json").read_text())
+    before = json.loads((output / "scores.json").read_text())
+    assert content["scores"]["asr"] == before["scores"]["asr"]
+    assert content["provenance"]["llm"] is None
+    assert "/lost/llm" in error_of(commands, tmp_path / "other", options, changes[1])
 
 
 def test_scores_and_what_made_them(output: Path, whisper: Path) -> None:
@@ -119,7 +155,7 @@ def test_of_nothing_said_nothing_is_translated(tiny_llm: Path) -> None:
     from tests.plugin.test_alignment import batch_of
 
     llm = LLMS.get("causal").build(LLMS.config("causal", {"path": str(tiny_llm), "dtype": "float32"}))
-    cascade = Cascade(torch.nn.Identity(), llm, PromptRenderer(llm.tokenizer, PromptConfig()))  # type: ignore[arg-type]
+    cascade = Cascade(torch.nn.Identity(), llm, PromptConfig())  # type: ignore[arg-type]
     batch = batch_of([torch.zeros(1600)] * 2, ["", ""], target_lang="de")
     texts, generated = cascade.answer(
         batch, [Recognized("", cut=True), Recognized("turn on", cut=False)], DecodingConfig(extra_tokens=3)
@@ -143,6 +179,9 @@ def error_of(commands: Commands, folder: Path, options: Sequence[str], *changes:
         ("llm.name=brain", ("llm.name", "'brain'", "causal")),
         ("dataset.feature_cache=features", ("dataset.feature_cache", "'features'", "null")),
         ("dataset.splits=[dev]", ("no manifest for split 'dev'",)),
+        # A name alone is a list of one.
+        ("dataset.splits=dev", ("no manifest for split 'dev'",)),
+        ("prompt.answer=hello", ("prompt.answer", "0 times", "exactly one")),
         ("dataset.config_overrides.source_lang=klingon", ("klingon",)),
     ],
 )

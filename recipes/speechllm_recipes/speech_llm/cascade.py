@@ -9,14 +9,14 @@ from fairseq2.logging import log
 from fairseq2.recipe.base import Recipe, RecipeContext
 from fairseq2.runtime.dependency import DependencyContainer, wire_object
 from fairseq2.task import Task
+from torch.nn import Module
 from typing_extensions import override
 
-from speechllm_plugin.cascade import Cascade
+from speechllm_plugin.cascade import Cascade, needs_llm
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.models.speech_llm.archs import check_part_arch
-from speechllm_plugin.prompts import PromptRenderer
 from speechllm_plugin.recognizers.api import RECOGNIZERS
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.tasks.cascade import CascadeDecoder, CascadeEvalUnit
@@ -81,13 +81,23 @@ def _create(context: RecipeContext, config: CascadeConfig) -> Cascade:
         )
     if config.llm.arch is not None:
         check_part_arch("llm", config.llm.arch, config.llm.name, config.llm.config)
+    dataset = context.get_dataset_as(SpeechTextDataset)
+    rows = (row for split in config.dataset.splits for row in dataset.read(split))
+    num_answers = sum(needs_llm(config.prompt, row.source_lang, row.target_lang) for row in rows)
     with context.device:
         recognizer = RECOGNIZERS.get(config.recognizer.name).build(config.recognizer.config)
-        llm = LLMS.get(config.llm.name).build(config.llm.config)
-    cascade = Cascade(recognizer, llm, PromptRenderer(llm.tokenizer, config.prompt, chat=llm.chat))
-    sizes = (sum(p.numel() for p in part.parameters()) / 1e6 for part in (recognizer, llm))
-    log.info("Cascade: a recogniser of {:.1f} M parameters, an LLM of {:.1f} M for translation.", *sizes)
-    return cascade
+        llm = LLMS.get(config.llm.name).build(config.llm.config) if num_answers else None
+    log.info(
+        "Cascade: a recogniser of {:.1f} M parameters, {}.",
+        _millions(recognizer),
+        "and no LLM, since all clips are to be transcribed" if llm is None
+        else f"and an LLM of {_millions(llm):.1f} M for {num_answers:,} clips",
+    )
+    return Cascade(recognizer, llm, config.prompt)
+
+
+def _millions(part: Module) -> float:
+    return sum(weight.numel() for weight in part.parameters()) / 1e6
 
 
 def _provenance(context: RecipeContext, config: CascadeConfig, cascade: Cascade, split: str) -> Any:
@@ -95,6 +105,7 @@ def _provenance(context: RecipeContext, config: CascadeConfig, cascade: Cascade,
 
     def collect() -> dict[str, Any]:
         collected = provenance(config, None, manifests)
-        return {**collected, "recognizer": cascade.recognizer.identity(), "llm": cascade.llm.identity()}
+        llm = None if cascade.llm is None else cascade.llm.identity()
+        return {**collected, "recognizer": cascade.recognizer.identity(), "llm": llm}
 
     return collect

@@ -58,21 +58,32 @@ class SpeechDatasetSection(DatasetSection):
         return result
 
 
+def _names(value: str | list[str]) -> list[str]:
+    """fairseq2 would take a string for the list of its letters where only a list is allowed."""
+    return [value] if isinstance(value, str) else value
+
+
 @dataclass(kw_only=True)
 class TrainDatasetSection(SpeechDatasetSection):
     train_split: str = "train"
     """Key of `config_overrides.manifests` to train on."""
-    valid_splits: list[str] = field(default_factory=lambda: ["dev"])
+    valid_splits: str | list[str] = field(default_factory=lambda: ["dev"])
     """Keys of `config_overrides.manifests` to validate on; empty = no validation."""
     valid_decode: bool = True
     """Decode the validation splits and report the WER of their transcriptions; False reports their loss alone, and
     `regime.score_metric` must then be `nll_loss`."""
 
+    def __post_init__(self) -> None:
+        self.valid_splits = _names(self.valid_splits)
+
 
 @dataclass(kw_only=True)
 class EvaluateDatasetSection(SpeechDatasetSection):
-    splits: list[str] = field(default_factory=lambda: ["test"])
+    splits: str | list[str] = field(default_factory=lambda: ["test"])
     """Keys of `config_overrides.manifests`; each is decoded and scored on its own."""
+
+    def __post_init__(self) -> None:
+        self.splits = _names(self.splits)
 
 
 @dataclass(kw_only=True)
@@ -193,9 +204,10 @@ class CascadeConfig:
     recognizer: PartSection = field(default_factory=lambda: PartSection(name="whisper"))
     """The first stage, `whisper` or `seamless_m4t_v2`: the model that the speech encoder is taken from."""
     llm: PartSection = field(default_factory=lambda: PartSection(name="causal"))
-    """The second stage, for translation."""
+    """The second stage, for clips that are to be translated or answered; where there are none, it is not loaded."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
-    """The joint system's; the transcript stands in the place of the speech."""
+    """The joint system's; the transcript stands in the place of the speech. `prompt.answer=<speech>` makes it the
+    user's whole turn."""
     dataset: EvaluateDatasetSection = field(default_factory=EvaluateDatasetSection)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     """Of the LLM. The recogniser is greedy."""

@@ -12,6 +12,7 @@ from fairseq2.gang import Gangs
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.checkpoint import check_files, step_numbers
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+from speechllm_plugin.registry import structure
 
 RUN_RECORD = "run.json"
 
@@ -34,8 +35,9 @@ def check_run_record(output_dir: Path, config: SpeechLlmConfig, gangs: Gangs) ->
             )
         check_files(output_dir / "checkpoints" / f"step_{steps[-1]}")
         # In the order of the configuration: the name of a part tells more than what follows from it.
-        for key in dict.fromkeys([*earlier["model"], *record["model"]]):
-            before, now = earlier["model"].get(key), record["model"].get(key)
+        earlier_model = _completed(earlier["model"], file)
+        for key in dict.fromkeys([*earlier_model, *record["model"]]):
+            before, now = earlier_model.get(key), record["model"].get(key)
             if before != now:
                 raise UserError(
                     f"{file}: the run trains a system with {key} = {before!r}, found {now!r}; expected the same to "
@@ -51,6 +53,20 @@ def _read(file: Path) -> dict[str, Any]:
         return json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file}: found a damaged file ({error}), expected the record of the run to resume") from error
+
+
+def _completed(values: dict[str, object], file: Path) -> dict[str, object]:
+    """The recorded keys with those that did not exist when the run began, which have their defaults."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        section = nested
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = value
+    config = structure(SpeechLlmConfig, nested, f"{file}: model")
+    config.resolve()
+    return _flat(dataclasses.asdict(config))
 
 
 def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
