@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import string
@@ -9,10 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+from fairseq2.recipe.config import CommonSection
+from fairseq2.recipe.internal.torch import _TorchConfigurer
+from speechllm_tools.numerics import use_recipe_numerics
+from speechllm_tools.transcribe import DECODING
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import DecodingConfig
@@ -198,7 +205,62 @@ def test_decoding_settings_that_do_not_go_together(
     file = run / "config.yaml"
     file.write_text(file.read_text().replace("temperature: 0.0", "temperature: 0.5"))
     line = commands.speechllm("transcribe", audio[0], "--checkpoint", run, "--beam-size", "3").user_error()
-    assert line.startswith("decoding: ") and "`beam_size` must be 1 where `temperature` is above 0" in line
+    assert line.startswith("decoding: ") and "--beam-size must be 1 where --temperature is above 0" in line
+
+
+def test_every_decoding_setting_is_an_option() -> None:
+    assert set(DECODING) == {field.name for field in dataclasses.fields(DecodingConfig)}
+
+
+def test_sampling_and_guards(commands: Commands, trained: Path, audio: list[Path], tmp_path: Path) -> None:
+    """Each option reaches the decoder: the text is that of the same settings from Python."""
+    model = load_speech_llm(trained)
+    wild = {"temperature": 3.0, "seed": 5}
+    texts = []
+    for settings in (
+        {**wild, "top_k": 2}, {**wild, "seed": 6, "top_p": 0.3}, {"repetition_penalty": 3.0},
+        {"max_compression_ratio": 1.01, "extra_tokens": 150}, {"extra_tokens": 150},
+    ):
+        given = [item for name, value in settings.items() for item in (f"--{name.replace('_', '-')}", value)]
+        ((_, text),) = _lines(commands.speechllm("transcribe", audio[3], "--checkpoint", trained, *given).ok().stdout)
+        (expected,) = model.transcribe(audio[3:], decoding=dataclasses.replace(model.decoding, **settings))
+        assert text == " ".join(expected.split())
+        texts.append(text)
+    assert len(set(texts)) == len(texts)
+    # A guard of the training run's is switched off by its word.
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("max_compression_ratio: null", "max_compression_ratio: 1.01"))
+    options = ("transcribe", audio[3], "--checkpoint", run, "--extra-tokens", 150)
+    assert _lines(commands.speechllm(*options).ok().stdout)[0][1] == texts[-2]
+    found = commands.speechllm(*options, "--max-compression-ratio", "off").ok().stdout
+    assert _lines(found)[0][1] == texts[-1]
+
+
+def test_a_gpu_computes_as_in_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compared with what fairseq2 itself sets."""
+    matmul = torch.backends.cuda.matmul
+    before = torch.backends.fp32_precision
+    use_recipe_numerics()
+    assert torch.backends.fp32_precision == before  # no GPU: nothing changes
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    configurer = SimpleNamespace(_section=CommonSection())
+    states = []
+    try:
+        for apply in (lambda: _TorchConfigurer._set_numerics(configurer), use_recipe_numerics):
+            torch.backends.fp32_precision = "ieee"
+            matmul.allow_bf16_reduced_precision_reduction = matmul.allow_fp16_reduced_precision_reduction = False
+            apply()
+            states.append((
+                torch.backends.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.fp32_precision,
+                matmul.allow_bf16_reduced_precision_reduction, matmul.allow_fp16_reduced_precision_reduction,
+            ))
+    finally:
+        torch.backends.fp32_precision = before
+        matmul.allow_bf16_reduced_precision_reduction = matmul.allow_fp16_reduced_precision_reduction = True
+    assert states[0] == states[1]
+    assert states[0][0] == "tf32"
 
 
 def test_decoding_settings_that_cannot_be_read(trained: Path, tmp_path: Path) -> None:
@@ -225,6 +287,13 @@ def test_decoding_settings_that_cannot_be_read(trained: Path, tmp_path: Path) ->
         (("--step", "latest"), ("--step", "'latest'", "best, last or a step number")),
         (("--step", "9"), ("found steps 2", "not 9")),
         (("--beam-size", "0"), ("--beam-size", "0", "at least 1")),
+        (("--batch-size", "0"), ("--batch-size", "0", "at least 1")),
+        (("--temperature", "-1"), ("--temperature", "-1.0", "at least 0")),
+        (("--temperature", "1", "--beam-size", "2"), ("--beam-size must be 1 where --temperature is above 0",)),
+        (("--top-p", "0.5"), ("--top-k and --top-p need a --temperature above 0",)),
+        (("--temperature", "1", "--top-p", "2"), ("--top-p", "at most 1", "2.0")),
+        (("--max-compression-ratio", "0.5"), ("--max-compression-ratio", "above 1", "0.5")),
+        (("--max-compression-ratio", "never"), ("--max-compression-ratio", "invalid number value: 'never'")),
         (("--no-repeat-ngram-size", "-1"), ("--no-repeat-ngram-size", "-1", "at least 0")),
         (("--tokens-per-second", "nan"), ("--tokens-per-second", "nan", "at least 0")),
         (("--tokens-per-second", "inf"), ("--tokens-per-second", "inf", "finite")),

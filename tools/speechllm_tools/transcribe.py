@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,29 @@ if TYPE_CHECKING:
     from speechllm_plugin.llms.api import DecodingConfig
     from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
-BATCH = 8
-"""Files decoded together. It changes the speed, never the text."""
+def _ratio(value: str) -> float | None:
+    return None if value == "off" else float(value)
+
+
+_ratio.__name__ = "number"  # what argparse calls it
+
+DECODING: dict[str, tuple[Callable[[str], object], str]] = {
+    "beam_size": (int, "hypotheses kept side by side; 1 = greedy; 4 costs more time and often errs less"),
+    "length_penalty": (float, "for beams: above 1 favours long texts, below 1 short ones"),
+    "temperature": (float, "0 = the likeliest token each time; above 0 tokens are drawn, the more freely the higher"),
+    "top_k": (int, "for a temperature: draws from this many of the likeliest tokens; 0 = from all"),
+    "top_p": (float, "for a temperature: draws from the likeliest tokens that together have this probability; 1 = all"),
+    "seed": (int, "for a temperature: the same seed draws the same text of a file"),
+    "repetition_penalty": (float, "above 1 discourages tokens already said; 1 = off"),
+    "no_repeat_ngram_size": (int, "no n-gram of this many tokens occurs twice; 0 = off"),
+    "max_compression_ratio": (
+        _ratio, "a text that zlib shrinks more than this many times loops, and is decoded again without repetitions; "
+        "2.4 suits speech; off = keep it"
+    ),
+    "tokens_per_second": (float, "limit of a text's length, in tokens per second of audio, beside --extra-tokens"),
+    "extra_tokens": (int, "limit of a text's length, in tokens, beside --tokens-per-second"),
+}
+"""Fields of `DecodingConfig`: what each takes, and what it does."""
 FEW = 0.5
 """Share of words with a time of their own below which the times of a file are called estimates."""
 
@@ -33,16 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timestamps", nargs="?", const="segments", type=_unit, metavar="segments|words",
                         help="print a line AUDIO<TAB>START<TAB>END<TAB>TEXT, in seconds, for each segment (default) "
                         "or word")
-    for name, kind, meaning in (
-        ("beam-size", int, "1 = greedy"),
-        ("no-repeat-ngram-size", int, "no n-gram of this many tokens occurs twice; 0 = off"),
-        ("tokens-per-second", float, "limit of a text's length"),
-    ):
-        parser.add_argument(f"--{name}", type=kind, help=f"{meaning} (default: as the training run decoded)")
+    parser.add_argument("--batch-size", type=int, default=8, help="files decoded together (default: 8); changes the "
+                        "speed, never the text")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[],
                         help="change a key of the checkpoint's model configuration, for instance where the frozen "
                         "models lie now: --set llm.config.path=DIR")
+    group = parser.add_argument_group("decoding", "What is not given is as in the validation of the training run.")
+    for name, (kind, meaning) in DECODING.items():
+        group.add_argument(_option(name), type=kind, default=argparse.SUPPRESS, help=meaning)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -50,21 +70,22 @@ def run(options: argparse.Namespace) -> int:
     read is one line on standard error; the others are still transcribed, and the exit status is 2."""
     if options.step not in ("best", "last") and not options.step.isdigit():
         raise UserError(f"--step: found {options.step!r}, expected best, last or a step number")
-    for name, least in (("beam_size", 1), ("no_repeat_ngram_size", 0), ("tokens_per_second", 0)):
-        if (value := getattr(options, name)) is not None and not least <= value < math.inf:
-            raise UserError(f"--{name.replace('_', '-')}: found {value}, expected at least {least}, and finite")
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size: found {options.batch_size}, expected at least 1")
     overrides = dict(_assignment(item) for item in options.set)
 
     from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
     from speechllm_plugin.encoders.api import too_long
     from speechllm_plugin.languages import language_name
-    from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm
+    from speechllm_tools.numerics import use_recipe_numerics
 
     for language in filter(None, (options.source_lang, options.target_lang)):
         language_name(language)
     step = int(options.step) if options.step.isdigit() else options.step
+    decoding = _decoding(options, find_checkpoint(options.checkpoint, step).decoding())
+    use_recipe_numerics()
     model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
-    decoding = _decoding(options, model.decoding)
     failed = 0
     readable = []
     for name in options.audio:
@@ -76,9 +97,11 @@ def run(options: argparse.Namespace) -> int:
         except UserError as error:
             failed += 1
             print(f"speechllm transcribe: error: {error}", file=sys.stderr)
-    if options.timestamps and options.target_lang not in (None, options.source_lang):
-        _say("a translation puts words in another order than the speech; each text gets the times of its whole file")
-    for names in _chunks(readable, BATCH):
+    if options.timestamps and not _is_transcript(model, options):
+        what = "an answer has other words than" if model.prompts.answers else "a translation puts words in another "\
+            "order than"
+        _say(f"{what} the speech; each text gets the times of its whole file")
+    for names in _chunks(readable, options.batch_size):
         for name, lines in zip(names, _lines(model, names, options, decoding), strict=True):
             for line in lines:
                 print(name, *line, sep="\t", flush=True)
@@ -95,13 +118,17 @@ def _lines(
     if not options.timestamps:
         return [[[_one_line(text)]] for text in model.transcribe(names, **languages, decoding=decoding)]
     timed = model.transcribe_timed(names, **languages, decoding=decoding)
-    if options.target_lang in (None, options.source_lang):
+    if _is_transcript(model, options):
         for name, text in zip(names, timed, strict=True):
             _warn_of_estimates(name, text)
     return [
         [[f"{part.start:.2f}", f"{part.end:.2f}", _one_line(part.text)] for part in getattr(text, options.timestamps)]
         for text in timed
     ]
+
+
+def _is_transcript(model: SpeechLlm, options: argparse.Namespace) -> bool:
+    return not model.prompts.answers and options.target_lang in (None, options.source_lang)
 
 
 def _warn_of_estimates(name: str, text: TimedText) -> None:
@@ -113,12 +140,17 @@ def _warn_of_estimates(name: str, text: TimedText) -> None:
 
 
 def _decoding(options: argparse.Namespace, default: DecodingConfig) -> DecodingConfig:
-    names = ("beam_size", "no_repeat_ngram_size", "tokens_per_second")
-    decoding = dataclasses.replace(
-        default, **{name: value for name in names if (value := getattr(options, name)) is not None}
-    )
-    decoding.check()
+    given = {name: value for name, value in vars(options).items() if name in DECODING}
+    decoding = dataclasses.replace(default, **given)
+    try:
+        decoding.check()
+    except UserError as error:
+        raise UserError(re.sub(r"`(\w+)`", lambda name: _option(name[1]), str(error))) from error
     return decoding
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _unit(value: str) -> str:
