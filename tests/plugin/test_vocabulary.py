@@ -30,6 +30,8 @@ def test_pieces_are_those_of_sentencepiece(model: Path) -> None:
         assert pieces == processor.encode(sentence)
         assert pieces is not None and processor.decode(pieces) == sentence
     assert vocabulary.encode("") == []
+    # Every label but the unknown one can be met: no start or end of a sentence.
+    assert [piece for piece in range(50) if processor.is_control(piece)] == []
 
 
 def test_a_character_that_the_texts_lack_is_outside(model: Path) -> None:
