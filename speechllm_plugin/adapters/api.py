@@ -51,7 +51,10 @@ class AdapterOutput:
     """`[B]`, int64; of `frame_logits`."""
     losses: dict[str, Tensor] = field(default_factory=dict)
     """The adapter's own losses, one of each clip, `[B]`, unweighted, where `target_lengths` were given. The keys are
-    those of `Adapter.loss_weights`."""
+    among those of `Adapter.loss_weights`."""
+    token_logits: Tensor | None = None
+    """What the classifier said of the output vectors, `[B, U, labels]`, where the i-th is trained on the i-th token of
+    the transcript: the model takes the loss `token` on them, by the weight in `Adapter.loss_weights`."""
     starts: Tensor | None = None
     """`[B, U]`, int64: the first encoder frame that each vector stands for; None where the adapter cannot tell."""
     ends: Tensor | None = None

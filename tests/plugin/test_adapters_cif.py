@@ -94,6 +94,25 @@ def test_the_quantity_loss_compares_the_unscaled_weights(
     assert not adapter(encoder_features(LENGTHS), LENGTHS).losses
 
 
+def test_vectors_are_scored_in_training_with_a_token_weight(
+    create_adapter: Callable[..., Adapter], encoder_features: Callable[..., Tensor]
+) -> None:
+    seqs, targets = encoder_features(LENGTHS), torch.tensor([0, 9, 5, 12])
+    adapter = create_adapter("cif", token_weight=0.3, dropout=0.0).train()
+    assert adapter.loss_weights == {"quantity": 0.1, "token": 0.3}
+
+    def classify(frames: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
+        return embed(frames)[..., :3]
+
+    output = adapter(seqs, LENGTHS, targets, classify)
+    assert output.token_logits is not None and output.frame_logits is not None
+    torch.testing.assert_close(output.token_logits[3], output.seqs[3, :, :3])
+    assert output.frame_logits.size(1) == seqs.size(1)
+    assert adapter(seqs, LENGTHS, None, classify).token_logits is None
+    assert adapter.eval()(seqs, LENGTHS, targets, classify).token_logits is None
+    assert create_adapter("cif").train()(seqs, LENGTHS, targets, classify).token_logits is None
+
+
 def test_spans_follow_the_weights(create_adapter: Callable[..., Adapter]) -> None:
     """Frames of the weight 0.3: a vector is complete in the 4th, the 7th, the 10th; from 0.5 on a tail is one too."""
     adapter = create_adapter("cif").eval()

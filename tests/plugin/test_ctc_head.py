@@ -156,6 +156,21 @@ def test_what_lies_beyond_a_length_is_not_read() -> None:
         torch.testing.assert_close(loss_of(head, output, TARGETS).loss, before)
 
 
+@pytest.mark.parametrize("kind", ["linear", "llm_embedding"])
+def test_the_token_loss_is_the_cross_entropy_of_each_vector(kind: str) -> None:
+    """Where a row has as many vectors as known labels; it is then CTC's, whose only path gives each frame its label."""
+    head, output = create(kind), speech(torch.tensor([3, 4, 2, 3]))
+    targets = [[3, 5, 7], [11, 13, 17], [5, 7], [3, 4, 5]]  # too many vectors; a token outside of `KNOWN`
+    logits = head(output.frames, lambda _: output.embedded, lambda ids: table()[ids])
+    rows = [0, 2] if kind == "llm_embedding" else [0, 2, 3]
+    expected = sum(expected_loss(kind, head, output, row, targets[row]) for row in rows)
+    loss = head.token_loss(logits, output.lengths, [""] * 4, targets)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    gradient = (output.frames if kind == "linear" else output.embedded).grad
+    assert gradient is not None and gradient[0].any() and not gradient[1].any() and not gradient[2, 2:].any()
+
+
 def test_an_embedding_starts_as_its_own_token() -> None:
     """A speech embedding in a token's direction scores about `ALIGNED_LOGIT` for it, and highest of all."""
     head = LlmEmbeddingCtcHead(SHAPE, WORDS, TABLE_RMS)

@@ -114,15 +114,39 @@ def test_an_adapters_own_loss_counts_once_for_each_target_token(
     tiny_config: SpeechLlmConfig, batch: SpeechTextBatch
 ) -> None:
     """Divided by the number of targets, as all losses are, it is a mean over clips, as CIF's is published."""
-    tiny_config.adapter = PartSection(name="cif", config={**SIZES, "quantity_weight": 0.25})
-    model = create(tiny_config).eval()
+    sizes = {**SIZES, "dropout": 0.0}
+    tiny_config.adapter = PartSection(name="cif", config={**sizes, "quantity_weight": 0.25, "token_weight": 0.5})
+    model = create(tiny_config).train()
     loss = model(batch)
     targets = [model.prompts.encode_target(text) for text in batch.texts]
-    speech = model.adapt(batch, [target[:-1] for target in targets])
+    transcripts = [target[:-1] for target in targets]
+    speech = model.adapt(batch, transcripts)
     expected = sum(len(target) * row for target, row in zip(targets, speech.losses["quantity"], strict=True))
     torch.testing.assert_close(loss.adapter["quantity"], expected)
-    assert loss.lm is not None and loss.ctc is not None
-    torch.testing.assert_close(loss.total, loss.lm + 0.1 * loss.ctc.loss + 0.25 * expected)
+    assert loss.lm is not None and loss.ctc is not None and model.ctc is not None and speech.token_logits is not None
+    token = model.ctc.token_loss(speech.token_logits, speech.lengths, batch.transcripts, transcripts)
+    torch.testing.assert_close(loss.adapter["token"], token)
+    assert token > 0
+    torch.testing.assert_close(loss.total, loss.lm + 0.1 * loss.ctc.loss + 0.25 * expected + 0.5 * token)
+    # On CTC alone, CTC counts in full and the others in proportion.
+    aligned = model(batch, lm=False)
+    torch.testing.assert_close(aligned.total, loss.ctc.loss + 2.5 * expected + 5 * token)
+
+
+@pytest.mark.parametrize(
+    ("ctc", "line"),
+    [
+        (CtcConfig(weight=0.0), "ctc.weight: found 0, expected more: adapter.config.token_weight"),
+        (CtcConfig(classifier="sentencepiece", vocabulary="x.model"), "ctc.classifier: found 'sentencepiece', expected"),
+    ],
+)
+def test_the_token_loss_needs_a_head_over_the_llms_tokens(
+    tiny_config: SpeechLlmConfig, ctc: CtcConfig, line: str
+) -> None:
+    tiny_config.adapter = PartSection(name="cif", config={"token_weight": 0.5})
+    tiny_config.ctc = ctc
+    with pytest.raises(UserError, match=line):
+        tiny_config.resolve()
 
 
 def test_training_leaves_frozen_parts_in_evaluation(model: SpeechLlm) -> None:

@@ -29,6 +29,7 @@ def register_common(container: DependencyContainer) -> None:
     for descriptor in (
         MetricDescriptor("other_audio_loss", "NLL Loss with another clip's audio", 101, format_as_float),
         MetricDescriptor("quantity_loss", "CIF quantity loss", 101, format_as_float),
+        MetricDescriptor("token_loss", "CIF token loss", 101, format_as_float),
         MetricDescriptor("ctc_infeasible", "CTC rows that cannot be aligned", 102, format_as_int),
         MetricDescriptor("rtf", "Real-time factor of decoding", 210, format_as_float),
         MetricDescriptor("audio_seconds", "Audio (s)", 825, format_as_int),

@@ -107,6 +107,14 @@ class SpeechLlmConfig:
                 f"ctc.weight: found 0, expected more (0.1 is published): the adapter {self.adapter.name!r} compresses "
                 "by what the CTC head says of the frames"
             )
+        if getattr(self.adapter.config, "token_weight", 0) > 0:
+            if self.ctc.weight == 0:
+                raise UserError("ctc.weight: found 0, expected more: adapter.config.token_weight needs the CTC head")
+            if self.ctc.classifier == "sentencepiece":
+                raise UserError(
+                    "ctc.classifier: found 'sentencepiece', expected 'linear' or 'llm_embedding': with "
+                    "adapter.config.token_weight each vector stands for one token of the LLM"
+                )
         if self.ctc.weight is None:
             self.ctc.weight = 0.1 if self.adapter.name in _CTC_ADAPTERS else 0.0
             for error in self.ctc.validate().errors:

@@ -19,6 +19,7 @@ from speechllm_plugin.vocabulary import Vocabulary
 
 ALIGNED_LOGIT = 12.0
 """Logit at the start of training of a vector that equals its token's embedding."""
+_NO_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,22 @@ class CtcHead(nn.Module):
         )
         mask = torch.tensor(feasible, device=losses.device)
         return CtcLoss(losses.masked_fill(~mask, 0.0).sum(), sum(map(len, kept)), feasible.count(False))
+
+    def token_loss(
+        self, logits: Tensor, lengths: Tensor, texts: Sequence[str], tokens: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Cross entropy of vectors with their labels, the i-th with the i-th: what CTC is where both are as many.
+
+        :param logits: of the vectors, `[B, U, labels]`, with `lengths` `[B]`. The other parameters are those of `loss`.
+        :returns: sum over the batch, in nats. A row that has fewer vectors than labels adds 0, as in CTC.
+        """
+        labels = torch.full(logits.shape[:2], _NO_LABEL)
+        for row, (length, known) in enumerate(zip(lengths.tolist(), self.labels(texts, tokens), strict=True)):
+            if known is not None and len(known) == length:
+                labels[row, :length] = torch.tensor(known)
+        return F.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten().to(logits.device), ignore_index=_NO_LABEL, reduction="sum"
+        )
 
     @abstractmethod
     def labels(self, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[list[int] | None]:

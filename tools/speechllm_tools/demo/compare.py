@@ -20,7 +20,8 @@ from speechllm_tools.demo.run import SPLITS, config_file, evaluation, paths, run
 _ABOUT = """\
 Everything but the adapter and its learning rate is the demo's recipe. What differs from the published adapters suits a
 tiny encoder and few steps: the layers are as wide as the encoder, five frames are joined first (10 Hz), and what
-compresses at a fixed rate does so by 2 instead of 4 (16 for the WLQ-Former), so that every token still has a vector.
+compresses at a fixed rate does so by 2 instead of 4 (16 for the WLQ-Former), so that every token still has a vector. CIF's vectors are trained on
+their tokens, too (`token_weight`): by the LLM alone they would take many more steps to find them.
 """
 
 _SIZES = {"dim": 384, "num_heads": 6, "ffn_dim": 1536}
@@ -31,7 +32,7 @@ ADAPTERS: Mapping[str, Mapping[str, Any]] = {
     "conv": {"name": "conv", "config": {**_SIZES, "num_convs": 1, "ctc_frames": "after"}},
     "subsample": {"name": "subsample", "config": {**_SIZES, "ratio": 2}},
     "wlq_former": {"name": "wlq_former", "config": {**_SIZES, "window_seconds": 0.2, "ctc_frames": "after"}},
-    "cif": {"name": "cif", "config": _SIZES},
+    "cif": {"name": "cif", "config": {**_SIZES, "token_weight": 0.3}},
     "ctc": {"name": "ctc", "config": _SIZES},
     "ctc_detached": {"name": "ctc", "config": {**_SIZES, "detach": True}},
 }
@@ -66,14 +67,15 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"--{name.replace('_', '-')}: found {getattr(options, name)}, expected at least 1")
     if not (options.root / "data" / ".completed").is_file():
         raise UserError(f"--root: found no speech in {options.root}, expected what `speechllm demo` prepares")
-    rows = []
+    rows, folders = [], []
     for number, name in enumerate(options.only, start=1):
         print(f"\n== {number}/{len(options.only)}: {name}", flush=True)
         folder = options.root / "compare" / name
         _train(options, folder, name)
         rows.append(_row(name, folder))
+        folders.append(folder)
         # After each run: an hour's work is not lost with the last minute's.
-        write_text_atomically(options.output, _page(rows, folder, options))
+        write_text_atomically(options.output, _page(rows, folders, options))
         print(f"\n{_table(rows)}\n", flush=True)
     print(f"{len(rows)} rows written to {options.output}")
     return 0
@@ -129,13 +131,14 @@ def _table(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _page(rows: list[list[str]], folder: Path, options: argparse.Namespace) -> str:
-    """:param folder: the last row's, whose score file says what made it."""
+def _page(rows: list[list[str]], folders: list[Path], options: argparse.Namespace) -> str:
+    """:param folders: the rows', whose score files say what made them."""
     import torch
 
-    provenance = json.loads((folder / "eval" / list(SPLITS)[0] / "scores.json").read_text())["provenance"]
-    versions = ", ".join(f"{name} {provenance['versions'][name]}" for name in ("torch", "fairseq2", "transformers"))
-    commit = (provenance["git"] or {}).get("commit", "unknown")[:12]
+    split = list(SPLITS)[0]
+    made = [json.loads((folder / "eval" / split / "scores.json").read_text())["provenance"] for folder in folders]
+    versions = ", ".join(f"{name} {made[-1]['versions'][name]}" for name in ("torch", "fairseq2", "transformers"))
+    commits = ", ".join(dict.fromkeys((each["git"] or {}).get("commit", "unknown")[:12] for each in made))
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPU cores, {torch.get_num_threads()} threads"
     return f"""# Adapters on the embedded default
 
@@ -148,5 +151,5 @@ steps on small synthetic data: the table tells that each adapter trains, not whi
 
     {shlex.join(["speechllm", *sys.argv[1:]])}
 
-{provenance["date_utc"][:10]}, {machine}, {versions}, commit {commit}.
+{made[-1]["date_utc"][:10]}, {machine}, {versions}, commit {commits}.
 """
