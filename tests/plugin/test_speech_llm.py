@@ -137,7 +137,7 @@ def test_an_adapters_own_loss_counts_once_for_each_target_token(
     ("ctc", "line"),
     [
         (CtcConfig(weight=0.0), "ctc.weight: found 0, expected more: adapter.config.token_weight"),
-        (CtcConfig(classifier="sentencepiece", vocabulary="x.model"), "ctc.classifier: found 'sentencepiece', expected"),
+        (CtcConfig(classifier="sentencepiece", vocabulary="x.model"), "ctc.classifier: found 'sentencepiece', exp"),
     ],
 )
 def test_the_token_loss_needs_a_head_over_the_llms_tokens(

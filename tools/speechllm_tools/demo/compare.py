@@ -20,8 +20,8 @@ from speechllm_tools.demo.run import SPLITS, config_file, evaluation, paths, run
 _ABOUT = """\
 Everything but the adapter and its learning rate is the demo's recipe. What differs from the published adapters suits a
 tiny encoder and few steps: the layers are as wide as the encoder, five frames are joined first (10 Hz), and what
-compresses at a fixed rate does so by 2 instead of 4 (16 for the WLQ-Former), so that every token still has a vector. CIF's vectors are trained on
-their tokens, too (`token_weight`): by the LLM alone they would take many more steps to find them.
+compresses at a fixed rate does so by 2 instead of 4 (16 for the WLQ-Former), so that every token still has a vector.
+The vectors of `cif` are trained on their tokens, too (`token_weight`); `cif_published` is without this.
 """
 
 _SIZES = {"dim": 384, "num_heads": 6, "ffn_dim": 1536}
@@ -33,6 +33,7 @@ ADAPTERS: Mapping[str, Mapping[str, Any]] = {
     "subsample": {"name": "subsample", "config": {**_SIZES, "ratio": 2}},
     "wlq_former": {"name": "wlq_former", "config": {**_SIZES, "window_seconds": 0.2, "ctc_frames": "after"}},
     "cif": {"name": "cif", "config": {**_SIZES, "token_weight": 0.3}},
+    "cif_published": {"name": "cif", "config": _SIZES},
     "ctc": {"name": "ctc", "config": _SIZES},
     "ctc_detached": {"name": "ctc", "config": {**_SIZES, "detach": True}},
 }
