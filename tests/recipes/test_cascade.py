@@ -161,7 +161,15 @@ def test_of_nothing_said_nothing_is_translated(tiny_llm: Path) -> None:
         batch, [Recognized("", cut=True), Recognized("turn on", cut=False)], DecodingConfig(extra_tokens=3)
     )
     assert texts[0] == "" and generated[0].cut and generated[0].tokens == []
-    assert texts[1] and generated[1].tokens
+    # The words are read with the instruction before them, as when they are typed.
+    ids = llm.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "can you translate from English to German? turn on"}],
+        add_generation_prompt=True, return_tensors="pt",
+    )
+    config = GenerationConfig(do_sample=False, max_new_tokens=4, pad_token_id=0)
+    expected = llm.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    assert generated[1].tokens == expected[0, ids.size(1) :].tolist()
+    assert texts[1] and generated[1].speech_vectors == 5  # "Ġt", "u", "rn", "Ġ", "on"
 
 
 def error_of(commands: Commands, folder: Path, options: Sequence[str], *changes: str) -> str:
