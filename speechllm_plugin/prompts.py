@@ -88,7 +88,8 @@ class PromptRenderer:
         self._control = self._special - {tokenizer.unk_token_id} | {end_of_turn, self._place}
 
     def render(self, source_lang: str, target_lang: str) -> RenderedPrompt:
-        """The prompt for one clip: recognition if both languages are equal or no target is given, else translation."""
+        """The prompt for one clip: `answer` where the configuration has it; else recognition if both languages are the
+        same or no target is given, and translation otherwise."""
         key = (source_lang, target_lang)
         if key not in self._rendered:
             before, after = self._around(self.instruction(source_lang, target_lang))
