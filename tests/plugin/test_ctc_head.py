@@ -165,8 +165,9 @@ def test_the_token_loss_is_the_cross_entropy_of_each_vector(kind: str) -> None:
     rows = [0, 2] if kind == "llm_embedding" else [0, 2, 3]
     expected = sum(expected_loss(kind, head, output, row, targets[row]) for row in rows)
     loss = head.token_loss(logits, output.lengths, [""] * 4, targets)
-    torch.testing.assert_close(loss, expected)
-    loss.backward()
+    torch.testing.assert_close(loss.loss, expected)
+    assert (loss.num_labels, loss.infeasible) == (sum(len(targets[row]) for row in rows), 4 - len(rows))
+    loss.loss.backward()
     gradient = (output.frames if kind == "linear" else output.embedded).grad
     assert gradient is not None and gradient[0].any() and not gradient[1].any() and not gradient[2, 2:].any()
 
@@ -191,6 +192,15 @@ def test_the_vocabulary_travels_in_the_checkpoint() -> None:
     other.load_state_dict(head.state_dict())
     assert other.labels([""] * 3, [[17], [3, 5], [4]]) == [[6], [1, 2], None]
     assert torch.equal(loss_of(other, output, TARGETS).loss, loss_of(head, output, TARGETS).loss)
+
+
+@torch.no_grad()
+def test_labels_follow_the_mask_however_it_is_loaded() -> None:
+    head = LlmEmbeddingCtcHead(SHAPE, WORDS, TABLE_RMS)
+    head.set_vocabulary([5, 9])
+    assert head.labels([""], [[9]]) == [[2]]
+    head.vocabulary.copy_(torch.arange(WORDS) > WORDS - 3)
+    assert head.labels([""] * 2, [[9], [WORDS - 2, WORDS - 1]]) == [None, [1, 2]]
 
 
 def test_autocast_does_not_round_the_loss() -> None:

@@ -124,9 +124,9 @@ def test_an_adapters_own_loss_counts_once_for_each_target_token(
     expected = sum(len(target) * row for target, row in zip(targets, speech.losses["quantity"], strict=True))
     torch.testing.assert_close(loss.adapter["quantity"], expected)
     assert loss.lm is not None and loss.ctc is not None and model.ctc is not None and speech.token_logits is not None
-    token = model.ctc.token_loss(speech.token_logits, speech.lengths, batch.transcripts, transcripts)
-    torch.testing.assert_close(loss.adapter["token"], token)
-    assert token > 0
+    token = model.ctc.token_loss(speech.token_logits, speech.lengths, batch.transcripts, transcripts).loss
+    assert loss.token is not None and token > 0
+    torch.testing.assert_close(loss.token.loss, token)
     torch.testing.assert_close(loss.total, loss.lm + 0.1 * loss.ctc.loss + 0.25 * expected + 0.5 * token)
     # On CTC alone, CTC counts in full and the others in proportion.
     aligned = model(batch, lm=False)

@@ -187,6 +187,13 @@ def test_adapters_are_compared_in_a_table(embedded: Path, tmp_path: Path) -> Non
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0
     assert table.read_text() == text
+    # Another budget is another run; other settings are refused.
+    folder = embedded / "compare" / "2+2" / "ctc_detached"
+    settings = folder / "settings.json"
+    settings.write_text(settings.read_text().replace("0.0005", "0.5"))
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert f"{settings}: found" in refused.stderr and "remove" in refused.stderr
 
 
 def test_a_comparison_without_the_demos_data_is_one_line(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class CtcConfig(Validatable):
     vocabulary_size: int | None = None
     """Pieces of `vocabulary`, filled in: a checkpoint decodes without the file."""
     align_steps: int = 0
-    """The first steps train on CTC alone, without running the LLM."""
+    """The first steps train without running the LLM: on CTC in full, and on the adapter's own losses in proportion."""
 
     def validate(self) -> ValidationResult:
         result = ValidationResult()

@@ -8,7 +8,6 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,19 +78,23 @@ class CtcHead(nn.Module):
 
     def token_loss(
         self, logits: Tensor, lengths: Tensor, texts: Sequence[str], tokens: Sequence[Sequence[int]]
-    ) -> Tensor:
+    ) -> CtcLoss:
         """Cross entropy of vectors with their labels, the i-th with the i-th: what CTC is where both are as many.
 
         :param logits: of the vectors, `[B, U, labels]`, with `lengths` `[B]`. The other parameters are those of `loss`.
-        :returns: sum over the batch, in nats. A row that has fewer vectors than labels adds 0, as in CTC.
+            A row that has not as many vectors as labels is left out.
         """
-        labels = torch.full(logits.shape[:2], _NO_LABEL)
+        labels, infeasible = torch.full(logits.shape[:2], _NO_LABEL), 0
         for row, (length, known) in enumerate(zip(lengths.tolist(), self.labels(texts, tokens), strict=True)):
             if known is not None and len(known) == length:
                 labels[row, :length] = torch.tensor(known)
-        return F.cross_entropy(
+            else:
+                infeasible += 1
+        scored = int((labels != _NO_LABEL).sum())
+        loss = F.cross_entropy(
             logits.float().flatten(0, 1), labels.flatten().to(logits.device), ignore_index=_NO_LABEL, reduction="sum"
         )
+        return CtcLoss(loss, scored, infeasible)
 
     @abstractmethod
     def labels(self, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[list[int] | None]:
@@ -165,7 +168,7 @@ class LlmEmbeddingCtcHead(CtcHead):
         """:param table_rms: root mean square of the LLM's input embeddings."""
         super().__init__()
         self.register_buffer("vocabulary", torch.zeros(vocabulary_size, dtype=torch.bool))
-        self._labels: dict[int, int] | None = None
+        self._read: tuple[object, Tensor, dict[int, int]] | None = None
         self.blank = nn.Parameter(torch.zeros(shape.llm_dim))
         # The dot product of speech with its word can be far above or below what a softmax needs.
         scale = ALIGNED_LOGIT / (shape.llm_dim * shape.output_rms * table_rms)
@@ -175,31 +178,30 @@ class LlmEmbeddingCtcHead(CtcHead):
     def set_vocabulary(self, token_ids: Iterable[int]) -> None:
         self.vocabulary.zero_()
         self.vocabulary[sorted(set(token_ids))] = True
-        self._labels = None
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self._labels = None
+    def _known(self) -> tuple[Tensor, dict[int, int]]:
+        """The tokens that are labels, and the label of each: its rank among them, from 1.
 
-    @property
-    def label_of(self) -> dict[int, int]:
-        """Label of each known token: its rank among them, from 1. Read once, not from the device at every step."""
-        if self._labels is None:
-            known = self.vocabulary.nonzero().squeeze(1).tolist()
-            self._labels = {token: label for label, token in enumerate(known, start=1)}
-        return self._labels
+        Read from the mask when it has changed, by whatever loads it, not at every step: a device would be waited for.
+        """
+        state = (self.vocabulary.data_ptr(), self.vocabulary._version)
+        if self._read is None or self._read[0] != state:
+            ids = self.vocabulary.nonzero().squeeze(1)
+            self._read = (state, ids, {token: label for label, token in enumerate(ids.tolist(), start=1)})
+        return self._read[1:]
 
     def forward(
         self, frames: Tensor, embed: Callable[[Tensor], Tensor], embed_tokens: Callable[[Tensor], Tensor]
     ) -> Tensor:
         embedded = embed(frames)
         with torch.autocast(frames.device.type, enabled=False):
-            words = embed_tokens(torch.tensor(list(self.label_of), device=frames.device)).detach().float()
+            words = embed_tokens(self._known()[0]).detach().float()
             classes = torch.cat([self.blank.float().unsqueeze(0), words])
             return F.linear(embedded.float(), classes) * self.log_scale.exp()
 
     def labels(self, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[list[int] | None]:
-        rows = [[self.label_of.get(token, 0) for token in row] for row in tokens]
+        label_of = self._known()[1]
+        rows = [[label_of.get(token, 0) for token in row] for row in tokens]
         return [row if 0 not in row else None for row in rows]
 
 

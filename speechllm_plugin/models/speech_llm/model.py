@@ -43,8 +43,9 @@ class SpeechLlmLoss:
     ctc: CtcLoss | None
     """The auxiliary CTC loss, unweighted."""
     adapter: dict[str, Tensor]
-    """The adapter's own losses, unweighted: one of a clip as often as the clip has target tokens, one of a token once.
-    """
+    """The adapter's own losses, unweighted, each clip's as often as it has target tokens."""
+    token: CtcLoss | None
+    """The cross entropy of the adapter's vectors with the transcript's tokens, unweighted."""
 
 
 class SpeechLlm(nn.Module):
@@ -128,13 +129,13 @@ class SpeechLlm(nn.Module):
         # keeps that size when all is divided by their number.
         tokens = torch.tensor([len(target) for target in targets], device=speech.lengths.device)
         adapter_losses = {name: (loss * tokens).sum() for name, loss in speech.losses.items()}
-        if speech.token_logits is not None and self.ctc is not None:
-            adapter_losses["token"] = self.ctc.token_loss(
-                speech.token_logits, speech.lengths, batch.transcripts, transcripts
-            )
         for name, loss in adapter_losses.items():
             total = total + scale * self.adapter.loss_weights[name] * loss
-        return SpeechLlmLoss(total, lm_loss, num_targets, ctc, adapter_losses)
+        token = None
+        if speech.token_logits is not None and self.ctc is not None:
+            token = self.ctc.token_loss(speech.token_logits, speech.lengths, batch.transcripts, transcripts)
+            total = total + scale * self.adapter.loss_weights["token"] * token.loss
+        return SpeechLlmLoss(total, lm_loss, num_targets, ctc, adapter_losses, token)
 
     def adapt(
         self,

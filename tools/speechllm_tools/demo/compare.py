@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="the table, in Markdown")
     parser.add_argument("--only", metavar="NAME", nargs="+", choices=ADAPTERS, default=list(ADAPTERS),
                         help=f"rows to make, of {', '.join(ADAPTERS)}; default: all")
-    parser.add_argument("--align-steps", type=int, default=1200, help="steps on CTC alone (default: 1200)")
+    parser.add_argument("--align-steps", type=int, default=1200, help="steps without the LLM (default: 1200)")
     parser.add_argument("--llm-steps", type=int, default=360, help="steps on the LLM's loss (default: 360)")
 
 
@@ -68,10 +68,13 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"--{name.replace('_', '-')}: found {getattr(options, name)}, expected at least 1")
     if not (options.root / "data" / ".completed").is_file():
         raise UserError(f"--root: found no speech in {options.root}, expected what `speechllm demo` prepares")
+    if options.output.is_dir():
+        raise UserError(f"--output: found a directory, {options.output}, expected a file")
     rows, folders = [], []
     for number, name in enumerate(options.only, start=1):
         print(f"\n== {number}/{len(options.only)}: {name}", flush=True)
-        folder = options.root / "compare" / name
+        folder = options.root / "compare" / f"{options.align_steps}+{options.llm_steps}" / name
+        _check_settings(folder, name)
         _train(options, folder, name)
         rows.append(_row(name, folder))
         folders.append(folder)
@@ -86,7 +89,18 @@ def _learning_rate(name: str) -> float:
     return _LEARNING_RATES.get(name, _TRANSFORMER_LEARNING_RATE)
 
 
+def _check_settings(folder: Path, name: str) -> None:
+    """Refuses a run that was made with other settings: the table would show them beside its figures."""
+    file, settings = folder / "settings.json", {"adapter": ADAPTERS[name], "lr": _learning_rate(name)}
+    if file.is_file() and (found := json.loads(file.read_text())) != settings:
+        raise UserError(f"{file}: found {found}, expected {settings}; remove {folder} to train it again")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(file, json.dumps(settings))
+
+
 def _train(options: argparse.Namespace, folder: Path, name: str) -> None:
+    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
+
     steps = options.align_steps + options.llm_steps
     run_recipe(
         "train", folder / "run", "--config-file", str(config_file()), "--config", *paths(options.root),
@@ -96,13 +110,15 @@ def _train(options: argparse.Namespace, folder: Path, name: str) -> None:
         "dataset.valid_splits=[]", "regime.score_metric=null", "regime.keep_best_n_checkpoints=null",
         f"regime.checkpoint_every_n_steps={steps}", f"regime.publish_metrics_every_n_steps={math.gcd(20, steps)}",
     )  # fmt: skip
-    done = folder / "eval" / ".steps"
-    if not done.is_file() or done.read_text() != str(steps):
+    # A run that was removed and trained again has another.
+    checkpoint = str(find_checkpoint(folder / "run", "last").model_dir.stat().st_mtime_ns)
+    done = folder / "eval" / ".checkpoint"
+    if not done.is_file() or done.read_text() != checkpoint:
         run_recipe(
             "evaluate", folder / "eval", "--checkpoint", str(folder / "run"), "--step", "last", "--config",
             *evaluation(options.root),
         )
-        done.write_text(str(steps))
+        done.write_text(checkpoint)
 
 
 def _row(name: str, folder: Path) -> list[str]:
@@ -140,13 +156,14 @@ def _page(rows: list[list[str]], folders: list[Path], options: argparse.Namespac
     made = [json.loads((folder / "eval" / split / "scores.json").read_text())["provenance"] for folder in folders]
     versions = ", ".join(f"{name} {made[-1]['versions'][name]}" for name in ("torch", "fairseq2", "transformers"))
     commits = ", ".join(dict.fromkeys((each["git"] or {}).get("commit", "unknown")[:12] for each in made))
-    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPU cores, {torch.get_num_threads()} threads"
+    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPU cores, threads: {torch.get_num_threads()}"
     return f"""# Adapters on the embedded default
 
 {_ABOUT}
-{options.align_steps} steps on CTC alone, then {options.llm_steps} with the LLM, in batches of 8. WER with its 95 %
-bootstrap interval, on sentences that training never saw, greedy; loss per token on those by voices that it heard. Few
-steps on small synthetic data: the table tells that each adapter trains, not which is best at real size.
+{options.align_steps} steps on the auxiliary losses alone, then {options.llm_steps} with the LLM, in batches of 8. WER
+with its 95 % bootstrap interval, on sentences that training never saw, greedy; loss per token on those by voices that
+it heard. Few steps on small synthetic data, one seed: the table tells that each adapter trains, not which is best at
+real size.
 
 {_table(rows)}
 

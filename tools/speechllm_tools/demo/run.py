@@ -90,7 +90,7 @@ def run_recipe(action: str, output_dir: Path, *arguments: str) -> None:
         command.append("--no-rich")
     status = subprocess.run([*command, *arguments]).returncode
     if status:
-        raise UserError(f"demo: `{action}` ended with status {status}; its log is {output_dir}/logs/rank_0.log")
+        raise UserError(f"`{action}` ended with status {status}; its log is {output_dir}/logs/rank_0.log")
 
 
 def _report(root: Path, seconds: float) -> int:
