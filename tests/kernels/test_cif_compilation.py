@@ -1,27 +1,17 @@
-"""Every Triton kernel compiles ahead of time for sm_80 and sm_90, keeps to the registers, and loads 16 bytes at once.
-
-In a process of its own: this one may have chosen Triton's interpreter, and kernels compile only without it.
-"""
+"""Every Triton kernel of CIF compiles ahead of time for sm_80 and sm_90, without spills, with wide loads."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.kernels.compilation import Kernel, check_kernels
+
 pytest.importorskip("triton")
 
-DTYPES = ["fp32", "bf16", "fp16"]
 
-
-def describe(dtype: str) -> list[tuple[Any, dict[str, str], dict[str, Any], int, int]]:
-    """Kernel, types of its pointers, constants, warps, and how many loads of 16 bytes it needs at least."""
+def describe(dtype: str) -> list[Kernel]:
     from speechllm_kernels.cif import plan, triton_backward, triton_gather, triton_scan
 
     data = f"*{dtype}"
@@ -53,19 +43,21 @@ def describe(dtype: str) -> list[tuple[Any, dict[str, str], dict[str, Any], int,
     weights = {"products": "*fp32", "scales": "*fp64", "sums": "*fp64", "grad_alpha": data, **rows}
     weighted = {"TAIL": True, "CHUNK": triton_backward.CHUNK, "stride_length": 1}
     every_frame = triton_backward.FRAMES * 3  # h and the gradients of two tokens
-    kernels: list[tuple[Any, dict[str, str], dict[str, Any], int, int]] = [
-        (triton_gather.gather_kernel, gather, gathered, triton_gather.WARPS, triton_gather.FRAMES),
-        (triton_backward.grad_frames_kernel, frames, framed, triton_backward.WARPS, every_frame),
-        (triton_scan.plan_kernel, scan, {"SCALED": True, "CHUNKS_ABOVE": 1, **planned}, triton_scan.WARPS, 0),
+    kernels = [
+        Kernel(triton_gather.gather_kernel, gather, gathered, triton_gather.WARPS, triton_gather.FRAMES),
+        Kernel(triton_backward.grad_frames_kernel, frames, framed, triton_backward.WARPS, every_frame),
+        Kernel(triton_scan.plan_kernel, scan, {"SCALED": True, "CHUNKS_ABOVE": 1, **planned}, triton_scan.WARPS, 0),
     ]
     if dtype == "bf16":
         # What differs between dtypes is one load or store of [B, T]: one dtype stands for the others.
         kernels += [
-            (triton_scan.plan_kernel, scan, {"SCALED": False, "CHUNKS_ABOVE": 16, **planned}, triton_scan.WARPS, 0),
-            (triton_scan.chunk_sums_kernel, scan, sums, triton_scan.WARPS, 0),
+            Kernel(
+                triton_scan.plan_kernel, scan, {"SCALED": False, "CHUNKS_ABOVE": 16, **planned}, triton_scan.WARPS, 0
+            ),
+            Kernel(triton_scan.chunk_sums_kernel, scan, sums, triton_scan.WARPS, 0),
         ]
         kernels += [
-            (
+            Kernel(
                 triton_backward.grad_alpha_kernel,
                 weights,
                 {"TOTALS": totals, "SCALED": not totals, "CHUNKS_ABOVE": chunks, **weighted},
@@ -77,43 +69,5 @@ def describe(dtype: str) -> list[tuple[Any, dict[str, str], dict[str, Any], int,
     return kernels
 
 
-def compile_all() -> None:
-    """Prints for each kernel, dtype and architecture its registers, bytes of stack and local memory, wide loads."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    for dtype in DTYPES:
-        for kernel, pointers, constants, warps, needed in describe(dtype):
-            types = {argument: pointers.get(argument, "i32") for argument in kernel.arg_names}
-            types |= dict.fromkeys(constants, "constexpr")
-            places = {argument: (index,) for index, argument in enumerate(kernel.arg_names)}
-            # Sizes and strides that 16 divides, as real ones are.
-            aligned = {places[argument]: [["tt.divisibility", 16]] for argument in types if argument not in constants}
-            values = {places[argument]: value for argument, value in constants.items()}
-            for architecture in (80, 90):
-                source = ASTSource(kernel, types, values, aligned)
-                target = GPUTarget("cuda", architecture, 32)
-                compiled = triton.compile(source, target=target, options={"num_warps": warps})
-                binary = Path("kernel.cubin")
-                binary.write_bytes(compiled.asm["cubin"])
-                usage = subprocess.run([cuobjdump, "-res-usage", binary], capture_output=True, text=True).stdout
-                found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-                loads = len(re.findall(r"ld\.global\S*\.v4\.b32", compiled.asm["ptx"]))
-                name = f"{kernel.__name__} {dtype} sm_{architecture}"
-                print(json.dumps({"kernel": name, **found, "needed": needed, "loads": loads}))
-
-
 def test_compiles_without_spills_and_with_wide_loads(tmp_path: Path) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment |= {"PYTHONPATH": ":".join(sys.path), "TRITON_CACHE_DIR": str(tmp_path / "cache")}
-    code = f"import runpy; runpy.run_path({str(Path(__file__))!r})['compile_all']()"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    kernels = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(kernels) == 2 * (3 * 3 + 5)
-    for kernel in kernels:
-        assert kernel["STACK"] == kernel["LOCAL"] == 0, kernel
-        assert kernel["REG"] > 0, kernel
-        assert kernel["loads"] >= kernel["needed"], kernel
+    check_kernels(__file__, tmp_path, count=3 * 3 + 5)

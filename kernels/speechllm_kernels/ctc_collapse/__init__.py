@@ -21,6 +21,7 @@ from speechllm_kernels._common import (
 )
 from speechllm_kernels.ctc_collapse import ops, reference
 from speechllm_kernels.ctc_collapse.output import CtcCollapseOutput
+from speechllm_kernels.ctc_collapse.steps import Plan
 
 Weighting = Literal["mean", "prob", "softmax"]
 
@@ -104,20 +105,18 @@ def ctc_collapse(
         frame_labels = labels.long().masked_fill(~valid_frames(lengths, frames), -1)
 
     width = frames if max_output_length is None else min(max_output_length, frames)
-    slots, run_labels, starts, ends, counts, merged = ops.plan(
-        frame_labels, lengths, blank, keep_blank, width, backend_name
-    )
+    plan = Plan(*ops.plan(frame_labels, lengths, blank, keep_blank, width, backend_name))
     if max_output_length is None:
         # The one host sync.
-        width = int(counts.max())
-    seqs, _ = ops.pool(h, scores, slots, starts, ends, width, not keep_blank, backend_name)
+        width = int(plan.counts.max())
+    seqs, _ = ops.pool(h, scores, plan.slots, plan.starts, plan.ends, width, not keep_blank, backend_name)
     return CtcCollapseOutput(
         seqs=seqs,
-        lengths=counts,
-        labels=run_labels[:, :width],
-        starts=starts[:, :width],
-        ends=ends[:, :width],
-        merged=merged,
+        lengths=plan.counts,
+        labels=plan.labels[:, :width],
+        starts=plan.starts[:, :width],
+        ends=plan.ends[:, :width],
+        merged=plan.merged,
         frame_labels=frame_labels,
     )
 

@@ -1,7 +1,7 @@
-"""The custom operators: what `torch.compile`, autograd and CUDA graphs see.
+"""The operators that `torch.compile`, autograd and CUDA graphs see: frames to labels, labels to a plan of slots,
+frames to slots, and the gradients of the first and the last. The plan has none.
 
-Three steps: frames to labels (and their probabilities), labels to a plan of slots, frames to slots. The plan has no
-gradient. Each operator takes the backend by name (`torch` or `triton`).
+Each takes its backend by name (`torch` or `triton`).
 """
 
 from __future__ import annotations
@@ -14,50 +14,32 @@ from torch import Tensor
 from torch.library import custom_op
 
 from speechllm_kernels.ctc_collapse import torch_impl
+from speechllm_kernels.ctc_collapse.steps import FrameLabels, Plan, Pooled, PoolGradients
 
 
 def _implementation(backend: str) -> ModuleType:
     if backend == "torch":
         return torch_impl
-    # Triton need not be installed where it is not used.
+    # Not at the top: Triton is no requirement of the other backends.
     from speechllm_kernels.ctc_collapse import triton_impl
 
     return triton_impl
 
 
-def _accumulator(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-@custom_op(
-    "speechllm::ctc_label_frames",
-    mutates_args=(),
-    schema="(Tensor logits, Tensor lengths, bool probabilities, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
-)
+@custom_op("speechllm_kernels::ctc_label_frames", mutates_args=())
 def label_frames(
     logits: Tensor, lengths: Tensor, probabilities: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    result: tuple[Tensor, Tensor, Tensor, Tensor] = _implementation(backend).label_frames(
-        logits, lengths, probabilities
-    )
-    return result
+    """Gives `FrameLabels`, of which `probability` alone is differentiable."""
+    return tuple(_implementation(backend).label_frames(logits, lengths, probabilities))
 
 
 @label_frames.register_fake
-def _(logits: Tensor, lengths: Tensor, probabilities: bool, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shape = logits.shape[:2]
-    probability, rest, sums = (
-        logits.new_empty(shape if probabilities else 0, dtype=_accumulator(logits)) for _ in range(3)
-    )
-    return logits.new_empty(shape, dtype=torch.int64), probability, rest, sums
+def _(logits: Tensor, lengths: Tensor, probabilities: bool, backend: str) -> FrameLabels:
+    return FrameLabels.empty(logits, probabilities)
 
 
-@custom_op(
-    "speechllm::ctc_label_frames_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor logits, Tensor lengths, Tensor labels, Tensor probability, Tensor rest, Tensor sums,"
-    " str backend) -> Tensor",
-)
+@custom_op("speechllm_kernels::ctc_label_frames_backward", mutates_args=())
 def label_frames_backward(
     grad: Tensor,
     logits: Tensor,
@@ -68,23 +50,13 @@ def label_frames_backward(
     sums: Tensor,
     backend: str,
 ) -> Tensor:
-    result: Tensor = _implementation(backend).label_frames_backward(
-        grad, logits, lengths, labels, probability, rest, sums
-    )
-    return result
+    """Gives the gradient of the logits [B, T, V] from that of the probability."""
+    found = FrameLabels(labels, probability, rest, sums)
+    return _implementation(backend).label_frames_backward(grad, logits, lengths, found)
 
 
 @label_frames_backward.register_fake
-def _(
-    grad: Tensor,
-    logits: Tensor,
-    lengths: Tensor,
-    labels: Tensor,
-    probability: Tensor,
-    rest: Tensor,
-    sums: Tensor,
-    backend: str,
-) -> Tensor:
+def _(grad: Tensor, logits: Tensor, *_: Any) -> Tensor:
     return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
@@ -94,65 +66,51 @@ def _save_labels(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 
 
 def _backward_labels(ctx: Any, _labels: Tensor, grad: Tensor, _rest: Tensor, _sums: Tensor) -> tuple[Any, ...]:
-    """Only the probability is differentiated; `rest` and `sums` are for the backward itself."""
     return label_frames_backward(grad, *ctx.saved_tensors, ctx.backend), None, None, None
 
 
 label_frames.register_autograd(_backward_labels, setup_context=_save_labels)
 
 
-@custom_op(
-    "speechllm::ctc_plan",
-    mutates_args=(),
-    schema="(Tensor frame_labels, Tensor lengths, int blank, bool keep_blank, int width, str backend)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
+@custom_op("speechllm_kernels::ctc_plan", mutates_args=())
 def plan(
     frame_labels: Tensor, lengths: Tensor, blank: int, keep_blank: bool, width: int, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = _implementation(backend).plan(
-        frame_labels, lengths, blank, keep_blank, width
-    )
-    return result
+    """
+    Gives a `Plan`.
+
+    :param width: most slots of a row: the cap, or T.
+    """
+    return tuple(_implementation(backend).plan(frame_labels, lengths, blank, keep_blank, width))
 
 
 @plan.register_fake
-def _(
-    frame_labels: Tensor, lengths: Tensor, blank: int, keep_blank: bool, width: int, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch, frames = frame_labels.shape
-    slots = frame_labels.new_empty((batch, frames), dtype=torch.int32)
-    labels, starts, ends = (frame_labels.new_empty((batch, width)) for _ in range(3))
-    return slots, labels, starts, ends, frame_labels.new_empty(batch), frame_labels.new_empty(batch)
+def _(frame_labels: Tensor, lengths: Tensor, blank: int, keep_blank: bool, width: int, backend: str) -> Plan:
+    return Plan.empty(frame_labels, width)
 
 
-@custom_op(
-    "speechllm::ctc_pool",
-    mutates_args=(),
-    schema="(Tensor h, Tensor? scores, Tensor slots, Tensor starts, Tensor ends, SymInt width, bool holes, str"
-    " backend) -> (Tensor, Tensor)",
-)
+@custom_op("speechllm_kernels::ctc_pool", mutates_args=())
 def pool(
     h: Tensor, scores: Tensor | None, slots: Tensor, starts: Tensor, ends: Tensor, width: int, holes: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
-    result: tuple[Tensor, Tensor] = _implementation(backend).pool(h, scores, slots, starts, ends, width, holes)
-    return result
+    """
+    Gives `Pooled`: the means of the slots' frames, weighted by `scores` [B, T], and what they were divided by.
+
+    :param starts, ends: spans of the slots. Like `holes` for kernels that walk through spans; `slots` says it all.
+    :param width: U, at most that of the plan.
+    :param holes: whether a span may hold frames of no slot (dropped blanks).
+    """
+    return tuple(_implementation(backend).pool(h, scores, slots, starts, ends, width, holes))
 
 
 @pool.register_fake
 def _(
     h: Tensor, scores: Tensor | None, slots: Tensor, starts: Tensor, ends: Tensor, width: int, holes: bool, backend: str
-) -> tuple[Tensor, Tensor]:
-    norms = h.new_empty((h.shape[0], width), dtype=_accumulator(h))
-    return h.new_empty((h.shape[0], width, h.shape[2])), norms
+) -> Pooled:
+    return Pooled.empty(h, width)
 
 
-@custom_op(
-    "speechllm::ctc_pool_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor h, Tensor? scores, Tensor slots, Tensor starts, Tensor ends, Tensor norms, bool for_h,"
-    " bool for_scores, str backend) -> (Tensor, Tensor)",
-)
+@custom_op("speechllm_kernels::ctc_pool_backward", mutates_args=())
 def pool_backward(
     grad: Tensor,
     h: Tensor,
@@ -165,10 +123,8 @@ def pool_backward(
     for_scores: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    result: tuple[Tensor, Tensor] = _implementation(backend).pool_backward(
-        grad, h, scores, slots, starts, ends, norms, for_h, for_scores
-    )
-    return result
+    """Gives `PoolGradients`."""
+    return tuple(_implementation(backend).pool_backward(grad, h, scores, slots, starts, ends, norms, for_h, for_scores))
 
 
 @pool_backward.register_fake
@@ -183,9 +139,8 @@ def _(
     for_h: bool,
     for_scores: bool,
     backend: str,
-) -> tuple[Tensor, Tensor]:
-    dh = torch.empty(h.shape if for_h else 0, dtype=h.dtype, device=h.device)
-    return dh, norms.new_empty(h.shape[:2] if for_scores else 0)
+) -> PoolGradients:
+    return PoolGradients.empty(h, norms, for_h, for_scores)
 
 
 def _save_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -196,7 +151,7 @@ def _save_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
 def _backward_pool(ctx: Any, grad: Tensor, _norms: Tensor) -> tuple[Tensor | None, ...]:
     for_h, for_scores = ctx.needs_input_grad[:2]
     dh, dscores = pool_backward(grad, *ctx.saved_tensors, for_h, for_scores, ctx.backend)
-    return dh if for_h else None, dscores if for_scores else None, None, None, None, None, None, None
+    return (dh if for_h else None, dscores if for_scores else None, *[None] * 6)
 
 
 pool.register_autograd(_backward_pool, setup_context=_save_pool)
