@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from fairseq2.logging import log
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS, DecodingConfig, Dtype, Generated, Llm
@@ -32,8 +32,8 @@ class CausalLlmConfig:
     """Precision of weights and activations."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """transformers' attention implementation. On a CPU `eager` trains short clips faster (bfloat16, 45 tokens a row:
-    1.1 s against 1.4 s a step). A model with a soft cap on its attention scores (Gemma 2) gets `eager` in place of
-    `sdpa`, which would leave the cap out."""
+    1.1 s against 1.4 s a step). A model with a soft cap on its attention scores (Gemma 2), which `sdpa` would leave
+    out, or without `sdpa` (gpt-oss, Bloom) gets `eager` in its place."""
     quantization: Quantization = "none"
     """Keeps the weights of linear layers in 8 bits (`int8`, arXiv 2208.07339) or 4 (`nf4`, arXiv 2305.14314), through
     transformers and bitsandbytes, on a GPU. Gradients still reach the adapter."""
@@ -192,29 +192,47 @@ class CausalLlm(Llm):
         return {"llm": "causal", "source": source_identity(self.config.path), **vars(self.config)}
 
 
-def _check_layers(path: str) -> None:
+def _check(model_kls: type[PreTrainedModel], config: PretrainedConfig, path: str) -> None:
     """
-    :raises UserError: a layer carries more of the past than keys and values. A mask hides a place's keys and values,
-        but a state has taken the padding in, and no cache of a prefix holds it.
+    :raises UserError: a layer carries more of the past than keys and values (a mask hides a place's keys and values,
+        but a state has taken the padding in, and no cache of a prefix holds it), or tokens reach the layers otherwise
+        than through their embeddings, which is all that the places of the speech have.
     """
-    model_kls, config = model_class(AutoModelForCausalLM, path, "llm.config.path")
     text = config.get_text_config()
     layers = set(getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ())
     if getattr(model_kls, "_is_stateful", False) or not layers <= ATTENTION_LAYERS:
         found = f"layers of the types {', '.join(sorted(layers))}" if layers else "layers with a state"
-        raise UserError(
-            f"llm.config.path: {path} is a {model_kls.__name__}: found {found}, expected an LLM that keeps keys and "
-            "values alone, such as Llama, Mistral, Qwen 3 or Gemma"
-        )
+        expected = "keeps keys and values alone"
+    elif getattr(text, "hidden_size_per_layer_input", None):  # Gemma 3n
+        found, expected = "an embedding of each token for each layer", "reads embeddings alone"
+    else:
+        return
+    raise UserError(
+        f"llm.config.path: {path} is a {model_kls.__name__}: found {found}, expected an LLM that {expected}, such as "
+        "Llama, Mistral, Qwen 3 or Gemma 3"
+    )
+
+
+def _why_not_sdpa(model_kls: type[PreTrainedModel], config: PretrainedConfig) -> str | None:
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+        return "has a soft cap on its attention scores, which sdpa leaves out"
+    if not getattr(model_kls, "_supports_sdpa", False):
+        return f"is a {model_kls.__name__}, which has no sdpa"
+    return None
 
 
 def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
     """
     `config.attention` is set to what the model runs with.
 
-    :raises UserError: the checkpoint cannot be loaded, it cannot be quantised here, or its layers are not attention's.
+    :raises UserError: the checkpoint cannot be loaded, it cannot be quantised here, or its architecture takes no
+        speech (see `_check`).
     """
-    _check_layers(config.path)
+    model_kls, model_config = model_class(AutoModelForCausalLM, config.path, "llm.config.path")
+    _check(model_kls, model_config, config.path)
+    if config.attention == "sdpa" and (why := _why_not_sdpa(model_kls, model_config)) is not None:
+        log.info("{} {}: it runs with eager.", config.path, why)
+        config.attention = "eager"
     options = quantization_options(config.quantization, DTYPES[config.dtype], "llm.config.quantization")
     tokenizer = load_tokenizer(config.path, "llm.config.path")
     model = load_model(
@@ -225,10 +243,6 @@ def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
         attn_implementation=config.attention,
         **options,
     )
-    if config.attention == "sdpa" and getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
-        log.info("{} has a soft cap on its attention scores, which sdpa leaves out: it runs with eager.", config.path)
-        config.attention = "eager"
-        model.set_attn_implementation("eager")
     return CausalLlm(config, model, tokenizer)
 
 

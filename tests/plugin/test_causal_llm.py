@@ -13,14 +13,18 @@ from transformers import (
     AutoTokenizer,
     CohereConfig,
     Gemma2Config,
+    Gemma3nConfig,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
     GPT2Config,
+    GptOssConfig,
     GraniteConfig,
     JambaConfig,
     Lfm2Config,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
+    MptConfig,
     PretrainedConfig,
     Qwen3Config,
     RecurrentGemmaConfig,
@@ -55,7 +59,13 @@ ARCHITECTURES: dict[str, PretrainedConfig] = {
     # Logits multiplied after the head, and divided; embeddings and residuals multiplied.
     "cohere": CohereConfig(**{**SIZES, "logit_scale": 0.25}),
     "granite": GraniteConfig(**{**SIZES, "logits_scaling": 4.0, "embedding_multiplier": 3.0}),
+    # Neither has sdpa: a sink in each softmax; distances in place of positions.
+    "gpt_oss": GptOssConfig(**{
+        **SIZES, "head_dim": 8, "sliding_window": 12, "num_local_experts": 2, "num_experts_per_tok": 1,
+    }),
+    "mpt": MptConfig(vocab_size=320, d_model=32, n_layers=2, n_heads=4, initializer_range=0.3),
 }
+KEYS_AND_VALUES = "keeps keys and values alone"
 LANGUAGES = [
     ("en", "en"), ("en", "de"), ("de", "en"), ("fr", "fr"), ("en", "en"), ("es", "es"), ("en", "it"), ("de", "de"),
 ]
@@ -274,30 +284,41 @@ def test_identity_names_the_weights(llm: CausalLlm, tiny_llm: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "found"),
+    ("config", "found", "expected"),
     [
         pytest.param(
             Lfm2Config(**SIZES, layer_types=["conv", "full_attention"]),
-            "Lfm2ForCausalLM: found layers of the types conv, full_attention", id="convolutions",
+            "Lfm2ForCausalLM: found layers of the types conv, full_attention",
+            KEYS_AND_VALUES, id="convolutions",
         ),
         pytest.param(
             MambaConfig(vocab_size=320, hidden_size=32, num_hidden_layers=1),
-            "MambaForCausalLM: found layers with a state", id="states alone",
+            "MambaForCausalLM: found layers with a state", KEYS_AND_VALUES, id="states alone",
         ),
         pytest.param(
             JambaConfig(**SIZES, num_experts=2, attn_layer_period=2, attn_layer_offset=1, use_mamba_kernels=False),
-            "JambaForCausalLM: found layers of the types attention, mamba", id="states and attention",
+            "JambaForCausalLM: found layers of the types attention, mamba", KEYS_AND_VALUES,
+            id="states and attention",
         ),
         pytest.param(
             RecurrentGemmaConfig(
                 vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
             ),
-            "RecurrentGemmaForCausalLM: found layers of the types attention, recurrent", id="recurrences",
+            "RecurrentGemmaForCausalLM: found layers of the types attention, recurrent", KEYS_AND_VALUES,
+            id="recurrences",
+        ),
+        pytest.param(
+            Gemma3nTextConfig(), "Gemma3nForCausalLM: found an embedding of each token for each layer",
+            "reads embeddings alone", id="embeddings of each layer",
+        ),
+        pytest.param(
+            Gemma3nConfig(), "Gemma3nForConditionalGeneration: found an embedding of each token for each layer",
+            "reads embeddings alone", id="embeddings of each layer inside",
         ),
     ],
 )
-def test_llms_with_more_than_keys_and_values(
-    config: PretrainedConfig, found: str, tiny_llm: Path, tmp_path: Path
+def test_llms_that_take_no_speech(
+    config: PretrainedConfig, found: str, expected: str, tiny_llm: Path, tmp_path: Path
 ) -> None:
     """Refused before the weights, which are not even here, are read."""
     config.save_pretrained(tmp_path)
@@ -305,8 +326,8 @@ def test_llms_with_more_than_keys_and_values(
     with pytest.raises(UserError) as caught:
         create_causal_llm(CausalLlmConfig(path=str(tmp_path)))
     assert str(caught.value) == (
-        f"llm.config.path: {tmp_path} is a {found}, expected an LLM that keeps keys and values alone, such as Llama, "
-        "Mistral, Qwen 3 or Gemma"
+        f"llm.config.path: {tmp_path} is a {found}, expected an LLM that {expected}, such as Llama, Mistral, "
+        "Qwen 3 or Gemma 3"
     )
 
 
