@@ -336,13 +336,31 @@ def test_a_word_outside_the_vocabulary_lies_between_its_neighbours(tiny_config: 
     assert timed.placed == pytest.approx(2 / 3)
 
 
-def test_a_sentencepiece_head_spells_word_by_word(tmp_path: Path) -> None:
+@torch.inference_mode()
+def test_a_sentencepiece_head_times_a_language_without_spaces(tiny_config: SpeechLlmConfig, tmp_path: Path) -> None:
+    text = "请打开厨房的灯。设一个十分钟的闹钟。"
+    train_vocabulary([text], tmp_path / "pieces.model", size=40, model_type="char")
+    tiny_config.ctc = CtcConfig(weight=0.3, classifier="sentencepiece", vocabulary=str(tmp_path / "pieces.model"))
+    model = create(tiny_config).eval()
+    batch = batch_of(
+        [torch.randn(6 * RATE, generator=torch.Generator().manual_seed(0))], [text], source_lang="zh", target_lang="zh"
+    )
+    timed = time_texts(model, batch, model.adapt(batch, score_frames=True), [text])[0]
+    assert [word.text for word in timed.words] == list(text)
+    assert timed.placed == 1.0
+    starts = [word.start for word in timed.words]
+    assert starts == sorted(set(starts))
+    assert [(part.text, part.start) for part in timed.segments] == [(text[:8], starts[0]), (text[8:], starts[8])]
+
+
+def test_the_pieces_of_a_sentencepiece_head_are_its_labels(tmp_path: Path) -> None:
     train_vocabulary(["turn the light on", "call the station"] * 4, tmp_path / "pieces.model", size=18)
     vocabulary = Vocabulary(str(tmp_path / "pieces.model"), "ctc.vocabulary")
     head = SentencePieceCtcHead(8, vocabulary)
-    pieces = head.pieces("turn  %%% the", [])
-    by_word = [[piece.label for piece in pieces if (piece.start, piece.end) == span]
-               for span in ((0, 4), (6, 9), (10, 13))]
-    assert by_word[1] == [None]
-    assert [label - 1 for label in by_word[0] + by_word[2] if label] == vocabulary.encode("turn the")
-    assert sum(map(len, by_word)) == len(pieces)
+    text = "turn  %%% the"
+    pieces = head.pieces(text, [])
+    assert head.labels(["turn the"], []) == [[piece.label for piece in head.pieces("turn the", [])]]
+    assert [(piece.start, piece.end) for piece in pieces if piece.label is None] == [(6, 9)]
+    # Each character has one piece; no piece begins with the space before its word.
+    spelled = [place for piece in pieces for place in range(piece.start, piece.end)]
+    assert spelled == [place for place, character in enumerate(text) if character != " "]

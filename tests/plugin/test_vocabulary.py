@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,10 @@ def test_the_size_is_known_without_the_file(tmp_path: Path) -> None:
 
 
 def test_bad_models_are_one_line(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.model").write_text("no model")
-    with pytest.raises(UserError, match=r"text\.model is no sentencepiece model"):
-        len(Vocabulary(str(tmp_path / "text.model"), KEY))
+    for content in ("no model", ""):
+        (tmp_path / "text.model").write_text(content)
+        with pytest.raises(UserError, match=r"text\.model is no sentencepiece model"):
+            len(Vocabulary(str(tmp_path / "text.model"), KEY))
     with pytest.raises(UserError, match="has 50 pieces, expected the 40 of the training"):
         Vocabulary(str(model), KEY, size=40).encode("text")
 
@@ -64,3 +66,59 @@ def test_a_size_that_the_texts_do_not_allow_is_one_line(size: int, tmp_path: Pat
         train_vocabulary(SENTENCES, tmp_path / "never.model", size=size)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "never.model").exists()
+
+
+def test_a_vocabulary_of_characters_has_all_of_them(tmp_path: Path) -> None:
+    characters = set("".join(SENTENCES).replace(" ", ""))
+    needed = len(characters) + 2  # the space and the unknown piece
+    path = tmp_path / "char.model"
+    with pytest.raises(UserError, match=f"cannot make 6 pieces from 8 texts: their characters alone need {needed}$"):
+        train_vocabulary(SENTENCES, path, size=6, model_type="char")
+    assert not path.exists()
+    for size in (needed, 500):
+        assert train_vocabulary(SENTENCES, path, size=size, model_type="char") == needed
+        assert len(Vocabulary(str(path), KEY)) == needed
+
+
+def test_a_very_long_text_counts_too(tmp_path: Path) -> None:
+    path = tmp_path / "long.model"
+    assert train_vocabulary([*SENTENCES, "ж ü " * 3000], path, size=50) == 50
+    assert Vocabulary(str(path), KEY).encode("ж ü") is not None
+
+
+def test_places_are_in_characters_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "char.model"
+    train_vocabulary(["fine 打 ガ"], path, size=20, model_type="char")
+    vocabulary = Vocabulary(str(path), KEY)
+    text = " ﬁne  打𠮷 ｶﾞ"
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    spelled = [
+        (None if piece is None else processor.id_to_piece(piece), text[start:end])
+        for piece, start, end in vocabulary.pieces(text)
+    ]
+    assert spelled == [
+        ("▁", ""), ("f", "ﬁ"), ("i", "ﬁ"), ("n", "n"), ("e", "e"), ("▁", ""), ("打", "打"), (None, "𠮷"), ("▁", ""),
+        ("ガ", "ｶﾞ"),
+    ]
+
+
+def test_bytes_of_a_character_have_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "bytes.model"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES), model_prefix=str(path.with_suffix("")), vocab_size=320, byte_fallback=True,
+        minloglevel=2, hard_vocab_limit=False,
+    )
+    assert [place for _, *place in Vocabulary(str(path), KEY).pieces("打 é")][-2:] == [[2, 3], [2, 3]]
+
+
+def test_a_file_made_again_is_another(model: Path, tmp_path: Path) -> None:
+    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
+    path = tmp_path / "again.model"
+    path.write_bytes(model.read_bytes())
+    assert Vocabulary(str(path), KEY).sha256 == sha256
+    assert Vocabulary(str(path), KEY, size=50, sha256=sha256).encode("") == []
+    train_vocabulary(SENTENCES, path, size=50, model_type="bpe")
+    now = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(UserError, match=rf"again\.model has the SHA-256 {now}, expected .* {sha256}") as caught:
+        Vocabulary(str(path), KEY, size=50, sha256=sha256).encode("")
+    assert "\n" not in str(caught.value)

@@ -4,7 +4,6 @@ for the task."""
 from __future__ import annotations
 
 import math
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -144,13 +143,9 @@ class SentencePieceCtcHead(LinearCtcHead):
         ]
 
     def pieces(self, text: str, tokens: Sequence[Piece]) -> list[Piece]:
-        """Word by word, as sentencepiece itself splits a text: each piece has the characters of its word."""
-        words = list(re.finditer(r"\S+", text))
-        rows = self.labels([word[0] for word in words], [])
         return [
-            Piece(label, *word.span())
-            for word, row in zip(words, rows, strict=True)
-            for label in (row if row is not None else (None,))
+            Piece(None if piece is None else piece + 1, start, end)
+            for piece, start, end in self._vocabulary.pieces(text)
         ]
 
 
