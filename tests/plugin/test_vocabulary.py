@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
 
+from speechllm_plugin.adapters.api import AdapterShape
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.models.speech_llm.config import CtcConfig
+from speechllm_plugin.models.speech_llm.factory import create_ctc_head
 from speechllm_plugin.vocabulary import Vocabulary, train_vocabulary
 from tests.conftest import SENTENCES
 
@@ -122,3 +128,43 @@ def test_a_file_made_again_is_another(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"again\.model has the SHA-256 {now}, expected .* {sha256}") as caught:
         Vocabulary(str(path), KEY, size=50, sha256=sha256).encode("")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"classifier": "linear", "vocabulary": "x.model"}, "`vocabulary` needs the `classifier` 'sentencepiece'"),
+        ({"classifier": "llm_embedding", "vocabulary_size": 5}, "`vocabulary_size` needs .* it is 'llm_embedding'"),
+        ({"classifier": "linear", "vocabulary_sha256": "ab"}, "`vocabulary_sha256` needs the `classifier`"),
+        ({"weight": float("inf")}, "`weight` must be finite and at least 0, but is inf instead"),
+    ],
+)
+def test_settings_that_would_be_ignored_or_cannot_work(settings: dict[str, Any], line: str) -> None:
+    errors = CtcConfig(**{"weight": 0.1, **settings}).validate().errors
+    assert len(errors) == 1 and re.search(line, str(errors[0]))
+
+
+def test_a_saved_configuration_tells_which_file_it_was(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.model"
+    path.write_bytes(model.read_bytes())
+    llm: Any = None  # a vocabulary of one's own needs nothing of it
+    shape = AdapterShape(8, 8, 50.0)
+    config = CtcConfig(weight=0.1, classifier="sentencepiece", vocabulary=str(path))
+    create_ctc_head(config, 8, shape, llm)
+    assert (config.vocabulary_size, config.vocabulary_sha256) == (50, hashlib.sha256(path.read_bytes()).hexdigest())
+
+    loaded = CtcConfig(**asdict(config))
+    assert not loaded.validate().has_error()
+    train_vocabulary(SENTENCES, path, size=50, model_type="bpe")
+    head = create_ctc_head(loaded, 8, shape, llm)
+    assert loaded == config and head is not None
+    with pytest.raises(UserError, match=f"expected the file of the training, {config.vocabulary_sha256}"):
+        head.labels(["turn"], [])
+    # A size that was set by hand does not keep the file from being recorded.
+    by_hand = CtcConfig(weight=0.1, classifier="sentencepiece", vocabulary=str(path), vocabulary_size=50)
+    create_ctc_head(by_hand, 8, shape, llm)
+    assert by_hand.vocabulary_sha256 not in (None, config.vocabulary_sha256)
+    # Nothing is read of a file that is gone: with a size, a checkpoint of any age decodes.
+    path.unlink()
+    for sha256 in (config.vocabulary_sha256, None):
+        create_ctc_head(replace(config, vocabulary_sha256=sha256), 8, shape, llm)

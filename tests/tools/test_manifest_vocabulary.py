@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sentencepiece
+import yaml
 
 from speechllm_plugin.datasets.manifest import read_manifest, write_manifest
 from tests.commands import Commands, System, metrics
@@ -41,10 +43,24 @@ def test_from_transcripts_to_a_trained_and_reloaded_system(
     commands.recipe("train", tmp_path / "run", "--config-file", config).ok()
     assert all(line["CTC Loss"] > 0 for line in metrics(tmp_path / "run", "train"))
 
+    # As many pieces under the same name, but other labels.
+    resolved = yaml.safe_load((tmp_path / "run/checkpoints/model.yaml").read_text())["model_config"]["ctc"]
+    before = hashlib.sha256(model.read_bytes()).hexdigest()
+    assert (resolved["vocabulary_size"], resolved["vocabulary_sha256"]) == (40, before)
+    commands.speechllm(
+        "manifest", "vocabulary", tiny_manifest / "train.tsv", "--size", "40", "--type", "bpe", "--output", model
+    ).ok()
+    now = hashlib.sha256(model.read_bytes()).hexdigest()
+    clip = read_manifest(tiny_manifest / "dev.tsv")[0].audio
+    transcribe = ("transcribe", "--checkpoint", tmp_path / "run", tiny_manifest / clip)
+    line = commands.speechllm(*transcribe, "--timestamps").user_error()
+    assert f"{model} has the SHA-256 {now}" in line and before in line
+    line = commands.recipe("train", tmp_path / "run", "--config-file", config).user_error()
+    assert f"ctc.vocabulary_sha256 = {before!r}, found {now!r}" in line
+
     # Decoding knows the number of pieces without the file.
     model.unlink()
-    clip = read_manifest(tiny_manifest / "dev.tsv")[0].audio
-    commands.speechllm("transcribe", "--checkpoint", tmp_path / "run", tiny_manifest / clip).ok()
+    commands.speechllm(*transcribe).ok()
     result = commands.recipe("train", tmp_path / "again", "--config-file", config)
     assert result.status == 2
     assert f"model.config_overrides.ctc.vocabulary: no file {model}" in result.output
@@ -72,3 +88,29 @@ def test_an_impossible_size_is_one_line(commands: Commands, tiny_manifest: Path,
         assert result.status == 2
         assert line in result.stderr
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_number_of_pieces_is_that_of_the_file(commands: Commands, tiny_manifest: Path, tmp_path: Path) -> None:
+    model = tmp_path / "char.model"
+    result = commands.speechllm(
+        "manifest", "vocabulary", tiny_manifest / "train.tsv", "--output", model, "--type", "char"
+    ).ok()
+    size = sentencepiece.SentencePieceProcessor(model_file=str(model)).get_piece_size()
+    assert size < 1000
+    assert f"{model}: {size} pieces from 12 transcripts" in result.stdout
+
+
+def test_a_manifest_is_not_overwritten(commands: Commands, tiny_manifest: Path, tmp_path: Path) -> None:
+    manifest, again = tmp_path / "train.tsv", tmp_path / "train.tsv.link"
+    content = (tiny_manifest / "train.tsv").read_bytes()
+    manifest.write_bytes(content)
+    again.symlink_to(manifest)
+    # Nothing is read before: the last manifest is not there.
+    files = (tmp_path / "dev.tsv", manifest, tmp_path / "gone.tsv")
+    for output in (manifest, tmp_path / "x" / ".." / "train.tsv", again):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        result = commands.speechllm("manifest", "vocabulary", *files, "--size", "40", "--output", output)
+        assert result.status == 2
+        assert f"--output: found {output}, the manifest {manifest} itself, expected" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert manifest.read_bytes() == content

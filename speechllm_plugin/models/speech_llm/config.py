@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import product
@@ -52,17 +53,23 @@ class CtcConfig(Validatable):
     """For `sentencepiece`: a model file, as `speechllm manifest vocabulary` writes it."""
     vocabulary_size: int | None = None
     """Pieces of `vocabulary`, filled in: a checkpoint decodes without the file."""
+    vocabulary_sha256: str | None = None
+    """SHA-256 of the file `vocabulary` in hexadecimal, filled in: one that is made again has other labels."""
     align_steps: int = 0
     """The first steps train without running the LLM: on CTC in full, and on the adapter's own losses in proportion."""
 
     def validate(self) -> ValidationResult:
         result = ValidationResult()
-        if self.weight is not None and not self.weight >= 0:
-            result.add_error(f"`weight` must be at least 0, but is {self.weight} instead.")
+        if self.weight is not None and not (math.isfinite(self.weight) and self.weight >= 0):
+            result.add_error(f"`weight` must be finite and at least 0, but is {self.weight} instead.")
         if self.align_steps < 0:
             result.add_error(f"`align_steps` must be at least 0, but is {self.align_steps} instead.")
         if self.classifier == "sentencepiece" and self.vocabulary is None:
             result.add_error("`vocabulary` must name a sentencepiece model where `classifier` is 'sentencepiece'.")
+        if self.classifier != "sentencepiece":
+            for name in ("vocabulary", "vocabulary_size", "vocabulary_sha256"):
+                if getattr(self, name) is not None:
+                    result.add_error(f"`{name}` needs the `classifier` 'sentencepiece', but it is {self.classifier!r}.")
         if self.weight == 0:
             for name, unused in (("align_steps", 0), ("classifier", "linear"), ("vocabulary", None)):
                 if getattr(self, name) != unused:

@@ -65,6 +65,14 @@ def create_ctc_head(
         return LlmEmbeddingCtcHead(shape, llm.embedding_table.size(0), table_rms)
     assert config.vocabulary is not None, "validated"
     config.vocabulary = str(Path(config.vocabulary).resolve())
-    vocabulary = Vocabulary(config.vocabulary, "model.config_overrides.ctc.vocabulary", config.vocabulary_size)
+    vocabulary = Vocabulary(
+        config.vocabulary,
+        "model.config_overrides.ctc.vocabulary",
+        config.vocabulary_size,
+        config.vocabulary_sha256,
+    )
+    # Where the size is known, a checkpoint is loaded, and it decodes without the file.
+    if config.vocabulary_size is None or Path(config.vocabulary).is_file():
+        config.vocabulary_sha256 = vocabulary.sha256
     config.vocabulary_size = len(vocabulary)
     return SentencePieceCtcHead(frame_dim, vocabulary)
