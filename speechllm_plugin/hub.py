@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -54,6 +56,19 @@ def find_file(path: str, *names: str) -> Path:
     raise NoSuchFileError(names)
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """
+    :raises OSError: the file is not whole, or is no JSON object.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OSError(f"{file} is not whole ({error}); download it again") from error
+    if not isinstance(values, dict):
+        raise OSError(f"{file} holds a {type(values).__name__}, expected a JSON object")
+    return values
+
+
 def snapshot(path: str) -> Path | None:
     """The folder in the hub's cache that a hub id stands for; its name is the commit. None = nothing was downloaded."""
     file = cached_file(path, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
@@ -73,15 +88,18 @@ def advice(path: str, error: BaseException) -> str | None:
             )
         if isinstance(cause, RepositoryNotFoundError):
             return (
-                "the hub has no such model, or it is private; check the name, or log in with `hf auth login` as an "
-                "account that may read it"
+                f"the hub has no such model, or it is private (and there is no directory {path}); check the name, or "
+                "log in with `hf auth login` as an account that may read it"
             )
     if not any(isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled, NoConnection)) for cause in causes):
         return None
     fetch = f"fetch it where there is access with `hf download {path} --local-dir DIRECTORY` and give that directory"
     folder = snapshot(path)
     if folder is None:
-        return f"the hub cannot be reached and the model was not downloaded before; {fetch}"
+        return (
+            "the hub cannot be reached and the model was not downloaded before (and there is no directory "
+            f"{path}); {fetch}"
+        )
     missing = [cause for cause in causes if isinstance(cause, NoSuchFileError)]
     lacks = " or ".join(missing[0].names) if missing else "a file"
     return f"the hub cannot be reached and only part of the model was downloaded: {folder} lacks {lacks}; {fetch}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import transformers
+from fairseq2.logging import log
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -25,13 +26,19 @@ from transformers.modeling_utils import init_empty_weights, no_init_weights
 from transformers.utils import logging
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.hub import advice, find_file, local_path, snapshot
+from speechllm_plugin.hub import NoSuchFileError, advice, find_file, local_path, read_json, snapshot
 from speechllm_plugin.weights import read_weights, weight_files
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 """One of them is in every checkpoint of an LLM."""
 
+LFS_POINTER = b"version https://git-lfs"
+"""What a clone without git-LFS leaves in place of a large file starts with."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+OLD_BUFFERS = r"(^|\.)(rotary\w*\.\w+|(attn|attention)\.bias|masked_bias|causal_mask|position_ids)$"
+"""Names of tables and masks that models compute, and that older versions of transformers saved all the same."""
 
 ConfigT = TypeVar("ConfigT", bound=PretrainedConfig)
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
@@ -48,7 +55,7 @@ def load_config(path: str, kls: type[ConfigT], key: str) -> ConfigT:
     found = values["model_type"]
     if found != kls.model_type:
         raise UserError(f"{key}: {path} holds a model of type {found!r}, expected {kls.model_type!r}")
-    return kls.from_dict(values)
+    return _read(key, path, lambda: kls.from_dict(values))
 
 
 def config_values(path: str, key: str) -> dict[str, Any]:
@@ -59,7 +66,7 @@ def config_values(path: str, key: str) -> dict[str, Any]:
     found = values.get("model_type")
     if found is None:
         raise UserError(f"{key}: the config.json of {path} has no model_type; expected a model of transformers")
-    if found not in CONFIG_MAPPING:
+    if not isinstance(found, str) or found not in CONFIG_MAPPING:
         writer = values.get("transformers_version", "an unknown version")
         raise UserError(
             f"{key}: {path} holds a model of type {found!r}, written by transformers {writer}, which transformers "
@@ -72,10 +79,7 @@ def config_values(path: str, key: str) -> dict[str, Any]:
 def load_preprocessor(path: str, key: str) -> dict[str, Any]:
     """What a checkpoint's preprocessor_config.json holds."""
     source = local_path(path, key)
-    values: dict[str, Any] = _read(
-        key, path, lambda: json.loads(find_file(source, "preprocessor_config.json").read_text())
-    )
-    return values
+    return _read(key, path, lambda: read_json(find_file(source, "preprocessor_config.json")))
 
 
 def load_submodule(
@@ -99,14 +103,14 @@ def load_submodule(
     """
     source = local_path(path, key)
     files = _read(key, path, lambda: weight_files(source))
-    while optional_prefix and not any(name.startswith(prefix) for name in files):
+    while optional_prefix and prefix and not any(name.startswith(prefix) for name in files):
         prefix = prefix.partition(".")[2]
     files = {
         name: file for name, file in files.items()
         if name.startswith(prefix) and not name.removeprefix(prefix).startswith(ignored)
     }
     with torch.device("meta"):
-        names = set(kls(config).state_dict())
+        names = _read(key, path, lambda: set(kls(config).state_dict()))
     found = {_present_name(name.removeprefix(prefix)) for name in files}
     if missing := sorted(names - found):
         raise UserError(f"{key}: {path} lacks {len(missing)} weights of {kls.__name__}, the first is {missing[0]!r}")
@@ -117,7 +121,7 @@ def load_submodule(
     with _no_modes():
         weights = _read(key, path, lambda: read_weights(source, files, dtype))
         weights = {_present_name(name.removeprefix(prefix)): weights.pop(name) for name in files}
-        model: ModelT = _build(kls, config, weights, dtype, f"{key}: {path}")
+        model: ModelT = _read(key, path, lambda: _build(kls, config, weights, dtype, f"{key}: {path}"))
     module: nn.Module = model
     module.to(device)
     return model
@@ -146,13 +150,45 @@ def _build(
     finally:
         logging.set_verbosity(verbosity)
     if report["mismatched_keys"]:
-        name = min(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])
-        found, expected = list(weights[name].shape), list(model.state_dict()[name].shape)
-        raise UserError(f"{where} does not fit its config.json: {name} has the shape {found}, expected {expected}")
+        name = min(report["mismatched_keys"])
+        expected = list(model.state_dict()[name].shape)
+        # Of one that was renamed, transformers does not say what the file calls it.
+        found = f"has the shape {list(weights[name].shape)}" if name in weights else "has another shape"
+        raise UserError(f"{where} does not fit its config.json: {name} {found}, expected {expected}")
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise UserError(f"{where} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]!r}")
+    _check_surplus(model, report["unexpected_keys"], where)
     return model
+
+
+def _check_surplus(model: PreTrainedModel, names: Iterable[str], where: str) -> None:
+    """Weights without a place in the model: in one of its modules or stacks of layers they show that the model is
+    another one; elsewhere they may be a part that nobody asked for (a value head, another decoder).
+
+    :param names: those of a checkpoint; what the model knows, or its class leaves out, is passed over.
+    """
+    known = model.state_dict().keys() | dict(model.named_buffers()).keys()
+    patterns = [OLD_BUFFERS]
+    for attribute in ("_keys_to_ignore_on_load_unexpected", "_keys_to_ignore_on_load_missing"):
+        patterns += getattr(model, attribute, None) or ()
+    surplus = [
+        name for name in sorted(set(names) - known) if not any(re.search(pattern, name) for pattern in patterns)
+    ]
+    places = {place for name in known for place in _places(name)}
+    wrong = [name for name in surplus if not places.isdisjoint(_places(name))]
+    if wrong:
+        raise UserError(f"{where} holds {len(wrong)} weights that {type(model).__name__} does not know, the first is "
+                        f"{wrong[0]!r}; expected the architecture of its config.json")
+    if surplus:
+        log.warning("{} holds {} weights that {} does not use, the first is {}.",
+                    where, len(surplus), type(model).__name__, surplus[0])
+
+
+def _places(name: str) -> set[str]:
+    """The module that holds a weight, and the outermost stack of layers that does."""
+    stack = re.match(r"(?:[^.]*\.)*?(?=\d+\.)", name)
+    return {name.rpartition(".")[0]} | ({stack[0]} if stack else set())
 
 
 def load_tokenizer(path: str, key: str) -> PreTrainedTokenizerFast:
@@ -166,10 +202,18 @@ def load_tokenizer(path: str, key: str) -> PreTrainedTokenizerFast:
 def _read_tokenizer(source: str) -> PreTrainedTokenizerFast:
     try:
         return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError):
-        # Which file it missed, transformers does not say.
-        find_file(source, *TOKENIZER_FILES)
-        raise
+    except Exception as error:  # tokenizers raises no other
+        # Which file it missed or could not read, transformers does not say.
+        found = find_file(source, *TOKENIZER_FILES)
+        for name in (*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+            file = found.parent / name
+            if file.suffix == ".json" and file.is_file():
+                read_json(file)
+            elif file.is_file() and file.read_bytes()[: len(LFS_POINTER)] in (b"", LFS_POINTER):
+                raise OSError(f"{file} is not whole; download it again") from error
+        if isinstance(error, (OSError, ValueError, ImportError)):
+            raise
+        raise OSError(f"no tokenizer can be made of {found} ({error}); download it again") from error
 
 
 def model_class(kls: Any, path: str, key: str) -> tuple[type[PreTrainedModel], PretrainedConfig]:
@@ -187,6 +231,9 @@ def load_model(kls: Any, path: str, *, dtype: torch.dtype, key: str, **options: 
     values = config_values(path, key)
     source = local_path(path, key)
     device = torch.get_default_device()
+    generation = _read(key, path, lambda: _generation_config(source))
+    if generation is not None:
+        options["generation_config"] = generation  # transformers reads it only with the weights, and hides its damage
     load = _read_quantized if "quantization_config" in (options.keys() | values.keys()) else _read_model
     model: PreTrainedModel = _read(key, path, lambda: load(kls, source, dtype, f"{key}: {path}", options))
     module: nn.Module = model
@@ -198,10 +245,8 @@ def load_model(kls: Any, path: str, *, dtype: torch.dtype, key: str, **options: 
 def _read_model(kls: Any, source: str, dtype: torch.dtype, where: str, options: dict[str, object]) -> PreTrainedModel:
     config, options = AutoConfig.from_pretrained(source, return_unused_kwargs=True, **options)
     model_kls = _model_class(kls, config, where)
-    if "generation_config" not in options and (generation := _generation_config(source)) is not None:
-        options["generation_config"] = generation  # else from_pretrained reads it only together with the weights
     with _no_modes():
-        files = _needed(model_kls, config, weight_files(source))
+        files = _needed(model_kls, config, weight_files(source), where)
         weights = read_weights(source, files, None if _keeps_float32(model_kls, dtype) else dtype)
         model: PreTrainedModel = _build(model_kls, config, weights, dtype, where, **options)
     model.config.name_or_path = source
@@ -227,7 +272,7 @@ def _no_modes() -> AbstractContextManager[None]:
     return context
 
 
-def _needed(kls: Any, config: PretrainedConfig, files: dict[str, str]) -> dict[str, str]:
+def _needed(kls: Any, config: PretrainedConfig, files: dict[str, str], where: str) -> dict[str, str]:
     """The file of each weight that a model takes, those that several names share once.
 
     All of a checkpoint's where it calls one by another name: transformers knows what was renamed.
@@ -240,7 +285,10 @@ def _needed(kls: Any, config: PretrainedConfig, files: dict[str, str]) -> dict[s
     for name, weight in model.state_dict(keep_vars=True).items():
         names.setdefault(id(weight), []).append(name)
     found = [next((name for name in shared if name in files), None) for shared in names.values()]
-    return files if None in found else {name: files[name] for name in found if name is not None}
+    if None in found:
+        return files
+    _check_surplus(model, files, where)
+    return {name: files[name] for name in found if name is not None}
 
 
 def _model_class(kls: Any, config: PretrainedConfig, where: str) -> Any:
@@ -262,9 +310,10 @@ def _keeps_float32(kls: type[PreTrainedModel], dtype: torch.dtype) -> bool:
 
 def _generation_config(source: str) -> GenerationConfig | None:
     try:
-        return GenerationConfig.from_pretrained(source)
-    except OSError:
-        return None  # the checkpoint has none
+        read_json(find_file(source, "generation_config.json"))
+    except NoSuchFileError:
+        return None
+    return GenerationConfig.from_pretrained(source)
 
 
 def source_identity(path: str) -> dict[str, object]:
@@ -291,6 +340,10 @@ def _read(key: str, path: str, load: Callable[[], ResultT]) -> ResultT:
         return load()
     except UserError:
         raise
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{key}: cannot load {path}: {advice(path, error) or reason[:300]}") from error
+    except (KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
+        # The files of weights and tokenizers speak for themselves: what is left is a value that transformers trips on.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{key}: cannot load {path}: its config.json cannot be used ({reason[:300]})") from error

@@ -8,9 +8,7 @@ what it keeps and one piece more, however large the checkpoint is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
 
@@ -18,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from speechllm_plugin.hub import NoSuchFileError, find_file
+from speechllm_plugin.hub import NoSuchFileError, find_file, read_json
 
 PIECE = 16 * 2**20
 """Bytes read between two releases of a mapped file."""
@@ -37,7 +35,10 @@ def weight_files(path: str) -> dict[str, str]:
         path, "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin"
     )
     if file.suffix == ".json":
-        return dict(json.loads(file.read_text())["weight_map"])
+        files = read_json(file).get("weight_map")
+        if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+            raise OSError(f"{file} has no weight_map, which names the file of each weight; download it again")
+        return files
     return dict.fromkeys(_open(str(file)).names(), file.name)
 
 
@@ -120,11 +121,14 @@ class _Pickle:
         # Files of before PyTorch 1.6 are no archives: they cannot be mapped and are read whole.
         self.mapped = is_zipfile(file)
         try:
-            self._weights: dict[str, Tensor] = torch.load(
-                file, map_location="cpu", mmap=self.mapped, weights_only=True
-            )
-        except (RuntimeError, UnpicklingError, EOFError) as error:
+            weights = torch.load(file, map_location="cpu", mmap=self.mapped, weights_only=True)
+        except Exception as error:  # damaged bytes raise anything
             raise _not_whole(file, error) from error
+        if not isinstance(weights, dict) or not any(isinstance(weight, Tensor) for weight in weights.values()):
+            raise OSError(f"{file} holds no weights by name, as torch.save(model.state_dict(), ...) would leave them")
+        self._weights: dict[str, Tensor] = {
+            name: weight for name, weight in weights.items() if isinstance(weight, Tensor)
+        }
 
     def names(self) -> list[str]:
         return list(self._weights)
@@ -147,5 +151,5 @@ def _open(file: str) -> _Safetensors | _Pickle:
 
 
 def _not_whole(file: str, error: Exception) -> OSError:
-    reason = " ".join(str(error).split())[:150]
+    reason = " ".join(str(error).split())[:150] or type(error).__name__
     return OSError(f"{file} is not a whole checkpoint file ({reason}); download it again")
