@@ -111,6 +111,7 @@ def _action_parser(name: str, action_name: str, entry: RecipeEntry, action: Acti
 def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     from fairseq2.recipe.cli import main as recipe_main
 
+    from speechllm_recipes.local_paths import read_local_paths_whole
     from speechllm_recipes.log_filter import install_log_filter
 
     forwarded: list[str] = []
@@ -134,6 +135,7 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     # A failing extension would only be a warning, and the recipe would then miss its model family.
     os.environ.setdefault("FAIRSEQ2_EXTENSION_TRACE", "1")
     install_log_filter()
+    read_local_paths_whole()
     sys.argv = [prog, *forwarded]
     recipe_main(action.create())
     return 0
