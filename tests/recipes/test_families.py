@@ -99,11 +99,12 @@ def trained(
     config = {
         "model": {"arch": pair.arch, "config_overrides": overrides(pair, folder)},
         "dataset": {
-            "batch_size": 3,
+            "batch_size": 4,
             "config_overrides": {"manifests": {name: str(tiny_manifest / f"{name}.tsv") for name in ("train", "dev")}},
         },
         "trainer": {"grad_accumulation": {"num_batches": 1}, "mixed_precision": {"mode": "off"}},
-        "optimizer": {"config": {"lr": 0.01}},
+        # Decay would move a weight without a gradient, too.
+        "optimizer": {"config": {"lr": 0.01, "weight_decay": 0.0}},
         "lr_scheduler": {"config": {"num_warmup_steps": 1}},
         "decoding": DECODING,
         "regime": {
@@ -120,7 +121,7 @@ def trained(
     }
     commands.recipe(
         "evaluate", folder / "scores", "--checkpoint", folder / "run", "--step", "last",
-        "--config", "dataset.splits=[dev,test]", "dataset.batch_size=3", *map("{0[0]}={0[1]}".format, keys.items()),
+        "--config", "dataset.splits=[dev,test]", "dataset.batch_size=4", *map("{0[0]}={0[1]}".format, keys.items()),
     ).ok()
     return Trained(pair, folder / "run", folder / "scores")
 
@@ -159,8 +160,11 @@ def test_from_disk_comes_the_system_that_was_validated(trained: Trained) -> None
 
 def test_another_process_decodes_the_same(trained: Trained, tiny_manifest: Path) -> None:
     model = load_speech_llm(trained.run, "last", device="cpu")
+    assert {f"adapter.{name}" for name, _ in model.adapter.named_parameters()} <= weights(trained, STEPS).keys()
     written = []
-    for split, target, rows in (("dev", "en", slice(4)), ("test", "de", slice(4, 6))):
+    batches = [("dev", "en", slice(4)), ("test", "de", slice(4, 6))]
+    # In bfloat16 rounding follows the other rows of a batch: of these splits, the first alone is one batch both times.
+    for split, target, rows in batches if trained.pair.dtype == "float32" else batches[:1]:
         listed = read_hypotheses(trained.scores / split / "hypotheses.tsv")[rows]
         found = model.transcribe([tiny_manifest / row.source for row in listed], target_lang=target)
         # The TSV has spaces where a tiny LLM writes tabs and line ends.
