@@ -541,12 +541,15 @@ def test_parts_beside_an_llm_are_named(llm_copy: Path, monkeypatch: pytest.Monke
     ]
 
 
-def test_a_head_saved_although_it_is_tied(tiny_llm: Path, tmp_path: Path) -> None:
+def test_a_head_saved_although_it_is_tied(tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(pretrained.log, "warning", lambda text, *values: warnings.append(text.format(*values)))
     model = LlamaForCausalLM(LlamaConfig.from_pretrained(tiny_llm, tie_word_embeddings=True))
     model.save_pretrained(tmp_path)
     add_weights(tmp_path, **{"lm_head.weight": model.lm_head.weight.detach().clone()})
     found = load_model(AutoModelForCausalLM, str(tmp_path), dtype=torch.float32, key="llm.config.path")
     assert all(torch.equal(found.state_dict()[name], weight) for name, weight in model.state_dict().items())
+    assert warnings == []
 
 
 def test_a_renamed_weight_of_another_shape(tiny_llm: Path, tmp_path: Path) -> None:
