@@ -49,20 +49,18 @@ class DecodingConfig:
 
     def validate(self) -> ValidationResult:
         result = ValidationResult()
-        limits = (
-            ("beam_size", 1), ("tokens_per_second", 0), ("extra_tokens", 1), ("temperature", 0), ("top_k", 0),
-            ("no_repeat_ngram_size", 0),
-        )
-        for name, least in limits:
-            if not getattr(self, name) >= least:
-                result.add_error(f"`{name}` must be at least {least}, but is {getattr(self, name)} instead.")
-        for name in ("tokens_per_second", "length_penalty", "temperature", "repetition_penalty"):
-            if math.isinf(getattr(self, name)):
-                result.add_error(f"`{name}` must be finite, but is {getattr(self, name)} instead.")
-        if math.isnan(self.length_penalty):
-            result.add_error("`length_penalty` must be finite, but is nan instead.")
-        if not self.repetition_penalty > 0:
-            result.add_error(f"`repetition_penalty` must be above 0, but is {self.repetition_penalty} instead.")
+        # The upper ends keep a score finite in float32 and a length an integer of 64 bits.
+        limits: tuple[tuple[str, float, float], ...] = (
+            ("beam_size", 1, 1000), ("tokens_per_second", 0, 1000), ("extra_tokens", 1, 1_000_000),
+            ("length_penalty", -10, 10), ("temperature", 0, 1000), ("top_k", 0, math.inf),
+            ("repetition_penalty", 0.01, 100), ("no_repeat_ngram_size", 0, math.inf),
+        )  # fmt: skip
+        for name, least, most in limits:
+            if not least <= (value := getattr(self, name)) <= most:
+                bounds = f"at least {least}" + ("" if math.isinf(most) else f" and at most {most}")
+                result.add_error(f"`{name}` must be {bounds}, but is {value} instead.")
+        if 0 < self.temperature < 1e-4:
+            result.add_error(f"`temperature` must be 0 or at least 0.0001, but is {self.temperature} instead.")
         if not 0 < self.top_p <= 1:
             result.add_error(f"`top_p` must be above 0 and at most 1, but is {self.top_p} instead.")
         if self.max_compression_ratio is not None and not self.max_compression_ratio > 1:

@@ -176,6 +176,11 @@ def test_timestamps_that_a_system_cannot_give(
     line = result.user_error()
     assert "'mlp'" in line and "ctc.weight above 0" in line and "cif" in line
     assert result.stdout == ""
+    # The times of a text that is no transcript are its whole file's: they need neither.
+    options = ("transcribe", "--checkpoint", tmp_path / "run", audio[0], "--timestamps")
+    result = commands.speechllm(*options, "--set", "prompt.answer=<speech>").ok()
+    assert result.stdout.split("\t")[:3] == [str(audio[0]), "0.00", "0.40"]
+    assert "an answer has other words than the speech" in result.stderr
 
 
 def test_it_decodes_as_the_training_run_did(
@@ -285,10 +290,12 @@ def test_decoding_settings_that_cannot_be_read(trained: Path, tmp_path: Path) ->
     [
         (("--checkpoint", "/lost/run"), ("/lost/run", "output directory of a training run")),
         (("--step", "latest"), ("--step", "'latest'", "best, last or a step number")),
+        (("--step", "²"), ("--step", "'²'", "best, last or a step number")),
         (("--step", "9"), ("found steps 2", "not 9")),
         (("--beam-size", "0"), ("--beam-size", "0", "at least 1")),
         (("--batch-size", "0"), ("--batch-size", "0", "at least 1")),
         (("--temperature", "-1"), ("--temperature", "-1.0", "at least 0")),
+        (("--temperature", "1e-40"), ("--temperature must be 0 or at least 0.0001", "1e-40")),
         (("--temperature", "1", "--beam-size", "2"), ("--beam-size must be 1 where --temperature is above 0",)),
         (("--top-p", "0.5"), ("--top-k and --top-p need a --temperature above 0",)),
         (("--temperature", "1", "--top-p", "2"), ("--top-p", "at most 1", "2.0")),
@@ -296,12 +303,13 @@ def test_decoding_settings_that_cannot_be_read(trained: Path, tmp_path: Path) ->
         (("--max-compression-ratio", "never"), ("--max-compression-ratio", "invalid number value: 'never'")),
         (("--no-repeat-ngram-size", "-1"), ("--no-repeat-ngram-size", "-1", "at least 0")),
         (("--tokens-per-second", "nan"), ("--tokens-per-second", "nan", "at least 0")),
-        (("--tokens-per-second", "inf"), ("--tokens-per-second", "inf", "finite")),
+        (("--tokens-per-second", "1e300"), ("--tokens-per-second", "1e+300", "at most 1000")),
         (("--device", "foo"), ("device: found 'foo'", "expected cpu, cuda")),
         (("--device", "meta"), ("device: found 'meta'",)),
         (("--timestamps", "letters"), ("--timestamps", "'letters'", "segments or words")),
         (("--source-lang", "klingon"), ("'klingon'", "ISO 639-1")),
         (("--set", "nonsense"), ("--set", "'nonsense'", "KEY=VALUE")),
+        (("--set", "frame_stack=["), ("--set", "'frame_stack=['", "a value in YAML")),
         (("--set", "adaptr.name=mlp"), ("adaptr", "adapter")),
         (("--set", "llm.config.path.deeper=1"), ("llm.config.path.deeper", "'path'")),
     ],
@@ -312,6 +320,14 @@ def test_options_that_are_wrong(
     line = commands.speechllm("transcribe", audio[0], "--checkpoint", trained, *options).user_error()
     for word in words:
         assert word in line
+
+
+@pytest.mark.parametrize("option", ["--source-lang", "--target-lang"])
+def test_no_language_fails_before_the_model_loads(
+    commands: Commands, trained: Path, audio: list[Path], option: str
+) -> None:
+    options = ("transcribe", audio[0], "--checkpoint", trained, "--set", "llm.config.path=/moved/away")
+    assert "language: found ''" in commands.speechllm(*options, option, "").user_error()
 
 
 def test_three_lines_of_python(commands: Commands, trained: Path, audio: list[Path]) -> None:

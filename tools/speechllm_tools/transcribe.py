@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from speechllm_plugin.llms.api import DecodingConfig
     from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
+
 def _ratio(value: str) -> float | None:
     return None if value == "off" else float(value)
 
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints one line a file, `AUDIO<TAB>TEXT`, or with `--timestamps` one a segment or word. A file that cannot be
     read is one line on standard error; the others are still transcribed, and the exit status is 2."""
-    if options.step not in ("best", "last") and not options.step.isdigit():
+    if options.step not in ("best", "last") and not options.step.isdecimal():
         raise UserError(f"--step: found {options.step!r}, expected best, last or a step number")
     if options.batch_size < 1:
         raise UserError(f"--batch-size: found {options.batch_size}, expected at least 1")
@@ -80,9 +81,10 @@ def run(options: argparse.Namespace) -> int:
     from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm
     from speechllm_tools.numerics import use_recipe_numerics
 
-    for language in filter(None, (options.source_lang, options.target_lang)):
-        language_name(language)
-    step = int(options.step) if options.step.isdigit() else options.step
+    for language in (options.source_lang, options.target_lang):
+        if language is not None:
+            language_name(language)
+    step = int(options.step) if options.step.isdecimal() else options.step
     decoding = _decoding(options, find_checkpoint(options.checkpoint, step).decoding())
     use_recipe_numerics()
     model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
@@ -168,7 +170,10 @@ def _assignment(item: str) -> tuple[str, object]:
         raise UserError(f"--set: found {item!r}, expected KEY=VALUE")
     import yaml
 
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set: found {item!r}, expected a value in YAML ({' '.join(str(error).split())})") from error
 
 
 def _one_line(text: str) -> str:

@@ -85,7 +85,7 @@ def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
 
 def step_numbers(directory: Path) -> list[int]:
     """The steps whose checkpoints lie in `directory`, in order; not those that are still being written."""
-    return sorted(int(folder.name[5:]) for folder in directory.glob("step_*") if folder.name[5:].isdigit())
+    return sorted(int(folder.name[5:]) for folder in directory.glob("step_*") if folder.name[5:].isdecimal())
 
 
 def check_files(folder: Path) -> None:

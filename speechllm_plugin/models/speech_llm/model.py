@@ -224,13 +224,13 @@ class SpeechLlm(nn.Module):
         target_lang: str | None = None,
         decoding: DecodingConfig | None = None,
     ) -> list[TimedText]:
-        """`transcribe`, with the times of words and segments; a translation has the times of its whole clip.
+        """`transcribe`, with the times of words and segments; a translation or an answer has those of its whole clip.
 
         :raises UserError: as `transcribe`, or the model cannot tell times.
         """
         batch = self._read(audio, source_lang, target_lang)
         speech = self.adapt(batch, score_frames=True)
-        if target_lang in (None, source_lang):
+        if not self.prompts.answers and target_lang in (None, source_lang):
             check_timestamps(self, speech)
         return time_texts(self, batch, speech, self.decode(batch, speech, decoding or self.decoding)[0])
 
