@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 from speechllm_plugin.errors import UserError
 
 
 def check_at_least(config: object, **minimums: float) -> None:
-    """:raises UserError: a field of the configuration is below its minimum."""
+    """:raises UserError: a field of the configuration is below its minimum, infinite or no number."""
     for key, minimum in minimums.items():
         found = getattr(config, key)
-        if not found >= minimum:
-            raise setting_error(key, found, f"a number of at least {minimum:g}")
+        if not minimum <= found < math.inf:
+            finite = "finite " if found == math.inf else ""
+            raise setting_error(key, found, f"a {finite}number of at least {minimum:g}")
 
 
 def check_dropout(dropout: float) -> None:

@@ -5,6 +5,7 @@ The Q-Former itself is BLIP-2's (arXiv 2301.12597).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,11 +94,13 @@ class WlqFormerAdapter(ProjectedAdapter):
 
     def __init__(self, config: WlqFormerConfig, shape: AdapterShape) -> None:
         check_at_least(config, num_queries=1, num_layers=1, cross_attention_every=1)
-        if not config.window_seconds > 0:
-            raise setting_error("window_seconds", config.window_seconds, "a number above 0")
+        frames = config.window_seconds * shape.frame_rate
+        if not 0 < frames < math.inf:
+            finite = "finite " if frames == math.inf else ""
+            raise setting_error("window_seconds", config.window_seconds, f"a {finite}number above 0")
         super().__init__(config, shape)
         # 0.29 s at 100 Hz are 28.999999999999996 frames.
-        self.window = max(1, int(config.window_seconds * shape.frame_rate + 1e-6))
+        self.window = max(1, int(frames + 1e-6))
         self.num_queries = config.num_queries
         self.score_final = config.ctc_frames == "after"
         if self.score_final:
@@ -114,19 +117,25 @@ class WlqFormerAdapter(ProjectedAdapter):
         classify: FrameClassifier | None = None,
     ) -> AdapterOutput:
         frames = self.project_in(seqs, lengths)
-        vectors = self._read_windows(frames, lengths)
-        windows = (lengths + self.window - 1) // self.window
+        # A window that is longer than every clip holds the whole clip, and not the padding up to its own end.
+        window = min(self.window, frames.size(1))
+        windows = (lengths + window - 1) // window
+        vectors = self._read_windows(frames, lengths, window, int(windows.sum()))
         scored = None if self.score_final else (frames, lengths)
         return self.finish(vectors, windows * self.num_queries, classify, scored)
 
-    def _read_windows(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """`[B, T, dim]` -> `[B, ceil(T / window) * num_queries, dim]`, zeros where a row has no window."""
-        frames = F.pad(frames, (0, 0, 0, -frames.size(1) % self.window))
-        windows = frames.unflatten(1, (-1, self.window))  # (B, T, dim) -> (B, W, window, dim)
-        starts = torch.arange(0, frames.size(1), self.window, device=frames.device)
-        in_window = (lengths.unsqueeze(1) - starts).clamp(0, self.window)  # (B, W)
-        # Windows of padding are not computed: N of the B x W are left, and none is without a frame to attend to.
-        used = in_window.flatten().nonzero().squeeze(1)
+    def _read_windows(self, frames: Tensor, lengths: Tensor, window: int, num_used: int) -> Tensor:
+        """`[B, T, dim]` -> `[B, ceil(T / window) * num_queries, dim]`, zeros where a row has no window.
+
+        :param num_used: windows that hold a frame, of all rows together.
+        """
+        frames = F.pad(frames, (0, 0, 0, -frames.size(1) % window))
+        windows = frames.unflatten(1, (-1, window))  # (B, T, dim) -> (B, W, window, dim)
+        starts = torch.arange(0, frames.size(1), window, device=frames.device)
+        in_window = (lengths.unsqueeze(1) - starts).clamp(0, window)  # (B, W)
+        # Windows of padding are not computed: N of the B x W are left, and none is without a frame to attend to. Sorted
+        # out by their known number, so that every shape follows from the lengths alone.
+        used = (in_window.flatten() == 0).to(torch.uint8).argsort(stable=True)[:num_used]
         read = self.former(windows.flatten(0, 1)[used], in_window.flatten()[used])  # (N, queries, dim)
         vectors = read.new_zeros(in_window.numel(), *read.shape[1:]).index_copy(0, used, read)
         return vectors.unflatten(0, in_window.shape).flatten(1, 2)

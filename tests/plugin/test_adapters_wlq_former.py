@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -96,6 +97,35 @@ def test_windows_hold_whole_frames(window_seconds: float, frame_rate: float, fra
         adapter = ADAPTERS.get("wlq_former").build(config, AdapterShape(32, 16, frame_rate))
     assert adapter.window == frames
     assert adapter.output_rate(frame_rate) == frame_rate / frames
+
+
+@pytest.mark.parametrize("window_seconds", [1e9, 1e300])
+def test_a_window_beyond_any_clip_holds_the_whole_clip(
+    create_adapter: Callable[..., Adapter], encoder_features: Callable[..., Tensor], window_seconds: float
+) -> None:
+    """Without padding to its own end, terabytes away."""
+    seqs = encoder_features(LENGTHS)
+    one_second = create_adapter("wlq_former", window_seconds=1.0).eval()(seqs, LENGTHS)  # the longest clip
+    found = create_adapter("wlq_former", window_seconds=window_seconds).eval()(seqs, LENGTHS)
+    assert found.lengths.tolist() == [1, 1, 1, 1]
+    torch.testing.assert_close(found.seqs, one_second.seqs)
+
+
+@pytest.mark.parametrize("window_seconds", [math.inf, 1e308])
+def test_a_window_without_an_end_is_one_line(create_adapter: Callable[..., Adapter], window_seconds: float) -> None:
+    with pytest.raises(UserError) as caught:
+        create_adapter("wlq_former", window_seconds=window_seconds)
+    expected = "expected a finite number above 0"
+    assert str(caught.value) == f"adapter.config.window_seconds: found {window_seconds!r}, {expected}"
+
+
+def test_shapes_follow_from_the_lengths_alone(create_adapter: Callable[..., Adapter]) -> None:
+    """Fake tensors, which hold no values, give the output's shape."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        output = create_adapter("wlq_former", num_queries=2)(torch.randn(1, 50, 24), torch.tensor([50]))
+    assert output.seqs.shape == (1, 8, 20)
 
 
 def test_ctc_can_score_the_final_vectors(

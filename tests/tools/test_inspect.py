@@ -92,13 +92,37 @@ def unpadded(adapter: str) -> SpeechLlmConfig:
 
 
 @pytest.mark.parametrize("adapter", ["cif", "ctc"])
-def test_rates_that_depend_on_the_content_are_said_to_be_published(inspect: Inspect, adapter: str) -> None:
+def test_rates_that_depend_on_the_content_are_said_to_be_assumed(inspect: Inspect, adapter: str) -> None:
     facts = inspect(unpadded(adapter), clips=(1.0, 30.0))
-    assert facts.content_dependent
+    assert facts.content_dependent and facts.rate is None
     assert [clip.vectors for clip in facts.clips] == ([2, 60] if adapter == "cif" else [4, 116])
     # In training CIF gives a vector for each token of the transcript.
     assert facts.clip.vectors == 8
-    assert "depends on what is said" in describe(facts) and "about 8 vectors" in describe(facts)
+    text = describe(facts)
+    assert "depends on what is said; assumed is the rate published for whisper_large_v3" in text
+    assert "about 8 vectors" in text and "published (table I):" not in text
+    assert facts.as_json()["output"]["assumed_from"] == "whisper_large_v3"
+
+
+@pytest.mark.parametrize(
+    ("adapter", "setting", "rate"),
+    [
+        ("ctc", {}, "2:1, 3.12 Hz"),
+        ("ctc", {"layers_before": 1}, None),
+        ("wlq_former", {}, "2:1, 3.12 Hz"),
+        ("wlq_former", {"num_queries": 2}, None),
+        ("conv", {"stride": 4}, None),
+    ],
+)
+def test_rates_are_called_published_for_the_published_settings_alone(
+    inspect: Inspect, adapter: str, setting: dict[str, int], rate: str | None
+) -> None:
+    config = arch_config(f"seamless_m4t_v2.smollm2_135m.{adapter}")
+    config.adapter.config = setting
+    text = describe(inspect(config))
+    assert (f"published (table I): {rate}" in text) if rate else ("published (table I):" not in text)
+    assert ("these are the published rates" in text) == (adapter == "ctc" and rate is not None)
+    assert ("assumed is the rate published for seamless_m4t_v2" in text) == (adapter == "ctc" and rate is None)
 
 
 def test_an_encoder_that_pads_gives_as_many_frames_for_any_clip(inspect: Inspect) -> None:
@@ -114,20 +138,30 @@ def test_an_encoder_that_pads_gives_as_many_frames_for_any_clip(inspect: Inspect
     assert "pads every clip" not in describe(facts)
 
 
-def small(tiny_config: SpeechLlmConfig, adapter: str) -> SpeechLlmConfig:
+def small(tiny_config: SpeechLlmConfig, adapter: str, **options: object) -> SpeechLlmConfig:
     sizes = {"dim": 16, "num_heads": 2, "ffn_dim": 32, "dropout": 0.1}
     values: dict[str, object] = {"stack": 3, "hidden_dim": 48} if adapter == "mlp" else dict(sizes)
+    values.update(options)
     tiny_config.adapter = PartSection(name=adapter, config=values)
     tiny_config.ctc = CtcConfig(weight=0.1 if adapter in ("cif", "ctc") else 0.0)
     return tiny_config
 
 
-@pytest.mark.parametrize(("adapter", "frame_stack"), [*((name, 1) for name in ADAPTERS), ("conv", 5)])
+@pytest.mark.parametrize(
+    ("adapter", "options", "frame_stack"),
+    [
+        *((name, {}, 1) for name in ADAPTERS),
+        ("conv", {}, 5),
+        ("wlq_former", {"num_queries": 2}, 1),  # 2 of each begun window of 16 frames
+        ("wlq_former", {"num_queries": 4}, 1),
+        ("wlq_former", {"window_seconds": 1e9}, 1),
+    ],
+)
 def test_a_skeleton_is_the_real_system(
-    inspect: Inspect, tiny_config: SpeechLlmConfig, adapter: str, frame_stack: int
+    inspect: Inspect, tiny_config: SpeechLlmConfig, adapter: str, options: dict[str, object], frame_stack: int
 ) -> None:
     """Counts, widths, frames of the encoder and, where it is fixed, vectors of the adapter."""
-    config = small(tiny_config, adapter)
+    config = small(tiny_config, adapter, **options)
     config.frame_stack = frame_stack
     model = create_speech_llm(config).eval()
     lengths = (0.02, 0.31, 1.0, 2.47)
@@ -148,6 +182,43 @@ def test_a_skeleton_is_the_real_system(
         if not facts.content_dependent:
             taken = stack_frames(features, frames, frame_stack)
             assert model.adapter(*taken).lengths.tolist() == [clip.vectors]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "options"),
+    [
+        ("conv", {"stride": 10**6}),
+        ("conv", {"stride": 4, "num_convs": 40}),
+        ("subsample", {"ratio": 10**9}),
+        ("mlp", {"stack": 10**9}),
+        ("wlq_former", {"window_seconds": 1e300}),
+    ],
+    ids=str,
+)
+def test_a_compression_above_the_frames_leaves_a_vector(
+    inspect: Inspect, tiny_config: SpeechLlmConfig, adapter: str, options: dict[str, object]
+) -> None:
+    facts = inspect(small(tiny_config, adapter, **options), clips=(0.02, 2.0))
+    assert [(clip.frames, clip.vectors) for clip in facts.clips] == [(1, 1), (100, 1)]
+    assert facts.clip.vectors == 1 and "100.0:1" in describe(facts) and table([facts])
+
+
+@pytest.mark.parametrize("adapter", [name for name in ADAPTERS if name != "ctc"])
+def test_frames_joined_beyond_any_memory(inspect: Inspect, tiny_config: SpeechLlmConfig, adapter: str) -> None:
+    """2 TB of weights, of which only the shapes are needed."""
+    config = small(tiny_config, adapter)
+    config.frame_stack = 10**9
+    assert "100.0:1" in describe(inspect(config))
+
+
+def test_an_adapter_that_must_run_and_does_not_fit_is_one_line(
+    inspect: Inspect, tiny_config: SpeechLlmConfig
+) -> None:
+    config = small(tiny_config, "ctc")
+    config.frame_stack = 10**9
+    facts = inspect(config)
+    with pytest.raises(UserError, match=r"^adapter: found 2048\.0 GB of parameters, expected no more than this machine"):
+        describe(facts)
 
 
 def test_tuned_parts_are_counted_as_trained(inspect: Inspect, tiny_config: SpeechLlmConfig) -> None:
@@ -231,6 +302,25 @@ def test_the_ctc_head_is_counted(inspect: Inspect) -> None:
     assert facts.cost.ctc.flops == 3 * 2 * 188 * 768 * 32769
     assert facts.cost.ctc.kept_bytes == 2 * 188 * 32769 * 4
     assert inspect("seamless_m4t_v2.mistral_7b.base", seconds=30.0).cost.ctc.flops == 0
+
+
+def test_the_ctc_head_is_counted_for_the_vectors_it_scores_too(
+    inspect: Inspect, tiny_config: SpeechLlmConfig
+) -> None:
+    """`token_weight`: the head's second pass, over one vector for each of 8 tokens; without it 100 frames."""
+    without = inspect(small(tiny_config, "cif")).cost.ctc
+    both = inspect(small(tiny_config, "cif", token_weight=0.3)).cost.ctc
+    assert both.flops == without.flops * 108 / 100
+    assert both.kept_bytes == without.kept_bytes * 108 / 100
+
+
+def test_the_ctc_head_is_counted_for_final_vectors(inspect: Inspect, tiny_config: SpeechLlmConfig) -> None:
+    """7 windows of 16 frames, the last of 4, give 14."""
+    config = small(tiny_config, "wlq_former", num_queries=2, ctc_frames="after")
+    config.ctc = CtcConfig(weight=0.1)
+    facts = inspect(config)
+    assert facts.skeleton.ctc is not None
+    assert facts.cost.ctc.kept_bytes == 2 * 14 * facts.skeleton.ctc.classifier.out_features * 4  # type: ignore[union-attr]
 
 
 def test_memory_is_the_sum_of_what_is_held(inspect: Inspect) -> None:
@@ -405,6 +495,18 @@ def test_mistakes_are_one_line(
         ("dataset: {batch_sise: 3}", ("config.yaml: unknown key dataset.batch_sise",)),
         ("dataset: {batch_size: many}", ("dataset.batch_size", "'many'", "an integer")),
         ("dataset: {batch_size: 0}", ("dataset", "`batch_size`", "at least 1", "0")),
+        (
+            "model: {arch: ARCH.cif, config_overrides: {adapter: {config: {token_weight: .inf}}}}",
+            ("adapter.config.token_weight: found inf, expected a finite number of at least 0",),
+        ),
+        (
+            "model: {arch: ARCH.cif, config_overrides: {adapter: {config: {quantity_weight: .nan}}}}",
+            ("adapter.config.quantity_weight: found nan, expected a number of at least 0",),
+        ),
+        (
+            "model: {arch: ARCH.wlq_former, config_overrides: {adapter: {config: {window_seconds: .inf}}}}",
+            ("adapter.config.window_seconds: found inf, expected a finite number above 0",),
+        ),
         ("[1, 2", ("config.yaml",)),
         ("- a list", ("config.yaml",)),
     ],
@@ -412,6 +514,7 @@ def test_mistakes_are_one_line(
 def test_yaml_files_that_are_wrong(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, words: tuple[str, ...]
 ) -> None:
+    content = content.replace("ARCH", ARCH.removesuffix(".mlp"))
     (tmp_path / "config.yaml").write_text(content)
     status, out, err = run(capsys, tmp_path / "config.yaml")
     assert status == 2 and out == "" and err.count("\n") == 1, err

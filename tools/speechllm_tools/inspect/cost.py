@@ -1,7 +1,8 @@
 """What one training step costs: an estimate of its floating-point operations and of its memory.
 
-The encoder and the LLM run on fake tensors, the adapter on random ones, once, with one clip. The matrix products of
-their own code are counted, and the bytes that autograd keeps for the backward pass:
+Encoder, adapter and LLM run on fake tensors, once, with one clip; an adapter whose shapes depend on what it computes
+runs on random ones. The matrix products of their own code are counted, and the bytes that autograd keeps for the
+backward pass:
 
     FLOPs of a sample = encoder forward + 3 x (adapter and CTC head forward) + LLM forward and backward
 
@@ -20,6 +21,7 @@ their way back) and what the allocator cannot use.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -27,17 +29,19 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils.flop_counter import FlopCounterMode
 
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.causal import CausalLlm
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm
 from speechllm_plugin.models.speech_llm.ctc import CtcHead, LinearCtcHead, LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
 from speechllm_plugin.parts import PretrainedPart
-from speechllm_tools.inspect.skeleton import Skeleton, frozen_bytes
+from speechllm_tools.inspect.skeleton import Skeleton, count_parameters, frozen_bytes
 
 ResultT = TypeVar("ResultT")
 
@@ -56,6 +60,17 @@ class Work:
     """Forward and backward."""
     kept_bytes: int
     """Held from the forward to the backward pass."""
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What the adapter makes of one clip."""
+
+    vectors: int
+    """Of its output."""
+    scored: int
+    """Frames and vectors that it has the CTC head score."""
+    work: Work
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,10 @@ class CostModel:
         """Feature vectors of one clip."""
         return self._encode(skeleton, seconds)[0]
 
+    def vectors(self, skeleton: Skeleton, frames: int) -> int:
+        """Output vectors of an adapter of a fixed rate, for so many frames as it takes them."""
+        return self._adapt(skeleton, frames, 1).vectors
+
     def estimate(self, skeleton: Skeleton, seconds: float, vectors: int, target_tokens: int) -> Cost:
         """
         :param seconds: length of the clip.
@@ -106,12 +125,12 @@ class CostModel:
         """
         frames, encoder = self._encode(skeleton, seconds)
         frames = stacked(skeleton, frames)
-        adapter_key = ("adapter", str(skeleton.config.adapter), skeleton.shape, frames, vectors)
+        adapted = self._adapt(skeleton, frames, vectors)
         llm_key = ("llm", skeleton.llm, vectors, target_tokens)
         return Cost(
             encoder=encoder,
-            adapter=self._once(adapter_key, lambda: _adapter_work(skeleton, frames, vectors)),
-            ctc=_ctc_work(skeleton.ctc, -(-frames // skeleton.adapter.frame_stride)),
+            adapter=adapted.work,
+            ctc=_ctc_work(skeleton.ctc, adapted.scored),
             llm=self._once(llm_key, lambda: _llm_work(skeleton, vectors, target_tokens)),
             frozen_bytes=frozen_bytes(skeleton),
             trained_bytes=16 * skeleton.trained,
@@ -119,6 +138,10 @@ class CostModel:
 
     def _encode(self, skeleton: Skeleton, seconds: float) -> tuple[int, Work]:
         return self._once(("encoder", skeleton.encoder, seconds), lambda: _encoder_work(skeleton, seconds))
+
+    def _adapt(self, skeleton: Skeleton, frames: int, vectors: int) -> Adapted:
+        key = ("adapter", str(skeleton.config.adapter), skeleton.shape, skeleton.ctc is None, frames, vectors)
+        return self._once(key, lambda: _adapt(skeleton, frames, vectors))
 
     def _once(self, key: tuple[object, ...], run: Callable[[], ResultT]) -> ResultT:
         if key not in self._known:
@@ -138,10 +161,26 @@ def _encoder_work(skeleton: Skeleton, seconds: float) -> tuple[int, Work]:
     return int(lengths), Work(flops, 4 * features.numel() + kept.total)
 
 
-def _adapter_work(skeleton: Skeleton, frames: int, vectors: int) -> Work:
-    """Runs for real: what an adapter does next may depend on what it has computed.
+def _adapt(skeleton: Skeleton, frames: int, vectors: int) -> Adapted:
+    try:
+        with skeleton.mode:
+            return _run_adapter(skeleton, frames, vectors)
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        pass  # what it does next depends on what it has computed, which fake tensors do not know
+    needed, memory = 4 * count_parameters(skeleton.adapter), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UserError(
+            f"adapter: found {needed / 1e9:.1f} GB of parameters, expected no more than this machine's memory, "
+            f"{memory / 1e9:.1f} GB: the cost of the adapter {skeleton.config.adapter.name!r} is known by running it"
+        )
+    return _run_adapter(skeleton, frames, vectors)
 
+
+def _run_adapter(skeleton: Skeleton, frames: int, vectors: int) -> Adapted:
+    """
     Without dropout, which PyTorch fuses into the attention on a GPU and not on a CPU, and in float32.
+
+    :param vectors: what the output has, where it depends on the content.
     """
     config: Any = skeleton.config.adapter.config
     if "dropout" in {field.name for field in fields(config)}:
@@ -151,7 +190,10 @@ def _adapter_work(skeleton: Skeleton, frames: int, vectors: int) -> Work:
     seqs = torch.randn(1, frames, skeleton.shape.encoder_dim)
     torch.set_rng_state(generator)
 
+    scored_sizes: list[int] = []
+
     def classify(scored: Tensor, _: Callable[[Tensor], Tensor]) -> Tensor:
+        scored_sizes.append(scored.size(1))
         # As many runs of equal labels as there are to be vectors. The head itself is counted on its own.
         steps = torch.arange(scored.size(1))
         run = torch.div(steps * vectors, scored.size(1), rounding_mode="floor")
@@ -159,12 +201,15 @@ def _adapter_work(skeleton: Skeleton, frames: int, vectors: int) -> Work:
 
     kept = Kept(adapter)
     with _Counter() as counter, kept:
-        adapter(seqs, torch.tensor([frames]), torch.tensor([vectors]), classify if skeleton.ctc else None)
-    return Work(3 * counter.forward(), kept.total)
+        output = adapter(seqs, torch.tensor([frames]), torch.tensor([vectors]), classify if skeleton.ctc else None)
+    return Adapted(output.seqs.size(1), sum(scored_sizes), Work(3 * counter.forward(), kept.total))
 
 
 def _ctc_work(head: CtcHead | None, frames: int) -> Work:
-    """The logits, and their log-softmax beside them, in float32."""
+    """The logits, and their log-softmax beside them, in float32.
+
+    :param frames: all that the head scores, output vectors among them where they are taught their tokens.
+    """
     if head is None:
         return Work(0, 0)
     if isinstance(head, LlmEmbeddingCtcHead):

@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.adapters.bert import BertLayers
 from speechllm_plugin.adapters.projected import ProjectedAdapter
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_tools.inspect.cost import PROMPT_TOKENS, Cost, CostModel, stacked
-from speechllm_tools.inspect.published import RATES, SIZE_NOTES, SIZES, Rate, Size, expected_rate
+from speechllm_tools.inspect.published import RATES, SIZE_NOTES, SIZES, Rate, Size, closest_encoder
 from speechllm_tools.inspect.skeleton import Skeleton, count_parameters, count_trained
 
 CLIPS = (1.0, 5.0, 15.0, 30.0)
@@ -45,8 +47,10 @@ class Facts:
     size: Size | None
     """The adapter's, counted as table II counts; None for an adapter that is not of that kind."""
     rate: Rate | None
-    """What is published for this adapter, where its output depends on the content or the cell is one of table I."""
+    """The cell of table I, for an encoder and an adapter of the paper with its settings; otherwise None."""
     content_dependent: bool
+    assumed_from: str | None
+    """The encoder whose published rate stands for the unknown one of an output that depends on the content."""
     clips: list[Clip]
     clip: Clip
     """The one whose cost is estimated."""
@@ -98,6 +102,7 @@ class Facts:
             "output": {
                 "depends_on_content": self.content_dependent,
                 "published": self.rate and asdict(self.rate),
+                "assumed_from": self.assumed_from,
                 "clips": [{**asdict(clip), "compression": clip.compression, "hertz": clip.hertz}
                           for clip in self.clips],
             },
@@ -137,16 +142,16 @@ def gather(
     """
     encoder, adapter = skeleton.encoder, skeleton.adapter
     adapter_name, arch = skeleton.config.adapter.name, skeleton.config.encoder.arch
-    rate = adapter.output_rate(skeleton.shape.frame_rate)
-    as_published = arch in RATES and skeleton.config.frame_stack == 1
-    published = expected_rate(adapter_name, arch, encoder.frame_rate)
+    content_dependent = adapter.output_rate(skeleton.shape.frame_rate) is None
+    of = arch if arch in RATES else closest_encoder(encoder.frame_rate)
+    published = RATES[of].get(adapter_name)
+    as_published = of == arch and _has_published_settings(skeleton.config)
 
     def clip(length: float) -> Clip:
         frames = costs.frames(skeleton, length)
         taken = stacked(skeleton, frames)
-        if rate is not None:
-            # Rounded first: 94 vectors of 16 frames are not 93.99999999999999.
-            vectors = -(-round(taken * rate * 1000 / skeleton.shape.frame_rate) // 1000)
+        if not content_dependent:
+            vectors = costs.vectors(skeleton, taken)
         elif published is not None:
             # The content is in the clip, not in the silence that pads it.
             vectors = min(max(1, round(published.hertz * length)), taken)
@@ -162,13 +167,24 @@ def gather(
         name=name,
         skeleton=skeleton,
         size=_size(adapter, skeleton.ctc),
-        rate=published if rate is None or as_published else None,
-        content_dependent=rate is None,
+        rate=published if as_published else None,
+        content_dependent=content_dependent,
+        assumed_from=of if content_dependent and published is not None and not as_published else None,
         clips=[clip(length) for length in clips if length <= window],
         clip=chosen,
         target_tokens=target_tokens,
         batch_size=batch_size,
         costs=costs,
+    )
+
+
+def _has_published_settings(config: SpeechLlmConfig) -> bool:
+    """Whether nothing is set that the rate depends on: the defaults are the paper's."""
+    adapter = config.adapter
+    return (
+        adapter.config == ADAPTERS.config(adapter.name, None)
+        and config.frame_stack == 1
+        and config.ctc.classifier == "linear"
     )
 
 

@@ -59,11 +59,6 @@ RATES = {
 """Table I."""
 
 
-def expected_rate(adapter: str, encoder_arch: str | None, frame_rate: float) -> Rate | None:
-    """The published rate for an adapter, of the encoder itself or else of the published one whose rate is closer.
-
-    None where the paper does not have the adapter.
-    """
-    if encoder_arch not in RATES:
-        encoder_arch = "seamless_m4t_v2" if frame_rate < 25 else "whisper_large_v3"
-    return RATES[encoder_arch].get(adapter)
+def closest_encoder(frame_rate: float) -> str:
+    """The paper's encoder whose rates serve for one that is not in it."""
+    return "seamless_m4t_v2" if frame_rate < 25 else "whisper_large_v3"

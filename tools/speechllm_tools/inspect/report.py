@@ -104,10 +104,18 @@ def _rates(facts: Facts) -> list[str]:
             "for any; encoder.config.trim=true keeps those of the clip"
         )
     if facts.content_dependent:
-        lines.append("note: the output's length depends on what is said; these are the published rates (table I)")
+        lines.append(f"note: the output's length depends on what is said; {_content_rates(facts)}")
     if facts.rate is not None:
         lines.append(f"published (table I): {facts.rate.compression}:1, {facts.rate.hertz:g} Hz")
     return lines
+
+
+def _content_rates(facts: Facts) -> str:
+    if facts.rate is not None:
+        return "these are the published rates (table I)"
+    if facts.assumed_from is not None:
+        return f"assumed is the rate published for {facts.assumed_from} and the paper's settings (table I)"
+    return "this is the most, a vector for each frame: nothing is published for this adapter"
 
 
 def _flops(facts: Facts) -> list[str]:
