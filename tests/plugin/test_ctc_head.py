@@ -201,6 +201,10 @@ def test_labels_follow_the_mask_however_it_is_loaded() -> None:
     assert head.labels([""], [[9]]) == [[2]]
     head.vocabulary.copy_(torch.arange(WORDS) > WORDS - 3)
     assert head.labels([""] * 2, [[9], [WORDS - 2, WORDS - 1]]) == [None, [1, 2]]
+    with torch.inference_mode():
+        moved = head.to(torch.float64)
+        moved.vocabulary = head.vocabulary.clone()
+        assert moved.labels([""], [[WORDS - 1]]) == [[2]]
 
 
 def test_autocast_does_not_round_the_loss() -> None:

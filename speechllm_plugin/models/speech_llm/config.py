@@ -86,9 +86,10 @@ class SpeechLlmConfig:
     a fifth of the adapter's work, and a CTC loss that finds its labels in far fewer steps."""
     adapter: PartSection = field(default_factory=lambda: PartSection(name="base"))
     """What is trained."""
-    output_scale: Literal["embedding", "one"] = "embedding"
-    """Gain that the LayerNorm at the adapter's end starts with. `embedding`: the root mean square of the LLM's own
-    embeddings. `one`: a LayerNorm's usual start; the speech is then ten to a hundred times longer than any word."""
+    output_scale: Literal["embedding", "one"] = "one"
+    """Gain that the LayerNorm at the adapter's end starts with. `one`: a LayerNorm's usual start, as published; the
+    speech is then ten to a hundred times longer than any word. `embedding`: the root mean square of the LLM's own
+    embeddings, with which the CTC of `llm_embedding` falls faster (benchmarks/results/output-scale.md)."""
     llm: PartSection = field(default_factory=lambda: PartSection(name="causal"))
     """The frozen LLM."""
     prompt: PromptConfig = field(default_factory=PromptConfig)

@@ -179,7 +179,9 @@ class LlmEmbeddingCtcHead(CtcHead):
 
         Read from the mask when it has changed, by whatever loads it, not at every step: a device would be waited for.
         """
-        state = (self.vocabulary.data_ptr(), self.vocabulary._version)
+        # A mask made in inference mode counts no changes; a model that decodes has been loaded.
+        version = None if self.vocabulary.is_inference() else self.vocabulary._version
+        state = (self.vocabulary.data_ptr(), version)
         if self._read is None or self._read[0] != state:
             ids = self.vocabulary.nonzero().squeeze(1)
             self._read = (state, ids, {token: label for label, token in enumerate(ids.tolist(), start=1)})
