@@ -217,7 +217,7 @@ def test_an_adapter_that_must_run_and_does_not_fit_is_one_line(
     config = small(tiny_config, "ctc")
     config.frame_stack = 10**9
     facts = inspect(config)
-    with pytest.raises(UserError, match=r"^adapter: found 2048\.0 GB of parameters, expected no more than this machine"):
+    with pytest.raises(UserError, match=r"^adapter: found 2048\.0 GB of parameters, expected no more than"):
         describe(facts)
 
 
@@ -498,10 +498,6 @@ def test_mistakes_are_one_line(
         (
             "model: {arch: ARCH.cif, config_overrides: {adapter: {config: {token_weight: .inf}}}}",
             ("adapter.config.token_weight: found inf, expected a finite number of at least 0",),
-        ),
-        (
-            "model: {arch: ARCH.cif, config_overrides: {adapter: {config: {quantity_weight: .nan}}}}",
-            ("adapter.config.quantity_weight: found nan, expected a number of at least 0",),
         ),
         (
             "model: {arch: ARCH.wlq_former, config_overrides: {adapter: {config: {window_seconds: .inf}}}}",
