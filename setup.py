@@ -62,6 +62,7 @@ setup(
         "soundfile>=0.12,<1",
         "jiwer>=4,<5",
         "sacrebleu>=2.4,<3",
+        "protobuf>=4",
         "tensorboard>=2.16,<3",
         "PyYAML>=6",
     ],

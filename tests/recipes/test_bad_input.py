@@ -216,9 +216,12 @@ def test_an_output_directory_that_cannot_be_written(
 
 def test_a_run_of_another_adapter_is_not_resumed(commands: Commands, trained: Path, config: Path) -> None:
     before = metrics(trained, "train")
+    described = (trained / "checkpoints" / "model.yaml").read_bytes()
     overrides = ["model.config_overrides.adapter.name=base", "del:model.config_overrides.adapter.config"]
     line = commands.recipe("train", trained, "--config-file", config, "--config", *overrides).user_error()
     assert f"{trained / 'run.json'}: " in line
+    # Its checkpoints are still described as what they are.
+    assert (trained / "checkpoints" / "model.yaml").read_bytes() == described
     assert "adapter.name = 'mlp', found 'base'" in line
     assert metrics(trained, "train") == before
 

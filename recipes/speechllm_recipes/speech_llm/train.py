@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from fairseq2.logging import log
 from fairseq2.recipe.base import Recipe, RecipeContext
 from fairseq2.runtime.dependency import DependencyContainer
@@ -11,6 +15,7 @@ from typing_extensions import override
 
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files import write_atomically
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
@@ -56,7 +61,8 @@ class SpeechLlmTrainRecipe(Recipe):
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmTrainConfig)
         self._check_score_metric(context, config)
-        model = get_model(context)
+        with _kept_if_refused(context.output_dir / "checkpoints" / "model.yaml", context.gangs.root.rank):
+            model = get_model(context)
         reader = create_reader(
             context,
             config.dataset,
@@ -89,6 +95,19 @@ class SpeechLlmTrainRecipe(Recipe):
     @staticmethod
     def _train_rows(context: RecipeContext, config: SpeechLlmTrainConfig) -> list:
         return context.get_dataset_as(SpeechTextDataset).read(config.dataset.train_split)
+
+
+@contextmanager
+def _kept_if_refused(metadata: Path, rank: int) -> Iterator[None]:
+    """fairseq2 describes the new model in the run's directory before it asks us whether the run is to be resumed: a run
+    that is refused keeps the description of the model that its checkpoints hold."""
+    before = metadata.read_bytes() if rank == 0 and metadata.is_file() else None
+    try:
+        yield
+    except BaseException:
+        if before is not None:
+            write_atomically(metadata, before)
+        raise
 
 
 def _millions(*parts: Module) -> float:
