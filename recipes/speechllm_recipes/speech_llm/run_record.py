@@ -50,9 +50,15 @@ def check_run_record(output_dir: Path, config: SpeechLlmConfig, gangs: Gangs) ->
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:
+        record = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: found a damaged file ({error}), expected the record of the run to resume") from error
+    for key, kind in (("processes", int), ("model", dict)):
+        if not isinstance(record, dict) or not isinstance(record.get(key), kind):
+            raise UserError(
+                f"{file}: found a damaged file (no `{key}` in it), expected the record of the run to resume"
+            )
+    return record
 
 
 def _completed(values: dict[str, object], file: Path) -> dict[str, object]:
@@ -63,9 +69,19 @@ def _completed(values: dict[str, object], file: Path) -> dict[str, object]:
         section = nested
         for parent in parents:
             section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise UserError(f"{file}: found a damaged file ({key} below a value), expected the record of the run "
+                                "to resume")
         section[last] = value
-    config = structure(SpeechLlmConfig, nested, f"{file}: model")
-    config.resolve()
+    try:
+        config = structure(SpeechLlmConfig, nested, "model")
+        config.resolve()
+    except UserError as error:
+        # Not the user's configuration: what the run was started with is no configuration today.
+        raise UserError(
+            f"{file}: recorded by another version: {error}; expected the version that wrote it to resume the run, or "
+            "a new output directory"
+        ) from error
     return _flat(dataclasses.asdict(config))
 
 
