@@ -22,7 +22,8 @@ SPEECH = "<speech>"
 """The place of the speech embeddings in a prompt template."""
 _ANSWER = "<answer>"
 _PLACE = "\ufdd0"
-"""Stands for the speech where a prompt is tokenised. Unicode keeps this code point out of texts."""
+"""Stands for the speech where a prompt is tokenised, and shows what a template writes. Unicode keeps this code point
+out of texts."""
 _TODAY = datetime(2024, 7, 26)
 """What templates that write the date are told (the date that Llama 3.1's falls back on): a prompt is the same
 tomorrow."""
@@ -39,8 +40,8 @@ class PromptConfig:
     place of both; `<speech>` alone makes what is said the whole instruction. None = speech is transcribed or
     translated."""
     system: str | None = None
-    """Text of a system turn; at the head of the instruction for an LLM that has none. None leaves the turn to the
-    template, which may have a default of its own."""
+    """Text of a system turn; at the head of the instruction for an LLM that has none. None or empty leaves the turn
+    to the template, which may have a default of its own."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ class PromptRenderer:
                 raise UserError(f"prompt.{key}: found {found} times {SPEECH}, expected exactly one")
         if found := (config.system or "").count(SPEECH):
             raise UserError(f"prompt.system: found {found} times {SPEECH}, expected none")
+        for key in ("transcribe", "translate", "answer", "system"):
+            if _PLACE in (getattr(config, key) or ""):
+                raise UserError(f"prompt.{key}: found the character U+{ord(_PLACE):X}, which is none; expected text")
         if chat and not tokenizer.chat_template:
             raise UserError("prompt: the LLM's tokenizer has no chat template; expected an instruction-tuned LLM")
         self._tokenizer = tokenizer
@@ -212,12 +216,12 @@ class PromptRenderer:
 
     def _apply_template(self, turns: list[dict[str, str]], *, generate: bool) -> str:
         system = self._config.system
-        if system is None:
+        if not system:
             return self._template(turns, generate)
         try:
-            text = self._template([{"role": "system", "content": system}, *turns], generate)
-            if system.strip() in text:
-                return text
+            # The system's own words may stand in the user's turn too, or in the template's default.
+            if _PLACE in self._template([{"role": "system", "content": _PLACE}, *turns], generate):
+                return self._template([{"role": "system", "content": system}, *turns], generate)
         except UserError:
             pass
         # Templates that refuse a system turn (Gemma, some Mistrals), or leave it out, get its text with the user's.
@@ -257,4 +261,4 @@ class PromptRenderer:
 
 
 def _with_system(system: str | None, instruction: str) -> str:
-    return instruction if system is None else f"{system}\n\n{instruction}"
+    return f"{system}\n\n{instruction}" if system else instruction

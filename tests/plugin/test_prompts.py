@@ -44,6 +44,11 @@ IGNORED_SYSTEM_TURN = (
     "{% for message in messages %}{% if message['role'] != 'system' %}[INST]{{ message['content'] }}</s>{% endif %}"
     "{% endfor %}"
 )
+DEFAULT_SYSTEM_TURN = (
+    "{% if messages[0]['role'] == 'system' %}<{{ messages[0]['content'] }}>{% else %}<be kind>{% endif %}"
+    "{% for message in messages %}{% if message['role'] != 'system' %}[INST]{{ message['content'] }}</s>{% endif %}"
+    "{% endfor %}"
+)
 NO_END_OF_TURN = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
 
 
@@ -107,6 +112,29 @@ def test_a_template_without_a_system_turn_gets_it_with_the_users(
     before, after = texts_around(tokenizer, PromptConfig(system="you listen"), "en", "en")
     assert before == "[INST]you listen\n\ncan you transcribe English? "
     assert after == "</s>"
+
+
+@pytest.mark.parametrize("system", ["can you", "English?", "]"])
+def test_a_system_text_that_stands_elsewhere_in_the_prompt_is_still_written(
+    system: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tokenizer.chat_template = IGNORED_SYSTEM_TURN
+    before, _ = texts_around(tokenizer, PromptConfig(system=system), "en", "en")
+    assert before == f"[INST]{system}\n\ncan you transcribe English? "
+
+
+def test_a_system_text_that_is_the_templates_default_is_written_once(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = DEFAULT_SYSTEM_TURN
+    for system in ("be kind", "be"):
+        before, _ = texts_around(tokenizer, PromptConfig(system=system), "en", "en")
+        assert before == f"<{system}>[INST]can you transcribe English? "
+
+
+@pytest.mark.parametrize("key", ["transcribe", "translate", "answer", "system"])
+def test_the_character_that_stands_for_the_speech_is_refused(tokenizer: PreTrainedTokenizerFast, key: str) -> None:
+    text = "a\ufdd0b" if key == "system" else f"a\ufdd0b {SPEECH}"
+    with pytest.raises(UserError, match=f"^prompt.{key}: found the character U\\+FDD0, which is none; expected text$"):
+        PromptRenderer(tokenizer, PromptConfig(**{key: text}))
 
 
 def test_an_answer_ends_its_turn(tokenizer: PreTrainedTokenizerFast, renderer: PromptRenderer) -> None:
@@ -239,6 +267,13 @@ def test_the_prompt_of_each_family(name: str) -> None:
     prompt = PromptRenderer(tokenizer, config, chat=chat).render("en", "en")
     assert tokenizer.decode(prompt.after).endswith("can you transcribe English?" + after)
     assert "transcribe" not in tokenizer.decode(prompt.before)
+
+
+@pytest.mark.parametrize("name", FAMILY_PROMPTS)
+def test_an_empty_system_text_is_none(name: str) -> None:
+    tokenizer, chat = FAMILY_PROMPTS[name][0](), FAMILIES[name].chat
+    empty, none = (PromptRenderer(tokenizer, PromptConfig(system=text), chat=chat) for text in ("", None))
+    assert empty.render("en", "en") == none.render("en", "en")
 
 
 @pytest.mark.parametrize("name", FAMILY_PROMPTS)

@@ -192,12 +192,12 @@ def test_it_decodes_as_the_training_run_did(
     text = file.read_text()
     assert "tokens_per_second: 12.0" in text
     file.write_text(text.replace("tokens_per_second: 12.0", "tokens_per_second: 2.0"))
-    options = ("transcribe", audio[3], "--checkpoint", run)
-    ((_, short),) = _lines(commands.speechllm(*options).ok().stdout)
-    ((_, long),) = _lines(commands.speechllm(*options, "--tokens-per-second", "12").ok().stdout)
-    assert long.startswith(short) and len(short) < len(long)
-    ((_, fresh),) = _lines(commands.speechllm(*options, "--no-repeat-ngram-size", "1").ok().stdout)
-    assert fresh != short
+    options = ("transcribe", *audio, "--checkpoint", run)
+    short = _lines(commands.speechllm(*options).ok().stdout)
+    long = _lines(commands.speechllm(*options, "--tokens-per-second", "12").ok().stdout)
+    for (_, less), (_, more) in zip(short, long, strict=True):
+        assert more.startswith(less) and len(less) < len(more)
+    assert _lines(commands.speechllm(*options, "--no-repeat-ngram-size", "1").ok().stdout) != short
 
 
 def test_decoding_settings_that_do_not_go_together(
@@ -221,26 +221,25 @@ def test_sampling_and_guards(commands: Commands, trained: Path, audio: list[Path
     """Each option reaches the decoder: the text is that of the same settings from Python."""
     model = load_speech_llm(trained)
     wild = {"temperature": 3.0, "seed": 5}
-    texts = []
+    outputs = []
     for settings in (
         {**wild, "top_k": 2}, {**wild, "seed": 6, "top_p": 0.3}, {"repetition_penalty": 3.0},
         {"max_compression_ratio": 1.01, "extra_tokens": 150}, {"extra_tokens": 150},
     ):
         given = [item for name, value in settings.items() for item in (f"--{name.replace('_', '-')}", value)]
-        ((_, text),) = _lines(commands.speechllm("transcribe", audio[3], "--checkpoint", trained, *given).ok().stdout)
-        (expected,) = model.transcribe(audio[3:], decoding=dataclasses.replace(model.decoding, **settings))
-        assert text == " ".join(expected.split())
-        texts.append(text)
-    assert len(set(texts)) == len(texts)
+        output = commands.speechllm("transcribe", *audio, "--checkpoint", trained, *given).ok().stdout
+        expected = model.transcribe(audio, decoding=dataclasses.replace(model.decoding, **settings))
+        assert [text for _, text in _lines(output)] == [" ".join(text.split()) for text in expected]
+        outputs.append(output)
+    assert len(set(outputs)) == len(outputs)
     # A guard of the training run's is switched off by its word.
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     file = run / "config.yaml"
     file.write_text(file.read_text().replace("max_compression_ratio: null", "max_compression_ratio: 1.01"))
-    options = ("transcribe", audio[3], "--checkpoint", run, "--extra-tokens", 150)
-    assert _lines(commands.speechllm(*options).ok().stdout)[0][1] == texts[-2]
-    found = commands.speechllm(*options, "--max-compression-ratio", "off").ok().stdout
-    assert _lines(found)[0][1] == texts[-1]
+    options = ("transcribe", *audio, "--checkpoint", run, "--extra-tokens", 150)
+    assert commands.speechllm(*options).ok().stdout == outputs[-2]
+    assert commands.speechllm(*options, "--max-compression-ratio", "off").ok().stdout == outputs[-1]
 
 
 def test_a_gpu_computes_as_in_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
