@@ -162,13 +162,14 @@ def test_any_strides(backend: str) -> None:
     h, lengths, logits = make_inputs("an empty row, ragged")
     results = []
     for strange in (False, True):
-        a, b = h.clone(), logits.clone()
+        a, b, steps = h.clone(), logits.clone(), lengths
         if strange:
+            steps = torch.stack([lengths, lengths + 1], dim=1)[:, 0]
             a = torch.stack([a, a], dim=3)[..., 0].transpose(0, 1).contiguous().transpose(0, 1)
             b = b.transpose(1, 2).contiguous().transpose(1, 2)
             assert not a.is_contiguous() and not b.is_contiguous()
         a.requires_grad_(), b.requires_grad_()
-        seqs = ctc_collapse(a, lengths, logits=b, weighting="softmax", backend=backend).seqs
+        seqs = ctc_collapse(a, steps, logits=b, weighting="softmax", backend=backend).seqs
         # The gradient of a sum is one number seen through strides of 0.
         seqs.sum().backward()
         results.append((seqs, a.grad, b.grad))

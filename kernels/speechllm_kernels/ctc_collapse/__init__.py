@@ -92,6 +92,8 @@ def ctc_collapse(
             max_output_length=max_output_length,
         )
 
+    # The kernels step through lengths one by one.
+    lengths = lengths.contiguous()
     frames = h.shape[1]
     scores: Tensor | None = None
     if logits is not None:
