@@ -319,8 +319,8 @@ def test_the_ctc_head_is_counted_for_final_vectors(inspect: Inspect, tiny_config
     config = small(tiny_config, "wlq_former", num_queries=2, ctc_frames="after")
     config.ctc = CtcConfig(weight=0.1)
     facts = inspect(config)
-    assert facts.skeleton.ctc is not None
-    assert facts.cost.ctc.kept_bytes == 2 * 14 * facts.skeleton.ctc.classifier.out_features * 4  # type: ignore[union-attr]
+    head: Any = facts.skeleton.ctc
+    assert facts.cost.ctc.kept_bytes == 2 * 14 * head.classifier.out_features * 4
 
 
 def test_memory_is_the_sum_of_what_is_held(inspect: Inspect) -> None:
