@@ -19,7 +19,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MEGABYTES = 400
-"""Bytes of the checkpoint in float32: the smallest at which the interpreter's own pages do not matter."""
+"""Bytes of the checkpoint in float32."""
+BUFFERS = 40 * 2**20
+"""What loading takes however large the checkpoint is: code, a shard's largest tensor, the allocator's pages."""
 
 
 def resident(field: str) -> int:
@@ -172,7 +174,7 @@ def test_peak_memory_is_what_is_kept(part: str, layout: str, dtype: str) -> None
     )
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout.splitlines()[-1])
-    assert figures["peak"] <= 1.2 * figures["kept"], figures
+    assert figures["peak"] <= 1.05 * figures["kept"] + BUFFERS, figures
 
 
 if __name__ == "__main__":
