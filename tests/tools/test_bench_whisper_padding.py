@@ -40,7 +40,8 @@ def bench(root: Path, *argv: object) -> int:
 @pytest.fixture(scope="module")
 def document(demo: Path) -> dict[str, Any]:
     assert bench(demo, "--clips", CLIPS, "--json", demo / "out.json", "--output", demo / "out.md") == 0
-    return json.loads((demo / "out.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    found: dict[str, Any] = json.loads((demo / "out.json").read_text(encoding="utf-8"))
+    return found
 
 
 def waveforms(demo: Path) -> list[torch.Tensor]:
