@@ -15,10 +15,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.threads import wait_passively
 from speechllm_recipes.entry import Action, RecipeEntry
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    wait_passively()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, audio_key, duration, read_audio
+from speechllm_plugin.datasets.augmentation import Augmentation, AugmentationConfig, augment, draw
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.plan import BatchLimits, evaluation_steps, training_steps
 from speechllm_plugin.datasets.speech_text import Utterance
@@ -35,6 +36,8 @@ class ReadOptions:
     num_threads: int = 2
     prefetch: int = 4
     """Batches read ahead."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Of training clips."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +158,8 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         if options.shuffle_seed is None:
             self._steps = evaluation_steps(self._seconds, options.limits, per_step)
             return
-        self._steps, repeated = training_steps(
-            self._seconds, options.limits, per_step, options.shuffle_seed, self._epoch
-        )
+        seconds = [own + self._added_seconds(index) for index, own in enumerate(self._seconds)]
+        self._steps, repeated = training_steps(seconds, options.limits, per_step, options.shuffle_seed, self._epoch)
         if repeated and self._epoch == 0:
             log.info("{} batch(es) are seen twice an epoch to fill its last step.", repeated)
 
@@ -170,6 +172,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             "max_batch_seconds": limits.max_seconds,
             "seed": self._options.shuffle_seed,
             "batches_per_step": self._options.num_accumulate * self._world_size,
+            "augmentation": asdict(self._options.augmentation),
         }
 
     def _drop_pending(self) -> None:
@@ -210,17 +213,35 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             return None
         try:
             source = utterance.source()
-            key = audio_key(source)
+            changes = self._changes(index)
+            key = audio_key(source) if changes is None else f"{audio_key(source)} {changes.key}"
             features = self._cache.get(key) if self._cache is not None else None
             if features is not None:
-                return _Clip(index, key, duration(source), None, features)
-            waveform = torch.from_numpy(read_audio(source))
-            seconds = len(waveform) / SAMPLE_RATE
+                return _Clip(index, key, duration(source) + self._added_seconds(index), None, features)
+            samples = read_audio(source)
+            seconds = len(samples) / SAMPLE_RATE
             self._check_length(utterance, seconds)
-            return _Clip(index, key, seconds, waveform, None)
+            if changes is not None:
+                samples = augment(samples, changes)
+            return _Clip(index, key, seconds + self._added_seconds(index), torch.from_numpy(samples), None)
         except AudioError as error:
             self._refuse(utterance, error)
             return None
+
+    def _changes(self, index: int) -> Augmentation | None:
+        """What is done to a clip in this epoch."""
+        options = self._options
+        if options.augmentation.probability == 0 or options.shuffle_seed is None:
+            return None
+        room = float("inf") if options.max_seconds is None else options.max_seconds - self._seconds[index]
+        variant = self._epoch % options.augmentation.variants
+        key = f"{options.augmentation.seed}:{self._utterances[index].row.id}:{variant}"
+        # A margin for a manifest's durations, which are up to a frame of 10 ms too short.
+        return draw(options.augmentation, key, room - 0.01)
+
+    def _added_seconds(self, index: int) -> float:
+        changes = self._changes(index)
+        return 0.0 if changes is None else changes.added_seconds
 
     def _check_length(self, utterance: Utterance, seconds: float) -> None:
         longest = self._options.max_seconds

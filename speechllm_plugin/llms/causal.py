@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from fairseq2.logging import log
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -22,6 +23,9 @@ from speechllm_plugin.prompts import RenderedPrompt
 
 ATTENTION_LAYERS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
 """transformers' names of layers that keep keys and values alone."""
+
+MAX_PREFIXES = 64
+"""Prefixes whose states are kept: 5 MB each for 40 tokens of Llama 3.1 8B."""
 
 
 @dataclass(kw_only=True)
@@ -49,8 +53,10 @@ class CausalLlm(Llm):
         self.model = model
         self.tokenizer = tokenizer
         self.dim = self.embedding_table.size(1)
+        self._states: dict[tuple[int, ...], list[list[Tensor]]] = {}
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> CausalLlm:
+        self._states.clear()  # of other weights, or on another device
         # Quantised weights stay where they were loaded: their layout outlives no cast.
         return self if self.config.quantization != "none" else super()._apply(fn, recurse)
 
@@ -128,34 +134,52 @@ class CausalLlm(Llm):
         return logits
 
     def _prefix_cache(self, prefixes: Sequence[tuple[int, ...]]) -> tuple[DynamicCache | None, Tensor, Tensor]:
-        """Keys and values of what precedes the speech: no gradient passes there, and equal prefixes are run once.
+        """Keys and values of what precedes the speech: no gradient passes there.
 
         :returns: the cache, its mask `[B, P]`, and the position that follows each row's prefix, `[B]`.
         """
         lengths = torch.tensor([len(prefix) for prefix in prefixes], device=self.device)
-        size = int(lengths.max())
+        size = max(map(len, prefixes))
         # Padding on the left: a sliding window counts places, and none may lie between a prefix and its speech.
         mask = (torch.arange(size, device=self.device) >= size - lengths.unsqueeze(1)).long()
         if size == 0:
             return None, mask, lengths
-        distinct = sorted(set(prefixes))
-        row_of = torch.tensor([distinct.index(prefix) for prefix in prefixes], device=self.device)
-        ids = torch.tensor([[*[0] * (size - len(prefix)), *prefix] for prefix in distinct], device=self.device)
-        distinct_mask = torch.zeros_like(ids)
-        distinct_mask[row_of] = mask
-        with torch.no_grad():
+        computed = [self._prefix_states(prefix) for prefix in prefixes]
+        cache = DynamicCache()
+        for index in range(max(map(len, computed))):
+            # An empty prefix has no states; some other has.
+            like = next(states[index] for states in computed if states)
+            layer = [states[index] if states else [x[..., :0, :] for x in like] for states in computed]
+            keys, values = (
+                torch.cat([F.pad(x, (0, 0, size - x.size(2), 0)) for x in rows]) for rows in zip(*layer, strict=True)
+            )
+            cache.update(keys, values, index)
+        return cache, mask, lengths
+
+    def _prefix_states(self, prefix: tuple[int, ...]) -> list[list[Tensor]]:
+        """Keys and values `[1, heads, P, dim]` of each layer. A frozen LLM keeps those of the last prefixes: a run has
+        one for each of its prompts."""
+        if not prefix:
+            return []
+        if prefix in self._states:
+            return self._states[prefix]
+        ids = torch.tensor([prefix], device=self.device)
+        # Validation runs in inference mode, and what it keeps must serve training.
+        with torch.inference_mode(False), torch.no_grad():
             computed = self.decoder(
                 input_ids=ids,
-                attention_mask=distinct_mask,
-                position_ids=(distinct_mask.cumsum(1) - 1).clamp(min=0),
+                attention_mask=torch.ones_like(ids),
+                position_ids=torch.arange(len(prefix), device=self.device).unsqueeze(0),
                 # Of its own accord a model with a sliding window would keep only the window.
                 past_key_values=DynamicCache(),
                 use_cache=True,
             ).past_key_values
-        cache = DynamicCache()
-        for index, layer in enumerate(computed.layers):
-            cache.update(layer.keys[row_of], layer.values[row_of], index)
-        return cache, mask, lengths
+        states = [[layer.keys, layer.values] for layer in computed.layers]
+        if not self.tuned:
+            if len(self._states) >= MAX_PREFIXES:
+                self._states.pop(next(iter(self._states)))
+            self._states[prefix] = states
+        return states
 
     def embed(self, ids: Tensor) -> Tensor:
         embed: Any = self.model.get_input_embeddings()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.threads import wait_passively
 
 # name -> (module, one line of help). Modules are imported only when their command is asked for, so that
 # `speechllm --help` answers at once.
@@ -36,6 +37,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    wait_passively()
     options = parse(sys.argv[1:] if argv is None else argv)
     try:
         return int(options.run(options) or 0)

@@ -12,6 +12,7 @@ from fairseq2.recipe.cli import register_cli_error
 from fairseq2.runtime.dependency import DependencyContainer
 
 from speechllm_plugin.datasets.audio import AudioError
+from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
@@ -58,6 +59,7 @@ def create_reader(
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
     require_text: bool = True,
+    augmentation: AugmentationConfig | None = None,
 ) -> SpeechTextReader:
     """A reader of this process's share of a split."""
     return open_reader(
@@ -69,6 +71,7 @@ def create_reader(
         shuffle_seed=shuffle_seed,
         num_accumulate=num_accumulate,
         require_text=require_text,
+        augmentation=augmentation,
     )
 
 
@@ -82,6 +85,7 @@ def open_reader(
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
     require_text: bool = True,
+    augmentation: AugmentationConfig | None = None,
 ) -> SpeechTextReader:
     """`create_reader` for what is no `SpeechLlm`.
 
@@ -96,6 +100,7 @@ def open_reader(
         num_accumulate=num_accumulate,
         num_threads=section.num_threads,
         prefetch=section.prefetch,
+        augmentation=augmentation or AugmentationConfig(),
     )
     gang = context.gangs.dp
     reader = SpeechTextReader(

@@ -23,6 +23,7 @@ from fairseq2.recipe.config import (
 )
 from fairseq2.utils.validation import ValidationResult
 
+from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.speech_text import SPEECH_TEXT_DATASET
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, PartSection
@@ -72,6 +73,8 @@ class TrainDatasetSection(SpeechDatasetSection):
     valid_decode: bool = True
     """Decode the validation splits and report the WER of their transcriptions; False reports their loss alone, and
     `regime.score_metric` must then be `nll_loss`."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Silence, noise, gain and telephone band for clips of the training split."""
 
     def __post_init__(self) -> None:
         self.valid_splits = _names(self.valid_splits)

@@ -70,6 +70,7 @@ class SpeechLlmTrainRecipe(Recipe):
             config.dataset.train_split,
             shuffle_seed=config.common.seed,
             num_accumulate=config.trainer.grad_accumulation.num_batches,
+            augmentation=config.dataset.augmentation,
         )
         unit = SpeechLlmTrainUnit(model, context.get_data_parallel_model(), reader)
         valid_units = [

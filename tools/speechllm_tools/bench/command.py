@@ -26,6 +26,7 @@ examples:
   speechllm bench cif --shape 16,1500,768,375 --dtype fp32 --threads 2
   speechllm bench ctc-collapse --device cuda --json out.json --plot out.png
 """
+_ROBUSTNESS = "WER of a trained system with silence, noise, another level or a telephone line"
 _WHISPER_PADDING = "vectors, time and WER with and without Whisper's padding, on the demo's clips"
 
 
@@ -45,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     padding = benchmarks.add_parser("whisper-padding", help=_WHISPER_PADDING, description=_WHISPER_PADDING)
     _add_whisper_padding_arguments(padding)
     padding.set_defaults(measure=_run_whisper_padding)
+    robustness = benchmarks.add_parser("robustness", help=_ROBUSTNESS, description=_ROBUSTNESS)
+    _add_robustness_arguments(robustness)
+    robustness.set_defaults(measure=_run_robustness)
     for subparser in benchmarks.choices.values():
         _add_common_arguments(subparser)
 
@@ -86,6 +90,14 @@ def _add_whisper_padding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table here, with what made it")
 
 
+def _add_robustness_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", metavar="DIR", required=True, type=Path, help="output directory of a run")
+    parser.add_argument("--manifest", metavar="TSV", required=True, type=Path, help="clips with their transcripts")
+    parser.add_argument("--clips", metavar="N", type=int, help="only the first N rows (default: all)")
+    parser.add_argument("--batch-size", metavar="N", type=int, default=25, help="clips decoded together (default: 25)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table here, with what made it")
+
+
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one, else cpu")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: PyTorch's choice")
@@ -116,6 +128,12 @@ def _run_whisper_padding(options: argparse.Namespace, device: str) -> int:
     from speechllm_tools.bench.whisper_padding import run as run_whisper_padding
 
     return run_whisper_padding(options, device, report=_report)
+
+
+def _run_robustness(options: argparse.Namespace, device: str) -> int:
+    from speechllm_tools.bench.robustness import run as run_robustness
+
+    return run_robustness(options, device, report=_report)
 
 
 def _run_kernel(options: argparse.Namespace, device: str) -> int:

@@ -15,7 +15,8 @@ from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
-from speechllm_tools.demo.run import SPLITS, config_file, evaluation, paths, run_recipe
+from speechllm_tools.demo.run import SPLITS, config_file, evaluation, paths
+from speechllm_tools.demo.watch import run_recipe
 
 _ABOUT = """\
 Everything but the adapter and its learning rate is the demo's recipe. What differs from the published adapters suits a
