@@ -29,7 +29,10 @@ def check_python():
     names = ["python{}.{}".format(*version) for version in PYTHONS]
     usable = [name for name in reversed(names) if shutil.which(name)]
     advice = f"run `make PYTHON={usable[0]} ...`" if usable else "install one and run `make PYTHON=python3.11 ...`"
-    return f"Python: found {found[0]}.{found[1]} ({sys.executable}), expected 3.10, 3.11 or 3.12, which fairseq2 0.8.1 is built for; {advice}"
+    return (
+        f"Python: found {found[0]}.{found[1]} ({sys.executable}), expected 3.10, 3.11 or 3.12, which fairseq2 0.8.1 is "
+        f"built for; {advice}"
+    )
 
 
 def check_disk(folder):

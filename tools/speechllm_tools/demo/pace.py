@@ -57,7 +57,7 @@ def measure() -> Pace:
     inputs = torch.randn(_ROWS, _POSITIONS, config.hidden_size, dtype=dtype, requires_grad=True)
     positions = torch.arange(_POSITIONS).unsqueeze(0)
     embeddings = LlamaRotaryEmbedding(config)(inputs, positions)
-    times = []
+    times: list[float] = []
     while len(times) < 3 or (sum(times) < 2 and len(times) < 50):
         start = time.perf_counter()
         layer(inputs, position_embeddings=embeddings)[0].sum().backward()

@@ -90,7 +90,8 @@ class TrainingProgress:
             return {}
         for line in reversed(lines):
             try:
-                return json.loads(line)  # type: ignore[no-any-return]
+                last: dict[str, Any] = json.loads(line)
+                return last
             except ValueError:  # still being written
                 continue
         return {}
