@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-
-from speechllm_plugin.errors import UserError
 from speechllm_tools.demo import progress
 from speechllm_tools.demo.pace import Pace, measure
 from speechllm_tools.demo.progress import ProgressLine, duration
 from speechllm_tools.demo.run import config_file
 from speechllm_tools.demo.watch import TrainingProgress, run_recipe
+
+from speechllm_plugin.errors import UserError
 
 PACE = Pace(layer=0.02, dtype="float32", processors=2)
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "inspect": ("speechllm_tools.inspect.command", "parameters, output rates and training cost of a system, offline"),
     "demo": ("speechllm_tools.demo.run", "train and evaluate a small real system on CPU, offline"),
     "compare": ("speechllm_tools.demo.compare", "train every adapter on the demo's data, into one table"),
+    "seeds": ("speechllm_tools.demo.seeds", "train the demo with several seeds and precisions, into one table"),
     "manifest": ("speechllm_tools.manifest.command", "make what training needs from manifests: a CTC vocabulary"),
     "bench": ("speechllm_tools.bench.command", "measure the kernels against their peers, or an encoder's options"),
 }
