@@ -22,7 +22,9 @@ _VALUE_ERRORS = (
      r"found a value of type \1, expected a mapping of keys"),
     (r"Value must be of type `<class '(.+)'>`, but is of type `<class '(.+)'>` instead\.",
      r"found a value of type \2, expected one of type \1"),
-    # It goes on with a stack trace for each element.
+    # The two of unions go on with a stack trace for each element.
+    (r"Value must be parseable as one of union elements typing\.Literal\['(.+)'\], <class 'torch\.dtype'>, but is (.+) "
+     r"instead\.(?s:.*)", r"found '\2', expected \1 or a torch.dtype such as bfloat16"),
     (r"Value must be parseable as one of union elements <class '(.+)'>, (.+), but is (.+) instead\.(?s:.*)",
      r"found \3, expected one of \1, \2"),
 )

@@ -52,6 +52,11 @@ class SpeechEncoder(PretrainedPart):
     def identity(self) -> dict[str, Any]:
         """All that decides the features of a clip (weights, dtype, padding): the key of a feature cache."""
 
+    @property
+    def feature_dtype(self) -> torch.dtype:
+        """Of the features, which is that of the weights."""
+        return next(self.parameters()).dtype
+
     def fingerprint(self) -> str:
         """A short hash of `identity`."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True, default=str).encode()).hexdigest()[:16]

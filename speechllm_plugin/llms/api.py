@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from fairseq2.utils.validation import ValidationResult
 from torch import Tensor
@@ -143,5 +143,3 @@ class Llm(PretrainedPart):
 
 
 LLMS: Registry[Llm] = Registry("llm", ("speechllm_plugin.llms.causal", "speechllm_plugin.llms.encoder_decoder"))
-
-Dtype = Literal["float32", "bfloat16", "float16"]

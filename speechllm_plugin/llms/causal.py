@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms.api import LLMS, DecodingConfig, Dtype, Generated, Llm
+from speechllm_plugin.llms.api import LLMS, DecodingConfig, Generated, Llm
 from speechllm_plugin.llms.cross_entropy import cross_entropy
 from speechllm_plugin.llms.generation import generate_rows
 from speechllm_plugin.llms.joining import join
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
-from speechllm_plugin.pretrained import DTYPES, load_model, load_tokenizer, model_class, source_identity
+from speechllm_plugin.precision import Dtype, part_dtype
+from speechllm_plugin.pretrained import load_model, load_tokenizer, model_class, source_identity
 from speechllm_plugin.prompts import RenderedPrompt
 
 ATTENTION_LAYERS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
@@ -32,8 +33,8 @@ MAX_PREFIXES = 64
 class CausalLlmConfig:
     path: str = "meta-llama/Llama-3.1-8B-Instruct"
     """Hugging Face hub id, or a local directory in the same format."""
-    dtype: Dtype = "bfloat16"
-    """Precision of weights and activations."""
+    dtype: Dtype = "auto"
+    """Precision of weights and activations. `auto`: bfloat16 where the machine multiplies it, else float32."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """transformers' attention implementation. On a CPU `eager` trains short clips faster (bfloat16, 45 tokens a row:
     1.1 s against 1.4 s a step). A model with a soft cap on its attention scores (Gemma 2), which `sdpa` would leave
@@ -257,12 +258,12 @@ def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
     if config.attention == "sdpa" and (why := _why_not_sdpa(model_kls, model_config)) is not None:
         log.info("{} {}: it runs with eager.", config.path, why)
         config.attention = "eager"
-    options = quantization_options(config.quantization, DTYPES[config.dtype], "llm.config.quantization")
+    options = quantization_options(config.quantization, part_dtype(config), "llm.config.quantization")
     tokenizer = load_tokenizer(config.path, "llm.config.path")
     model = load_model(
         AutoModelForCausalLM,
         config.path,
-        dtype=DTYPES[config.dtype],
+        dtype=part_dtype(config),
         key="llm.config.path",
         attn_implementation=config.attention,
         **options,

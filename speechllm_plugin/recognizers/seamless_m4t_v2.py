@@ -14,8 +14,8 @@ from transformers import SeamlessM4Tv2Config as HfSeamlessConfig
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import language_code
-from speechllm_plugin.llms.api import Dtype
-from speechllm_plugin.pretrained import DTYPES, load_config, load_model, load_tokenizer, source_identity
+from speechllm_plugin.precision import Dtype, part_dtype
+from speechllm_plugin.pretrained import load_config, load_model, load_tokenizer, source_identity
 from speechllm_plugin.recognizers.api import RECOGNIZERS, Recognized, Recognizer
 
 _KEY = "recognizer.config.path"
@@ -36,8 +36,8 @@ _CODES = dict(pair.split(":") for pair in _PAIRS.split())
 class SeamlessM4Tv2RecognizerConfig:
     path: str = "facebook/seamless-m4t-v2-large"
     """Hugging Face hub id, or a local directory in the same format, with the tokenizer."""
-    dtype: Dtype = "bfloat16"
-    """Precision of weights and activations."""
+    dtype: Dtype = "auto"
+    """Precision of weights and activations. `auto`: bfloat16 where the machine multiplies it, else float32."""
 
 
 class SeamlessM4Tv2Recognizer(Recognizer):
@@ -87,7 +87,7 @@ class SeamlessM4Tv2Recognizer(Recognizer):
 
 def create_seamless_m4t_v2_recognizer(config: SeamlessM4Tv2RecognizerConfig) -> SeamlessM4Tv2Recognizer:
     load_config(config.path, HfSeamlessConfig, _KEY)
-    model = load_model(AutoModelForSpeechSeq2Seq, config.path, dtype=DTYPES[config.dtype], key=_KEY)
+    model = load_model(AutoModelForSpeechSeq2Seq, config.path, dtype=part_dtype(config), key=_KEY)
     if not hasattr(model.generation_config, "text_decoder_lang_to_code_id"):
         raise UserError(
             f"{_KEY}: found no `text_decoder_lang_to_code_id` in the generation_config.json of {config.path}, expected "

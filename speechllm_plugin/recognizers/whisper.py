@@ -15,8 +15,8 @@ from transformers.utils import logging
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import language_code
-from speechllm_plugin.llms.api import Dtype
-from speechllm_plugin.pretrained import DTYPES, load_config, load_model, load_tokenizer, source_identity
+from speechllm_plugin.precision import Dtype, part_dtype
+from speechllm_plugin.pretrained import load_config, load_model, load_tokenizer, source_identity
 from speechllm_plugin.recognizers.api import RECOGNIZERS, Recognized, Recognizer
 
 _KEY = "recognizer.config.path"
@@ -26,8 +26,8 @@ _KEY = "recognizer.config.path"
 class WhisperRecognizerConfig:
     path: str = "openai/whisper-large-v3"
     """Hugging Face hub id, or a local directory in the same format, with the tokenizer."""
-    dtype: Dtype = "bfloat16"
-    """Precision of weights and activations."""
+    dtype: Dtype = "auto"
+    """Precision of weights and activations. `auto`: bfloat16 where the machine multiplies it, else float32."""
 
 
 class WhisperRecognizer(Recognizer):
@@ -95,7 +95,7 @@ def _quiet() -> Iterator[None]:
 
 def create_whisper_recognizer(config: WhisperRecognizerConfig) -> WhisperRecognizer:
     load_config(config.path, WhisperConfig, _KEY)
-    model = load_model(AutoModelForSpeechSeq2Seq, config.path, dtype=DTYPES[config.dtype], key=_KEY)
+    model = load_model(AutoModelForSpeechSeq2Seq, config.path, dtype=part_dtype(config), key=_KEY)
     if not hasattr(model.generation_config, "is_multilingual"):
         raise UserError(
             f"{_KEY}: found no `is_multilingual` in the generation_config.json of {config.path}, expected the file as "

@@ -79,15 +79,19 @@ def run(options: argparse.Namespace) -> int:
     from speechllm_plugin.encoders.api import too_long
     from speechllm_plugin.languages import language_name
     from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm
+    from speechllm_plugin.precision import describe_decoding, machine_precision
     from speechllm_tools.numerics import use_recipe_numerics
 
     for language in (options.source_lang, options.target_lang):
         if language is not None:
             language_name(language)
     step = int(options.step) if options.step.isdecimal() else options.step
-    decoding = _decoding(options, find_checkpoint(options.checkpoint, step).decoding())
+    checkpoint = find_checkpoint(options.checkpoint, step)
+    decoding = _decoding(options, checkpoint.decoding())
     use_recipe_numerics()
     model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
+    if (trained := checkpoint.precision()) != model.precision:
+        _say(describe_decoding(model.precision, trained, machine_precision(next(model.parameters()).device)))
     failed = 0
     readable = []
     for name in options.audio:

@@ -17,11 +17,13 @@ from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.models.speech_llm.archs import check_part_arch
+from speechllm_plugin.precision import MachinePrecision, describe_decoding
 from speechllm_plugin.recognizers.api import RECOGNIZERS
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.tasks.cascade import CascadeDecoder, CascadeEvalUnit
 from speechllm_recipes.speech_llm.common import open_reader, register_common
 from speechllm_recipes.speech_llm.config import CascadeConfig
+from speechllm_recipes.speech_llm.precision import shared_precision
 
 
 class CascadeRecipe(Recipe):
@@ -42,7 +44,8 @@ class CascadeRecipe(Recipe):
                 f"dataset.feature_cache: found {config.dataset.feature_cache!r}, expected null: a cascade keeps no "
                 "features"
             )
-        cascade = _create(context, config)
+        machine = shared_precision(context)
+        cascade = _create(context, config, machine)
         units, readers = [], []
         for split in config.dataset.splits:
             reader = open_reader(context, config.dataset, split, max_seconds=cascade.recognizer.max_seconds)
@@ -71,10 +74,14 @@ class CascadeRecipe(Recipe):
         )
 
 
-def _create(context: RecipeContext, config: CascadeConfig) -> Cascade:
+def _create(context: RecipeContext, config: CascadeConfig, machine: MachinePrecision) -> Cascade:
     # Before anything is loaded: a wrong key is told at once, and the score file names every default.
     config.recognizer.config = RECOGNIZERS.config(config.recognizer.name, config.recognizer.config)
     config.llm.config = LLMS.config(config.llm.name, config.llm.config)
+    parts: dict[str, Any] = {"recognizer": config.recognizer.config, "llm": config.llm.config}
+    for part in parts.values():
+        if getattr(part, "dtype", None) == "auto":
+            part.dtype = machine.auto
     if config.recognizer.arch is not None:
         raise UserError(
             f"recognizer.arch: found {config.recognizer.arch!r}, expected null; recognizer.config.path names the model"
@@ -93,6 +100,8 @@ def _create(context: RecipeContext, config: CascadeConfig) -> Cascade:
         "and no LLM, since all clips are to be transcribed" if llm is None
         else f"and an LLM of {_millions(llm):.1f} M for {num_answers:,} clips",
     )
+    used = {name: part.dtype for name, part in parts.items() if hasattr(part, "dtype")}
+    log.info("{}", describe_decoding(used, None, machine))
     return Cascade(recognizer, llm, config.prompt)
 
 

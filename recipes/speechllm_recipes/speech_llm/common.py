@@ -47,7 +47,7 @@ def feature_cache(section: SpeechDatasetSection, model: SpeechLlm) -> FeatureCac
             f"dataset.feature_cache: found {section.feature_cache!r}, expected null: the encoder is trained "
             "(encoder_tuning), so that its features change from step to step"
         )
-    return FeatureCache(Path(section.feature_cache), model.encoder.fingerprint())
+    return FeatureCache(Path(section.feature_cache), model.encoder.fingerprint(), model.encoder.feature_dtype)
 
 
 def create_reader(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fairseq2.data_type import DataType
 from fairseq2.recipe.config import (
     AdamWConfig,
     CommonSection,
@@ -15,6 +16,7 @@ from fairseq2.recipe.config import (
     GeneratorSection,
     GradAccumulationConfig,
     LRSchedulerSection,
+    MixedPrecisionConfig,
     ModelSection,
     OptimizerSection,
     ReferenceModelSection,
@@ -43,7 +45,7 @@ class SpeechDatasetSection(DatasetSection):
     counted and listed in the log."""
     feature_cache: str | None = None
     """Folder to keep encoder features in, so that they are computed once. 128 kB per second of audio for Whisper
-    large-v3 in bfloat16. None = compute them every time."""
+    large-v3 in bfloat16, twice that in float32. None = compute them every time."""
     num_threads: int = 2
     """Threads that read audio in each process."""
     prefetch: int = 8
@@ -95,6 +97,20 @@ class GenerateDatasetSection(SpeechDatasetSection):
     """Key of `config_overrides.manifests`."""
 
 
+@dataclass(kw_only=True)
+class MixedPrecision(MixedPrecisionConfig):
+    """`mode` is fairseq2's, and its `auto` there is torch.amp."""
+
+    dtype: Literal["auto"] | DataType = "auto"  # type: ignore[assignment]
+    """What the trained parts compute in; their weights, gradients and the optimizer stay in float32. `auto`: bfloat16
+    where the machine multiplies it in hardware, else float32, which `mode=off` is, too."""
+
+
+@dataclass(kw_only=True)
+class SpeechTrainerSection(TrainerSection):
+    mixed_precision: MixedPrecision = field(default_factory=MixedPrecision)
+
+
 def _common() -> CommonSection:
     # fairseq2 would name every run after a hash of its configuration, and a changed value would never resume.
     return CommonSection(no_sweep_dir=True)
@@ -110,8 +126,8 @@ class SpeechLlmTrainConfig:
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     """For the validation's WER."""
     gang: GangSection = field(default_factory=GangSection)
-    trainer: TrainerSection = field(
-        default_factory=lambda: TrainerSection(
+    trainer: SpeechTrainerSection = field(
+        default_factory=lambda: SpeechTrainerSection(
             max_grad_norm=1.0, grad_accumulation=GradAccumulationConfig(num_batches=4)
         )
     )

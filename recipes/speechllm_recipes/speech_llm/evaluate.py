@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from fairseq2.logging import log
 from fairseq2.recipe.base import Recipe, RecipeContext
 from fairseq2.runtime.dependency import DependencyContainer
 from fairseq2.task import Task
 from typing_extensions import override
 
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
-from speechllm_plugin.models.speech_llm.checkpoint import step_directory
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.tasks.decoding import Decoder
 from speechllm_plugin.tasks.evaluation import SpeechLlmEvalUnit
 from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
 from speechllm_recipes.speech_llm.config import SpeechLlmEvaluateConfig
+from speechllm_recipes.speech_llm.precision import DecodingPrecision, settle_decoding
 from speechllm_recipes.speech_llm.user_errors import get_model
 
 
@@ -33,7 +34,9 @@ class SpeechLlmEvaluateRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmEvaluateConfig)
+        precision = settle_decoding(context, config.model, config.common)
         model = get_model(context)
+        log.info("{}", precision.describe(model.precision))
         model.feature_cache = feature_cache(config.dataset, model)
         units, readers = [], []
         for split in config.dataset.splits:
@@ -47,19 +50,29 @@ class SpeechLlmEvaluateRecipe(Recipe):
                     context.gangs.dp,
                     context.output_dir / split,
                     normalizer=config.wer_normalizer,
-                    provenance=self._provenance(context, config, model, split),
+                    provenance=self._provenance(context, config, model, precision, split),
                 )
             )
             readers.append(reader)
         return context.create_evaluator(units, readers)
 
     @staticmethod
-    def _provenance(context: RecipeContext, config: SpeechLlmEvaluateConfig, model: SpeechLlm, split: str) -> Any:
+    def _provenance(
+        context: RecipeContext,
+        config: SpeechLlmEvaluateConfig,
+        model: SpeechLlm,
+        precision: DecodingPrecision,
+        split: str,
+    ) -> Any:
         manifests = context.get_dataset_as(SpeechTextDataset).manifest_files(split)
-        checkpoint = step_directory(config.common.assets.prev_checkpoint_dir, config.model.name)
+        checkpoint = None if precision.checkpoint is None else precision.checkpoint.model_dir
 
         def collect() -> dict[str, Any]:
-            collected = provenance(config, checkpoint, manifests)
-            return {**collected, "encoder": model.encoder.identity(), "llm": model.llm.identity()}
+            return {
+                **provenance(config, checkpoint, manifests),
+                "precision": precision.record(model.precision),
+                "encoder": model.encoder.identity(),
+                "llm": model.llm.identity(),
+            }
 
         return collect

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fairseq2.logging import log
 from fairseq2.recipe.base import Recipe, RecipeContext
 from fairseq2.runtime.dependency import DependencyContainer
 from fairseq2.task import Task
@@ -11,6 +12,7 @@ from speechllm_plugin.tasks.decoding import Decoder
 from speechllm_plugin.tasks.evaluation import SpeechLlmGeneratorUnit
 from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
 from speechllm_recipes.speech_llm.config import SpeechLlmGenerateConfig
+from speechllm_recipes.speech_llm.precision import settle_decoding
 from speechllm_recipes.speech_llm.user_errors import get_model
 
 
@@ -27,7 +29,9 @@ class SpeechLlmGenerateRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmGenerateConfig)
+        precision = settle_decoding(context, config.model, config.common)
         model = get_model(context)
+        log.info("{}", precision.describe(model.precision))
         model.feature_cache = feature_cache(config.dataset, model)
         reader = create_reader(context, config.dataset, model, config.dataset.split, require_text=False)
         unit = SpeechLlmGeneratorUnit(Decoder(model, config.decoding), reader, context.gangs.dp, context.output_dir)

@@ -22,11 +22,14 @@ from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
 from speechllm_plugin.tasks.validation import SpeechLlmValidUnit
 from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
 from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
+from speechllm_recipes.speech_llm.precision import TrainingPrecision, settle_training
 from speechllm_recipes.speech_llm.run_record import check_run_record
 from speechllm_recipes.speech_llm.user_errors import ResumableTask, get_model
 
 
 class SpeechLlmTrainRecipe(Recipe):
+    _precision: TrainingPrecision  # settled before the model is made
+
     @property
     @override
     def config_kls(self) -> type[object]:
@@ -40,7 +43,8 @@ class SpeechLlmTrainRecipe(Recipe):
     def setup_model(self, context: RecipeContext, model: Module, newly_initialized: bool) -> Module:
         assert isinstance(model, SpeechLlm)
         config = context.get_config_as(SpeechLlmTrainConfig)
-        check_run_record(context.output_dir, model.config, context.gangs)
+        check_run_record(context.output_dir, model.config, self._precision.mixed, context.gangs)
+        log.info("{}", self._precision.describe(model.precision))
         model.feature_cache = feature_cache(config.dataset, model)
         if isinstance(model.ctc, LlmEmbeddingCtcHead):
             texts = (row.transcript for row in self._train_rows(context, config))
@@ -61,6 +65,7 @@ class SpeechLlmTrainRecipe(Recipe):
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmTrainConfig)
         self._check_score_metric(context, config)
+        self._precision = settle_training(context, config)
         with _kept_if_refused(context.output_dir / "checkpoints" / "model.yaml", context.gangs.root.rank):
             model = get_model(context)
         reader = create_reader(

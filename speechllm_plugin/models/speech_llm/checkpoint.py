@@ -19,8 +19,9 @@ from fairseq2.runtime import dependency
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import DecodingConfig
-from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, SpeechLlmConfig, part_dtypes
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.precision import MachinePrecision, machine_precision
 from speechllm_plugin.registry import structure
 
 Step = int | Literal["best", "last"]
@@ -55,6 +56,10 @@ class Checkpoint:
         for key, value in (overrides or {}).items():
             _override(values, key, value)
         return structure(SpeechLlmConfig, values, "model")
+
+    def precision(self) -> dict[str, str]:
+        """What each frozen part was trained in, by its name."""
+        return part_dtypes(self.config())
 
     def decoding(self) -> DecodingConfig:
         """How the run decoded its validation; the defaults where the run's configuration did not come along.
@@ -129,15 +134,22 @@ def _choose_checkpoint(path: Path, step: Step) -> Checkpoint:
     return Checkpoint(directory, steps[-1])
 
 
-def step_directory(directory: Path | None, name: str | None) -> Path | None:
-    """The folder of a checkpoint that is known by fairseq2's name for it."""
+def named_checkpoint(directory: Path | None, name: str | None) -> Checkpoint | None:
+    """A checkpoint by fairseq2's name for it."""
     if directory is None or name is None:
         return None
     if match := re.fullmatch(r"checkpoint_step_(\d+)", name):
-        return find_checkpoint(directory, int(match[1])).model_dir
+        return find_checkpoint(directory, int(match[1]))
     if name in ("last_checkpoint", "best_checkpoint"):
-        return find_checkpoint(directory, "last" if name == "last_checkpoint" else "best").model_dir
+        return find_checkpoint(directory, "last" if name == "last_checkpoint" else "best")
     return None
+
+
+def decoding_dtypes(checkpoint: Checkpoint, machine: MachinePrecision) -> dict[str, str]:
+    """What is decoded in on a machine, for those parts for which it is not what they were trained in."""
+    trained = checkpoint.precision()
+    here = {part: machine.decode_in(dtype) for part, dtype in trained.items()}
+    return {part: dtype for part, dtype in here.items() if dtype != trained[part]}
 
 
 def load_speech_llm(
@@ -149,11 +161,14 @@ def load_speech_llm(
     :param device: "cpu", "cuda", ...; None = the GPU if there is one.
     :param overrides: configuration keys to change, by dotted path, for instance
         `{"llm.config.path": "models/llama", "encoder.config.path": "models/whisper"}` where the frozen parts moved.
+    :returns: encoder and LLM in the precision of the training, or in float32 where the device does not multiply that
+        in hardware; `llm.config.dtype` among the overrides decides otherwise.
     :raises UserError: there is no such checkpoint or device, a key is wrong, or files are damaged.
     """
     target = _device(device)
     checkpoint = find_checkpoint(path, step)
-    config = checkpoint.config(overrides)
+    here = decoding_dtypes(checkpoint, machine_precision(target))
+    config = checkpoint.config({**{f"{part}.config.dtype": dtype for part, dtype in here.items()}, **(overrides or {})})
     resolver = dependency._resolver or init_fairseq2()
     family = resolver.resolve(ModelFamily, key=SPEECH_LLM_FAMILY)  # type: ignore[type-abstract]
     try:

@@ -133,6 +133,16 @@ class SpeechLlmConfig:
                 setattr(part, "path", str(Path(path).resolve()))  # noqa: B010 (parts' classes are their own)
 
 
+def part_dtypes(config: SpeechLlmConfig) -> dict[str, str]:
+    """The precision of encoder and LLM, by part; one whose configuration has no `dtype` is left out."""
+    dtypes = {}
+    for name, part in (("encoder", config.encoder.config), ("llm", config.llm.config)):
+        dtype = part.get("dtype") if isinstance(part, dict) else getattr(part, "dtype", None)  # read, or resolved
+        if dtype is not None:
+            dtypes[name] = str(dtype)
+    return dtypes
+
+
 # An architecture is `encoder.llm.adapter`, composed from the tables of encoders, LLMs and adapters, never written out.
 _ADAPTERS = ("base", "conv", "cif", "ctc", "wlq_former", "subsample", "mlp")
 # Published with an auxiliary CTC loss of weight 0.1 (arXiv 2409.17044).

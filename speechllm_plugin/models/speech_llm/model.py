@@ -20,7 +20,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
 from speechllm_plugin.masks import stack_frames
-from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, part_dtypes
 from speechllm_plugin.models.speech_llm.ctc import CtcHead, CtcLoss
 from speechllm_plugin.models.speech_llm.tuning import TunedWeights
 from speechllm_plugin.pretrained import freeze
@@ -98,6 +98,11 @@ class SpeechLlm(nn.Module):
             assert isinstance(weights, TunedWeights)
             weights.tie()
         return self
+
+    @property
+    def precision(self) -> dict[str, str]:
+        """What each frozen part computes in, by its name."""
+        return part_dtypes(self.config)
 
     @property
     def frame_rate(self) -> float:

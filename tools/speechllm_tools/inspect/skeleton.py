@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig, Wav2Vec2BertModel
@@ -35,7 +36,8 @@ from speechllm_plugin.models.speech_llm.ctc import CtcHead
 from speechllm_plugin.models.speech_llm.factory import adapter_shape, create_ctc_head
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
-from speechllm_plugin.pretrained import DTYPES, config_values, freeze
+from speechllm_plugin.precision import DTYPES
+from speechllm_plugin.pretrained import config_values, freeze
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,11 @@ _MODEL_TYPES: dict[str, Collection[str]] = {
 }
 """What a part loads, by the `model_type` of a config.json; the other parts load any."""
 
+def gpu_dtype(config: Any) -> torch.dtype:
+    """A part's precision where the estimates are of: on a GPU that multiplies bfloat16."""
+    return DTYPES["bfloat16" if config.dtype == "auto" else config.dtype]
+
+
 _ENCODERS: dict[str, tuple[Any, Any]] = {
     "whisper": (WhisperSpeechEncoder, WhisperEncoder),
     "seamless_m4t_v2": (SeamlessM4Tv2SpeechEncoder, HfSeamlessSpeechEncoder),
@@ -162,7 +169,7 @@ def _encoder(section: PartSection, hf_config: Any) -> SpeechEncoder:
     if section.name == "wav2vec2":
         return _wav2vec2(config, hf_config)
     kls, hf_kls = _ENCODERS[section.name]
-    encoder: SpeechEncoder = kls(config, hf_config, hf_kls(hf_config).to(DTYPES[config.dtype]))
+    encoder: SpeechEncoder = kls(config, hf_config, hf_kls(hf_config).to(gpu_dtype(config)))
     return encoder
 
 
@@ -171,7 +178,7 @@ def _wav2vec2(config: Wav2Vec2Config, hf_config: Any) -> Wav2Vec2SpeechEncoder:
     all_layers = config.layer in (None, hf_config.num_hidden_layers)
     hf_config.num_hidden_layers = config.layer or hf_config.num_hidden_layers
     hf_config.mask_time_prob = hf_config.mask_feature_prob = 0.0
-    model = FAMILIES[hf_config.model_type][1](hf_config).to(DTYPES[config.dtype])
+    model = FAMILIES[hf_config.model_type][1](hf_config).to(gpu_dtype(config))
     return Wav2Vec2SpeechEncoder(
         config, hf_config, model, config.normalize is not False, all_layers and hf_config.do_stable_layer_norm
     )
@@ -179,7 +186,7 @@ def _wav2vec2(config: Wav2Vec2Config, hf_config: Any) -> Wav2Vec2SpeechEncoder:
 
 def _llm(section: PartSection, hf_config: PretrainedConfig) -> Llm:
     config: Any = section.config
-    dtype = DTYPES[config.dtype]
+    dtype = gpu_dtype(config)
     tokenizer: Any = None
     if section.name == "encoder_decoder":
         return EncoderDecoderLlm(config, AutoModelForSeq2SeqLM.from_config(hf_config, dtype=dtype), tokenizer)
