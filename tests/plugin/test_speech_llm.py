@@ -260,6 +260,10 @@ def test_a_batch_decodes_as_its_clips_alone(model: SpeechLlm, tiny_manifest: Pat
     assert len(set(texts)) == 6
 
 
+def cache_of(model: SpeechLlm, folder: Path) -> FeatureCache:
+    return FeatureCache(folder, model.encoder.fingerprint(), model.encoder.feature_dtype)
+
+
 def features_of(model: SpeechLlm, batch: SpeechTextBatch) -> list[Tensor]:
     features, lengths = model.encode(batch)
     assert features.dtype == torch.float32
@@ -272,7 +276,7 @@ def test_cached_features_are_those_of_the_first_pass(
     """To the bit, in whatever batches: the second epoch sees what the first saw."""
     whole = batches_of(tiny_manifest / "train.tsv")[0]
     uncached = dict(zip(whole.ids, features_of(model, whole), strict=True))
-    cache = model.feature_cache = FeatureCache(tmp_path, model.encoder.fingerprint())
+    cache = model.feature_cache = cache_of(model, tmp_path)
     seen: dict[str, Tensor] = {}
     for batch_size in (5, 12, 1):
         for batch in batches_of(tiny_manifest / "train.tsv", batch_size=batch_size, cache=cache):
@@ -281,13 +285,12 @@ def test_cached_features_are_those_of_the_first_pass(
             assert cached == [waveform is None for waveform in batch.waveforms]
             for identity, features in zip(batch.ids, features_of(model, batch), strict=True):
                 assert torch.equal(features, seen.setdefault(identity, features)), identity
-                # Only rounded to bfloat16.
-                torch.testing.assert_close(features, uncached[identity], atol=1e-2, rtol=1e-2)
+                torch.testing.assert_close(features, uncached[identity], atol=1e-5, rtol=1e-5)
     assert len(seen) == 12
 
 
 def test_a_changed_file_is_encoded_again(model: SpeechLlm, tmp_path: Path) -> None:
-    cache = model.feature_cache = FeatureCache(tmp_path / "cache", model.encoder.fingerprint())
+    cache = model.feature_cache = cache_of(model, tmp_path / "cache")
     (tmp_path / "all.tsv").write_text("id\taudio\ttgt_text\na\ta.wav\tplay\n")
     lengths = []
     for samples in (8000, 16000):
@@ -302,7 +305,7 @@ def test_a_changed_file_is_encoded_again(model: SpeechLlm, tmp_path: Path) -> No
 def test_a_damaged_cache_file_is_encoded_again(
     model: SpeechLlm, tiny_manifest: Path, tmp_path: Path, keep: int
 ) -> None:
-    cache = model.feature_cache = FeatureCache(tmp_path, model.encoder.fingerprint())
+    cache = model.feature_cache = cache_of(model, tmp_path)
     manifest = tiny_manifest / "dev.tsv"
     before = features_of(model, batches_of(manifest, cache=cache)[0])
     files = sorted(tmp_path.rglob("*.npy"))
@@ -320,23 +323,23 @@ def test_a_damaged_cache_file_is_encoded_again(
 def test_other_encoders_share_no_features(
     model: SpeechLlm, tiny_config: SpeechLlmConfig, tiny_manifest: Path, tmp_path: Path
 ) -> None:
-    model.feature_cache = FeatureCache(tmp_path, model.encoder.fingerprint())
+    model.feature_cache = cache_of(model, tmp_path)
     model.encode(batches_of(tiny_manifest / "dev.tsv", cache=model.feature_cache)[0])
     tiny_config.encoder.config.pad_to_30s = True  # type: ignore[attr-defined]
-    other = FeatureCache(tmp_path, create(tiny_config).encoder.fingerprint())
+    other = cache_of(create(tiny_config), tmp_path)
     assert batches_of(tiny_manifest / "dev.tsv", cache=other)[0].features == [None] * 4
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"^dataset\.feature_cache: cannot write .*file: "):
-        FeatureCache(tmp_path / "file", "x")
+        FeatureCache(tmp_path / "file", "x", torch.float32)
 
 
 def test_cached_features_without_a_cache_are_refused(
     model: SpeechLlm, tiny_manifest: Path, tmp_path: Path
 ) -> None:
-    cache = model.feature_cache = FeatureCache(tmp_path, model.encoder.fingerprint())
+    cache = model.feature_cache = cache_of(model, tmp_path)
     model.encode(batches_of(tiny_manifest / "dev.tsv", cache=cache)[0])
     model.feature_cache = None
     with pytest.raises(ValueError, match="the batch holds cached features, but the model has no cache"):
