@@ -67,9 +67,10 @@ def shared_precision(context: RecipeContext) -> MachinePrecision:
     """What `auto` means for all processes: bfloat16 if each one's machine multiplies it."""
     here = machine_precision(context.device)
     gang = context.gangs.root
+    # How many do; a gang of one process knows sums and products alone.
     multiplied = torch.tensor(int(here.auto == "bfloat16"), device=gang.device)
-    gang.all_reduce(multiplied, ReduceOperation.MIN)
-    if here.auto == "bfloat16" and not multiplied:
+    gang.all_reduce(multiplied, ReduceOperation.SUM)
+    if here.auto == "bfloat16" and multiplied < gang.size:
         return dataclasses.replace(here, auto="float32", reason="another process's machine does not multiply bfloat16")
     return here
 

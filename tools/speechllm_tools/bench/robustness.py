@@ -50,7 +50,7 @@ class Row:
     wer: float
     low: float
     high: float
-    repetitive: int
+    looping: int
 
 
 def run(options: argparse.Namespace, device: str, *, report: Callable[[str], None]) -> int:
@@ -109,7 +109,7 @@ def _figures(name: str, rows: Sequence[ManifestRow], waveforms: Sequence[Tensor]
     if "asr" not in scores:
         raise UserError("--manifest: found translations only, expected transcripts")
     wer, low, high = (100 * scores["asr"][key] for key in ("wer", "wer_low", "wer_high"))
-    return Row(name=name, wer=wer, low=low, high=high, repetitive=scores["repetitive_hypotheses"])
+    return Row(name=name, wer=wer, low=low, high=high, looping=scores["looping_hypotheses"])
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -118,7 +118,7 @@ def table(rows: Sequence[Row]) -> str:
     lines: list[Sequence[str]] = [("clips", "WER (%)", "ratio", "loops"), ["---"] * 4]
     for row in rows:
         ratio = f"{row.wer / first.wer:.2f}" if first.wer else "-"
-        lines.append((row.name, f"{row.wer:.1f} [{row.low:.1f}, {row.high:.1f}]", ratio, str(row.repetitive)))
+        lines.append((row.name, f"{row.wer:.1f} [{row.low:.1f}, {row.high:.1f}]", ratio, str(row.looping)))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -135,7 +135,7 @@ def _page(
     return f"""# Clips as people record them
 
 What is done to each clip, the WER (normaliser `basic`) with its 95 % bootstrap interval, its ratio to that of the clips
-as they are, and how many hypotheses repeat themselves. Silence is digital, noise lies over the whole clip.
+as they are, and how many hypotheses loop. Silence is digital, noise lies over the whole clip.
 
 {table(rows)}
 

@@ -10,6 +10,8 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
+from speechllm_plugin.precision import DTYPES, machine_precision
+
 _ROWS, _POSITIONS = 8, 36
 """Of a training batch as the LLM sees it."""
 
@@ -48,7 +50,8 @@ class Pace:
 
 
 def measure() -> Pace:
-    dtype = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    name = machine_precision("cpu").auto
+    dtype = DTYPES[name]
     config = LlamaConfig(
         hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3, num_hidden_layers=1,
         attn_implementation="eager",
@@ -62,4 +65,4 @@ def measure() -> Pace:
         start = time.perf_counter()
         layer(inputs, position_embeddings=embeddings)[0].sum().backward()
         times.append(time.perf_counter() - start)
-    return Pace(sorted(times)[len(times) // 2], str(dtype).removeprefix("torch."), len(os.sched_getaffinity(0)))
+    return Pace(sorted(times)[len(times) // 2], name, len(os.sched_getaffinity(0)))
