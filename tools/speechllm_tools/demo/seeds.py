@@ -58,6 +58,8 @@ def _train(root: Path, folder: Path, dtype: str, seed: int) -> None:
         "train", folder / "run", "--config-file", str(config_file()), "--config", *paths(root),
         f"common.seed={seed}", f"model.config_overrides.encoder.config.dtype={dtype}",
         f"model.config_overrides.llm.config.dtype={dtype}", f"trainer.mixed_precision.dtype={dtype}",
+        # The demo validates once, at its end.
+        "dataset.valid_splits=[]", "regime.score_metric=null", "regime.keep_best_n_checkpoints=null",
     )  # fmt: skip
     run_recipe("evaluate", folder / "eval", "--checkpoint", str(folder / "run"), "--config", *evaluation(root))
     (folder / "eval" / ".completed").touch()
