@@ -30,6 +30,7 @@ def write(system: System, file: Path, dtype: str | None, steps: int) -> Path:
         model__config_overrides__llm={"arch": None, "config": {"path": str(system.llm), **given}},
         trainer__mixed_precision=given,
         regime__num_steps=steps,
+        lr_scheduler__config__num_warmup_steps=1,
         dataset__feature_cache=str(file.parent / "features"),
     )
 
@@ -141,7 +142,7 @@ def test_inspect_tells_what_this_machine_would_use(commands: Commands, begun_in_
 
 
 def test_fairseq2s_own_modes_stay(commands: Commands, system: System, tmp_path: Path) -> None:
-    file = system.write(tmp_path / "a.yaml", trainer__mixed_precision={"mode": "auto"}, regime__num_steps=2)
+    file = system.write(tmp_path / "a.yaml", trainer__mixed_precision={"mode": "auto"})
     commands.recipe("train", tmp_path / "amp", "--config-file", file).ok()
     assert recorded(tmp_path / "amp")["mixed_precision"] == machine_precision("cpu").auto
     wrong = commands.recipe(
