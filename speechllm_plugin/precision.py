@@ -33,9 +33,8 @@ class MachinePrecision:
     def decode_in(self, trained: str) -> str:
         """What a part is decoded in that was trained in `trained`: the same where the device multiplies it, otherwise
         float32, which is faster there and more exact."""
-        if trained in ("auto", "float32", self.auto) or (trained == "float16" and self.float16):
-            return trained
-        return "float32"
+        multiplied = {"bfloat16": self.auto == "bfloat16", "float16": self.float16}
+        return trained if multiplied.get(trained, True) else "float32"
 
 
 def machine_precision(device: torch.device | str) -> MachinePrecision:

@@ -78,7 +78,8 @@ def shared_precision(context: RecipeContext) -> MachinePrecision:
 def settle_training(context: RecipeContext, config: SpeechLlmTrainConfig) -> TrainingPrecision:
     """Writes into `config` what each `auto` means here, or what it meant where the run began."""
     machine, began = shared_precision(context), recorded_precision(context.output_dir) or {}
-    mixed, settled = config.trainer.mixed_precision, {}
+    mixed = config.trainer.mixed_precision
+    settled: dict[str, str] = {}
     if mixed.dtype == "auto" and mixed.mode != "off":
         settled[MIXED_PRECISION] = began.get(MIXED_PRECISION, machine.auto)
     if mixed.dtype == "auto":
