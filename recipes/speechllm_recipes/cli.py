@@ -115,6 +115,7 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
 
     from speechllm_recipes.local_paths import read_local_paths_whole
     from speechllm_recipes.log_filter import install_log_filter
+    from speechllm_recipes.one_config import read_configuration_once
 
     forwarded: list[str] = []
     if options.output_dir is not None:
@@ -138,6 +139,7 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     os.environ.setdefault("FAIRSEQ2_EXTENSION_TRACE", "1")
     install_log_filter()
     read_local_paths_whole()
+    read_configuration_once()
     sys.argv = [prog, *forwarded]
     recipe_main(action.create())
     return 0
