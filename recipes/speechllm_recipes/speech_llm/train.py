@@ -16,6 +16,7 @@ from typing_extensions import override
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_atomically
+from speechllm_plugin.languages import is_translation
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
@@ -86,7 +87,8 @@ class SpeechLlmTrainRecipe(Recipe):
         if config.regime.score_metric != "wer" or not splits:
             return
         dataset = context.get_dataset_as(SpeechTextDataset)
-        if not any(row.target_lang in ("", row.source_lang) for split in splits for row in dataset.read(split)):
+        rows = (row for split in splits for row in dataset.read(split))
+        if all(is_translation(row.source_lang, row.target_lang) for row in rows):
             raise UserError(
                 f"regime.score_metric: found 'wer', but {', '.join(splits)} (dataset.valid_splits) holds translations "
                 "only, expected regime.score_metric=nll_loss"
