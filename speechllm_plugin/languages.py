@@ -75,3 +75,10 @@ def language_name(language: str) -> str:
 def is_translation(source_lang: str, target_lang: str | None) -> bool:
     """Whether a text is in another language than its speech. Without a target language it is a transcript."""
     return bool(target_lang) and language_code(str(target_lang)) != language_code(source_lang)
+
+
+def direction_of(source_lang: str, target_lang: str | None) -> str:
+    """``en-de`` for a translation, ``en`` for a transcription; ``und`` (undetermined) for what is not stated. However
+    the languages are written: ``eng`` and ``German`` give ``en-de``, too."""
+    source = language_code(source_lang) or "und"
+    return f"{source}-{language_code(str(target_lang))}" if is_translation(source_lang, target_lang) else source

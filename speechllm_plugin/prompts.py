@@ -71,13 +71,19 @@ class PromptConfig:
 
         :raises UserError: it names a language that has no name.
         """
-        if self.transcribes(source_lang, target_lang):
-            key = "transcribe"
-        else:
-            key = "translate" if self.answer is None else "answer"
+        named = self.named(source_lang, target_lang)
+        names = {name: language_name(language) for name, language in named.items()}
+        return getattr(self, self._key(source_lang, target_lang)).format(**names)
+
+    def named(self, source_lang: str, target_lang: str | None) -> dict[str, str]:
+        """The languages that the instruction names, by `source` and `target`."""
         languages = {"source": source_lang, "target": target_lang or source_lang}
-        names = {name: language_name(languages[name]) for name in self._placeholders(key)}
-        return getattr(self, key).format(**names)
+        return {name: languages[name] for name in sorted(self._placeholders(self._key(source_lang, target_lang)))}
+
+    def _key(self, source_lang: str, target_lang: str | None) -> str:
+        if self.transcribes(source_lang, target_lang):
+            return "transcribe"
+        return "translate" if self.answer is None else "answer"
 
     def _placeholders(self, key: str) -> set[str]:
         template = getattr(self, key) or ""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from speechllm_plugin.datasets.tsv import read_table, write_table
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
-from speechllm_plugin.languages import is_translation, language_code
+from speechllm_plugin.languages import direction_of, is_translation
 from speechllm_plugin.repetition import LOOP_RATIO, compression_ratio
 from speechllm_plugin.scoring.bootstrap import rate_interval
 from speechllm_plugin.scoring.scripts import has_spaces
@@ -51,10 +51,8 @@ class Hypothesis:
 
     @property
     def direction(self) -> str:
-        """``en-de`` for translation, ``en`` for transcription; ``und`` (undetermined) for what is not stated. However
-        the languages are written: ``eng`` and ``German`` give ``en-de``, too."""
-        source = language_code(self.src_lang) or "und"
-        return f"{source}-{language_code(self.tgt_lang)}" if self.is_translation else source
+        """What its scores are counted under; see :func:`~speechllm_plugin.languages.direction_of`."""
+        return direction_of(self.src_lang, self.tgt_lang)
 
 
 def write_hypotheses(path: Path | str, rows: Iterable[Hypothesis]) -> None:

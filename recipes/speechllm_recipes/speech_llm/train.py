@@ -71,6 +71,7 @@ class SpeechLlmTrainRecipe(Recipe):
             config.dataset.train_split,
             shuffle_seed=config.common.seed,
             num_accumulate=config.trainer.grad_accumulation.num_batches,
+            accept_new_rows=config.dataset.accept_new_rows,
         )
         unit = SpeechLlmTrainUnit(model, context.get_data_parallel_model(), reader)
         valid_units = [
