@@ -157,9 +157,11 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         other = [name for name, digest in now["rows"].items() if (before or {}).get(name) != digest]
         if all(same) and not other:
             return False
+        # The columns of more or fewer rows all differ.
+        columns = f" with other {', '.join(other)}" if before and found.get("clips") == now["clips"] else ""
         line = (
-            f"resume: the checkpoint was written over other rows: {found.get('clips')} clips of "
-            f"{found.get('seconds')} s, found {now['clips']} of {now['seconds']} s, with other {', '.join(other)}"
+            f"resume: the checkpoint was written over other rows: {found.get('clips')} clips, "
+            f"{found.get('seconds')} s; found {now['clips']} clips, {now['seconds']} s{columns}"
         )
         if not self._options.accept_new_rows:
             raise UserError(f"{line}; expected the same manifests in the same order, or dataset.accept_new_rows=true")
