@@ -98,6 +98,16 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         return len(self._utterances)
 
     @property
+    def transcripts(self) -> list[str]:
+        """What is said in each clip."""
+        return [utterance.transcript for utterance in self._utterances]
+
+    @property
+    def seconds(self) -> Sequence[float]:
+        """Duration of each clip."""
+        return self._seconds
+
+    @property
     def hours(self) -> float:
         return sum(self._seconds) / 3600
 

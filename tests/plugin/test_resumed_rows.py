@@ -106,7 +106,7 @@ def test_new_rows_can_be_accepted(rows: Rows, tmp_path: Path, caplog: pytest.Log
     reader_of(changed(rows, "tgt_text", "better")[1:], tmp_path).load_state_dict(reader.state_dict())
     assert not [message for message in caplog.messages if message.startswith("resume: ")]
     # How the rows are read is another matter.
-    with pytest.raises(UserError, match="'batch_size': 2.*'batch_size': 3.*expected the same manifests, batch settings"):
+    with pytest.raises(UserError, match="'batch_size': 2.*'batch_size': 3.*expected the same manifests, batch"):
         reader_of(rows, tmp_path, batch_size=3, accept_new_rows=True).load_state_dict(state)
 
 

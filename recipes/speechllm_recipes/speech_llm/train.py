@@ -19,6 +19,7 @@ from speechllm_plugin.files import write_atomically
 from speechllm_plugin.languages import is_translation
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.tasks.alignable import check_alignable
 from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
 from speechllm_plugin.tasks.validation import SpeechLlmValidUnit
 from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
@@ -73,6 +74,7 @@ class SpeechLlmTrainRecipe(Recipe):
             num_accumulate=config.trainer.grad_accumulation.num_batches,
             accept_new_rows=config.dataset.accept_new_rows,
         )
+        check_alignable(model, reader.transcripts, reader.seconds, config.dataset.train_split)
         unit = SpeechLlmTrainUnit(model, context.get_data_parallel_model(), reader)
         valid_units = [
             SpeechLlmValidUnit(model, name=split, decode=config.dataset.valid_decode, decoding=config.decoding)
