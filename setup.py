@@ -62,6 +62,8 @@ setup(
         "soundfile>=0.12,<1",
         "jiwer>=4,<5",
         "sacrebleu>=2.4,<3",
+        # Codes and names of languages; `data` holds the names.
+        "langcodes[data]>=3.4,<4",
         "protobuf>=4",
         "tensorboard>=2.16,<3",
         "PyYAML>=6",

@@ -23,7 +23,7 @@ from speechllm_plugin.recognizers.api import Recognized, Recognizer
 
 def needs_llm(prompt: PromptConfig, source_lang: str, target_lang: str) -> bool:
     """Whether a clip goes on to the second stage: all but those that are to be transcribed."""
-    return prompt.answer is not None or target_lang not in ("", source_lang)
+    return not prompt.transcribes(source_lang, target_lang)
 
 
 class Cascade(nn.Module):

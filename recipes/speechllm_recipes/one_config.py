@@ -16,4 +16,4 @@ def read_configuration_once() -> None:
             loaded.append(load(self, *arguments))  # type: ignore[arg-type]
         return loaded[0]
 
-    _RecipeConfigLoader.load = load_once  # type: ignore[method-assign]
+    _RecipeConfigLoader.load = load_once  # type: ignore[assignment,method-assign]

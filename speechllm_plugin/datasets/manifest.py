@@ -13,13 +13,16 @@ There is no quoting and no escaping, so a text holds no tab and no line end: the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from speechllm_plugin.datasets.tsv import Record, read_table, write_table
 from speechllm_plugin.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _SAMPLE_RATE = 16000
 # A frame is a window of 25 ms, and one begins every 10 ms. Whole microseconds keep the arithmetic exact.
@@ -73,6 +76,7 @@ def read_manifest(
     columns: Literal["header"] | Sequence[str] = "header",
     n_frames_unit: Literal["frames", "samples"] = "frames",
     legacy_escapes: bool = False,
+    csv_quotes: bool = False,
 ) -> list[ManifestRow]:
     """Read and check a manifest, in the order of its rows.
 
@@ -82,6 +86,8 @@ def read_manifest(
         store with ``use_audio_input``; rows always hold frames.
     :param legacy_escapes: undo the backslashes of manifests written by pandas with ``escapechar="\\\\"``, as
         fairseq's preparation scripts do. Without it a backslash is a backslash.
+    :param csv_quotes: undo the quotation marks around fields, and the doubled ones inside, of manifests written by
+        Python's csv or by pandas as they do by default. Without it a quotation mark is a quotation mark.
     :raises UserError: with file, line and column, what was found and what was expected.
     """
     path = Path(path)
@@ -91,6 +97,7 @@ def read_manifest(
         required=required,
         columns=None if columns == "header" else columns,
         legacy_escapes=legacy_escapes,
+        csv_quotes=csv_quotes,
     )
     if not records:
         raise UserError(f"{path}: found a header and no rows, expected at least one row")
@@ -121,6 +128,10 @@ def read_manifest(
                 line=record.line,
             )
         )
+    if not legacy_escapes:
+        _warn_of_quoting(path, rows, _is_escaped, '\\"', "legacy_escapes", "by pandas, with a backslash before each")
+    if not csv_quotes:
+        _warn_of_quoting(path, rows, _is_quoted, '""', "csv_quotes", "by Python's csv, with each doubled")
     return rows
 
 
@@ -165,6 +176,28 @@ def _read_n_frames(path: Path, record: Record, unit: Literal["frames", "samples"
         raise _wrong(path, record, "n_frames", "a positive integer")
     count = int(text)
     return count if unit == "frames" else frames_of(count / _SAMPLE_RATE)
+
+
+def _is_escaped(text: str) -> bool:
+    return '\\"' in text
+
+
+def _is_quoted(text: str) -> bool:
+    inside = text[1:-1]
+    return text[:1] == text[-1:] == '"' and '""' in inside and '"' not in inside.replace('""', "")
+
+
+def _warn_of_quoting(
+    path: Path, rows: Sequence[ManifestRow], test: Callable[[str], bool], found: str, key: str, writer: str
+) -> None:
+    """A writer's quoting is told from quotation marks by a guess only: texts are left as they are, and it is said."""
+    lines = [row.line for row in rows if test(row.tgt_text) or test(row.src_text)]
+    if lines:
+        log.warning(
+            "%s: found %s for a quotation mark in the texts of %d of %d rows, first in line %d; "
+            "dataset.config_overrides.%s=true reads manifests written %s",
+            path, found, len(lines), len(rows), lines[0], key, writer,
+        )  # fmt: skip
 
 
 def _wrong(path: Path, record: Record, column: str, expected: str) -> UserError:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from speechllm_plugin.datasets.tsv import read_table, write_table
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.languages import direction_of, is_translation
 from speechllm_plugin.repetition import LOOP_RATIO, compression_ratio
 from speechllm_plugin.scoring.bootstrap import rate_interval
 from speechllm_plugin.scoring.scripts import has_spaces
@@ -42,17 +43,16 @@ class Hypothesis:
     """Language spoken; empty where not stated."""
 
     tgt_lang: str
-    """Language written; the one spoken, or empty, means transcription."""
+    """Language written; the one spoken, by any of its names, or empty, means transcription."""
 
     @property
     def is_translation(self) -> bool:
-        return self.tgt_lang not in ("", self.src_lang)
+        return is_translation(self.src_lang, self.tgt_lang)
 
     @property
     def direction(self) -> str:
-        """``en-de`` for translation, ``en`` for transcription; ``und`` (undetermined) for what is not stated."""
-        source = self.src_lang or "und"
-        return f"{source}-{self.tgt_lang}" if self.is_translation else source
+        """What its scores are counted under; see :func:`~speechllm_plugin.languages.direction_of`."""
+        return direction_of(self.src_lang, self.tgt_lang)
 
 
 def write_hypotheses(path: Path | str, rows: Iterable[Hypothesis]) -> None:

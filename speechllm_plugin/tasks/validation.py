@@ -12,6 +12,7 @@ from fairseq2.recipe.evaluator import EvalUnit
 from typing_extensions import override
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.languages import is_translation
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.scripts import has_spaces
@@ -72,7 +73,7 @@ def recognition_errors(batch: SpeechTextBatch, texts: Sequence[str]) -> tuple[in
     """
     rows: dict[Literal["word", "char"], list[int]] = {"word": [], "char": []}
     for row, (source, target) in enumerate(zip(batch.source_langs, batch.target_langs, strict=True)):
-        if target in ("", source):
+        if not is_translation(source, target):
             rows["word" if has_spaces(source) else "char"].append(row)
     results = [
         word_errors([batch.texts[row] for row in own], [texts[row] for row in own], unit=unit)

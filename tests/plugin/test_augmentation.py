@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from speechllm_plugin.datasets.augmentation import SAMPLE_RATE, Augmentation, AugmentationConfig, augment, draw
 from speechllm_plugin.datasets.manifest import ManifestRow, write_manifest
@@ -181,7 +182,7 @@ def test_each_epoch_has_its_variant_and_then_the_first_again(manifest: Path) -> 
 def test_cached_features_are_those_of_the_changed_clip(manifest: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(ALWAYS, variants=2)
     keys = []
-    reader = reader_of(manifest, config, cache=FeatureCache(tmp_path / "cache", "encoder"))
+    reader = reader_of(manifest, config, cache=FeatureCache(tmp_path / "cache", "encoder", torch.float32))
     for _ in range(3):
         keys.append({i: k for step in reader for b in step for i, k in zip(b.ids, b.audio_keys, strict=True)})
         reader.reset()

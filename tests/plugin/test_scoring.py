@@ -62,6 +62,10 @@ def test_a_hypothesis_file_without_a_column_is_named(tmp_path: Path) -> None:
         ("", "", False, "und"),
         ("en", "de", True, "en-de"),
         ("", "de", True, "und-de"),
+        ("en-GB", "EN", False, "en"),
+        ("English", "eng", False, "en"),
+        ("eng", "German", True, "en-de"),
+        ("xx", "xx", False, "xx"),
     ],
 )
 def test_a_row_is_a_transcription_unless_the_languages_differ(
@@ -159,6 +163,19 @@ def test_mixed_rows_are_scored_by_direction_too() -> None:
 def test_languages_with_one_unit_are_pooled_in_it() -> None:
     scores = score([ROW, replace(ROW, id="b", src_lang="fr", tgt_lang="fr", hypothesis=ROW.reference)])
     assert (scores["asr"]["unit"], scores["asr"]["wer"]) == ("word", 0.125)
+
+
+def test_names_of_one_language_are_scored_together() -> None:
+    rows = [replace(ROW, id=name, src_lang="en", tgt_lang=name) for name in ("en", "EN", "en-US", "eng", "English")]
+    scores = score(rows)
+    assert "st" not in scores and "directions" not in scores
+    assert scores["asr"]["utterances"] == len(rows)
+
+
+def test_a_language_without_spaces_is_scored_by_characters() -> None:
+    row = replace(ROW, reference="今仔日天氣真好", hypothesis="今仔日天氣好", src_lang="nan-tw", tgt_lang="nan")
+    scores = score([row])["asr"]
+    assert (scores["unit"], scores["errors"], scores["words"]) == ("char", 1, 7)
 
 
 def test_no_rows_are_no_score() -> None:

@@ -53,7 +53,7 @@ def test_audio_that_cannot_be_used(
     manifest = broken_audio / "train.tsv"
     manifest.write_text(f"{HEADER}{_good_rows(system)}bad\t{audio}\t{n_frames}\thello\n")
     line = _train(commands, config, broken_audio, f"dataset.config_overrides.manifests.train={manifest}")
-    assert line.startswith(f"{manifest}, line 8, id bad: ")
+    assert line.startswith(f"{manifest}, line 8, id bad, column 'audio': ")
     for word in words:
         assert word in line
 
@@ -70,8 +70,8 @@ def test_broken_clips_can_be_left_out(
     ).ok()
     lines = [line.partition("Clip left out ")[2] for line in result.output.splitlines() if "Clip left out" in line]
     assert [line.partition(": ")[0] for line in lines] == ["(number 1)", "(number 2)"]
-    assert f"{manifest}, line 8, id bad_long: the audio lasts 31.00 s" in lines[0]
-    assert f"{manifest}, line 9, id bad_text: text.wav: found no audio" in lines[1]
+    assert f"{manifest}, line 8, id bad_long, column 'audio': the audio lasts 31.00 s" in lines[0]
+    assert f"{manifest}, line 9, id bad_text, column 'audio': text.wav: found no audio" in lines[1]
     last = metrics(broken_audio / "run", "train")[-1]
     assert (last["Step"], last["Clips left out"]) == (6, 2)
 

@@ -190,7 +190,7 @@ def error_of(commands: Commands, folder: Path, options: Sequence[str], *changes:
         # A name alone is a list of one.
         ("dataset.splits=dev", ("no manifest for split 'dev'",)),
         ("prompt.answer=hello", ("prompt.answer", "0 times", "exactly one")),
-        ("dataset.config_overrides.source_lang=klingon", ("klingon",)),
+        ("dataset.config_overrides.source_lang=gibberish", ("gibberish",)),
     ],
 )
 def test_mistakes(
@@ -198,7 +198,7 @@ def test_mistakes(
 ) -> None:
     for name in ("audio", "corpus"):
         (tmp_path / name).mkdir()
-    if "klingon" in change:
+    if "gibberish" in change:
         # Rows without a language of their own.
         (tmp_path / "corpus/test.tsv").write_text(f"id\taudio\ttgt_text\na\t{tiny_manifest / 'test_0.wav'}\thello\n")
         options = [*options, f"dataset.config_overrides.manifests.test={tmp_path / 'corpus/test.tsv'}"]

@@ -306,7 +306,7 @@ def test_decoding_settings_that_cannot_be_read(trained: Path, tmp_path: Path) ->
         (("--device", "foo"), ("device: found 'foo'", "expected cpu, cuda")),
         (("--device", "meta"), ("device: found 'meta'",)),
         (("--timestamps", "letters"), ("--timestamps", "'letters'", "segments or words")),
-        (("--source-lang", "klingon"), ("'klingon'", "ISO 639-1")),
+        (("--source-lang", "gibberish"), ("'gibberish'", "ISO 639")),
         (("--set", "nonsense"), ("--set", "'nonsense'", "KEY=VALUE")),
         (("--set", "frame_stack=["), ("--set", "'frame_stack=['", "a value in YAML")),
         (("--set", "adaptr.name=mlp"), ("adaptr", "adapter")),
@@ -326,7 +326,8 @@ def test_no_language_fails_before_the_model_loads(
     commands: Commands, trained: Path, audio: list[Path], option: str
 ) -> None:
     options = ("transcribe", audio[0], "--checkpoint", trained, "--set", "llm.config.path=/moved/away")
-    assert "language: found ''" in commands.speechllm(*options, option, "").user_error()
+    assert f"{option}: found ''" in commands.speechllm(*options, option, "").user_error()
+    assert "language: found 'xx'" in commands.speechllm(*options, option, "xx").user_error()
 
 
 def test_three_lines_of_python(commands: Commands, trained: Path, audio: list[Path]) -> None:

@@ -77,17 +77,18 @@ def run(options: argparse.Namespace) -> int:
 
     from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
     from speechllm_plugin.encoders.api import too_long
-    from speechllm_plugin.languages import language_name
     from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm
     from speechllm_plugin.precision import describe_decoding, machine_precision
     from speechllm_tools.numerics import use_recipe_numerics
 
-    for language in (options.source_lang, options.target_lang):
-        if language is not None:
-            language_name(language)
     step = int(options.step) if options.step.isdecimal() else options.step
     checkpoint = find_checkpoint(options.checkpoint, step)
     decoding = _decoding(options, checkpoint.decoding())
+    for name in ("source_lang", "target_lang"):
+        if getattr(options, name) == "":
+            raise UserError(f"{_option(name)}: found '', expected a language")
+    # Before anything is loaded: a language that the prompt names must have a name.
+    checkpoint.config(overrides).prompt.instruction(options.source_lang, options.target_lang)
     use_recipe_numerics()
     model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
     if (trained := checkpoint.precision()) != model.precision:
@@ -103,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
         except UserError as error:
             failed += 1
             print(f"speechllm transcribe: error: {error}", file=sys.stderr)
-    if options.timestamps and not _is_transcript(model, options):
+    if options.timestamps and not model.prompts.transcribes(options.source_lang, options.target_lang):
         what = "an answer has other words than" if model.prompts.answers else "a translation puts words in another "\
             "order than"
         _say(f"{what} the speech; each text gets the times of its whole file")
@@ -124,17 +125,13 @@ def _lines(
     if not options.timestamps:
         return [[[_one_line(text)]] for text in model.transcribe(names, **languages, decoding=decoding)]
     timed = model.transcribe_timed(names, **languages, decoding=decoding)
-    if _is_transcript(model, options):
+    if model.prompts.transcribes(options.source_lang, options.target_lang):
         for name, text in zip(names, timed, strict=True):
             _warn_of_estimates(name, text)
     return [
         [[f"{part.start:.2f}", f"{part.end:.2f}", _one_line(part.text)] for part in getattr(text, options.timestamps)]
         for text in timed
     ]
-
-
-def _is_transcript(model: SpeechLlm, options: argparse.Namespace) -> bool:
-    return not model.prompts.answers and options.target_lang in (None, options.source_lang)
 
 
 def _warn_of_estimates(name: str, text: TimedText) -> None:

@@ -13,8 +13,10 @@ from torch.nn import Module
 from typing_extensions import override
 
 from speechllm_plugin.cascade import Cascade, needs_llm
+from speechllm_plugin.datasets.checks import check_languages
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.languages import language_name
 from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.models.speech_llm.archs import check_part_arch
 from speechllm_plugin.precision import MachinePrecision, describe_decoding
@@ -89,16 +91,19 @@ def _create(context: RecipeContext, config: CascadeConfig, machine: MachinePreci
     if config.llm.arch is not None:
         check_part_arch("llm", config.llm.arch, config.llm.name, config.llm.config)
     dataset = context.get_dataset_as(SpeechTextDataset)
-    rows = (row for split in config.dataset.splits for row in dataset.read(split))
-    num_answers = sum(needs_llm(config.prompt, row.source_lang, row.target_lang) for row in rows)
+    config.prompt.check()
+    rows = [row for split in config.dataset.splits for row in dataset.read(split)]
+    answered = [row for row in rows if needs_llm(config.prompt, row.source_lang, row.target_lang)]
+    check_languages(answered, config.prompt.named, language_name)
     with context.device:
         recognizer = RECOGNIZERS.get(config.recognizer.name).build(config.recognizer.config)
-        llm = LLMS.get(config.llm.name).build(config.llm.config) if num_answers else None
+        llm = LLMS.get(config.llm.name).build(config.llm.config) if answered else None
+    check_languages(rows, lambda source, target: {"source": source}, recognizer.code)
     log.info(
         "Cascade: a recogniser of {:.1f} M parameters, {}.",
         _millions(recognizer),
         "and no LLM, since all clips are to be transcribed" if llm is None
-        else f"and an LLM of {_millions(llm):.1f} M for {num_answers:,} clips",
+        else f"and an LLM of {_millions(llm):.1f} M for {len(answered):,} clips",
     )
     used = {name: part.dtype for name, part in parts.items() if hasattr(part, "dtype")}
     log.info("{}", describe_decoding(used, None, machine))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from fairseq2.logging import log
@@ -13,11 +14,13 @@ from fairseq2.runtime.dependency import DependencyContainer
 
 from speechllm_plugin.datasets.audio import AudioError
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
+from speechllm_plugin.datasets.checks import check_languages
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.languages import direction_of, language_name
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_recipes.speech_llm.config import SpeechDatasetSection
 from speechllm_recipes.speech_llm.user_errors import report_user_error
@@ -60,8 +63,14 @@ def create_reader(
     num_accumulate: int = 1,
     require_text: bool = True,
     augmentation: AugmentationConfig | None = None,
+    accept_new_rows: bool = False,
 ) -> SpeechTextReader:
-    """A reader of this process's share of a split."""
+    """A reader of this process's share of a split, whose rows' languages the prompt can name.
+
+    :raises UserError: a row is wrong.
+    """
+    utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
+    check_languages(utterances, model.config.prompt.named, language_name)
     return open_reader(
         context,
         section,
@@ -72,6 +81,7 @@ def create_reader(
         num_accumulate=num_accumulate,
         require_text=require_text,
         augmentation=augmentation,
+        accept_new_rows=accept_new_rows,
     )
 
 
@@ -86,6 +96,7 @@ def open_reader(
     num_accumulate: int = 1,
     require_text: bool = True,
     augmentation: AugmentationConfig | None = None,
+    accept_new_rows: bool = False,
 ) -> SpeechTextReader:
     """`create_reader` for what is no `SpeechLlm`.
 
@@ -97,6 +108,7 @@ def open_reader(
         shuffle_seed=shuffle_seed,
         max_seconds=max_seconds,
         on_error=section.on_error,
+        accept_new_rows=accept_new_rows,
         num_accumulate=num_accumulate,
         num_threads=section.num_threads,
         prefetch=section.prefetch,
@@ -106,8 +118,10 @@ def open_reader(
     reader = SpeechTextReader(
         utterances, options, rank=gang.rank, world_size=gang.size, feature_cache=feature_cache
     )
+    directions = Counter(direction_of(row.source_lang, row.target_lang) for row in utterances)
     log.info(
-        "Split {}: {:,} clips, {:.2f} h, {:,} steps; {} left out.",
+        "Split {}: {:,} clips, {:.2f} h, {:,} steps; {} left out; languages: {}.",
         split, reader.num_clips, reader.hours, reader.num_steps, len(reader.skipped),
+        ", ".join(f"{name} {count:,}" for name, count in directions.most_common()),
     )
     return reader

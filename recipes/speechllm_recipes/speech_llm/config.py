@@ -70,6 +70,9 @@ def _names(value: str | list[str]) -> list[str]:
 class TrainDatasetSection(SpeechDatasetSection):
     train_split: str = "train"
     """Key of `config_overrides.manifests` to train on."""
+    accept_new_rows: bool = False
+    """Whether a run may be resumed over other rows than those it was started with (more of them, another order, other
+    texts): the log then tells what differs, and a new epoch begins. False = it is refused."""
     valid_splits: str | list[str] = field(default_factory=lambda: ["dev"])
     """Keys of `config_overrides.manifests` to validate on; empty = no validation."""
     valid_decode: bool = True

@@ -16,8 +16,10 @@ from typing_extensions import override
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_atomically
+from speechllm_plugin.languages import is_translation
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.tasks.alignable import check_alignable
 from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
 from speechllm_plugin.tasks.validation import SpeechLlmValidUnit
 from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
@@ -76,7 +78,9 @@ class SpeechLlmTrainRecipe(Recipe):
             shuffle_seed=config.common.seed,
             num_accumulate=config.trainer.grad_accumulation.num_batches,
             augmentation=config.dataset.augmentation,
+            accept_new_rows=config.dataset.accept_new_rows,
         )
+        check_alignable(model, reader.transcripts, reader.seconds, config.dataset.train_split)
         unit = SpeechLlmTrainUnit(model, context.get_data_parallel_model(), reader)
         valid_units = [
             SpeechLlmValidUnit(model, name=split, decode=config.dataset.valid_decode, decoding=config.decoding)
@@ -92,7 +96,8 @@ class SpeechLlmTrainRecipe(Recipe):
         if config.regime.score_metric != "wer" or not splits:
             return
         dataset = context.get_dataset_as(SpeechTextDataset)
-        if not any(row.target_lang in ("", row.source_lang) for split in splits for row in dataset.read(split)):
+        rows = (row for split in splits for row in dataset.read(split))
+        if all(is_translation(row.source_lang, row.target_lang) for row in rows):
             raise UserError(
                 f"regime.score_metric: found 'wer', but {', '.join(splits)} (dataset.valid_splits) holds translations "
                 "only, expected regime.score_metric=nll_loss"

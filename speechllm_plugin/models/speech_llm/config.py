@@ -105,6 +105,7 @@ class SpeechLlmConfig:
         """Fills in every part's defaults and checks its keys, so that a saved configuration tells everything."""
         if self.frame_stack < 1:
             raise UserError(f"frame_stack: found {self.frame_stack}, expected at least 1")
+        self.prompt.check()
         self.encoder.config = ENCODERS.config(self.encoder.name, self.encoder.config)
         self.adapter.config = ADAPTERS.config(self.adapter.name, self.adapter.config)
         self.llm.config = LLMS.config(self.llm.name, self.llm.config)

@@ -235,7 +235,7 @@ class SpeechLlm(nn.Module):
         """
         batch = self._read(audio, source_lang, target_lang)
         speech = self.adapt(batch, score_frames=True)
-        if not self.prompts.answers and target_lang in (None, source_lang):
+        if self.prompts.transcribes(source_lang, target_lang):
             check_timestamps(self, speech)
         return time_texts(self, batch, speech, self.decode(batch, speech, decoding or self.decoding)[0])
 
