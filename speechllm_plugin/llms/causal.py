@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, P
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS, DecodingConfig, Dtype, Generated, Llm
 from speechllm_plugin.llms.cross_entropy import cross_entropy
-from speechllm_plugin.llms.generation import generate_rows
-from speechllm_plugin.llms.joining import join
+from speechllm_plugin.llms.exact import decode
+from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
+from speechllm_plugin.llms.joining import join_rows, pad_rows
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
 from speechllm_plugin.pretrained import DTYPES, load_model, load_tokenizer, model_class, source_identity
 from speechllm_plugin.prompts import RenderedPrompt
@@ -176,20 +177,40 @@ class CausalLlm(Llm):
         end_of_turn: int,
         config: DecodingConfig,
     ) -> list[Generated]:
+        search = Search(keys, limits, end_of_turn, config)
         with torch.autocast(speech.device.type, enabled=False):
-            inputs, mask = join(self._embed, prompts, speech, lengths, "left")
-            return generate_rows(
-                self.model,
-                self.tokenizer,
-                {"inputs_embeds": inputs, "attention_mask": mask},
-                keys=keys,
-                limits=limits,
-                end_of_turn=end_of_turn,
-                config=config,
-            )
+            return decode(_CausalRows(self, join_rows(self._embed, prompts, speech, lengths), end_of_turn), search)
 
     def identity(self) -> dict[str, Any]:
         return {"llm": "causal", "source": source_identity(self.config.path), **vars(self.config)}
+
+
+class _CausalRows:
+    """See `speechllm_plugin.llms.exact.Rows`."""
+
+    def __init__(self, llm: CausalLlm, rows: Sequence[Tensor], end_of_turn: int) -> None:
+        """:param rows: prompt and speech of each, `[N, C]`."""
+        self._llm = llm
+        self._rows = rows
+        self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
+        self.dtype = llm.embedding_table.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def generate(self, rows: Sequence[int], search: Search, written: Sequence[int] = ()) -> list[Generated]:
+        known = self._llm._embed(written)
+        inputs, mask = pad_rows([torch.cat([self._rows[row], known]) for row in rows], "left")
+        embeddings = {"inputs_embeds": inputs, "attention_mask": mask}
+        return generate_rows(self._llm.model, self._llm.tokenizer, embeddings, search, written)
+
+    def hidden(self, row: int, tokens: Sequence[int]) -> Tensor:
+        inputs = torch.cat([self._rows[row], self._llm._embed(tokens)]).unsqueeze(0)
+        states: Tensor = self._llm.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        return states[0, -len(tokens) - 1 :]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self._llm._logits(hidden)
 
 
 def _check(model_kls: type[PreTrainedModel], config: PretrainedConfig, path: str) -> None:
