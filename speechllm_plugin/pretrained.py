@@ -27,6 +27,7 @@ from transformers.utils import logging
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.hub import NoSuchFileError, advice, find_file, local_path, read_json, snapshot
+from speechllm_plugin.identity import hash_weights, mark
 from speechllm_plugin.weights import read_weights, weight_files
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
@@ -123,6 +124,7 @@ def load_submodule(
         weights = {_present_name(name.removeprefix(prefix)): weights.pop(name) for name in files}
         model: ModelT = _read(key, path, lambda: _build(kls, config, weights, dtype, f"{key}: {path}"))
     module: nn.Module = model
+    mark(module, _read(key, path, lambda: hash_weights(source, files)))
     module.to(device)
     return model
 
@@ -237,6 +239,7 @@ def load_model(kls: Any, path: str, *, dtype: torch.dtype, key: str, **options: 
     load = _read_quantized if "quantization_config" in (options.keys() | values.keys()) else _read_model
     model: PreTrainedModel = _read(key, path, lambda: load(kls, source, dtype, f"{key}: {path}", options))
     module: nn.Module = model
+    mark(module, _read(key, path, lambda: hash_weights(source, weight_files(source))))
     if getattr(model, "hf_device_map", None) is None:
         module.to(device)
     return model

@@ -125,6 +125,7 @@ class _EncoderDecoderRows:
         self._rows = rows
         self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
         self.dtype = llm.embedding_table.dtype
+        self.apart, self.one_pass = False, True  # T5's family keeps to its mask and has no experts
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -32,6 +32,10 @@ class Rows(Protocol):
     """The tokens that end a hypothesis."""
     dtype: torch.dtype
     """Of the LLM's weights."""
+    apart: bool
+    """Whether they cannot share a batch in any precision."""
+    one_pass: bool
+    """Whether what `hidden` gives for a place depends, to the bit, on nothing behind it."""
 
     def __len__(self) -> int: ...
 
@@ -56,12 +60,13 @@ class Rows(Protocol):
 
 def decode(rows: Rows, search: Search) -> list[Generated]:
     """What each row alone calls for."""
-    if rows.dtype == torch.float32:
-        return rows.generate(range(len(rows)), search)
-    if search.config.beam_size > 1:
-        # A beam's hypotheses are compared with each other at every step: no pass over one of them settles it.
+    half = rows.dtype != torch.float32
+    # A beam's hypotheses are compared with each other at every step: no pass over one of them settles it.
+    if rows.apart or (half and (search.config.beam_size > 1 or not rows.one_pass)):
         return [rows.generate([row], search.only([row]))[0] for row in range(len(rows))]
     drafts = rows.generate(range(len(rows)), search)
+    if not half:
+        return drafts
     return [_settle(rows, row, search.only([row]), draft) for row, draft in enumerate(drafts)]
 
 
