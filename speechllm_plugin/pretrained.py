@@ -239,7 +239,6 @@ def load_model(kls: Any, path: str, *, dtype: torch.dtype, key: str, **options: 
     load = _read_quantized if "quantization_config" in (options.keys() | values.keys()) else _read_model
     model: PreTrainedModel = _read(key, path, lambda: load(kls, source, dtype, f"{key}: {path}", options))
     module: nn.Module = model
-    mark(module, _read(key, path, lambda: hash_weights(source, weight_files(source))))
     if getattr(model, "hf_device_map", None) is None:
         module.to(device)
     return model
@@ -253,6 +252,7 @@ def _read_model(kls: Any, source: str, dtype: torch.dtype, where: str, options: 
         weights = read_weights(source, files, None if _keeps_float32(model_kls, dtype) else dtype)
         model: PreTrainedModel = _build(model_kls, config, weights, dtype, where, **options)
     model.config.name_or_path = source
+    mark(model, hash_weights(source, files))
     return model
 
 
@@ -265,6 +265,12 @@ def _read_quantized(
         model, report = kls.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{where} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]!r}")
+    with _no_modes():
+        files = weight_files(source)
+        if "quantization_config" in options:  # otherwise the files themselves are quantised, and all is needed
+            config = AutoConfig.from_pretrained(source)
+            files = _needed(_model_class(kls, config, where), config, files, where)
+        mark(model, hash_weights(source, files))
     return model
 
 

@@ -286,8 +286,17 @@ def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
         **options,
     )
     llm = CausalLlm(config, model, tokenizer)
-    llm.positions = positions_of(model, model.config.get_text_config())
-    _check_padding(llm)
+    try:
+        llm.positions = positions_of(model, model.config.get_text_config())
+        _check_padding(llm)
+    except UserError:
+        raise
+    except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"llm.config.path: {config.path} is a {type(model).__name__}: found that it does not run on embeddings and "
+            f"their positions ({reason}), expected an LLM that does, such as Llama, Mistral, Qwen 3 or Gemma 3"
+        ) from error
     return llm
 
 
