@@ -128,8 +128,9 @@ def test_a_draft_changes_nothing(case: Case) -> None:
 
         def generate(self, rows: Sequence[int], search: Search, written: Sequence[int] = ()) -> list[Generated]:
             sizes = [max(len(written), limit * seed // 3) for seed, limit in enumerate(search.limits, start=1)]
-            drafts = [[*written, *range(7, 99)][: min(size, limit)] for size, limit in zip(sizes, search.limits)]
-            return [Generated(draft, len(draft) == limit) for draft, limit in zip(drafts, search.limits)]
+            pairs = list(zip(sizes, search.limits, strict=True))
+            drafts = [([*written, *range(7, 99)][: min(size, limit)], limit) for size, limit in pairs]
+            return [Generated(draft, len(draft) == limit) for draft, limit in drafts]
 
     careless = Careless()
     assert decode(careless, careless.search) == decode(careless.rows, careless.search)

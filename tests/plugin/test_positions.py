@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BertConfig,
+    DogeConfig,
     GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
@@ -20,6 +21,9 @@ from transformers import (
 )
 
 from speechllm_plugin.datasets.files import batch_of_files
+from speechllm_plugin.datasets.plan import BatchLimits
+from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
+from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
@@ -27,6 +31,8 @@ from speechllm_plugin.llms.positions import Positions
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.pretrained import freeze
+from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 
 GPT2: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 
@@ -92,6 +98,55 @@ def test_rotary_positions_beyond_training_are_said(
     model.transcribe(clips, decoding=DecodingConfig(tokens_per_second=0, extra_tokens=2))
     assert f"{clips[1]}: found 150 vectors of speech" in caplog.text
     assert "expected at most 128, what the LLM was trained on" in caplog.text
+
+
+def test_the_longest_clip_is_checked_beforehand(
+    tiny_config: SpeechLlmConfig, tiny_llm: Path, clips: list[Path], tmp_path: Path
+) -> None:
+    model = system(tiny_config, save(tmp_path / "gpt2", tiny_llm, GPT2Config, **GPT2))
+    encoded: list[int] = []
+    model.adapter.register_forward_pre_hook(lambda module, arguments: encoded.append(arguments[0].size(1)))
+    (tmp_path / "all.tsv").write_text("id\taudio\ttgt_text\na\tshort.wav\tplay\nb\tlong.wav\tplay\n")
+    utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(tmp_path / "all.tsv")})).read("all")
+    options = ReadOptions(limits=BatchLimits(1, None), shuffle_seed=None, max_seconds=30.0)
+    longest = SpeechTextReader(utterances, options).longest()
+    assert longest is not None and longest.ids == ["b"]
+    with pytest.raises(UserError, match=r"^b: found 150 vectors of speech, which make .* expected at most 128"):
+        model.check_room(longest)
+    assert len(encoded) == 1
+    model.llm.positions = Positions(2000, table=True)
+    model.check_room(longest)
+    assert len(encoded) == 1, "where there is room for every frame none is computed"
+
+
+def test_an_llm_that_reads_padding_decodes_row_by_row(
+    tiny_llm: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Doge masks by what it reads at a place, its padding included."""
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    path = save(tmp_path / "doge", tiny_llm, DogeConfig, **shape)
+    llm = freeze(create_causal_llm(CausalLlmConfig(path=path, dtype="float32")))
+    assert not llm.pads
+    assert f"{path} is a DogeForCausalLM, which reads padding in spite of its mask" in caplog.text
+    renderer = PromptRenderer(llm.tokenizer, PromptConfig())
+    speech = torch.randn(3, 9, llm.dim, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([2, 9, 5])
+    prompts = [renderer.render("en", language) for language in ("en", "de", "en")]
+
+    def decoded(rows: list[int]) -> list[list[int]]:
+        found = llm.generate(
+            [prompts[row] for row in rows], speech[rows], lengths[rows], keys=["clip"] * len(rows),
+            limits=[9] * len(rows), end_of_turn=renderer.end_of_turn, config=DecodingConfig(),
+        )
+        return [row.tokens for row in found]
+
+    assert decoded([0, 1, 2]) == [tokens for row in range(3) for tokens in decoded([row])]
+    targets = [renderer.encode_target(text) for text in ("play", "turn the light on", "call")]
+    together, count = llm.loss(prompts, speech, lengths, targets)
+    rows = [llm.loss([prompts[i]], speech[[i]], lengths[[i]], [targets[i]]) for i in range(3)]
+    assert count == sum(size for _, size in rows)
+    torch.testing.assert_close(together, sum(loss for loss, _ in rows))
 
 
 def test_a_model_that_looks_ahead_is_refused(tiny_llm: Path, tmp_path: Path) -> None:

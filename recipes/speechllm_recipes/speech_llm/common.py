@@ -59,8 +59,11 @@ def create_reader(
     num_accumulate: int = 1,
     require_text: bool = True,
 ) -> SpeechTextReader:
-    """A reader of this process's share of a split."""
-    return open_reader(
+    """A reader of this process's share of a split.
+
+    :raises UserError: its longest clip has no room in the LLM.
+    """
+    reader = open_reader(
         context,
         section,
         split,
@@ -70,6 +73,10 @@ def create_reader(
         num_accumulate=num_accumulate,
         require_text=require_text,
     )
+    if (longest := reader.longest()) is not None:
+        longest.to(context.gangs.root.device)
+        model.check_room(longest)
+    return reader
 
 
 def open_reader(

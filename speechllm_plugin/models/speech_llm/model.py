@@ -141,6 +141,21 @@ class SpeechLlm(nn.Module):
             total = total + scale * self.adapter.loss_weights["token"] * token.loss
         return SpeechLlmLoss(total, lm_loss, num_targets, ctc, adapter_losses, token)
 
+    @torch.inference_mode()
+    def check_room(self, batch: SpeechTextBatch) -> None:
+        """Whether clips and their texts have room in the LLM, for one line before training in place of one hours later.
+
+        :raises UserError: see `check_positions`.
+        """
+        if self.llm.positions is None:
+            return
+        prompts, texts = self._prompts(batch), [len(self.prompts.encode_target(text)) for text in batch.texts]
+        # No adapter makes more vectors than it is given: most LLMs have room whatever it does.
+        frames = [self.frame_rate * max(seconds, self.encoder.max_seconds or 0.0) + 1 for seconds in batch.seconds]
+        words = [len(prompt.before) + len(prompt.after) + text for prompt, text in zip(prompts, texts, strict=True)]
+        if max(map(sum, zip(frames, words, strict=True))) > self.llm.positions.limit:
+            check_positions(self.llm, batch.ids, prompts, self.listen(batch).lengths, texts)
+
     def adapt(
         self,
         batch: SpeechTextBatch,
