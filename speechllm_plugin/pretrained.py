@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -279,6 +279,15 @@ def _no_modes() -> AbstractContextManager[None]:
     with them an LLM asked for in bfloat16 would be loaded, and run, in float32."""
     context: AbstractContextManager[None] = torch._C.DisableTorchFunction()
     return context
+
+
+@contextmanager
+def without_modes() -> Iterator[None]:
+    """The same for running a model, whose masks transformers makes with a mode of its own."""
+    with ExitStack() as stack:
+        for _ in range(torch._C._len_torch_function_stack()):
+            stack.enter_context(torch.overrides._pop_mode_temporarily())
+        yield
 
 
 def _needed(kls: Any, config: PretrainedConfig, files: dict[str, str], where: str) -> dict[str, str]:

@@ -26,7 +26,14 @@ from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.joining import join_rows, pad_rows
 from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
-from speechllm_plugin.pretrained import DTYPES, load_model, load_tokenizer, model_class, source_identity
+from speechllm_plugin.pretrained import (
+    DTYPES,
+    load_model,
+    load_tokenizer,
+    model_class,
+    source_identity,
+    without_modes,
+)
 from speechllm_plugin.prompts import RenderedPrompt
 
 ROW, PADDING = 4, 8
@@ -118,7 +125,9 @@ class CausalLlm(Llm):
             steps = torch.arange(inputs.size(1), device=self.device)
             hidden = self.decoder(
                 inputs_embeds=inputs,
-                attention_mask=torch.cat([prefix_mask, (steps < row_lengths.unsqueeze(1)).long()], dim=1),
+                # A decoder looks back only: without a prefix it is right without a mask, too.
+                attention_mask=torch.cat([prefix_mask, (steps < row_lengths.unsqueeze(1)).long()], dim=1)
+                if self.pads else None,
                 position_ids=positions.unsqueeze(1) + steps,
                 past_key_values=cache,
                 use_cache=cache is not None,
@@ -288,10 +297,11 @@ def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
     llm = CausalLlm(config, model, tokenizer)
     try:
         llm.positions = positions_of(model, model.config.get_text_config())
-        _check_padding(llm)
+        with without_modes():
+            _check_padding(llm)
     except UserError:
         raise
-    except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+    except (TypeError, ValueError, AttributeError, AssertionError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"llm.config.path: {config.path} is a {type(model).__name__}: found that it does not run on embeddings and "
