@@ -120,11 +120,12 @@ def load_submodule(
                         f"{unknown[0]!r}; expected the architecture of its config.json")
     device = torch.get_default_device()
     with _no_modes():
+        identity = _read(key, path, lambda: hash_weights(source, files))
         weights = _read(key, path, lambda: read_weights(source, files, dtype))
         weights = {_present_name(name.removeprefix(prefix)): weights.pop(name) for name in files}
         model: ModelT = _read(key, path, lambda: _build(kls, config, weights, dtype, f"{key}: {path}"))
     module: nn.Module = model
-    mark(module, _read(key, path, lambda: hash_weights(source, files)))
+    mark(module, identity)
     module.to(device)
     return model
 
@@ -249,10 +250,11 @@ def _read_model(kls: Any, source: str, dtype: torch.dtype, where: str, options: 
     model_kls = _model_class(kls, config, where)
     with _no_modes():
         files = _needed(model_kls, config, weight_files(source), where)
+        identity = hash_weights(source, files)  # first: what it maps is given back before memory fills
         weights = read_weights(source, files, None if _keeps_float32(model_kls, dtype) else dtype)
         model: PreTrainedModel = _build(model_kls, config, weights, dtype, where, **options)
     model.config.name_or_path = source
-    mark(model, hash_weights(source, files))
+    mark(model, identity)
     return model
 
 
