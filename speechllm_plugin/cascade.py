@@ -16,6 +16,7 @@ from torch import nn
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
+from speechllm_plugin.parts import rounds
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_plugin.recognizers.api import Recognized, Recognizer
@@ -42,7 +43,11 @@ class Cascade(nn.Module):
     def recognize(self, batch: SpeechTextBatch) -> list[Recognized]:
         """The first stage: what is said, in its own language."""
         waveforms = [waveform for waveform in batch.waveforms if waveform is not None]
-        return self.recognizer.recognize(waveforms, batch.source_langs)
+        if not rounds(self.recognizer):
+            return self.recognizer.recognize(waveforms, batch.source_langs)
+        # In half precision the shape of a batch decides between tokens that are nearly as likely.
+        pairs = zip(waveforms, batch.source_langs, strict=True)
+        return [row for waveform, language in pairs for row in self.recognizer.recognize([waveform], [language])]
 
     def answer(
         self, batch: SpeechTextBatch, transcripts: Sequence[Recognized], config: DecodingConfig

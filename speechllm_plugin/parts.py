@@ -26,6 +26,11 @@ class PretrainedPart(nn.Module):
         return _outer_lists(self)
 
 
+def rounds(*parts: nn.Module) -> bool:
+    """Whether a part computes in half precision, where the shape of a batch shows in the results."""
+    return any(weight.dtype in (torch.bfloat16, torch.float16) for part in parts for weight in part.parameters())
+
+
 def _outer_lists(module: nn.Module) -> list[nn.ModuleList]:
     """A list inside a layer belongs to the layer."""
     if isinstance(module, nn.ModuleList):

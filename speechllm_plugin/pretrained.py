@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from transformers.utils import logging
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.hub import NoSuchFileError, advice, find_file, local_path, read_json, snapshot
+from speechllm_plugin.identity import hash_weights, mark
 from speechllm_plugin.weights import read_weights, weight_files
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
@@ -117,10 +118,12 @@ def load_submodule(
                         f"{unknown[0]!r}; expected the architecture of its config.json")
     device = torch.get_default_device()
     with _no_modes():
+        identity = _read(key, path, lambda: hash_weights(source, files))
         weights = _read(key, path, lambda: read_weights(source, files, dtype))
         weights = {_present_name(name.removeprefix(prefix)): weights.pop(name) for name in files}
         model: ModelT = _read(key, path, lambda: _build(kls, config, weights, dtype, f"{key}: {path}"))
     module: nn.Module = model
+    mark(module, identity)
     module.to(device)
     return model
 
@@ -245,9 +248,11 @@ def _read_model(kls: Any, source: str, dtype: torch.dtype, where: str, options: 
     model_kls = _model_class(kls, config, where)
     with _no_modes():
         files = _needed(model_kls, config, weight_files(source), where)
+        identity = hash_weights(source, files)  # first: what it maps is given back before memory fills
         weights = read_weights(source, files, None if _keeps_float32(model_kls, dtype) else dtype)
         model: PreTrainedModel = _build(model_kls, config, weights, dtype, where, **options)
     model.config.name_or_path = source
+    mark(model, identity)
     return model
 
 
@@ -260,6 +265,12 @@ def _read_quantized(
         model, report = kls.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{where} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]!r}")
+    with _no_modes():
+        files = weight_files(source)
+        if "quantization_config" in options:  # otherwise the files themselves are quantised, and all is needed
+            config = AutoConfig.from_pretrained(source)
+            files = _needed(_model_class(kls, config, where), config, files, where)
+        mark(model, hash_weights(source, files))
     return model
 
 
@@ -268,6 +279,15 @@ def _no_modes() -> AbstractContextManager[None]:
     with them an LLM asked for in bfloat16 would be loaded, and run, in float32."""
     context: AbstractContextManager[None] = torch._C.DisableTorchFunction()
     return context
+
+
+@contextmanager
+def without_modes() -> Iterator[None]:
+    """The same for running a model, whose masks transformers makes with a mode of its own."""
+    with ExitStack() as stack:
+        for _ in range(torch._C._len_torch_function_stack()):
+            stack.enter_context(torch.overrides._pop_mode_temporarily())
+        yield
 
 
 def _needed(kls: Any, config: PretrainedConfig, files: dict[str, str], where: str) -> dict[str, str]:

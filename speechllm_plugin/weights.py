@@ -21,6 +21,9 @@ from speechllm_plugin.hub import NoSuchFileError, find_file, read_json
 PIECE = 16 * 2**20
 """Bytes read between two releases of a mapped file."""
 
+SAMPLE = 64
+"""Values of each weight that `read_samples` takes."""
+
 _CONVERTED = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 """Precisions that are converted; integers and 8-bit floats are a quantised model's own."""
 
@@ -58,6 +61,30 @@ def read_weights(path: str, files: Mapping[str, str], dtype: torch.dtype | None)
             raise OSError(f"found no {file}, which its index names; download it again") from error
         weights.update(_read_file(str(found), names, dtype))
     return weights
+
+
+def read_samples(path: str, files: Mapping[str, str]) -> dict[str, bytes]:
+    """A little of each weight, by name: its shape, its precision, and the first values of its middle row.
+
+    :param files: the file of each weight, as `weight_files` gives it.
+    :raises OSError: a file is missing or is not whole.
+    """
+    samples: dict[str, bytes] = {}
+    for file in sorted(set(files.values())):
+        found = find_file(path, file)
+        names = [name for name, its_file in files.items() if its_file == file]
+        if found.suffix != ".safetensors" and not is_zipfile(found):
+            # A file of before PyTorch 1.6 can only be read whole.
+            samples.update(dict.fromkeys(names, f"{found.stat().st_size}".encode()))
+            continue
+        opened = _open(str(found))
+        for name in names:
+            shape = opened.shape(name)
+            samples[name] = f"{shape} {opened.dtype(name)} ".encode()
+            if shape and 0 not in shape:
+                row = opened.rows(name, shape[0] // 2, shape[0] // 2 + 1).flatten()[:SAMPLE]
+                samples[name] += row.contiguous().view(torch.uint8).numpy().tobytes()
+    return samples
 
 
 def _read_file(file: str, names: list[str], dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from speechllm_plugin.registry import Registry
@@ -59,6 +60,28 @@ class AdapterOutput:
     """`[B, U]`, int64: the first encoder frame that each vector stands for; None where the adapter cannot tell."""
     ends: Tensor | None = None
     """`[B, U]`, int64: one past the last encoder frame of each vector."""
+
+
+def stack_outputs(rows: Sequence[AdapterOutput]) -> AdapterOutput:
+    """The outputs of single clips, in decoding, as those of a batch."""
+
+    def padded(name: str) -> Tensor | None:
+        values = [getattr(row, name) for row in rows]
+        return None if values[0] is None else nn.utils.rnn.pad_sequence([value[0] for value in values], True)
+
+    seqs = padded("seqs")
+    assert seqs is not None
+    return AdapterOutput(
+        seqs,
+        torch.cat([row.lengths for row in rows]),
+        frame_logits=padded("frame_logits"),
+        frame_lengths=None if rows[0].frame_lengths is None else torch.cat(
+            [row.frame_lengths for row in rows if row.frame_lengths is not None]
+        ),
+        token_logits=padded("token_logits"),
+        starts=padded("starts"),
+        ends=padded("ends"),
+    )
 
 
 class Adapter(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from fairseq2.device import SupportsDeviceTransfer
@@ -39,6 +39,11 @@ class SpeechTextBatch(SupportsDeviceTransfer):
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def row(self, index: int) -> SpeechTextBatch:
+        """One clip as a batch of its own."""
+        lists = {field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), list)}
+        return replace(self, **{name: value[index : index + 1] for name, value in lists.items()})
 
     @override
     def to(self, device: torch.device, *, non_blocking: bool = False) -> None:

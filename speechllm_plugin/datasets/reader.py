@@ -114,6 +114,11 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
     def hours(self) -> float:
         return sum(self._seconds) / 3600
 
+    def longest(self) -> SpeechTextBatch | None:
+        """The longest clip, alone; None where it cannot be read."""
+        clip = self._load(max(range(len(self._seconds)), key=self._seconds.__getitem__))
+        return None if clip is None else self._collate([clip], counted=False)
+
     @override
     def __iter__(self) -> Self:
         return self

@@ -20,7 +20,8 @@ class SpeechEncoder(PretrainedPart):
     """A speech encoder.
 
     Frozen, it computes in the dtype of its own weights whatever autocast is on, so that training, evaluation and
-    transcription see the same features. It is batch-invariant: a clip gives the same features alone and in a batch.
+    transcription see the same features. It is batch-invariant: a clip gives the same features alone and in a batch,
+    up to the rounding of its precision.
     """
 
     dim: int

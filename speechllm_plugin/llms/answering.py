@@ -10,6 +10,7 @@ from torch import Tensor
 
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
 from speechllm_plugin.llms.loops import break_loops
+from speechllm_plugin.llms.positions import check_positions
 from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
 
 
@@ -28,10 +29,12 @@ def answer(
     :param embeddings: what stands in the prompts' places for speech, `[B, T, dim]` with `lengths` `[B]`.
     :param keys: see `Llm.generate`.
     :param seconds: durations of the audio, which limit the texts.
-    :raises UserError: a value of `config` is outside its range.
+    :raises UserError: a value of `config` is outside its range, or a clip and its text have no room in the LLM.
     """
     config.check()
     limits = [int(config.extra_tokens + config.tokens_per_second * duration) for duration in seconds]
+
+    check_positions(llm, keys, prompts, lengths, limits)
 
     def search(rows: Sequence[int], config: DecodingConfig) -> list[Generated]:
         index = torch.tensor(rows, device=embeddings.device)

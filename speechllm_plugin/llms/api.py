@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.positions import Positions
 from speechllm_plugin.parts import PretrainedPart
 from speechllm_plugin.prompts import RenderedPrompt
 from speechllm_plugin.registry import Registry
@@ -99,6 +100,8 @@ class Llm(PretrainedPart):
     tokenizer: PreTrainedTokenizerBase
     chat: bool = True
     """Whether prompts are turns of the tokenizer's chat template; otherwise they are plain instructions."""
+    positions: Positions | None = None
+    """None = as many as wanted."""
 
     @property
     @abstractmethod

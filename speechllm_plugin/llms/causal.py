@@ -10,17 +10,29 @@ import torch
 import torch.nn.functional as F
 from fairseq2.logging import log
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS, DecodingConfig, Generated, Llm
 from speechllm_plugin.llms.cross_entropy import cross_entropy
-from speechllm_plugin.llms.generation import generate_rows
-from speechllm_plugin.llms.joining import join
+from speechllm_plugin.llms.exact import decode
+from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
+from speechllm_plugin.llms.joining import join_rows, pad_rows
+from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
 from speechllm_plugin.precision import Dtype, part_dtype
-from speechllm_plugin.pretrained import load_model, load_tokenizer, model_class, source_identity
+from speechllm_plugin.pretrained import load_model, load_tokenizer, model_class, source_identity, without_modes
 from speechllm_plugin.prompts import RenderedPrompt
+
+ROW, PADDING = 4, 8
+"""Tokens that `_check_padding` runs: of a row, and beside it."""
 
 ATTENTION_LAYERS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
 """transformers' names of layers that keep keys and values alone."""
@@ -55,6 +67,9 @@ class CausalLlm(Llm):
         self.tokenizer = tokenizer
         self.dim = self.embedding_table.size(1)
         self._states: dict[tuple[int, ...], list[list[Tensor]]] = {}
+
+        self.pads = True
+        """Whether rows can share a batch: padding beside a row changes nothing."""
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> CausalLlm:
         self._states.clear()  # of other weights, or on another device
@@ -95,7 +110,7 @@ class CausalLlm(Llm):
         self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
     ) -> tuple[Tensor, int]:
         # Neither reaches a gradient what was cached, nor can a layer that runs again add to a cache.
-        cached = not (torch.is_grad_enabled() and (self.tuned or self.recomputes))
+        cached = self.pads and not (torch.is_grad_enabled() and (self.tuned or self.recomputes))
         with self.precision(speech.device.type):
             cache, prefix_mask, positions = self._prefix_cache([prompt.before if cached else () for prompt in prompts])
             rows = [
@@ -110,7 +125,9 @@ class CausalLlm(Llm):
             steps = torch.arange(inputs.size(1), device=self.device)
             hidden = self.decoder(
                 inputs_embeds=inputs,
-                attention_mask=torch.cat([prefix_mask, (steps < row_lengths.unsqueeze(1)).long()], dim=1),
+                # A decoder looks back only: without a prefix it is right without a mask, too.
+                attention_mask=torch.cat([prefix_mask, (steps < row_lengths.unsqueeze(1)).long()], dim=1)
+                if self.pads else None,
                 position_ids=positions.unsqueeze(1) + steps,
                 past_key_values=cache,
                 use_cache=cache is not None,
@@ -201,20 +218,43 @@ class CausalLlm(Llm):
         end_of_turn: int,
         config: DecodingConfig,
     ) -> list[Generated]:
+        search = Search(keys, limits, end_of_turn, config)
         with torch.autocast(speech.device.type, enabled=False):
-            inputs, mask = join(self._embed, prompts, speech, lengths, "left")
-            return generate_rows(
-                self.model,
-                self.tokenizer,
-                {"inputs_embeds": inputs, "attention_mask": mask},
-                keys=keys,
-                limits=limits,
-                end_of_turn=end_of_turn,
-                config=config,
-            )
+            return decode(_CausalRows(self, join_rows(self._embed, prompts, speech, lengths), end_of_turn), search)
 
     def identity(self) -> dict[str, Any]:
         return {"llm": "causal", "source": source_identity(self.config.path), **vars(self.config)}
+
+
+class _CausalRows:
+    """See `speechllm_plugin.llms.exact.Rows`."""
+
+    def __init__(self, llm: CausalLlm, rows: Sequence[Tensor], end_of_turn: int) -> None:
+        """:param rows: prompt and speech of each, `[N, C]`."""
+        self._llm = llm
+        self._rows = rows
+        self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
+        self.dtype = llm.embedding_table.dtype
+        self.apart = not llm.pads
+        # What is behind a token decides how the experts' products are grouped, or which columns int8 keeps apart.
+        self.one_pass = not _has_experts(llm.model.config) and llm.config.quantization != "int8"
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def generate(self, rows: Sequence[int], search: Search, written: Sequence[int] = ()) -> list[Generated]:
+        known = self._llm._embed(written)
+        inputs, mask = pad_rows([torch.cat([self._rows[row], known]) for row in rows], "left")
+        embeddings = {"inputs_embeds": inputs, "attention_mask": mask}
+        return generate_rows(self._llm.model, self._llm.tokenizer, embeddings, search, written)
+
+    def hidden(self, row: int, tokens: Sequence[int]) -> Tensor:
+        inputs = torch.cat([self._rows[row], self._llm._embed(tokens)]).unsqueeze(0)
+        states: Tensor = self._llm.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        return states[0, -len(tokens) - 1 :]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self._llm._logits(hidden)
 
 
 def _check(model_kls: type[PreTrainedModel], config: PretrainedConfig, path: str) -> None:
@@ -236,6 +276,10 @@ def _check(model_kls: type[PreTrainedModel], config: PretrainedConfig, path: str
         f"llm.config.path: {path} is a {model_kls.__name__}: found {found}, expected an LLM that {expected}, such as "
         "Llama, Mistral, Qwen 3 or Gemma 3"
     )
+
+
+def _has_experts(config: PretrainedConfig) -> bool:
+    return any("expert" in name and value for name, value in config.get_text_config().to_dict().items())
 
 
 def _why_not_sdpa(model_kls: type[PreTrainedModel], config: PretrainedConfig) -> str | None:
@@ -268,7 +312,66 @@ def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
         attn_implementation=config.attention,
         **options,
     )
-    return CausalLlm(config, model, tokenizer)
+    llm = CausalLlm(config, model, tokenizer)
+    try:
+        llm.positions = positions_of(model, model.config.get_text_config())
+        with without_modes():
+            _check_padding(llm)
+    except UserError:
+        raise
+    except (TypeError, ValueError, AttributeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"llm.config.path: {config.path} is a {type(model).__name__}: found that it does not run on embeddings and "
+            f"their positions ({reason}), expected an LLM that does, such as Llama, Mistral, Qwen 3 or Gemma 3"
+        ) from error
+    return llm
+
+
+@torch.no_grad()
+def _check_padding(llm: CausalLlm) -> None:
+    """Runs a row of a few tokens alone and beside padding, which some models read in spite of its mask.
+
+    :raises UserError: what stands behind a row changes it: the model looks ahead.
+    """
+    embeddings = llm._embed(range(1, 1 + ROW + PADDING))
+    padding, row = embeddings[:PADDING], embeddings[PADDING:]
+    alone = llm.decoder(inputs_embeds=row.unsqueeze(0), use_cache=False).last_hidden_state[0]
+    behind = torch.cat([row, padding]).unsqueeze(0)
+    if not _alike(llm.decoder(inputs_embeds=behind, use_cache=False).last_hidden_state[0, :ROW], alone):
+        raise UserError(
+            f"llm.config.path: {llm.config.path} is a {type(llm.model).__name__}: found that it reads what stands "
+            "behind a token, expected a decoder, which looks back only"
+        )
+    # As a batch of rows is decoded, and as a loss with a cached prefix is computed.
+    inputs, mask = pad_rows([row, embeddings], "left")
+    padded = torch.cat([torch.cat([padding, row]).unsqueeze(0), inputs[1:]])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    states = llm.decoder(inputs_embeds=padded, attention_mask=mask, position_ids=positions, use_cache=False)
+    logits = [_first_logits(llm, *batch) for batch in ((padded, mask), (row.unsqueeze(0), mask[:1, PADDING:]))]
+    llm.pads = _alike(states.last_hidden_state[0, PADDING:], alone) and _alike(logits[0][0], logits[1][0])
+    if not llm.pads:
+        log.warning(
+            "{} is a {}, which reads padding in spite of its mask: its rows are decoded one by one.",
+            llm.config.path, type(llm.model).__name__,
+        )
+
+
+def _first_logits(llm: CausalLlm, inputs: Tensor, mask: Tensor) -> Tensor:
+    """`[B, V]`, of the first token that transformers' own decoding writes."""
+    generate: Any = llm.model.generate
+    config = GenerationConfig(
+        do_sample=False, max_new_tokens=1, pad_token_id=0, output_logits=True, return_dict_in_generate=True
+    )
+    output = generate(inputs_embeds=inputs, attention_mask=mask, generation_config=config, use_model_defaults=False)
+    logits: Tensor = output.logits[0]
+    return logits
+
+
+def _alike(found: Tensor, expected: Tensor) -> bool:
+    """Up to what half precision rounds in a deep model."""
+    found, expected = found.float(), expected.float()
+    return bool((found - expected).norm() < 0.1 * expected.norm())
 
 
 LLMS.register("causal", CausalLlmConfig, create_causal_llm)

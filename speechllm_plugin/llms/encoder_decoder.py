@@ -16,8 +16,9 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS, DecodingConfig, Generated, Llm
 from speechllm_plugin.llms.cross_entropy import cross_entropy
-from speechllm_plugin.llms.generation import generate_rows
-from speechllm_plugin.llms.joining import join
+from speechllm_plugin.llms.exact import decode
+from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
+from speechllm_plugin.llms.joining import join_rows, pad_rows
 from speechllm_plugin.precision import part_dtype
 from speechllm_plugin.pretrained import config_values, load_model, load_tokenizer, source_identity
 from speechllm_plugin.prompts import RenderedPrompt
@@ -66,7 +67,7 @@ class EncoderDecoderLlm(Llm):
         self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
     ) -> tuple[Tensor, int]:
         with self.precision(speech.device.type):
-            inputs, mask = join(self._embed, prompts, speech, lengths, "right")
+            inputs, mask = pad_rows(join_rows(self._embed, prompts, speech, lengths), "right")
             model: Any = self.model
             encoded = model.get_encoder()(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
             shifted = [torch.tensor([self.start_token, *target[:-1]]) for target in targets]
@@ -107,21 +108,43 @@ class EncoderDecoderLlm(Llm):
         end_of_turn: int,
         config: DecodingConfig,
     ) -> list[Generated]:
+        search = Search(keys, limits, end_of_turn, config, self.start_token)
         with torch.autocast(speech.device.type, enabled=False):
-            inputs, mask = join(self._embed, prompts, speech, lengths, "right")
-            return generate_rows(
-                self.model,
-                self.tokenizer,
-                {"inputs_embeds": inputs, "attention_mask": mask},
-                keys=keys,
-                limits=limits,
-                end_of_turn=end_of_turn,
-                config=config,
-                start_token=self.start_token,
-            )
+            rows = join_rows(self._embed, prompts, speech, lengths)
+            return decode(_EncoderDecoderRows(self, rows, end_of_turn), search)
 
     def identity(self) -> dict[str, Any]:
         return {"llm": "encoder_decoder", "source": source_identity(self.config.path), **vars(self.config)}
+
+
+class _EncoderDecoderRows:
+    """See `speechllm_plugin.llms.exact.Rows`."""
+
+    def __init__(self, llm: EncoderDecoderLlm, rows: Sequence[Tensor], end_of_turn: int) -> None:
+        """:param rows: instruction and speech of each, `[N, C]`."""
+        self._llm = llm
+        self._rows = rows
+        self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
+        self.dtype = llm.embedding_table.dtype
+        self.apart, self.one_pass = False, True  # T5's family keeps to its mask and has no experts
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def generate(self, rows: Sequence[int], search: Search, written: Sequence[int] = ()) -> list[Generated]:
+        inputs, mask = pad_rows([self._rows[row] for row in rows], "right")
+        embeddings = {"inputs_embeds": inputs, "attention_mask": mask}
+        return generate_rows(self._llm.model, self._llm.tokenizer, embeddings, search, written)
+
+    def hidden(self, row: int, tokens: Sequence[int]) -> Tensor:
+        model: Any = self._llm.model
+        encoded = model.get_encoder()(inputs_embeds=self._rows[row].unsqueeze(0)).last_hidden_state
+        ids = torch.tensor([[self._llm.start_token, *tokens]], device=encoded.device)
+        states = model.get_decoder()(input_ids=ids, encoder_hidden_states=encoded, use_cache=False).last_hidden_state
+        return states[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self._llm._logits(hidden)
 
 
 def create_encoder_decoder_llm(config: EncoderDecoderLlmConfig) -> EncoderDecoderLlm:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -22,35 +25,64 @@ from transformers import (
 from speechllm_plugin.llms.api import DecodingConfig, Generated
 
 
+@dataclass(frozen=True)
+class Search:
+    """What is looked for in each row of a batch."""
+
+    keys: Sequence[str]
+    """Names each row: its samples depend on its key and the seed, on nothing else."""
+    limits: Sequence[int]
+    """The most tokens that each row may have."""
+    end_of_turn: int
+    config: DecodingConfig
+    start_token: int | None = None
+    """What an encoder-decoder's hypothesis begins with; None for a decoder alone."""
+
+    def only(self, rows: Sequence[int]) -> Search:
+        """The same for some of the rows."""
+        keys, limits = [self.keys[row] for row in rows], [self.limits[row] for row in rows]
+        return Search(keys, limits, self.end_of_turn, self.config, self.start_token)
+
+    def processors(self, device: torch.device) -> LogitsProcessorList:
+        """What becomes of the logits: of a row they depend on its own tokens alone."""
+        config, first = self.config, 0 if self.start_token is None else 1
+        processors = LogitsProcessorList()
+        if config.repetition_penalty != 1.0:
+            processors.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
+        if config.no_repeat_ngram_size > 0:
+            processors.append(NoRepeatNGramLogitsProcessor(config.no_repeat_ngram_size))
+        if config.temperature > 0:
+            processors.append(TemperatureLogitsWarper(config.temperature))
+            if config.top_k > 0:
+                processors.append(TopKLogitsWarper(config.top_k))
+            if config.top_p < 1:
+                processors.append(TopPLogitsWarper(config.top_p))
+            processors.append(_RowSamples(self.keys, self.limits, config.seed, first, device))
+        processors.append(_RowLimits(self.limits, config.beam_size, self.end_of_turn, first, device))
+        return processors
+
+
 def generate_rows(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     inputs: Mapping[str, Tensor],
-    *,
-    keys: Sequence[str],
-    limits: Sequence[int],
-    end_of_turn: int,
-    config: DecodingConfig,
-    start_token: int | None = None,
+    search: Search,
+    written: Sequence[int] = (),
 ) -> list[Generated]:
     """
     :param inputs: what `generate` takes: embeddings and their mask.
-    :param keys: names each row: its samples depend on its key and the seed, on nothing else.
-    :param limits: the most tokens that each row may have.
-    :param start_token: what an encoder-decoder's hypothesis begins with; None for a decoder alone.
+    :param written: of a single row, the tokens that it goes on from. A decoder has their embeddings at the end of
+        `inputs`; they are in the result.
     """
-    first = 0 if start_token is None else 1
-    device = inputs["inputs_embeds"].device
-    processors = LogitsProcessorList()
-    if config.temperature > 0:
-        processors.append(TemperatureLogitsWarper(config.temperature))
-        if config.top_k > 0:
-            processors.append(TopKLogitsWarper(config.top_k))
-        if config.top_p < 1:
-            processors.append(TopPLogitsWarper(config.top_p))
-        processors.append(_RowSamples(keys, limits, config.seed, first, device))
-    processors.append(_RowLimits(limits, config.beam_size, end_of_turn, first, device))
-    stops = stop_tokens(model, tokenizer, end_of_turn)
+    device, config = inputs["inputs_embeds"].device, search.config
+    processors = search.processors(device)
+    inputs = dict(inputs)
+    if search.start_token is not None:
+        ids = torch.tensor([search.start_token, *written], device=device)
+        inputs["decoder_input_ids"] = ids.expand(len(search.limits), -1)
+    elif written:
+        processors = LogitsProcessorList([_After(written, processors, device)])
+    stops = stop_tokens(model, tokenizer, search.end_of_turn)
     generate: Any = model.generate
     output = generate(
         **inputs,
@@ -58,13 +90,11 @@ def generate_rows(
             do_sample=False,
             num_beams=config.beam_size,
             length_penalty=config.length_penalty if config.beam_size > 1 else 1.0,
-            max_new_tokens=max(limits) + 1,
-            repetition_penalty=config.repetition_penalty,
-            no_repeat_ngram_size=config.no_repeat_ngram_size,
+            max_new_tokens=max(search.limits) - len(written) + 1,
             eos_token_id=stops,
-            pad_token_id=end_of_turn,
+            pad_token_id=search.end_of_turn,
             bos_token_id=tokenizer.bos_token_id,
-            decoder_start_token_id=start_token,
+            decoder_start_token_id=search.start_token,
         ),
         # A checkpoint's generation_config.json may sample or penalise (Qwen 3 does): transformers would put that in
         # place of what is left at its default here.
@@ -72,8 +102,9 @@ def generate_rows(
         logits_processor=processors,
     )
     hypotheses = []
-    for row, limit in zip(output[:, first:].tolist(), limits, strict=True):
-        end = next((i for i, token in enumerate(row) if token in stops), len(row))
+    for row, limit in zip(output.tolist(), search.limits, strict=True):
+        row = [*written, *row] if search.start_token is None else row[1:]
+        end = next((i for i, token in enumerate(row) if i >= len(written) and token in stops), len(row))
         hypotheses.append(Generated(row[:end], cut=end >= limit))
     return hypotheses
 
@@ -84,6 +115,18 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_
     own = getattr(model.generation_config, "eos_token_id", None)
     known = [end_of_turn, tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
     return sorted({token for token in known if token is not None})
+
+
+class _After(LogitsProcessor):
+    """For a decoder that goes on from what is written, whose tokens transformers does not know."""
+
+    def __init__(self, written: Sequence[int], processors: LogitsProcessorList, device: torch.device) -> None:
+        self._written = torch.tensor([list(written)], device=device)
+        self._processors = processors
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        result: Tensor = self._processors(torch.cat([self._written, input_ids], dim=1), scores)
+        return result
 
 
 class _RowLimits(LogitsProcessor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -44,6 +45,24 @@ def test_a_run_is_resumed_by_its_own_system_alone(run: Path, tiny_config: Speech
     check_run_record(run, tiny_config, "float32", gangs)
     other = dataclasses.replace(tiny_config, frame_stack=2)
     assert "with frame_stack = 1, found 2" in refusal(run, other, gangs)
+
+
+def test_a_model_that_moved_is_the_same(run: Path, tiny_config: SpeechLlmConfig, gangs: Gangs) -> None:
+    tiny_config.llm.weights = "0123456789abcdef"
+    check_run_record(run, tiny_config, gangs)  # not recorded yet: nothing to compare
+    record = json.loads((run / RUN_RECORD).read_text())
+    record["model"]["llm.weights"] = tiny_config.llm.weights
+    (run / RUN_RECORD).write_text(json.dumps(record))
+    moved = copy.deepcopy(tiny_config)
+    moved.llm.config.path = "/elsewhere"  # type: ignore[attr-defined]
+    check_run_record(run, moved, gangs)
+    moved.encoder.config.path = "/elsewhere"  # type: ignore[attr-defined]
+    assert "with encoder.config.path = " in refusal(run, moved, gangs)
+    moved = copy.deepcopy(tiny_config)
+    moved.llm.weights = "fedcba9876543210"
+    assert "with llm.weights = '0123456789abcdef', found 'fedcba9876543210'" in refusal(run, moved, gangs)
+    moved.llm.config.path = "/elsewhere"  # type: ignore[attr-defined]
+    assert "with llm.config.path = " in refusal(run, moved, gangs)
 
 
 def test_a_folder_that_is_no_step_is_none(run: Path, tiny_config: SpeechLlmConfig, gangs: Gangs) -> None:

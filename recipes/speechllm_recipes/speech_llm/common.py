@@ -67,11 +67,11 @@ def create_reader(
 ) -> SpeechTextReader:
     """A reader of this process's share of a split, whose rows' languages the prompt can name.
 
-    :raises UserError: a row is wrong.
+    :raises UserError: a row is wrong, or the longest clip has no room in the LLM.
     """
     utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
     check_languages(utterances, model.config.prompt.named, language_name)
-    return open_reader(
+    reader = open_reader(
         context,
         section,
         split,
@@ -83,6 +83,10 @@ def create_reader(
         augmentation=augmentation,
         accept_new_rows=accept_new_rows,
     )
+    if (longest := reader.longest()) is not None:
+        longest.to(context.gangs.root.device)
+        model.check_room(longest)
+    return reader
 
 
 def open_reader(

@@ -62,7 +62,7 @@ def check_run_record(output_dir: Path, config: SpeechLlmConfig, mixed_precision:
         earlier_model = _completed(earlier["model"], file)
         for key in dict.fromkeys([*earlier_model, *record["model"]]):
             before, now = earlier_model.get(key), record["model"].get(key)
-            if before != now:
+            if before != now and not _same_weights(key, earlier_model, record["model"]):
                 raise UserError(
                     f"{file}: the run trains a system with {key} = {before!r}, found {now!r}; expected the same to "
                     "resume it, or a new output directory"
@@ -70,6 +70,13 @@ def check_run_record(output_dir: Path, config: SpeechLlmConfig, mixed_precision:
     elif gangs.root.rank == 0:
         file.write_text(json.dumps(record, indent=2) + "\n")
     gangs.root.barrier()
+
+
+def _same_weights(key: str, earlier: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether a key that differs tells of the same weights: they moved to another path, or were not recorded yet."""
+    part, _, name = key.partition(".")
+    before, found = (model.get(f"{part}.weights") for model in (earlier, now))
+    return (name == "config.path" and before is not None and before == found) or (name == "weights" and before is None)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 import yaml
 from fairseq2 import init_fairseq2
 from fairseq2.gang import create_fake_gangs
+from fairseq2.logging import log
 from fairseq2.model_checkpoint import CorruptModelCheckpointError
 from fairseq2.models import ModelFamily
 from fairseq2.models.utils.checkpoint import ModelCheckpointMismatchError
@@ -169,6 +170,8 @@ def load_speech_llm(
     checkpoint = find_checkpoint(path, step)
     here = decoding_dtypes(checkpoint, machine_precision(target))
     config = checkpoint.config({**{f"{part}.config.dtype": dtype for part, dtype in here.items()}, **(overrides or {})})
+    if config.encoder.weights is None or config.llm.weights is None:
+        log.info("{} does not tell the weights of its encoder and LLM: they are not compared.", checkpoint.directory)
     resolver = dependency._resolver or init_fairseq2()
     family = resolver.resolve(ModelFamily, key=SPEECH_LLM_FAMILY)  # type: ignore[type-abstract]
     try:

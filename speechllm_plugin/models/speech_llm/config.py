@@ -35,6 +35,9 @@ class PartSection:
     arch: str | None = None
     """For an encoder or an LLM: the published model, of those that are known by name, whose shape the checkpoint must
     have. None = whatever the checkpoint is."""
+    weights: str | None = None
+    """For an encoder or an LLM: what its weights are (`speechllm_plugin.identity`), filled in: a checkpoint is not
+    loaded beside others."""
 
 
 @dataclass(kw_only=True)
@@ -100,6 +103,9 @@ class SpeechLlmConfig:
     """What of the encoder is trained, too."""
     llm_tuning: TuningConfig = field(default_factory=TuningConfig)
     """What of the LLM is trained, too."""
+    other_weights: bool = False
+    """Takes a checkpoint to an encoder or an LLM of other weights than it was trained with, with a warning in place of
+    the error."""
 
     def resolve(self) -> None:
         """Fills in every part's defaults and checks its keys, so that a saved configuration tells everything."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterShape
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
+from speechllm_plugin.identity import check_identity
 from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.models.speech_llm.archs import check_part_arch
 from speechllm_plugin.models.speech_llm.config import CtcConfig, SpeechLlmConfig
@@ -29,6 +30,8 @@ def create_speech_llm(config: SpeechLlmConfig) -> SpeechLlm:
             check_part_arch(kind, section.arch, section.name, section.config)
     encoder = ENCODERS.get(config.encoder.name).build(config.encoder.config)
     llm = LLMS.get(config.llm.name).build(config.llm.config)
+    check_identity("encoder", config.encoder, encoder, other_weights=config.other_weights)
+    check_identity("llm", config.llm, llm, other_weights=config.other_weights)
     prompts = PromptRenderer(llm.tokenizer, config.prompt, chat=llm.chat)
     table_rms = _rms(llm.embedding_table.detach())
     shape = adapter_shape(config, encoder, llm, table_rms)

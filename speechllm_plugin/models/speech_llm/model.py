@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from speechllm_plugin.adapters.api import Adapter, AdapterOutput
+from speechllm_plugin.adapters.api import Adapter, AdapterOutput, stack_outputs
 from speechllm_plugin.alignment import TimedText, check_timestamps, time_texts
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.files import batch_of_files
@@ -19,10 +19,12 @@ from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
+from speechllm_plugin.llms.positions import check_positions
 from speechllm_plugin.masks import stack_frames
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, part_dtypes
 from speechllm_plugin.models.speech_llm.ctc import CtcHead, CtcLoss
 from speechllm_plugin.models.speech_llm.tuning import TunedWeights
+from speechllm_plugin.parts import rounds
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
 
@@ -120,7 +122,9 @@ class SpeechLlm(nn.Module):
         ctc = self._ctc_loss(speech, batch.transcripts, transcripts)
         num_targets = sum(map(len, targets))
         if lm:
-            lm_loss, num_targets = self.llm.loss(self._prompts(batch), speech.seqs, speech.lengths, targets)
+            prompts = self._prompts(batch)
+            check_positions(self.llm, batch.ids, prompts, speech.lengths, [len(target) for target in targets])
+            lm_loss, num_targets = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
             total, scale = lm_loss, 1.0
         else:
             # CTC counts in full; the others keep their proportion to it. The zero reaches the parameters that only
@@ -141,6 +145,21 @@ class SpeechLlm(nn.Module):
             token = self.ctc.token_loss(speech.token_logits, speech.lengths, batch.transcripts, transcripts)
             total = total + scale * self.adapter.loss_weights["token"] * token.loss
         return SpeechLlmLoss(total, lm_loss, num_targets, ctc, adapter_losses, token)
+
+    @torch.inference_mode()
+    def check_room(self, batch: SpeechTextBatch) -> None:
+        """Whether clips and their texts have room in the LLM, for one line before training in place of one hours later.
+
+        :raises UserError: see `check_positions`.
+        """
+        if self.llm.positions is None:
+            return
+        prompts, texts = self._prompts(batch), [len(self.prompts.encode_target(text)) for text in batch.texts]
+        # No adapter makes more vectors than it is given: most LLMs have room whatever it does.
+        frames = [self.frame_rate * max(seconds, self.encoder.max_seconds or 0.0) + 1 for seconds in batch.seconds]
+        words = [len(prompt.before) + len(prompt.after) + text for prompt, text in zip(prompts, texts, strict=True)]
+        if max(map(sum, zip(frames, words, strict=True))) > self.llm.positions.limit:
+            check_positions(self.llm, batch.ids, prompts, self.listen(batch).lengths, texts)
 
     def adapt(
         self,
@@ -181,13 +200,24 @@ class SpeechLlm(nn.Module):
         targets = [self.prompts.encode_target(text) for text in batch.texts]
         # As in decoding, the adapter is not told how long the answers are.
         speech = self.adapt(batch)
+        check_positions(self.llm, batch.ids, prompts, speech.lengths, [len(target) for target in targets])
         own, count = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
         other, _ = self.llm.loss(prompts, speech.seqs.roll(1, 0), speech.lengths.roll(1, 0), targets)
         return own, other, count
 
     def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]:
         """Decodes a batch; each row gives the same tokens as it would alone."""
-        return self.decode(batch, self.adapt(batch), config)
+        return self.decode(batch, self.listen(batch), config)
+
+    def listen(self, batch: SpeechTextBatch, *, score_frames: bool = False) -> AdapterOutput:
+        """`adapt`, for decoding: the same vectors of a clip to the bit, alone and in a batch.
+
+        Where something computes in half precision, the shape of a batch decides roundings that the LLM can tell: each
+        clip is taken alone.
+        """
+        if not (rounds(*self._frozen) or torch.is_autocast_enabled(next(self.parameters()).device.type)):
+            return self.adapt(batch, score_frames=score_frames)
+        return stack_outputs([self.adapt(batch.row(i), score_frames=score_frames) for i in range(len(batch))])
 
     def decode(
         self, batch: SpeechTextBatch, speech: AdapterOutput, config: DecodingConfig
@@ -234,7 +264,7 @@ class SpeechLlm(nn.Module):
         :raises UserError: as `transcribe`, or the model cannot tell times.
         """
         batch = self._read(audio, source_lang, target_lang)
-        speech = self.adapt(batch, score_frames=True)
+        speech = self.listen(batch, score_frames=True)
         if self.prompts.transcribes(source_lang, target_lang):
             check_timestamps(self, speech)
         return time_texts(self, batch, speech, self.decode(batch, speech, decoding or self.decoding)[0])

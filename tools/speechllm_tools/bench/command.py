@@ -27,6 +27,7 @@ examples:
   speechllm bench ctc-collapse --device cuda --json out.json --plot out.png
 """
 _ROBUSTNESS = "WER of a trained system with silence, noise, another level or a telephone line"
+_BATCH_SIZE = "whether texts depend on the batch, in bfloat16 and float32, and what a batch saves"
 _WHISPER_PADDING = "vectors, time and WER with and without Whisper's padding, on the demo's clips"
 
 
@@ -49,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     robustness = benchmarks.add_parser("robustness", help=_ROBUSTNESS, description=_ROBUSTNESS)
     _add_robustness_arguments(robustness)
     robustness.set_defaults(measure=_run_robustness)
+    batch_size = benchmarks.add_parser("batch-size", help=_BATCH_SIZE, description=_BATCH_SIZE)
+    _add_batch_size_arguments(batch_size)
+    batch_size.set_defaults(measure=_run_batch_size)
     for subparser in benchmarks.choices.values():
         _add_common_arguments(subparser)
 
@@ -98,6 +102,18 @@ def _add_robustness_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table here, with what made it")
 
 
+def _add_batch_size_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="a trained system")
+    parser.add_argument("--manifest", type=Path, required=True, metavar="TSV", help="clips to decode")
+    parser.add_argument("--clips", type=int, default=60, metavar="N", help="at most so many of them (default: 60)")
+    parser.add_argument("--batch-size", type=int, default=20, metavar="N", help="clips in a batch (default: 20)")
+    parser.add_argument("--beam-size", type=int, default=1, metavar="N", help="default: 1, greedy")
+    parser.add_argument(
+        "--no-hard-clips", action="store_true",
+        help="leave out noise, hum, silence, and the first clips twice, late and before a silence",
+    )
+
+
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one, else cpu")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: PyTorch's choice")
@@ -134,6 +150,12 @@ def _run_robustness(options: argparse.Namespace, device: str) -> int:
     from speechllm_tools.bench.robustness import run as run_robustness
 
     return run_robustness(options, device, report=_report)
+
+
+def _run_batch_size(options: argparse.Namespace, device: str) -> int:
+    from speechllm_tools.bench.batch_size import run as run_batch_size
+
+    return run_batch_size(options, device, report=_report)
 
 
 def _run_kernel(options: argparse.Namespace, device: str) -> int:

@@ -1,0 +1,67 @@
+"""What the weights of a pretrained part are, wherever they lie: tells other weights of the same shape.
+
+A hash over the names, shapes and precisions of a checkpoint's weights and over a slice of each. It reads kilobytes of a
+checkpoint of gigabytes. Another folder, and other shards, of the same weights have the same one; a fine-tuned model and
+one that was converted to another precision have others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from fairseq2.logging import log
+from torch import nn
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.weights import read_samples
+
+if TYPE_CHECKING:
+    from speechllm_plugin.models.speech_llm.config import PartSection
+
+_ATTRIBUTE = "_speechllm_identity"
+
+
+def hash_weights(path: str, files: Mapping[str, str]) -> str:
+    """
+    :param path: a hub id or a local directory.
+    :param files: the file of each weight that counts, as `weights.weight_files` gives it.
+    :returns: 16 hexadecimal digits.
+    """
+    total = hashlib.sha256()
+    for name, sample in sorted(read_samples(path, files).items()):
+        total.update(f"{name}:{hashlib.sha256(sample).hexdigest()};".encode())
+    return total.hexdigest()[:16]
+
+
+def mark(model: nn.Module, identity: str) -> None:
+    """Keeps the identity of a loaded model with it."""
+    setattr(model, _ATTRIBUTE, identity)
+
+
+def identity_of(part: nn.Module) -> str | None:
+    """Of the model in a part; None where it was loaded by other means than `speechllm_plugin.pretrained`."""
+    found = [getattr(module, _ATTRIBUTE) for module in part.modules() if hasattr(module, _ATTRIBUTE)]
+    return "+".join(found) or None
+
+
+def check_identity(kind: str, section: PartSection, part: nn.Module, *, other_weights: bool) -> None:
+    """Compares the weights that were loaded with those that a checkpoint was trained with; fills `section.weights` in
+    where nothing was recorded.
+
+    :param kind: "encoder" or "llm".
+    :param other_weights: whether a difference is only a warning.
+    :raises UserError: they are others.
+    """
+    found, recorded = identity_of(part), section.weights
+    if recorded is None:
+        section.weights = found
+    elif found not in (None, recorded):
+        message = (
+            f"{kind}.config.path: found other weights in {getattr(section.config, 'path', 'it')} than the checkpoint "
+            f"was trained with ({found}, expected {recorded})"
+        )
+        if not other_weights:
+            raise UserError(f"{message}; give the path of those, or set other_weights=true to use these")
+        log.warning("{}; they are used, as other_weights says.", message)

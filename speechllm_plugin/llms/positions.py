@@ -1,0 +1,69 @@
+"""Whether clip, prompt and text have room in the LLM: more positions than it has are refused, or said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fairseq2.logging import log
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.prompts import RenderedPrompt
+
+if TYPE_CHECKING:
+    from speechllm_plugin.llms.api import Llm
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Those of an LLM."""
+
+    limit: int
+    """How many it has: of a table, its rows; otherwise as many as it was trained on."""
+    table: bool
+    """Whether positions are looked up in a table (GPT-2's), which ends; rotary ones and biases go on without end."""
+
+
+def positions_of(model: nn.Module, config: PretrainedConfig) -> Positions | None:
+    """:returns: None where the LLM counts distances without a limit."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 1:
+        return None
+    rotary = any("rotary" in type(module).__name__.lower() for module in model.modules())
+    return Positions(limit, table=not rotary and not getattr(config, "alibi", False))
+
+
+def check_positions(
+    llm: Llm, names: Sequence[str], prompts: Sequence[RenderedPrompt], lengths: Tensor, texts: Sequence[int]
+) -> None:
+    """
+    :param names: of the clips, for the error.
+    :param lengths: vectors of each clip, `[B]`.
+    :param texts: the most tokens that each text has.
+    :raises UserError: a clip needs more positions than the LLM's table has. Beyond what an LLM without a table was
+        trained on a warning is logged.
+    """
+    if llm.positions is None:
+        return
+    limit = llm.positions.limit
+    needed = [
+        len(prompt.before) + vectors + len(prompt.after) + text
+        for prompt, vectors, text in zip(prompts, lengths.tolist(), texts, strict=True)
+    ]
+    beyond = [row for row, count in enumerate(needed) if count > limit]
+    if not beyond:
+        return
+    longest = max(beyond, key=lambda row: needed[row])
+    others = f" (and {len(beyond) - 1} more clips of its batch)" if len(beyond) > 1 else ""
+    message = (
+        f"{names[longest]}{others}: found {int(lengths[longest])} vectors of speech, which make {needed[longest]} "
+        f"positions with the prompt and at most {texts[longest]} tokens of text, expected at most {limit}, "
+        f"{'all that the LLM has' if llm.positions.table else 'what the LLM was trained on'}; cut the clip into "
+        "segments, choose an adapter with fewer vectors, or lower decoding.tokens_per_second"
+    )
+    if llm.positions.table:
+        raise UserError(message)
+    log.warning("{}", message)
