@@ -31,7 +31,7 @@ def answer(
     :raises UserError: a value of `config` is outside its range.
     """
     config.check()
-    limits = [int(config.extra_tokens + config.tokens_per_second * duration) for duration in seconds]
+    limits = [config.limit(duration) for duration in seconds]
 
     def search(rows: Sequence[int], config: DecodingConfig) -> list[Generated]:
         index = torch.tensor(rows, device=embeddings.device)

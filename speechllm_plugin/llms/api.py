@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from fairseq2.utils.validation import ValidationResult
@@ -15,16 +15,21 @@ from transformers import PreTrainedTokenizerBase
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.parts import PretrainedPart
 from speechllm_plugin.prompts import RenderedPrompt
-from speechllm_plugin.registry import Registry
+from speechllm_plugin.registry import Registry, structure
+
+
+TOKENS_PER_SECOND = 12.0
+"""The limit's rate where no references tell it: English at its fastest has about 5 words, some 8 tokens, a second."""
 
 
 @dataclass(kw_only=True)
 class DecodingConfig:
     beam_size: int = 1
     """1 = greedy."""
-    tokens_per_second: float = 12.0
-    """A hypothesis may have this many tokens per second of audio, plus `extra_tokens`; then it is ended. Fast speech
-    has about 5 words, some 8 tokens, a second."""
+    tokens_per_second: float | None = None
+    """A hypothesis may have this many tokens per second of audio, plus `extra_tokens`; then it is ended. None = from
+    the training references (`speechllm_plugin.llms.limits`), for tokenizers differ: SmolLM2's needs some 4 tokens for
+    a second of English and 40 for one of Burmese. The run keeps the number that it found."""
     extra_tokens: int = 16
     """See `tokens_per_second`."""
     length_penalty: float = 1.0
@@ -56,7 +61,7 @@ class DecodingConfig:
             ("repetition_penalty", 0.01, 100), ("no_repeat_ngram_size", 0, math.inf),
         )  # fmt: skip
         for name, least, most in limits:
-            if not least <= (value := getattr(self, name)) <= most:
+            if (value := getattr(self, name)) is not None and not least <= value <= most:
                 bounds = f"at least {least}" + ("" if math.isinf(most) else f" and at most {most}")
                 result.add_error(f"`{name}` must be {bounds}, but is {value} instead.")
         if 0 < self.temperature < 1e-4:
@@ -75,6 +80,40 @@ class DecodingConfig:
         """:raises UserError: a value is outside its range; a recipe's `decoding` is checked before it starts."""
         if (result := self.validate()).has_error():
             raise UserError(f"decoding: {result}")
+
+    @property
+    def rate(self) -> float:
+        """`tokens_per_second`, or what stands for it where nothing is known."""
+        return TOKENS_PER_SECOND if self.tokens_per_second is None else self.tokens_per_second
+
+    def limit(self, seconds: float) -> int:
+        """The most tokens that the hypothesis of a clip may have."""
+        return int(self.extra_tokens + self.rate * seconds)
+
+    def changed(self, values: object) -> DecodingConfig:
+        """This configuration with other values for some of its keys, checked.
+
+        :param values: a mapping of keys, or None. A `tokens_per_second` of None changes nothing.
+        :raises UserError: a key is unknown, or a value is of another type or outside its range.
+        """
+        if isinstance(values, dict):
+            given = {key: value for key, value in values.items() if (key, value) != ("tokens_per_second", None)}
+            values = {**asdict(self), **given}
+        changed: DecodingConfig = self if values is None else structure(DecodingConfig, values, "decoding")
+        changed.check()
+        return changed
+
+    def described(self, run: DecodingConfig | None = None) -> str:
+        """Every key with its value, for a log.
+
+        :param run: the training run's, if it is to be told which keys differ from it.
+        """
+        values = asdict(self)
+        text = ", ".join(f"{name}={value}" for name, value in values.items())
+        if run is None:
+            return text
+        changes = [f"{name}={value}" for name, value in values.items() if value != getattr(run, name)]
+        return f"as in the training run{', but for ' if changes else ''}{', '.join(changes)} ({text})"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing_extensions import override
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.reader import SpeechTextReader
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.scoring.normalizers import NormalizerName
 from speechllm_plugin.scoring.report import score, write_hypotheses, write_scores
 from speechllm_plugin.scoring.table import format_table
 from speechllm_plugin.tasks.decoding import DecodedSplit, Decoder
@@ -38,15 +39,18 @@ class ScoringUnit(EvalUnit[SpeechTextBatch]):
         gang: Gang,
         output_dir: Path,
         *,
-        normalizer: str,
+        normalizer: NormalizerName,
+        beyond_limit: float,
         provenance: Callable[[], dict[str, Any]],
     ) -> None:
+        """:param beyond_limit: share of the references that are longer than a hypothesis may be."""
         self._name = name
         self._decoder = decoder
         self._reader = reader
         self._gang = gang
         self._output_dir = output_dir
         self._normalizer = normalizer
+        self._beyond_limit = beyond_limit
         self._provenance = provenance
         self._scores: dict[str, Any] = {}
 
@@ -64,7 +68,11 @@ class ScoringUnit(EvalUnit[SpeechTextBatch]):
     @override
     def finalize(self, metric_bag: MetricBag) -> None:
         decoded = write_decoded(self._decoder, self._reader, self._gang, self._output_dir)
-        self._scores = {**score(decoded.ordered(), self._normalizer), **counts(decoded)}
+        self._scores = {
+            **score(decoded.ordered(), self._normalizer),
+            **counts(decoded),
+            "references_beyond_limit": round(self._beyond_limit, 4),
+        }
         if self._gang.rank == 0:
             log.info("{}, {} utterances:\n{}", self._name, len(decoded.rows), format_table(decoded.ordered(), 5))
 
@@ -97,10 +105,14 @@ class SpeechLlmEvalUnit(ScoringUnit):
         gang: Gang,
         output_dir: Path,
         *,
-        normalizer: str,
+        normalizer: NormalizerName,
+        beyond_limit: float,
         provenance: Callable[[], dict[str, Any]],
     ) -> None:
-        super().__init__(name, decoder, reader, gang, output_dir, normalizer=normalizer, provenance=provenance)
+        super().__init__(
+            name, decoder, reader, gang, output_dir,
+            normalizer=normalizer, beyond_limit=beyond_limit, provenance=provenance,
+        )  # fmt: skip
         self._model = model
 
     @override

@@ -22,7 +22,10 @@ from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
 class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
     """Reports `nll_loss`, `other_audio_loss` (the loss when each clip gets its neighbour's audio: about equal until
     the system listens) and `wer` (of the decoded transcriptions, after the `basic` normaliser; each language counts
-    its own unit, as in the score file; absent where a split holds translations only)."""
+    its own unit, as in the score file; absent where a split holds translations only).
+
+    It computes as evaluation and transcription do, without autocast whatever training has: what is best here is best
+    there."""
 
     def __init__(self, model: SpeechLlm, *, name: str, decode: bool, decoding: DecodingConfig) -> None:
         self._model = model
@@ -40,8 +43,9 @@ class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
     @override
     @torch.inference_mode()
     def process_batch(self, batch: SpeechTextBatch, metric_bag: MetricBag) -> None:
-        own, other, num_targets = self._model.swapped_loss(batch)
-        texts = self._model.generate(batch, self._decoding)[0] if self._decode else []
+        with torch.autocast(next(self._model.parameters()).device.type, enabled=False):
+            own, other, num_targets = self._model.swapped_loss(batch)
+            texts = self._model.generate(batch, self._decoding)[0] if self._decode else []
         if not batch.counted:
             return
         metric_bag.get("nll_loss", LossMean).add(own, num_targets)

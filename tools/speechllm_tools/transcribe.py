@@ -37,7 +37,10 @@ DECODING: dict[str, tuple[Callable[[str], object], str]] = {
         _ratio, "a text that zlib shrinks more than this many times loops, and is decoded again without repetitions; "
         "2.4 suits speech; off = keep it"
     ),
-    "tokens_per_second": (float, "limit of a text's length, in tokens per second of audio, beside --extra-tokens"),
+    "tokens_per_second": (
+        float, "limit of a text's length, in tokens per second of audio, beside --extra-tokens; if the run was given "
+        "none, it is from its training references"
+    ),
     "extra_tokens": (int, "limit of a text's length, in tokens, beside --tokens-per-second"),
 }
 """Fields of `DecodingConfig`: what each takes, and what it does."""
@@ -85,9 +88,11 @@ def run(options: argparse.Namespace) -> int:
         if language is not None:
             language_name(language)
     step = int(options.step) if options.step.isdecimal() else options.step
-    decoding = _decoding(options, find_checkpoint(options.checkpoint, step).decoding())
+    of_the_run = find_checkpoint(options.checkpoint, step).decoding()
+    decoding = _decoding(options, of_the_run)
     use_recipe_numerics()
     model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
+    _say(f"decoding {decoding.described(of_the_run)}")
     failed = 0
     readable = []
     for name in options.audio:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fairseq2.recipe.base import Recipe, RecipeContext
@@ -10,12 +11,19 @@ from fairseq2.task import Task
 from typing_extensions import override
 
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
-from speechllm_plugin.models.speech_llm.checkpoint import step_directory
+from speechllm_plugin.models.speech_llm.checkpoint import named_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.tasks.decoding import Decoder
 from speechllm_plugin.tasks.evaluation import SpeechLlmEvalUnit
-from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
+from speechllm_recipes.speech_llm.common import (
+    arithmetic,
+    check_references,
+    create_reader,
+    decoding_of,
+    feature_cache,
+    register_common,
+)
 from speechllm_recipes.speech_llm.config import SpeechLlmEvaluateConfig
 from speechllm_recipes.speech_llm.user_errors import get_model
 
@@ -33,21 +41,24 @@ class SpeechLlmEvaluateRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmEvaluateConfig)
+        decoding = decoding_of(config)
         model = get_model(context)
         model.feature_cache = feature_cache(config.dataset, model)
         units, readers = [], []
         for split in config.dataset.splits:
             reader = create_reader(context, config.dataset, model, split)
+            beyond = check_references(split, model.prompts, reader, decoding)
             units.append(
                 SpeechLlmEvalUnit(
                     split,
                     model,
-                    Decoder(model, config.decoding),
+                    Decoder(model, decoding),
                     reader,
                     context.gangs.dp,
                     context.output_dir / split,
                     normalizer=config.wer_normalizer,
-                    provenance=self._provenance(context, config, model, split),
+                    beyond_limit=beyond,
+                    provenance=self._provenance(context, replace(config, decoding=decoding), model, split),
                 )
             )
             readers.append(reader)
@@ -56,10 +67,21 @@ class SpeechLlmEvaluateRecipe(Recipe):
     @staticmethod
     def _provenance(context: RecipeContext, config: SpeechLlmEvaluateConfig, model: SpeechLlm, split: str) -> Any:
         manifests = context.get_dataset_as(SpeechTextDataset).manifest_files(split)
-        checkpoint = step_directory(config.common.assets.prev_checkpoint_dir, config.model.name)
+        checkpoint = named_checkpoint(config.common.assets.prev_checkpoint_dir, config.model.name)
+        amp = config.evaluator
 
         def collect() -> dict[str, Any]:
-            collected = provenance(config, checkpoint, manifests)
-            return {**collected, "encoder": model.encoder.identity(), "llm": model.llm.identity()}
+            collected = provenance(config, None if checkpoint is None else checkpoint.model_dir, manifests)
+            return {
+                **collected,
+                "encoder": model.encoder.identity(),
+                "llm": model.llm.identity(),
+                "arithmetic": {
+                    **arithmetic(
+                        config.dataset, context.device, encoder=model.encoder, llm=model.llm, adapter=model.adapter
+                    ),
+                    "autocast": str(amp.amp_dtype).removeprefix("torch.") if amp.amp else None,
+                },
+            }
 
         return collect

@@ -67,8 +67,6 @@ def evaluation(root: Path) -> list[str]:
         f"dataset.splits=[{','.join(SPLITS)}]",
         "dataset.batch_size=25",
         f"dataset.feature_cache={root}/features",
-        "decoding.no_repeat_ngram_size=3",
-        "decoding.tokens_per_second=6",
     ]
 
 
