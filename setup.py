@@ -62,6 +62,8 @@ setup(
         "soundfile>=0.12,<1",
         "jiwer>=4,<5",
         "sacrebleu>=2.4,<3",
+        # OpenAI's table of British spellings, for the normaliser `whisper_english`.
+        "whisper-normalizer>=0.1,<0.2",
         "protobuf>=4",
         "tensorboard>=2.16,<3",
         "PyYAML>=6",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from typing import Literal
 
 import torch
 from fairseq2.metrics import MetricBag
@@ -14,8 +13,7 @@ from typing_extensions import override
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.scoring.scripts import has_spaces
-from speechllm_plugin.scoring.wer import word_errors
+from speechllm_plugin.scoring.wer import unit_of, word_errors
 from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
 
 
@@ -74,12 +72,15 @@ def recognition_errors(batch: SpeechTextBatch, texts: Sequence[str]) -> tuple[in
 
     :param texts: what was decoded, one for each row.
     """
-    rows: dict[Literal["word", "char"], list[int]] = {"word": [], "char": []}
+    rows: dict[str, list[int]] = {}
     for row, (source, target) in enumerate(zip(batch.source_langs, batch.target_langs, strict=True)):
         if target in ("", source):
-            rows["word" if has_spaces(source) else "char"].append(row)
+            rows.setdefault(source, []).append(row)
     results = [
-        word_errors([batch.texts[row] for row in own], [texts[row] for row in own], unit=unit)
-        for unit, own in rows.items()
+        word_errors(
+            [batch.texts[row] for row in own], [texts[row] for row in own],
+            unit=unit_of(language), language=language,
+        )
+        for language, own in rows.items()
     ]
     return sum(map(len, rows.values())), sum(r.errors for r in results), sum(r.words for r in results)

@@ -32,6 +32,7 @@ from speechllm_plugin.recognizers.whisper import (
 )
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.scoring.report import Hypothesis, score
+from speechllm_plugin.scoring.table import format_wer
 from speechllm_tools.bench.report import describe_machine
 
 PADDED = "pad_to_30s: true"
@@ -166,12 +167,11 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """In Markdown, a row for each option."""
     lines: list[Sequence[str]] = [_COLUMNS, ["---"] * len(_COLUMNS)]
     for name, result in results.items():
-        wer, low, high = (f"{100 * result['asr'][key]:.1f}" for key in ("wer", "wer_low", "wer_high"))
         lines.append((
             f"`{name}`",
             f"{result['vectors_per_second']:.1f}",
             f"{result['encoder_time']:.2f}",
-            f"{wer} [{low}, {high}]",
+            format_wer(result["asr"]),
             f"{result['cut_hypotheses']} of {result['utterances']}",
         ))  # fmt: skip
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -93,15 +93,13 @@ def run_recipe(action: str, output_dir: Path, *arguments: str) -> None:
 
 def _report(root: Path, seconds: float) -> int:
     from speechllm_plugin.scoring.report import read_hypotheses
-    from speechllm_plugin.scoring.table import format_table
+    from speechllm_plugin.scoring.table import format_table, format_wer
 
     scores = {split: _scores(root / "eval" / split / "scores.json") for split in SPLITS}
     rows = read_hypotheses(root / "eval" / "test_seen" / "hypotheses.tsv")
     print("\n" + format_table(rows, 5) + "\n")
     for split, description in SPLITS.items():
-        wer = 100 * scores[split]["asr"]["wer"]
-        low, high = (100 * scores[split]["asr"][bound] for bound in ("wer_low", "wer_high"))
-        print(f"WER {wer:5.2f} % [{low:.2f}, {high:.2f}]  (expected <= {TARGET[split]:g} %)  "
+        print(f"WER (%) {format_wer(scores[split]['asr'], 2)}  (expected <= {TARGET[split]:g})  "
               f"{scores[split]['utterances']} {description}")
     seen = scores["test_seen"]
     own, other = seen["nll_loss"], seen["other_audio_loss"]
