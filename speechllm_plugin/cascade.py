@@ -71,6 +71,7 @@ class Cascade(nn.Module):
             torch.tensor([len(words) for words in ids], device=device),
             keys=[batch.ids[row] for row in rows],
             seconds=[batch.seconds[row] for row in rows],
+            waveforms=[batch.waveforms[row] for row in rows],
             config=config,
         )
         for row, text, hypothesis in zip(rows, answers, answered, strict=True):

@@ -17,7 +17,6 @@ from speechllm_plugin.parts import PretrainedPart
 from speechllm_plugin.prompts import RenderedPrompt
 from speechllm_plugin.registry import Registry, structure
 
-
 TOKENS_PER_SECOND = 12.0
 """The limit's rate where no references tell it: English at its fastest has about 5 words, some 8 tokens, a second."""
 
@@ -52,6 +51,14 @@ class DecodingConfig:
     """A hypothesis whose text zlib shrinks more than this many times repeats itself: it is decoded again with
     `no_repeat_ngram_size` 3, and counted. 2.4 suits speech (arXiv 2212.04356, section 4.5). None = kept as it is."""
 
+    no_speech_level: float | None = None
+    """A clip whose loudest 0.1 s is below this level holds no speech: its text is empty, and counted. In dB, 0 = full
+    scale; -60 is digital silence and what a good microphone makes of a quiet room. None = off."""
+    no_speech_probability: float | None = None
+    """A text whose tokens have a lower probability than this, as their geometric mean, was made up: it becomes empty,
+    and counted. 0.37 is what arXiv 2212.04356, section 4.5, has beside its own measure of silence. Costs a pass over
+    each text. None = off."""
+
     def validate(self) -> ValidationResult:
         result = ValidationResult()
         # The upper ends keep a score finite in float32 and a length an integer of 64 bits.
@@ -59,6 +66,7 @@ class DecodingConfig:
             ("beam_size", 1, 1000), ("tokens_per_second", 0, 1000), ("extra_tokens", 1, 1_000_000),
             ("length_penalty", -10, 10), ("temperature", 0, 1000), ("top_k", 0, math.inf),
             ("repetition_penalty", 0.01, 100), ("no_repeat_ngram_size", 0, math.inf),
+            ("no_speech_level", -200, 0), ("no_speech_probability", 0, 1),
         )  # fmt: skip
         for name, least, most in limits:
             if (value := getattr(self, name)) is not None and not least <= value <= most:
@@ -128,6 +136,8 @@ class Generated:
     """Embeddings that the audio became."""
     decoded_again: bool = False
     """Whether it stands in place of one that repeated itself; see `DecodingConfig.max_compression_ratio`."""
+    no_speech: str = ""
+    """Why the guard against silence takes its text away; empty = it does not."""
 
 
 class Llm(PretrainedPart):

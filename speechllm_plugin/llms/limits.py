@@ -77,8 +77,9 @@ def report_limit(split: str, lengths: Sequence[ReferenceLength], decoding: Decod
     if beyond:
         needed = max((length.tokens - extra) / length.seconds for length in beyond)
         log.warning(
-            "Split {}: {:.1%} of {:,} references are longer than a hypothesis may be ({:g} tokens a second and {} more) "
-            "and would be cut. References have {:.1f} tokens a second; decoding.tokens_per_second={:.1f} cuts none.",
+            "Split {}: {:.1%} of {:,} references are longer than a hypothesis may be ({:g} tokens a second and {} "
+            "more) and would be cut. References have {:.1f} tokens a second; decoding.tokens_per_second={:.1f} cuts "
+            "none.",
             split, share, len(lengths), rate, extra, mean, math.ceil(10 * needed) / 10,
         )
     else:

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.reader import SpeechTextReader
+from speechllm_plugin.datasets.tsv import write_table
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.normalizers import NormalizerName
 from speechllm_plugin.scoring.report import score, write_hypotheses, write_scores
@@ -26,6 +27,7 @@ from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
 
 HYPOTHESES = "hypotheses.tsv"
 SCORES = "scores.json"
+NO_SPEECH = "no_speech.tsv"
 
 
 class ScoringUnit(EvalUnit[SpeechTextBatch]):
@@ -82,7 +84,11 @@ class ScoringUnit(EvalUnit[SpeechTextBatch]):
         if "asr" in self._scores:
             values["wer"] = 100.0 * self._scores["asr"]["wer"]
         if "st" in self._scores:
-            values["bleu"], values["chrf"] = self._scores["st"]["bleu"], self._scores["st"]["chrf"]
+            # `chrf` is what fairseq2 calls chrF++, which also counts words.
+            names = {"bleu": "bleu", "chrf": "chrf2", "bleu_mean": "bleu_mean", "chrf_mean": "chrf2_mean"}
+            values.update({names[key]: value for key, value in self._scores["st"].items() if key in names})
+        if "silence" in self._scores:
+            values["words_in_silence"] = self._scores["silence"]["words_per_minute"]
         values["rtf"] = self._scores["rtf"]
         write_scores(self._output_dir / SCORES, self._scores, self._provenance())
         log.info("{} written to {}.", SCORES, self._output_dir)
@@ -174,6 +180,11 @@ def write_decoded(decoder: Decoder, reader: SpeechTextReader, gang: Gang, output
     if gang.rank == 0:
         output_dir.mkdir(parents=True, exist_ok=True)
         write_hypotheses(output_dir / HYPOTHESES, decoded.ordered())
+        if decoded.no_speech:
+            listed = ((decoded.rows[place].id, reason) for place, reason in sorted(decoded.no_speech.items()))
+            write_table(output_dir / NO_SPEECH, ("id", "reason"), listed)
+            log.info("{} texts were left empty by the guard against silence; {} lists them.",
+                     len(decoded.no_speech), output_dir / NO_SPEECH)
     return decoded
 
 
@@ -183,5 +194,6 @@ def counts(decoded: DecodedSplit) -> dict[str, Any]:
         "speech_vectors_per_second": round(decoded.output_rate, 3),
         "cut_hypotheses": decoded.cut,
         "hypotheses_decoded_again": decoded.decoded_again,
+        "no_speech_clips": len(decoded.no_speech),
         "skipped_clips": len(decoded.skipped),
     }

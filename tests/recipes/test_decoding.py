@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from speechllm_plugin.scoring.report import Hypothesis, read_hypotheses
 from tests.commands import Commands, System, metrics
@@ -66,7 +67,7 @@ def test_evaluate_generate_and_transcribe_decode_as_the_run(
     # At most three tokens and one for each second: far from the defaults.
     assert any(row.hypothesis for row in rows) and max(len(row.hypothesis) for row in rows) < 60
     result = commands.recipe("generate", tmp_path / "out", "--checkpoint", run, *keys(system, "dataset.split=dev")).ok()
-    assert re.search(r"Decoding as in the training run \(beam_size=1, tokens_per_second=1\.0, extra_tokens=3", result.output)
+    assert "Decoding as in the training run (beam_size=1, tokens_per_second=1.0, extra_tokens=3" in result.output
     assert texts(read_hypotheses(tmp_path / "out/hypotheses.tsv")) == texts(rows)
     files = [system.corpus / row.source for row in rows]
     spoken = commands.speechllm("transcribe", "--checkpoint", run, *files).ok()
@@ -75,15 +76,19 @@ def test_evaluate_generate_and_transcribe_decode_as_the_run(
 
 
 def test_keys_are_changed_one_by_one(commands: Commands, system: System, run: Path, tmp_path: Path) -> None:
-    options = keys(system, "dataset.splits=dev", "decoding.extra_tokens=6")
+    options = keys(system, "dataset.splits=dev", "decoding.extra_tokens=6", "wer_normalizer=whisper_basic")
     result = commands.recipe("evaluate", tmp_path / "long", "--checkpoint", run, *options).ok()
     assert "Decoding as in the training run, but for extra_tokens=6 (" in result.output
     content = json.loads((tmp_path / "long/dev/scores.json").read_text())
-    assert {name: content["provenance"]["config"]["decoding"][name] for name in DECODING} == {**DECODING, "extra_tokens": 6}
-    line = commands.recipe("evaluate", tmp_path / "wrong", "--checkpoint", run, *keys(system, "decoding.beams=2")).user_error()
-    assert line.startswith("decoding.beams: unknown key; expected one of beam_size")
-    line = commands.recipe("generate", tmp_path / "wrong", "--checkpoint", run, *keys(system, "decoding.seed=x")).user_error()
-    assert line == "decoding.seed: found 'x', expected int"
+    recorded = content["provenance"]["config"]["decoding"]
+    assert {name: recorded[name] for name in DECODING} == {**DECODING, "extra_tokens": 6}
+    assert content["scores"]["asr"]["normalizer"] == "whisper_basic"
+    for action, key, message in (
+        ("evaluate", "decoding.beams=2", "decoding.beams: unknown key; expected one of beam_size"),
+        ("generate", "decoding.seed=x", "decoding.seed: found 'x', expected int"),
+    ):
+        line = commands.recipe(action, tmp_path / "wrong", "--checkpoint", run, *keys(system, key)).user_error()
+        assert line.startswith(message)
 
 
 def test_references_that_no_hypothesis_can_reach_are_told_before_training_and_scoring(
@@ -91,7 +96,7 @@ def test_references_that_no_hypothesis_can_reach_are_told_before_training_and_sc
 ) -> None:
     log = (run / "logs/rank_0.log").read_text()
     for split, size in (("train", 12), ("dev", 4)):
-        assert f"Split {split}: 100.0% of {size} references are longer than a hypothesis may be (1 tokens a second" in log
+        assert f"Split {split}: 100.0% of {size} references are longer than a hypothesis may be (1 tokens a" in log
     assert "Split test: 100.0% of 6 references are longer" in (evaluated / "logs/rank_0.log").read_text()
     assert scores(evaluated, "test")["references_beyond_limit"] == 1.0
 
@@ -123,3 +128,28 @@ def test_the_limit_comes_from_the_training_references_and_stays_the_runs(
     kept.write_text(json.dumps({"decoding": {**content["decoding"], "tokens_per_second": 77.0}}))
     commands.recipe("train", run, "--config-file", config).ok()
     assert json.loads(kept.read_text())["decoding"]["tokens_per_second"] == 77.0
+
+
+def test_clips_without_speech_are_scored_and_guarded(
+    commands: Commands, system: System, run: Path, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "still.wav", np.zeros(8000, dtype=np.float32), 16000)
+    manifest = tmp_path / "test.tsv"
+    manifest.write_text(f"id\taudio\ttgt_text\nstill\tstill.wav\t\nsaid\t{system.corpus / 'dev_0.wav'}\tturn it on\n")
+    options = [
+        "--checkpoint", run, "--config", f"dataset.config_overrides.manifests.test={manifest}",
+        "dataset.config_overrides.empty_text=silence",
+    ]
+    commands.recipe("evaluate", tmp_path / "open", *options).ok()
+    found = scores(tmp_path / "open", "test")
+    assert found["silence"]["clips"] == found["silence"]["clips_with_words"] == 1
+    assert found["silence"]["words_per_minute"] == 120.0 * found["silence"]["words"] > 0
+    assert found["no_speech_clips"] == 0 and not (tmp_path / "open/test/no_speech.tsv").exists()
+    assert "Words per minute of silence: " in (tmp_path / "open/logs/rank_0.log").read_text()
+    commands.recipe("evaluate", tmp_path / "guarded", *options, "decoding.no_speech_level=-60").ok()
+    found = scores(tmp_path / "guarded", "test")
+    assert found["silence"]["words"] == 0 and found["no_speech_clips"] == 1
+    assert (tmp_path / "guarded/test/no_speech.tsv").read_text() == "id\treason\nstill\tlevel -inf dB\n"
+    cached = ["decoding.no_speech_level=-60", f"dataset.feature_cache={tmp_path / 'cache'}"]
+    line = commands.recipe("evaluate", tmp_path / "cached", *options, *cached).user_error()
+    assert line.startswith("decoding.no_speech_level: found -60.0 with dataset.feature_cache, expected null")

@@ -19,6 +19,7 @@ from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.archs import check_part_arch
 from speechllm_plugin.recognizers.api import RECOGNIZERS
+from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.tasks.cascade import CascadeDecoder, CascadeEvalUnit
 from speechllm_recipes.speech_llm.common import arithmetic, open_reader, register_common
@@ -43,6 +44,7 @@ class CascadeRecipe(Recipe):
                 f"dataset.feature_cache: found {config.dataset.feature_cache!r}, expected null: a cascade keeps no "
                 "features"
             )
+        get_normalizer(config.wer_normalizer)  # tells of a missing package before anything is loaded
         cascade = _create(context, config)
         units, readers = [], []
         for split in config.dataset.splits:
@@ -120,7 +122,7 @@ def _provenance(context: RecipeContext, config: CascadeConfig, cascade: Cascade,
             "recognizer": cascade.recognizer.identity(),
             "llm": llm,
             "arithmetic": arithmetic(
-                config.dataset, context.device, recognizer=cascade.recognizer, llm=cascade.llm
+                config.dataset, config.evaluator, context.device, recognizer=cascade.recognizer, llm=cascade.llm
             ),
         }
 

@@ -11,6 +11,7 @@ from fairseq2.metrics import format_as_float, format_as_int
 from fairseq2.metrics.recorders import MetricDescriptor
 from fairseq2.recipe.base import RecipeContext
 from fairseq2.recipe.cli import register_cli_error
+from fairseq2.recipe.config import EvaluatorSection
 from fairseq2.runtime.dependency import DependencyContainer
 from torch.nn import Module
 
@@ -42,6 +43,10 @@ def register_common(container: DependencyContainer) -> None:
         MetricDescriptor("quantity_loss", "CIF quantity loss", 101, format_as_float),
         MetricDescriptor("token_loss", "CIF token loss", 101, format_as_float),
         MetricDescriptor("ctc_infeasible", "CTC rows that cannot be aligned", 102, format_as_int),
+        MetricDescriptor("chrf2", "chrF2", 200, format_as_float, higher_better=True),
+        MetricDescriptor("bleu_mean", "BLEU, mean of directions", 201, format_as_float, higher_better=True),
+        MetricDescriptor("chrf2_mean", "chrF2, mean of directions", 201, format_as_float, higher_better=True),
+        MetricDescriptor("words_in_silence", "Words per minute of silence", 202, format_as_float),
         MetricDescriptor("rtf", "Real-time factor of decoding", 210, format_as_float),
         MetricDescriptor("audio_seconds", "Audio (s)", 825, format_as_int),
         MetricDescriptor("skipped_clips", "Clips left out", 826, format_as_int),
@@ -68,8 +73,18 @@ def decoding_of(config: SpeechLlmEvaluateConfig | SpeechLlmGenerateConfig) -> De
     checkpoint = named_checkpoint(config.common.assets.prev_checkpoint_dir, config.model.name)
     run = DecodingConfig() if checkpoint is None else checkpoint.decoding()
     decoding = run.changed(config.decoding)
+    check_level(decoding, config.dataset)
     log.info("Decoding {}.", decoding.described(run))
     return decoding
+
+
+def check_level(decoding: DecodingConfig, section: SpeechDatasetSection) -> None:
+    """:raises UserError: the guard against silence needs sound that is not read."""
+    if decoding.no_speech_level is not None and section.feature_cache is not None:
+        raise UserError(
+            f"decoding.no_speech_level: found {decoding.no_speech_level} with dataset.feature_cache, expected null, or "
+            "no cache: a cached clip is not read, so its level is not known"
+        )
 
 
 def check_references(
@@ -79,15 +94,20 @@ def check_references(
     return report_limit(split, reference_lengths(prompts, reader.clips), decoding)
 
 
-def arithmetic(section: SpeechDatasetSection, device: Device, **parts: Module | None) -> dict[str, object]:
+def arithmetic(
+    section: SpeechDatasetSection, evaluator: EvaluatorSection, device: Device, **parts: Module | None
+) -> dict[str, object]:
     """What a figure depends on beside the weights, for score files.
 
     :param parts: each is reported with the dtype of most of its weights.
     """
     dtypes = {name: None if part is None else dtype_name(part) for name, part in parts.items()}
     return {
-        "device": device.type, "batch_size": section.batch_size, "max_batch_seconds": section.max_batch_seconds,
+        "device": device.type,
+        "batch_size": section.batch_size,
+        "max_batch_seconds": section.max_batch_seconds,
         "dtypes": dtypes,
+        "autocast": str(evaluator.amp_dtype).removeprefix("torch.") if evaluator.amp else None,
     }
 
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.models.speech_llm.checkpoint import named_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.tasks.decoding import Decoder
 from speechllm_plugin.tasks.evaluation import SpeechLlmEvalUnit
@@ -41,6 +42,7 @@ class SpeechLlmEvaluateRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmEvaluateConfig)
+        get_normalizer(config.wer_normalizer)  # tells of a missing package before anything is decoded
         decoding = decoding_of(config)
         model = get_model(context)
         model.feature_cache = feature_cache(config.dataset, model)
@@ -68,7 +70,6 @@ class SpeechLlmEvaluateRecipe(Recipe):
     def _provenance(context: RecipeContext, config: SpeechLlmEvaluateConfig, model: SpeechLlm, split: str) -> Any:
         manifests = context.get_dataset_as(SpeechTextDataset).manifest_files(split)
         checkpoint = named_checkpoint(config.common.assets.prev_checkpoint_dir, config.model.name)
-        amp = config.evaluator
 
         def collect() -> dict[str, Any]:
             collected = provenance(config, None if checkpoint is None else checkpoint.model_dir, manifests)
@@ -76,12 +77,10 @@ class SpeechLlmEvaluateRecipe(Recipe):
                 **collected,
                 "encoder": model.encoder.identity(),
                 "llm": model.llm.identity(),
-                "arithmetic": {
-                    **arithmetic(
-                        config.dataset, context.device, encoder=model.encoder, llm=model.llm, adapter=model.adapter
-                    ),
-                    "autocast": str(amp.amp_dtype).removeprefix("torch.") if amp.amp else None,
-                },
+                "arithmetic": arithmetic(
+                    config.dataset, config.evaluator, context.device,
+                    encoder=model.encoder, llm=model.llm, adapter=model.adapter,
+                ),
             }
 
         return collect

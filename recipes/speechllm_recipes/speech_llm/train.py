@@ -26,6 +26,7 @@ from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
 from speechllm_plugin.tasks.validation import SpeechLlmValidUnit
 from speechllm_recipes.speech_llm.common import (
+    check_level,
     check_references,
     create_reader,
     dtype_name,
@@ -72,6 +73,7 @@ class SpeechLlmTrainRecipe(Recipe):
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmTrainConfig)
         self._check_score_metric(context, config)
+        check_level(config.decoding, config.dataset)
         with _kept_if_refused(context.output_dir / "checkpoints" / "model.yaml", context.gangs.root.rank):
             model = get_model(context)
         reader = create_reader(

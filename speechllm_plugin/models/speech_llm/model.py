@@ -197,6 +197,7 @@ class SpeechLlm(nn.Module):
             speech.lengths,
             keys=batch.ids,
             seconds=batch.seconds,
+            waveforms=batch.waveforms,
             config=config,
         )
 
