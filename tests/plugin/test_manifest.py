@@ -148,8 +148,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         (b"id\taudio\ttgt_text\na\t \tc\n", ", line 2, column 'audio': found ' ', expected some text"),
         (
             b"id\taudio\ttgt_text\na\tb\t \n",
-            ", line 2, column 'tgt_text': found ' ', expected some text (dataset.config_overrides.empty_text=silence, if "
-            "nobody speaks in it)",
+            ", line 2, column 'tgt_text': found ' ', expected some text (dataset.config_overrides.empty_text=silence, "
+            "if nobody speaks in it)",
         ),
     ],
 )
