@@ -64,6 +64,8 @@ setup(
         "sacrebleu>=2.4,<3",
         # Codes and names of languages; `data` holds the names.
         "langcodes[data]>=3.4,<4",
+        # OpenAI's table of British spellings, for the normaliser `whisper_english`.
+        "whisper-normalizer>=0.1,<0.2",
         "protobuf>=4",
         "tensorboard>=2.16,<3",
         "PyYAML>=6",

@@ -34,7 +34,7 @@ class Cascade(nn.Module):
         self.recognizer = freeze(recognizer)
         self.llm = None if llm is None else freeze(llm)
         self._prompt = prompt
-        self._renderer = None if llm is None else PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)
+        self.prompts = None if llm is None else PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)
 
     def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]:
         """Both stages; each row gives the same text as it would alone."""
@@ -63,19 +63,20 @@ class Cascade(nn.Module):
         rows = [row for row in range(len(batch)) if needs_llm(self._prompt, *languages[row]) and texts[row]]
         if not rows:
             return texts, generated
-        if self.llm is None or self._renderer is None:
+        if self.llm is None or self.prompts is None:
             raise ValueError(f"{batch.ids[rows[0]]}: the clip needs an LLM, but the cascade has none")
-        prompts, ids = zip(*(self._renderer.render_text(*languages[row], texts[row]) for row in rows), strict=True)
+        prompts, ids = zip(*(self.prompts.render_text(*languages[row], texts[row]) for row in rows), strict=True)
         device = self.llm.embedding_table.device
         embeddings = [self.llm.embed(torch.tensor(words, dtype=torch.long, device=device)) for words in ids]
         answers, answered = answer(
             self.llm,
-            self._renderer,
+            self.prompts,
             prompts,
             nn.utils.rnn.pad_sequence(embeddings, batch_first=True),
             torch.tensor([len(words) for words in ids], device=device),
             keys=[batch.ids[row] for row in rows],
             seconds=[batch.seconds[row] for row in rows],
+            waveforms=[batch.waveforms[row] for row in rows],
             config=config,
         )
         for row, text, hypothesis in zip(rows, answers, answered, strict=True):

@@ -128,6 +128,7 @@ class System:
                     "ctc": {"weight": 0.3, "classifier": "llm_embedding"},
                 },
             },
+            "decoding": {"tokens_per_second": 12.0},
             "dataset": {"batch_size": 3, "config_overrides": {"manifests": self.manifests()}},
             "trainer": {"grad_accumulation": {"num_batches": 1}, "mixed_precision": {"mode": "off"}},
             "optimizer": {"config": {"lr": 0.01}},

@@ -73,6 +73,7 @@ def read_manifest(
     path: Path | str,
     *,
     require_text: bool = True,
+    empty_text: bool = False,
     columns: Literal["header"] | Sequence[str] = "header",
     n_frames_unit: Literal["frames", "samples"] = "frames",
     legacy_escapes: bool = False,
@@ -81,6 +82,7 @@ def read_manifest(
     """Read and check a manifest, in the order of its rows.
 
     :param require_text: whether ``tgt_text`` must be there and filled; decoding without references needs none.
+    :param empty_text: whether a field of ``tgt_text`` may be empty: nothing is said in that clip.
     :param columns: ``"header"``, or the column names of a file that has no header line.
     :param n_frames_unit: what the file counts in ``n_frames``. ``"samples"`` (at 16 kHz) is what fairseq's writers
         store with ``use_audio_input``; rows always hold frames.
@@ -106,8 +108,9 @@ def read_manifest(
     lines: dict[str, int] = {}
     for record in records:
         for name in required:
-            if not record.fields[name].strip():
-                raise _wrong(path, record, name, "some text")
+            if not record.fields[name].strip() and not (name == "tgt_text" and empty_text):
+                hint = " (dataset.config_overrides.empty_text=silence, if nobody speaks in it)"
+                raise _wrong(path, record, name, f"some text{hint if name == 'tgt_text' else ''}")
         identity = record.fields["id"]
         if identity in lines:
             raise UserError(

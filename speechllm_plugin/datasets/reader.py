@@ -111,6 +111,11 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         return self._seconds
 
     @property
+    def clips(self) -> list[tuple[Utterance, float]]:
+        """What is read, with its seconds, in the order of the split."""
+        return list(zip(self._utterances, self._seconds, strict=True))
+
+    @property
     def hours(self) -> float:
         return sum(self._seconds) / 3600
 

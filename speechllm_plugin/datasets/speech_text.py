@@ -26,6 +26,9 @@ class SpeechTextConfig:
     """Language of the speech, for rows whose manifest has no `src_lang`. None = English, and the log says so."""
     target_lang: str | None = None
     """Language of `tgt_text`, for rows whose manifest has no `tgt_lang`. None = that of the speech: recognition."""
+    empty_text: Literal["refuse", "silence"] = "refuse"
+    """What a row with an empty `tgt_text` is: a mistake; or a clip in which nobody speaks (silence, noise, music), and
+    whose right text is empty."""
     n_frames_unit: Literal["frames", "samples"] = "frames"
     """What `n_frames` counts: 10 ms frames, or samples at 16 kHz as in fairseq's raw-waveform manifests."""
     legacy_escapes: bool = False
@@ -111,6 +114,7 @@ class SpeechTextDataset:
             rows = read_manifest(
                 file,
                 require_text=require_text,
+                empty_text=self.config.empty_text == "silence",
                 n_frames_unit=self.config.n_frames_unit,
                 legacy_escapes=self.config.legacy_escapes,
                 csv_quotes=self.config.csv_quotes,

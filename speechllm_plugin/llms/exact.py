@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ PLACES = 32
 class Rows(Protocol):
     """The rows of a batch, as an LLM reads them."""
 
-    stops: Sequence[int]
+    stops: list[int]
     """The tokens that end a hypothesis."""
     dtype: torch.dtype
     """Of the LLM's weights."""
@@ -103,7 +103,7 @@ def _in_pieces(rows: Rows, hidden: Tensor, first: int) -> Iterator[Tensor]:
 def _tokens(search: Search, tokens: Sequence[int], first: int, logits: Iterator[Tensor]) -> list[int]:
     """What a row's own logits call for at each place of a draft, its end included, given what the draft has before."""
     chosen = []
-    processors = None
+    processors: Any = None
     for place, scores in enumerate(islice(logits, len(tokens) + 1 - first), start=first):
         if processors is None:
             processors = search.processors(scores.device)

@@ -25,6 +25,8 @@ class DecodedSplit:
     """Hypotheses that the length limit ended."""
     decoded_again: int = 0
     """Hypotheses that repeated themselves and were decoded again; see `DecodingConfig.max_compression_ratio`."""
+    no_speech: dict[int, str] = field(default_factory=dict)
+    """Place in the split -> why the guard against silence left its text empty."""
     speech_vectors: int = 0
     """Embeddings that the audio became for the LLM."""
     audio_seconds: float = 0.0
@@ -42,6 +44,7 @@ class DecodedSplit:
         self.cut += sum(row.cut for row in generated)
         self.speech_vectors += sum(row.speech_vectors for row in generated)
         self.decoded_again += sum(row.decoded_again for row in generated)
+        self.no_speech.update({batch.rows[i]: row.no_speech for i, row in enumerate(generated) if row.no_speech})
         for i, text in enumerate(texts):
             self.rows[batch.rows[i]] = Hypothesis(
                 id=batch.ids[i],
@@ -102,6 +105,7 @@ def _merge(parts: Sequence[DecodedSplit]) -> DecodedSplit:
     for part in parts:
         merged.rows.update(part.rows)
         merged.skipped.update(part.skipped)
+        merged.no_speech.update(part.no_speech)
         merged.cut += part.cut
         merged.decoded_again += part.decoded_again
         merged.speech_vectors += part.speech_vectors

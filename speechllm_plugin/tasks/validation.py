@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from typing import Literal
 
 import torch
 from fairseq2.metrics import MetricBag
@@ -15,15 +14,17 @@ from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.languages import is_translation
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.scoring.scripts import has_spaces
-from speechllm_plugin.scoring.wer import word_errors
+from speechllm_plugin.scoring.wer import unit_of, word_errors
 from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
 
 
 class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
     """Reports `nll_loss`, `other_audio_loss` (the loss when each clip gets its neighbour's audio: about equal until
     the system listens) and `wer` (of the decoded transcriptions, after the `basic` normaliser; each language counts
-    its own unit, as in the score file; absent where a split holds translations only)."""
+    its own unit, as in the score file; absent where a split holds translations only).
+
+    It computes as evaluation and transcription do, without autocast whatever training has: what is best here is best
+    there."""
 
     def __init__(self, model: SpeechLlm, *, name: str, decode: bool, decoding: DecodingConfig) -> None:
         self._model = model
@@ -41,8 +42,9 @@ class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
     @override
     @torch.inference_mode()
     def process_batch(self, batch: SpeechTextBatch, metric_bag: MetricBag) -> None:
-        own, other, num_targets = self._model.swapped_loss(batch)
-        texts = self._model.generate(batch, self._decoding)[0] if self._decode else []
+        with torch.autocast(next(self._model.parameters()).device.type, enabled=False):
+            own, other, num_targets = self._model.swapped_loss(batch)
+            texts = self._model.generate(batch, self._decoding)[0] if self._decode else []
         if not batch.counted:
             return
         metric_bag.get("nll_loss", LossMean).add(own, num_targets)
@@ -71,12 +73,15 @@ def recognition_errors(batch: SpeechTextBatch, texts: Sequence[str]) -> tuple[in
 
     :param texts: what was decoded, one for each row.
     """
-    rows: dict[Literal["word", "char"], list[int]] = {"word": [], "char": []}
+    rows: dict[str, list[int]] = {}
     for row, (source, target) in enumerate(zip(batch.source_langs, batch.target_langs, strict=True)):
         if not is_translation(source, target):
-            rows["word" if has_spaces(source) else "char"].append(row)
+            rows.setdefault(source, []).append(row)
     results = [
-        word_errors([batch.texts[row] for row in own], [texts[row] for row in own], unit=unit)
-        for unit, own in rows.items()
+        word_errors(
+            [batch.texts[row] for row in own], [texts[row] for row in own],
+            unit=unit_of(language), language=language,
+        )
+        for language, own in rows.items()
     ]
     return sum(map(len, rows.values())), sum(r.errors for r in results), sum(r.words for r in results)

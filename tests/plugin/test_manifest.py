@@ -147,7 +147,11 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         ),
         (b"id\taudio\ttgt_text\n\tb\tc\n", ", line 2, column 'id': found '', expected some text"),
         (b"id\taudio\ttgt_text\na\t \tc\n", ", line 2, column 'audio': found ' ', expected some text"),
-        (b"id\taudio\ttgt_text\na\tb\t \n", ", line 2, column 'tgt_text': found ' ', expected some text"),
+        (
+            b"id\taudio\ttgt_text\na\tb\t \n",
+            ", line 2, column 'tgt_text': found ' ', expected some text (dataset.config_overrides.empty_text=silence, "
+            "if nobody speaks in it)",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:

@@ -29,5 +29,10 @@ def test_each_transcription_counts_its_own_unit(order: tuple[int, ...]) -> None:
     assert recognition_errors(chosen, [texts[row] for row in order]) == (2, 1 + 2, 3 + 4)
 
 
+def test_each_language_has_its_own_capitals() -> None:
+    rows = batch(("tr", "tr", "ISPARTA"), ("en", "en", "ISPARTA"))
+    assert recognition_errors(rows, ["ısparta", "isparta"]) == (2, 0, 2)
+
+
 def test_translations_are_none() -> None:
     assert recognition_errors(batch(GERMAN), ["eins"]) == (0, 0, 0)

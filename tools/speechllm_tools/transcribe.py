@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 
-def _ratio(value: str) -> float | None:
+def _number_or_off(value: str) -> float | None:
     return None if value == "off" else float(value)
 
 
-_ratio.__name__ = "number"  # what argparse calls it
+_number_or_off.__name__ = "number"  # what argparse calls it
 
 DECODING: dict[str, tuple[Callable[[str], object], str]] = {
     "beam_size": (int, "hypotheses kept side by side; 1 = greedy; 4 costs more time and often errs less"),
@@ -34,11 +34,22 @@ DECODING: dict[str, tuple[Callable[[str], object], str]] = {
     "repetition_penalty": (float, "above 1 discourages tokens already said; 1 = off"),
     "no_repeat_ngram_size": (int, "no n-gram of this many tokens occurs twice; 0 = off"),
     "max_compression_ratio": (
-        _ratio, "a text that zlib shrinks more than this many times loops, and is decoded again without repetitions; "
-        "2.4 suits speech; off = keep it"
+        _number_or_off, "a text that zlib shrinks more than this many times loops, and is decoded again without "
+        "repetitions; 2.4 suits speech; off = keep it"
     ),
-    "tokens_per_second": (float, "limit of a text's length, in tokens per second of audio, beside --extra-tokens"),
+    "tokens_per_second": (
+        float, "limit of a text's length, in tokens per second of audio, beside --extra-tokens; if the run was given "
+        "none, it is from its training references"
+    ),
     "extra_tokens": (int, "limit of a text's length, in tokens, beside --tokens-per-second"),
+    "no_speech_level": (
+        _number_or_off, "a file whose loudest 0.1 s is below this level, in dB under full scale, gets no text; -60 is "
+        "silence; off = every file gets one"
+    ),
+    "no_speech_probability": (
+        _number_or_off, "a text whose tokens have a lower mean probability than this was made up and is left out; off "
+        "= keep it"
+    ),
 }
 """Fields of `DecodingConfig`: what each takes, and what it does."""
 FEW = 0.5
@@ -83,7 +94,8 @@ def run(options: argparse.Namespace) -> int:
 
     step = int(options.step) if options.step.isdecimal() else options.step
     checkpoint = find_checkpoint(options.checkpoint, step)
-    decoding = _decoding(options, checkpoint.decoding())
+    of_the_run = checkpoint.decoding()
+    decoding = _decoding(options, of_the_run)
     for name in ("source_lang", "target_lang"):
         if getattr(options, name) == "":
             raise UserError(f"{_option(name)}: found '', expected a language")
@@ -93,6 +105,7 @@ def run(options: argparse.Namespace) -> int:
     model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
     if (trained := checkpoint.precision()) != model.precision:
         _say(describe_decoding(model.precision, trained, machine_precision(next(model.parameters()).device)))
+    _say(f"decoding {decoding.described(of_the_run)}")
     failed = 0
     readable = []
     for name in options.audio:

@@ -18,12 +18,14 @@ from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import language_name
 from speechllm_plugin.llms.api import LLMS
+from speechllm_plugin.llms.limits import reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.archs import check_part_arch
 from speechllm_plugin.precision import MachinePrecision, describe_decoding
 from speechllm_plugin.recognizers.api import RECOGNIZERS
+from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.tasks.cascade import CascadeDecoder, CascadeEvalUnit
-from speechllm_recipes.speech_llm.common import open_reader, register_common
+from speechllm_recipes.speech_llm.common import arithmetic, open_reader, register_common
 from speechllm_recipes.speech_llm.config import CascadeConfig
 from speechllm_recipes.speech_llm.precision import shared_precision
 
@@ -46,11 +48,19 @@ class CascadeRecipe(Recipe):
                 f"dataset.feature_cache: found {config.dataset.feature_cache!r}, expected null: a cascade keeps no "
                 "features"
             )
+        get_normalizer(config.wer_normalizer)  # tells of a missing package before anything is loaded
         machine = shared_precision(context)
         cascade = _create(context, config, machine)
         units, readers = [], []
         for split in config.dataset.splits:
             reader = open_reader(context, config.dataset, split, max_seconds=cascade.recognizer.max_seconds)
+            beyond = 0.0
+            if cascade.prompts is not None:
+                clips = [
+                    (clip, seconds) for clip, seconds in reader.clips
+                    if needs_llm(config.prompt, clip.source_lang, clip.target_lang)
+                ]
+                beyond = report_limit(split, reference_lengths(cascade.prompts, clips), config.decoding)
             units.append(
                 CascadeEvalUnit(
                     split,
@@ -59,6 +69,7 @@ class CascadeRecipe(Recipe):
                     context.gangs.dp,
                     context.output_dir / split,
                     normalizer=config.wer_normalizer,
+                    beyond_limit=beyond,
                     provenance=_provenance(context, config, cascade, split),
                 )
             )
@@ -120,6 +131,13 @@ def _provenance(context: RecipeContext, config: CascadeConfig, cascade: Cascade,
     def collect() -> dict[str, Any]:
         collected = provenance(config, None, manifests)
         llm = None if cascade.llm is None else cascade.llm.identity()
-        return {**collected, "recognizer": cascade.recognizer.identity(), "llm": llm}
+        return {
+            **collected,
+            "recognizer": cascade.recognizer.identity(),
+            "llm": llm,
+            "arithmetic": arithmetic(
+                config.dataset, config.evaluator, context.device, recognizer=cascade.recognizer, llm=cascade.llm
+            ),
+        }
 
     return collect

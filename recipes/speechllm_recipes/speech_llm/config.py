@@ -30,6 +30,7 @@ from speechllm_plugin.datasets.speech_text import SPEECH_TEXT_DATASET
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, PartSection
 from speechllm_plugin.prompts import PromptConfig
+from speechllm_plugin.scoring.normalizers import NormalizerName
 
 
 @dataclass(kw_only=True)
@@ -127,7 +128,7 @@ class SpeechLlmTrainConfig:
     """`model.arch` names encoder.llm.adapter; `model.config_overrides` changes any of their keys."""
     dataset: TrainDatasetSection = field(default_factory=TrainDatasetSection)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    """For the validation's WER."""
+    """For the validation's WER. The run keeps it, and `evaluate`, `generate` and `transcribe` decode the same way."""
     gang: GangSection = field(default_factory=GangSection)
     trainer: SpeechTrainerSection = field(
         default_factory=lambda: SpeechTrainerSection(
@@ -202,8 +203,10 @@ class SpeechLlmEvaluateConfig:
     model: ReferenceModelSection = field(default_factory=lambda: ReferenceModelSection(name="last_checkpoint"))
     """Set by `--checkpoint`."""
     dataset: EvaluateDatasetSection = field(default_factory=EvaluateDatasetSection)
-    decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    wer_normalizer: Literal["none", "basic", "whisper_english"] = "basic"
+    decoding: object = None
+    """A mapping of the keys of the training run's `decoding` to change, `{beam_size: 4}` for instance. None = decode as
+    the run did in its validation, and as `speechllm transcribe` does."""
+    wer_normalizer: NormalizerName = "basic"
     """Applied to references and hypotheses before WER; its name stands in the score file."""
     evaluator: EvaluatorSection = field(default_factory=EvaluatorSection)
     gang: GangSection = field(default_factory=GangSection)
@@ -215,7 +218,8 @@ class SpeechLlmGenerateConfig:
     model: ReferenceModelSection = field(default_factory=lambda: ReferenceModelSection(name="last_checkpoint"))
     """Set by `--checkpoint`."""
     dataset: GenerateDatasetSection = field(default_factory=GenerateDatasetSection)
-    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    decoding: object = None
+    """As for `evaluate`."""
     generator: GeneratorSection = field(default_factory=GeneratorSection)
     gang: GangSection = field(default_factory=GangSection)
     common: CommonSection = field(default_factory=_common)
@@ -233,7 +237,7 @@ class CascadeConfig:
     dataset: EvaluateDatasetSection = field(default_factory=EvaluateDatasetSection)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     """Of the LLM. The recogniser is greedy."""
-    wer_normalizer: Literal["none", "basic", "whisper_english"] = "basic"
+    wer_normalizer: NormalizerName = "basic"
     """Applied to references and hypotheses before WER; its name stands in the score file."""
     evaluator: EvaluatorSection = field(default_factory=EvaluatorSection)
     gang: GangSection = field(default_factory=GangSection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fairseq2.logging import log
@@ -12,10 +13,18 @@ from typing_extensions import override
 
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.tasks.decoding import Decoder
 from speechllm_plugin.tasks.evaluation import SpeechLlmEvalUnit
-from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
+from speechllm_recipes.speech_llm.common import (
+    arithmetic,
+    check_references,
+    create_reader,
+    decoding_of,
+    feature_cache,
+    register_common,
+)
 from speechllm_recipes.speech_llm.config import SpeechLlmEvaluateConfig
 from speechllm_recipes.speech_llm.precision import DecodingPrecision, settle_decoding
 from speechllm_recipes.speech_llm.user_errors import get_model
@@ -34,6 +43,8 @@ class SpeechLlmEvaluateRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmEvaluateConfig)
+        get_normalizer(config.wer_normalizer)  # tells of a missing package before anything is decoded
+        decoding = decoding_of(config)
         precision = settle_decoding(context, config.model, config.common)
         model = get_model(context)
         log.info("{}", precision.describe(model.precision))
@@ -41,16 +52,20 @@ class SpeechLlmEvaluateRecipe(Recipe):
         units, readers = [], []
         for split in config.dataset.splits:
             reader = create_reader(context, config.dataset, model, split)
+            beyond = check_references(split, model.prompts, reader, decoding)
             units.append(
                 SpeechLlmEvalUnit(
                     split,
                     model,
-                    Decoder(model, config.decoding),
+                    Decoder(model, decoding),
                     reader,
                     context.gangs.dp,
                     context.output_dir / split,
                     normalizer=config.wer_normalizer,
-                    provenance=self._provenance(context, config, model, precision, split),
+                    beyond_limit=beyond,
+                    provenance=self._provenance(
+                        context, replace(config, decoding=decoding), model, precision, split
+                    ),
                 )
             )
             readers.append(reader)
@@ -73,6 +88,10 @@ class SpeechLlmEvaluateRecipe(Recipe):
                 "precision": precision.record(model.precision),
                 "encoder": model.encoder.identity(),
                 "llm": model.llm.identity(),
+                "arithmetic": arithmetic(
+                    config.dataset, config.evaluator, context.device,
+                    encoder=model.encoder, llm=model.llm, adapter=model.adapter,
+                ),
             }
 
         return collect

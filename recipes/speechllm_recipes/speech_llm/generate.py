@@ -10,7 +10,13 @@ from typing_extensions import override
 
 from speechllm_plugin.tasks.decoding import Decoder
 from speechllm_plugin.tasks.evaluation import SpeechLlmGeneratorUnit
-from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
+from speechllm_recipes.speech_llm.common import (
+    check_references,
+    create_reader,
+    decoding_of,
+    feature_cache,
+    register_common,
+)
 from speechllm_recipes.speech_llm.config import SpeechLlmGenerateConfig
 from speechllm_recipes.speech_llm.precision import settle_decoding
 from speechllm_recipes.speech_llm.user_errors import get_model
@@ -29,10 +35,12 @@ class SpeechLlmGenerateRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmGenerateConfig)
+        decoding = decoding_of(config)
         precision = settle_decoding(context, config.model, config.common)
         model = get_model(context)
         log.info("{}", precision.describe(model.precision))
         model.feature_cache = feature_cache(config.dataset, model)
         reader = create_reader(context, config.dataset, model, config.dataset.split, require_text=False)
-        unit = SpeechLlmGeneratorUnit(Decoder(model, config.decoding), reader, context.gangs.dp, context.output_dir)
+        check_references(config.dataset.split, model.prompts, reader, decoding)
+        unit = SpeechLlmGeneratorUnit(Decoder(model, decoding), reader, context.gangs.dp, context.output_dir)
         return context.create_generator(unit, reader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from fairseq2.logging import log
@@ -13,16 +14,27 @@ from fairseq2.task import Task
 from torch.nn import Module
 from typing_extensions import override
 
+from speechllm_plugin.datasets.reader import SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_atomically
 from speechllm_plugin.languages import is_translation
+from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.llms.limits import rate_for, reference_lengths, report_limit
+from speechllm_plugin.models.speech_llm.checkpoint import Checkpoint, keep_decoding, step_numbers
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.tasks.alignable import check_alignable
 from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
 from speechllm_plugin.tasks.validation import SpeechLlmValidUnit
-from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
+from speechllm_recipes.speech_llm.common import (
+    check_level,
+    check_references,
+    create_reader,
+    dtype_name,
+    feature_cache,
+    register_common,
+)
 from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
 from speechllm_recipes.speech_llm.precision import TrainingPrecision, settle_training
 from speechllm_recipes.speech_llm.run_record import check_run_record
@@ -67,6 +79,7 @@ class SpeechLlmTrainRecipe(Recipe):
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmTrainConfig)
         self._check_score_metric(context, config)
+        check_level(config.decoding, config.dataset)
         self._precision = settle_training(context, config)
         with _kept_if_refused(context.output_dir / "checkpoints" / "model.yaml", context.gangs.root.rank):
             model = get_model(context)
@@ -82,11 +95,17 @@ class SpeechLlmTrainRecipe(Recipe):
         )
         check_alignable(model, reader.transcripts, reader.seconds, config.dataset.train_split)
         unit = SpeechLlmTrainUnit(model, context.get_data_parallel_model(), reader)
-        valid_units = [
-            SpeechLlmValidUnit(model, name=split, decode=config.dataset.valid_decode, decoding=config.decoding)
-            for split in config.dataset.valid_splits
-        ]
-        valid_readers = [create_reader(context, config.dataset, model, split) for split in config.dataset.valid_splits]
+        decoding = _resolve_decoding(context, config, model, reader)
+        valid_units, valid_readers = [], []
+        for split in config.dataset.valid_splits:
+            valid_reader = create_reader(context, config.dataset, model, split)
+            if config.dataset.valid_decode:
+                check_references(split, model.prompts, valid_reader, decoding)
+            valid_units.append(
+                SpeechLlmValidUnit(model, name=split, decode=config.dataset.valid_decode, decoding=decoding)
+            )
+            valid_readers.append(valid_reader)
+        _log_validation(context, config, model)
         return ResumableTask(context.create_trainer(unit, reader, valid_units, valid_readers))
 
     @staticmethod
@@ -106,6 +125,40 @@ class SpeechLlmTrainRecipe(Recipe):
     @staticmethod
     def _train_rows(context: RecipeContext, config: SpeechLlmTrainConfig) -> list:
         return context.get_dataset_as(SpeechTextDataset).read(config.dataset.train_split)
+
+
+def _resolve_decoding(
+    context: RecipeContext, config: SpeechLlmTrainConfig, model: SpeechLlm, reader: SpeechTextReader
+) -> DecodingConfig:
+    """The run's decoding, with a length limit from its training references, or of its own if it is resumed; written
+    beside its checkpoints, for all that will decode them."""
+    checkpoints, decoding = context.output_dir / "checkpoints", config.decoding
+    lengths = reference_lengths(model.prompts, reader.clips)
+    if decoding.tokens_per_second is None:
+        steps = step_numbers(checkpoints)
+        kept = Checkpoint(checkpoints, steps[-1]).decoding().tokens_per_second if steps else None
+        decoding = replace(decoding, tokens_per_second=kept or rate_for(lengths))
+    report_limit(config.dataset.train_split, lengths, decoding)
+    if context.gangs.root.rank == 0:
+        keep_decoding(checkpoints, decoding)
+    model.decoding = decoding
+    log.info("Decoding of this run, also in evaluate, generate and transcribe: {}", decoding.described())
+    return decoding
+
+
+def _log_validation(context: RecipeContext, config: SpeechLlmTrainConfig, model: SpeechLlm) -> None:
+    """Which arithmetic chooses the best checkpoint."""
+    trainer, mixed = config.trainer, config.trainer.mixed_precision
+    if trainer.data_parallelism == "fsdp" and context.gangs.root.size > 1 and mixed.mode == "static":
+        log.warning(
+            "Validation computes the adapter in {}, to which FSDP casts it, where evaluate and transcribe compute in "
+            "float32: their scores may differ. trainer.mixed_precision.mode=auto validates in float32.", mixed.dtype
+        )
+        return
+    log.info(
+        "Validation computes without autocast, as evaluate, generate and transcribe do: encoder {}, adapter {}, LLM "
+        "{}.", *(dtype_name(part) for part in (model.encoder, model.adapter, model.llm)),
+    )
 
 
 @contextmanager

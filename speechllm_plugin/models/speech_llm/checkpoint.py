@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from fairseq2.models.utils.checkpoint import ModelCheckpointMismatchError
 from fairseq2.runtime import dependency
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files import write_text_atomically
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, SpeechLlmConfig, part_dtypes
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -26,6 +28,8 @@ from speechllm_plugin.precision import MachinePrecision, machine_precision
 from speechllm_plugin.registry import structure
 
 Step = int | Literal["best", "last"]
+DECODING = "decoding.json"
+"""Lies beside the checkpoints: how their run decodes, with what it derived from its data."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,14 @@ class Checkpoint:
         return part_dtypes(self.config())
 
     def decoding(self) -> DecodingConfig:
-        """How the run decoded its validation; the defaults where the run's configuration did not come along.
+        """How the run decoded its validation; the defaults where neither its `decoding.json` nor, from a run before
+        there was one, its configuration came along.
 
-        :raises UserError: that configuration cannot be read.
+        :raises UserError: the file cannot be read.
         """
-        file = self.directory.parent / "config.yaml"
+        file = self.directory / DECODING
+        if not file.is_file():
+            file = self.directory.parent / "config.yaml"
         if not file.is_file():
             return DecodingConfig()
         try:
@@ -136,7 +143,7 @@ def _choose_checkpoint(path: Path, step: Step) -> Checkpoint:
 
 
 def named_checkpoint(directory: Path | None, name: str | None) -> Checkpoint | None:
-    """A checkpoint by fairseq2's name for it."""
+    """A checkpoint that is known by fairseq2's name for it; None for a model that is no run's."""
     if directory is None or name is None:
         return None
     if match := re.fullmatch(r"checkpoint_step_(\d+)", name):
@@ -151,6 +158,13 @@ def decoding_dtypes(checkpoint: Checkpoint, machine: MachinePrecision) -> dict[s
     trained = checkpoint.precision()
     here = {part: machine.decode_in(dtype) for part, dtype in trained.items()}
     return {part: dtype for part, dtype in here.items() if dtype != trained[part]}
+
+
+def keep_decoding(directory: Path, decoding: DecodingConfig) -> None:
+    """
+    :param directory: the `checkpoints` folder of the run.
+    """
+    write_text_atomically(directory / DECODING, json.dumps({"decoding": asdict(decoding)}, indent=2) + "\n")
 
 
 def load_speech_llm(

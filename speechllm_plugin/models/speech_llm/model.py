@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class SpeechLlm(nn.Module):
         self.prompts = prompts
         self.feature_cache: FeatureCache | None = None
         self.decoding = DecodingConfig()
-        """What `transcribe` decodes with of its own accord."""
+        """As the training run decodes: what `transcribe` does of its own accord, and where a length limit is from."""
         self._frozen = (freeze(encoder), freeze(llm))
         self.tuned = nn.ModuleDict()
         """The trained weights of the "encoder" and of the "llm", where there are any."""
@@ -222,6 +222,8 @@ class SpeechLlm(nn.Module):
     def decode(
         self, batch: SpeechTextBatch, speech: AdapterOutput, config: DecodingConfig
     ) -> tuple[list[str], list[Generated]]:
+        if config.tokens_per_second is None:
+            config = replace(config, tokens_per_second=self.decoding.tokens_per_second)
         return answer(
             self.llm,
             self.prompts,
@@ -230,6 +232,7 @@ class SpeechLlm(nn.Module):
             speech.lengths,
             keys=batch.ids,
             seconds=batch.seconds,
+            waveforms=batch.waveforms,
             config=config,
         )
 

@@ -87,8 +87,6 @@ def evaluation(root: Path) -> list[str]:
         f"dataset.splits=[{','.join(SPLITS)}]",
         "dataset.batch_size=25",
         f"dataset.feature_cache={root}/features",
-        "decoding.no_repeat_ngram_size=3",
-        "decoding.tokens_per_second=6",
     ]
 
 
@@ -112,18 +110,16 @@ def _evaluate(root: Path, expected_seconds: float) -> None:
 
 def _report(root: Path, seconds: float) -> int:
     from speechllm_plugin.scoring.report import read_hypotheses
-    from speechllm_plugin.scoring.table import format_table
+    from speechllm_plugin.scoring.table import format_table, format_wer
 
     scores = {split: _scores(root / "eval" / split / "scores.json") for split in SPLITS}
     rows = read_hypotheses(root / "eval" / "test_seen" / "hypotheses.tsv")
     print("\n" + format_table(rows, 5) + "\n")
     above = []
     for split, description in SPLITS.items():
-        wer = 100 * scores[split]["asr"]["wer"]
-        low, high = (100 * scores[split]["asr"][bound] for bound in ("wer_low", "wer_high"))
-        print(f"WER {wer:5.2f} % [{low:.2f}, {high:.2f}]  (expected <= {TARGET[split]:g} %)  "
+        print(f"WER (%) {format_wer(scores[split]['asr'], 2)}  (expected <= {TARGET[split]:g})  "
               f"{scores[split]['utterances']} {description}")
-        if wer > TARGET[split]:
+        if (wer := 100 * scores[split]["asr"]["wer"]) > TARGET[split]:
             above.append(f"{wer:.2f} % on {description} (expected at most {TARGET[split]:g} %)")
     seen = scores["test_seen"]
     own, other = seen["nll_loss"], seen["other_audio_loss"]
