@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from speechllm_kernels._triton_numbers import double, widen
+from speechllm_kernels._triton_numbers import double
 from speechllm_kernels.cif.plan import BELOW, LARGEST_ALPHA, LARGEST_POSITION, SNAP, Plan, Rules
 
 # Fixed, whatever T: a row's sums have the same bits alone and in a batch.
@@ -75,8 +75,7 @@ def _snap(position, SNAP: tl.constexpr):
 def _load_alpha(alpha, frame, length, stride_row, stride_frame, LARGEST: tl.constexpr):
     """The plain alpha, and what counts of it; both 0 in the padding."""
     row = tl.program_id(1).to(tl.int64)
-    plain = tl.load(alpha + row * stride_row + frame * stride_frame, mask=frame < length, other=0.0)
-    plain = widen(plain).to(tl.float64)
+    plain = tl.load(alpha + row * stride_row + frame * stride_frame, mask=frame < length, other=0.0).to(tl.float64)
     return plain, tl.where((plain >= 0) & (plain < double(LARGEST)), plain, 0.0)
 
 
