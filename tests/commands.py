@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 ROOT = Path(__file__).parents[1]
 PATHS = [str(ROOT / name) for name in (".", "kernels", "recipes", "tools")]
 
@@ -150,7 +148,7 @@ class System:
         return {split: str(file) for split, file in files.items()}
 
     def write(self, file: Path, **changes: Any) -> Path:
-        file.write_text(yaml.safe_dump(self.config(**changes)))
+        file.write_text(json.dumps(self.config(**changes)))
         return file
 
 

@@ -7,7 +7,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-import yaml
+
+from speechllm_plugin.yaml_text import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,7 +52,7 @@ def _check_recipe_command(words: list[str]) -> None:
     config = StandardValueConverter().unstructure(action.create().config_kls())
     for item in (item for group in options.config for item in group):
         key, _, value = item.partition("=")
-        yaml.safe_load(value)
+        parse_yaml(value)
         keys = key.split(".")
         # What lies below `config_overrides` belongs to the model's or the dataset's own configuration.
         if "config_overrides" in keys:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-import yaml
 
 from speechllm_plugin.datasets.manifest import read_manifest, write_manifest
+from speechllm_plugin.yaml_text import parse_yaml
 from tests.commands import Commands, System, metrics
 
 
@@ -44,7 +44,7 @@ def test_from_transcripts_to_a_trained_and_reloaded_system(
     assert all(line["CTC Loss"] > 0 for line in metrics(tmp_path / "run", "train"))
 
     # As many pieces under the same name, but other labels.
-    resolved = yaml.safe_load((tmp_path / "run/checkpoints/model.yaml").read_text())["model_config"]["ctc"]
+    resolved = parse_yaml((tmp_path / "run/checkpoints/model.yaml").read_text())["model_config"]["ctc"]
     before = hashlib.sha256(model.read_bytes()).hexdigest()
     assert (resolved["vocabulary_size"], resolved["vocabulary_sha256"]) == (40, before)
     commands.speechllm(

@@ -168,12 +168,12 @@ def _assignment(item: str) -> tuple[str, object]:
     key, separator, value = item.partition("=")
     if not separator or not key:
         raise UserError(f"--set: found {item!r}, expected KEY=VALUE")
-    import yaml
+    from speechllm_plugin.yaml_text import parse_yaml
 
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set: found {item!r}, expected a value in YAML ({' '.join(str(error).split())})") from error
+        return key, parse_yaml(value)
+    except ValueError as error:
+        raise UserError(f"--set: found {item!r}, expected a value in YAML ({error})") from error
 
 
 def _one_line(text: str) -> str:

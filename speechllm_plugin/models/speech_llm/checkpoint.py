@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from fairseq2 import init_fairseq2
 from fairseq2.gang import create_fake_gangs
 from fairseq2.model_checkpoint import CorruptModelCheckpointError
@@ -22,6 +21,7 @@ from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.registry import structure
+from speechllm_plugin.yaml_text import parse_yaml
 
 Step = int | Literal["best", "last"]
 
@@ -48,8 +48,8 @@ class Checkpoint:
         """
         file = self.directory / "model.yaml"
         try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))["model_config"]
-        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+            values = parse_yaml(file.read_text(encoding="utf-8"))["model_config"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
         for key, value in (overrides or {}).items():
@@ -65,8 +65,8 @@ class Checkpoint:
         if not file.is_file():
             return DecodingConfig()
         try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8")).get("decoding")
-        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+            values = parse_yaml(file.read_text(encoding="utf-8")).get("decoding")
+        except (OSError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
         return structure(DecodingConfig, values, f"{file}: decoding")

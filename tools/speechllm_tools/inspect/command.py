@@ -115,7 +115,6 @@ def _read(target: str) -> tuple[SpeechLlmConfig, int]:
 
 def _read_yaml(file: Path) -> tuple[SpeechLlmConfig, int]:
     """A configuration of the training recipe, merged as `--config-file` is."""
-    import yaml
     from fairseq2.utils.config import StandardConfigMerger
     from fairseq2.utils.structured import StandardValueConverter, StructureError
     from fairseq2.utils.validation import StandardObjectValidator, ValidationError
@@ -124,10 +123,11 @@ def _read_yaml(file: Path) -> tuple[SpeechLlmConfig, int]:
 
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, arch_config
     from speechllm_plugin.registry import structure
+    from speechllm_plugin.yaml_text import parse_yaml
 
     merger, converter, validator = StandardConfigMerger(), StandardValueConverter(), StandardObjectValidator()
     try:
-        values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values: Any = parse_yaml(file.read_text(encoding="utf-8"))
         recipe = converter.structure(merger.merge(converter.unstructure(SpeechLlmTrainConfig()), values),
                                      SpeechLlmTrainConfig)
         assert isinstance(recipe, SpeechLlmTrainConfig)
@@ -144,7 +144,7 @@ def _read_yaml(file: Path) -> tuple[SpeechLlmConfig, int]:
         raise UserError(f"{file}: {error}") from error
     except StructureError as error:
         raise UserError(f"{file}: {config_error(error)}") from error
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: {reason}; expected a configuration as the recipe's --config-file takes it") from error
     return structured, recipe.dataset.batch_size
