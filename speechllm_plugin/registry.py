@@ -89,7 +89,7 @@ def structure(kls: type[Any], values: object, where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kls)}
     for key in values:
         if key not in fields:
-            raise UserError(f"{where}.{key}: unknown key; expected one of {', '.join(sorted(fields))}")
+            raise UserError(f"{where}.{key}: found an unknown key, expected one of {', '.join(sorted(fields))}")
     return kls(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()})
 
 

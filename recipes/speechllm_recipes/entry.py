@@ -19,6 +19,10 @@ class Action:
     create: Callable[[], Recipe]
     takes_checkpoint: bool
     """Whether it reads a trained model, given by `--checkpoint`."""
+    takes_init: bool = False
+    """Whether it can start from a trained model, given by `--init-from`."""
+    model_keys: str = "model.config_overrides."
+    """What stands before the keys of `--set`."""
 
 
 @dataclass(frozen=True)

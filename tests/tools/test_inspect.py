@@ -489,12 +489,12 @@ def test_mistakes_are_one_line(
     [
         ("model: {arch: x.y.z}", ("arch: found 'x.y.z'", "encoder.llm.adapter")),
         ("model: {config_overrides: {adapter: {nme: base}}}", ("model.config_overrides.adapter.nme", "unknown key")),
-        ("model: {config_overrides: {ctc: {weight: -1}}}", ("model.config_overrides.ctc", "`weight`", "-1")),
-        ("model: {config_overrides: {encoder_tuning: {lora_rank: -3}}}", ("encoder_tuning", "`lora_rank`", "-3")),
-        ("modle: {arch: x}", ("config.yaml: unknown key modle",)),
-        ("dataset: {batch_sise: 3}", ("config.yaml: unknown key dataset.batch_sise",)),
+        ("model: {config_overrides: {ctc: {weight: -1}}}", ("model.config_overrides.ctc.weight: found -1",)),
+        ("model: {config_overrides: {encoder_tuning: {lora_rank: -3}}}", ("encoder_tuning.lora_rank: found -3",)),
+        ("modle: {arch: x}", ("config.yaml: modle: found an unknown key",)),
+        ("dataset: {batch_sise: 3}", ("config.yaml: dataset.batch_sise: found an unknown key",)),
         ("dataset: {batch_size: many}", ("dataset.batch_size", "'many'", "an integer")),
-        ("dataset: {batch_size: 0}", ("dataset", "`batch_size`", "at least 1", "0")),
+        ("dataset: {batch_size: 0}", ("dataset.batch_size: found 0, expected at least 1",)),
         (
             "model: {arch: ARCH.cif, config_overrides: {adapter: {config: {token_weight: .inf}}}}",
             ("adapter.config.token_weight: found inf, expected a finite number of at least 0",),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.yaml_text import parse_assignment
 
 if TYPE_CHECKING:
     from speechllm_plugin.alignment import TimedText
@@ -69,22 +70,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints one line a file, `AUDIO<TAB>TEXT`, or with `--timestamps` one a segment or word. A file that cannot be
     read is one line on standard error; the others are still transcribed, and the exit status is 2."""
-    if options.step not in ("best", "last") and not options.step.isdecimal():
-        raise UserError(f"--step: found {options.step!r}, expected best, last or a step number")
     if options.batch_size < 1:
         raise UserError(f"--batch-size: found {options.batch_size}, expected at least 1")
-    overrides = dict(_assignment(item) for item in options.set)
+    overrides = dict(parse_assignment(item, "--set") for item in options.set)
 
     from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
     from speechllm_plugin.encoders.api import too_long
     from speechllm_plugin.languages import language_name
-    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm
+    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm, parse_step
     from speechllm_tools.numerics import use_recipe_numerics
 
     for language in (options.source_lang, options.target_lang):
         if language is not None:
             language_name(language)
-    step = int(options.step) if options.step.isdecimal() else options.step
+    step = parse_step(options.step)
     decoding = _decoding(options, find_checkpoint(options.checkpoint, step).decoding())
     use_recipe_numerics()
     model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
@@ -162,18 +161,6 @@ def _unit(value: str) -> str:
             f"found {value!r}, expected segments or words; a file after --timestamps needs --timestamps=segments"
         )
     return value
-
-
-def _assignment(item: str) -> tuple[str, object]:
-    key, separator, value = item.partition("=")
-    if not separator or not key:
-        raise UserError(f"--set: found {item!r}, expected KEY=VALUE")
-    from speechllm_plugin.yaml_text import parse_yaml
-
-    try:
-        return key, parse_yaml(value)
-    except ValueError as error:
-        raise UserError(f"--set: found {item!r}, expected a value in YAML ({error})") from error
 
 
 def _one_line(text: str) -> str:

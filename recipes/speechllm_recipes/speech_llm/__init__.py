@@ -37,13 +37,14 @@ def _cascade() -> Recipe:
 RECIPE = RecipeEntry(
     "a frozen speech encoder and a frozen LLM, joined by a trained adapter",
     {
-        "train": Action("train an adapter; run again to resume", _train, takes_checkpoint=False),
+        "train": Action("train an adapter; run again to resume", _train, takes_checkpoint=False, takes_init=True),
         "evaluate": Action("decode splits and score them: WER, BLEU, chrF", _evaluate, takes_checkpoint=True),
         "generate": Action("decode a split into a TSV, with or without references", _generate, takes_checkpoint=True),
         "cascade": Action(
             "the baseline without training: a recogniser, then the LLM on its text; scored as by evaluate",
             _cascade,
             takes_checkpoint=False,
+            model_keys="",
         ),
     },
 )

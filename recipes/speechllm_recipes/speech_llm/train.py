@@ -22,6 +22,7 @@ from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
 from speechllm_plugin.tasks.validation import SpeechLlmValidUnit
 from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
 from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
+from speechllm_recipes.speech_llm.resume import check_steps, follow_configuration
 from speechllm_recipes.speech_llm.run_record import check_run_record
 from speechllm_recipes.speech_llm.user_errors import ResumableTask, get_model
 
@@ -60,9 +61,15 @@ class SpeechLlmTrainRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmTrainConfig)
+        _check_model_section(config)
+        check_steps(context.output_dir, config.regime.num_steps)
         self._check_score_metric(context, config)
         with _kept_if_refused(context.output_dir / "checkpoints" / "model.yaml", context.gangs.root.rank):
             model = get_model(context)
+        if config.model.name is not None:
+            directory = Path(str(config.common.assets.prev_checkpoint_dir))
+            step = config.model.name.removeprefix("checkpoint_step_")
+            log.info("The model is that of step {} of {}.", step, directory.parent)
         reader = create_reader(
             context,
             config.dataset,
@@ -77,7 +84,19 @@ class SpeechLlmTrainRecipe(Recipe):
             for split in config.dataset.valid_splits
         ]
         valid_readers = [create_reader(context, config.dataset, model, split) for split in config.dataset.valid_splits]
-        return ResumableTask(context.create_trainer(unit, reader, valid_units, valid_readers))
+        try:
+            scheduler, optimizer = context.get_lr_scheduler(), context.get_optimizer()
+            trainer = context.create_trainer(unit, reader, valid_units, valid_readers)
+        except UserError:
+            raise
+        except (ValueError, TypeError, RuntimeError) as error:
+            # What is left of the values that PyTorch and fairseq2 refuse.
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"optimizer, lr_scheduler, regime: found values that do not go together ({reason}), expected others"
+            ) from error
+        follow_configuration(optimizer, scheduler)
+        return ResumableTask(trainer)
 
     @staticmethod
     def _check_score_metric(context: RecipeContext, config: SpeechLlmTrainConfig) -> None:
@@ -95,6 +114,14 @@ class SpeechLlmTrainRecipe(Recipe):
     @staticmethod
     def _train_rows(context: RecipeContext, config: SpeechLlmTrainConfig) -> list:
         return context.get_dataset_as(SpeechTextDataset).read(config.dataset.train_split)
+
+
+def _check_model_section(config: SpeechLlmTrainConfig) -> None:
+    if config.model.name is not None and config.model.arch is not None:
+        raise UserError(
+            f"model.arch: found {config.model.arch!r} with --init-from, expected none: the model is the checkpoint's, "
+            "with what model.config_overrides changes"
+        )
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from dataclasses import fields
 
 from fairseq2.assets import AssetCardError
 from fairseq2.checkpoint import CheckpointError
@@ -16,8 +18,10 @@ from typing_extensions import override
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.checkpoint import describe_corruption
-from speechllm_plugin.models.speech_llm.config import unknown_arch
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, unknown_arch
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+
+_MODEL_KEYS = {field.name for field in fields(SpeechLlmConfig)}
 
 
 def report_user_error(ex: Exception) -> int:
@@ -35,6 +39,11 @@ def get_model(context: RecipeContext) -> SpeechLlm:
     """
     try:
         return context.get_model_as(SpeechLlm)
+    except UserError as error:
+        # A part names its keys as they stand in the model's own configuration.
+        if re.split(r"\W", str(error), maxsplit=1)[0] in _MODEL_KEYS:
+            raise UserError(f"model.config_overrides.{error}") from error
+        raise
     except ModelArchitectureNotKnownError as error:
         raise unknown_arch(error.arch, "model.arch") from error
     except AssetCardError as error:

@@ -83,6 +83,19 @@ def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
     return checkpoint
 
 
+def parse_step(text: str) -> Step:
+    """A step as a command line gives it.
+
+    :raises UserError: it is none.
+    """
+    if text in ("best", "last"):
+        return text  # type: ignore[return-value]
+    # Digits of other scripts, and those that are no numbers, are none of a folder's name.
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"--step: found {text!r}, expected best, last or a step number")
+    return int(text)
+
+
 def step_numbers(directory: Path) -> list[int]:
     """The steps whose checkpoints lie in `directory`, in order; not those that are still being written."""
     return sorted(int(folder.name[5:]) for folder in directory.glob("step_*") if folder.name[5:].isdecimal())

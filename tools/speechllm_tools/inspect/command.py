@@ -118,13 +118,15 @@ def _read_yaml(file: Path) -> tuple[SpeechLlmConfig, int]:
     from fairseq2.utils.config import StandardConfigMerger
     from fairseq2.utils.structured import StandardValueConverter, StructureError
     from fairseq2.utils.validation import StandardObjectValidator, ValidationError
-    from speechllm_recipes.log_filter import config_error
+    from speechllm_recipes.config_errors import config_error, structure_error
     from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
+    from speechllm_recipes.strict_numbers import refuse_numbers_of_another_kind
 
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, arch_config
     from speechllm_plugin.registry import structure
     from speechllm_plugin.yaml_text import parse_yaml
 
+    refuse_numbers_of_another_kind()
     merger, converter, validator = StandardConfigMerger(), StandardValueConverter(), StandardObjectValidator()
     try:
         values: Any = parse_yaml(file.read_text(encoding="utf-8"))
@@ -141,9 +143,9 @@ def _read_yaml(file: Path) -> tuple[SpeechLlmConfig, int]:
         except ValidationError as error:
             raise ValidationError(error.result, field="model.config_overrides") from error
     except (UserError, ValidationError) as error:
-        raise UserError(f"{file}: {error}") from error
+        raise UserError(f"{file}: {config_error(error) or error}") from error
     except StructureError as error:
-        raise UserError(f"{file}: {config_error(error)}") from error
+        raise UserError(f"{file}: {structure_error(error)}") from error
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: {reason}; expected a configuration as the recipe's --config-file takes it") from error
