@@ -33,6 +33,8 @@ class Cascade(nn.Module):
         self.recognizer = freeze(recognizer)
         self.llm = None if llm is None else freeze(llm)
         self._prompt = prompt
+        self._recognized: dict[tuple[str, str], Recognized] = {}
+        """What is said in a clip, by the identity of its audio and its language."""
         self._renderer = None if llm is None else PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)
 
     def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]:
@@ -41,8 +43,14 @@ class Cascade(nn.Module):
 
     def recognize(self, batch: SpeechTextBatch) -> list[Recognized]:
         """The first stage: what is said, in its own language."""
-        waveforms = [waveform for waveform in batch.waveforms if waveform is not None]
-        return self.recognizer.recognize(waveforms, batch.source_langs)
+        keys = list(zip(batch.audio_keys, batch.source_langs, strict=True))
+        # A clip that is to be translated into several languages has several rows, and is recognised once.
+        new = {key: row for row, key in enumerate(keys) if key not in self._recognized}
+        if new:
+            waveforms = [waveform for row in new.values() if (waveform := batch.waveforms[row]) is not None]
+            transcripts = self.recognizer.recognize(waveforms, [language for _, language in new])
+            self._recognized.update(zip(new, transcripts, strict=True))
+        return [self._recognized[key] for key in keys]
 
     def answer(
         self, batch: SpeechTextBatch, transcripts: Sequence[Recognized], config: DecodingConfig

@@ -11,13 +11,16 @@ import json
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.yaml_text import parse_assignment
+from speechllm_plugin.yaml_text import parse_assignment, parse_yaml
 from speechllm_recipes.entry import Action, RecipeEntry
+from speechllm_recipes.given_keys import given_keys
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,7 +111,7 @@ def _action_parser(name: str, action_name: str, entry: RecipeEntry, action: Acti
                             "new optimizer and schedule, and steps counted from 0")
     if _run_options(action):
         parser.add_argument("--step", help="of RUN_DIR: best (default), last, or a step number")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[],
+    parser.add_argument("--set", metavar="KEY=VALUE", nargs="*", action="extend", default=[],
                         help="change a key of the model's configuration, for instance where its frozen models lie "
                         f"now: --set llm.config.path=DIR; short for --config {action.model_keys}KEY=VALUE")
     parser.add_argument("--dump-config", action="store_true", help="print the whole configuration as YAML and stop")
@@ -164,7 +167,28 @@ def _overrides(action: Action, options: argparse.Namespace) -> list[str]:
     named = options.dump_config or options.config_file or any("prev_checkpoint_dir" in item for item in keys)
     if action.takes_checkpoint and run is None and not named:
         raise UserError("--checkpoint: found none, expected the output directory of a training run")
-    return [*from_run, *(action.model_keys + item for item in options.set), *keys]
+    derived: Mapping[str, Any] = {}
+    if action.derive is not None:
+        derived = action.derive(_given(options.config_file, keys))
+    return [
+        *(f"{key}={value}" for key, value in derived.items()),
+        *from_run,
+        *(action.model_keys + item for item in options.set),
+        *keys,
+    ]
+
+
+def _given(config_file: Path | None, items: Sequence[str]) -> dict[str, Any]:
+    """What file and command line set, by dotted key; a file that is no YAML is told by who reads it."""
+    given: dict[str, Any] = {}
+    if config_file is not None:
+        with suppress(ValueError):
+            given.update(given_keys(parse_yaml(config_file.read_text(encoding="utf-8"))))
+    for item in items:
+        if not item.strip().startswith("del:"):
+            key, value = parse_assignment(item, "--config")
+            given.update({key.removeprefix("set:"): value, **dict(given_keys(value, key.removeprefix("set:")))})
+    return given
 
 
 def _run_options(action: Action) -> list[str]:

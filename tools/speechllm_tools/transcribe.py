@@ -72,11 +72,15 @@ def run(options: argparse.Namespace) -> int:
     read is one line on standard error; the others are still transcribed, and the exit status is 2."""
     if options.batch_size < 1:
         raise UserError(f"--batch-size: found {options.batch_size}, expected at least 1")
-    overrides = dict(parse_assignment(item, "--set") for item in options.set)
+    files = [name for name in options.audio if not (options.set and _is_assignment(name))]
+    given = [*options.set, *(name for name in options.audio if name not in files)]
+    overrides = dict(parse_assignment(item, "--set") for item in given)
+    if not files:
+        raise UserError("AUDIO: found none, expected at least one file")
 
     from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
     from speechllm_plugin.encoders.api import too_long
-    from speechllm_plugin.languages import language_name
+    from speechllm_plugin.languages import language_code, language_name
     from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm, parse_step
     from speechllm_tools.numerics import use_recipe_numerics
 
@@ -87,9 +91,12 @@ def run(options: argparse.Namespace) -> int:
     decoding = _decoding(options, find_checkpoint(options.checkpoint, step).decoding())
     use_recipe_numerics()
     model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
+    if model.encoder.languages and language_code(options.source_lang) not in model.encoder.languages:
+        _say(f"--source-lang: found {options.source_lang!r}, but the speech encoder was pretrained on "
+             f"{', '.join(model.encoder.languages)} alone")
     failed = 0
     readable = []
-    for name in options.audio:
+    for name in files:
         try:
             seconds = len(read_audio(resolve(name, Path()))) / SAMPLE_RATE
             if model.encoder.max_seconds is not None and seconds > model.encoder.max_seconds:
@@ -161,6 +168,11 @@ def _unit(value: str) -> str:
             f"found {value!r}, expected segments or words; a file after --timestamps needs --timestamps=segments"
         )
     return value
+
+
+def _is_assignment(name: str) -> bool:
+    """A second KEY=VALUE behind one `--set`, which argparse takes for a file."""
+    return re.match(r"[a-z_]+(\.[a-z_]+)*=", name) is not None and not Path(name).exists()
 
 
 def _one_line(text: str) -> str:

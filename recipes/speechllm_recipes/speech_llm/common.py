@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fairseq2.logging import log
@@ -14,9 +16,10 @@ from fairseq2.runtime.dependency import DependencyContainer
 from speechllm_plugin.datasets.audio import AudioError
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
-from speechllm_plugin.datasets.speech_text import SpeechTextDataset
+from speechllm_plugin.datasets.speech_text import SpeechTextDataset, Utterance
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.languages import language_code
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_recipes.speech_llm.config import SpeechDatasetSection
 from speechllm_recipes.speech_llm.user_errors import report_user_error
@@ -65,11 +68,25 @@ def create_reader(
         section,
         split,
         max_seconds=model.encoder.max_seconds,
+        languages=model.encoder.languages,
         feature_cache=model.feature_cache,
         shuffle_seed=shuffle_seed,
         num_accumulate=num_accumulate,
         require_text=require_text,
     )
+
+
+def _warn_of_languages(split: str, utterances: Sequence[Utterance], known: Collection[str] | None) -> None:
+    if known is None:
+        return
+    others = Counter(row.source_lang for row in utterances if language_code(row.source_lang) not in known)
+    if others:
+        log.warning(
+            "Split {}: {:,} of {:,} clips are in a language that the speech encoder was not pretrained on ({}), which "
+            "knows {} alone.",
+            split, others.total(), len(utterances),
+            ", ".join(f"{language}: {count:,}" for language, count in others.most_common(5)), ", ".join(known),
+        )
 
 
 def open_reader(
@@ -78,6 +95,7 @@ def open_reader(
     split: str,
     *,
     max_seconds: float | None,
+    languages: Collection[str] | None = None,
     feature_cache: FeatureCache | None = None,
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
@@ -86,8 +104,10 @@ def open_reader(
     """`create_reader` for what is no `SpeechLlm`.
 
     :param max_seconds: the longest clip that can be taken; None = any.
+    :param languages: codes of those that the clips should be in; None = any.
     """
     utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
+    _warn_of_languages(split, utterances, languages)
     options = ReadOptions(
         limits=BatchLimits(section.batch_size, section.max_batch_seconds),
         shuffle_seed=shuffle_seed,

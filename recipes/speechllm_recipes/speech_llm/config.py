@@ -27,6 +27,7 @@ from speechllm_plugin.datasets.speech_text import SPEECH_TEXT_DATASET
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, PartSection
 from speechllm_plugin.prompts import PromptConfig
+from speechllm_recipes.speech_llm.steps import EVERY, NUM_STEPS, PUBLISH_EVERY, WARM_UP
 from speechllm_recipes.speech_llm.value_checks import check_values
 
 
@@ -124,18 +125,18 @@ class SpeechLlmTrainConfig(CheckedConfig):
     )
     lr_scheduler: LRSchedulerSection = field(
         default_factory=lambda: LRSchedulerSection(
-            config=CosineAnnealingLRConfig(num_warmup_steps=840, final_lr=0.0, final_lr_scale=None)
+            config=CosineAnnealingLRConfig(num_warmup_steps=WARM_UP, final_lr=0.0, final_lr_scale=None)
         )
     )
     regime: RegimeSection = field(
         default_factory=lambda: RegimeSection(
-            num_steps=28_000,
+            num_steps=NUM_STEPS,
             score_metric="wer",
-            validate_every_n_steps=1000,
-            checkpoint_every_n_steps=1000,
+            validate_every_n_steps=EVERY,
+            checkpoint_every_n_steps=EVERY,
             keep_last_n_checkpoints=1,
             keep_best_n_checkpoints=1,
-            publish_metrics_every_n_steps=50,
+            publish_metrics_every_n_steps=PUBLISH_EVERY,
         )
     )
     common: CommonSection = field(default_factory=_common)

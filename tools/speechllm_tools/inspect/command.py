@@ -119,7 +119,9 @@ def _read_yaml(file: Path) -> tuple[SpeechLlmConfig, int]:
     from fairseq2.utils.structured import StandardValueConverter, StructureError
     from fairseq2.utils.validation import StandardObjectValidator, ValidationError
     from speechllm_recipes.config_errors import config_error, structure_error
+    from speechllm_recipes.given_keys import given_keys, nested
     from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
+    from speechllm_recipes.speech_llm.steps import derived_steps
     from speechllm_recipes.strict_numbers import refuse_numbers_of_another_kind
 
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, arch_config
@@ -130,8 +132,10 @@ def _read_yaml(file: Path) -> tuple[SpeechLlmConfig, int]:
     merger, converter, validator = StandardConfigMerger(), StandardValueConverter(), StandardObjectValidator()
     try:
         values: Any = parse_yaml(file.read_text(encoding="utf-8"))
-        recipe = converter.structure(merger.merge(converter.unstructure(SpeechLlmTrainConfig()), values),
-                                     SpeechLlmTrainConfig)
+        merged = merger.merge(converter.unstructure(SpeechLlmTrainConfig()), values)
+        # As `fairseq2 recipe run` does.
+        merged = merger.merge(merged, nested(derived_steps(dict(given_keys(values)))))
+        recipe = converter.structure(merged, SpeechLlmTrainConfig)
         assert isinstance(recipe, SpeechLlmTrainConfig)
         validator.validate(recipe)
         config: Any = converter.unstructure(arch_config(str(recipe.model.arch)))
