@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -72,8 +73,9 @@ class Commands:
         env: Mapping[str, str] | None = None,
         processes: int = 1,
         kill_when: tuple[Path, str] | None = None,
+        kill_by: int = signal.SIGKILL,
     ) -> Result:
-        return self._run("speechllm_recipes.cli", argv, env or {}, processes, kill_when)
+        return self._run("speechllm_recipes.cli", argv, env or {}, processes, kill_when, kill_by)
 
     def speechllm(self, *argv: object) -> Result:
         return self._run("speechllm_tools.cli", argv, {}, 1, None)
@@ -89,13 +91,14 @@ class Commands:
         env: Mapping[str, str],
         processes: int,
         kill_when: tuple[Path, str] | None,
+        kill_by: int = signal.SIGKILL,
     ) -> Result:
         number = next(self._numbers)
         files = {name: self._folder / f"{number}.{name}" for name in ("stdout", "stderr")}
         request = {
             "module": module, "argv": [str(argument) for argument in argv], "env": dict(env),
             "cwd": str(self._folder), "processes": processes,
-            "kill_when": kill_when and [str(kill_when[0]), kill_when[1]],
+            "kill_when": kill_when and [str(kill_when[0]), kill_when[1]], "kill_by": int(kill_by),
             **{name: str(file) for name, file in files.items()},
         }
         assert self._server.stdin is not None and self._server.stdout is not None

@@ -124,6 +124,7 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
 
     from speechllm_recipes.local_paths import read_local_paths_whole
     from speechllm_recipes.log_filter import install_log_filter
+    from speechllm_recipes.stop_signal import die_as_told
     from speechllm_recipes.strict_numbers import refuse_numbers_of_another_kind
 
     forwarded: list[str] = []
@@ -146,6 +147,7 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     refuse_numbers_of_another_kind()
     sys.argv = [prog, *forwarded]
     recipe_main(action.create())
+    die_as_told()
     return 0
 
 

@@ -12,11 +12,13 @@ from typing_extensions import override
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.models.speech_llm.checkpoint import step_directory
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.scoring.provenance import provenance
+from speechllm_plugin.scoring.provenance import provenance as collect_provenance
 from speechllm_plugin.tasks.decoding import Decoder
 from speechllm_plugin.tasks.evaluation import SpeechLlmEvalUnit
+from speechllm_plugin.tasks.kept import KeptHypotheses
 from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
 from speechllm_recipes.speech_llm.config import SpeechLlmEvaluateConfig
+from speechllm_recipes.speech_llm.task import DecodingTask
 from speechllm_recipes.speech_llm.user_errors import get_model
 
 
@@ -35,23 +37,26 @@ class SpeechLlmEvaluateRecipe(Recipe):
         config = context.get_config_as(SpeechLlmEvaluateConfig)
         model = get_model(context)
         model.feature_cache = feature_cache(config.dataset, model)
-        units, readers = [], []
+        units, readers, kept = [], [], []
         for split in config.dataset.splits:
             reader = create_reader(context, config.dataset, model, split)
+            provenance = self._provenance(context, config, model, split)
+            kept.append(KeptHypotheses(context.output_dir / split, context.gangs.dp.rank, provenance()))
             units.append(
                 SpeechLlmEvalUnit(
                     split,
                     model,
-                    Decoder(model, config.decoding),
+                    Decoder(model, config.decoding, kept[-1]),
                     reader,
                     context.gangs.dp,
                     context.output_dir / split,
                     normalizer=config.wer_normalizer,
-                    provenance=self._provenance(context, config, model, split),
+                    provenance=provenance,
                 )
             )
             readers.append(reader)
-        return context.create_evaluator(units, readers)
+        evaluator = context.create_evaluator(units, readers)
+        return DecodingTask(evaluator, kept, context.gangs.root, context.output_dir)
 
     @staticmethod
     def _provenance(context: RecipeContext, config: SpeechLlmEvaluateConfig, model: SpeechLlm, split: str) -> Any:
@@ -59,7 +64,7 @@ class SpeechLlmEvaluateRecipe(Recipe):
         checkpoint = step_directory(config.common.assets.prev_checkpoint_dir, config.model.name)
 
         def collect() -> dict[str, Any]:
-            collected = provenance(config, checkpoint, manifests)
+            collected = collect_provenance(config, checkpoint, manifests)
             return {**collected, "encoder": model.encoder.identity(), "llm": model.llm.identity()}
 
         return collect

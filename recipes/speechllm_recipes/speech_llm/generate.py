@@ -7,10 +7,15 @@ from fairseq2.runtime.dependency import DependencyContainer
 from fairseq2.task import Task
 from typing_extensions import override
 
+from speechllm_plugin.datasets.speech_text import SpeechTextDataset
+from speechllm_plugin.models.speech_llm.checkpoint import step_directory
+from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.tasks.decoding import Decoder
 from speechllm_plugin.tasks.evaluation import SpeechLlmGeneratorUnit
+from speechllm_plugin.tasks.kept import KeptHypotheses
 from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
 from speechllm_recipes.speech_llm.config import SpeechLlmGenerateConfig
+from speechllm_recipes.speech_llm.task import DecodingTask
 from speechllm_recipes.speech_llm.user_errors import get_model
 
 
@@ -30,5 +35,12 @@ class SpeechLlmGenerateRecipe(Recipe):
         model = get_model(context)
         model.feature_cache = feature_cache(config.dataset, model)
         reader = create_reader(context, config.dataset, model, config.dataset.split, require_text=False)
-        unit = SpeechLlmGeneratorUnit(Decoder(model, config.decoding), reader, context.gangs.dp, context.output_dir)
-        return context.create_generator(unit, reader)
+        checkpoint = step_directory(config.common.assets.prev_checkpoint_dir, config.model.name)
+        manifests = context.get_dataset_as(SpeechTextDataset).manifest_files(config.dataset.split)
+        identities = {"encoder": model.encoder.identity(), "llm": model.llm.identity()}
+        made_by = {**provenance(config, checkpoint, manifests), **identities}
+        kept = KeptHypotheses(context.output_dir, context.gangs.dp.rank, made_by)
+        decoder = Decoder(model, config.decoding, kept)
+        unit = SpeechLlmGeneratorUnit(decoder, reader, context.gangs.dp, context.output_dir)
+        generator = context.create_generator(unit, reader)
+        return DecodingTask(generator, [kept], context.gangs.root, context.output_dir)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fairseq2.checkpoint import CheckpointManager
 from fairseq2.logging import log
 from fairseq2.recipe.base import Recipe, RecipeContext
 from fairseq2.runtime.dependency import DependencyContainer
@@ -22,9 +23,11 @@ from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
 from speechllm_plugin.tasks.validation import SpeechLlmValidUnit
 from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
 from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
+from speechllm_recipes.speech_llm.disk_space import ask_for_space_first
 from speechllm_recipes.speech_llm.resume import check_steps, follow_configuration
 from speechllm_recipes.speech_llm.run_record import check_run_record
-from speechllm_recipes.speech_llm.user_errors import ResumableTask, get_model
+from speechllm_recipes.speech_llm.task import ResumableTask, Stop, WatchedReader
+from speechllm_recipes.speech_llm.user_errors import get_model
 
 
 class SpeechLlmTrainRecipe(Recipe):
@@ -83,10 +86,20 @@ class SpeechLlmTrainRecipe(Recipe):
             SpeechLlmValidUnit(model, name=split, decode=config.dataset.valid_decode, decoding=config.decoding)
             for split in config.dataset.valid_splits
         ]
-        valid_readers = [create_reader(context, config.dataset, model, split) for split in config.dataset.valid_splits]
+        manager = context.get_checkpoint_manager()
+        stop = Stop(context.gangs.root)
+        valid_readers = [
+            # A run that is killed in a validation has the checkpoint before it.
+            WatchedReader(
+                create_reader(context, config.dataset, model, split),
+                lambda: _complete(manager),
+            )
+            for split in config.dataset.valid_splits
+        ]
         try:
             scheduler, optimizer = context.get_lr_scheduler(), context.get_optimizer()
-            trainer = context.create_trainer(unit, reader, valid_units, valid_readers)
+            watched = WatchedReader(reader, stop.before_step)
+            trainer = context.create_trainer(unit, watched, valid_units, valid_readers)
         except UserError:
             raise
         except (ValueError, TypeError, RuntimeError) as error:
@@ -96,7 +109,8 @@ class SpeechLlmTrainRecipe(Recipe):
                 f"optimizer, lr_scheduler, regime: found values that do not go together ({reason}), expected others"
             ) from error
         follow_configuration(optimizer, scheduler)
-        return ResumableTask(trainer)
+        ask_for_space_first(manager, context.output_dir / "checkpoints", model, optimizer)
+        return ResumableTask(trainer, stop, context.output_dir)
 
     @staticmethod
     def _check_score_metric(context: RecipeContext, config: SpeechLlmTrainConfig) -> None:
@@ -114,6 +128,10 @@ class SpeechLlmTrainRecipe(Recipe):
     @staticmethod
     def _train_rows(context: RecipeContext, config: SpeechLlmTrainConfig) -> list:
         return context.get_dataset_as(SpeechTextDataset).read(config.dataset.train_split)
+
+
+def _complete(manager: CheckpointManager) -> None:
+    manager.maybe_complete_save_operation(blocking=True)
 
 
 def _check_model_section(config: SpeechLlmTrainConfig) -> None:
