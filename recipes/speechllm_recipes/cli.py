@@ -201,10 +201,17 @@ def _checkpoint_overrides(path: Path, step: str) -> list[str]:
     from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, parse_step
 
     checkpoint = find_checkpoint(path, parse_step(step))
-    checkpoint.config()  # a damaged one is told before anything starts
-    # In quotes: a name may hold what YAML takes for more than a letter.
-    directory = json.dumps(str(checkpoint.directory), ensure_ascii=False)
-    return [f"common.assets.prev_checkpoint_dir={directory}", f"model.name={checkpoint.name}"]
+    config = checkpoint.config()  # a damaged one is told before anything starts
+    overrides = [f"common.assets.prev_checkpoint_dir={_quoted(checkpoint.directory)}", f"model.name={checkpoint.name}"]
+    # fairseq2 reads the path of the training, and the file lies beside the checkpoint.
+    if config.ctc.vocabulary is not None:
+        overrides.append(f"model.config_overrides.ctc.vocabulary={_quoted(config.ctc.vocabulary)}")
+    return overrides
+
+
+def _quoted(path: Path | str) -> str:
+    """A name may hold what YAML takes for more than a letter."""
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 def _check_text(file: Path) -> None:

@@ -18,6 +18,7 @@ from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_atomically
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.kept_vocabulary import keep_vocabulary, use_kept_vocabulary
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
 from speechllm_plugin.tasks.validation import SpeechLlmValidUnit
@@ -67,8 +68,12 @@ class SpeechLlmTrainRecipe(Recipe):
         _check_model_section(config)
         check_steps(context.output_dir, config.regime.num_steps)
         self._check_score_metric(context, config)
-        with _kept_if_refused(context.output_dir / "checkpoints" / "model.yaml", context.gangs.root.rank):
+        checkpoints = context.output_dir / "checkpoints"
+        use_kept_vocabulary(config.model.config_overrides, checkpoints)
+        with _kept_if_refused(checkpoints / "model.yaml", context.gangs.root.rank):
             model = get_model(context)
+        if context.gangs.root.rank == 0:
+            keep_vocabulary(model.config.ctc.vocabulary, checkpoints)
         if config.model.name is not None:
             directory = Path(str(config.common.assets.prev_checkpoint_dir))
             step = config.model.name.removeprefix("checkpoint_step_")
@@ -109,7 +114,7 @@ class SpeechLlmTrainRecipe(Recipe):
                 f"optimizer, lr_scheduler, regime: found values that do not go together ({reason}), expected others"
             ) from error
         follow_configuration(optimizer, scheduler)
-        ask_for_space_first(manager, context.output_dir / "checkpoints", model, optimizer)
+        ask_for_space_first(manager, checkpoints, model, optimizer)
         return ResumableTask(trainer, stop, context.output_dir)
 
     @staticmethod

@@ -19,6 +19,7 @@ from fairseq2.runtime import dependency
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.kept_vocabulary import kept_vocabulary
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.registry import structure
 from speechllm_plugin.yaml_text import parse_yaml
@@ -52,6 +53,8 @@ class Checkpoint:
         except (OSError, ValueError, TypeError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
+        if (kept := kept_vocabulary(values, self.directory)) is not None:
+            values["ctc"]["vocabulary"] = kept
         for key, value in (overrides or {}).items():
             _override(values, key, value)
         return structure(SpeechLlmConfig, values, "model")
