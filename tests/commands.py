@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
@@ -61,6 +62,12 @@ class Commands:
             [sys.executable, str(ROOT / "tests" / "command_server.py")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
         )
+
+    def at(self, folder: Path) -> Commands:
+        """The same commands, run in another folder."""
+        other = copy.copy(self)
+        other._folder = folder
+        return other
 
     def close(self) -> None:
         assert self._server.stdin is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 from fairseq2.checkpoint import CheckpointManager
 from fairseq2.logging import log
 from fairseq2.recipe.base import Recipe, RecipeContext
+from fairseq2.recipe.config import ModelSection
 from fairseq2.runtime.dependency import DependencyContainer
 from fairseq2.task import Task
 from torch.nn import Module
@@ -69,7 +70,8 @@ class SpeechLlmTrainRecipe(Recipe):
         check_steps(context.output_dir, config.regime.num_steps)
         self._check_score_metric(context, config)
         checkpoints = context.output_dir / "checkpoints"
-        use_kept_vocabulary(config.model.config_overrides, checkpoints)
+        # The section that fairseq2 builds the model from; `config` is a copy.
+        use_kept_vocabulary(context.resolver.resolve(ModelSection).config_overrides, checkpoints)
         with _kept_if_refused(checkpoints / "model.yaml", context.gangs.root.rank):
             model = get_model(context)
         if context.gangs.root.rank == 0:
