@@ -385,7 +385,7 @@ def test_a_saved_configuration_tells_everything(tiny_config: SpeechLlmConfig) ->
 @pytest.mark.parametrize("part", ["encoder", "adapter", "llm"])
 def test_a_wrong_key_names_its_part(tiny_config: SpeechLlmConfig, part: str) -> None:
     getattr(tiny_config, part).config["size"] = 1
-    with pytest.raises(UserError, match=rf"^{part}\.config\.size: unknown key; expected one of "):
+    with pytest.raises(UserError, match=rf"^{part}\.config\.size: found an unknown key, expected one of "):
         create(tiny_config)
     getattr(tiny_config, part).name = "nothing"
     with pytest.raises(UserError, match=rf"^{part}\.name: found 'nothing', expected one of "):

@@ -327,7 +327,7 @@ def test_decoding_settings_that_cannot_be_read(trained: Path, tmp_path: Path) ->
         (("--timestamps", "letters"), ("--timestamps", "'letters'", "segments or words")),
         (("--source-lang", "klingon"), ("'klingon'", "ISO 639-1")),
         (("--set", "nonsense"), ("--set", "'nonsense'", "KEY=VALUE")),
-        (("--set", "frame_stack=["), ("--set", "'frame_stack=['", "a value in YAML")),
+        (("--set", "frame_stack=["), ("frame_stack: found '['", "a value in YAML")),
         (("--set", "adaptr.name=mlp"), ("adaptr", "adapter")),
         (("--set", "llm.config.path.deeper=1"), ("llm.config.path.deeper", "'path'")),
     ],

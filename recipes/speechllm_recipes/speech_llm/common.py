@@ -76,7 +76,7 @@ def create_reader(
     )
 
 
-def _warn_of_languages(split: str, utterances: Sequence[Utterance], known: Collection[str] | None) -> None:
+def warn_of_languages(split: str, utterances: Sequence[Utterance], known: Collection[str] | None) -> None:
     if known is None:
         return
     others = Counter(row.source_lang for row in utterances if language_code(row.source_lang) not in known)
@@ -107,7 +107,7 @@ def open_reader(
     :param languages: codes of those that the clips should be in; None = any.
     """
     utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
-    _warn_of_languages(split, utterances, languages)
+    warn_of_languages(split, utterances, languages)
     options = ReadOptions(
         limits=BatchLimits(section.batch_size, section.max_batch_seconds),
         shuffle_seed=shuffle_seed,

@@ -109,7 +109,7 @@ class SpeechLlmTrainRecipe(Recipe):
             trainer = context.create_trainer(unit, watched, valid_units, valid_readers)
         except UserError:
             raise
-        except (ValueError, TypeError, RuntimeError) as error:
+        except (ValueError, TypeError) as error:
             # What is left of the values that PyTorch and fairseq2 refuse.
             reason = " ".join(str(error).split())
             raise UserError(
