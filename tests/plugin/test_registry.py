@@ -76,8 +76,8 @@ def test_defaults_and_instances() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"cuont": 1}, "part.config.cuont: found an unknown key, expected one of count, flag, inner, limit, mode, names, "
-         "rate, sizes, text"),
+        ({"cuont": 1}, "part.config.cuont: found an unknown key, expected one of count, flag, inner, limit, mode, "
+         "names, rate, sizes, text"),
         ({"inner": {"width": 1}}, "part.config.inner.width: found an unknown key, expected one of depth"),
         ({"count": "3"}, "part.config.count: found '3', expected int"),
         ({"count": 1.5}, "part.config.count: found 1.5, expected int"),
