@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.llms.answering import answer
@@ -34,6 +34,8 @@ class Cascade(nn.Module):
         self.recognizer = freeze(recognizer)
         self.llm = None if llm is None else freeze(llm)
         self._prompt = prompt
+        self._recognized: dict[tuple[str, str], Recognized] = {}
+        """What is said in a clip, by the identity of its audio and its language."""
         self.prompts = None if llm is None else PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)
 
     def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]:
@@ -42,11 +44,20 @@ class Cascade(nn.Module):
 
     def recognize(self, batch: SpeechTextBatch) -> list[Recognized]:
         """The first stage: what is said, in its own language."""
-        waveforms = [waveform for waveform in batch.waveforms if waveform is not None]
+        keys = list(zip(batch.audio_keys, batch.source_langs, strict=True))
+        # A clip that is to be translated into several languages has several rows, and is recognised once.
+        new = {key: row for row, key in enumerate(keys) if key not in self._recognized}
+        if new:
+            waveforms = [waveform for row in new.values() if (waveform := batch.waveforms[row]) is not None]
+            transcripts = self._recognize(waveforms, [language for _, language in new])
+            self._recognized.update(zip(new, transcripts, strict=True))
+        return [self._recognized[key] for key in keys]
+
+    def _recognize(self, waveforms: Sequence[Tensor], languages: Sequence[str]) -> list[Recognized]:
         if not rounds(self.recognizer):
-            return self.recognizer.recognize(waveforms, batch.source_langs)
+            return self.recognizer.recognize(waveforms, languages)
         # In half precision the shape of a batch decides between tokens that are nearly as likely.
-        pairs = zip(waveforms, batch.source_langs, strict=True)
+        pairs = zip(waveforms, languages, strict=True)
         return [row for waveform, language in pairs for row in self.recognizer.recognize([waveform], [language])]
 
     def answer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ class SpeechEncoder(PretrainedPart):
     """Feature vectors per second of audio (Hz)."""
     max_seconds: float | None
     """Longest clip taken, in seconds; None = any."""
+    languages: Collection[str] | None = None
+    """Codes of the languages that it was pretrained on, where they are few; None = many, or not told."""
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encodes a batch.

@@ -24,6 +24,8 @@ from speechllm_plugin.pretrained import load_config, load_submodule, source_iden
 
 HOP = 160
 """Samples between two mel frames (10 ms at 16 kHz)."""
+ENGLISH_VOCABULARY = 51864
+"""Tokens of Whisper's models of English alone (tiny.en to medium.en); the others have 51865, or 51866."""
 
 NumberT = TypeVar("NumberT", int, Tensor)
 
@@ -59,6 +61,8 @@ class WhisperSpeechEncoder(SpeechEncoder):
         self.config = config
         self.dim = hf_config.d_model
         self.max_seconds = hf_config.max_source_positions / self.frame_rate
+        # The models of English alone have no tokens for the other languages; their decoder is not read.
+        self.languages = ("en",) if hf_config.vocab_size == ENGLISH_VOCABULARY else None
         self.encoder = encoder
         self.features = WhisperFeatureExtractor(feature_size=hf_config.num_mel_bins)
         self.register_buffer("window", torch.hann_window(self.features.n_fft, dtype=torch.float32), persistent=False)

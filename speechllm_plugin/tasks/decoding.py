@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from fairseq2.gang import Gang
@@ -13,6 +13,7 @@ from fairseq2.gang import Gang
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.llms.api import DecodingConfig, Generated
 from speechllm_plugin.scoring.report import Hypothesis
+from speechllm_plugin.tasks.kept import KeptHypotheses
 
 
 @dataclass
@@ -75,17 +76,38 @@ class Generates(Protocol):
 
 
 class Decoder:
-    def __init__(self, model: Generates, decoding: DecodingConfig) -> None:
+    def __init__(self, model: Generates, decoding: DecodingConfig, kept: KeptHypotheses | None = None) -> None:
+        """:param kept: gives what has been decoded before, and keeps what is decoded now."""
         self._model = model
         self._decoding = decoding
+        self._kept = kept
         self.decoded = DecodedSplit()
 
     @torch.inference_mode()
     def decode(self, batch: SpeechTextBatch) -> None:
+        results = self._results(batch)
+        if batch.counted:
+            self._add(batch, results)
+
+    def _add(self, batch: SpeechTextBatch, results: Mapping[str, Any]) -> None:
+        generated = [Generated(**values) for values in results["generated"]]
+        self.decoded.add(batch, results["texts"], generated, results["seconds"])
+
+    def _results(self, batch: SpeechTextBatch) -> dict[str, Any]:
+        """Of `_decode`, or as they were kept."""
+        if self._kept is not None and (results := self._kept.find(batch)) is not None:
+            return results
+        results = self._decode(batch)
+        if self._kept is not None:
+            self._kept.add(batch, results)
+        return results
+
+    def _decode(self, batch: SpeechTextBatch) -> dict[str, Any]:
+        """Texts, what else is known of each, and the wall time, as JSON can hold it."""
         start = time.perf_counter()
         texts, generated = self._model.generate(batch, self._decoding)
-        if batch.counted:
-            self.decoded.add(batch, texts, generated, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return {"texts": texts, "generated": [vars(row) for row in generated], "seconds": seconds}
 
     def gathered(self, gang: Gang) -> DecodedSplit:
         """The work of all processes, on each of them."""

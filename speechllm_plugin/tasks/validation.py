@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping, Sequence
 
 import torch
+from fairseq2.logging import log
 from fairseq2.metrics import MetricBag
 from fairseq2.metrics.aggregation import Sum
 from fairseq2.recipe.evaluator import EvalUnit
@@ -16,6 +17,9 @@ from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.wer import unit_of, word_errors
 from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
+
+ENDLESS = 8
+"""Answers in a row without an end after which a validation decodes no more."""
 
 
 class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
@@ -30,6 +34,10 @@ class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
         self._model = model
         self._name = name
         self._decode = decode
+        self._endless = 0
+        """Hypotheses in a row that the length limit ended."""
+        self._left_out = 0
+        """Clips that were not decoded."""
         self._decoding = decoding
 
     @override
@@ -44,7 +52,7 @@ class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
     def process_batch(self, batch: SpeechTextBatch, metric_bag: MetricBag) -> None:
         with torch.autocast(next(self._model.parameters()).device.type, enabled=False):
             own, other, num_targets = self._model.swapped_loss(batch)
-            texts = self._model.generate(batch, self._decoding)[0] if self._decode else []
+            texts = self._hypotheses(batch) if self._decode else []
         if not batch.counted:
             return
         metric_bag.get("nll_loss", LossMean).add(own, num_targets)
@@ -54,6 +62,26 @@ class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
         if texts:
             for name, count in zip(("rows", "errors", "words"), recognition_errors(batch, texts), strict=True):
                 metric_bag.get(f"wer_{name}", Sum).update(count)
+
+    def _hypotheses(self, batch: SpeechTextBatch) -> list[str]:
+        """Nothing once `ENDLESS` answers in a row did not end: a system that is not trained yet runs to the limit with
+        every clip, and minutes would tell no more than seconds."""
+        if self._endless >= ENDLESS:
+            self._left_out += len(batch) * batch.counted
+            return []
+        texts, generated = self._model.generate(batch, self._decoding)
+        for hypothesis in generated:
+            self._endless = self._endless + 1 if hypothesis.cut else 0
+        return texts
+
+    @override
+    def finalize(self, metric_bag: MetricBag) -> None:
+        if self._left_out:
+            log.info(
+                "{}: {} clips were not decoded, as the answers to {} in a row did not end; the word error rate is that "
+                "of the others.", self._name, self._left_out, self._endless,
+            )
+        self._endless = self._left_out = 0
 
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:

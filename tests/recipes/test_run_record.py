@@ -82,8 +82,8 @@ def test_a_damaged_record(run: Path, tiny_config: SpeechLlmConfig, gangs: Gangs,
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"adapter.config.wings": 3}, "adapter.config.wings: unknown key"),
-        ({"gone.key": 3}, "model.gone: unknown key"),
+        ({"adapter.config.wings": 3}, "adapter.config.wings: found an unknown key"),
+        ({"gone.key": 3}, "model.gone: found an unknown key"),
         ({"adapter.name": "mlq"}, "'mlq'"),
         ({"llm.config.dtype": "int4"}, "llm.config.dtype: found 'int4'"),
     ],

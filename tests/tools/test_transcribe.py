@@ -112,6 +112,25 @@ def test_frozen_models_that_moved_are_given_by_set(
     assert found.stdout == commands.speechllm("transcribe", audio[0], "--checkpoint", trained).ok().stdout
 
 
+def test_several_keys_behind_one_set(
+    commands: Commands, trained: Path, audio: list[Path], tiny_llm: Path, tiny_whisper: Path
+) -> None:
+    keys = (f"llm.config.path={tiny_llm}", f"encoder.config.path={tiny_whisper}")
+    expected = commands.speechllm("transcribe", "--checkpoint", trained, audio[0]).ok().stdout
+    assert commands.speechllm("transcribe", "--checkpoint", trained, "--set", *keys, audio[0]).ok().stdout == expected
+    line = commands.speechllm("transcribe", "--checkpoint", trained, audio[0], "--set", "llm.config.path").user_error()
+    assert line == "--set: found 'llm.config.path', expected KEY=VALUE"
+
+
+def test_one_file_or_samples_from_python(trained: Path, audio: list[Path]) -> None:
+    from speechllm_plugin.datasets.audio import read_audio, resolve
+
+    model = load_speech_llm(trained, device="cpu")
+    expected = model.transcribe([audio[0]])
+    assert model.transcribe(str(audio[0])) == model.transcribe(audio[0]) == expected
+    assert model.transcribe(read_audio(resolve(str(audio[0]), Path()))) == expected
+
+
 def test_a_text_with_line_ends_stays_on_its_line(
     commands: Commands, trained: Path, audio: list[Path], tiny_llm: Path, tmp_path: Path
 ) -> None:
@@ -303,7 +322,7 @@ def test_decoding_settings_that_cannot_be_read(trained: Path, tmp_path: Path) ->
         (("--timestamps", "letters"), ("--timestamps", "'letters'", "segments or words")),
         (("--source-lang", "gibberish"), ("'gibberish'", "ISO 639")),
         (("--set", "nonsense"), ("--set", "'nonsense'", "KEY=VALUE")),
-        (("--set", "frame_stack=["), ("--set", "'frame_stack=['", "a value in YAML")),
+        (("--set", "frame_stack=["), ("frame_stack: found '['", "a value in YAML")),
         (("--set", "adaptr.name=mlp"), ("adaptr", "adapter")),
         (("--set", "llm.config.path.deeper=1"), ("llm.config.path.deeper", "'path'")),
     ],

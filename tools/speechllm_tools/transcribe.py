@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.yaml_text import parse_assignment
 
 if TYPE_CHECKING:
     from speechllm_plugin.alignment import TimedText
@@ -80,19 +81,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints one line a file, `AUDIO<TAB>TEXT`, or with `--timestamps` one a segment or word. A file that cannot be
     read is one line on standard error; the others are still transcribed, and the exit status is 2."""
-    if options.step not in ("best", "last") and not options.step.isdecimal():
-        raise UserError(f"--step: found {options.step!r}, expected best, last or a step number")
     if options.batch_size < 1:
         raise UserError(f"--batch-size: found {options.batch_size}, expected at least 1")
-    overrides = dict(_assignment(item) for item in options.set)
+    files = [name for name in options.audio if not (options.set and _is_assignment(name))]
+    given = [*options.set, *(name for name in options.audio if name not in files)]
+    overrides = dict(parse_assignment(item, "--set") for item in given)
+    if not files:
+        raise UserError("AUDIO: found none, expected at least one file")
 
     from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
     from speechllm_plugin.encoders.api import too_long
-    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm
+    from speechllm_plugin.languages import language_code
+    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm, parse_step
     from speechllm_plugin.precision import describe_decoding, machine_precision
     from speechllm_tools.numerics import use_recipe_numerics
 
-    step = int(options.step) if options.step.isdecimal() else options.step
+    step = parse_step(options.step)
     checkpoint = find_checkpoint(options.checkpoint, step)
     of_the_run = checkpoint.decoding()
     decoding = _decoding(options, of_the_run)
@@ -106,9 +110,12 @@ def run(options: argparse.Namespace) -> int:
     if (trained := checkpoint.precision()) != model.precision:
         _say(describe_decoding(model.precision, trained, machine_precision(next(model.parameters()).device)))
     _say(f"decoding {decoding.described(of_the_run)}")
+    if model.encoder.languages and language_code(options.source_lang) not in model.encoder.languages:
+        _say(f"--source-lang: found {options.source_lang!r}, but the speech encoder was pretrained on "
+             f"{', '.join(model.encoder.languages)} alone")
     failed = 0
     readable = []
-    for name in options.audio:
+    for name in files:
         try:
             seconds = len(read_audio(resolve(name, Path()))) / SAMPLE_RATE
             if model.encoder.max_seconds is not None and seconds > model.encoder.max_seconds:
@@ -178,16 +185,9 @@ def _unit(value: str) -> str:
     return value
 
 
-def _assignment(item: str) -> tuple[str, object]:
-    key, separator, value = item.partition("=")
-    if not separator or not key:
-        raise UserError(f"--set: found {item!r}, expected KEY=VALUE")
-    import yaml
-
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set: found {item!r}, expected a value in YAML ({' '.join(str(error).split())})") from error
+def _is_assignment(name: str) -> bool:
+    """A second KEY=VALUE behind one `--set`, which argparse takes for a file."""
+    return re.match(r"[a-z_]+(\.[a-z_]+)*=", name) is not None and not Path(name).exists()
 
 
 def _one_line(text: str) -> str:

@@ -23,11 +23,13 @@ from speechllm_plugin.models.speech_llm.archs import check_part_arch
 from speechllm_plugin.precision import MachinePrecision, describe_decoding
 from speechllm_plugin.recognizers.api import RECOGNIZERS
 from speechllm_plugin.scoring.normalizers import get_normalizer
-from speechllm_plugin.scoring.provenance import provenance
+from speechllm_plugin.scoring.provenance import provenance as collect_provenance
 from speechllm_plugin.tasks.cascade import CascadeDecoder, CascadeEvalUnit
+from speechllm_plugin.tasks.kept import KeptHypotheses
 from speechllm_recipes.speech_llm.common import arithmetic, open_reader, register_common
 from speechllm_recipes.speech_llm.config import CascadeConfig
 from speechllm_recipes.speech_llm.precision import shared_precision
+from speechllm_recipes.speech_llm.task import DecodingTask
 
 
 class CascadeRecipe(Recipe):
@@ -51,7 +53,7 @@ class CascadeRecipe(Recipe):
         get_normalizer(config.wer_normalizer)  # tells of a missing package before anything is loaded
         machine = shared_precision(context)
         cascade = _create(context, config, machine)
-        units, readers = [], []
+        units, readers, kept = [], [], []
         for split in config.dataset.splits:
             reader = open_reader(context, config.dataset, split, max_seconds=cascade.recognizer.max_seconds)
             beyond = 0.0
@@ -61,21 +63,23 @@ class CascadeRecipe(Recipe):
                     if needs_llm(config.prompt, clip.source_lang, clip.target_lang)
                 ]
                 beyond = report_limit(split, reference_lengths(cascade.prompts, clips), config.decoding)
+            provenance = _provenance(context, config, cascade, split)
+            kept.append(KeptHypotheses(context.output_dir / split, context.gangs.dp.rank, provenance()))
             units.append(
                 CascadeEvalUnit(
                     split,
-                    CascadeDecoder(cascade, config.decoding),
+                    CascadeDecoder(cascade, config.decoding, kept[-1]),
                     reader,
                     context.gangs.dp,
                     context.output_dir / split,
                     normalizer=config.wer_normalizer,
                     beyond_limit=beyond,
-                    provenance=_provenance(context, config, cascade, split),
+                    provenance=provenance,
                 )
             )
             readers.append(reader)
         # As `context.create_evaluator` does, with a model that is none of a registered family.
-        return wire_object(
+        evaluator = wire_object(
             context.resolver,
             Evaluator,
             model=cascade,
@@ -85,6 +89,7 @@ class CascadeRecipe(Recipe):
             amp_dtype=config.evaluator.amp_dtype,
             seed=config.common.seed + 3,
         )
+        return DecodingTask(evaluator, kept, context.gangs.root, context.output_dir)
 
 
 def _create(context: RecipeContext, config: CascadeConfig, machine: MachinePrecision) -> Cascade:
@@ -129,7 +134,7 @@ def _provenance(context: RecipeContext, config: CascadeConfig, cascade: Cascade,
     manifests = context.get_dataset_as(SpeechTextDataset).manifest_files(split)
 
     def collect() -> dict[str, Any]:
-        collected = provenance(config, None, manifests)
+        collected = collect_provenance(config, None, manifests)
         llm = None if cascade.llm is None else cascade.llm.identity()
         return {
             **collected,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fairseq2.device import Device
@@ -20,10 +21,10 @@ from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.checks import check_languages
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
-from speechllm_plugin.datasets.speech_text import SpeechTextDataset
+from speechllm_plugin.datasets.speech_text import SpeechTextDataset, Utterance
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import direction_of, language_name
+from speechllm_plugin.languages import direction_of, language_code, language_name
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.checkpoint import named_checkpoint
@@ -145,6 +146,7 @@ def create_reader(
         section,
         split,
         max_seconds=model.encoder.max_seconds,
+        languages=model.encoder.languages,
         feature_cache=model.feature_cache,
         shuffle_seed=shuffle_seed,
         num_accumulate=num_accumulate,
@@ -158,12 +160,26 @@ def create_reader(
     return reader
 
 
+def warn_of_languages(split: str, utterances: Sequence[Utterance], known: Collection[str] | None) -> None:
+    if known is None:
+        return
+    others = Counter(row.source_lang for row in utterances if language_code(row.source_lang) not in known)
+    if others:
+        log.warning(
+            "Split {}: {:,} of {:,} clips are in a language that the speech encoder was not pretrained on ({}), which "
+            "knows {} alone.",
+            split, others.total(), len(utterances),
+            ", ".join(f"{language}: {count:,}" for language, count in others.most_common(5)), ", ".join(known),
+        )
+
+
 def open_reader(
     context: RecipeContext,
     section: SpeechDatasetSection,
     split: str,
     *,
     max_seconds: float | None,
+    languages: Collection[str] | None = None,
     feature_cache: FeatureCache | None = None,
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
@@ -174,8 +190,10 @@ def open_reader(
     """`create_reader` for what is no `SpeechLlm`.
 
     :param max_seconds: the longest clip that can be taken; None = any.
+    :param languages: codes of those that the clips should be in; None = any.
     """
     utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
+    warn_of_languages(split, utterances, languages)
     options = ReadOptions(
         limits=BatchLimits(section.batch_size, section.max_batch_seconds),
         shuffle_seed=shuffle_seed,

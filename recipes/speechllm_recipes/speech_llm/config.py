@@ -31,6 +31,8 @@ from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, PartSection
 from speechllm_plugin.prompts import PromptConfig
 from speechllm_plugin.scoring.normalizers import NormalizerName
+from speechllm_recipes.speech_llm.steps import EVERY, NUM_STEPS, PUBLISH_EVERY, WARM_UP
+from speechllm_recipes.speech_llm.value_checks import check_values
 
 
 @dataclass(kw_only=True)
@@ -57,8 +59,6 @@ class SpeechDatasetSection(DatasetSection):
         for name in ("batch_size", "num_threads", "prefetch"):
             if getattr(self, name) < 1:
                 result.add_error(f"`{name}` must be at least 1, but is {getattr(self, name)} instead.")
-        if self.max_batch_seconds is not None and self.max_batch_seconds <= 0:
-            result.add_error(f"`max_batch_seconds` must be above 0, but is {self.max_batch_seconds} instead.")
         return result
 
 
@@ -120,8 +120,16 @@ def _common() -> CommonSection:
     return CommonSection(no_sweep_dir=True)
 
 
+class CheckedConfig:
+    """A configuration whose numbers are checked, before fairseq2's own checks compute with them."""
+
+    def validate(self) -> ValidationResult:
+        check_values(self)
+        return ValidationResult()
+
+
 @dataclass(kw_only=True)
-class SpeechLlmTrainConfig:
+class SpeechLlmTrainConfig(CheckedConfig):
     model: ModelSection = field(
         default_factory=lambda: ModelSection(family=SPEECH_LLM_FAMILY, arch="whisper_large_v3.llama31_8b.base")
     )
@@ -140,24 +148,24 @@ class SpeechLlmTrainConfig:
     )
     lr_scheduler: LRSchedulerSection = field(
         default_factory=lambda: LRSchedulerSection(
-            config=CosineAnnealingLRConfig(num_warmup_steps=840, final_lr=0.0, final_lr_scale=None)
+            config=CosineAnnealingLRConfig(num_warmup_steps=WARM_UP, final_lr=0.0, final_lr_scale=None)
         )
     )
     regime: RegimeSection = field(
         default_factory=lambda: RegimeSection(
-            num_steps=28_000,
+            num_steps=NUM_STEPS,
             score_metric="wer",
-            validate_every_n_steps=1000,
-            checkpoint_every_n_steps=1000,
+            validate_every_n_steps=EVERY,
+            checkpoint_every_n_steps=EVERY,
             keep_last_n_checkpoints=1,
             keep_best_n_checkpoints=1,
-            publish_metrics_every_n_steps=50,
+            publish_metrics_every_n_steps=PUBLISH_EVERY,
         )
     )
     common: CommonSection = field(default_factory=_common)
 
     def validate(self) -> ValidationResult:
-        result = ValidationResult()
+        result = super().validate()
         self._validate_schedule(result)
         self._validate_score_metric(result)
         self._validate_fsdp(result)
@@ -199,7 +207,7 @@ class SpeechLlmTrainConfig:
 
 
 @dataclass(kw_only=True)
-class SpeechLlmEvaluateConfig:
+class SpeechLlmEvaluateConfig(CheckedConfig):
     model: ReferenceModelSection = field(default_factory=lambda: ReferenceModelSection(name="last_checkpoint"))
     """Set by `--checkpoint`."""
     dataset: EvaluateDatasetSection = field(default_factory=EvaluateDatasetSection)
@@ -214,7 +222,7 @@ class SpeechLlmEvaluateConfig:
 
 
 @dataclass(kw_only=True)
-class SpeechLlmGenerateConfig:
+class SpeechLlmGenerateConfig(CheckedConfig):
     model: ReferenceModelSection = field(default_factory=lambda: ReferenceModelSection(name="last_checkpoint"))
     """Set by `--checkpoint`."""
     dataset: GenerateDatasetSection = field(default_factory=GenerateDatasetSection)
@@ -226,7 +234,7 @@ class SpeechLlmGenerateConfig:
 
 
 @dataclass(kw_only=True)
-class CascadeConfig:
+class CascadeConfig(CheckedConfig):
     recognizer: PartSection = field(default_factory=lambda: PartSection(name="whisper"))
     """The first stage, `whisper` or `seamless_m4t_v2`: the model that the speech encoder is taken from."""
     llm: PartSection = field(default_factory=lambda: PartSection(name="causal"))

@@ -14,9 +14,10 @@ from typing_extensions import override
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.normalizers import get_normalizer
-from speechllm_plugin.scoring.provenance import provenance
+from speechllm_plugin.scoring.provenance import provenance as collect_provenance
 from speechllm_plugin.tasks.decoding import Decoder
 from speechllm_plugin.tasks.evaluation import SpeechLlmEvalUnit
+from speechllm_plugin.tasks.kept import KeptHypotheses
 from speechllm_recipes.speech_llm.common import (
     arithmetic,
     check_references,
@@ -27,6 +28,7 @@ from speechllm_recipes.speech_llm.common import (
 )
 from speechllm_recipes.speech_llm.config import SpeechLlmEvaluateConfig
 from speechllm_recipes.speech_llm.precision import DecodingPrecision, settle_decoding
+from speechllm_recipes.speech_llm.task import DecodingTask
 from speechllm_recipes.speech_llm.user_errors import get_model
 
 
@@ -49,27 +51,28 @@ class SpeechLlmEvaluateRecipe(Recipe):
         model = get_model(context)
         log.info("{}", precision.describe(model.precision))
         model.feature_cache = feature_cache(config.dataset, model)
-        units, readers = [], []
+        units, readers, kept = [], [], []
         for split in config.dataset.splits:
             reader = create_reader(context, config.dataset, model, split)
             beyond = check_references(split, model.prompts, reader, decoding)
+            provenance = self._provenance(context, replace(config, decoding=decoding), model, precision, split)
+            kept.append(KeptHypotheses(context.output_dir / split, context.gangs.dp.rank, provenance()))
             units.append(
                 SpeechLlmEvalUnit(
                     split,
                     model,
-                    Decoder(model, decoding),
+                    Decoder(model, decoding, kept[-1]),
                     reader,
                     context.gangs.dp,
                     context.output_dir / split,
                     normalizer=config.wer_normalizer,
                     beyond_limit=beyond,
-                    provenance=self._provenance(
-                        context, replace(config, decoding=decoding), model, precision, split
-                    ),
+                    provenance=provenance,
                 )
             )
             readers.append(reader)
-        return context.create_evaluator(units, readers)
+        evaluator = context.create_evaluator(units, readers)
+        return DecodingTask(evaluator, kept, context.gangs.root, context.output_dir)
 
     @staticmethod
     def _provenance(
@@ -84,7 +87,7 @@ class SpeechLlmEvaluateRecipe(Recipe):
 
         def collect() -> dict[str, Any]:
             return {
-                **provenance(config, checkpoint, manifests),
+                **collect_provenance(config, checkpoint, manifests),
                 "precision": precision.record(model.precision),
                 "encoder": model.encoder.identity(),
                 "llm": model.llm.identity(),

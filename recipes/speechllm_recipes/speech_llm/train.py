@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from fairseq2.checkpoint import CheckpointManager
 from fairseq2.logging import log
 from fairseq2.recipe.base import Recipe, RecipeContext
 from fairseq2.runtime.dependency import DependencyContainer
@@ -23,6 +24,7 @@ from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.llms.limits import rate_for, reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.checkpoint import Checkpoint, keep_decoding, step_numbers
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.kept_vocabulary import keep_vocabulary, use_kept_vocabulary
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.tasks.alignable import check_alignable
 from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
@@ -36,9 +38,12 @@ from speechllm_recipes.speech_llm.common import (
     register_common,
 )
 from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
+from speechllm_recipes.speech_llm.disk_space import ask_for_space_first
 from speechllm_recipes.speech_llm.precision import TrainingPrecision, settle_training
+from speechllm_recipes.speech_llm.resume import check_steps, follow_configuration
 from speechllm_recipes.speech_llm.run_record import check_run_record
-from speechllm_recipes.speech_llm.user_errors import ResumableTask, get_model
+from speechllm_recipes.speech_llm.task import ResumableTask, Stop, WatchedReader
+from speechllm_recipes.speech_llm.user_errors import get_model
 
 
 class SpeechLlmTrainRecipe(Recipe):
@@ -78,11 +83,21 @@ class SpeechLlmTrainRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmTrainConfig)
+        _check_model_section(config)
+        check_steps(context.output_dir, config.regime.num_steps)
         self._check_score_metric(context, config)
         check_level(config.decoding, config.dataset)
         self._precision = settle_training(context, config)
-        with _kept_if_refused(context.output_dir / "checkpoints" / "model.yaml", context.gangs.root.rank):
+        checkpoints = context.output_dir / "checkpoints"
+        use_kept_vocabulary(config.model.config_overrides, checkpoints)
+        with _kept_if_refused(checkpoints / "model.yaml", context.gangs.root.rank):
             model = get_model(context)
+        if context.gangs.root.rank == 0:
+            keep_vocabulary(model.config.ctc.vocabulary, checkpoints)
+        if config.model.name is not None:
+            directory = Path(str(config.common.assets.prev_checkpoint_dir))
+            step = config.model.name.removeprefix("checkpoint_step_")
+            log.info("The model is that of step {} of {}.", step, directory.parent)
         reader = create_reader(
             context,
             config.dataset,
@@ -96,6 +111,8 @@ class SpeechLlmTrainRecipe(Recipe):
         check_alignable(model, reader.transcripts, reader.seconds, config.dataset.train_split)
         unit = SpeechLlmTrainUnit(model, context.get_data_parallel_model(), reader)
         decoding = _resolve_decoding(context, config, model, reader)
+        manager = context.get_checkpoint_manager()
+        stop = Stop(context.gangs.root)
         valid_units, valid_readers = [], []
         for split in config.dataset.valid_splits:
             valid_reader = create_reader(context, config.dataset, model, split)
@@ -104,9 +121,24 @@ class SpeechLlmTrainRecipe(Recipe):
             valid_units.append(
                 SpeechLlmValidUnit(model, name=split, decode=config.dataset.valid_decode, decoding=decoding)
             )
-            valid_readers.append(valid_reader)
+            # A run that is killed in a validation has the checkpoint before it.
+            valid_readers.append(WatchedReader(valid_reader, lambda: _complete(manager)))
         _log_validation(context, config, model)
-        return ResumableTask(context.create_trainer(unit, reader, valid_units, valid_readers))
+        try:
+            scheduler, optimizer = context.get_lr_scheduler(), context.get_optimizer()
+            watched = WatchedReader(reader, stop.before_step)
+            trainer = context.create_trainer(unit, watched, valid_units, valid_readers)
+        except UserError:
+            raise
+        except (ValueError, TypeError) as error:
+            # What is left of the values that PyTorch and fairseq2 refuse.
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"optimizer, lr_scheduler, regime: found values that do not go together ({reason}), expected others"
+            ) from error
+        follow_configuration(optimizer, scheduler)
+        ask_for_space_first(manager, checkpoints, model, optimizer)
+        return ResumableTask(trainer, stop, context.output_dir)
 
     @staticmethod
     def _check_score_metric(context: RecipeContext, config: SpeechLlmTrainConfig) -> None:
@@ -159,6 +191,18 @@ def _log_validation(context: RecipeContext, config: SpeechLlmTrainConfig, model:
         "Validation computes without autocast, as evaluate, generate and transcribe do: encoder {}, adapter {}, LLM "
         "{}.", *(dtype_name(part) for part in (model.encoder, model.adapter, model.llm)),
     )
+
+
+def _complete(manager: CheckpointManager) -> None:
+    manager.maybe_complete_save_operation(blocking=True)
+
+
+def _check_model_section(config: SpeechLlmTrainConfig) -> None:
+    if config.model.name is not None and config.model.arch is not None:
+        raise UserError(
+            f"model.arch: found {config.model.arch!r} with --init-from, expected none: the model is the checkpoint's, "
+            "with what model.config_overrides changes"
+        )
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from fairseq2 import init_fairseq2
 from fairseq2.gang import create_fake_gangs
 from fairseq2.logging import log
@@ -23,9 +22,11 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, SpeechLlmConfig, part_dtypes
+from speechllm_plugin.models.speech_llm.kept_vocabulary import kept_vocabulary
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.precision import MachinePrecision, machine_precision
 from speechllm_plugin.registry import structure
+from speechllm_plugin.yaml_text import parse_yaml
 
 Step = int | Literal["best", "last"]
 DECODING = "decoding.json"
@@ -54,10 +55,12 @@ class Checkpoint:
         """
         file = self.directory / "model.yaml"
         try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))["model_config"]
-        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+            values = parse_yaml(file.read_text(encoding="utf-8"))["model_config"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
+        if (kept := kept_vocabulary(values, self.directory)) is not None:
+            values["ctc"]["vocabulary"] = kept
         for key, value in (overrides or {}).items():
             _override(values, key, value)
         return structure(SpeechLlmConfig, values, "model")
@@ -78,8 +81,8 @@ class Checkpoint:
         if not file.is_file():
             return DecodingConfig()
         try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8")).get("decoding")
-        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+            values = parse_yaml(file.read_text(encoding="utf-8")).get("decoding")
+        except (OSError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
         return structure(DecodingConfig, values, f"{file}: decoding")
@@ -94,6 +97,19 @@ def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
     checkpoint = _choose_checkpoint(Path(path), step)
     check_files(checkpoint.model_dir)
     return checkpoint
+
+
+def parse_step(text: str) -> Step:
+    """A step as a command line gives it.
+
+    :raises UserError: it is none.
+    """
+    if text in ("best", "last"):
+        return text  # type: ignore[return-value]
+    # Digits of other scripts, and those that are no numbers, are none of a folder's name.
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"--step: found {text!r}, expected best, last or a step number")
+    return int(text)
 
 
 def step_numbers(directory: Path) -> list[int]:

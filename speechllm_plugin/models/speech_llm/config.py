@@ -182,8 +182,17 @@ def arch_names() -> list[str]:
 
 
 def all_arch_names() -> list[str]:
-    """Every composition of the three tables."""
-    return [".".join(names) for names in product(ENCODER_ARCHS, LLM_ARCHS, _ADAPTERS)]
+    """Every composition of the three tables, and of the parts that other packages register."""
+    return [".".join(names) for names in product(*_names())]
+
+
+def _names() -> tuple[list[str], list[str], list[str]]:
+    """Of encoders, LLMs and adapters."""
+    return (
+        [*ENCODER_ARCHS, *ENCODERS.foreign_names()],
+        [*LLM_ARCHS, *LLMS.foreign_names()],
+        [*_ADAPTERS, *ADAPTERS.foreign_names()],
+    )
 
 
 def arch_config(name: str) -> SpeechLlmConfig:
@@ -195,9 +204,9 @@ def arch_config(name: str) -> SpeechLlmConfig:
         raise unknown_arch(name, "arch")
     encoder, llm, adapter = name.split(".")
     return SpeechLlmConfig(
-        encoder=_section(encoder, ENCODER_ARCHS[encoder]),
+        encoder=_section(encoder, ENCODER_ARCHS.get(encoder)),
         adapter=PartSection(name=adapter),
-        llm=_section(llm, LLM_ARCHS[llm]),
+        llm=_section(llm, LLM_ARCHS.get(llm)),
     )
 
 
@@ -206,13 +215,16 @@ def unknown_arch(name: str, key: str) -> UserError:
     close = get_close_matches(name, all_arch_names(), n=3)
     parts = "; ".join(
         f"{kind}: {', '.join(names)}"
-        for kind, names in (("encoders", ENCODER_ARCHS), ("LLMs", LLM_ARCHS), ("adapters", _ADAPTERS))
+        for kind, names in zip(("encoders", "LLMs", "adapters"), _names(), strict=True)
     )
     meant = f" (did you mean {' or '.join(close)}?)" if close else ""
     return UserError(f"{key}: found {name!r}, expected encoder.llm.adapter{meant}; {parts}")
 
 
-def _section(name: str, arch: PartArch) -> PartSection:
+def _section(name: str, arch: PartArch | None) -> PartSection:
+    """:param arch: None for a part of another package, which has its defaults."""
+    if arch is None:
+        return PartSection(name=name)
     return PartSection(name=arch.part, config={"path": arch.path, **arch.options}, arch=name)
 
 

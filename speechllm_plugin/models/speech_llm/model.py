@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from speechllm_plugin.adapters.api import Adapter, AdapterOutput, stack_outputs
 from speechllm_plugin.alignment import TimedText, check_timestamps, time_texts
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.datasets.files import batch_of_files
+from speechllm_plugin.datasets.files import Audio, batch_of_files
 from speechllm_plugin.encoders.api import SpeechEncoder, too_long
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
@@ -239,14 +238,16 @@ class SpeechLlm(nn.Module):
     @torch.inference_mode()
     def transcribe(
         self,
-        audio: Sequence[Path | str],
+        audio: Audio | Sequence[Audio],
         *,
         source_lang: str = "en",
         target_lang: str | None = None,
         decoding: DecodingConfig | None = None,
     ) -> list[str]:
-        """The text of each audio file (wav, flac, mp3, ogg; any rate, any number of channels), as one batch.
+        """The text of each clip, as one batch.
 
+        :param audio: files (wav, flac, mp3, ogg; any rate, any number of channels), or arrays of samples at 16 kHz
+            (one dimension, floats from -1 to 1); one alone is a list of one.
         :param target_lang: language to translate into; None = recognition.
         :param decoding: None = as the training run decoded its validation.
         :raises UserError: a file cannot be read, or is longer than the encoder's window.
@@ -256,7 +257,7 @@ class SpeechLlm(nn.Module):
     @torch.inference_mode()
     def transcribe_timed(
         self,
-        audio: Sequence[Path | str],
+        audio: Audio | Sequence[Audio],
         *,
         source_lang: str = "en",
         target_lang: str | None = None,
@@ -272,7 +273,7 @@ class SpeechLlm(nn.Module):
             check_timestamps(self, speech)
         return time_texts(self, batch, speech, self.decode(batch, speech, decoding or self.decoding)[0])
 
-    def _read(self, audio: Sequence[Path | str], source_lang: str, target_lang: str | None) -> SpeechTextBatch:
+    def _read(self, audio: Audio | Sequence[Audio], source_lang: str, target_lang: str | None) -> SpeechTextBatch:
         batch = batch_of_files(audio, source_lang, target_lang)
         for name, seconds in zip(batch.audio, batch.seconds, strict=True):
             check_duration(name, seconds, self.encoder)

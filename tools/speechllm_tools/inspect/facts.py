@@ -147,7 +147,10 @@ def gather(
     """
     encoder, adapter = skeleton.encoder, skeleton.adapter
     adapter_name, arch = skeleton.config.adapter.name, skeleton.config.encoder.arch
-    content_dependent = adapter.output_rate(skeleton.shape.frame_rate) is None
+    content_dependent = (
+        adapter.output_rate(skeleton.shape.frame_rate) is None
+        and costs.fixed_vectors(skeleton, stacked(skeleton, costs.frames(skeleton, seconds))) is None
+    )
     of = arch if arch in RATES else closest_encoder(encoder.frame_rate)
     published = RATES[of].get(adapter_name)
     as_published = of == arch and _has_published_settings(skeleton.config)

@@ -174,7 +174,8 @@ def _millions(value: float | None) -> str:
 
 
 def _source(config: Any) -> str:
-    return f"{config.path}, {config.dtype}"
+    """Where a part comes from and its precision, as far as it has such keys."""
+    return ", ".join(str(getattr(config, key)) for key in ("path", "dtype") if hasattr(config, key))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -21,7 +21,7 @@ from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterShape
-from speechllm_plugin.encoders.api import SpeechEncoder
+from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 from speechllm_plugin.encoders.w2v_bert import W2vBertSpeechEncoder
 from speechllm_plugin.encoders.wav2vec2 import FAMILIES, Wav2Vec2Config, Wav2Vec2SpeechEncoder
@@ -105,17 +105,33 @@ class SkeletonBuilder:
         if key in self._frozen and tuning == TuningConfig():
             return self._frozen[key]
         known, build = _BUILDERS[kind]
-        if section.name not in known:
+        if section.name in known:
+            hf_config = _hf_config(kind, section)
+            with self._mode:
+                part = freeze(build(section, hf_config))
+        elif kind == "encoder":
+            part = freeze(self._foreign_encoder(section))
+        else:
             raise UserError(
-                f"{kind}.name: found {section.name!r}, expected one of {', '.join(known)}: no other part can be built "
-                "without its weights"
+                f"{kind}.name: found {section.name!r}, expected one of {', '.join(known)}: the cost of another LLM is "
+                "not known"
             )
-        hf_config = _hf_config(kind, section)
-        with self._mode:
-            part = freeze(build(section, hf_config))
         if tuning == TuningConfig():  # otherwise the model will change it
             self._frozen[key] = part
         return part
+
+    def _foreign_encoder(self, section: PartSection) -> SpeechEncoder:
+        """An encoder of another package, by its own code."""
+        try:
+            with self._mode:
+                return ENCODERS.get(section.name).build(section.config)
+        except UserError:
+            raise
+        except Exception as error:  # what its loading does to fake tensors may raise anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"encoder.name: found {section.name!r}, expected one that can be built without weights ({reason[:200]})"
+            ) from error
 
 
 def _hf_config(kind: str, section: PartSection) -> PretrainedConfig:
