@@ -24,10 +24,10 @@ def manifest_of(folder: Path, system: System, *, text: str, n_frames: str = "", 
 def test_a_language_without_a_name_in_the_last_row_to_validate(
     commands: Commands, system: System, tmp_path: Path
 ) -> None:
-    dev = manifest_of(tmp_path, system, text="hello", lang="enn")
+    dev = manifest_of(tmp_path, system, text="hello", lang="xx")
     config = system.write(tmp_path / "config.yaml", dataset__config_overrides__manifests=system.manifests(dev=dev))
     line = commands.recipe("train", tmp_path / "run", "--config-file", config).user_error()
-    assert line.startswith(f"{dev}, line 7, id c5, column 'src_lang': found 'enn', expected a code of ISO 639")
+    assert line.startswith(f"{dev}, line 7, id c5, column 'src_lang': found 'xx', expected a code of ISO 639")
     assert not (tmp_path / "run/metrics/train.jsonl").exists()
     # Where no prompt names a language, it needs no name; the log tells which there are.
     prompt = {"transcribe": "write what is said: <speech>"}
@@ -36,7 +36,7 @@ def test_a_language_without_a_name_in_the_last_row_to_validate(
         model__config_overrides__prompt=prompt, regime__num_steps=4,
     )
     output = commands.recipe("train", tmp_path / "run", "--config-file", config).ok().output
-    assert "Split dev: 6 clips" in output and "languages: en 5, enn 1." in output
+    assert "Split dev: 6 clips" in output and "languages: en 5, xx 1." in output
 
 
 def test_texts_that_ctc_can_never_align(commands: Commands, system: System, tmp_path: Path) -> None:
