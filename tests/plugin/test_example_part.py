@@ -31,15 +31,15 @@ assert speechllm(["inspect", "log_mel.smollm2_135m.mean_pol"]) == 2
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where pip has put the example."""
+    """Where setuptools has put the example, offline and without pip's build environment."""
     target = tmp_path_factory.mktemp("site")
     source = ROOT / "docs/example_part"
     build = tmp_path_factory.mktemp("build") / "example_part"
     subprocess.run(["cp", "-r", str(source), str(build)], check=True)
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
-         "--disable-pip-version-check", "--target", str(target), str(build)],
-        check=True,
+        [sys.executable, "setup.py", "--quiet", "install_lib", "--install-dir", str(target),
+         "install_egg_info", "--install-dir", str(target)],
+        cwd=build, check=True,
     )
     return target
 
