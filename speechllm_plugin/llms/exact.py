@@ -28,7 +28,7 @@ PLACES = 32
 class Rows(Protocol):
     """The rows of a batch, as an LLM reads them."""
 
-    stops: Sequence[int]
+    stops: list[int]
     """The tokens that end a hypothesis."""
     dtype: torch.dtype
     """Of the LLM's weights."""
