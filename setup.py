@@ -31,10 +31,7 @@ BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
 LORA = ["peft>=0.15,<1"]
 # Keeps the LLM in 8 or 4 bits, on a GPU.
 QUANTIZATION = ["bitsandbytes>=0.46,<1", "accelerate>=1.0,<2"]
-TEST = [
-    "pytest>=8", "pytest-xdist>=3", "ruff==0.14.5", "mypy==1.18.2", "types-PyYAML", "matplotlib>=3.8",
-    "torch-cif==0.2.0",
-]  # fmt: skip
+TEST = ["pytest>=8", "pytest-xdist>=3", "ruff==0.14.5", "mypy==1.18.2", "matplotlib>=3.8", "torch-cif==0.2.0"]
 
 setup(
     name="speechllm-plugin",
@@ -62,9 +59,13 @@ setup(
         "soundfile>=0.12,<1",
         "jiwer>=4,<5",
         "sacrebleu>=2.4,<3",
+        # Codes and names of languages; `data` holds the names.
+        "langcodes[data]>=3.4,<4",
+        # OpenAI's table of British spellings, for the normaliser `whisper_english`.
+        "whisper-normalizer>=0.1,<0.2",
         "protobuf>=4",
         "tensorboard>=2.16,<3",
-        "PyYAML>=6",
+        "ruamel.yaml>=0.18,<1",
     ],
     extras_require={"demo": DEMO, "bench": BENCH, "lora": LORA, "quantization": QUANTIZATION,
                     "test": [*TEST, *DEMO, *LORA]},

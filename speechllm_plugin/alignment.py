@@ -95,7 +95,7 @@ def _time_text(model: SpeechLlm, batch: SpeechTextBatch, speech: AdapterOutput, 
     whole = [Timed(text, 0.0, seconds)]
     if not text:
         return TimedText(text, whole, whole, 1.0)
-    if model.prompts.answers or batch.target_langs[row] not in ("", batch.source_langs[row]):
+    if not model.prompts.transcribes(batch.source_langs[row], batch.target_langs[row]):
         return TimedText(text, whole, whole, 0.0)
     # As in the transcripts that CTC and CIF were trained on.
     tokens = [Piece(*piece) for piece in model.prompts.pieces(text)]

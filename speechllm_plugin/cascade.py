@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.llms.answering import answer
@@ -24,7 +24,7 @@ from speechllm_plugin.recognizers.api import Recognized, Recognizer
 
 def needs_llm(prompt: PromptConfig, source_lang: str, target_lang: str) -> bool:
     """Whether a clip goes on to the second stage: all but those that are to be transcribed."""
-    return prompt.answer is not None or target_lang not in ("", source_lang)
+    return not prompt.transcribes(source_lang, target_lang)
 
 
 class Cascade(nn.Module):
@@ -34,7 +34,9 @@ class Cascade(nn.Module):
         self.recognizer = freeze(recognizer)
         self.llm = None if llm is None else freeze(llm)
         self._prompt = prompt
-        self._renderer = None if llm is None else PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)
+        self._recognized: dict[tuple[str, str], Recognized] = {}
+        """What is said in a clip, by the identity of its audio and its language."""
+        self.prompts = None if llm is None else PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)
 
     def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]:
         """Both stages; each row gives the same text as it would alone."""
@@ -42,11 +44,20 @@ class Cascade(nn.Module):
 
     def recognize(self, batch: SpeechTextBatch) -> list[Recognized]:
         """The first stage: what is said, in its own language."""
-        waveforms = [waveform for waveform in batch.waveforms if waveform is not None]
+        keys = list(zip(batch.audio_keys, batch.source_langs, strict=True))
+        # A clip that is to be translated into several languages has several rows, and is recognised once.
+        new = {key: row for row, key in enumerate(keys) if key not in self._recognized}
+        if new:
+            waveforms = [waveform for row in new.values() if (waveform := batch.waveforms[row]) is not None]
+            transcripts = self._recognize(waveforms, [language for _, language in new])
+            self._recognized.update(zip(new, transcripts, strict=True))
+        return [self._recognized[key] for key in keys]
+
+    def _recognize(self, waveforms: Sequence[Tensor], languages: Sequence[str]) -> list[Recognized]:
         if not rounds(self.recognizer):
-            return self.recognizer.recognize(waveforms, batch.source_langs)
+            return self.recognizer.recognize(waveforms, languages)
         # In half precision the shape of a batch decides between tokens that are nearly as likely.
-        pairs = zip(waveforms, batch.source_langs, strict=True)
+        pairs = zip(waveforms, languages, strict=True)
         return [row for waveform, language in pairs for row in self.recognizer.recognize([waveform], [language])]
 
     def answer(
@@ -63,19 +74,20 @@ class Cascade(nn.Module):
         rows = [row for row in range(len(batch)) if needs_llm(self._prompt, *languages[row]) and texts[row]]
         if not rows:
             return texts, generated
-        if self.llm is None or self._renderer is None:
+        if self.llm is None or self.prompts is None:
             raise ValueError(f"{batch.ids[rows[0]]}: the clip needs an LLM, but the cascade has none")
-        prompts, ids = zip(*(self._renderer.render_text(*languages[row], texts[row]) for row in rows), strict=True)
+        prompts, ids = zip(*(self.prompts.render_text(*languages[row], texts[row]) for row in rows), strict=True)
         device = self.llm.embedding_table.device
         embeddings = [self.llm.embed(torch.tensor(words, dtype=torch.long, device=device)) for words in ids]
         answers, answered = answer(
             self.llm,
-            self._renderer,
+            self.prompts,
             prompts,
             nn.utils.rnn.pad_sequence(embeddings, batch_first=True),
             torch.tensor([len(words) for words in ids], device=device),
             keys=[batch.ids[row] for row in rows],
             seconds=[batch.seconds[row] for row in rows],
+            waveforms=[batch.waveforms[row] for row in rows],
             config=config,
         )
         for row, text, hypothesis in zip(rows, answers, answered, strict=True):

@@ -36,8 +36,6 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.j
 LFS_POINTER = b"version https://git-lfs"
 """What a clone without git-LFS leaves in place of a large file starts with."""
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 OLD_BUFFERS = r"(^|\.)(rotary\w*\.\w+|(attn|attention)\.bias|masked_bias|causal_mask|position_ids)$"
 """Names of tables and masks that models compute, and that older versions of transformers saved all the same."""
 

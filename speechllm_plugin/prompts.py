@@ -11,12 +11,13 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from string import Formatter
 
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_name
+from speechllm_plugin.languages import is_translation, language_name
 
 SPEECH = "<speech>"
 """The place of the speech embeddings in a prompt template."""
@@ -27,6 +28,8 @@ out of texts."""
 _TODAY = datetime(2024, 7, 26)
 """What templates that write the date are told (the date that Llama 3.1's falls back on): a prompt is the same
 tomorrow."""
+# The names that each instruction may hold.
+_NAMES = {"transcribe": ("source",), "translate": ("source", "target"), "answer": ("source", "target")}
 
 
 @dataclass(kw_only=True)
@@ -42,6 +45,60 @@ class PromptConfig:
     system: str | None = None
     """Text of a system turn; at the head of the instruction for an LLM that has none. None or empty leaves the turn
     to the template, which may have a default of its own."""
+
+    def check(self) -> None:
+        """
+        :raises UserError: an instruction has not one place for speech, or holds what stands for nothing.
+        """
+        for key in _NAMES:
+            template = getattr(self, key)
+            if template is not None and (found := template.count(SPEECH)) != 1:
+                raise UserError(f"prompt.{key}: found {found} times {SPEECH}, expected exactly one")
+            self._placeholders(key)
+        if found := (self.system or "").count(SPEECH):
+            raise UserError(f"prompt.system: found {found} times {SPEECH}, expected none")
+        for key in (*_NAMES, "system"):
+            if _PLACE in (getattr(self, key) or ""):
+                raise UserError(f"prompt.{key}: found the character U+{ord(_PLACE):X}, which is none; expected text")
+
+    def transcribes(self, source_lang: str, target_lang: str | None) -> bool:
+        """Whether a clip is to be written down as it is spoken, neither translated nor answered."""
+        return self.answer is None and not is_translation(source_lang, target_lang)
+
+    def instruction(self, source_lang: str, target_lang: str | None) -> str:
+        """What is asked for one clip: `answer` where there is one; else `translate` or `transcribe`, as the languages
+        tell.
+
+        :raises UserError: it names a language that has no name.
+        """
+        named = self.named(source_lang, target_lang)
+        names = {name: language_name(language) for name, language in named.items()}
+        return getattr(self, self._key(source_lang, target_lang)).format(**names)
+
+    def named(self, source_lang: str, target_lang: str | None) -> dict[str, str]:
+        """The languages that the instruction names, by `source` and `target`."""
+        languages = {"source": source_lang, "target": target_lang or source_lang}
+        return {name: languages[name] for name in sorted(self._placeholders(self._key(source_lang, target_lang)))}
+
+    def _key(self, source_lang: str, target_lang: str | None) -> str:
+        if self.transcribes(source_lang, target_lang):
+            return "transcribe"
+        return "translate" if self.answer is None else "answer"
+
+    def _placeholders(self, key: str) -> set[str]:
+        template = getattr(self, key) or ""
+        expected = f"{' or '.join(f'{{{name}}}' for name in _NAMES[key])}, and {{{{ or }}}} for a brace of the text"
+        try:
+            found = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+            for name in sorted(found - {*_NAMES[key]}):
+                raise UserError(f"prompt.{key}: found placeholder {{{name}}}, expected {expected}")
+            # Conversions and formats: {source!x}, {source:d}.
+            template.format(**dict.fromkeys(_NAMES[key], ""))
+        except (KeyError, IndexError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"prompt.{key}: found {template!r} ({error}), expected {expected}") from error
+        return found
 
 
 @dataclass(frozen=True)
@@ -59,15 +116,7 @@ class PromptRenderer:
             the sequence.
         :raises UserError: the configuration, the template or the tokenizer is not of use.
         """
-        for key in ("transcribe", "translate", "answer"):
-            template = getattr(config, key)
-            if template is not None and (found := template.count(SPEECH)) != 1:
-                raise UserError(f"prompt.{key}: found {found} times {SPEECH}, expected exactly one")
-        if found := (config.system or "").count(SPEECH):
-            raise UserError(f"prompt.system: found {found} times {SPEECH}, expected none")
-        for key in ("transcribe", "translate", "answer", "system"):
-            if _PLACE in (getattr(config, key) or ""):
-                raise UserError(f"prompt.{key}: found the character U+{ord(_PLACE):X}, which is none; expected text")
+        config.check()
         if chat and not tokenizer.chat_template:
             raise UserError("prompt: the LLM's tokenizer has no chat template; expected an instruction-tuned LLM")
         self._tokenizer = tokenizer
@@ -92,11 +141,10 @@ class PromptRenderer:
         self._control = self._special - {tokenizer.unk_token_id} | {end_of_turn, self._place}
 
     def render(self, source_lang: str, target_lang: str) -> RenderedPrompt:
-        """The prompt for one clip: `answer` where the configuration has it; else recognition if both languages are the
-        same or no target is given, and translation otherwise."""
+        """The prompt for one clip; see `PromptConfig.instruction`."""
         key = (source_lang, target_lang)
         if key not in self._rendered:
-            before, after = self._around(self.instruction(source_lang, target_lang))
+            before, after = self._around(self._config.instruction(source_lang, target_lang))
             ids = [token for token, _, _ in self._tokenize(before + _PLACE + after)]
             place = ids.index(self._place)
             self._rendered[key] = RenderedPrompt(tuple(ids[:place]), (*ids[place + 1 :], *self._end_of_input))
@@ -107,7 +155,7 @@ class PromptRenderer:
 
         :returns: the prompt, and the token ids of the text, in which special tokens are read as plain text.
         """
-        before, after = self._around(self.instruction(source_lang, target_lang))
+        before, after = self._around(self._config.instruction(source_lang, target_lang))
         first, last = len(before), len(before) + len(text)
         heads: list[int] = []
         words: list[int] = []
@@ -129,13 +177,9 @@ class PromptRenderer:
         """Whether speech is answered, not written down."""
         return self._config.answer is not None
 
-    def instruction(self, source_lang: str, target_lang: str) -> str:
-        source = language_name(source_lang)
-        if self.answers:
-            return self._fill("answer", source=source, target=language_name(target_lang or source_lang))
-        if target_lang in ("", source_lang):
-            return self._fill("transcribe", source=source)
-        return self._fill("translate", source=source, target=language_name(target_lang))
+    def transcribes(self, source_lang: str, target_lang: str | None) -> bool:
+        """See `PromptConfig`."""
+        return self._config.transcribes(source_lang, target_lang)
 
     def encode_target(self, text: str) -> list[int]:
         """Token ids of an answer with the end of its turn, as the chat template has them after the prompt.
@@ -190,12 +234,6 @@ class PromptRenderer:
                 yield from self._tokenizer(character, add_special_tokens=False)["input_ids"]
             else:
                 yield piece
-
-    def _fill(self, key: str, **names: str) -> str:
-        try:
-            return getattr(self._config, key).format(**names)
-        except (KeyError, IndexError, ValueError) as error:
-            raise UserError(f"prompt.{key}: bad placeholder {error}; expected {{source}}, {{target}}") from error
 
     def _around(self, instruction: str) -> tuple[str, str]:
         """What the whole prompt has before and after the speech."""

@@ -40,6 +40,7 @@ class Registry(Generic[PartT]):
         self.kind = kind
         self._own_modules = own_modules
         self._parts: dict[str, Part[PartT]] = {}
+        self._own: frozenset[str] = frozenset()
         self._loaded = False
 
     def register(self, name: str, config_kls: type[Any], build: Callable[..., PartT]) -> None:
@@ -50,6 +51,11 @@ class Registry(Generic[PartT]):
     def names(self) -> list[str]:
         self._load()
         return sorted(self._parts)
+
+    def foreign_names(self) -> list[str]:
+        """The parts of other packages."""
+        self._load()
+        return sorted(set(self._parts) - self._own)
 
     def get(self, name: str) -> Part[PartT]:
         self._load()
@@ -70,6 +76,7 @@ class Registry(Generic[PartT]):
         self._loaded = True
         for module in self._own_modules:
             import_module(module)
+        self._own = frozenset(self._parts)
         for entry_point in entry_points(group=f"speechllm_plugin.{self.kind}s"):
             entry_point.load()
 
@@ -89,7 +96,7 @@ def structure(kls: type[Any], values: object, where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kls)}
     for key in values:
         if key not in fields:
-            raise UserError(f"{where}.{key}: unknown key; expected one of {', '.join(sorted(fields))}")
+            raise UserError(f"{where}.{key}: found an unknown key, expected one of {', '.join(sorted(fields))}")
     return kls(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()})
 
 

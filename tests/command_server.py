@@ -7,7 +7,8 @@ It reads one JSON object a line and answers with the exit status on a line of it
     cwd, env         where, and what to add to the environment
     stdout, stderr   files for the streams
     processes        how many run it together, each with the variables that torchrun sets
-    kill_when        a file and a text: the processes get SIGKILL as soon as the file holds the text
+    kill_when        a file and a text: the processes get a signal as soon as the file holds the text
+    kill_by          its number
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         children = [fork(request, {})] if request["processes"] == 1 else fork_group(request)
-        print(wait(children, request["kill_when"]), flush=True)
+        print(wait(children, request["kill_when"], request["kill_by"]), flush=True)
 
 
 def fork_group(request: dict[str, Any]) -> list[int]:
@@ -72,7 +73,7 @@ def fork(request: dict[str, Any], environment: dict[str, str]) -> int:
     return child
 
 
-def wait(children: list[int], kill_when: tuple[str, str] | None) -> int:
+def wait(children: list[int], kill_when: tuple[str, str] | None, kill_by: int) -> int:
     """The exit status: the first that is not 0. Like torchrun it ends the other processes when one fails."""
     status = 0
     alive = set(children)
@@ -82,7 +83,12 @@ def wait(children: list[int], kill_when: tuple[str, str] | None) -> int:
             if ended:
                 alive.remove(child)
                 status = status or os.waitstatus_to_exitcode(code)
-        if status or (kill_when is not None and holds(*kill_when)):
+        if kill_when is not None and holds(*kill_when):
+            for child in alive:
+                os.kill(child, kill_by)
+            kill_when = None
+        # A process that a signal lets finish leaves the others the time to do so, too.
+        if status and status != -signal.SIGTERM:
             for child in alive:
                 os.kill(child, signal.SIGKILL)
         time.sleep(0.002)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 ROOT = Path(__file__).parents[1]
 PATHS = [str(ROOT / name) for name in (".", "kernels", "recipes", "tools")]
@@ -63,6 +63,12 @@ class Commands:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
         )
 
+    def at(self, folder: Path) -> Commands:
+        """The same commands, run in another folder."""
+        other = copy.copy(self)
+        other._folder = folder
+        return other
+
     def close(self) -> None:
         assert self._server.stdin is not None
         self._server.stdin.close()
@@ -74,11 +80,12 @@ class Commands:
         env: Mapping[str, str] | None = None,
         processes: int = 1,
         kill_when: tuple[Path, str] | None = None,
+        kill_by: int = signal.SIGKILL,
     ) -> Result:
-        return self._run("speechllm_recipes.cli", argv, env or {}, processes, kill_when)
+        return self._run("speechllm_recipes.cli", argv, env or {}, processes, kill_when, kill_by)
 
-    def speechllm(self, *argv: object) -> Result:
-        return self._run("speechllm_tools.cli", argv, {}, 1, None)
+    def speechllm(self, *argv: object, env: Mapping[str, str] | None = None) -> Result:
+        return self._run("speechllm_tools.cli", argv, env or {}, 1, None)
 
     def recipe(self, action: str, output: Path, *argv: object, **options: Any) -> Result:
         """`fairseq2 recipe run speech_llm ACTION OUTPUT --no-rich ...`; options as for `fairseq2`."""
@@ -91,13 +98,14 @@ class Commands:
         env: Mapping[str, str],
         processes: int,
         kill_when: tuple[Path, str] | None,
+        kill_by: int = signal.SIGKILL,
     ) -> Result:
         number = next(self._numbers)
         files = {name: self._folder / f"{number}.{name}" for name in ("stdout", "stderr")}
         request = {
             "module": module, "argv": [str(argument) for argument in argv], "env": dict(env),
             "cwd": str(self._folder), "processes": processes,
-            "kill_when": kill_when and [str(kill_when[0]), kill_when[1]],
+            "kill_when": kill_when and [str(kill_when[0]), kill_when[1]], "kill_by": int(kill_by),
             **{name: str(file) for name, file in files.items()},
         }
         assert self._server.stdin is not None and self._server.stdout is not None
@@ -128,6 +136,7 @@ class System:
                     "ctc": {"weight": 0.3, "classifier": "llm_embedding"},
                 },
             },
+            "decoding": {"tokens_per_second": 12.0},
             "dataset": {"batch_size": 3, "config_overrides": {"manifests": self.manifests()}},
             "trainer": {"grad_accumulation": {"num_batches": 1}, "mixed_precision": {"mode": "off"}},
             "optimizer": {"config": {"lr": 0.01}},
@@ -150,7 +159,7 @@ class System:
         return {split: str(file) for split, file in files.items()}
 
     def write(self, file: Path, **changes: Any) -> Path:
-        file.write_text(yaml.safe_dump(self.config(**changes)))
+        file.write_text(json.dumps(self.config(**changes)))
         return file
 
 

@@ -7,24 +7,25 @@ import shlex
 from pathlib import Path
 
 import pytest
-import yaml
+
+from speechllm_plugin.yaml_text import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def _commands() -> list[str]:
+def readme_commands() -> list[str]:
     blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [line.partition("#")[0].strip() for line in lines if line.strip()]
 
 
 def test_the_commands_that_matter_are_shown() -> None:
-    starts = {" ".join(command.split()[:2]) for command in _commands()}
+    starts = {" ".join(command.split()[:2]) for command in readme_commands()}
     assert {"make demo", "make test", "speechllm transcribe", "fairseq2 recipe"} <= starts
 
 
-@pytest.mark.parametrize("command", _commands())
+@pytest.mark.parametrize("command", readme_commands())
 def test_command_parses(command: str) -> None:
     words = shlex.split(command)
     if words[0] == "torchrun":
@@ -51,7 +52,7 @@ def _check_recipe_command(words: list[str]) -> None:
     config = StandardValueConverter().unstructure(action.create().config_kls())
     for item in (item for group in options.config for item in group):
         key, _, value = item.partition("=")
-        yaml.safe_load(value)
+        parse_yaml(value)
         keys = key.split(".")
         # What lies below `config_overrides` belongs to the model's or the dataset's own configuration.
         if "config_overrides" in keys:

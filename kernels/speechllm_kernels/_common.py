@@ -97,3 +97,8 @@ def check_cap(name: str, cap: int | None) -> None:
 def valid_frames(lengths: Tensor, frames: int) -> Tensor:
     """Mask [B, T]: True where a frame is not padding."""
     return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def accumulable(tensor: Tensor) -> Tensor:
+    """float32 for the half precisions: sums of many numbers need it."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -7,18 +7,25 @@ packages can add theirs, and hands the rest of the line to fairseq2's own recipe
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.threads import wait_passively
+from speechllm_plugin.yaml_text import parse_assignment, parse_yaml
 from speechllm_recipes.entry import Action, RecipeEntry
+from speechllm_recipes.given_keys import given_keys
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    wait_passively()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
@@ -28,22 +35,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    # What follows belongs to another parser, `--help` included.
+    if arguments[:2] == ["recipe", "run"]:
+        return _run_recipe(arguments[2:])
+    if arguments[:1] == ["assets"]:
+        return _run_assets(arguments[1:])
     parser = argparse.ArgumentParser(prog="fairseq2", description=(__doc__ or "").splitlines()[0])
     groups = parser.add_subparsers(dest="group", metavar="COMMAND", required=True)
     recipe = groups.add_parser("recipe", help="list and run recipes")
     commands = recipe.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("list", help="list the recipes that installed packages offer")
-    usage = "run a recipe: fairseq2 recipe run RECIPE [ACTION] OUTPUT_DIR"
-    run = commands.add_parser("run", help=usage, add_help=False)
-    run.add_argument("rest", nargs=argparse.REMAINDER)
-    assets = groups.add_parser("assets", help="fairseq2's asset cards: list, show", add_help=False)
-    assets.add_argument("rest", nargs=argparse.REMAINDER)
-    options = parser.parse_args(arguments)
-    if options.group == "assets":
-        return _run_assets(options.rest)
-    if options.command == "list":
-        return _list_recipes()
-    return _run_recipe(options.rest)
+    commands.add_parser("run", help="run a recipe: fairseq2 recipe run RECIPE [ACTION] OUTPUT_DIR")
+    groups.add_parser("assets", help="fairseq2's asset cards: list, show")
+    parser.parse_args(arguments)
+    return _list_recipes()
 
 
 def _recipes() -> dict[str, RecipeEntry]:
@@ -102,7 +107,15 @@ def _action_parser(name: str, action_name: str, entry: RecipeEntry, action: Acti
     if action.takes_checkpoint:
         parser.add_argument("--checkpoint", metavar="RUN_DIR", type=Path,
                             help="the run whose model to use: its output directory, or one checkpoints/step_N in it")
-        parser.add_argument("--step", default="best", help="best (default), last, or a step number")
+    if action.takes_init:
+        parser.add_argument("--init-from", metavar="RUN_DIR", type=Path,
+                            help="start from the trained model of another run: its architecture and weights, with a "
+                            "new optimizer and schedule, and steps counted from 0")
+    if _run_options(action):
+        parser.add_argument("--step", help="of RUN_DIR: best (default), last, or a step number")
+    parser.add_argument("--set", metavar="KEY=VALUE", nargs="*", action="extend", default=[],
+                        help="change a key of the model's configuration, for instance where its frozen models lie "
+                        f"now: --set llm.config.path=DIR; short for --config {action.model_keys}KEY=VALUE")
     parser.add_argument("--dump-config", action="store_true", help="print the whole configuration as YAML and stop")
     parser.add_argument("--no-rich", action="store_true", help="plain log lines, no progress bars")
     return parser
@@ -113,6 +126,9 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
 
     from speechllm_recipes.local_paths import read_local_paths_whole
     from speechllm_recipes.log_filter import install_log_filter
+    from speechllm_recipes.one_config import read_configuration_once
+    from speechllm_recipes.stop_signal import die_as_told
+    from speechllm_recipes.strict_numbers import refuse_numbers_of_another_kind
 
     forwarded: list[str] = []
     if options.output_dir is not None:
@@ -123,12 +139,7 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     if options.config_file is not None:
         _check_text(options.config_file)
         forwarded += ["--config-file", str(options.config_file)]
-    overrides = [item for group in options.config for item in group]
-    if action.takes_checkpoint and options.checkpoint is not None:
-        overrides = [*_checkpoint_overrides(options.checkpoint, options.step), *overrides]
-    named = options.dump_config or options.config_file or any("prev_checkpoint_dir" in item for item in overrides)
-    if action.takes_checkpoint and options.checkpoint is None and not named:
-        raise UserError("--checkpoint: found none, expected the output directory of a training run")
+    overrides = _overrides(action, options)
     if overrides:
         forwarded += ["--config", *overrides]
     forwarded += ["--dump-config"] * options.dump_config + ["--no-rich"] * options.no_rich
@@ -136,19 +147,75 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     os.environ.setdefault("FAIRSEQ2_EXTENSION_TRACE", "1")
     install_log_filter()
     read_local_paths_whole()
+    read_configuration_once()
+    refuse_numbers_of_another_kind()
     sys.argv = [prog, *forwarded]
     recipe_main(action.create())
+    die_as_told()
     return 0
 
 
-def _checkpoint_overrides(path: Path, step: str) -> list[str]:
-    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
+def _overrides(action: Action, options: argparse.Namespace) -> list[str]:
+    """What the options stand for among the keys of the configuration, the user's own last."""
+    keys = [item for group in options.config for item in group]
+    for option, items in (("--set", options.set), ("--config", keys)):
+        for item in items:
+            if not item.strip().startswith("del:"):
+                parse_assignment(item, option)
+    run = getattr(options, "checkpoint", None) or getattr(options, "init_from", None)
+    from_run: list[str] = []
+    if run is not None:
+        from_run = [*_checkpoint_overrides(run, options.step or "best")]
+        if action.takes_init:
+            from_run += ["model.family=null", "model.arch=null"]
+    elif getattr(options, "step", None) is not None:
+        raise UserError(f"--step: found {options.step!r} without {'/'.join(_run_options(action))}, expected both")
+    named = options.dump_config or options.config_file or any("prev_checkpoint_dir" in item for item in keys)
+    if action.takes_checkpoint and run is None and not named:
+        raise UserError("--checkpoint: found none, expected the output directory of a training run")
+    derived: Mapping[str, Any] = {}
+    if action.derive is not None:
+        derived = action.derive(_given(options.config_file, keys))
+    return [
+        *(f"{key}={value}" for key, value in derived.items()),
+        *from_run,
+        *(action.model_keys + item for item in options.set),
+        *keys,
+    ]
 
-    if step not in ("best", "last") and not step.isdigit():
-        raise UserError(f"--step: found {step!r}, expected best, last or a step number")
-    checkpoint = find_checkpoint(path, int(step) if step.isdigit() else step)  # type: ignore[arg-type]
-    checkpoint.config()  # a damaged one is told before anything starts
-    return [f"common.assets.prev_checkpoint_dir={checkpoint.directory}", f"model.name={checkpoint.name}"]
+
+def _given(config_file: Path | None, items: Sequence[str]) -> dict[str, Any]:
+    """What file and command line set, by dotted key; a file that is no YAML is told by who reads it."""
+    given: dict[str, Any] = {}
+    if config_file is not None:
+        with suppress(ValueError):
+            given.update(given_keys(parse_yaml(config_file.read_text(encoding="utf-8"))))
+    for item in items:
+        if not item.strip().startswith("del:"):
+            key, value = parse_assignment(item, "--config")
+            given.update({key.removeprefix("set:"): value, **dict(given_keys(value, key.removeprefix("set:")))})
+    return given
+
+
+def _run_options(action: Action) -> list[str]:
+    return ["--checkpoint"] * action.takes_checkpoint + ["--init-from"] * action.takes_init
+
+
+def _checkpoint_overrides(path: Path, step: str) -> list[str]:
+    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, parse_step
+
+    checkpoint = find_checkpoint(path, parse_step(step))
+    config = checkpoint.config()  # a damaged one is told before anything starts
+    overrides = [f"common.assets.prev_checkpoint_dir={_quoted(checkpoint.directory)}", f"model.name={checkpoint.name}"]
+    # fairseq2 reads the path of the training, and the file lies beside the checkpoint.
+    if config.ctc.vocabulary is not None:
+        overrides.append(f"model.config_overrides.ctc.vocabulary={_quoted(config.ctc.vocabulary)}")
+    return overrides
+
+
+def _quoted(path: Path | str) -> str:
+    """A name may hold what YAML takes for more than a letter."""
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 def _check_text(file: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # Imported when an action is created: `fairseq2 recipe list` and `--help` answer at once.
@@ -19,6 +19,12 @@ class Action:
     create: Callable[[], Recipe]
     takes_checkpoint: bool
     """Whether it reads a trained model, given by `--checkpoint`."""
+    takes_init: bool = False
+    """Whether it can start from a trained model, given by `--init-from`."""
+    derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    """What follows from the keys that the user has set for those that are left open, all by dotted key."""
+    model_keys: str = "model.config_overrides."
+    """What stands before the keys of `--set`."""
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,8 @@ def stack_outputs(rows: Sequence[AdapterOutput]) -> AdapterOutput:
 class Adapter(nn.Module):
     """Padding never changes a result: what lies beyond a length is not read."""
 
-    frame_dim: int
-    """Width of the frames that a `FrameClassifier` scores."""
+    frame_dim: int | None = None
+    """Width of the frames that a `FrameClassifier` scores. None = it gives none, and cannot be trained with CTC."""
     needs_classifier: bool = False
     """Whether the classifier is part of the adapter: it then runs in decoding too."""
     frame_stride: int = 1
@@ -114,7 +114,8 @@ class Adapter(nn.Module):
         """
 
     def output_rate(self, frame_rate: float) -> float | None:
-        """Speech embeddings per second (Hz) for an encoder's frame rate; None where it depends on the content."""
+        """Speech embeddings per second (Hz) for an encoder's frame rate; None where it depends on the content, or is
+        not told."""
         return None
 
     def layer_lists(self) -> list[nn.ModuleList]:

@@ -38,6 +38,11 @@ _RATES = range(4000, 192_001)
 _FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "NIST"})
 _RANGE = re.compile(r"(?P<path>.+):(?P<start>[0-9]+):(?P<length>[0-9]+)", re.DOTALL)
 _BLOCK = 1 << 20
+# Floating point numbers may go beyond full scale (1) a little; speech in units of integers reaches hundreds.
+_LOUDEST = 10.0
+# Mean squares: of channels that are not silent, and of their mean beside them (-60 dB) where they cancel each other.
+_SOUNDING = 1e-6
+_CANCELLED = 1e-6
 # libsndfile's largest count, which stands for "the header does not say".
 _UNKNOWN_LENGTH = (1 << 63) - 1
 
@@ -90,8 +95,8 @@ def read_audio(source: AudioSource) -> npt.NDArray[np.float32]:
 
     The whole sound is held in memory; where a limit matters, ask :func:`duration` first.
 
-    :raises AudioError: not readable, not audio, empty, cut short, damaged, non-finite, at a rate outside 4 to 192
-        kHz, or shorter than the segment asks for.
+    :raises AudioError: not readable, not audio, empty, cut short, damaged, non-finite, far beyond full scale, at a
+        rate outside 4 to 192 kHz, shorter than the segment asks for, or of channels whose mean is silence.
     """
     with _open(source) as (file, length):
         samples = _decode(source, file, length)
@@ -99,6 +104,11 @@ def read_audio(source: AudioSource) -> npt.NDArray[np.float32]:
     if not np.isfinite(samples).all():
         index = int(np.flatnonzero(~np.isfinite(samples))[0])
         raise AudioError(f"{source.name}: found {samples[index]} at sample {index}, expected finite samples")
+    if len(samples) and (peak := float(np.abs(samples).max())) > _LOUDEST:
+        raise AudioError(
+            f"{source.name}: found samples up to {peak:.6g}, expected them within 1, full scale; a file of floating "
+            "point numbers in units of 16-bit integers must be divided by 32768"
+        )
     if rate != SAMPLE_RATE:
         samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
     if not len(samples):
@@ -184,13 +194,18 @@ def _decode(source: AudioSource, file: soundfile.SoundFile, length: int) -> npt.
     """The next ``length`` samples, channels mixed: ``[length]`` at the file's own rate."""
     blocks = []
     missing = length
+    power_of_channels = power_of_mean = 0.0
     try:
         # In blocks, so that a damaged header cannot ask for all memory at once.
         while missing > 0:
             wanted = min(missing, _BLOCK)
             block = file.read(wanted, dtype="float32", always_2d=True)
             # (N, C) -> (N)
-            blocks.append(block.mean(axis=1))
+            mean = block.mean(axis=1)
+            blocks.append(mean)
+            if file.channels > 1:
+                power_of_channels += float(np.vdot(block, block)) / file.channels
+                power_of_mean += float(np.vdot(mean, mean))
             missing -= len(block)
             # Behind a hole libsndfile would go on with sound from elsewhere, so the first short block is the end.
             if len(block) < wanted:
@@ -199,6 +214,11 @@ def _decode(source: AudioSource, file: soundfile.SoundFile, length: int) -> npt.
         raise _cut_short(source, length - missing, length, error.error_string.rstrip(".")) from None
     if missing == length or missing > (MP3_SLACK if file.format == "MP3" else 0):
         raise _cut_short(source, length - missing, length, "the file ends early or is damaged")
+    if power_of_channels > _SOUNDING * length and power_of_mean < _CANCELLED * power_of_channels:
+        raise AudioError(
+            f"{source.name}: found {file.channels} channels that cancel each other, so that their mean is silence, "
+            "expected channels in phase; keep one of them"
+        )
     return np.concatenate(blocks)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from fairseq2.device import SupportsDeviceTransfer
@@ -43,7 +44,8 @@ class SpeechTextBatch(SupportsDeviceTransfer):
     def row(self, index: int) -> SpeechTextBatch:
         """One clip as a batch of its own."""
         lists = {field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), list)}
-        return replace(self, **{name: value[index : index + 1] for name, value in lists.items()})
+        changes: dict[str, Any] = {name: value[index : index + 1] for name, value in lists.items()}
+        return replace(self, **changes)
 
     @override
     def to(self, device: torch.device, *, non_blocking: bool = False) -> None:

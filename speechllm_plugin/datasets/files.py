@@ -1,28 +1,45 @@
-"""A batch straight from audio files, without a manifest."""
+"""A batch straight from audio files or samples, without a manifest."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from speechllm_plugin.datasets.audio import SAMPLE_RATE, audio_key, read_audio, resolve
+from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, audio_key, read_audio, resolve
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 
+Audio = Path | str | np.ndarray | Tensor
+"""A file, or samples at 16 kHz: one dimension of floats from -1 to 1."""
 
-def batch_of_files(audio: Sequence[Path | str], source_lang: str, target_lang: str | None) -> SpeechTextBatch:
+
+def batch_of_files(audio: Audio | Sequence[Audio], source_lang: str, target_lang: str | None) -> SpeechTextBatch:
     """
-    :raises AudioError: a file is missing, is not audio, or holds no samples.
+    :param audio: clips; one alone is a batch of one.
+    :raises AudioError: a file is missing, is not audio, or holds no samples; an array is no waveform.
     """
-    sources = [resolve(str(name), Path()) for name in audio]
-    waveforms = [torch.from_numpy(read_audio(source)) for source in sources]
-    names = [str(name) for name in audio]
+    clips = [audio] if isinstance(audio, Audio) else list(audio)
+    names, keys, waveforms = [], [], []
+    for number, clip in enumerate(clips):
+        if isinstance(clip, (Path, str)):
+            source = resolve(str(clip), Path())
+            name, key, waveform = str(clip), audio_key(source), torch.from_numpy(read_audio(source))
+        else:
+            name = f"audio[{number}]"
+            waveform = _samples(clip, name)
+            key = hashlib.sha256(waveform.numpy().tobytes()).hexdigest()
+        names.append(name)
+        keys.append(key)
+        waveforms.append(waveform)
     return SpeechTextBatch(
         ids=names,
         rows=list(range(len(names))),
         audio=names,
-        audio_keys=[audio_key(source) for source in sources],
+        audio_keys=keys,
         seconds=[len(waveform) / SAMPLE_RATE for waveform in waveforms],
         texts=[""] * len(names),
         transcripts=[""] * len(names),
@@ -31,3 +48,28 @@ def batch_of_files(audio: Sequence[Path | str], source_lang: str, target_lang: s
         waveforms=list(waveforms),
         features=[None] * len(names),
     )
+
+
+def _samples(clip: object, name: str) -> Tensor:
+    """
+    :raises AudioError: it is no waveform.
+    """
+    if not isinstance(clip, (np.ndarray, Tensor)):
+        raise AudioError(f"{name}: found {clip!r:.60}, expected a file or an array of samples at {SAMPLE_RATE} Hz")
+    if isinstance(clip, np.ndarray):
+        if clip.dtype.kind not in "fiu":
+            raise AudioError(f"{name}: found an array of {clip.dtype}, expected floats from -1 to 1")
+        clip = np.ascontiguousarray(clip)  # PyTorch takes no array that runs backwards
+    waveform = torch.as_tensor(clip).detach().cpu()
+    if waveform.dim() != 1 or waveform.numel() == 0:
+        raise AudioError(
+            f"{name}: found an array of shape {tuple(waveform.shape)}, expected one dimension, samples at "
+            f"{SAMPLE_RATE} Hz in mono"
+        )
+    if not waveform.is_floating_point():
+        raise AudioError(f"{name}: found an array of {str(waveform.dtype)[6:]}, expected floats from -1 to 1")
+    # A copy: the array stays the caller's.
+    waveform = waveform.to(torch.float32, copy=True).contiguous()
+    if not (peak := float(waveform.abs().max())) <= 2:
+        raise AudioError(f"{name}: found samples up to {peak:g}, expected floats from -1 to 1")
+    return waveform

@@ -13,13 +13,16 @@ There is no quoting and no escaping, so a text holds no tab and no line end: the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from speechllm_plugin.datasets.tsv import Record, read_table, write_table
 from speechllm_plugin.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _SAMPLE_RATE = 16000
 # A frame is a window of 25 ms, and one begins every 10 ms. Whole microseconds keep the arithmetic exact.
@@ -70,18 +73,23 @@ def read_manifest(
     path: Path | str,
     *,
     require_text: bool = True,
+    empty_text: bool = False,
     columns: Literal["header"] | Sequence[str] = "header",
     n_frames_unit: Literal["frames", "samples"] = "frames",
     legacy_escapes: bool = False,
+    csv_quotes: bool = False,
 ) -> list[ManifestRow]:
     """Read and check a manifest, in the order of its rows.
 
     :param require_text: whether ``tgt_text`` must be there and filled; decoding without references needs none.
+    :param empty_text: whether a field of ``tgt_text`` may be empty: nothing is said in that clip.
     :param columns: ``"header"``, or the column names of a file that has no header line.
     :param n_frames_unit: what the file counts in ``n_frames``. ``"samples"`` (at 16 kHz) is what fairseq's writers
         store with ``use_audio_input``; rows always hold frames.
     :param legacy_escapes: undo the backslashes of manifests written by pandas with ``escapechar="\\\\"``, as
         fairseq's preparation scripts do. Without it a backslash is a backslash.
+    :param csv_quotes: undo the quotation marks around fields, and the doubled ones inside, of manifests written by
+        Python's csv or by pandas as they do by default. Without it a quotation mark is a quotation mark.
     :raises UserError: with file, line and column, what was found and what was expected.
     """
     path = Path(path)
@@ -91,6 +99,7 @@ def read_manifest(
         required=required,
         columns=None if columns == "header" else columns,
         legacy_escapes=legacy_escapes,
+        csv_quotes=csv_quotes,
     )
     if not records:
         raise UserError(f"{path}: found a header and no rows, expected at least one row")
@@ -99,8 +108,9 @@ def read_manifest(
     lines: dict[str, int] = {}
     for record in records:
         for name in required:
-            if not record.fields[name].strip():
-                raise _wrong(path, record, name, "some text")
+            if not record.fields[name].strip() and not (name == "tgt_text" and empty_text):
+                hint = " (dataset.config_overrides.empty_text=silence, if nobody speaks in it)"
+                raise _wrong(path, record, name, f"some text{hint if name == 'tgt_text' else ''}")
         identity = record.fields["id"]
         if identity in lines:
             raise UserError(
@@ -121,6 +131,10 @@ def read_manifest(
                 line=record.line,
             )
         )
+    if not legacy_escapes:
+        _warn_of_quoting(path, rows, _is_escaped, '\\"', "legacy_escapes", "by pandas, with a backslash before each")
+    if not csv_quotes:
+        _warn_of_quoting(path, rows, _is_quoted, '""', "csv_quotes", "by Python's csv, with each doubled")
     return rows
 
 
@@ -165,6 +179,28 @@ def _read_n_frames(path: Path, record: Record, unit: Literal["frames", "samples"
         raise _wrong(path, record, "n_frames", "a positive integer")
     count = int(text)
     return count if unit == "frames" else frames_of(count / _SAMPLE_RATE)
+
+
+def _is_escaped(text: str) -> bool:
+    return '\\"' in text
+
+
+def _is_quoted(text: str) -> bool:
+    inside = text[1:-1]
+    return text[:1] == text[-1:] == '"' and '""' in inside and '"' not in inside.replace('""', "")
+
+
+def _warn_of_quoting(
+    path: Path, rows: Sequence[ManifestRow], test: Callable[[str], bool], found: str, key: str, writer: str
+) -> None:
+    """A writer's quoting is told from quotation marks by a guess only: texts are left as they are, and it is said."""
+    lines = [row.line for row in rows if test(row.tgt_text) or test(row.src_text)]
+    if lines:
+        log.warning(
+            "%s: found %s for a quotation mark in the texts of %d of %d rows, first in line %d; "
+            "dataset.config_overrides.%s=true reads manifests written %s",
+            path, found, len(lines), len(rows), lines[0], key, writer,
+        )  # fmt: skip
 
 
 def _wrong(path: Path, record: Record, column: str, expected: str) -> UserError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from fairseq2.datasets import DataReader
@@ -15,12 +17,21 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, audio_key, duration, read_audio
+from speechllm_plugin.datasets.augmentation import Augmentation, AugmentationConfig, augment, draw
 from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.checks import check_n_frames
 from speechllm_plugin.datasets.plan import BatchLimits, evaluation_steps, training_steps
 from speechllm_plugin.datasets.speech_text import Utterance
 from speechllm_plugin.encoders.api import too_long
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.languages import language_code
+
+_BLOCK = 256
+"""Rows that a thread measures at a time."""
+_MEASURING_THREADS = 16
+# What the fingerprint of a plan says of its rows; the rest is how they are read.
+_ROWS = {"clips", "seconds", "rows"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +42,14 @@ class ReadOptions:
     max_seconds: float | None
     """Longest clip that the encoder takes."""
     on_error: Literal["raise", "skip"] = "raise"
+    accept_new_rows: bool = False
+    """Whether a checkpoint that was written over other rows may be resumed: it then begins a new epoch."""
     num_accumulate: int = 1
     num_threads: int = 2
     prefetch: int = 4
     """Batches read ahead."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Of training clips."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,21 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         return len(self._utterances)
 
     @property
+    def transcripts(self) -> list[str]:
+        """What is said in each clip."""
+        return [utterance.transcript for utterance in self._utterances]
+
+    @property
+    def seconds(self) -> Sequence[float]:
+        """Duration of each clip."""
+        return self._seconds
+
+    @property
+    def clips(self) -> list[tuple[Utterance, float]]:
+        """What is read, with its seconds, in the order of the split."""
+        return list(zip(self._utterances, self._seconds, strict=True))
+
+    @property
     def hours(self) -> float:
         return sum(self._seconds) / 3600
 
@@ -123,15 +153,43 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
 
     @override
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        if state_dict.get("plan") != self._fingerprint():
+        found, now = state_dict.get("plan"), self._fingerprint()
+        if not isinstance(found, Mapping) or any(found.get(key) != now[key] for key in now.keys() - _ROWS):
             raise UserError(
-                f"resume: the checkpoint was written while reading {state_dict.get('plan')}, found "
-                f"{self._fingerprint()}; expected the same manifests, batch settings, seed and batches per step "
-                "(processes x accumulation)"
+                f"resume: the checkpoint was written while reading {_without_rows(found)}, found {_without_rows(now)}; "
+                "expected the same manifests, batch settings, seed and batches per step (processes x accumulation)"
             )
         self._drop_pending()
         self._epoch, self._position = int(str(state_dict["epoch"])), int(str(state_dict["position"]))
+        if self._are_new_rows(found, now):
+            self._epoch, self._position = self._epoch + 1, 0
         self._plan_epoch()
+
+    def _are_new_rows(self, found: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+        """
+        :raises UserError: they are, and new ones are not accepted.
+        """
+        before = found.get("rows")
+        same = [found.get(key) == now[key] for key in ("clips", "seconds")]
+        if before is None and all(same):
+            log.warning(
+                "resume: the checkpoint was written by an earlier version and does not tell which rows it read; "
+                "resumed over as many clips and seconds ({}, {}).", now["clips"], now["seconds"],
+            )  # fmt: skip
+            return False
+        other = [name for name, digest in now["rows"].items() if (before or {}).get(name) != digest]
+        if all(same) and not other:
+            return False
+        # The columns of more or fewer rows all differ.
+        columns = f" with other {', '.join(other)}" if before and found.get("clips") == now["clips"] else ""
+        line = (
+            f"resume: the checkpoint was written over other rows: {found.get('clips')} clips, "
+            f"{found.get('seconds')} s; found {now['clips']} clips, {now['seconds']} s{columns}"
+        )
+        if not self._options.accept_new_rows:
+            raise UserError(f"{line}; expected the same manifests in the same order, or dataset.accept_new_rows=true")
+        log.warning("{}; accepted (dataset.accept_new_rows), and a new epoch begins.", line)
+        return True
 
     @property
     @override
@@ -140,19 +198,36 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
 
     def _measure(self, utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[float]]:
         """Durations, without the clips that cannot be used."""
+        check_n_frames(utterances)
         kept, seconds = [], []
-        for utterance in utterances:
-            try:
-                length = utterance.seconds()
-                self._check_length(utterance, length)
-            except UserError as error:
-                self._refuse(utterance, error)
-                continue
-            kept.append(utterance)
-            seconds.append(length)
+        blocks = [utterances[start : start + _BLOCK] for start in range(0, len(utterances), _BLOCK)]
+        # Most of the time goes into waiting for the file system.
+        executor = ThreadPoolExecutor(_MEASURING_THREADS, thread_name_prefix="lengths")
+        try:
+            for block, lengths in zip(blocks, executor.map(self._lengths, blocks), strict=True):
+                for utterance, length in zip(block, lengths, strict=True):
+                    if isinstance(length, UserError):
+                        self._refuse(utterance, length)
+                        continue
+                    kept.append(utterance)
+                    seconds.append(length)
+        finally:
+            executor.shutdown(cancel_futures=True)
         if not kept:
             raise UserError(f"found no usable clip among {len(utterances)}, for instance {self._first_skipped()}")
         return kept, seconds
+
+    def _lengths(self, utterances: Sequence[Utterance]) -> list[float | UserError]:
+        """Seconds of each, or why it cannot be used."""
+        lengths: list[float | UserError] = []
+        for utterance in utterances:
+            try:
+                seconds = utterance.seconds()
+                self._check_length(utterance, seconds)
+                lengths.append(seconds)
+            except UserError as error:
+                lengths.append(error)
+        return lengths
 
     def _plan_epoch(self) -> None:
         options = self._options
@@ -160,14 +235,13 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         if options.shuffle_seed is None:
             self._steps = evaluation_steps(self._seconds, options.limits, per_step)
             return
-        self._steps, repeated = training_steps(
-            self._seconds, options.limits, per_step, options.shuffle_seed, self._epoch
-        )
+        seconds = [own + self._added_seconds(index) for index, own in enumerate(self._seconds)]
+        self._steps, repeated = training_steps(seconds, options.limits, per_step, options.shuffle_seed, self._epoch)
         if repeated and self._epoch == 0:
             log.info("{} batch(es) are seen twice an epoch to fill its last step.", repeated)
 
     def _fingerprint(self) -> dict[str, object]:
-        limits = self._options.limits
+        limits, augmentation = self._options.limits, self._options.augmentation
         return {
             "clips": len(self._utterances),
             "seconds": round(sum(self._seconds), 1),
@@ -175,7 +249,24 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             "max_batch_seconds": limits.max_seconds,
             "seed": self._options.shuffle_seed,
             "batches_per_step": self._options.num_accumulate * self._world_size,
+            **({"augmentation": asdict(augmentation)} if augmentation.probability > 0 else {}),
+            "rows": self._row_digests,
         }
+
+    @cached_property
+    def _row_digests(self) -> dict[str, str]:
+        """A hash for each column of all rows in order. Of the audio it is the name, so that a corpus may move."""
+        rows = [utterance.row for utterance in self._utterances]
+        languages = [(language_code(one.source_lang), language_code(one.target_lang)) for one in self._utterances]
+        columns: dict[str, Iterable[object]] = {
+            "id": (row.id for row in rows),
+            "audio": (row.audio for row in rows),
+            "tgt_text": (row.tgt_text for row in rows),
+            "src_text": (row.src_text for row in rows),
+            "languages": languages,
+            "lengths": self._seconds,
+        }
+        return {name: _digest(values) for name, values in columns.items()}
 
     def _drop_pending(self) -> None:
         for future in self._pending:
@@ -215,17 +306,35 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             return None
         try:
             source = utterance.source()
-            key = audio_key(source)
+            changes = self._changes(index)
+            key = audio_key(source) if changes is None else f"{audio_key(source)} {changes.key}"
             features = self._cache.get(key) if self._cache is not None else None
             if features is not None:
-                return _Clip(index, key, duration(source), None, features)
-            waveform = torch.from_numpy(read_audio(source))
-            seconds = len(waveform) / SAMPLE_RATE
+                return _Clip(index, key, duration(source) + self._added_seconds(index), None, features)
+            samples = read_audio(source)
+            seconds = len(samples) / SAMPLE_RATE
             self._check_length(utterance, seconds)
-            return _Clip(index, key, seconds, waveform, None)
+            if changes is not None:
+                samples = augment(samples, changes)
+            return _Clip(index, key, seconds + self._added_seconds(index), torch.from_numpy(samples), None)
         except AudioError as error:
             self._refuse(utterance, error)
             return None
+
+    def _changes(self, index: int) -> Augmentation | None:
+        """What is done to a clip in this epoch."""
+        options = self._options
+        if options.augmentation.probability == 0 or options.shuffle_seed is None:
+            return None
+        room = float("inf") if options.max_seconds is None else options.max_seconds - self._seconds[index]
+        variant = self._epoch % options.augmentation.variants
+        key = f"{options.augmentation.seed}:{self._utterances[index].row.id}:{variant}"
+        # A margin for a manifest's durations, which are up to a frame of 10 ms too short.
+        return draw(options.augmentation, key, room - 0.01)
+
+    def _added_seconds(self, index: int) -> float:
+        changes = self._changes(index)
+        return 0.0 if changes is None else changes.added_seconds
 
     def _check_length(self, utterance: Utterance, seconds: float) -> None:
         longest = self._options.max_seconds
@@ -234,9 +343,9 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
 
     def _refuse(self, utterance: Utterance, error: UserError) -> None:
         if self._options.on_error == "raise":
-            raise UserError(f"{utterance.name}: {error}") from error
+            raise UserError(f"{utterance.name}, column 'audio': {error}") from error
         self.skipped[utterance.row.id] = str(error)
-        log.warning("Clip left out (number {}): {}: {}", len(self.skipped), utterance.name, error)
+        log.warning("Clip left out (number {}): {}, column 'audio': {}", len(self.skipped), utterance.name, error)
 
     def _first_skipped(self) -> str:
         return "{}: {}".format(*next(iter(self.skipped.items())))
@@ -257,3 +366,15 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             features=[clip.features for clip in clips],
             counted=counted,
         )
+
+
+def _digest(values: Iterable[object]) -> str:
+    content = hashlib.sha256()
+    for value in values:
+        # No field holds a line end.
+        content.update(f"{value}\n".encode())
+    return content.hexdigest()[:16]
+
+
+def _without_rows(plan: object) -> object:
+    return {key: value for key, value in plan.items() if key != "rows"} if isinstance(plan, Mapping) else plan

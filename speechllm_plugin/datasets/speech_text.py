@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from fairseq2.logging import log
 
 from speechllm_plugin.datasets.audio import AudioSource, duration, resolve
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest, seconds_of
@@ -20,14 +22,20 @@ class SpeechTextConfig:
     """Split name -> manifest file, or several files that are read as one."""
     audio_root: str | None = None
     """Folder that relative audio paths start from. None = the folder of each manifest."""
-    source_lang: str = "en"
-    """Language of the speech, for rows whose manifest has no `src_lang`."""
+    source_lang: str | None = None
+    """Language of the speech, for rows whose manifest has no `src_lang`. None = English, and the log says so."""
     target_lang: str | None = None
     """Language of `tgt_text`, for rows whose manifest has no `tgt_lang`. None = that of the speech: recognition."""
+    empty_text: Literal["refuse", "silence"] = "refuse"
+    """What a row with an empty `tgt_text` is: a mistake; or a clip in which nobody speaks (silence, noise, music), and
+    whose right text is empty."""
     n_frames_unit: Literal["frames", "samples"] = "frames"
     """What `n_frames` counts: 10 ms frames, or samples at 16 kHz as in fairseq's raw-waveform manifests."""
     legacy_escapes: bool = False
     """Undo the backslashes in manifests that fairseq wrote through pandas."""
+    csv_quotes: bool = False
+    """Undo the quoting in manifests that Python's csv or pandas wrote as they do by default: `"a ""b"" c"` is
+    `a "b" c`."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +58,35 @@ class Utterance:
         """What is said, for alignment; a translation without its transcript stands in for it."""
         return self.row.src_text or self.row.tgt_text
 
+    def origin_of(self, name: str) -> str:
+        """What gives the `source` or the `target` language: a column of the manifest, or a key of the dataset."""
+        if name == "target" and self.row.tgt_lang:
+            return "column 'tgt_lang'"
+        if name == "target" and self.target_lang != self.source_lang:
+            return "dataset.config_overrides.target_lang"
+        return "column 'src_lang'" if self.row.src_lang else "dataset.config_overrides.source_lang"
+
     def source(self) -> AudioSource:
         return resolve(self.row.audio, self.root)
 
     def seconds(self) -> float:
-        """Duration by the manifest, or by the audio file's header where the manifest has none."""
-        return seconds_of(self.row.n_frames) if self.row.n_frames else duration(self.source())
+        """Duration by the manifest, or by the audio file's header where the manifest has none.
+
+        :raises AudioError: there is no such file, or its header cannot be read.
+        """
+        source = self.source()
+        return seconds_of(self.row.n_frames) if self.row.n_frames else duration(source)
 
 
 class SpeechTextDataset:
+    """:raises UserError: the configuration asks for two kinds of quoting."""
+
     def __init__(self, config: SpeechTextConfig) -> None:
+        if config.legacy_escapes and config.csv_quotes:
+            raise UserError("dataset.config_overrides.csv_quotes: found true, expected false beside legacy_escapes")
         self.config = config
+        self._splits: dict[tuple[str, bool], list[Utterance]] = {}
+        self._told_language = False
 
     def manifest_files(self, split: str) -> list[Path]:
         manifests: Mapping[str, str | list[str]] = self.config.manifests
@@ -74,18 +100,26 @@ class SpeechTextDataset:
         return [Path(file) for file in ([files] if isinstance(files, str) else files)]
 
     def read(self, split: str, *, require_text: bool = True) -> list[Utterance]:
-        """All utterances of a split, in the order of its manifests.
+        """All utterances of a split, in the order of its manifests, which are read once.
 
         :raises UserError: a manifest is missing or wrong, or two of the split's manifests share an id.
         """
+        if (split, require_text) not in self._splits:
+            self._splits[split, require_text] = self._read(split, require_text)
+        return list(self._splits[split, require_text])
+
+    def _read(self, split: str, require_text: bool) -> list[Utterance]:
         utterances: list[Utterance] = []
         for file in self.manifest_files(split):
             rows = read_manifest(
                 file,
                 require_text=require_text,
+                empty_text=self.config.empty_text == "silence",
                 n_frames_unit=self.config.n_frames_unit,
                 legacy_escapes=self.config.legacy_escapes,
+                csv_quotes=self.config.csv_quotes,
             )
+            self._tell_language(file, rows)
             root = Path(self.config.audio_root) if self.config.audio_root is not None else file.parent
             utterances += [self._utterance(row, file, root) for row in rows]
         seen: dict[str, Utterance] = {}
@@ -97,8 +131,17 @@ class SpeechTextDataset:
             raise UserError(f"split {split!r}: found no rows in {', '.join(map(str, self.manifest_files(split)))}")
         return utterances
 
+    def _tell_language(self, file: Path, rows: Sequence[ManifestRow]) -> None:
+        missing = sum(not row.src_lang for row in rows)
+        if missing and self.config.source_lang is None and not self._told_language:
+            log.warning(
+                "{}: {:,} of {:,} rows have no `src_lang`, so their speech is taken for English, here and in the other "
+                "manifests; dataset.config_overrides.source_lang says otherwise.", file, missing, len(rows),
+            )  # fmt: skip
+            self._told_language = True
+
     def _utterance(self, row: ManifestRow, manifest: Path, root: Path) -> Utterance:
-        source_lang = row.src_lang or self.config.source_lang
+        source_lang = row.src_lang or self.config.source_lang or "en"
         return Utterance(row, manifest, root, source_lang, row.tgt_lang or self.config.target_lang or source_lang)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +27,12 @@ class Record:
 
 
 def read_table(
-    path: Path, *, required: Sequence[str], columns: Sequence[str] | None = None, legacy_escapes: bool = False
+    path: Path,
+    *,
+    required: Sequence[str],
+    columns: Sequence[str] | None = None,
+    legacy_escapes: bool = False,
+    csv_quotes: bool = False,
 ) -> list[Record]:
     """Read a table whose columns are found by name, in any order; columns nobody asks for stay unread.
 
@@ -39,7 +46,10 @@ def read_table(
     :raises UserError: the file is missing, empty or not UTF-8; a column is missing or repeated; a row is ragged.
     """
     text = _read_text(path)
-    records = _escaped_records(text) if legacy_escapes else _plain_records(text)
+    if csv_quotes:
+        records = _quoted_records(text, path)
+    else:
+        records = _escaped_records(text) if legacy_escapes else _plain_records(text)
     if columns is None:
         header_line, names = next(records)
         where = f"{path}, line {header_line}"
@@ -55,7 +65,7 @@ def read_table(
         if len(fields) != len(names):
             raise UserError(
                 f"{path}, line {line}: found {len(fields)} tab-separated fields, expected {len(names)} "
-                f"({', '.join(names)})"
+                f"({', '.join(names)}){_hint(fields)}"
             )
         for field in fields:
             if "\r" in field:
@@ -117,6 +127,29 @@ def _escaped_records(text: str) -> Iterator[tuple[int, list[str]]]:
         plain = _ESCAPE.sub(lambda escape: " " if escape[1] in "\t\r\n" else escape[1], match[1])
         yield line, plain.removesuffix("\r").split("\t")
         line += match[0].count("\n")
+
+
+def _quoted_records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
+    line = 1
+    try:
+        for fields in reader:
+            yield line, [_BREAKS.sub(" ", field) for field in fields] or [""]
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {line}: found a field that is quoted wrongly ({error}), expected quotation marks around it "
+            "and doubled ones in it"
+        ) from None
+
+
+def _hint(fields: Sequence[str]) -> str:
+    """What a row with too many or too few fields may come from."""
+    if any(field.endswith("\\") for field in fields):
+        return "; with `legacy_escapes` a backslash makes the tab or line end behind it part of a field"
+    if any(field.startswith('"') and field.count('"') % 2 for field in fields):
+        return "; with `csv_quotes` tabs and line ends between quotation marks are part of a field"
+    return ""
 
 
 def _check_header(where: str, names: Sequence[str], required: Sequence[str]) -> None:

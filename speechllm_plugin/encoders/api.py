@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ class SpeechEncoder(PretrainedPart):
     """Feature vectors per second of audio (Hz)."""
     max_seconds: float | None
     """Longest clip taken, in seconds; None = any."""
+    languages: Collection[str] | None = None
+    """Codes of the languages that it was pretrained on, where they are few; None = many, or not told."""
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encodes a batch.
@@ -52,6 +55,11 @@ class SpeechEncoder(PretrainedPart):
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """All that decides the features of a clip (weights, dtype, padding): the key of a feature cache."""
+
+    @property
+    def feature_dtype(self) -> torch.dtype:
+        """Of the features, which is that of the weights."""
+        return next(self.parameters()).dtype
 
     def fingerprint(self) -> str:
         """A short hash of `identity`."""

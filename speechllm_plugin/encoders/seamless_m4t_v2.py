@@ -7,7 +7,7 @@ weights are read from the checkpoint.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 from transformers import SeamlessM4Tv2Config as HfSeamlessConfig
@@ -19,15 +19,17 @@ from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import adapter_layer, use_relative_key_attention
 from speechllm_plugin.encoders.fbank import StackedFbank, check_input_dim
 from speechllm_plugin.masks import length_mask, zero_padding
-from speechllm_plugin.pretrained import DTYPES, load_config, load_submodule, source_identity
+from speechllm_plugin.precision import Dtype, part_dtype
+from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
 
 
 @dataclass(kw_only=True)
 class SeamlessM4Tv2Config:
     path: str = "facebook/seamless-m4t-v2-large"
     """Hugging Face hub id, or a local directory in the same format."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Precision of weights and features; the filter bank is computed in float64."""
+    dtype: Dtype = "auto"
+    """Precision of weights and features; the filter bank is computed in float64. `auto`: bfloat16 where the machine
+    multiplies it, else float32."""
 
 
 class SeamlessM4Tv2SpeechEncoder(SpeechEncoder):
@@ -72,7 +74,7 @@ def create_seamless_m4t_v2(config: SeamlessM4Tv2Config) -> SeamlessM4Tv2SpeechEn
         hf_config,
         config.path,
         prefix="speech_encoder.",
-        dtype=DTYPES[config.dtype],
+        dtype=part_dtype(config),
         key=key,
     )
     return SeamlessM4Tv2SpeechEncoder(config, hf_config, encoder)

@@ -6,7 +6,7 @@ The layers are transformers' own, without what they let through from the padding
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 from transformers import Wav2Vec2BertConfig as HfWav2Vec2BertConfig
@@ -16,15 +16,17 @@ from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import adapter_layer, use_relative_key_attention
 from speechllm_plugin.encoders.fbank import StackedFbank, check_input_dim
 from speechllm_plugin.masks import length_mask, zero_padding
-from speechllm_plugin.pretrained import DTYPES, load_config, load_submodule, source_identity
+from speechllm_plugin.precision import Dtype, part_dtype
+from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
 
 
 @dataclass(kw_only=True)
 class W2vBertConfig:
     path: str = "facebook/w2v-bert-2.0"
     """Hugging Face hub id, or a local directory in the same format; a fine-tuned model's head is left out."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Precision of weights and features; the filter bank is computed in float64."""
+    dtype: Dtype = "auto"
+    """Precision of weights and features; the filter bank is computed in float64. `auto`: bfloat16 where the machine
+    multiplies it, else float32."""
     adapter: bool = True
     """Run the layers that shorten the output, where the checkpoint has them; the released w2v-BERT 2.0 has none."""
 
@@ -80,7 +82,7 @@ def create_w2v_bert(config: W2vBertConfig) -> W2vBertSpeechEncoder:
         prefix="wav2vec2_bert.",
         optional_prefix=True,
         ignored=("masked_spec_embed",),
-        dtype=DTYPES[config.dtype],
+        dtype=part_dtype(config),
         key=key,
     )
     return W2vBertSpeechEncoder(config, hf_config, model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,8 @@ from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import key_bias
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.masks import length_mask, zero_padding
-from speechllm_plugin.pretrained import DTYPES, config_values, load_preprocessor, load_submodule, source_identity
+from speechllm_plugin.precision import Dtype, part_dtype
+from speechllm_plugin.pretrained import config_values, load_preprocessor, load_submodule, source_identity
 
 FAMILIES: dict[str, tuple[Any, Any]] = {
     "wav2vec2": (HfWav2Vec2Config, Wav2Vec2Model),
@@ -42,8 +43,8 @@ FAMILIES: dict[str, tuple[Any, Any]] = {
 class Wav2Vec2Config:
     path: str = "facebook/wav2vec2-large-960h-lv60-self"
     """Hugging Face hub id, or a local directory in the same format, of a wav2vec 2.0, HuBERT or WavLM model."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Precision of weights and features."""
+    dtype: Dtype = "auto"
+    """Precision of weights and features. `auto`: bfloat16 where the machine multiplies it, else float32."""
     layer: int | None = None
     """Take the output of this layer, counted from 1, and do not run those after it: for self-supervised models the
     middle layers hold more of the words than the last. None = the last."""
@@ -212,7 +213,7 @@ def create_wav2vec2(config: Wav2Vec2Config) -> Wav2Vec2SpeechEncoder:
         prefix=f"{model_kls.base_model_prefix}.",
         optional_prefix=True,
         ignored=("masked_spec_embed", *(f"encoder.layers.{unused}." for unused in range(layer, num_layers))),
-        dtype=DTYPES[config.dtype],
+        dtype=part_dtype(config),
         key=key,
     )
     normalize = config.normalize

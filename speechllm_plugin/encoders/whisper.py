@@ -7,7 +7,7 @@ checkpoint's; only the encoder's weights are read.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,13 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhi
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.masks import length_mask
-from speechllm_plugin.pretrained import DTYPES, load_config, load_submodule, source_identity
+from speechllm_plugin.precision import Dtype, part_dtype
+from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
 
 HOP = 160
 """Samples between two mel frames (10 ms at 16 kHz)."""
+ENGLISH_VOCABULARY = 51864
+"""Tokens of Whisper's models of English alone (tiny.en to medium.en); the others have 51865, or 51866."""
 
 NumberT = TypeVar("NumberT", int, Tensor)
 
@@ -31,8 +34,8 @@ NumberT = TypeVar("NumberT", int, Tensor)
 class WhisperConfig:
     path: str = "openai/whisper-large-v3"
     """Hugging Face hub id, or a local directory in the same format."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Precision of weights and features."""
+    dtype: Dtype = "auto"
+    """Precision of weights and features. `auto`: bfloat16 where the machine multiplies it, else float32."""
     pad_to_30s: bool = True
     """Pad every clip with silence to the checkpoint's window, as Whisper was trained and as in arXiv 2409.17044. False
     encodes only the clip: on a CPU in a tenth of the time for clips of 3 s, but off the pretrained distribution, so
@@ -58,6 +61,8 @@ class WhisperSpeechEncoder(SpeechEncoder):
         self.config = config
         self.dim = hf_config.d_model
         self.max_seconds = hf_config.max_source_positions / self.frame_rate
+        # The models of English alone have no tokens for the other languages; their decoder is not read.
+        self.languages = ("en",) if hf_config.vocab_size == ENGLISH_VOCABULARY else None
         self.encoder = encoder
         self.features = WhisperFeatureExtractor(feature_size=hf_config.num_mel_bins)
         self.register_buffer("window", torch.hann_window(self.features.n_fft, dtype=torch.float32), persistent=False)
@@ -133,7 +138,7 @@ def create_whisper(config: WhisperConfig) -> WhisperSpeechEncoder:
         config.path,
         prefix="model.encoder.",
         optional_prefix=True,
-        dtype=DTYPES[config.dtype],
+        dtype=part_dtype(config),
         key="encoder.config.path",
     )
     return WhisperSpeechEncoder(config, hf_config, encoder)

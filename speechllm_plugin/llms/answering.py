@@ -10,6 +10,7 @@ from torch import Tensor
 
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
 from speechllm_plugin.llms.loops import break_loops
+from speechllm_plugin.llms.no_speech import find_no_speech
 from speechllm_plugin.llms.positions import check_positions
 from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
 
@@ -23,16 +24,19 @@ def answer(
     *,
     keys: Sequence[str],
     seconds: Sequence[float],
+    waveforms: Sequence[Tensor | None],
     config: DecodingConfig,
 ) -> tuple[list[str], list[Generated]]:
     """
     :param embeddings: what stands in the prompts' places for speech, `[B, T, dim]` with `lengths` `[B]`.
     :param keys: see `Llm.generate`.
     :param seconds: durations of the audio, which limit the texts.
+    :param waveforms: the audio, where the level of the sound is asked for.
+    :returns: the texts, and how each came about. The tokens stay where the guard against silence takes the text away.
     :raises UserError: a value of `config` is outside its range, or a clip and its text have no room in the LLM.
     """
     config.check()
-    limits = [int(config.extra_tokens + config.tokens_per_second * duration) for duration in seconds]
+    limits = [config.limit(duration) for duration in seconds]
 
     check_positions(llm, keys, prompts, lengths, limits)
 
@@ -52,4 +56,6 @@ def answer(
     generated = [
         replace(row, speech_vectors=length) for row, length in zip(generated, lengths.tolist(), strict=True)
     ]
-    return [renderer.decode(row.tokens) for row in generated], generated
+    for row, reason in find_no_speech(llm, prompts, embeddings, lengths, generated, waveforms, config).items():
+        generated[row] = replace(generated[row], no_speech=reason)
+    return ["" if row.no_speech else renderer.decode(row.tokens) for row in generated], generated

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from fairseq2.utils.validation import ValidationResult
 from torch import Tensor
@@ -16,16 +16,20 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.positions import Positions
 from speechllm_plugin.parts import PretrainedPart
 from speechllm_plugin.prompts import RenderedPrompt
-from speechllm_plugin.registry import Registry
+from speechllm_plugin.registry import Registry, structure
+
+TOKENS_PER_SECOND = 12.0
+"""The limit's rate where no references tell it: English at its fastest has about 5 words, some 8 tokens, a second."""
 
 
 @dataclass(kw_only=True)
 class DecodingConfig:
     beam_size: int = 1
     """1 = greedy."""
-    tokens_per_second: float = 12.0
-    """A hypothesis may have this many tokens per second of audio, plus `extra_tokens`; then it is ended. Fast speech
-    has about 5 words, some 8 tokens, a second."""
+    tokens_per_second: float | None = None
+    """A hypothesis may have this many tokens per second of audio, plus `extra_tokens`; then it is ended. None = from
+    the training references (`speechllm_plugin.llms.limits`), for tokenizers differ: SmolLM2's needs some 4 tokens for
+    a second of English and 40 for one of Burmese. The run keeps the number that it found."""
     extra_tokens: int = 16
     """See `tokens_per_second`."""
     length_penalty: float = 1.0
@@ -48,6 +52,14 @@ class DecodingConfig:
     """A hypothesis whose text zlib shrinks more than this many times repeats itself: it is decoded again with
     `no_repeat_ngram_size` 3, and counted. 2.4 suits speech (arXiv 2212.04356, section 4.5). None = kept as it is."""
 
+    no_speech_level: float | None = None
+    """A clip whose loudest 0.1 s is below this level holds no speech: its text is empty, and counted. In dB, 0 = full
+    scale; -60 is digital silence and what a good microphone makes of a quiet room. None = off."""
+    no_speech_probability: float | None = None
+    """A text whose tokens have a lower probability than this, as their geometric mean, was made up: it becomes empty,
+    and counted. 0.37 is what arXiv 2212.04356, section 4.5, has beside its own measure of silence. Costs a pass over
+    each text. None = off."""
+
     def validate(self) -> ValidationResult:
         result = ValidationResult()
         # The upper ends keep a score finite in float32 and a length an integer of 64 bits.
@@ -55,9 +67,10 @@ class DecodingConfig:
             ("beam_size", 1, 1000), ("tokens_per_second", 0, 1000), ("extra_tokens", 1, 1_000_000),
             ("length_penalty", -10, 10), ("temperature", 0, 1000), ("top_k", 0, math.inf),
             ("repetition_penalty", 0.01, 100), ("no_repeat_ngram_size", 0, math.inf),
+            ("no_speech_level", -200, 0), ("no_speech_probability", 0, 1),
         )  # fmt: skip
         for name, least, most in limits:
-            if not least <= (value := getattr(self, name)) <= most:
+            if (value := getattr(self, name)) is not None and not least <= value <= most:
                 bounds = f"at least {least}" + ("" if math.isinf(most) else f" and at most {most}")
                 result.add_error(f"`{name}` must be {bounds}, but is {value} instead.")
         if 0 < self.temperature < 1e-4:
@@ -77,6 +90,40 @@ class DecodingConfig:
         if (result := self.validate()).has_error():
             raise UserError(f"decoding: {result}")
 
+    @property
+    def rate(self) -> float:
+        """`tokens_per_second`, or what stands for it where nothing is known."""
+        return TOKENS_PER_SECOND if self.tokens_per_second is None else self.tokens_per_second
+
+    def limit(self, seconds: float) -> int:
+        """The most tokens that the hypothesis of a clip may have."""
+        return int(self.extra_tokens + self.rate * seconds)
+
+    def changed(self, values: object) -> DecodingConfig:
+        """This configuration with other values for some of its keys, checked.
+
+        :param values: a mapping of keys, or None. A `tokens_per_second` of None changes nothing.
+        :raises UserError: a key is unknown, or a value is of another type or outside its range.
+        """
+        if isinstance(values, dict):
+            given = {key: value for key, value in values.items() if (key, value) != ("tokens_per_second", None)}
+            values = {**asdict(self), **given}
+        changed: DecodingConfig = self if values is None else structure(DecodingConfig, values, "decoding")
+        changed.check()
+        return changed
+
+    def described(self, run: DecodingConfig | None = None) -> str:
+        """Every key with its value, for a log.
+
+        :param run: the training run's, if it is to be told which keys differ from it.
+        """
+        values = asdict(self)
+        text = ", ".join(f"{name}={value}" for name, value in values.items())
+        if run is None:
+            return text
+        changes = [f"{name}={value}" for name, value in values.items() if value != getattr(run, name)]
+        return f"as in the training run{', but for ' if changes else ''}{', '.join(changes)} ({text})"
+
 
 @dataclass(frozen=True)
 class Generated:
@@ -90,6 +137,8 @@ class Generated:
     """Embeddings that the audio became."""
     decoded_again: bool = False
     """Whether it stands in place of one that repeated itself; see `DecodingConfig.max_compression_ratio`."""
+    no_speech: str = ""
+    """Why the guard against silence takes its text away; empty = it does not."""
 
 
 class Llm(PretrainedPart):
@@ -146,5 +195,3 @@ class Llm(PretrainedPart):
 
 
 LLMS: Registry[Llm] = Registry("llm", ("speechllm_plugin.llms.causal", "speechllm_plugin.llms.encoder_decoder"))
-
-Dtype = Literal["float32", "bfloat16", "float16"]

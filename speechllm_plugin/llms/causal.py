@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from fairseq2.logging import log
 from torch import Tensor, nn
 from transformers import (
@@ -19,21 +20,15 @@ from transformers import (
 )
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms.api import LLMS, DecodingConfig, Dtype, Generated, Llm
+from speechllm_plugin.llms.api import LLMS, DecodingConfig, Generated, Llm
 from speechllm_plugin.llms.cross_entropy import cross_entropy
 from speechllm_plugin.llms.exact import decode
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.joining import join_rows, pad_rows
 from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
-from speechllm_plugin.pretrained import (
-    DTYPES,
-    load_model,
-    load_tokenizer,
-    model_class,
-    source_identity,
-    without_modes,
-)
+from speechllm_plugin.precision import Dtype, part_dtype
+from speechllm_plugin.pretrained import load_model, load_tokenizer, model_class, source_identity, without_modes
 from speechllm_plugin.prompts import RenderedPrompt
 
 ROW, PADDING = 4, 8
@@ -42,13 +37,16 @@ ROW, PADDING = 4, 8
 ATTENTION_LAYERS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
 """transformers' names of layers that keep keys and values alone."""
 
+MAX_PREFIXES = 64
+"""Prefixes whose states are kept: 5 MB each for 40 tokens of Llama 3.1 8B."""
+
 
 @dataclass(kw_only=True)
 class CausalLlmConfig:
     path: str = "meta-llama/Llama-3.1-8B-Instruct"
     """Hugging Face hub id, or a local directory in the same format."""
-    dtype: Dtype = "bfloat16"
-    """Precision of weights and activations."""
+    dtype: Dtype = "auto"
+    """Precision of weights and activations. `auto`: bfloat16 where the machine multiplies it, else float32."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """transformers' attention implementation. On a CPU `eager` trains short clips faster (bfloat16, 45 tokens a row:
     1.1 s against 1.4 s a step). A model with a soft cap on its attention scores (Gemma 2), which `sdpa` would leave
@@ -68,11 +66,13 @@ class CausalLlm(Llm):
         self.model = model
         self.tokenizer = tokenizer
         self.dim = self.embedding_table.size(1)
+        self._states: dict[tuple[int, ...], list[list[Tensor]]] = {}
 
         self.pads = True
         """Whether rows can share a batch: padding beside a row changes nothing."""
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> CausalLlm:
+        self._states.clear()  # of other weights, or on another device
         # Quantised weights stay where they were loaded: their layout outlives no cast.
         return self if self.config.quantization != "none" else super()._apply(fn, recurse)
 
@@ -152,34 +152,52 @@ class CausalLlm(Llm):
         return logits
 
     def _prefix_cache(self, prefixes: Sequence[tuple[int, ...]]) -> tuple[DynamicCache | None, Tensor, Tensor]:
-        """Keys and values of what precedes the speech: no gradient passes there, and equal prefixes are run once.
+        """Keys and values of what precedes the speech: no gradient passes there.
 
         :returns: the cache, its mask `[B, P]`, and the position that follows each row's prefix, `[B]`.
         """
         lengths = torch.tensor([len(prefix) for prefix in prefixes], device=self.device)
-        size = int(lengths.max())
+        size = max(map(len, prefixes))
         # Padding on the left: a sliding window counts places, and none may lie between a prefix and its speech.
         mask = (torch.arange(size, device=self.device) >= size - lengths.unsqueeze(1)).long()
         if size == 0:
             return None, mask, lengths
-        distinct = sorted(set(prefixes))
-        row_of = torch.tensor([distinct.index(prefix) for prefix in prefixes], device=self.device)
-        ids = torch.tensor([[*[0] * (size - len(prefix)), *prefix] for prefix in distinct], device=self.device)
-        distinct_mask = torch.zeros_like(ids)
-        distinct_mask[row_of] = mask
-        with torch.no_grad():
+        computed = [self._prefix_states(prefix) for prefix in prefixes]
+        cache = DynamicCache()
+        for index in range(max(map(len, computed))):
+            # An empty prefix has no states; some other has.
+            like = next(states[index] for states in computed if states)
+            layer = [states[index] if states else [x[..., :0, :] for x in like] for states in computed]
+            keys, values = (
+                torch.cat([F.pad(x, (0, 0, size - x.size(2), 0)) for x in rows]) for rows in zip(*layer, strict=True)
+            )
+            cache.update(keys, values, index)
+        return cache, mask, lengths
+
+    def _prefix_states(self, prefix: tuple[int, ...]) -> list[list[Tensor]]:
+        """Keys and values `[1, heads, P, dim]` of each layer. A frozen LLM keeps those of the last prefixes: a run has
+        one for each of its prompts."""
+        if not prefix:
+            return []
+        if prefix in self._states:
+            return self._states[prefix]
+        ids = torch.tensor([prefix], device=self.device)
+        # Validation runs in inference mode, and what it keeps must serve training.
+        with torch.inference_mode(False), torch.no_grad():
             computed = self.decoder(
                 input_ids=ids,
-                attention_mask=distinct_mask,
-                position_ids=(distinct_mask.cumsum(1) - 1).clamp(min=0),
+                attention_mask=torch.ones_like(ids),
+                position_ids=torch.arange(len(prefix), device=self.device).unsqueeze(0),
                 # Of its own accord a model with a sliding window would keep only the window.
                 past_key_values=DynamicCache(),
                 use_cache=True,
             ).past_key_values
-        cache = DynamicCache()
-        for index, layer in enumerate(computed.layers):
-            cache.update(layer.keys[row_of], layer.values[row_of], index)
-        return cache, mask, lengths
+        states = [[layer.keys, layer.values] for layer in computed.layers]
+        if not self.tuned:
+            if len(self._states) >= MAX_PREFIXES:
+                self._states.pop(next(iter(self._states)))
+            self._states[prefix] = states
+        return states
 
     def embed(self, ids: Tensor) -> Tensor:
         embed: Any = self.model.get_input_embeddings()
@@ -284,12 +302,12 @@ def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
     if config.attention == "sdpa" and (why := _why_not_sdpa(model_kls, model_config)) is not None:
         log.info("{} {}: it runs with eager.", config.path, why)
         config.attention = "eager"
-    options = quantization_options(config.quantization, DTYPES[config.dtype], "llm.config.quantization")
+    options = quantization_options(config.quantization, part_dtype(config), "llm.config.quantization")
     tokenizer = load_tokenizer(config.path, "llm.config.path")
     model = load_model(
         AutoModelForCausalLM,
         config.path,
-        dtype=DTYPES[config.dtype],
+        dtype=part_dtype(config),
         key="llm.config.path",
         attn_implementation=config.attention,
         **options,

@@ -19,7 +19,8 @@ from speechllm_plugin.llms.cross_entropy import cross_entropy
 from speechllm_plugin.llms.exact import decode
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.joining import join_rows, pad_rows
-from speechllm_plugin.pretrained import DTYPES, config_values, load_model, load_tokenizer, source_identity
+from speechllm_plugin.precision import part_dtype
+from speechllm_plugin.pretrained import config_values, load_model, load_tokenizer, source_identity
 from speechllm_plugin.prompts import RenderedPrompt
 
 MODEL_TYPES = ("mt5", "t5", "umt5")
@@ -29,9 +30,9 @@ MODEL_TYPES = ("mt5", "t5", "umt5")
 class EncoderDecoderLlmConfig:
     path: str = "bigscience/mt0-xxl-mt"
     """Hugging Face hub id, or a local directory in the same format."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Precision of weights and activations. The family was trained in bfloat16, and its activations are beyond what
-    float16 holds."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of weights and activations. `auto`: bfloat16 where the machine multiplies it, else float32. The
+    family was trained in bfloat16, and its activations are beyond what float16 holds."""
 
 
 class EncoderDecoderLlm(Llm):
@@ -156,7 +157,7 @@ def create_encoder_decoder_llm(config: EncoderDecoderLlmConfig) -> EncoderDecode
             f"llm.config.path: {config.path} holds a model of type {found!r}, expected one of {', '.join(MODEL_TYPES)}"
         )
     tokenizer = load_tokenizer(config.path, "llm.config.path")
-    model = load_model(AutoModelForSeq2SeqLM, config.path, dtype=DTYPES[config.dtype], key="llm.config.path")
+    model = load_model(AutoModelForSeq2SeqLM, config.path, dtype=part_dtype(config), key="llm.config.path")
     return EncoderDecoderLlm(config, model, tokenizer)
 
 

@@ -125,7 +125,8 @@ class _After(LogitsProcessor):
         self._processors = processors
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        result: Tensor = self._processors(torch.cat([self._written, input_ids], dim=1), scores)
+        processors: Any = self._processors  # declared for transformers' own subclasses of tensors
+        result: Tensor = processors(torch.cat([self._written, input_ids], dim=1), scores)
         return result
 
 

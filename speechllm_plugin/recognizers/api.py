@@ -35,6 +35,13 @@ class Recognizer(nn.Module):
         """
 
     @abstractmethod
+    def code(self, language: str) -> str:
+        """The model's own code of a language, whatever manifests call it.
+
+        :raises UserError: the model does not know it.
+        """
+
+    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What tells this recogniser from another, for score files."""
 

@@ -14,30 +14,19 @@ from transformers import SeamlessM4Tv2Config as HfSeamlessConfig
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import language_code
-from speechllm_plugin.llms.api import Dtype
-from speechllm_plugin.pretrained import DTYPES, load_config, load_model, load_tokenizer, source_identity
+from speechllm_plugin.precision import Dtype, part_dtype
+from speechllm_plugin.pretrained import load_config, load_model, load_tokenizer, source_identity
 from speechllm_plugin.recognizers.api import RECOGNIZERS, Recognized, Recognizer
 
 _KEY = "recognizer.config.path"
-
-# ISO 639-1 (Whisper's where they differ) to the codes of SeamlessM4T.
-_PAIRS = (
-    "af:afr am:amh ar:arb as:asm az:azj be:bel bg:bul bn:ben bs:bos ca:cat cs:ces cy:cym da:dan de:deu el:ell "
-    "en:eng es:spa et:est eu:eus fa:pes fi:fin fr:fra gl:glg gu:guj he:heb hi:hin hr:hrv hu:hun hy:hye id:ind "
-    "is:isl it:ita ja:jpn jw:jav ka:kat kk:kaz km:khm kn:kan ko:kor lo:lao lt:lit lv:lvs mk:mkd ml:mal mn:khk "
-    "mr:mar ms:zlm mt:mlt my:mya ne:npi nl:nld nn:nno no:nob pa:pan pl:pol ps:pbt pt:por ro:ron ru:rus sd:snd "
-    "sk:slk sl:slv sn:sna so:som sr:srp sv:swe sw:swh ta:tam te:tel tg:tgk th:tha tl:tgl tr:tur uk:ukr ur:urd "
-    "uz:uzn vi:vie yo:yor yue:yue zh:cmn"
-)
-_CODES = dict(pair.split(":") for pair in _PAIRS.split())
 
 
 @dataclass(kw_only=True)
 class SeamlessM4Tv2RecognizerConfig:
     path: str = "facebook/seamless-m4t-v2-large"
     """Hugging Face hub id, or a local directory in the same format, with the tokenizer."""
-    dtype: Dtype = "bfloat16"
-    """Precision of weights and activations."""
+    dtype: Dtype = "auto"
+    """Precision of weights and activations. `auto`: bfloat16 where the machine multiplies it, else float32."""
 
 
 class SeamlessM4Tv2Recognizer(Recognizer):
@@ -52,9 +41,13 @@ class SeamlessM4Tv2Recognizer(Recognizer):
         self.model = model
         self.tokenizer = tokenizer
         self.features = SeamlessM4TFeatureExtractor()
+        self._codes: dict[str, str] = {}
+        # Shorter ones first: of "cmn" and "cmn_Hant", which are one language, the former.
+        for code in sorted(model.generation_config.text_decoder_lang_to_code_id, key=len):
+            self._codes.setdefault(language_code(code), code)
 
     def recognize(self, waveforms: Sequence[Tensor], languages: Sequence[str]) -> list[Recognized]:
-        return [self._one(waveform, self._code(name)) for waveform, name in zip(waveforms, languages, strict=True)]
+        return [self._one(waveform, self.code(name)) for waveform, name in zip(waveforms, languages, strict=True)]
 
     @torch.no_grad()
     def _one(self, waveform: Tensor, code: str) -> Recognized:
@@ -75,11 +68,11 @@ class SeamlessM4Tv2Recognizer(Recognizer):
             cut=self.model.generation_config.eos_token_id not in row,
         )
 
-    def _code(self, language: str) -> str:
-        code = _CODES.get(language_code(language))
-        if code not in self.model.generation_config.text_decoder_lang_to_code_id:
+    def code(self, language: str) -> str:
+        code = self._codes.get(language_code(language))
+        if code is None:
             raise UserError(f"{_KEY}: {self.config.path} does not know the language {language!r}")
-        return str(code)
+        return code
 
     def identity(self) -> dict[str, Any]:
         return {"recognizer": "seamless_m4t_v2", "source": source_identity(self.config.path), **vars(self.config)}
@@ -87,7 +80,7 @@ class SeamlessM4Tv2Recognizer(Recognizer):
 
 def create_seamless_m4t_v2_recognizer(config: SeamlessM4Tv2RecognizerConfig) -> SeamlessM4Tv2Recognizer:
     load_config(config.path, HfSeamlessConfig, _KEY)
-    model = load_model(AutoModelForSpeechSeq2Seq, config.path, dtype=DTYPES[config.dtype], key=_KEY)
+    model = load_model(AutoModelForSpeechSeq2Seq, config.path, dtype=part_dtype(config), key=_KEY)
     if not hasattr(model.generation_config, "text_decoder_lang_to_code_id"):
         raise UserError(
             f"{_KEY}: found no `text_decoder_lang_to_code_id` in the generation_config.json of {config.path}, expected "

@@ -10,24 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForSpeechSeq2Seq, PreTrainedTokenizerBase, WhisperConfig, WhisperFeatureExtractor
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from transformers.utils import logging
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import language_code
-from speechllm_plugin.llms.api import Dtype
-from speechllm_plugin.pretrained import DTYPES, load_config, load_model, load_tokenizer, source_identity
+from speechllm_plugin.precision import Dtype, part_dtype
+from speechllm_plugin.pretrained import load_config, load_model, load_tokenizer, source_identity
 from speechllm_plugin.recognizers.api import RECOGNIZERS, Recognized, Recognizer
 
 _KEY = "recognizer.config.path"
+# Whisper has some of its own: "jw", Javanese.
+_CODES = {language_code(code): code for code in LANGUAGES}
 
 
 @dataclass(kw_only=True)
 class WhisperRecognizerConfig:
     path: str = "openai/whisper-large-v3"
     """Hugging Face hub id, or a local directory in the same format, with the tokenizer."""
-    dtype: Dtype = "bfloat16"
-    """Precision of weights and activations."""
+    dtype: Dtype = "auto"
+    """Precision of weights and activations. `auto`: bfloat16 where the machine multiplies it, else float32."""
 
 
 class WhisperRecognizer(Recognizer):
@@ -43,7 +46,7 @@ class WhisperRecognizer(Recognizer):
 
     @torch.no_grad()
     def recognize(self, waveforms: Sequence[Tensor], languages: Sequence[str]) -> list[Recognized]:
-        codes = [self._code(language) for language in languages]
+        codes = [self.code(language) for language in languages]
         # Multilingual models are told the language and the task; the English ones have no words for them.
         told = {"language": codes, "task": "transcribe"} if self.model.generation_config.is_multilingual else {}
         weight = self.model.get_input_embeddings().weight
@@ -69,14 +72,15 @@ class WhisperRecognizer(Recognizer):
             Recognized(self.tokenizer.decode(row, skip_special_tokens=True).strip(), cut=end not in row) for row in rows
         ]
 
-    def _code(self, language: str) -> str:
-        code = language_code(language)
+    def code(self, language: str) -> str:
         if not self.model.generation_config.is_multilingual:
-            if code != "en":
+            if language_code(language) != "en":
                 raise UserError(f"{_KEY}: {self.config.path} knows English only, found speech in {language!r}")
-        elif f"<|{code}|>" not in self.model.generation_config.lang_to_id:
+            return "en"
+        code = _CODES.get(language_code(language))
+        if f"<|{code}|>" not in self.model.generation_config.lang_to_id:
             raise UserError(f"{_KEY}: {self.config.path} does not know the language {language!r}")
-        return code
+        return str(code)
 
     def identity(self) -> dict[str, Any]:
         return {"recognizer": "whisper", "source": source_identity(self.config.path), **vars(self.config)}
@@ -95,7 +99,7 @@ def _quiet() -> Iterator[None]:
 
 def create_whisper_recognizer(config: WhisperRecognizerConfig) -> WhisperRecognizer:
     load_config(config.path, WhisperConfig, _KEY)
-    model = load_model(AutoModelForSpeechSeq2Seq, config.path, dtype=DTYPES[config.dtype], key=_KEY)
+    model = load_model(AutoModelForSpeechSeq2Seq, config.path, dtype=part_dtype(config), key=_KEY)
     if not hasattr(model.generation_config, "is_multilingual"):
         raise UserError(
             f"{_KEY}: found no `is_multilingual` in the generation_config.json of {config.path}, expected the file as "

@@ -7,39 +7,74 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Literal
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.languages import language_code
 
 NormalizerName = Literal["none", "basic", "whisper_english", "whisper_basic"]
 
-_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u02b9\u0060\u00b4\u2032", "'"))
+_APOSTROPHES = str.maketrans(
+    dict.fromkeys(
+        "\u2018\u2019\u201b\u2032\u0060\u00b4"  # quotation marks and accents in an apostrophe's place
+        "\u02b9\u02bb\u02bc\u02bd\u02be\u02bf\u02c8\ua78b\ua78c"  # letters: Uzbek, Hawaiian, romanised Arabic
+        "\u05f3\u055a\u07f4\u07f5\u1fbd\u1fbf",  # Hebrew geresh, Armenian, N'Ko, Greek elision
+        "'",
+    )
+)
+_DOTLESS_I = frozenset({"tr", "tur", "turkish", "az", "aze", "azj", "azerbaijani", "crh", "gag"})
+"""Languages whose I is the capital of a letter without a dot."""
+_DOT_ABOVE, _TATWEEL = "\u0307", "\u0640"
 
 
-def get_normalizer(name: str) -> Callable[[str], str]:
+def get_normalizer(name: str, language: str = "") -> Callable[[str], str]:
     """The function behind a name.
 
     ``none``             nothing but white space collapsed
     ``basic``            :func:`normalize_basic`; for every language
-    ``whisper_english``  transformers' ``EnglishTextNormalizer``: also numbers, contractions, titles, and fillers
-                         dropped. Its table of British spellings comes with Whisper checkpoints, not with
-                         transformers, and is not applied.
-    ``whisper_basic``    transformers' ``BasicTextNormalizer``: drops texts in brackets, and marks, which damages
-                         scripts that write vowels as marks (Devanagari, Thai); for comparison with published figures
+    ``whisper_english``  OpenAI's for English: also numbers, contractions, titles and British spellings, and fillers
+                         dropped. By transformers, with the table of spellings of whisper-normalizer, which is the one
+                         that comes with Whisper checkpoints as ``normalizer.json``.
+    ``whisper_basic``    OpenAI's for other languages, by transformers: drops texts in brackets, and marks, which
+                         damages scripts that write vowels as marks (Devanagari, Thai); for comparison with published
+                         figures
 
-    :raises UserError: there is none of that name.
+    :param language: of the texts, for ``basic``.
+    :raises UserError: there is none of that name, or its package is not installed.
     """
     if name == "none":
         return collapse_spaces
     if name == "basic":
-        return normalize_basic
+        return partial(normalize_basic, language=language)
     if name in ("whisper_english", "whisper_basic"):
-        # Here, because importing transformers takes seconds and the other normalisers do not need it.
-        from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
-
-        whisper = EnglishTextNormalizer({}) if name == "whisper_english" else BasicTextNormalizer()
+        whisper = _whisper_english() if name == "whisper_english" else _whisper_basic()
         return lambda text: collapse_spaces(whisper(text))
     raise UserError(f"normalizer: found {name!r}, expected none, basic, whisper_english or whisper_basic")
+
+
+# Imported there, because importing transformers takes seconds and the other normalisers do not need it. Kept, because
+# a score asks once for each language.
+@cache
+def _whisper_english() -> Callable[[str], str]:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    try:
+        # Its normaliser itself has more contractions than OpenAI's, and so gives other error rates.
+        from whisper_normalizer.english import EnglishSpellingNormalizer
+    except ImportError as error:
+        raise UserError(
+            f"normalizer: found 'whisper_english' without the package whisper-normalizer ({error}), expected it "
+            "installed: pip install whisper-normalizer"
+        ) from error
+    return EnglishTextNormalizer(EnglishSpellingNormalizer().mapping)
+
+
+@cache
+def _whisper_basic() -> Callable[[str], str]:
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+
+    return BasicTextNormalizer()
 
 
 def collapse_spaces(text: str) -> str:
@@ -47,24 +82,35 @@ def collapse_spaces(text: str) -> str:
     return " ".join(text.split())
 
 
-def normalize_basic(text: str) -> str:
+def normalize_basic(text: str, language: str = "") -> str:
     """Lower case, without punctuation and symbols, in any script.
 
     Punctuation becomes a space ("well-known" counts as two words), but for apostrophes inside words ("don't",
-    "l'eau"), whose several characters become one. Compatibility forms (full-width letters, ligatures) become the
-    plain ones (NFKC); invisible format characters go; marks stay, for they carry vowels in many scripts.
+    "l'eau", Uzbek "o'zbek"), whose many characters become one. Compatibility forms (full-width letters, ligatures)
+    become the plain ones (NFKC); invisible format characters and the Arabic tatweel, which only widens a word, go;
+    marks stay, for they carry vowels in many scripts.
+
+    :param language: a code or an English name: Turkish and its relatives have the pairs I, \u0131 and \u0130, i.
     """
-    text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).lower()
-    characters = []
+    # NFKC makes a space and a mark of an accent that is typed for an apostrophe, and an apostrophe and n of U+0149.
+    text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).translate(_APOSTROPHES)
+    if language_code(language) in _DOTLESS_I:
+        text = text.replace("I", "\u0131")
+    # lower() leaves the dot of Turkish capitals behind as a mark of its own.
+    text = unicodedata.normalize("NFC", text.lower().replace(f"i{_DOT_ABOVE}", "i"))
+    characters: list[str] = []
     for index, character in enumerate(text):
         category = unicodedata.category(character)
-        if category == "Cf":
+        if category == "Cf" or character == _TATWEEL:
             continue
         if character == "'":
             inside = _is_word(text[index - 1 : index]) and _is_word(text[index + 1 : index + 2])
             characters.append("'" if inside else " ")
-        else:
-            characters.append(" " if category[0] in "PSZC" else character)
+        elif category[0] in "PSZC":
+            characters.append(" ")
+        # A mark without a letter is what NFKC leaves of an accent that stood alone.
+        elif category[0] != "M" or (characters and characters[-1] != " "):
+            characters.append(character)
     return collapse_spaces("".join(characters))
 
 

@@ -27,6 +27,7 @@ _PACKAGES = (
     "soxr",
     "jiwer",
     "sacrebleu",
+    "whisper-normalizer",
 )
 
 

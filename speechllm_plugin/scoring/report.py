@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from speechllm_plugin.datasets.tsv import read_table, write_table
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.languages import direction_of, is_translation
 from speechllm_plugin.repetition import LOOP_RATIO, compression_ratio
 from speechllm_plugin.scoring.bootstrap import rate_interval
-from speechllm_plugin.scoring.scripts import has_spaces
-from speechllm_plugin.scoring.translation import translation_scores
-from speechllm_plugin.scoring.wer import WerResult, error_rate, word_errors
+from speechllm_plugin.scoring.translation import TranslationResult, chrf_score, pooled_bleu, translation_scores
+from speechllm_plugin.scoring.wer import Unit, WerResult, count_units, error_rate, unit_of, word_errors
 
 _COLUMNS = ("id", "reference", "hypothesis", "source", "duration", "src_lang", "tgt_lang")
 
@@ -42,17 +42,16 @@ class Hypothesis:
     """Language spoken; empty where not stated."""
 
     tgt_lang: str
-    """Language written; the one spoken, or empty, means transcription."""
+    """Language written; the one spoken, by any of its names, or empty, means transcription."""
 
     @property
     def is_translation(self) -> bool:
-        return self.tgt_lang not in ("", self.src_lang)
+        return is_translation(self.src_lang, self.tgt_lang)
 
     @property
     def direction(self) -> str:
-        """``en-de`` for translation, ``en`` for transcription; ``und`` (undetermined) for what is not stated."""
-        source = self.src_lang or "und"
-        return f"{source}-{self.tgt_lang}" if self.is_translation else source
+        """What its scores are counted under; see :func:`~speechllm_plugin.languages.direction_of`."""
+        return direction_of(self.src_lang, self.tgt_lang)
 
 
 def write_hypotheses(path: Path | str, rows: Iterable[Hypothesis]) -> None:
@@ -112,16 +111,22 @@ def score(rows: Sequence[Hypothesis], wer_normalizer: str = "basic") -> dict[str
     ``utterances``, ``seconds``, ``empty_hypotheses``, ``looping_hypotheses``
         counts over all rows (:func:`is_looping`).
     ``asr``
-        where there are transcriptions: ``utterances``, ``normalizer``, ``unit`` and the counts of
+        where there are transcriptions: ``utterances``, ``empty_references`` (after normalisation: what is written for
+        them counts as insertions), ``normalizer``, ``unit`` and the counts of
         :class:`~speechllm_plugin.scoring.wer.WerResult` over all of them, ``wer`` and its 95 % confidence interval
-        ``wer_low``, ``wer_high`` (:func:`~speechllm_plugin.scoring.bootstrap.rate_interval`). Languages without
-        spaces count characters; ``unit`` is ``word``, ``char``, or ``mixed`` where each language counts its own.
+        ``wer_low``, ``wer_high`` (:func:`~speechllm_plugin.scoring.bootstrap.rate_interval`; ``None`` for few
+        utterances). Languages without spaces count characters; ``unit`` is ``word``, ``char``, or ``mixed`` where each
+        language counts its own.
     ``st``
-        where there are translations: ``utterances`` and the fields of
-        :class:`~speechllm_plugin.scoring.translation.TranslationResult`. Over several directions, scores are the mean
-        of theirs, each direction weighing the same, and the signatures are all that occur.
+        where there are translations: ``utterances``, ``empty_references`` and the scores of
+        :class:`~speechllm_plugin.scoring.translation.TranslationResult`. Over several directions ``bleu`` and ``chrf``
+        are of all rows as one corpus (n-grams for BLEU in each target language's own tokens; the signatures are all
+        that occur), and ``bleu_mean``, ``chrf_mean`` the means of the directions' scores, each weighing the same.
+    ``silence``
+        where there are empty references: ``clips``, ``seconds``, ``clips_with_words``, ``words`` that were written for
+        them all the same, and ``words_per_minute`` of their sound. Characters in languages without spaces.
     ``directions``
-        where there is more than one: the same two kinds of entry, by ``en`` or ``en-de``.
+        where there is more than one: the same two kinds of entry as ``asr`` and ``st``, by ``en`` or ``en-de``.
 
     :raises UserError: there are no rows, or no such normaliser.
     """
@@ -130,11 +135,11 @@ def score(rows: Sequence[Hypothesis], wer_normalizer: str = "basic") -> dict[str
     groups: dict[str, list[Hypothesis]] = {}
     for row in rows:
         groups.setdefault(row.direction, []).append(row)
-    transcribed: dict[str, tuple[str, WerResult]] = {}
-    translated: dict[str, dict[str, Any]] = {}
+    transcribed: dict[str, tuple[Unit, WerResult]] = {}
+    translated: dict[str, TranslationResult] = {}
     for direction, group in sorted(groups.items()):
         if group[0].is_translation:
-            translated[direction] = _score_translation(group)
+            translated[direction] = translation_scores(_references(group), _hypotheses(group), group[0].tgt_lang)
         else:
             transcribed[direction] = _score_transcription(group, wer_normalizer)
 
@@ -147,10 +152,14 @@ def score(rows: Sequence[Hypothesis], wer_normalizer: str = "basic") -> dict[str
     if transcribed:
         scores["asr"] = _transcription_scores(list(transcribed.values()), wer_normalizer)
     if translated:
-        scores["st"] = _average_translations(list(translated.values()))
+        own = [row for direction in translated for row in groups[direction]]
+        scores["st"] = _translation_scores(own, list(translated.values()))
+    if silence := _silence_scores(groups, transcribed):
+        scores["silence"] = silence
     if len(groups) > 1:
         each = {name: _transcription_scores([entry], wer_normalizer) for name, entry in transcribed.items()}
-        scores["directions"] = {**each, **translated}
+        st = {name: _translation_scores(groups[name], [result]) for name, result in translated.items()}
+        scores["directions"] = {**each, **st}
     return scores
 
 
@@ -165,18 +174,14 @@ def write_scores(path: Path | str, scores: Mapping[str, Any], provenance: Mappin
     write_text_atomically(Path(path), json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _score_transcription(rows: Sequence[Hypothesis], normalizer: str) -> tuple[str, WerResult]:
+def _score_transcription(rows: Sequence[Hypothesis], normalizer: str) -> tuple[Unit, WerResult]:
     """The unit and the counts of one language."""
-    unit: Literal["word", "char"] = "word" if has_spaces(rows[0].src_lang) else "char"
-    return unit, word_errors(_references(rows), _hypotheses(rows), normalizer, unit)
+    language = rows[0].src_lang
+    unit = unit_of(language)
+    return unit, word_errors(_references(rows), _hypotheses(rows), normalizer, unit, language)
 
 
-def _score_translation(rows: Sequence[Hypothesis]) -> dict[str, Any]:
-    result = translation_scores(_references(rows), _hypotheses(rows), rows[0].tgt_lang)
-    return {"utterances": len(rows), **asdict(result)}
-
-
-def _transcription_scores(languages: Sequence[tuple[str, WerResult]], normalizer: str) -> dict[str, Any]:
+def _transcription_scores(languages: Sequence[tuple[Unit, WerResult]], normalizer: str) -> dict[str, Any]:
     results = [result for _, result in languages]
     units = {unit for unit, _ in languages}
     errors = [count for result in results for count in result.utterance_errors]
@@ -184,6 +189,7 @@ def _transcription_scores(languages: Sequence[tuple[str, WerResult]], normalizer
     low, high = rate_interval(errors, words) or (None, None)
     scores: dict[str, Any] = {
         "utterances": len(errors),
+        "empty_references": words.count(0),
         "normalizer": normalizer,
         "unit": units.pop() if len(units) == 1 else "mixed",
     }
@@ -192,12 +198,51 @@ def _transcription_scores(languages: Sequence[tuple[str, WerResult]], normalizer
     return {**scores, "wer": error_rate(sum(errors), sum(words)), "wer_low": low, "wer_high": high}
 
 
-def _average_translations(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    average: dict[str, Any] = {"utterances": sum(entry["utterances"] for entry in entries)}
-    for name in ("bleu", "chrf"):
-        average[name] = sum(entry[name] for entry in entries) / len(entries)
-        average[f"{name}_signature"] = ", ".join(sorted({entry[f"{name}_signature"] for entry in entries}))
-    return average
+def _translation_scores(rows: Sequence[Hypothesis], directions: Sequence[TranslationResult]) -> dict[str, Any]:
+    """
+    :param rows: of all the directions.
+    """
+    scores: dict[str, Any] = {
+        "utterances": len(rows),
+        "empty_references": sum(not row.reference.strip() for row in rows),
+        "bleu": directions[0].bleu,
+        "bleu_signature": ", ".join(sorted({direction.bleu_signature for direction in directions})),
+        "chrf": directions[0].chrf,
+        "chrf_signature": ", ".join(sorted({direction.chrf_signature for direction in directions})),
+    }
+    if len(directions) > 1:
+        scores["bleu"] = pooled_bleu([direction.counts for direction in directions])
+        scores["chrf"] = chrf_score(_references(rows), _hypotheses(rows))
+        for name in ("bleu", "chrf"):
+            scores[f"{name}_mean"] = sum(getattr(direction, name) for direction in directions) / len(directions)
+    return scores
+
+
+def _silence_scores(
+    groups: Mapping[str, Sequence[Hypothesis]], transcribed: Mapping[str, tuple[Unit, WerResult]]
+) -> dict[str, Any] | None:
+    """What was written where nothing should be; None where every reference has words."""
+    clips: list[tuple[Hypothesis, int]] = []  # with the words written
+    for direction, group in groups.items():
+        if direction in transcribed:
+            result = transcribed[direction][1]
+            # All the errors of an empty reference are insertions.
+            counts = zip(group, result.utterance_errors, result.utterance_words, strict=True)
+            clips += [(row, errors) for row, errors, words in counts if not words]
+        else:
+            unit = unit_of(group[0].tgt_lang)
+            quiet = [row for row in group if not row.reference.strip()]
+            clips += [(row, count_units(row.hypothesis, "basic", unit, row.tgt_lang)) for row in quiet]
+    if not clips:
+        return None
+    seconds, words = sum(row.duration for row, _ in clips), sum(count for _, count in clips)
+    return {
+        "clips": len(clips),
+        "seconds": round(seconds, 3),
+        "clips_with_words": sum(count > 0 for _, count in clips),
+        "words": words,
+        "words_per_minute": 60.0 * words / seconds if seconds else math.nan,
+    }
 
 
 def _references(rows: Sequence[Hypothesis]) -> list[str]:

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import re
+from langcodes import Language
 
-# ISO 639-1 and 639-3 codes, and English names.
-_CHINESE = frozenset({"zh", "zho", "cmn", "yue", "chinese", "mandarin", "cantonese"})
-_JAPANESE = frozenset({"ja", "jpn", "japanese"})
+from speechllm_plugin.languages import language_code, parse_language
+
+# ISO 15924.
+_CHINESE = frozenset({"Hani", "Hans", "Hant"})
 _OTHERS_WITHOUT_SPACES = frozenset(
-    {"th", "tha", "thai", "lo", "lao", "km", "khm", "khmer", "my", "mya", "myanmar", "burmese", "bo", "bod", "tibetan"}
+    {"Hira", "Hrkt", "Jpan", "Kana", "Khmr", "Lana", "Laoo", "Mymr", "Tale", "Talu", "Thai", "Tibt", "Yiii"}
 )
+# Languages that CLDR's likely scripts leave out: of China, of Tibet, Rakhine.
+_SCRIPTS = {
+    **dict.fromkeys(("cdo", "cjy", "cnp", "cpx", "csp", "czh", "czo", "mnp"), "Hans"),
+    **dict.fromkeys(("adx", "khg", "lbj", "sip"), "Tibt"),
+    "rki": "Mymr",
+}
 
 
-def base_language(language: str) -> str:
-    """The part of a code before region and script, in lower case: ``zh-CN`` and ``zh_Hans`` -> ``zh``."""
-    return re.split("[-_]", language.strip().lower())[0]
+def _script(language: str) -> str | None:
+    """The script that texts in the language have: as its tag says (`zh-Latn`), or the usual one."""
+    tag = parse_language(language)
+    if tag is None:
+        return None
+    code = language_code(language)
+    return tag.script or _SCRIPTS.get(code) or Language.make(code).maximize().script
 
 
 def has_spaces(language: str) -> bool:
     """Whether the language puts spaces between words; assumed of languages that are unknown or not stated."""
-    return base_language(language) not in _CHINESE | _JAPANESE | _OTHERS_WITHOUT_SPACES
+    return _script(language) not in _CHINESE | _OTHERS_WITHOUT_SPACES
 
 
 def bleu_tokenizer(language: str) -> str:
@@ -29,6 +40,6 @@ def bleu_tokenizer(language: str) -> str:
     characters, as CoVoST 2 (arXiv 2007.10310) does for Japanese. sacreBLEU's ``ja-mecab`` needs a dictionary that is
     not installed with it; a choice that depended on what is installed would change scores silently.
     """
-    if base_language(language) in _CHINESE:
+    if _script(language) in _CHINESE:
         return "zh"
     return "13a" if has_spaces(language) else "char"

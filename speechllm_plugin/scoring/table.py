@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from typing import Any
 
 from speechllm_plugin.scoring.report import Hypothesis
 
@@ -24,6 +25,16 @@ def format_table(rows: Sequence[Hypothesis], n: int, width: int = 100) -> str:
     if len(rows) > n:
         lines.append(f"... and {len(rows) - n} more")
     return "\n".join(lines)
+
+
+def format_wer(asr: Mapping[str, Any], digits: int = 1) -> str:
+    """The error rate in percent with its interval: `3.2 [2.1, 4.4]`, or `3.2 [no interval]` of few utterances.
+
+    :param asr: of :func:`~speechllm_plugin.scoring.report.score`.
+    """
+    low, high = asr["wer_low"], asr["wer_high"]
+    interval = "no interval" if low is None else f"{100 * low:.{digits}f}, {100 * high:.{digits}f}"
+    return f"{100 * asr['wer']:.{digits}f} [{interval}]"
 
 
 def _wrap(text: str, width: int) -> list[str]:

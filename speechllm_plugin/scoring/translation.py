@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.bleu import BLEUScore
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.scoring.scripts import bleu_tokenizer
@@ -23,6 +24,26 @@ class TranslationResult:
     """chrF2: characters up to 6-grams, recall weighted twice, no word n-grams."""
 
     chrf_signature: str
+
+    counts: BLEUScore
+    """Also holds what `bleu` was computed from; see :func:`pooled_bleu`."""
+
+
+def pooled_bleu(corpora: Sequence[BLEUScore]) -> float:
+    """BLEU of several corpora as one: their n-grams are added up, each in the tokens of its own language."""
+    # With the smoothing that `corpus_score` has as its default, and that signatures name.
+    return BLEU.compute_bleu(
+        correct=[sum(counts) for counts in zip(*(corpus.counts for corpus in corpora), strict=True)],
+        total=[sum(counts) for counts in zip(*(corpus.totals for corpus in corpora), strict=True)],
+        sys_len=sum(corpus.sys_len for corpus in corpora),
+        ref_len=sum(corpus.ref_len for corpus in corpora),
+        smooth_method="exp",
+    ).score
+
+
+def chrf_score(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """chrF2; of texts in any language, for it has no tokeniser."""
+    return CHRF().corpus_score(list(hypotheses), [list(references)]).score
 
 
 def translation_scores(
@@ -52,7 +73,9 @@ def translation_scores(
             "them installed"
         ) from None
     chrf = CHRF()
-    bleu_score = bleu.corpus_score(list(hypotheses), [list(references)]).score
-    chrf_score = chrf.corpus_score(list(hypotheses), [list(references)]).score
+    bleu_score = bleu.corpus_score(list(hypotheses), [list(references)])
+    chrf_score = chrf.corpus_score(list(hypotheses), [list(references)])
     # Only now: sacreBLEU knows its signature after it has seen the references.
-    return TranslationResult(bleu_score, str(bleu.get_signature()), chrf_score, str(chrf.get_signature()))
+    return TranslationResult(
+        bleu_score.score, str(bleu.get_signature()), chrf_score.score, str(chrf.get_signature()), bleu_score
+    )

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import jiwer
 
 from speechllm_plugin.scoring.normalizers import get_normalizer
+from speechllm_plugin.scoring.scripts import has_spaces
+
+Unit = Literal["word", "char"]
+
+
+def unit_of(language: str) -> Unit:
+    """What errors are counted in: characters in languages that are written without spaces."""
+    return "word" if has_spaces(language) else "char"
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,8 @@ def word_errors(
     references: Sequence[str],
     hypotheses: Sequence[str],
     normalizer: str = "basic",
-    unit: Literal["word", "char"] = "word",
+    unit: Unit = "word",
+    language: str = "",
 ) -> WerResult:
     """Align each hypothesis with its reference and add the errors of all up.
 
@@ -58,6 +67,7 @@ def word_errors(
 
     :param normalizer: a name of :func:`~speechllm_plugin.scoring.normalizers.get_normalizer`.
     :param unit: ``"char"`` counts characters but for white space, for languages written without spaces.
+    :param language: of the texts.
     """
     if len(references) != len(hypotheses):
         raise ValueError(
@@ -65,12 +75,7 @@ def word_errors(
         )
     if not references:
         return WerResult(0, 0, 0, 0, 0, 0.0, [], [])
-    normalize = get_normalizer(normalizer)
-
-    def prepare(text: str) -> str:
-        words = normalize(text).split()
-        return " ".join(words if unit == "word" else "".join(words))
-
+    prepare = _preparation(normalizer, unit, language)
     output = jiwer.process_words([prepare(text) for text in references], [prepare(text) for text in hypotheses])
     errors = output.substitutions + output.deletions + output.insertions
     words = output.substitutions + output.deletions + output.hits
@@ -85,6 +90,22 @@ def word_errors(
         utterance_errors=[errors for errors, _ in counts],
         utterance_words=[words for _, words in counts],
     )
+
+
+def count_units(text: str, normalizer: str, unit: Unit, language: str) -> int:
+    """How many words, or characters, of a text count."""
+    return len(_preparation(normalizer, unit, language)(text).split())
+
+
+def _preparation(normalizer: str, unit: Unit, language: str) -> Callable[[str], str]:
+    """Text to what jiwer aligns: normalised, with a space between the units."""
+    normalize = get_normalizer(normalizer, language)
+
+    def prepare(text: str) -> str:
+        words = normalize(text).split()
+        return " ".join(words if unit == "word" else "".join(words))
+
+    return prepare
 
 
 def _count(chunks: Sequence[jiwer.AlignmentChunk]) -> tuple[int, int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
-import torch
 from fairseq2.logging import log
 from fairseq2.metrics import MetricBag
 from typing_extensions import override
@@ -15,32 +16,37 @@ from speechllm_plugin.datasets.tsv import write_table
 from speechllm_plugin.llms.api import DecodingConfig, Generated
 from speechllm_plugin.tasks.decoding import DecodedSplit, Decoder, gather
 from speechllm_plugin.tasks.evaluation import ScoringUnit
+from speechllm_plugin.tasks.kept import KeptHypotheses
 
 TRANSCRIPTS = "transcripts.tsv"
 
 
 class CascadeDecoder(Decoder):
-    def __init__(self, cascade: Cascade, decoding: DecodingConfig) -> None:
-        super().__init__(cascade, decoding)
+    def __init__(self, cascade: Cascade, decoding: DecodingConfig, kept: KeptHypotheses | None = None) -> None:
+        super().__init__(cascade, decoding, kept)
         self._cascade = cascade
         self.transcripts = DecodedSplit()
 
     @override
-    @torch.inference_mode()
-    def decode(self, batch: SpeechTextBatch) -> None:
+    def _add(self, batch: SpeechTextBatch, results: Mapping[str, Any]) -> None:
+        super()._add(batch, results)
+        cut = [Generated([], cut) for cut in results["cut_transcripts"]]
+        self.transcripts.add(batch, results["transcripts"], cut, results["recognizer_seconds"])
+
+    @override
+    def _decode(self, batch: SpeechTextBatch) -> dict[str, Any]:
         start = time.perf_counter()
         transcripts = self._cascade.recognize(batch)
         recognized = time.perf_counter()
         texts, generated = self._cascade.answer(batch, transcripts, self._decoding)
-        end = time.perf_counter()
-        if batch.counted:
-            self.transcripts.add(
-                batch,
-                [transcript.text for transcript in transcripts],
-                [Generated([], transcript.cut) for transcript in transcripts],
-                recognized - start,
-            )
-            self.decoded.add(batch, texts, generated, end - start)
+        return {
+            "texts": texts,
+            "generated": [vars(row) for row in generated],
+            "seconds": time.perf_counter() - start,
+            "transcripts": [transcript.text for transcript in transcripts],
+            "cut_transcripts": [transcript.cut for transcript in transcripts],
+            "recognizer_seconds": recognized - start,
+        }
 
 
 class CascadeEvalUnit(ScoringUnit):

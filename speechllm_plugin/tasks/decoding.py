@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from fairseq2.gang import Gang
@@ -13,6 +13,7 @@ from fairseq2.gang import Gang
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.llms.api import DecodingConfig, Generated
 from speechllm_plugin.scoring.report import Hypothesis
+from speechllm_plugin.tasks.kept import KeptHypotheses
 
 
 @dataclass
@@ -25,6 +26,8 @@ class DecodedSplit:
     """Hypotheses that the length limit ended."""
     decoded_again: int = 0
     """Hypotheses that repeated themselves and were decoded again; see `DecodingConfig.max_compression_ratio`."""
+    no_speech: dict[int, str] = field(default_factory=dict)
+    """Place in the split -> why the guard against silence left its text empty."""
     speech_vectors: int = 0
     """Embeddings that the audio became for the LLM."""
     audio_seconds: float = 0.0
@@ -42,6 +45,7 @@ class DecodedSplit:
         self.cut += sum(row.cut for row in generated)
         self.speech_vectors += sum(row.speech_vectors for row in generated)
         self.decoded_again += sum(row.decoded_again for row in generated)
+        self.no_speech.update({batch.rows[i]: row.no_speech for i, row in enumerate(generated) if row.no_speech})
         for i, text in enumerate(texts):
             self.rows[batch.rows[i]] = Hypothesis(
                 id=batch.ids[i],
@@ -72,17 +76,38 @@ class Generates(Protocol):
 
 
 class Decoder:
-    def __init__(self, model: Generates, decoding: DecodingConfig) -> None:
+    def __init__(self, model: Generates, decoding: DecodingConfig, kept: KeptHypotheses | None = None) -> None:
+        """:param kept: gives what has been decoded before, and keeps what is decoded now."""
         self._model = model
         self._decoding = decoding
+        self._kept = kept
         self.decoded = DecodedSplit()
 
     @torch.inference_mode()
     def decode(self, batch: SpeechTextBatch) -> None:
+        results = self._results(batch)
+        if batch.counted:
+            self._add(batch, results)
+
+    def _add(self, batch: SpeechTextBatch, results: Mapping[str, Any]) -> None:
+        generated = [Generated(**values) for values in results["generated"]]
+        self.decoded.add(batch, results["texts"], generated, results["seconds"])
+
+    def _results(self, batch: SpeechTextBatch) -> dict[str, Any]:
+        """Of `_decode`, or as they were kept."""
+        if self._kept is not None and (results := self._kept.find(batch)) is not None:
+            return results
+        results = self._decode(batch)
+        if self._kept is not None:
+            self._kept.add(batch, results)
+        return results
+
+    def _decode(self, batch: SpeechTextBatch) -> dict[str, Any]:
+        """Texts, what else is known of each, and the wall time, as JSON can hold it."""
         start = time.perf_counter()
         texts, generated = self._model.generate(batch, self._decoding)
-        if batch.counted:
-            self.decoded.add(batch, texts, generated, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return {"texts": texts, "generated": [vars(row) for row in generated], "seconds": seconds}
 
     def gathered(self, gang: Gang) -> DecodedSplit:
         """The work of all processes, on each of them."""
@@ -102,6 +127,7 @@ def _merge(parts: Sequence[DecodedSplit]) -> DecodedSplit:
     for part in parts:
         merged.rows.update(part.rows)
         merged.skipped.update(part.skipped)
+        merged.no_speech.update(part.no_speech)
         merged.cut += part.cut
         merged.decoded_again += part.decoded_again
         merged.speech_vectors += part.speech_vectors

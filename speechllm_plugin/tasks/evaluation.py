@@ -17,7 +17,9 @@ from typing_extensions import override
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.reader import SpeechTextReader
+from speechllm_plugin.datasets.tsv import write_table
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.scoring.normalizers import NormalizerName
 from speechllm_plugin.scoring.report import score, write_hypotheses, write_scores
 from speechllm_plugin.scoring.table import format_table
 from speechllm_plugin.tasks.decoding import DecodedSplit, Decoder
@@ -25,6 +27,7 @@ from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
 
 HYPOTHESES = "hypotheses.tsv"
 SCORES = "scores.json"
+NO_SPEECH = "no_speech.tsv"
 
 
 class ScoringUnit(EvalUnit[SpeechTextBatch]):
@@ -38,15 +41,18 @@ class ScoringUnit(EvalUnit[SpeechTextBatch]):
         gang: Gang,
         output_dir: Path,
         *,
-        normalizer: str,
+        normalizer: NormalizerName,
+        beyond_limit: float,
         provenance: Callable[[], dict[str, Any]],
     ) -> None:
+        """:param beyond_limit: share of the references that are longer than a hypothesis may be."""
         self._name = name
         self._decoder = decoder
         self._reader = reader
         self._gang = gang
         self._output_dir = output_dir
         self._normalizer = normalizer
+        self._beyond_limit = beyond_limit
         self._provenance = provenance
         self._scores: dict[str, Any] = {}
 
@@ -64,7 +70,11 @@ class ScoringUnit(EvalUnit[SpeechTextBatch]):
     @override
     def finalize(self, metric_bag: MetricBag) -> None:
         decoded = write_decoded(self._decoder, self._reader, self._gang, self._output_dir)
-        self._scores = {**score(decoded.ordered(), self._normalizer), **counts(decoded)}
+        self._scores = {
+            **score(decoded.ordered(), self._normalizer),
+            **counts(decoded),
+            "references_beyond_limit": round(self._beyond_limit, 4),
+        }
         if self._gang.rank == 0:
             log.info("{}, {} utterances:\n{}", self._name, len(decoded.rows), format_table(decoded.ordered(), 5))
 
@@ -74,7 +84,11 @@ class ScoringUnit(EvalUnit[SpeechTextBatch]):
         if "asr" in self._scores:
             values["wer"] = 100.0 * self._scores["asr"]["wer"]
         if "st" in self._scores:
-            values["bleu"], values["chrf"] = self._scores["st"]["bleu"], self._scores["st"]["chrf"]
+            # `chrf` is what fairseq2 calls chrF++, which also counts words.
+            names = {"bleu": "bleu", "chrf": "chrf2", "bleu_mean": "bleu_mean", "chrf_mean": "chrf2_mean"}
+            values.update({names[key]: value for key, value in self._scores["st"].items() if key in names})
+        if "silence" in self._scores:
+            values["words_in_silence"] = self._scores["silence"]["words_per_minute"]
         values["rtf"] = self._scores["rtf"]
         write_scores(self._output_dir / SCORES, self._scores, self._provenance())
         log.info("{} written to {}.", SCORES, self._output_dir)
@@ -97,10 +111,14 @@ class SpeechLlmEvalUnit(ScoringUnit):
         gang: Gang,
         output_dir: Path,
         *,
-        normalizer: str,
+        normalizer: NormalizerName,
+        beyond_limit: float,
         provenance: Callable[[], dict[str, Any]],
     ) -> None:
-        super().__init__(name, decoder, reader, gang, output_dir, normalizer=normalizer, provenance=provenance)
+        super().__init__(
+            name, decoder, reader, gang, output_dir,
+            normalizer=normalizer, beyond_limit=beyond_limit, provenance=provenance,
+        )  # fmt: skip
         self._model = model
 
     @override
@@ -162,6 +180,11 @@ def write_decoded(decoder: Decoder, reader: SpeechTextReader, gang: Gang, output
     if gang.rank == 0:
         output_dir.mkdir(parents=True, exist_ok=True)
         write_hypotheses(output_dir / HYPOTHESES, decoded.ordered())
+        if decoded.no_speech:
+            listed = ((decoded.rows[place].id, reason) for place, reason in sorted(decoded.no_speech.items()))
+            write_table(output_dir / NO_SPEECH, ("id", "reason"), listed)
+            log.info("{} texts were left empty by the guard against silence; {} lists them.",
+                     len(decoded.no_speech), output_dir / NO_SPEECH)
     return decoded
 
 
@@ -171,5 +194,6 @@ def counts(decoded: DecodedSplit) -> dict[str, Any]:
         "speech_vectors_per_second": round(decoded.output_rate, 3),
         "cut_hypotheses": decoded.cut,
         "hypotheses_decoded_again": decoded.decoded_again,
+        "no_speech_clips": len(decoded.no_speech),
         "skipped_clips": len(decoded.skipped),
     }

@@ -14,8 +14,12 @@ from typing_extensions import override
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.reader import SpeechTextReader
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.model import SpeechLlm, SpeechLlmLoss
-from speechllm_plugin.tasks.metrics import LossMean, drop_absent
+from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
+
+IDLE_STEPS = 50
+"""Steps in a row without any gradient that end a run: it would go on like that for hours."""
 
 
 class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
@@ -27,10 +31,13 @@ class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
         self._adapter_losses = tuple(model.adapter.loss_weights)
         self._reader = reader
         self._step_nr = 0
+        self._steps_since_report = 0
+        self._idle_steps = 0
 
     @override
     def set_step_nr(self, step_nr: int) -> None:
         self._step_nr = step_nr
+        self._steps_since_report += 1
 
     @override
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
@@ -76,3 +83,15 @@ class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
         drop_absent(values, "nll_loss", "ctc_loss", "token_loss")
+        self._check_gradient(number(values["grad_norm"]))
+
+    def _check_gradient(self, norm: float) -> None:
+        """:param norm: the mean of the steps since the last report."""
+        self._idle_steps = self._idle_steps + self._steps_since_report if norm == 0 else 0
+        self._steps_since_report = 0
+        if self._idle_steps >= IDLE_STEPS:
+            raise UserError(
+                f"training: found a gradient of 0 in each of the last {self._idle_steps} steps, up to step "
+                f"{self._step_nr}, expected a loss that trains something; with CTC alone (ctc.align_steps) that needs "
+                "rows that it can align"
+            )

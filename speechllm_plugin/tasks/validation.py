@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from typing import Literal
 
 import torch
+from fairseq2.logging import log
 from fairseq2.metrics import MetricBag
 from fairseq2.metrics.aggregation import Sum
 from fairseq2.recipe.evaluator import EvalUnit
 from typing_extensions import override
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.languages import is_translation
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.scoring.scripts import has_spaces
-from speechllm_plugin.scoring.wer import word_errors
+from speechllm_plugin.scoring.wer import unit_of, word_errors
 from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
+
+ENDLESS = 8
+"""Answers in a row without an end after which a validation decodes no more."""
 
 
 class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
     """Reports `nll_loss`, `other_audio_loss` (the loss when each clip gets its neighbour's audio: about equal until
     the system listens) and `wer` (of the decoded transcriptions, after the `basic` normaliser; each language counts
-    its own unit, as in the score file; absent where a split holds translations only)."""
+    its own unit, as in the score file; absent where a split holds translations only).
+
+    It computes as evaluation and transcription do, without autocast whatever training has: what is best here is best
+    there."""
 
     def __init__(self, model: SpeechLlm, *, name: str, decode: bool, decoding: DecodingConfig) -> None:
         self._model = model
         self._name = name
         self._decode = decode
+        self._endless = 0
+        """Hypotheses in a row that the length limit ended."""
+        self._left_out = 0
+        """Clips that were not decoded."""
         self._decoding = decoding
 
     @override
@@ -40,8 +50,9 @@ class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
     @override
     @torch.inference_mode()
     def process_batch(self, batch: SpeechTextBatch, metric_bag: MetricBag) -> None:
-        own, other, num_targets = self._model.swapped_loss(batch)
-        texts = self._model.generate(batch, self._decoding)[0] if self._decode else []
+        with torch.autocast(next(self._model.parameters()).device.type, enabled=False):
+            own, other, num_targets = self._model.swapped_loss(batch)
+            texts = self._hypotheses(batch) if self._decode else []
         if not batch.counted:
             return
         metric_bag.get("nll_loss", LossMean).add(own, num_targets)
@@ -51,6 +62,26 @@ class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
         if texts:
             for name, count in zip(("rows", "errors", "words"), recognition_errors(batch, texts), strict=True):
                 metric_bag.get(f"wer_{name}", Sum).update(count)
+
+    def _hypotheses(self, batch: SpeechTextBatch) -> list[str]:
+        """Nothing once `ENDLESS` answers in a row did not end: a system that is not trained yet runs to the limit with
+        every clip, and minutes would tell no more than seconds."""
+        if self._endless >= ENDLESS:
+            self._left_out += len(batch) * batch.counted
+            return []
+        texts, generated = self._model.generate(batch, self._decoding)
+        for hypothesis in generated:
+            self._endless = self._endless + 1 if hypothesis.cut else 0
+        return texts
+
+    @override
+    def finalize(self, metric_bag: MetricBag) -> None:
+        if self._left_out:
+            log.info(
+                "{}: {} clips were not decoded, as the answers to {} in a row did not end; the word error rate is that "
+                "of the others.", self._name, self._left_out, self._endless,
+            )
+        self._endless = self._left_out = 0
 
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
@@ -70,12 +101,15 @@ def recognition_errors(batch: SpeechTextBatch, texts: Sequence[str]) -> tuple[in
 
     :param texts: what was decoded, one for each row.
     """
-    rows: dict[Literal["word", "char"], list[int]] = {"word": [], "char": []}
+    rows: dict[str, list[int]] = {}
     for row, (source, target) in enumerate(zip(batch.source_langs, batch.target_langs, strict=True)):
-        if target in ("", source):
-            rows["word" if has_spaces(source) else "char"].append(row)
+        if not is_translation(source, target):
+            rows.setdefault(source, []).append(row)
     results = [
-        word_errors([batch.texts[row] for row in own], [texts[row] for row in own], unit=unit)
-        for unit, own in rows.items()
+        word_errors(
+            [batch.texts[row] for row in own], [texts[row] for row in own],
+            unit=unit_of(language), language=language,
+        )
+        for language, own in rows.items()
     ]
     return sum(map(len, rows.values())), sum(r.errors for r in results), sum(r.words for r in results)

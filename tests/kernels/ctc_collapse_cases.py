@@ -9,7 +9,8 @@ import torch
 from speechllm_kernels.ctc_collapse import CtcCollapseOutput, ctc_collapse
 from torch import Tensor
 
-TOLERANCES = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+TOLERANCE = 3e-6  # of float32
 
 # reason -> labels of the rows (None is padding), channels, vocabulary
 CASES: dict[str, tuple[list[list[int | None]], int, int]] = {
@@ -42,17 +43,28 @@ def make_inputs(case: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, 
 
 
 def run(
-    case: str, backend: str, options: tuple[Any, ...], dtype: torch.dtype = torch.float32
+    inputs: tuple[Tensor, Tensor, Tensor],
+    backend: str,
+    options: tuple[Any, ...],
+    cotangent: Tensor | None = None,
+    *,
+    wide: bool = False,
 ) -> tuple[CtcCollapseOutput, dict[str, Tensor]]:
-    """The output and the gradients by name, for a cotangent that is the same for every backend."""
-    h, lengths, logits = make_inputs(case, dtype)
+    """The output and the gradients by name, for a cotangent that is the same for every backend; `wide` computes in
+    float64."""
+    h, lengths, logits = inputs
+    dtype = h.dtype
     weighting, keep_blank, cap = options
-    leaves = {"h": h.requires_grad_(), "logits": logits.requires_grad_(weighting != "mean")}
+    if wide:
+        h, logits = h.double(), logits.double()
+    h, logits = h.detach().requires_grad_(), logits.detach().requires_grad_(weighting != "mean")
+    leaves = {"h": h, "logits": logits}
     output = ctc_collapse(
         h, lengths, logits=logits, weighting=weighting, keep_blank=keep_blank, max_output_length=cap, backend=backend
     )
-    cotangent = torch.randn(output.seqs.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    output.seqs.backward(cotangent)
+    if cotangent is None:
+        cotangent = torch.randn(output.seqs.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    output.seqs.backward(cotangent.to(output.seqs))
     return output, {
         # Without any run no weight depends on the logits; None and zeros are then the same gradient.
         name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

@@ -69,6 +69,52 @@ def test_a_tail_of_just_the_threshold(backend: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("alpha", "beta", "threshold", "full"),
+    [([0.25] * 32, 0.75, 2 / 3, 10), ([0.375], 1.25, 0.3, 0), ([0.5] * 5, 0.7, 4 / 7, 3), ([1.0, 0.75], 2.5, 0.7, 0)],
+)
+def test_a_tail_at_a_threshold_that_binary_numbers_round(
+    alpha: list[float], beta: float, threshold: float, full: int, backend: Any
+) -> None:
+    """Neither float32 nor float64 holds these shares of beta: all round them, and take the tail for the threshold."""
+    h, lengths = torch.ones(1, len(alpha), 1, device=DEVICE), torch.tensor([len(alpha)], device=DEVICE)
+    given = {}
+    for strict in (False, True):
+        output = cif(
+            h,
+            torch.tensor([alpha], device=DEVICE),
+            lengths,
+            beta=beta,
+            tail_threshold=threshold,
+            tail_strict=strict,
+            backend=backend,
+        )
+        given[strict] = int(output.lengths)
+    assert given == {False: full + 1, True: full}
+
+
+@pytest.mark.parametrize(
+    ("trained", "options"),
+    [
+        (False, (0.7, 0.0, 1 / 3, False, True)),
+        (False, (1.3, 0.0, 0.1, True, True)),
+        (True, (0.7, 1e-4, 0.5, False, False)),
+        (True, (0.9, 0.0, 0.5, False, False)),
+    ],
+)
+def test_plans_have_the_same_bits_everywhere(trained: bool, options: tuple[Any, ...]) -> None:
+    """No number that decides is taken in float32 anywhere; the weights' sums are exact in float64, in any order."""
+    pytest.importorskip("triton")
+    _, alpha, lengths, targets = make_inputs("ragged")
+    alpha = alpha.nan_to_num(0.0)
+    assert torch.equal(alpha, (alpha * 2**24).round() / 2**24)
+    arguments = (alpha, lengths, targets if trained else None, 13, *options)
+    plans = [Plan(*ops.cif_plan(*arguments, backend)) for backend in ("torch", "triton")]
+    for name, first, second in zip(Plan._fields, *plans, strict=True):
+        assert torch.equal(first, second), name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("trained", [False, True], ids=["inference", "training"])
 def test_a_cap_smaller_than_needed_is_counted(trained: bool, backend: Any) -> None:
     h, alpha, lengths, targets = make_inputs("ragged")

@@ -26,6 +26,16 @@ def test_ties_take_the_lowest_index(vocabulary: int, backend: str) -> None:
     assert expected[:2] == [5, 0]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_smallest_numbers_of_half_precision_decide_a_label(dtype: torch.dtype, backend: str) -> None:
+    kind = torch.finfo(dtype)
+    smallest = kind.smallest_normal * kind.eps
+    logits = torch.tensor([[[1, 4, 2], [3, 2, 3]]], dtype=torch.float64).mul(smallest).to(dtype)
+    output = ctc_collapse(torch.ones(1, 2, 1), torch.tensor([2]), logits=logits, backend=backend)
+    assert output.frame_labels.tolist() == [[1, 0]]
+
+
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("width", [2100, 600, 7], ids=["no cap", "a cap", "a cap of few"])
 @pytest.mark.parametrize("keep_blank", [True, False])

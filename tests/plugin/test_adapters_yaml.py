@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-import yaml
 
 from speechllm_plugin.adapters.api import ADAPTERS
+from speechllm_plugin.yaml_text import parse_yaml
 
 FILES = sorted((Path(__file__).parents[2] / "recipes/speechllm_recipes/configs/axes/adapter").glob("*.yaml"))
 
@@ -21,7 +21,7 @@ def test_every_adapter_has_its_file() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_file_names_every_field_at_its_default(file: Path) -> None:
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = parse_yaml(file.read_text(encoding="utf-8"))
     assert content.keys() == {"model"} and content["model"].keys() == {"config_overrides"}
     overrides = content["model"]["config_overrides"]
     adapter = overrides.pop("adapter")

@@ -115,6 +115,28 @@ def test_channels_are_mixed_by_their_mean(tmp_path: Path) -> None:
     np.testing.assert_allclose(read(tmp_path, "x.wav"), left / 6, atol=1e-7)
 
 
+def test_channels_that_cancel_each_other_are_not_silence(tmp_path: Path) -> None:
+    sound = sine(16000)
+    opposite = np.stack([sound, -sound], axis=1)
+    soundfile.write(tmp_path / "opposite.wav", opposite, 16000)
+    message = "found 2 channels that cancel each other, so that their mean is silence, expected channels in phase; keep"
+    assert error_of(tmp_path, "opposite.wav").startswith(message)
+    # Sound in one channel, near opposites, and real silence are what they are.
+    soundfile.write(tmp_path / "one.wav", np.stack([sound, 0 * sound], axis=1), 16000)
+    soundfile.write(tmp_path / "near.wav", np.stack([sound, -0.9 * sound], axis=1), 16000)
+    soundfile.write(tmp_path / "silence.wav", 1e-4 * opposite, 16000)
+    peaks = {name: float(np.abs(read(tmp_path, f"{name}.wav")).max()) for name in ("one", "near", "silence")}
+    assert peaks == pytest.approx({"one": 0.25, "near": 0.025, "silence": 0.0}, abs=1e-3)
+
+
+def test_samples_far_beyond_full_scale_are_said(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "integers.wav", 32768 * sine(44100), 44100, subtype="FLOAT")
+    message = error_of(tmp_path, "integers.wav")
+    assert message.startswith("found samples up to 16384, expected them within 1, full scale") and "32768" in message
+    soundfile.write(tmp_path / "loud.wav", 6 * sine(16000), 16000, subtype="FLOAT")
+    assert np.abs(read(tmp_path, "loud.wav")).max() == pytest.approx(3.0, abs=0.01)
+
+
 def test_a_file_longer_than_one_block_is_whole(tmp_path: Path) -> None:
     # 100 s at 16 kHz: more than the 2**20 samples that are decoded at once.
     sound = noise(16000, 100)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from speechllm_plugin.encoders.api import ENCODERS
+from speechllm_plugin.yaml_text import parse_yaml
 
 FRAGMENTS = sorted((Path(__file__).parents[2] / "recipes/speechllm_recipes/configs/axes/encoder").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("fragment", FRAGMENTS, ids=lambda fragment: fragment.stem)
 def test_a_fragment_sets_one_encoder(fragment: Path) -> None:
-    content = yaml.safe_load(fragment.read_text())
+    content = parse_yaml(fragment.read_text())
     encoder = content["model"]["config_overrides"]["encoder"]
     assert content == {"model": {"config_overrides": {"encoder": encoder}}}
     assert set(encoder) == {"name", "arch", "config"}
@@ -22,5 +22,5 @@ def test_a_fragment_sets_one_encoder(fragment: Path) -> None:
 
 
 def test_every_encoder_has_a_fragment() -> None:
-    named = {yaml.safe_load(file.read_text())["model"]["config_overrides"]["encoder"]["name"] for file in FRAGMENTS}
+    named = {parse_yaml(file.read_text())["model"]["config_overrides"]["encoder"]["name"] for file in FRAGMENTS}
     assert named == set(ENCODERS.names())

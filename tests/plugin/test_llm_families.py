@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -23,6 +22,7 @@ from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, Sp
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_plugin.registry import structure
+from speechllm_plugin.yaml_text import parse_yaml
 from tests.plugin.llm_families import FAMILIES, load_family, own_loss, save_family
 
 Folders = Callable[..., Path]
@@ -253,7 +253,7 @@ def test_an_encoder_decoder_of_another_family(folder_of: Folders) -> None:
 
 
 def test_each_published_llm_has_a_file_of_its_settings() -> None:
-    files = {file.stem: yaml.safe_load(file.read_text()) for file in AXES.glob("*.yaml")}
+    files = {file.stem: parse_yaml(file.read_text()) for file in AXES.glob("*.yaml")}
     assert files.keys() == LLM_ARCHS.keys()
     for name, values in files.items():
         assert values.keys() == {"model"} and values["model"].keys() == {"config_overrides"}

@@ -113,7 +113,8 @@ def loader(folder: Path, part: str, dtype: str) -> Callable[[], Any]:
     from speechllm_plugin.encoders.api import ENCODERS
     from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
     from speechllm_plugin.models.speech_llm.factory import create_speech_llm
-    from speechllm_plugin.pretrained import DTYPES, load_model
+    from speechllm_plugin.precision import DTYPES
+    from speechllm_plugin.pretrained import load_model
     from speechllm_plugin.recognizers.api import RECOGNIZERS
 
     for name in MODELS[part]:
@@ -140,7 +141,7 @@ def loader(folder: Path, part: str, dtype: str) -> Callable[[], Any]:
 
 def measure(folder: Path, part: str, dtype: str) -> tuple[int, int]:
     """Loads a part; returns by how many bytes the process grew at most, and how many bytes it keeps."""
-    from speechllm_plugin.pretrained import DTYPES
+    from speechllm_plugin.precision import DTYPES
 
     load = loader(folder, part, dtype)
     before = resident("VmRSS")

@@ -20,7 +20,6 @@ from transformers import (
 )
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_name
 from speechllm_plugin.prompts import SPEECH, PromptConfig, PromptRenderer
 from tests.plugin.llm_families import (
     FAMILIES,
@@ -182,17 +181,21 @@ def test_training_and_inference_see_the_same_ids(tiny_llm: Path, renderer: Promp
     assert len({renderer.render(*pair) for pair in (("en", "en"), ("en", "de"), ("de", "en"))}) == 3
 
 
-@pytest.mark.parametrize("code", ["", "xx", "klingon", "-", "e n"])
-def test_an_unknown_language(renderer: PromptRenderer, code: str) -> None:
-    expected = f"language: found {code!r}, expected an ISO 639-1 code such as en, de, fr, or an English name"
-    with pytest.raises(UserError) as caught:
-        renderer.render(code, code)
-    assert str(caught.value) == expected
+def test_a_language_needs_a_name_only_where_the_prompt_names_it(tokenizer: PreTrainedTokenizerFast) -> None:
+    named = PromptConfig()
+    for pair, wrong in ((("xx", "xx"), "xx"), (("en", "yy"), "yy"), (("xx", "de"), "xx")):
+        with pytest.raises(UserError, match=f"^language: found '{wrong}'"):
+            PromptRenderer(tokenizer, named).render(*pair)
+    silent = PromptConfig(transcribe=f"write {SPEECH}", translate=f"into {{target}}: {SPEECH}")
+    renderer = PromptRenderer(tokenizer, silent)
+    assert renderer.render("xx", "XX") == renderer.render("en", "en") != renderer.render("xx", "de")
+    assert silent.instruction("xx", "deu") == f"into German: {SPEECH}"
 
 
-def test_languages() -> None:
-    for code in ("en", "EN", "en-GB", "en_us", "English", "english"):
-        assert language_name(code) == "English"
+def test_the_names_of_a_language_are_one_task(renderer: PromptRenderer) -> None:
+    assert renderer.render("en", "en-US") == renderer.render("eng", "English") == renderer.render("EN", "")
+    assert renderer.render("en", "German") == renderer.render("English", "deu") != renderer.render("en", "en")
+    assert renderer.transcribes("en", "en-US") and not renderer.transcribes("en", "de")
 
 
 @pytest.mark.parametrize(
@@ -203,23 +206,27 @@ def test_languages() -> None:
         (PromptConfig(answer="hello"), "prompt.answer: found 0 times <speech>, expected exactly one"),
         (
             PromptConfig(answer=f"{{language}} {SPEECH}"),
-            "prompt.answer: bad placeholder 'language'; expected {source}",
+            "prompt.answer: found placeholder {language}, expected {source} or {target}",
         ),
         (PromptConfig(system=f"hear {SPEECH}"), "prompt.system: found 1 times <speech>, expected none"),
         (
             PromptConfig(transcribe=f"{{language}} {SPEECH}"),
-            "prompt.transcribe: bad placeholder 'language'; expected {source}",
+            "prompt.transcribe: found placeholder {language}, expected {source}, and {{",
         ),
         (
             PromptConfig(transcribe=f"{{target}} {SPEECH}"),
-            "prompt.transcribe: bad placeholder 'target'; expected {source}",
+            "prompt.transcribe: found placeholder {target}, expected {source}, and {{",
         ),
+        (PromptConfig(translate=f"{{source.upper}} {SPEECH}"), "prompt.translate: found placeholder {source.upper},"),
+        (PromptConfig(translate=f"{{}} {SPEECH}"), "prompt.translate: found placeholder {}, expected {source} or"),
+        (PromptConfig(translate=f"a {{ {SPEECH}"), "prompt.translate: found 'a { <speech>' ("),
+        (PromptConfig(translate=f"{{source:d}} {SPEECH}"), "prompt.translate: found '{source:d} <speech>' ("),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_wrong_template(tokenizer: PreTrainedTokenizerFast, config: PromptConfig, expected: str) -> None:
     with pytest.raises(UserError) as caught:
-        PromptRenderer(tokenizer, config).render("en", "en")
+        PromptRenderer(tokenizer, config)
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
 

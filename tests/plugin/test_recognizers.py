@@ -108,6 +108,14 @@ def test_whisper_does_not_know_a_language(whisper: Path, clips: list[Tensor]) ->
         recognizer.recognize(clips[:1], ["fr"])
 
 
+def test_recognisers_have_codes_of_their_own(tmp_path: Path, seamless: Path) -> None:
+    recognizer = create_whisper(write_whisper(tmp_path, multilingual=True))
+    assert [recognizer.code(name) for name in ("EN", "eng", "German", "de_AT")] == ["en", "en", "de", "de"]
+    recognizer.model.generation_config.lang_to_id = {"<|jw|>": 1, "<|no|>": 2, "<|tl|>": 3}
+    assert [recognizer.code(name) for name in ("jav", "nb", "fil_ph")] == ["jw", "no", "tl"]
+    assert [create_seamless(seamless).code(name) for name in ("en", "deu", "de-CH")] == ["eng", "deu", "deu"]
+
+
 def test_a_checkpoint_that_does_not_tell_its_languages(tmp_path: Path) -> None:
     path = write_whisper(tmp_path, multilingual=True)
     GenerationConfig(eos_token_id=0).save_pretrained(path)

@@ -76,9 +76,9 @@ def test_defaults_and_instances() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"cuont": 1}, "part.config.cuont: unknown key; expected one of count, flag, inner, limit, mode, names, "
-         "rate, sizes, text"),
-        ({"inner": {"width": 1}}, "part.config.inner.width: unknown key; expected one of depth"),
+        ({"cuont": 1}, "part.config.cuont: found an unknown key, expected one of count, flag, inner, limit, mode, "
+         "names, rate, sizes, text"),
+        ({"inner": {"width": 1}}, "part.config.inner.width: found an unknown key, expected one of depth"),
         ({"count": "3"}, "part.config.count: found '3', expected int"),
         ({"count": 1.5}, "part.config.count: found 1.5, expected int"),
         ({"count": True}, "part.config.count: found True, expected int"),
@@ -105,7 +105,7 @@ def test_an_unknown_part_names_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"^adapter\.name: found 'mpl', expected one of .*base.*mlp"):
         ADAPTERS.get("mpl")
     expected = "attention, dtype, path, quantization"
-    with pytest.raises(UserError, match=rf"^llm\.config\.pth: unknown key; expected one of {expected}$"):
+    with pytest.raises(UserError, match=rf"^llm\.config\.pth: found an unknown key, expected one of {expected}$"):
         LLMS.config("causal", {"pth": "x"})
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import sacrebleu
+from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.scoring.report import (
@@ -18,7 +20,7 @@ from speechllm_plugin.scoring.report import (
     write_hypotheses,
     write_scores,
 )
-from speechllm_plugin.scoring.table import format_table
+from speechllm_plugin.scoring.table import format_table, format_wer
 from tests.plugin.scoring_rows import GERMAN, GERMAN_HEARD, ROW
 
 # --- hypothesis files
@@ -62,6 +64,10 @@ def test_a_hypothesis_file_without_a_column_is_named(tmp_path: Path) -> None:
         ("", "", False, "und"),
         ("en", "de", True, "en-de"),
         ("", "de", True, "und-de"),
+        ("en-GB", "EN", False, "en"),
+        ("English", "eng", False, "en"),
+        ("eng", "German", True, "en-de"),
+        ("xx", "xx", False, "xx"),
     ],
 )
 def test_a_row_is_a_transcription_unless_the_languages_differ(
@@ -95,6 +101,7 @@ def test_transcriptions_are_scored_by_errors() -> None:
         "looping_hypotheses": 0,
         "asr": {
             "utterances": 2,
+            "empty_references": 0,
             "normalizer": "basic",
             "unit": "word",
             "errors": 5,
@@ -103,9 +110,9 @@ def test_transcriptions_are_scored_by_errors() -> None:
             "deletions": 5,
             "insertions": 0,
             "wer": 0.625,
-            # Two utterances, drawn twice: the first alone, both, or the second alone.
-            "wer_low": 0.25,
-            "wer_high": 1.0,
+            # Two utterances tell nothing of the next two.
+            "wer_low": None,
+            "wer_high": None,
         },
     }
 
@@ -148,17 +155,74 @@ def test_mixed_rows_are_scored_by_direction_too() -> None:
     assert (pooled["utterances"], pooled["unit"], pooled["words"]) == (3, "mixed", 12)
     assert pooled["wer"] == (english["errors"] + 1) / 12
 
-    # Each direction weighs the same, whatever its size.
+    # In the mean each direction weighs the same, whatever its size.
     assert scores["directions"]["en-zh"]["bleu"] == pytest.approx(100.0)
-    assert scores["st"]["bleu"] == (scores["directions"]["en-de"]["bleu"] + scores["directions"]["en-zh"]["bleu"]) / 2
-    assert scores["st"]["chrf"] == (scores["directions"]["en-de"]["chrf"] + scores["directions"]["en-zh"]["chrf"]) / 2
+    for name in ("bleu", "chrf"):
+        assert scores["st"][f"{name}_mean"] == sum(scores["directions"][d][name] for d in ("en-de", "en-zh")) / 2
+        assert f"{name}_mean" not in scores["directions"]["en-de"]
+    # What has a corpus's signature is of one corpus; Chinese n-grams are of its own tokens.
+    texts = [*GERMAN_HEARD, "今天天气非常好。"], [[*GERMAN, "今天天气非常好。"]]
+    assert scores["st"]["chrf"] == sacrebleu.corpus_chrf(*texts).score
+    tokenizers = [Tokenizer13a(), Tokenizer13a(), TokenizerZh()]
+    heard, said = (
+        [split(text) for split, text in zip(tokenizers, part, strict=True)] for part in (texts[0], texts[1][0])
+    )
+    expected = sacrebleu.corpus_bleu(heard, [said], tokenize="none", force=True).score
+    assert scores["st"]["bleu"] == pytest.approx(expected)
+    assert scores["st"]["bleu"] != pytest.approx(scores["st"]["bleu_mean"], abs=1)
     assert "tok:13a" in scores["st"]["bleu_signature"]
     assert "tok:zh" in scores["st"]["bleu_signature"]
+
+
+def test_directions_of_one_tokeniser_are_scored_as_one_corpus() -> None:
+    heard = [GERMAN[0], GERMAN_HEARD[1]]
+    rows = [
+        Hypothesis(str(index), reference, hypothesis, "x.wav", 1.0, source, "de")
+        for index, (source, reference, hypothesis) in enumerate(zip(("en", "fr"), GERMAN, heard, strict=True))
+    ]
+    scores = score(rows)
+    assert scores["st"]["bleu"] == pytest.approx(sacrebleu.corpus_bleu(heard, [GERMAN]).score)
+    assert scores["st"]["bleu"] != pytest.approx(scores["st"]["bleu_mean"])
+    assert scores["st"]["bleu_signature"] == scores["directions"]["fr-de"]["bleu_signature"]
+
+
+def test_words_written_in_silence_are_counted_by_the_minute() -> None:
+    """A quarter of a minute without speech in all, in which seven words were written, four of them in two languages."""
+    quiet = replace(ROW, reference="", duration=5.0)
+    rows = [
+        ROW,
+        replace(quiet, id="b", hypothesis="set a timer"),
+        replace(quiet, id="c", reference="...", hypothesis="", duration=2.5),  # empty once normalised
+        replace(quiet, id="d", hypothesis="你好", src_lang="zh", tgt_lang="zh", duration=2.5),
+        replace(quiet, id="e", hypothesis="guten Tag!", tgt_lang="de"),
+    ]
+    scores = score(rows)
+    assert scores["silence"] == {
+        "clips": 4, "seconds": 15.0, "clips_with_words": 3, "words": 7, "words_per_minute": 28.0
+    }
+    english = scores["directions"]["en"]
+    # As jiwer has it, what was made up is errors all the same.
+    assert (english["empty_references"], english["insertions"], english["words"]) == (2, 3, 4)
+    assert (scores["asr"]["empty_references"], scores["st"]["empty_references"]) == (3, 1)
+    assert "silence" not in score([ROW])
 
 
 def test_languages_with_one_unit_are_pooled_in_it() -> None:
     scores = score([ROW, replace(ROW, id="b", src_lang="fr", tgt_lang="fr", hypothesis=ROW.reference)])
     assert (scores["asr"]["unit"], scores["asr"]["wer"]) == ("word", 0.125)
+
+
+def test_names_of_one_language_are_scored_together() -> None:
+    rows = [replace(ROW, id=name, src_lang="en", tgt_lang=name) for name in ("en", "EN", "en-US", "eng", "English")]
+    scores = score(rows)
+    assert "st" not in scores and "directions" not in scores
+    assert scores["asr"]["utterances"] == len(rows)
+
+
+def test_a_language_without_spaces_is_scored_by_characters() -> None:
+    row = replace(ROW, reference="今仔日天氣真好", hypothesis="今仔日天氣好", src_lang="nan-tw", tgt_lang="nan")
+    scores = score([row])["asr"]
+    assert (scores["unit"], scores["errors"], scores["words"]) == ("char", 1, 7)
 
 
 def test_no_rows_are_no_score() -> None:
@@ -198,6 +262,12 @@ def test_the_table_has_the_first_rows_within_its_width() -> None:
         "--------------------+-" + "-" * 19,
         "... and 1 more",
     ]
+
+
+def test_a_rate_has_its_interval_or_says_that_there_is_none() -> None:
+    rows = [replace(ROW, id=str(number)) for number in range(20)]
+    assert format_wer(score(rows)["asr"]) == "25.0 [25.0, 25.0]"
+    assert format_wer(score(rows[:19])["asr"], 2) == "25.00 [no interval]"
 
 
 def test_wide_characters_take_two_cells() -> None:

@@ -66,7 +66,10 @@ def test_the_interval_is_that_of_resampled_utterances() -> None:
     # Every utterance alike: nothing to be uncertain about.
     assert rate_interval([1] * 50, [10] * 50) == (0.1, 0.1)
     assert rate_interval([], []) is None
-    assert rate_interval([2], [0]) is None
+    assert rate_interval([2] * 50, [0] * 50) is None
+    # Of so few, what was drawn again holds the truth too seldom.
+    assert rate_interval([1] * 19, [10] * 19) is None
+    assert rate_interval([1] * 20, [10] * 20) == (0.1, 0.1)
     # One word each, 20 % wrong: the binomial's interval, 1.96 * sqrt(0.2 * 0.8 / 400) wide on each side.
     low, high = rate_interval([1, 0, 0, 0, 0] * 80, [1] * 400) or (0.0, 0.0)
     assert (low, high) == pytest.approx((0.2 - 0.0392, 0.2 + 0.0392), abs=0.006)

@@ -27,6 +27,13 @@ from speechllm_plugin.scoring.normalizers import get_normalizer
         ("مرحبا، كيف؟", "مرحبا كيف"),
         ("zero\u200bwidth so\u00adft", "zerowidth soft"),  # invisible characters
         ("non\u00a0breaking\u3000wide", "non breaking wide"),
+        ("o\u02bbzbek g\u2018oya \ua78cxil", "o'zbek g'oya xil"),  # an apostrophe that is a letter
+        ("ג\u05f3ירפה", "ג'ירפה"),
+        ("\u0149 boek", "n boek"),  # as 'n
+        ("ἀλλ\u1fbd ἐγώ", "ἀλλ ἐγώ"),
+        ("x ¨ y", "x y"),  # an accent without a letter
+        ("\u0130stanbul I\u0307zmir", "istanbul izmir"),  # no dot above the dot
+        ("كـــتاب", "كتاب"),
         ("'", ""),
         ("", ""),
     ],
@@ -35,6 +42,18 @@ def test_basic_removes_case_and_punctuation_in_any_script(text: str, expected: s
     normalize = get_normalizer("basic")
     assert normalize(text) == expected
     assert normalize(expected) == expected
+
+
+@pytest.mark.parametrize("language", ["tr", "az-AZ", "Turkish"])
+def test_turkish_has_two_letters_i(language: str) -> None:
+    normalize = get_normalizer("basic", language)
+    assert normalize("ISPARTA İzmir Diyarbakır") == normalize("ısparta izmir DİYARBAKIR")
+    assert get_normalizer("basic", "en")("ISPARTA") == "isparta"
+
+
+def test_british_and_american_spellings_are_one_word() -> None:
+    normalize = get_normalizer("whisper_english")
+    assert normalize("The colour of Mr. Grey's aluminium") == normalize("the color of mister gray's aluminum")
 
 
 @pytest.mark.parametrize(

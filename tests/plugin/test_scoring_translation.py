@@ -32,6 +32,10 @@ def test_translation_scores_are_sacrebleus() -> None:
         ("Chinese", "zh", False),
         ("ja", "char", False),
         ("th", "char", False),
+        *((code, "zh", False) for code in ("nan", "nan-tw", "wuu", "hak", "gan", "lzh", "yue", "hsn", "cdo", "CMN")),
+        *((code, "char", False) for code in ("dz", "dzo", "bo", "my", "km", "lao", "shn", "nod", "ryu", "Dzongkha")),
+        ("zh-Latn", "13a", True),  # pinyin
+        ("xx", "13a", True),
         ("ko", "13a", True),  # Korean has spaces
     ],
 )

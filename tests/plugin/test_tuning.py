@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 from transformers import HubertConfig, HubertModel, WavLMConfig, WavLMModel
 
@@ -29,6 +29,7 @@ from speechllm_plugin.models.speech_llm.tuning import TunedWeights, TuningConfig
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_plugin.registry import structure
+from speechllm_plugin.yaml_text import parse_yaml
 from tests.plugin import test_seamless_encoder, test_w2v_bert_encoder, test_wav2vec2_encoder
 from tests.plugin.encoder_checks import collate
 from tests.plugin.llm_families import FAMILIES, load_family, own_loss, save_family
@@ -100,8 +101,8 @@ def test_only_what_is_tuned_is_trained_saved_and_given_back(
 
     said = model.eval().generate(batch, DECODING)
     torch.save(model.state_dict(), tmp_path / "model.pt")
-    saved = yaml.safe_dump(dataclasses.asdict(model.config))
-    other = create(structure(SpeechLlmConfig, yaml.safe_load(saved), "model"), {}).eval()
+    saved = json.dumps(dataclasses.asdict(model.config))
+    other = create(structure(SpeechLlmConfig, parse_yaml(saved), "model"), {}).eval()
     other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     assert other.generate(batch, DECODING) == said
     assert torch.equal(other(batch).total, model(batch).total)

@@ -238,3 +238,11 @@ def test_all_that_changes_features_changes_the_fingerprint(tiny_whisper: Path, w
     fingerprints = [create_whisper(config).fingerprint() for config in changed]
     assert len(set(fingerprints)) == len(changed)
     assert create_whisper(config).fingerprint() == fingerprints[0]
+
+
+@pytest.mark.parametrize(("tokens", "languages"), [(51864, ("en",)), (51865, None), (51866, None)])
+def test_the_models_of_english_alone_are_told_by_their_vocabulary(
+    tmp_path: Path, tokens: int, languages: tuple[str, ...] | None
+) -> None:
+    write_model(tmp_path, vocab_size=tokens)
+    assert encoder_of(tmp_path).languages == languages

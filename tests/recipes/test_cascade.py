@@ -150,6 +150,27 @@ def test_a_batch_and_its_clips_alone(
     assert hypotheses(tmp_path / "test") == hypotheses(output)
 
 
+def test_a_clip_with_several_rows_is_recognised_once(whisper: Path, tiny_llm: Path) -> None:
+    from tests.plugin.test_alignment import batch_of
+
+    recognizer = RECOGNIZERS.get("whisper").build(
+        RECOGNIZERS.config("whisper", {"path": str(whisper), "dtype": "float32"})
+    )
+    heard: list[int] = []
+    recognizer.model.get_encoder().register_forward_hook(lambda _, inputs, output: heard.append(len(output[0])))
+    cascade = Cascade(recognizer, None, PromptConfig())
+    waveforms = [torch.randn(4000), torch.randn(6000)]
+    batch = batch_of([waveforms[0], waveforms[1], waveforms[0]], [""] * 3)
+    batch.audio_keys[:] = ["a", "b", "a"]
+    first, second, again = cascade.recognize(batch)
+    assert heard == [2] and again == first
+    assert cascade.recognize(batch) == [first, second, first] and heard == [2]
+    # In another language it is heard anew.
+    batch.source_langs[2] = "de"
+    cascade.recognize(batch)
+    assert heard == [2, 1]
+
+
 def test_of_nothing_said_nothing_is_translated(tiny_llm: Path) -> None:
     from speechllm_plugin.recognizers.api import Recognized
     from tests.plugin.test_alignment import batch_of
@@ -190,7 +211,7 @@ def error_of(commands: Commands, folder: Path, options: Sequence[str], *changes:
         # A name alone is a list of one.
         ("dataset.splits=dev", ("no manifest for split 'dev'",)),
         ("prompt.answer=hello", ("prompt.answer", "0 times", "exactly one")),
-        ("dataset.config_overrides.source_lang=klingon", ("klingon",)),
+        ("dataset.config_overrides.source_lang=gibberish", ("gibberish",)),
     ],
 )
 def test_mistakes(
@@ -198,7 +219,7 @@ def test_mistakes(
 ) -> None:
     for name in ("audio", "corpus"):
         (tmp_path / name).mkdir()
-    if "klingon" in change:
+    if "gibberish" in change:
         # Rows without a language of their own.
         (tmp_path / "corpus/test.tsv").write_text(f"id\taudio\ttgt_text\na\t{tiny_manifest / 'test_0.wav'}\thello\n")
         options = [*options, f"dataset.config_overrides.manifests.test={tmp_path / 'corpus/test.tsv'}"]

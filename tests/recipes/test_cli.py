@@ -9,10 +9,10 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-import yaml
 
 from speechllm_plugin.models.speech_llm.config import GRID, arch_names
 from speechllm_plugin.sndfile import link_sndfile
+from speechllm_plugin.yaml_text import parse_yaml
 from tests.commands import Commands, System, environment
 
 ACTIONS = ("train", "evaluate", "generate", "cascade")
@@ -53,8 +53,42 @@ def test_a_dumped_configuration_can_be_fed_back(commands: Commands, tmp_path: Pa
     dumped = commands.fairseq2(*command, *change).ok().stdout
     file = tmp_path / "config.yaml"
     file.write_text(dumped)
-    assert yaml.safe_load(dumped)["dataset"]["batch_size"] == 7
+    assert parse_yaml(dumped)["dataset"]["batch_size"] == 7
     assert commands.fairseq2(*command, "--config-file", file).ok().stdout == dumped
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("recipe", "run"), ("fairseq2 recipe run {speech_llm}", "[ACTION] OUTPUT_DIR")),
+        (("recipe", "run", "speech_llm"), ("OUTPUT_DIR", "--init-from RUN_DIR", "--set", "evaluate")),
+        (("assets",), ("usage: fairseq2 assets", "list")),
+        (("recipe",), ("list", "run")),
+    ],
+)
+def test_help_at_each_depth(commands: Commands, argv: tuple[str, ...], words: tuple[str, ...]) -> None:
+    shown = commands.fairseq2(*argv, "--help").ok().stdout
+    for word in words:
+        assert word in shown
+
+
+def test_steps_that_are_left_open_follow_from_those_that_are_set(commands: Commands, tmp_path: Path) -> None:
+    command = ("recipe", "run", "speech_llm", "train", "--dump-config")
+    (tmp_path / "config.yaml").write_text("regime: {num_steps: 1400, validate_every_n_steps: 35}")
+    changes = ("--config", "regime.num_steps=700")
+    dumped = parse_yaml(commands.fairseq2(*command, "--config-file", tmp_path / "config.yaml", *changes).ok().stdout)
+    regime = dumped["regime"]
+    assert dumped["lr_scheduler"]["config"]["num_warmup_steps"] == 21
+    assert [regime[f"{name}_every_n_steps"] for name in ("validate", "checkpoint", "publish_metrics")] == [35, 35, 35]
+
+
+def test_a_dumped_configuration_and_a_run_can_be_inspected(commands: Commands, trained: Path, tmp_path: Path) -> None:
+    """fairseq2 writes YAML 1.2, where `off` is a word."""
+    command = ("recipe", "run", "speech_llm", "train", "--dump-config", "--config")
+    dumped = commands.fairseq2(*command, "model.arch=whisper_tiny_en.smollm2_135m.mlp").ok().stdout
+    (tmp_path / "dumped.yaml").write_text(dumped)
+    for target in (tmp_path / "dumped.yaml", trained / "config.yaml", trained):
+        assert re.search(r"^adapter +[\d,]+", commands.speechllm("inspect", target).ok().stdout, re.MULTILINE)
 
 
 def test_train_is_the_default_action(commands: Commands) -> None:
@@ -68,7 +102,7 @@ def test_the_demo_configuration_has_no_unknown_key(commands: Commands) -> None:
 
     file = Path(cli.__file__).parent / "configs/demo.yaml"
     dumped = commands.fairseq2("recipe", "run", "speech_llm", "train", "--dump-config", "--config-file", file).ok()
-    assert yaml.safe_load(dumped.stdout)["model"]["arch"] == "whisper_tiny_en.smollm2_135m.mlp"
+    assert parse_yaml(dumped.stdout)["model"]["arch"] == "whisper_tiny_en.smollm2_135m.mlp"
 
 
 @pytest.mark.parametrize(

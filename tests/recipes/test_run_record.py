@@ -27,7 +27,7 @@ def gangs() -> Gangs:
 def run(tmp_path: Path, tiny_config: SpeechLlmConfig, gangs: Gangs) -> Path:
     """An output directory whose run has saved a step."""
     tiny_config.resolve()
-    check_run_record(tmp_path, tiny_config, gangs)
+    check_run_record(tmp_path, tiny_config, "float32", gangs)
     (tmp_path / "checkpoints/step_1").mkdir(parents=True)
     torch.save({}, tmp_path / "checkpoints/step_1/model.pt")
     return tmp_path
@@ -35,14 +35,14 @@ def run(tmp_path: Path, tiny_config: SpeechLlmConfig, gangs: Gangs) -> Path:
 
 def refusal(run: Path, config: SpeechLlmConfig, gangs: Gangs) -> str:
     with pytest.raises(UserError) as caught:
-        check_run_record(run, config, gangs)
+        check_run_record(run, config, "float32", gangs)
     line = str(caught.value)
     assert line.startswith(f"{run / RUN_RECORD}: ") and "\n" not in line
     return line
 
 
 def test_a_run_is_resumed_by_its_own_system_alone(run: Path, tiny_config: SpeechLlmConfig, gangs: Gangs) -> None:
-    check_run_record(run, tiny_config, gangs)
+    check_run_record(run, tiny_config, "float32", gangs)
     other = dataclasses.replace(tiny_config, frame_stack=2)
     assert "with frame_stack = 1, found 2" in refusal(run, other, gangs)
 
@@ -67,7 +67,7 @@ def test_a_model_that_moved_is_the_same(run: Path, tiny_config: SpeechLlmConfig,
 
 def test_a_folder_that_is_no_step_is_none(run: Path, tiny_config: SpeechLlmConfig, gangs: Gangs) -> None:
     (run / "checkpoints/step_²").mkdir()
-    check_run_record(run, tiny_config, gangs)
+    check_run_record(run, tiny_config, "float32", gangs)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_a_damaged_record(run: Path, tiny_config: SpeechLlmConfig, gangs: Gangs,
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"adapter.config.wings": 3}, "adapter.config.wings: unknown key"),
-        ({"gone.key": 3}, "model.gone: unknown key"),
+        ({"adapter.config.wings": 3}, "adapter.config.wings: found an unknown key"),
+        ({"gone.key": 3}, "model.gone: found an unknown key"),
         ({"adapter.name": "mlq"}, "'mlq'"),
         ({"llm.config.dtype": "int4"}, "llm.config.dtype: found 'int4'"),
     ],

@@ -167,6 +167,9 @@ def test_translations_are_scored_by_bleu_and_chrf_with_signatures(evaluated: Pat
     for name in ("bleu", "chrf"):
         assert f"version:{version('sacrebleu')}" in scores[f"{name}_signature"]
     assert "tok:13a" in scores["bleu_signature"]
+    # Which counts no words: it is not what fairseq2 calls chrF++.
+    log = (evaluated / "logs/rank_0.log").read_text()
+    assert f"chrF2: {scores['chrf']:.4g}" in log and "chrF++" not in log
 
 
 def test_scores_tell_whether_the_system_listens_and_how_fast_it_is(evaluated: Path) -> None:

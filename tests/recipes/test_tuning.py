@@ -101,7 +101,7 @@ def test_features_of_a_tuned_encoder_are_not_cached(commands: Commands, system: 
     ("tuning", "words"),
     [
         ({"unfreeze": ["*.layers.7.*"]}, "llm_tuning.unfreeze: '*.layers.7.*' matches no weight"),
-        ({"lora_rank": -1}, "`lora_rank` must be at least 0"),
+        ({"lora_rank": -1}, "model.config_overrides.llm_tuning.lora_rank: found -1, expected at least 0"),
         ({"lora_rnk": 1}, "lora_rnk"),
     ],
 )

@@ -83,7 +83,6 @@ def test_each_options_features_are_decoded(demo: Path, document: dict[str, Any])
         scores = document["results"][name]
         assert scores["cut_hypotheses"] == sum(one.cut for one in found)
         assert scores["asr"]["wer"] == word_errors(references, [one.text for one in found], NORMALIZER).wer
-        assert scores["asr"]["wer_low"] <= scores["asr"]["wer"] <= scores["asr"]["wer_high"]
 
 
 def test_a_loop_ends_after_a_length_that_follows_from_the_clips(demo: Path) -> None:

@@ -60,7 +60,7 @@ def test_ten_steps_of_the_demo(trained: Path) -> None:
 
 def test_checkpoint_holds_the_adapter_alone(trained: Path) -> None:
     files = list((trained / "checkpoints" / "step_10" / "model").rglob("*.pt"))
-    assert sum(file.stat().st_size for file in files) < 25e6
+    assert sum(file.stat().st_size for file in files) < 45e6
 
 
 @pytest.mark.parametrize("beam_size", [1, 4], ids=["greedy", "beam 4"])

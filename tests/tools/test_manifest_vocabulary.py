@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-import yaml
 
 from speechllm_plugin.datasets.manifest import read_manifest, write_manifest
+from speechllm_plugin.yaml_text import parse_yaml
 from tests.commands import Commands, System, metrics
 
 
@@ -44,7 +44,7 @@ def test_from_transcripts_to_a_trained_and_reloaded_system(
     assert all(line["CTC Loss"] > 0 for line in metrics(tmp_path / "run", "train"))
 
     # As many pieces under the same name, but other labels.
-    resolved = yaml.safe_load((tmp_path / "run/checkpoints/model.yaml").read_text())["model_config"]["ctc"]
+    resolved = parse_yaml((tmp_path / "run/checkpoints/model.yaml").read_text())["model_config"]["ctc"]
     before = hashlib.sha256(model.read_bytes()).hexdigest()
     assert (resolved["vocabulary_size"], resolved["vocabulary_sha256"]) == (40, before)
     commands.speechllm(
@@ -53,14 +53,22 @@ def test_from_transcripts_to_a_trained_and_reloaded_system(
     now = hashlib.sha256(model.read_bytes()).hexdigest()
     clip = read_manifest(tiny_manifest / "dev.tsv")[0].audio
     transcribe = ("transcribe", "--checkpoint", tmp_path / "run", tiny_manifest / clip)
-    line = commands.speechllm(*transcribe, "--timestamps").user_error()
+    # The checkpoint has its own.
+    commands.speechllm(*transcribe, "--timestamps").ok()
+    line = commands.speechllm(*transcribe, "--timestamps", "--set", f"ctc.vocabulary={model}").user_error()
     assert f"{model} has the SHA-256 {now}" in line and before in line
     line = commands.recipe("train", tmp_path / "run", "--config-file", config).user_error()
     assert f"ctc.vocabulary_sha256 = {before!r}, found {now!r}" in line
 
-    # Decoding knows the number of pieces without the file.
+    # What the run needs is in its folder, wherever that is; a new run has none.
     model.unlink()
-    commands.speechllm(*transcribe).ok()
+    run = (tmp_path / "run").rename(tmp_path / "moved run")
+    options = ("--config-file", config, "--config", "regime.num_steps=4")
+    output = commands.recipe("train", run, *options).ok().output
+    assert f"{model} is gone; the vocabulary of CTC is read from {run / 'checkpoints/ctc_vocabulary.model'}" in output
+    assert "Resuming from step 2" in output
+    commands.speechllm("transcribe", "--checkpoint", run, tiny_manifest / clip, "--timestamps").ok()
+    commands.recipe("train", tmp_path / "tuned", *options, "--init-from", run).ok()
     result = commands.recipe("train", tmp_path / "again", "--config-file", config)
     assert result.status == 2
     assert f"model.config_overrides.ctc.vocabulary: no file {model}" in result.output

@@ -112,6 +112,25 @@ def test_frozen_models_that_moved_are_given_by_set(
     assert found.stdout == commands.speechllm("transcribe", audio[0], "--checkpoint", trained).ok().stdout
 
 
+def test_several_keys_behind_one_set(
+    commands: Commands, trained: Path, audio: list[Path], tiny_llm: Path, tiny_whisper: Path
+) -> None:
+    keys = (f"llm.config.path={tiny_llm}", f"encoder.config.path={tiny_whisper}")
+    expected = commands.speechllm("transcribe", "--checkpoint", trained, audio[0]).ok().stdout
+    assert commands.speechllm("transcribe", "--checkpoint", trained, "--set", *keys, audio[0]).ok().stdout == expected
+    line = commands.speechllm("transcribe", "--checkpoint", trained, audio[0], "--set", "llm.config.path").user_error()
+    assert line == "--set: found 'llm.config.path', expected KEY=VALUE"
+
+
+def test_one_file_or_samples_from_python(trained: Path, audio: list[Path]) -> None:
+    from speechllm_plugin.datasets.audio import read_audio, resolve
+
+    model = load_speech_llm(trained, device="cpu")
+    expected = model.transcribe([audio[0]])
+    assert model.transcribe(str(audio[0])) == model.transcribe(audio[0]) == expected
+    assert model.transcribe(read_audio(resolve(str(audio[0]), Path()))) == expected
+
+
 def test_a_text_with_line_ends_stays_on_its_line(
     commands: Commands, trained: Path, audio: list[Path], tiny_llm: Path, tmp_path: Path
 ) -> None:
@@ -188,10 +207,7 @@ def test_it_decodes_as_the_training_run_did(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    file = run / "config.yaml"
-    text = file.read_text()
-    assert "tokens_per_second: 12.0" in text
-    file.write_text(text.replace("tokens_per_second: 12.0", "tokens_per_second: 2.0"))
+    change_decoding(run, tokens_per_second=2.0)
     options = ("transcribe", *audio, "--checkpoint", run)
     short = _lines(commands.speechllm(*options).ok().stdout)
     long = _lines(commands.speechllm(*options, "--tokens-per-second", "12").ok().stdout)
@@ -207,8 +223,7 @@ def test_decoding_settings_that_do_not_go_together(
         load_speech_llm(trained).transcribe(audio[:1], decoding=DecodingConfig(temperature=1, top_p=3))
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    file = run / "config.yaml"
-    file.write_text(file.read_text().replace("temperature: 0.0", "temperature: 0.5"))
+    change_decoding(run, temperature=0.5)
     line = commands.speechllm("transcribe", audio[0], "--checkpoint", run, "--beam-size", "3").user_error()
     assert line.startswith("decoding: ") and "--beam-size must be 1 where --temperature is above 0" in line
 
@@ -235,8 +250,7 @@ def test_sampling_and_guards(commands: Commands, trained: Path, audio: list[Path
     # A guard of the training run's is switched off by its word.
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    file = run / "config.yaml"
-    file.write_text(file.read_text().replace("max_compression_ratio: null", "max_compression_ratio: 1.01"))
+    change_decoding(run, max_compression_ratio=1.01)
     options = ("transcribe", *audio, "--checkpoint", run, "--extra-tokens", 150)
     assert commands.speechllm(*options).ok().stdout == outputs[-2]
     assert commands.speechllm(*options, "--max-compression-ratio", "off").ok().stdout == outputs[-1]
@@ -270,17 +284,17 @@ def test_a_gpu_computes_as_in_the_recipe(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_decoding_settings_that_cannot_be_read(trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    file = run / "config.yaml"
-    text = file.read_text()
-    file.write_text(text.replace("tokens_per_second: 12.0", "tokens_per_second: many"))
-    with pytest.raises(UserError, match=r"config\.yaml: decoding\.tokens_per_second: found 'many'"):
+    file = change_decoding(run, tokens_per_second="many")
+    with pytest.raises(UserError, match=r"decoding\.json: decoding\.tokens_per_second: found 'many'"):
         find_checkpoint(run).decoding()
     for damaged in ("[", "text"):
         file.write_text(damaged)
         with pytest.raises(UserError, match=f"found a damaged {file}"):
             find_checkpoint(run).decoding()
-    # A checkpoint that came without its run's configuration.
+    # A run from before it kept its decoding has its configuration; a checkpoint that came alone has neither.
     file.unlink()
+    assert find_checkpoint(run).decoding() == DecodingConfig(tokens_per_second=12.0)
+    (run / "config.yaml").unlink()
     assert find_checkpoint(run).decoding() == DecodingConfig()
 
 
@@ -306,9 +320,9 @@ def test_decoding_settings_that_cannot_be_read(trained: Path, tmp_path: Path) ->
         (("--device", "foo"), ("device: found 'foo'", "expected cpu, cuda")),
         (("--device", "meta"), ("device: found 'meta'",)),
         (("--timestamps", "letters"), ("--timestamps", "'letters'", "segments or words")),
-        (("--source-lang", "klingon"), ("'klingon'", "ISO 639-1")),
+        (("--source-lang", "gibberish"), ("'gibberish'", "ISO 639")),
         (("--set", "nonsense"), ("--set", "'nonsense'", "KEY=VALUE")),
-        (("--set", "frame_stack=["), ("--set", "'frame_stack=['", "a value in YAML")),
+        (("--set", "frame_stack=["), ("frame_stack: found '['", "a value in YAML")),
         (("--set", "adaptr.name=mlp"), ("adaptr", "adapter")),
         (("--set", "llm.config.path.deeper=1"), ("llm.config.path.deeper", "'path'")),
     ],
@@ -326,7 +340,8 @@ def test_no_language_fails_before_the_model_loads(
     commands: Commands, trained: Path, audio: list[Path], option: str
 ) -> None:
     options = ("transcribe", audio[0], "--checkpoint", trained, "--set", "llm.config.path=/moved/away")
-    assert "language: found ''" in commands.speechllm(*options, option, "").user_error()
+    assert f"{option}: found ''" in commands.speechllm(*options, option, "").user_error()
+    assert "language: found 'xx'" in commands.speechllm(*options, option, "xx").user_error()
 
 
 def test_three_lines_of_python(commands: Commands, trained: Path, audio: list[Path]) -> None:
@@ -342,6 +357,15 @@ def test_three_lines_of_python(commands: Commands, trained: Path, audio: list[Pa
     expected = commands.speechllm("transcribe", "--checkpoint", trained, *audio).ok().stdout
     # Not splitlines(): a tiny LLM also writes control characters that Python takes for line ends.
     assert result.stdout.split("\n")[:-1] == [text for _, text in _lines(expected)]
+
+
+def change_decoding(run: Path, **changes: object) -> Path:
+    """Changes what the run keeps of its decoding; gives the file."""
+    file = run / "checkpoints" / "decoding.json"
+    content = json.loads(file.read_text())
+    assert content["decoding"].keys() >= changes.keys()
+    file.write_text(json.dumps({"decoding": {**content["decoding"], **changes}}))
+    return file
 
 
 def _lines(output: str) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.threads import wait_passively
 
 # name -> (module, one line of help). Modules are imported only when their command is asked for, so that
 # `speechllm --help` answers at once.
@@ -16,6 +17,7 @@ COMMANDS = {
     "inspect": ("speechllm_tools.inspect.command", "parameters, output rates and training cost of a system, offline"),
     "demo": ("speechllm_tools.demo.run", "train and evaluate a small real system on CPU, offline"),
     "compare": ("speechllm_tools.demo.compare", "train every adapter on the demo's data, into one table"),
+    "seeds": ("speechllm_tools.demo.seeds", "train the demo with several seeds and precisions, into one table"),
     "manifest": ("speechllm_tools.manifest.command", "make what training needs from manifests: a CTC vocabulary"),
     "bench": ("speechllm_tools.bench.command", "measure the kernels against their peers, or an encoder's options"),
 }
@@ -36,6 +38,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    wait_passively()
     options = parse(sys.argv[1:] if argv is None else argv)
     try:
         return int(options.run(options) or 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.yaml_text import parse_assignment
 
 if TYPE_CHECKING:
     from speechllm_plugin.alignment import TimedText
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 
-def _ratio(value: str) -> float | None:
+def _number_or_off(value: str) -> float | None:
     return None if value == "off" else float(value)
 
 
-_ratio.__name__ = "number"  # what argparse calls it
+_number_or_off.__name__ = "number"  # what argparse calls it
 
 DECODING: dict[str, tuple[Callable[[str], object], str]] = {
     "beam_size": (int, "hypotheses kept side by side; 1 = greedy; 4 costs more time and often errs less"),
@@ -34,11 +35,22 @@ DECODING: dict[str, tuple[Callable[[str], object], str]] = {
     "repetition_penalty": (float, "above 1 discourages tokens already said; 1 = off"),
     "no_repeat_ngram_size": (int, "no n-gram of this many tokens occurs twice; 0 = off"),
     "max_compression_ratio": (
-        _ratio, "a text that zlib shrinks more than this many times loops, and is decoded again without repetitions; "
-        "2.4 suits speech; off = keep it"
+        _number_or_off, "a text that zlib shrinks more than this many times loops, and is decoded again without "
+        "repetitions; 2.4 suits speech; off = keep it"
     ),
-    "tokens_per_second": (float, "limit of a text's length, in tokens per second of audio, beside --extra-tokens"),
+    "tokens_per_second": (
+        float, "limit of a text's length, in tokens per second of audio, beside --extra-tokens; if the run was given "
+        "none, it is from its training references"
+    ),
     "extra_tokens": (int, "limit of a text's length, in tokens, beside --tokens-per-second"),
+    "no_speech_level": (
+        _number_or_off, "a file whose loudest 0.1 s is below this level, in dB under full scale, gets no text; -60 is "
+        "silence; off = every file gets one"
+    ),
+    "no_speech_probability": (
+        _number_or_off, "a text whose tokens have a lower mean probability than this was made up and is left out; off "
+        "= keep it"
+    ),
 }
 """Fields of `DecodingConfig`: what each takes, and what it does."""
 FEW = 0.5
@@ -69,28 +81,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints one line a file, `AUDIO<TAB>TEXT`, or with `--timestamps` one a segment or word. A file that cannot be
     read is one line on standard error; the others are still transcribed, and the exit status is 2."""
-    if options.step not in ("best", "last") and not options.step.isdecimal():
-        raise UserError(f"--step: found {options.step!r}, expected best, last or a step number")
     if options.batch_size < 1:
         raise UserError(f"--batch-size: found {options.batch_size}, expected at least 1")
-    overrides = dict(_assignment(item) for item in options.set)
+    files = [name for name in options.audio if not (options.set and _is_assignment(name))]
+    given = [*options.set, *(name for name in options.audio if name not in files)]
+    overrides = dict(parse_assignment(item, "--set") for item in given)
+    if not files:
+        raise UserError("AUDIO: found none, expected at least one file")
 
     from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
     from speechllm_plugin.encoders.api import too_long
-    from speechllm_plugin.languages import language_name
-    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm
+    from speechllm_plugin.languages import language_code
+    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm, parse_step
+    from speechllm_plugin.precision import describe_decoding, machine_precision
     from speechllm_tools.numerics import use_recipe_numerics
 
-    for language in (options.source_lang, options.target_lang):
-        if language is not None:
-            language_name(language)
-    step = int(options.step) if options.step.isdecimal() else options.step
-    decoding = _decoding(options, find_checkpoint(options.checkpoint, step).decoding())
+    step = parse_step(options.step)
+    checkpoint = find_checkpoint(options.checkpoint, step)
+    of_the_run = checkpoint.decoding()
+    decoding = _decoding(options, of_the_run)
+    for name in ("source_lang", "target_lang"):
+        if getattr(options, name) == "":
+            raise UserError(f"{_option(name)}: found '', expected a language")
+    # Before anything is loaded: a language that the prompt names must have a name.
+    checkpoint.config(overrides).prompt.instruction(options.source_lang, options.target_lang)
     use_recipe_numerics()
     model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
+    if (trained := checkpoint.precision()) != model.precision:
+        _say(describe_decoding(model.precision, trained, machine_precision(next(model.parameters()).device)))
+    _say(f"decoding {decoding.described(of_the_run)}")
+    if model.encoder.languages and language_code(options.source_lang) not in model.encoder.languages:
+        _say(f"--source-lang: found {options.source_lang!r}, but the speech encoder was pretrained on "
+             f"{', '.join(model.encoder.languages)} alone")
     failed = 0
     readable = []
-    for name in options.audio:
+    for name in files:
         try:
             seconds = len(read_audio(resolve(name, Path()))) / SAMPLE_RATE
             if model.encoder.max_seconds is not None and seconds > model.encoder.max_seconds:
@@ -99,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
         except UserError as error:
             failed += 1
             print(f"speechllm transcribe: error: {error}", file=sys.stderr)
-    if options.timestamps and not _is_transcript(model, options):
+    if options.timestamps and not model.prompts.transcribes(options.source_lang, options.target_lang):
         what = "an answer has other words than" if model.prompts.answers else "a translation puts words in another "\
             "order than"
         _say(f"{what} the speech; each text gets the times of its whole file")
@@ -120,17 +145,13 @@ def _lines(
     if not options.timestamps:
         return [[[_one_line(text)]] for text in model.transcribe(names, **languages, decoding=decoding)]
     timed = model.transcribe_timed(names, **languages, decoding=decoding)
-    if _is_transcript(model, options):
+    if model.prompts.transcribes(options.source_lang, options.target_lang):
         for name, text in zip(names, timed, strict=True):
             _warn_of_estimates(name, text)
     return [
         [[f"{part.start:.2f}", f"{part.end:.2f}", _one_line(part.text)] for part in getattr(text, options.timestamps)]
         for text in timed
     ]
-
-
-def _is_transcript(model: SpeechLlm, options: argparse.Namespace) -> bool:
-    return not model.prompts.answers and options.target_lang in (None, options.source_lang)
 
 
 def _warn_of_estimates(name: str, text: TimedText) -> None:
@@ -164,16 +185,9 @@ def _unit(value: str) -> str:
     return value
 
 
-def _assignment(item: str) -> tuple[str, object]:
-    key, separator, value = item.partition("=")
-    if not separator or not key:
-        raise UserError(f"--set: found {item!r}, expected KEY=VALUE")
-    import yaml
-
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set: found {item!r}, expected a value in YAML ({' '.join(str(error).split())})") from error
+def _is_assignment(name: str) -> bool:
+    """A second KEY=VALUE behind one `--set`, which argparse takes for a file."""
+    return re.match(r"[a-z_]+(\.[a-z_]+)*=", name) is not None and not Path(name).exists()
 
 
 def _one_line(text: str) -> str:

@@ -11,7 +11,15 @@ from typing import Final, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from speechllm_kernels._common import Backend, check_cap, check_lengths, check_like, check_sequences, resolve_backend
+from speechllm_kernels._common import (
+    Backend,
+    accumulable,
+    check_cap,
+    check_lengths,
+    check_like,
+    check_sequences,
+    resolve_backend,
+)
 from speechllm_kernels.cif import ops, reference
 from speechllm_kernels.cif.plan import Plan, Rules
 
@@ -103,6 +111,8 @@ def cif(
     chosen = resolve_backend(backend, h)
     if chosen == "triton" and alpha.dtype == torch.float64:
         raise ValueError("`alpha` must be float32, bfloat16 or float16 for the backend triton, but is float64.")
+    # Here, not in the kernels: alpha's gradients through `seqs` and `alpha_sum` are then added before they are rounded.
+    alpha = accumulable(alpha)
 
     if chosen == "reference":
         slots = max_output_length

@@ -46,7 +46,7 @@ class Plan(NamedTuple):
     overflow: Tensor
     """[B] int64: tokens that U had no room for."""
     alpha_sum: Tensor
-    """[B] float32 (float64 for a float64 alpha): sum of the unscaled alpha."""
+    """[B] in the dtype of alpha: sum of the unscaled alpha."""
     scale: Tensor
     """[B] float64: alpha -> tokens."""
     tail_scale: Tensor
@@ -64,7 +64,7 @@ def sum_alpha(alpha: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     # Running sums throughout: `sum` adds in an order that depends on the padding.
     alpha_sum = torch.where(valid, wide, 0).cumsum(1)[:, -1]
     prefix = torch.where(usable, wide, 0).cumsum(1)
-    return alpha_sum if alpha.dtype == torch.float64 else alpha_sum.float(), prefix
+    return alpha_sum.to(alpha.dtype), prefix
 
 
 def scale_of(total: Tensor, target_lengths: Tensor | None, rules: Rules) -> Tensor:

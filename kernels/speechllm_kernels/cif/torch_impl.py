@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from speechllm_kernels._common import valid_frames
+from speechllm_kernels._common import accumulable, valid_frames
 from speechllm_kernels.cif.plan import (
     BELOW,
     LARGEST_POSITION,
@@ -58,7 +58,7 @@ def forward(h: Tensor, lengths: Tensor, plan: Plan, beta: float) -> Tensor:
     """
     batch, slots = plan.fire_frames.shape
     entries = _list_entries(lengths, plan, beta)
-    flat = _accumulable(h).reshape(-1, h.shape[2])
+    flat = accumulable(h).reshape(-1, h.shape[2])
     sums = embedding_bag(
         entries.frame, flat, entries.offset, mode="sum", per_sample_weights=entries.weight.to(flat.dtype)
     )
@@ -84,7 +84,7 @@ def backward(
     """
     batch, frames, width = h.shape
     entries = _list_entries(lengths, plan, rules.beta)
-    flat_grad = _accumulable(grad).reshape(-1, width)
+    flat_grad = accumulable(grad).reshape(-1, width)
     grad_h = grad_alpha = None
     if need_h:
         # Entries are in order of (row, token, frame), which is also that of (row, frame, token).
@@ -98,7 +98,7 @@ def backward(
         )
         grad_h = sums.to(h.dtype).view(h.shape)
     if need_alpha:
-        flat = _accumulable(h).reshape(-1, width)
+        flat = accumulable(h).reshape(-1, width)
         dot = torch.ops.aten._embedding_bag_per_sample_weights_backward(
             flat_grad, flat, entries.frame, entries.offset, entries.slot, 0
         )
@@ -189,8 +189,3 @@ def _list_entries(lengths: Tensor, plan: Plan, beta: float) -> _Entries:
 def _shift(cum: Tensor) -> Tensor:
     """Position at the beginning of each frame."""
     return torch.nn.functional.pad(cum[:, :-1], (1, 0))
-
-
-def _accumulable(tensor: Tensor) -> Tensor:
-    """float32 for the half precisions: sums of many frames need it."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from speechllm_kernels._triton_numbers import double, narrow, widen
 from speechllm_kernels.cif.plan import Plan, Rules
 from speechllm_kernels.cif.triton_gather import block_of_channels
 
@@ -130,11 +131,11 @@ def grad_frames_kernel(
     block = tl.program_id(0) % blocks
     start = (tl.program_id(0) // blocks).to(tl.int64) * FRAMES
     channel = block * BLOCK + tl.arange(0, BLOCK)
-    inside = channel < width
     length = tl.minimum(tl.maximum(tl.load(lengths + row * stride_length).to(tl.int64), 0), frames)
     given = tl.load(given_lengths + row)
     last_token = given + tl.load(overflow + row) - 1
-    last_factor = (tl.load(tail_scales + row) * BETA).to(tl.float32)
+    factor = double(BETA)
+    last_factor = tl.load(tail_scales + row) * factor
     cum_row = cum + row * frames
     source = h + row * stride_row + channel * stride_channel
     grad_source = grad + row * grad_stride_row + channel * grad_stride_channel
@@ -152,36 +153,34 @@ def grad_frames_kernel(
         new_token = new.to(tl.int64)
         fires = valid & (new_token > old_token)
         # The gradients of the token that the frame finds and, if it completes that, of the one that it leaves.
-        old_grad = tl.load(
-            grad_source + old_token * grad_stride_slot, mask=inside & valid & (old_token < given), other=0.0
-        ).to(tl.float32)
-        old_grad *= tl.where(old_token == last_token, last_factor, BETA)
-        new_grad = tl.load(
-            grad_source + new_token * grad_stride_slot, mask=inside & fires & (new_token < given), other=0.0
-        ).to(tl.float32)
-        new_grad *= tl.where(new_token == last_token, last_factor, BETA)
+        old_limit = tl.where(valid & (old_token < given), width, 0)
+        new_limit = tl.where(fires & (new_token < given), width, 0)
+        old_grad = tl.load(grad_source + old_token * grad_stride_slot, mask=channel < old_limit, other=0.0)
+        new_grad = tl.load(grad_source + new_token * grad_stride_slot, mask=channel < new_limit, other=0.0)
+        old_grad, new_grad = widen(old_grad), widen(new_grad)
+        old_factor = tl.where(old_token == last_token, last_factor, factor)
+        new_factor = tl.where(new_token == last_token, last_factor, factor)
         if NEED_ALPHA:
-            value = tl.load(source + frame * stride_frame, mask=inside & valid, other=0.0).to(tl.float32)
-            old_product = tl.sum(old_grad * value, 0)
-            new_product = tl.where(fires, tl.sum(new_grad * value, 0), old_product)
+            limit = tl.where(valid, width, 0)
+            value = widen(tl.load(source + frame * stride_frame, mask=channel < limit, other=0.0))
+            old_product = (tl.sum(old_grad * value, 0) * old_factor).to(tl.float32)
+            new_product = (tl.sum(new_grad * value, 0) * new_factor).to(tl.float32)
+            new_product = tl.where(fires, new_product, old_product)
             tl.store(products + at + frame, new_product, mask=frame < frames)
             tl.store(products + half + at + frame, old_product, mask=frame < frames)
         if NEED_H:
-            old_weight = (tl.minimum(end, old + 1.0) - begin).to(tl.float32)
-            new_weight = (end - new).to(tl.float32)
+            old_weight = ((tl.minimum(end, old + 1.0) - begin) * old_factor).to(tl.float32)
+            new_weight = ((end - new) * new_factor).to(tl.float32)
             total = old_weight * old_grad + new_weight * new_grad
             # Tokens that this frame fills alone.
             between = old_token + 1
             stop = tl.minimum(new_token, given)
             while between < stop:
-                whole = tl.load(grad_source + between * grad_stride_slot, mask=inside, other=0.0).to(tl.float32)
-                total += whole * tl.where(between == last_token, last_factor, BETA)
+                whole = widen(tl.load(grad_source + between * grad_stride_slot, mask=channel < width, other=0.0))
+                total += whole * tl.where(between == last_token, last_factor, factor).to(tl.float32)
                 between += 1
-            tl.store(
-                grad_h + (row * frames + frame) * width + channel,
-                total.to(grad_h.dtype.element_ty),
-                mask=inside & (frame < frames),
-            )
+            limit = tl.where(frame < frames, width, 0)
+            tl.store(grad_h + (row * frames + frame) * width + channel, narrow(total, grad_h), mask=channel < limit)
         begin = end
 
 
@@ -258,6 +257,4 @@ def grad_alpha_kernel(
             tail_scale = tl.load(tail_scales + row)
             gradient -= tl.where(tail_scale != 1.0, all_product * tail_scale, 0.0)
         gradient = tl.where(valid, gradient * tl.load(scales + row), 0.0)
-        # Through float32: the interpreter knows no other way to bfloat16.
-        gradient = gradient.to(tl.float32).to(grad_alpha.dtype.element_ty)
-        tl.store(grad_alpha + row * frames + frame, gradient, mask=frame < frames)
+        tl.store(grad_alpha + row * frames + frame, gradient.to(tl.float32), mask=frame < frames)

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from speechllm_kernels._triton_numbers import double, narrow, widen
 from speechllm_kernels.cif.plan import Plan
 
 WARPS = 1
@@ -79,13 +80,14 @@ def gather_kernel(
     row = tl.program_id(1).to(tl.int64)
     token = tl.program_id(0) // blocks
     channel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    inside = channel < width
     given = tl.load(given_lengths + row)
     slot = row * slots + token
     last = tl.load(fire_frames + slot)  # -1 in unused slots: no frame is read
     first = tl.load(fire_frames + slot - 1, mask=token > 0, other=0)
     first = tl.maximum(first, 0)
     last = tl.where(token < given, last, -1)
+    is_last = token == given + tl.load(overflow + row) - 1
+    factor = tl.where(is_last, tl.load(tail_scales + row), double(1.0)) * double(BETA)
 
     total = tl.zeros([BLOCK], dtype=tl.float32)
     low = token.to(tl.float64)
@@ -99,13 +101,11 @@ def gather_kernel(
             valid = frame <= last
             end = tl.load(cum_row + frame, mask=valid, other=0.0)
             weight = tl.maximum(tl.minimum(end, high) - tl.maximum(begin, low), 0.0)
-            weight = tl.where(valid, weight, 0.0).to(tl.float32)
-            value = tl.load(source + frame * stride_frame, mask=inside & valid, other=0.0)
-            total += weight * value.to(tl.float32)
+            weight = tl.where(valid, weight * factor, 0.0).to(tl.float32)
+            limit = tl.where(valid, width, 0)
+            value = tl.load(source + frame * stride_frame, mask=channel < limit, other=0.0)
+            total += weight * widen(value)
             begin = end
         first += FRAMES
 
-    is_last = token == given + tl.load(overflow + row) - 1
-    factor = tl.where(is_last, tl.load(tail_scales + row), 1.0) * BETA
-    total = total * factor.to(tl.float32)
-    tl.store(out + slot * width + channel, total.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + slot * width + channel, narrow(total, out), mask=channel < width)

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from speechllm_kernels._triton_numbers import double
 from speechllm_kernels.cif.plan import BELOW, LARGEST_ALPHA, LARGEST_POSITION, SNAP, Plan, Rules
 
 # Fixed, whatever T: a row's sums have the same bits alone and in a batch.
@@ -40,7 +41,7 @@ def plan(alpha: Tensor, lengths: Tensor, target_lengths: Tensor | None, slots: i
         target_lengths.stride(0) if target_lengths is not None else 0,
         *result,
         slots,
-        # Numbers that must stay float64 are compile-time constants: as arguments they would become float32.
+        # What decides is known to the compiler: an argument of a kernel becomes float32.
         BETA=rules.beta,
         SCALE_EPS=rules.scale_eps,
         # Above 1 is never reached: a tail is less than a token.
@@ -67,7 +68,7 @@ def _larger(a, b):
 @triton.jit
 def _snap(position, SNAP: tl.constexpr):
     nearest = tl.floor(position + 0.5)
-    return tl.where(tl.abs(position - nearest) < SNAP, nearest, position)
+    return tl.where(tl.abs(position - nearest) < double(SNAP), nearest, position)
 
 
 @triton.jit
@@ -75,7 +76,7 @@ def _load_alpha(alpha, frame, length, stride_row, stride_frame, LARGEST: tl.cons
     """The plain alpha, and what counts of it; both 0 in the padding."""
     row = tl.program_id(1).to(tl.int64)
     plain = tl.load(alpha + row * stride_row + frame * stride_frame, mask=frame < length, other=0.0).to(tl.float64)
-    return plain, tl.where((plain >= 0) & (plain < LARGEST), plain, 0.0)
+    return plain, tl.where((plain >= 0) & (plain < double(LARGEST)), plain, 0.0)
 
 
 @triton.jit
@@ -157,18 +158,19 @@ def plan_kernel(
 
     if SCALED:
         target = tl.maximum(tl.load(targets + row * stride_target).to(tl.int64), 0)
-        wanted = target.to(tl.float64) + SCALE_EPS / BETA
+        wanted = target.to(tl.float64) + double(SCALE_EPS / BETA)
         scale = tl.where(total > 0, wanted / tl.where(total > 0, total, 1.0), 0.0)
     else:
-        scale = total * 0 + 1.0 / BETA
-    row_end = _snap(tl.minimum(total * scale, LARGEST_POSITION), SNAP)
+        scale = double(1.0 / BETA)
+    row_end = _snap(tl.minimum(total * scale, double(LARGEST_POSITION)), SNAP)
     full = tl.floor(row_end)
-    tail_scale = total * 0 + 1.0
+    tail_scale = double(1.0)
     if SCALED:
         needed = target
     else:
         tail = row_end - full
-        enough = tail - SNAP > THRESHOLD if STRICT else tail + SNAP >= THRESHOLD
+        threshold = double(THRESHOLD)
+        enough = tail - double(SNAP) > threshold if STRICT else tail + double(SNAP) >= threshold
         fires = (tail > 0) & enough
         needed = full.to(tl.int64) + fires.to(tl.int64)
         if RENORM:
@@ -179,12 +181,12 @@ def plan_kernel(
     prefix = tl.minimum(begin + tl.cumsum(usable, 0), end)
     prefix = tl.where((index == CHUNK - 1) | (frame >= length - 1), end, prefix)
     prefix = tl.associative_scan(prefix, 0, _larger)
-    position = _snap(tl.minimum(prefix * scale, LARGEST_POSITION), SNAP)
+    position = _snap(tl.minimum(prefix * scale, double(LARGEST_POSITION)), SNAP)
     before = tl.gather(position, tl.maximum(index - 1, 0), 0)
-    before = tl.where(index == 0, _snap(tl.minimum(begin * scale, LARGEST_POSITION), SNAP), before)
+    before = tl.where(index == 0, _snap(tl.minimum(begin * scale, double(LARGEST_POSITION)), SNAP), before)
     stored = position
     if SCALED and SCALE_EPS == 0:
-        stored = tl.minimum(position, target.to(tl.float64) * BELOW)
+        stored = tl.minimum(position, target.to(tl.float64) * double(BELOW))
     tl.store(cum + row * frames + frame, stored, mask=frame < frames)
 
     # The frames that complete tokens are their only writers.

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from speechllm_kernels._triton_numbers import narrow, widen
 from speechllm_kernels.ctc_collapse.steps import FrameLabels
 
 LANES = 512  # one wide load each
@@ -99,7 +100,7 @@ def ctc_label_frames_kernel(
     size = tl.where(inside, vocabulary, 0)
     whole = size // TILE
     for index in range(0, whole):
-        x = tl.load(base + (index * TILE + place).to(tl.int64) * stride_v).to(tl.float32)
+        x = widen(tl.load(base + (index * TILE + place).to(tl.int64) * stride_v))
         top = tl.max(x, axis=1)
         new = tl.maximum(best, top)
         if PROBABILITIES:
@@ -108,7 +109,7 @@ def ctc_label_frames_kernel(
         tile = tl.where(top > best, index, tile)
         best = new
     tail = whole * TILE + place
-    x = tl.load(base + tail.to(tl.int64) * stride_v, mask=tail < size, other=float("-inf")).to(tl.float32)
+    x = widen(tl.load(base + tail.to(tl.int64) * stride_v, mask=tail < size, other=float("-inf")))
     top = tl.max(x, axis=1)
     new = tl.maximum(best, top)
     if PROBABILITIES:
@@ -120,7 +121,7 @@ def ctc_label_frames_kernel(
     most = tl.max(best, axis=0)
     again = tile[:, None] * TILE + place
     mask = (best == most)[:, None] & (again < size)
-    x = tl.load(base + again.to(tl.int64) * stride_v, mask=mask, other=float("-inf")).to(tl.float32)
+    x = widen(tl.load(base + again.to(tl.int64) * stride_v, mask=mask, other=float("-inf")))
     lowest = tl.min(tl.min(tl.where(mask & (x == most), again, vocabulary - 1), axis=1), axis=0)
     tl.store(labels + row, tl.where(inside, lowest, -1).to(tl.int64))
     if PROBABILITIES:
@@ -130,7 +131,7 @@ def ctc_label_frames_kernel(
         own = (lowest % TILE) // VECTOR
         others = tl.where(tl.arange(0, LANES) == own, 0.0, total * tl.exp(best - finite_most))
         lane = (tl.arange(0, TILES) * TILE + own * VECTOR)[:, None] + tl.arange(0, VECTOR)[None, :]
-        x = tl.load(base + lane.to(tl.int64) * stride_v, mask=lane < size, other=float("-inf")).to(tl.float32)
+        x = widen(tl.load(base + lane.to(tl.int64) * stride_v, mask=lane < size, other=float("-inf")))
         powers = tl.where(lane == lowest, 0.0, tl.exp(x - finite_most))
         remaining = tl.sum(others, axis=0) + tl.sum(tl.sum(powers, axis=1), axis=0)
         # log(1 + r) without losing a small r: the sum's rounding is made up for.
@@ -166,11 +167,10 @@ def ctc_label_frames_backward_kernel(
     t = row % frames
     inside = t < tl.load(lengths + batch)
     v = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    exists = v < vocabulary
     source = logits + batch * stride_b + t * stride_t + v.to(tl.int64) * stride_v
-    x = tl.load(source, mask=exists & inside, other=float("-inf")).to(tl.float32)
+    x = widen(tl.load(source, mask=v < tl.where(inside, vocabulary, 0), other=float("-inf")))
     p = tl.load(probability + row)
     scale = tl.load(grad + batch * stride_gb + t * stride_gt, mask=inside, other=0.0) * p
     own = tl.load(rest + row) * p
     value = scale * tl.where(v == tl.load(labels + row), own, -tl.exp(x - tl.load(sums + row)))
-    tl.store(result + row * vocabulary + v, value.to(result.dtype.element_ty), mask=exists)
+    tl.store(result + row * vocabulary + v, narrow(value, result), mask=v < vocabulary)

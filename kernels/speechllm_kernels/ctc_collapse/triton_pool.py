@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from speechllm_kernels._triton_numbers import narrow, widen
 from speechllm_kernels.ctc_collapse.steps import Pooled
 
 FRAMES = 4  # in flight
@@ -106,12 +107,12 @@ def ctc_pool_kernel(
         else:
             score = member.to(tl.float32)
         source = h + batch * stride_b + t.to(tl.int64)[:, None] * stride_t + c[None, :] * stride_c
-        x = tl.load(source, mask=member[:, None] & (c < channels)[None, :], other=0.0).to(tl.float32)
-        total += tl.sum(x * score[:, None], axis=0)
+        x = tl.load(source, mask=member[:, None] & (c < channels)[None, :], other=0.0)
+        total += tl.sum(widen(x) * score[:, None], axis=0)
         norm += score
     all_norm = tl.sum(norm, axis=0)
     mean = total / tl.where(all_norm > 0, all_norm, 1.0)
     output = (batch * width + slot) * channels + c
-    tl.store(seqs + output, mean.to(seqs.dtype.element_ty), mask=c < channels)
+    tl.store(seqs + output, narrow(mean, seqs), mask=c < channels)
     if tl.program_id(1) == 0:
         tl.store(norms + batch * width + slot, all_norm)

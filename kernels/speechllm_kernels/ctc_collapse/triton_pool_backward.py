@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from speechllm_kernels._triton_numbers import narrow, widen
 from speechllm_kernels.ctc_collapse.steps import PoolGradients
 from speechllm_kernels.ctc_collapse.triton_pool import block_of_channels, strides_of
 
@@ -126,14 +127,14 @@ def ctc_pool_backward_kernel(
         c = begin + tl.arange(0, BLOCK_C)
         mask = member[:, None] & (c < channels)[None, :]
         upper = grad + batch * stride_gb + slot.to(tl.int64)[:, None] * stride_gu + c[None, :] * stride_gc
-        g = tl.load(upper, mask=mask, other=0.0).to(tl.float32)
+        g = widen(tl.load(upper, mask=mask, other=0.0))
         if FOR_SCORES:
             source = h + batch * stride_b + t.to(tl.int64)[:, None] * stride_t + c[None, :] * stride_c
-            product += tl.sum(g * tl.load(source, mask=mask, other=0.0).to(tl.float32), axis=1)
+            product += tl.sum(g * widen(tl.load(source, mask=mask, other=0.0)), axis=1)
         if FOR_H:
             target = dh + (batch * frames + t)[:, None] * channels + c[None, :]
-            value = (g * weight[:, None]).to(dh.dtype.element_ty)
-            tl.store(target, value, mask=(t < frames)[:, None] & (c < channels)[None, :])
+            value = g * weight[:, None]
+            tl.store(target, narrow(value, dh), mask=(t < frames)[:, None] & (c < channels)[None, :])
     if FOR_SCORES:
         tl.store(products + batch * frames + t, product, mask=t < frames)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from speechllm_recipes.entry import Action, RecipeEntry
+from speechllm_recipes.speech_llm.steps import derived_steps
 
 if TYPE_CHECKING:
     from fairseq2.recipe.base import Recipe
@@ -37,13 +38,20 @@ def _cascade() -> Recipe:
 RECIPE = RecipeEntry(
     "a frozen speech encoder and a frozen LLM, joined by a trained adapter",
     {
-        "train": Action("train an adapter; run again to resume", _train, takes_checkpoint=False),
+        "train": Action(
+            "train an adapter; run again to resume",
+            _train,
+            takes_checkpoint=False,
+            takes_init=True,
+            derive=derived_steps,
+        ),
         "evaluate": Action("decode splits and score them: WER, BLEU, chrF", _evaluate, takes_checkpoint=True),
         "generate": Action("decode a split into a TSV, with or without references", _generate, takes_checkpoint=True),
         "cascade": Action(
             "the baseline without training: a recogniser, then the LLM on its text; scored as by evaluate",
             _cascade,
             takes_checkpoint=False,
+            model_keys="",
         ),
     },
 )

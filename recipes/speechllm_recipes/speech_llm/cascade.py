@@ -13,15 +13,23 @@ from torch.nn import Module
 from typing_extensions import override
 
 from speechllm_plugin.cascade import Cascade, needs_llm
+from speechllm_plugin.datasets.checks import check_languages
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.languages import language_name
 from speechllm_plugin.llms.api import LLMS
+from speechllm_plugin.llms.limits import reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.archs import check_part_arch
+from speechllm_plugin.precision import MachinePrecision, describe_decoding
 from speechllm_plugin.recognizers.api import RECOGNIZERS
-from speechllm_plugin.scoring.provenance import provenance
+from speechllm_plugin.scoring.normalizers import get_normalizer
+from speechllm_plugin.scoring.provenance import provenance as collect_provenance
 from speechllm_plugin.tasks.cascade import CascadeDecoder, CascadeEvalUnit
-from speechllm_recipes.speech_llm.common import open_reader, register_common
+from speechllm_plugin.tasks.kept import KeptHypotheses
+from speechllm_recipes.speech_llm.common import arithmetic, open_reader, register_common
 from speechllm_recipes.speech_llm.config import CascadeConfig
+from speechllm_recipes.speech_llm.precision import shared_precision
+from speechllm_recipes.speech_llm.task import DecodingTask
 
 
 class CascadeRecipe(Recipe):
@@ -42,24 +50,36 @@ class CascadeRecipe(Recipe):
                 f"dataset.feature_cache: found {config.dataset.feature_cache!r}, expected null: a cascade keeps no "
                 "features"
             )
-        cascade = _create(context, config)
-        units, readers = [], []
+        get_normalizer(config.wer_normalizer)  # tells of a missing package before anything is loaded
+        machine = shared_precision(context)
+        cascade = _create(context, config, machine)
+        units, readers, kept = [], [], []
         for split in config.dataset.splits:
             reader = open_reader(context, config.dataset, split, max_seconds=cascade.recognizer.max_seconds)
+            beyond = 0.0
+            if cascade.prompts is not None:
+                clips = [
+                    (clip, seconds) for clip, seconds in reader.clips
+                    if needs_llm(config.prompt, clip.source_lang, clip.target_lang)
+                ]
+                beyond = report_limit(split, reference_lengths(cascade.prompts, clips), config.decoding)
+            provenance = _provenance(context, config, cascade, split)
+            kept.append(KeptHypotheses(context.output_dir / split, context.gangs.dp.rank, provenance()))
             units.append(
                 CascadeEvalUnit(
                     split,
-                    CascadeDecoder(cascade, config.decoding),
+                    CascadeDecoder(cascade, config.decoding, kept[-1]),
                     reader,
                     context.gangs.dp,
                     context.output_dir / split,
                     normalizer=config.wer_normalizer,
-                    provenance=_provenance(context, config, cascade, split),
+                    beyond_limit=beyond,
+                    provenance=provenance,
                 )
             )
             readers.append(reader)
         # As `context.create_evaluator` does, with a model that is none of a registered family.
-        return wire_object(
+        evaluator = wire_object(
             context.resolver,
             Evaluator,
             model=cascade,
@@ -69,12 +89,17 @@ class CascadeRecipe(Recipe):
             amp_dtype=config.evaluator.amp_dtype,
             seed=config.common.seed + 3,
         )
+        return DecodingTask(evaluator, kept, context.gangs.root, context.output_dir)
 
 
-def _create(context: RecipeContext, config: CascadeConfig) -> Cascade:
+def _create(context: RecipeContext, config: CascadeConfig, machine: MachinePrecision) -> Cascade:
     # Before anything is loaded: a wrong key is told at once, and the score file names every default.
     config.recognizer.config = RECOGNIZERS.config(config.recognizer.name, config.recognizer.config)
     config.llm.config = LLMS.config(config.llm.name, config.llm.config)
+    parts: dict[str, Any] = {"recognizer": config.recognizer.config, "llm": config.llm.config}
+    for part in parts.values():
+        if getattr(part, "dtype", None) == "auto":
+            part.dtype = machine.auto
     if config.recognizer.arch is not None:
         raise UserError(
             f"recognizer.arch: found {config.recognizer.arch!r}, expected null; recognizer.config.path names the model"
@@ -82,17 +107,22 @@ def _create(context: RecipeContext, config: CascadeConfig) -> Cascade:
     if config.llm.arch is not None:
         check_part_arch("llm", config.llm.arch, config.llm.name, config.llm.config)
     dataset = context.get_dataset_as(SpeechTextDataset)
-    rows = (row for split in config.dataset.splits for row in dataset.read(split))
-    num_answers = sum(needs_llm(config.prompt, row.source_lang, row.target_lang) for row in rows)
+    config.prompt.check()
+    rows = [row for split in config.dataset.splits for row in dataset.read(split)]
+    answered = [row for row in rows if needs_llm(config.prompt, row.source_lang, row.target_lang)]
+    check_languages(answered, config.prompt.named, language_name)
     with context.device:
         recognizer = RECOGNIZERS.get(config.recognizer.name).build(config.recognizer.config)
-        llm = LLMS.get(config.llm.name).build(config.llm.config) if num_answers else None
+        llm = LLMS.get(config.llm.name).build(config.llm.config) if answered else None
+    check_languages(rows, lambda source, target: {"source": source}, recognizer.code)
     log.info(
         "Cascade: a recogniser of {:.1f} M parameters, {}.",
         _millions(recognizer),
         "and no LLM, since all clips are to be transcribed" if llm is None
-        else f"and an LLM of {_millions(llm):.1f} M for {num_answers:,} clips",
+        else f"and an LLM of {_millions(llm):.1f} M for {len(answered):,} clips",
     )
+    used = {name: part.dtype for name, part in parts.items() if hasattr(part, "dtype")}
+    log.info("{}", describe_decoding(used, None, machine))
     return Cascade(recognizer, llm, config.prompt)
 
 
@@ -104,8 +134,15 @@ def _provenance(context: RecipeContext, config: CascadeConfig, cascade: Cascade,
     manifests = context.get_dataset_as(SpeechTextDataset).manifest_files(split)
 
     def collect() -> dict[str, Any]:
-        collected = provenance(config, None, manifests)
+        collected = collect_provenance(config, None, manifests)
         llm = None if cascade.llm is None else cascade.llm.identity()
-        return {**collected, "recognizer": cascade.recognizer.identity(), "llm": llm}
+        return {
+            **collected,
+            "recognizer": cascade.recognizer.identity(),
+            "llm": llm,
+            "arithmetic": arithmetic(
+                config.dataset, config.evaluator, context.device, recognizer=cascade.recognizer, llm=cascade.llm
+            ),
+        }
 
     return collect

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from fairseq2.device import Device
 from fairseq2.logging import log
 from fairseq2.metrics import format_as_float, format_as_int
 from fairseq2.metrics.recorders import MetricDescriptor
 from fairseq2.recipe.base import RecipeContext
 from fairseq2.recipe.cli import register_cli_error
+from fairseq2.recipe.config import EvaluatorSection
 from fairseq2.runtime.dependency import DependencyContainer
+from torch.nn import Module
 
 from speechllm_plugin.datasets.audio import AudioError
+from speechllm_plugin.datasets.augmentation import AugmentationConfig
+from speechllm_plugin.datasets.checks import check_languages
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
-from speechllm_plugin.datasets.speech_text import SpeechTextDataset
+from speechllm_plugin.datasets.speech_text import SpeechTextDataset, Utterance
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.languages import direction_of, language_code, language_name
+from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.llms.limits import reference_lengths, report_limit
+from speechllm_plugin.models.speech_llm.checkpoint import named_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_recipes.speech_llm.config import SpeechDatasetSection
+from speechllm_plugin.prompts import PromptRenderer
+from speechllm_recipes.speech_llm.config import (
+    SpeechDatasetSection,
+    SpeechLlmEvaluateConfig,
+    SpeechLlmGenerateConfig,
+)
 from speechllm_recipes.speech_llm.user_errors import report_user_error
 
 
@@ -31,6 +47,10 @@ def register_common(container: DependencyContainer) -> None:
         MetricDescriptor("quantity_loss", "CIF quantity loss", 101, format_as_float),
         MetricDescriptor("token_loss", "CIF token loss", 101, format_as_float),
         MetricDescriptor("ctc_infeasible", "CTC rows that cannot be aligned", 102, format_as_int),
+        MetricDescriptor("chrf2", "chrF2", 200, format_as_float, higher_better=True),
+        MetricDescriptor("bleu_mean", "BLEU, mean of directions", 201, format_as_float, higher_better=True),
+        MetricDescriptor("chrf2_mean", "chrF2, mean of directions", 201, format_as_float, higher_better=True),
+        MetricDescriptor("words_in_silence", "Words per minute of silence", 202, format_as_float),
         MetricDescriptor("rtf", "Real-time factor of decoding", 210, format_as_float),
         MetricDescriptor("audio_seconds", "Audio (s)", 825, format_as_int),
         MetricDescriptor("skipped_clips", "Clips left out", 826, format_as_int),
@@ -46,7 +66,61 @@ def feature_cache(section: SpeechDatasetSection, model: SpeechLlm) -> FeatureCac
             f"dataset.feature_cache: found {section.feature_cache!r}, expected null: the encoder is trained "
             "(encoder_tuning), so that its features change from step to step"
         )
-    return FeatureCache(Path(section.feature_cache), model.encoder.fingerprint())
+    return FeatureCache(Path(section.feature_cache), model.encoder.fingerprint(), model.encoder.feature_dtype)
+
+
+def decoding_of(config: SpeechLlmEvaluateConfig | SpeechLlmGenerateConfig) -> DecodingConfig:
+    """As the training run decoded its validation, but for the keys that `config.decoding` changes. Logged.
+
+    :raises UserError: a key is unknown, or a value is of another type or outside its range.
+    """
+    checkpoint = named_checkpoint(config.common.assets.prev_checkpoint_dir, config.model.name)
+    run = DecodingConfig() if checkpoint is None else checkpoint.decoding()
+    decoding = run.changed(config.decoding)
+    check_level(decoding, config.dataset)
+    log.info("Decoding {}.", decoding.described(run))
+    return decoding
+
+
+def check_level(decoding: DecodingConfig, section: SpeechDatasetSection) -> None:
+    """:raises UserError: the guard against silence needs sound that is not read."""
+    if decoding.no_speech_level is not None and section.feature_cache is not None:
+        raise UserError(
+            f"decoding.no_speech_level: found {decoding.no_speech_level} with dataset.feature_cache, expected null, or "
+            "no cache: a cached clip is not read, so its level is not known"
+        )
+
+
+def check_references(
+    split: str, prompts: PromptRenderer, reader: SpeechTextReader, decoding: DecodingConfig
+) -> float:
+    """Logs whether the split's references are within the limit of a hypothesis' length; the share that is not."""
+    return report_limit(split, reference_lengths(prompts, reader.clips), decoding)
+
+
+def arithmetic(
+    section: SpeechDatasetSection, evaluator: EvaluatorSection, device: Device, **parts: Module | None
+) -> dict[str, object]:
+    """What a figure depends on beside the weights, for score files.
+
+    :param parts: each is reported with the dtype of most of its weights.
+    """
+    dtypes = {name: None if part is None else dtype_name(part) for name, part in parts.items()}
+    return {
+        "device": device.type,
+        "batch_size": section.batch_size,
+        "max_batch_seconds": section.max_batch_seconds,
+        "dtypes": dtypes,
+        "autocast": str(evaluator.amp_dtype).removeprefix("torch.") if evaluator.amp else None,
+    }
+
+
+def dtype_name(part: Module) -> str:
+    """The dtype of most of a part's weights: `bfloat16`."""
+    sizes: Counter[str] = Counter()
+    for weight in part.parameters():
+        sizes[str(weight.dtype).removeprefix("torch.")] += weight.numel()
+    return max(sizes, key=lambda name: sizes[name], default="none")
 
 
 def create_reader(
@@ -58,25 +132,45 @@ def create_reader(
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
     require_text: bool = True,
+    augmentation: AugmentationConfig | None = None,
+    accept_new_rows: bool = False,
 ) -> SpeechTextReader:
-    """A reader of this process's share of a split.
+    """A reader of this process's share of a split, whose rows' languages the prompt can name.
 
-    :raises UserError: its longest clip has no room in the LLM.
+    :raises UserError: a row is wrong, or the longest clip has no room in the LLM.
     """
+    utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
+    check_languages(utterances, model.config.prompt.named, language_name)
     reader = open_reader(
         context,
         section,
         split,
         max_seconds=model.encoder.max_seconds,
+        languages=model.encoder.languages,
         feature_cache=model.feature_cache,
         shuffle_seed=shuffle_seed,
         num_accumulate=num_accumulate,
         require_text=require_text,
+        augmentation=augmentation,
+        accept_new_rows=accept_new_rows,
     )
     if (longest := reader.longest()) is not None:
         longest.to(context.gangs.root.device)
         model.check_room(longest)
     return reader
+
+
+def warn_of_languages(split: str, utterances: Sequence[Utterance], known: Collection[str] | None) -> None:
+    if known is None:
+        return
+    others = Counter(row.source_lang for row in utterances if language_code(row.source_lang) not in known)
+    if others:
+        log.warning(
+            "Split {}: {:,} of {:,} clips are in a language that the speech encoder was not pretrained on ({}), which "
+            "knows {} alone.",
+            split, others.total(), len(utterances),
+            ", ".join(f"{language}: {count:,}" for language, count in others.most_common(5)), ", ".join(known),
+        )
 
 
 def open_reader(
@@ -85,31 +179,40 @@ def open_reader(
     split: str,
     *,
     max_seconds: float | None,
+    languages: Collection[str] | None = None,
     feature_cache: FeatureCache | None = None,
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
     require_text: bool = True,
+    augmentation: AugmentationConfig | None = None,
+    accept_new_rows: bool = False,
 ) -> SpeechTextReader:
     """`create_reader` for what is no `SpeechLlm`.
 
     :param max_seconds: the longest clip that can be taken; None = any.
+    :param languages: codes of those that the clips should be in; None = any.
     """
     utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
+    warn_of_languages(split, utterances, languages)
     options = ReadOptions(
         limits=BatchLimits(section.batch_size, section.max_batch_seconds),
         shuffle_seed=shuffle_seed,
         max_seconds=max_seconds,
         on_error=section.on_error,
+        accept_new_rows=accept_new_rows,
         num_accumulate=num_accumulate,
         num_threads=section.num_threads,
         prefetch=section.prefetch,
+        augmentation=augmentation or AugmentationConfig(),
     )
     gang = context.gangs.dp
     reader = SpeechTextReader(
         utterances, options, rank=gang.rank, world_size=gang.size, feature_cache=feature_cache
     )
+    directions = Counter(direction_of(row.source_lang, row.target_lang) for row in utterances)
     log.info(
-        "Split {}: {:,} clips, {:.2f} h, {:,} steps; {} left out.",
+        "Split {}: {:,} clips, {:.2f} h, {:,} steps; {} left out; languages: {}.",
         split, reader.num_clips, reader.hours, reader.num_steps, len(reader.skipped),
+        ", ".join(f"{name} {count:,}" for name, count in directions.most_common()),
     )
     return reader

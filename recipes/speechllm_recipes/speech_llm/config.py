@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fairseq2.data_type import DataType
 from fairseq2.recipe.config import (
     AdamWConfig,
     CommonSection,
@@ -15,6 +16,7 @@ from fairseq2.recipe.config import (
     GeneratorSection,
     GradAccumulationConfig,
     LRSchedulerSection,
+    MixedPrecisionConfig,
     ModelSection,
     OptimizerSection,
     ReferenceModelSection,
@@ -23,10 +25,14 @@ from fairseq2.recipe.config import (
 )
 from fairseq2.utils.validation import ValidationResult
 
+from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.speech_text import SPEECH_TEXT_DATASET
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, PartSection
 from speechllm_plugin.prompts import PromptConfig
+from speechllm_plugin.scoring.normalizers import NormalizerName
+from speechllm_recipes.speech_llm.steps import EVERY, NUM_STEPS, PUBLISH_EVERY, WARM_UP
+from speechllm_recipes.speech_llm.value_checks import check_values
 
 
 @dataclass(kw_only=True)
@@ -42,7 +48,7 @@ class SpeechDatasetSection(DatasetSection):
     counted and listed in the log."""
     feature_cache: str | None = None
     """Folder to keep encoder features in, so that they are computed once. 128 kB per second of audio for Whisper
-    large-v3 in bfloat16. None = compute them every time."""
+    large-v3 in bfloat16, twice that in float32. None = compute them every time."""
     num_threads: int = 2
     """Threads that read audio in each process."""
     prefetch: int = 8
@@ -53,8 +59,6 @@ class SpeechDatasetSection(DatasetSection):
         for name in ("batch_size", "num_threads", "prefetch"):
             if getattr(self, name) < 1:
                 result.add_error(f"`{name}` must be at least 1, but is {getattr(self, name)} instead.")
-        if self.max_batch_seconds is not None and self.max_batch_seconds <= 0:
-            result.add_error(f"`max_batch_seconds` must be above 0, but is {self.max_batch_seconds} instead.")
         return result
 
 
@@ -67,11 +71,16 @@ def _names(value: str | list[str]) -> list[str]:
 class TrainDatasetSection(SpeechDatasetSection):
     train_split: str = "train"
     """Key of `config_overrides.manifests` to train on."""
+    accept_new_rows: bool = False
+    """Whether a run may be resumed over other rows than those it was started with (more of them, another order, other
+    texts): the log then tells what differs, and a new epoch begins. False = it is refused."""
     valid_splits: str | list[str] = field(default_factory=lambda: ["dev"])
     """Keys of `config_overrides.manifests` to validate on; empty = no validation."""
     valid_decode: bool = True
     """Decode the validation splits and report the WER of their transcriptions; False reports their loss alone, and
     `regime.score_metric` must then be `nll_loss`."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Silence, noise, gain and telephone band for clips of the training split."""
 
     def __post_init__(self) -> None:
         self.valid_splits = _names(self.valid_splits)
@@ -92,23 +101,45 @@ class GenerateDatasetSection(SpeechDatasetSection):
     """Key of `config_overrides.manifests`."""
 
 
+@dataclass(kw_only=True)
+class MixedPrecision(MixedPrecisionConfig):
+    """`mode` is fairseq2's, and its `auto` there is torch.amp."""
+
+    dtype: Literal["auto"] | DataType = "auto"  # type: ignore[assignment]
+    """What the trained parts compute in; their weights, gradients and the optimizer stay in float32. `auto`: bfloat16
+    where the machine multiplies it in hardware, else float32, which `mode=off` is, too."""
+
+
+@dataclass(kw_only=True)
+class SpeechTrainerSection(TrainerSection):
+    mixed_precision: MixedPrecision = field(default_factory=MixedPrecision)
+
+
 def _common() -> CommonSection:
     # fairseq2 would name every run after a hash of its configuration, and a changed value would never resume.
     return CommonSection(no_sweep_dir=True)
 
 
+class CheckedConfig:
+    """A configuration whose numbers are checked, before fairseq2's own checks compute with them."""
+
+    def validate(self) -> ValidationResult:
+        check_values(self)
+        return ValidationResult()
+
+
 @dataclass(kw_only=True)
-class SpeechLlmTrainConfig:
+class SpeechLlmTrainConfig(CheckedConfig):
     model: ModelSection = field(
         default_factory=lambda: ModelSection(family=SPEECH_LLM_FAMILY, arch="whisper_large_v3.llama31_8b.base")
     )
     """`model.arch` names encoder.llm.adapter; `model.config_overrides` changes any of their keys."""
     dataset: TrainDatasetSection = field(default_factory=TrainDatasetSection)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    """For the validation's WER."""
+    """For the validation's WER. The run keeps it, and `evaluate`, `generate` and `transcribe` decode the same way."""
     gang: GangSection = field(default_factory=GangSection)
-    trainer: TrainerSection = field(
-        default_factory=lambda: TrainerSection(
+    trainer: SpeechTrainerSection = field(
+        default_factory=lambda: SpeechTrainerSection(
             max_grad_norm=1.0, grad_accumulation=GradAccumulationConfig(num_batches=4)
         )
     )
@@ -117,24 +148,24 @@ class SpeechLlmTrainConfig:
     )
     lr_scheduler: LRSchedulerSection = field(
         default_factory=lambda: LRSchedulerSection(
-            config=CosineAnnealingLRConfig(num_warmup_steps=840, final_lr=0.0, final_lr_scale=None)
+            config=CosineAnnealingLRConfig(num_warmup_steps=WARM_UP, final_lr=0.0, final_lr_scale=None)
         )
     )
     regime: RegimeSection = field(
         default_factory=lambda: RegimeSection(
-            num_steps=28_000,
+            num_steps=NUM_STEPS,
             score_metric="wer",
-            validate_every_n_steps=1000,
-            checkpoint_every_n_steps=1000,
+            validate_every_n_steps=EVERY,
+            checkpoint_every_n_steps=EVERY,
             keep_last_n_checkpoints=1,
             keep_best_n_checkpoints=1,
-            publish_metrics_every_n_steps=50,
+            publish_metrics_every_n_steps=PUBLISH_EVERY,
         )
     )
     common: CommonSection = field(default_factory=_common)
 
     def validate(self) -> ValidationResult:
-        result = ValidationResult()
+        result = super().validate()
         self._validate_schedule(result)
         self._validate_score_metric(result)
         self._validate_fsdp(result)
@@ -176,12 +207,14 @@ class SpeechLlmTrainConfig:
 
 
 @dataclass(kw_only=True)
-class SpeechLlmEvaluateConfig:
+class SpeechLlmEvaluateConfig(CheckedConfig):
     model: ReferenceModelSection = field(default_factory=lambda: ReferenceModelSection(name="last_checkpoint"))
     """Set by `--checkpoint`."""
     dataset: EvaluateDatasetSection = field(default_factory=EvaluateDatasetSection)
-    decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    wer_normalizer: Literal["none", "basic", "whisper_english"] = "basic"
+    decoding: object = None
+    """A mapping of the keys of the training run's `decoding` to change, `{beam_size: 4}` for instance. None = decode as
+    the run did in its validation, and as `speechllm transcribe` does."""
+    wer_normalizer: NormalizerName = "basic"
     """Applied to references and hypotheses before WER; its name stands in the score file."""
     evaluator: EvaluatorSection = field(default_factory=EvaluatorSection)
     gang: GangSection = field(default_factory=GangSection)
@@ -189,18 +222,19 @@ class SpeechLlmEvaluateConfig:
 
 
 @dataclass(kw_only=True)
-class SpeechLlmGenerateConfig:
+class SpeechLlmGenerateConfig(CheckedConfig):
     model: ReferenceModelSection = field(default_factory=lambda: ReferenceModelSection(name="last_checkpoint"))
     """Set by `--checkpoint`."""
     dataset: GenerateDatasetSection = field(default_factory=GenerateDatasetSection)
-    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    decoding: object = None
+    """As for `evaluate`."""
     generator: GeneratorSection = field(default_factory=GeneratorSection)
     gang: GangSection = field(default_factory=GangSection)
     common: CommonSection = field(default_factory=_common)
 
 
 @dataclass(kw_only=True)
-class CascadeConfig:
+class CascadeConfig(CheckedConfig):
     recognizer: PartSection = field(default_factory=lambda: PartSection(name="whisper"))
     """The first stage, `whisper` or `seamless_m4t_v2`: the model that the speech encoder is taken from."""
     llm: PartSection = field(default_factory=lambda: PartSection(name="causal"))
@@ -211,7 +245,7 @@ class CascadeConfig:
     dataset: EvaluateDatasetSection = field(default_factory=EvaluateDatasetSection)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     """Of the LLM. The recogniser is greedy."""
-    wer_normalizer: Literal["none", "basic", "whisper_english"] = "basic"
+    wer_normalizer: NormalizerName = "basic"
     """Applied to references and hypotheses before WER; its name stands in the score file."""
     evaluator: EvaluatorSection = field(default_factory=EvaluatorSection)
     gang: GangSection = field(default_factory=GangSection)

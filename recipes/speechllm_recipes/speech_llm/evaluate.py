@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from fairseq2.logging import log
 from fairseq2.recipe.base import Recipe, RecipeContext
 from fairseq2.runtime.dependency import DependencyContainer
 from fairseq2.task import Task
 from typing_extensions import override
 
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
-from speechllm_plugin.models.speech_llm.checkpoint import step_directory
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.scoring.provenance import provenance
+from speechllm_plugin.scoring.normalizers import get_normalizer
+from speechllm_plugin.scoring.provenance import provenance as collect_provenance
 from speechllm_plugin.tasks.decoding import Decoder
 from speechllm_plugin.tasks.evaluation import SpeechLlmEvalUnit
-from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
+from speechllm_plugin.tasks.kept import KeptHypotheses
+from speechllm_recipes.speech_llm.common import (
+    arithmetic,
+    check_references,
+    create_reader,
+    decoding_of,
+    feature_cache,
+    register_common,
+)
 from speechllm_recipes.speech_llm.config import SpeechLlmEvaluateConfig
+from speechllm_recipes.speech_llm.precision import DecodingPrecision, settle_decoding
+from speechllm_recipes.speech_llm.task import DecodingTask
 from speechllm_recipes.speech_llm.user_errors import get_model
 
 
@@ -33,33 +45,56 @@ class SpeechLlmEvaluateRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmEvaluateConfig)
+        get_normalizer(config.wer_normalizer)  # tells of a missing package before anything is decoded
+        decoding = decoding_of(config)
+        precision = settle_decoding(context, config.model, config.common)
         model = get_model(context)
+        log.info("{}", precision.describe(model.precision))
         model.feature_cache = feature_cache(config.dataset, model)
-        units, readers = [], []
+        units, readers, kept = [], [], []
         for split in config.dataset.splits:
             reader = create_reader(context, config.dataset, model, split)
+            beyond = check_references(split, model.prompts, reader, decoding)
+            provenance = self._provenance(context, replace(config, decoding=decoding), model, precision, split)
+            kept.append(KeptHypotheses(context.output_dir / split, context.gangs.dp.rank, provenance()))
             units.append(
                 SpeechLlmEvalUnit(
                     split,
                     model,
-                    Decoder(model, config.decoding),
+                    Decoder(model, decoding, kept[-1]),
                     reader,
                     context.gangs.dp,
                     context.output_dir / split,
                     normalizer=config.wer_normalizer,
-                    provenance=self._provenance(context, config, model, split),
+                    beyond_limit=beyond,
+                    provenance=provenance,
                 )
             )
             readers.append(reader)
-        return context.create_evaluator(units, readers)
+        evaluator = context.create_evaluator(units, readers)
+        return DecodingTask(evaluator, kept, context.gangs.root, context.output_dir)
 
     @staticmethod
-    def _provenance(context: RecipeContext, config: SpeechLlmEvaluateConfig, model: SpeechLlm, split: str) -> Any:
+    def _provenance(
+        context: RecipeContext,
+        config: SpeechLlmEvaluateConfig,
+        model: SpeechLlm,
+        precision: DecodingPrecision,
+        split: str,
+    ) -> Any:
         manifests = context.get_dataset_as(SpeechTextDataset).manifest_files(split)
-        checkpoint = step_directory(config.common.assets.prev_checkpoint_dir, config.model.name)
+        checkpoint = None if precision.checkpoint is None else precision.checkpoint.model_dir
 
         def collect() -> dict[str, Any]:
-            collected = provenance(config, checkpoint, manifests)
-            return {**collected, "encoder": model.encoder.identity(), "llm": model.llm.identity()}
+            return {
+                **collect_provenance(config, checkpoint, manifests),
+                "precision": precision.record(model.precision),
+                "encoder": model.encoder.identity(),
+                "llm": model.llm.identity(),
+                "arithmetic": arithmetic(
+                    config.dataset, config.evaluator, context.device,
+                    encoder=model.encoder, llm=model.llm, adapter=model.adapter,
+                ),
+            }
 
         return collect

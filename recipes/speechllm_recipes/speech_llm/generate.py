@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from fairseq2.logging import log
 from fairseq2.recipe.base import Recipe, RecipeContext
 from fairseq2.runtime.dependency import DependencyContainer
 from fairseq2.task import Task
 from typing_extensions import override
 
+from speechllm_plugin.datasets.speech_text import SpeechTextDataset
+from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.tasks.decoding import Decoder
 from speechllm_plugin.tasks.evaluation import SpeechLlmGeneratorUnit
-from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
+from speechllm_plugin.tasks.kept import KeptHypotheses
+from speechllm_recipes.speech_llm.common import (
+    check_references,
+    create_reader,
+    decoding_of,
+    feature_cache,
+    register_common,
+)
 from speechllm_recipes.speech_llm.config import SpeechLlmGenerateConfig
+from speechllm_recipes.speech_llm.precision import settle_decoding
+from speechllm_recipes.speech_llm.task import DecodingTask
 from speechllm_recipes.speech_llm.user_errors import get_model
 
 
@@ -27,8 +41,22 @@ class SpeechLlmGenerateRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmGenerateConfig)
+        decoding = decoding_of(config)
+        precision = settle_decoding(context, config.model, config.common)
         model = get_model(context)
+        log.info("{}", precision.describe(model.precision))
         model.feature_cache = feature_cache(config.dataset, model)
         reader = create_reader(context, config.dataset, model, config.dataset.split, require_text=False)
-        unit = SpeechLlmGeneratorUnit(Decoder(model, config.decoding), reader, context.gangs.dp, context.output_dir)
-        return context.create_generator(unit, reader)
+        check_references(config.dataset.split, model.prompts, reader, decoding)
+        checkpoint = None if precision.checkpoint is None else precision.checkpoint.model_dir
+        manifests = context.get_dataset_as(SpeechTextDataset).manifest_files(config.dataset.split)
+        made_by = {
+            **provenance(replace(config, decoding=decoding), checkpoint, manifests),
+            "precision": precision.record(model.precision),
+            "encoder": model.encoder.identity(),
+            "llm": model.llm.identity(),
+        }
+        kept = KeptHypotheses(context.output_dir, context.gangs.dp.rank, made_by)
+        unit = SpeechLlmGeneratorUnit(Decoder(model, decoding, kept), reader, context.gangs.dp, context.output_dir)
+        generator = context.create_generator(unit, reader)
+        return DecodingTask(generator, [kept], context.gangs.root, context.output_dir)

@@ -16,15 +16,39 @@ from speechllm_plugin.registry import structure
 
 RUN_RECORD = "run.json"
 
+MIXED_PRECISION = "mixed_precision"
+"""Its key for what the trained parts compute in."""
 
-def check_run_record(output_dir: Path, config: SpeechLlmConfig, gangs: Gangs) -> None:
+
+def recorded_precision(output_dir: Path) -> dict[str, str] | None:
+    """What a run that can be resumed was begun in, by part; `mixed_precision` is that of its trained parts. None = a
+    new run."""
+    file = output_dir / RUN_RECORD
+    if not file.exists() or not step_numbers(output_dir / "checkpoints"):
+        return None
+    record = _read(file)
+    # Before it was recorded, bfloat16 was the default.
+    precision = {MIXED_PRECISION: str(record.get(MIXED_PRECISION, "bfloat16"))}
+    for part in ("encoder", "llm"):
+        if (dtype := record["model"].get(f"{part}.config.dtype")) is not None:
+            precision[part] = str(dtype)
+    return precision
+
+
+def check_run_record(output_dir: Path, config: SpeechLlmConfig, mixed_precision: str, gangs: Gangs) -> None:
     """Writes the record of a new run; compares that of a run to be resumed.
+
+    :param mixed_precision: what the trained parts compute in. A run that is resumed may change it.
 
     :raises UserError: `output_dir` holds another system, was written by another number of processes, or its last
         checkpoint is damaged.
     """
     file = output_dir / RUN_RECORD
-    record: dict[str, Any] = {"processes": gangs.root.size, "model": _flat(dataclasses.asdict(config))}
+    record: dict[str, Any] = {
+        "processes": gangs.root.size,
+        MIXED_PRECISION: mixed_precision,
+        "model": _flat(dataclasses.asdict(config)),
+    }
     steps = step_numbers(output_dir / "checkpoints")
     if file.exists() and steps:
         earlier = _read(file)
@@ -37,6 +61,8 @@ def check_run_record(output_dir: Path, config: SpeechLlmConfig, gangs: Gangs) ->
         # In the order of the configuration: the name of a part tells more than what follows from it.
         earlier_model = _completed(earlier["model"], file)
         for key in dict.fromkeys([*earlier_model, *record["model"]]):
+            if key == "ctc.vocabulary":
+                continue  # the file may have moved: its SHA-256 is compared
             before, now = earlier_model.get(key), record["model"].get(key)
             if before != now and not _same_weights(key, earlier_model, record["model"]):
                 raise UserError(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from fairseq2.checkpoint import CheckpointManager
 from fairseq2.logging import log
 from fairseq2.recipe.base import Recipe, RecipeContext
 from fairseq2.runtime.dependency import DependencyContainer
@@ -13,20 +15,40 @@ from fairseq2.task import Task
 from torch.nn import Module
 from typing_extensions import override
 
+from speechllm_plugin.datasets.reader import SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_atomically
+from speechllm_plugin.languages import is_translation
+from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.llms.limits import rate_for, reference_lengths, report_limit
+from speechllm_plugin.models.speech_llm.checkpoint import Checkpoint, keep_decoding, step_numbers
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.kept_vocabulary import keep_vocabulary, use_kept_vocabulary
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.tasks.alignable import check_alignable
 from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
 from speechllm_plugin.tasks.validation import SpeechLlmValidUnit
-from speechllm_recipes.speech_llm.common import create_reader, feature_cache, register_common
+from speechllm_recipes.speech_llm.common import (
+    check_level,
+    check_references,
+    create_reader,
+    dtype_name,
+    feature_cache,
+    register_common,
+)
 from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
+from speechllm_recipes.speech_llm.disk_space import ask_for_space_first
+from speechllm_recipes.speech_llm.precision import TrainingPrecision, settle_training
+from speechllm_recipes.speech_llm.resume import check_steps, follow_configuration
 from speechllm_recipes.speech_llm.run_record import check_run_record
-from speechllm_recipes.speech_llm.user_errors import ResumableTask, get_model
+from speechllm_recipes.speech_llm.task import ResumableTask, Stop, WatchedReader
+from speechllm_recipes.speech_llm.user_errors import get_model
 
 
 class SpeechLlmTrainRecipe(Recipe):
+    _precision: TrainingPrecision  # settled before the model is made
+
     @property
     @override
     def config_kls(self) -> type[object]:
@@ -40,7 +62,8 @@ class SpeechLlmTrainRecipe(Recipe):
     def setup_model(self, context: RecipeContext, model: Module, newly_initialized: bool) -> Module:
         assert isinstance(model, SpeechLlm)
         config = context.get_config_as(SpeechLlmTrainConfig)
-        check_run_record(context.output_dir, model.config, context.gangs)
+        check_run_record(context.output_dir, model.config, self._precision.mixed, context.gangs)
+        log.info("{}", self._precision.describe(model.precision))
         model.feature_cache = feature_cache(config.dataset, model)
         if isinstance(model.ctc, LlmEmbeddingCtcHead):
             texts = (row.transcript for row in self._train_rows(context, config))
@@ -60,9 +83,21 @@ class SpeechLlmTrainRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmTrainConfig)
+        _check_model_section(config)
+        check_steps(context.output_dir, config.regime.num_steps)
         self._check_score_metric(context, config)
-        with _kept_if_refused(context.output_dir / "checkpoints" / "model.yaml", context.gangs.root.rank):
+        check_level(config.decoding, config.dataset)
+        self._precision = settle_training(context, config)
+        checkpoints = context.output_dir / "checkpoints"
+        use_kept_vocabulary(config.model.config_overrides, checkpoints)
+        with _kept_if_refused(checkpoints / "model.yaml", context.gangs.root.rank):
             model = get_model(context)
+        if context.gangs.root.rank == 0:
+            keep_vocabulary(model.config.ctc.vocabulary, checkpoints)
+        if config.model.name is not None:
+            directory = Path(str(config.common.assets.prev_checkpoint_dir))
+            step = config.model.name.removeprefix("checkpoint_step_")
+            log.info("The model is that of step {} of {}.", step, directory.parent)
         reader = create_reader(
             context,
             config.dataset,
@@ -70,14 +105,40 @@ class SpeechLlmTrainRecipe(Recipe):
             config.dataset.train_split,
             shuffle_seed=config.common.seed,
             num_accumulate=config.trainer.grad_accumulation.num_batches,
+            augmentation=config.dataset.augmentation,
+            accept_new_rows=config.dataset.accept_new_rows,
         )
+        check_alignable(model, reader.transcripts, reader.seconds, config.dataset.train_split)
         unit = SpeechLlmTrainUnit(model, context.get_data_parallel_model(), reader)
-        valid_units = [
-            SpeechLlmValidUnit(model, name=split, decode=config.dataset.valid_decode, decoding=config.decoding)
-            for split in config.dataset.valid_splits
-        ]
-        valid_readers = [create_reader(context, config.dataset, model, split) for split in config.dataset.valid_splits]
-        return ResumableTask(context.create_trainer(unit, reader, valid_units, valid_readers))
+        decoding = _resolve_decoding(context, config, model, reader)
+        manager = context.get_checkpoint_manager()
+        stop = Stop(context.gangs.root)
+        valid_units, valid_readers = [], []
+        for split in config.dataset.valid_splits:
+            valid_reader = create_reader(context, config.dataset, model, split)
+            if config.dataset.valid_decode:
+                check_references(split, model.prompts, valid_reader, decoding)
+            valid_units.append(
+                SpeechLlmValidUnit(model, name=split, decode=config.dataset.valid_decode, decoding=decoding)
+            )
+            # A run that is killed in a validation has the checkpoint before it.
+            valid_readers.append(WatchedReader(valid_reader, lambda: _complete(manager)))
+        _log_validation(context, config, model)
+        try:
+            scheduler, optimizer = context.get_lr_scheduler(), context.get_optimizer()
+            watched = WatchedReader(reader, stop.before_step)
+            trainer = context.create_trainer(unit, watched, valid_units, valid_readers)
+        except UserError:
+            raise
+        except (ValueError, TypeError) as error:
+            # What is left of the values that PyTorch and fairseq2 refuse.
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"optimizer, lr_scheduler, regime: found values that do not go together ({reason}), expected others"
+            ) from error
+        follow_configuration(optimizer, scheduler)
+        ask_for_space_first(manager, checkpoints, model, optimizer)
+        return ResumableTask(trainer, stop, context.output_dir)
 
     @staticmethod
     def _check_score_metric(context: RecipeContext, config: SpeechLlmTrainConfig) -> None:
@@ -86,7 +147,8 @@ class SpeechLlmTrainRecipe(Recipe):
         if config.regime.score_metric != "wer" or not splits:
             return
         dataset = context.get_dataset_as(SpeechTextDataset)
-        if not any(row.target_lang in ("", row.source_lang) for split in splits for row in dataset.read(split)):
+        rows = (row for split in splits for row in dataset.read(split))
+        if all(is_translation(row.source_lang, row.target_lang) for row in rows):
             raise UserError(
                 f"regime.score_metric: found 'wer', but {', '.join(splits)} (dataset.valid_splits) holds translations "
                 "only, expected regime.score_metric=nll_loss"
@@ -95,6 +157,52 @@ class SpeechLlmTrainRecipe(Recipe):
     @staticmethod
     def _train_rows(context: RecipeContext, config: SpeechLlmTrainConfig) -> list:
         return context.get_dataset_as(SpeechTextDataset).read(config.dataset.train_split)
+
+
+def _resolve_decoding(
+    context: RecipeContext, config: SpeechLlmTrainConfig, model: SpeechLlm, reader: SpeechTextReader
+) -> DecodingConfig:
+    """The run's decoding, with a length limit from its training references, or of its own if it is resumed; written
+    beside its checkpoints, for all that will decode them."""
+    checkpoints, decoding = context.output_dir / "checkpoints", config.decoding
+    lengths = reference_lengths(model.prompts, reader.clips)
+    if decoding.tokens_per_second is None:
+        steps = step_numbers(checkpoints)
+        kept = Checkpoint(checkpoints, steps[-1]).decoding().tokens_per_second if steps else None
+        decoding = replace(decoding, tokens_per_second=kept or rate_for(lengths))
+    report_limit(config.dataset.train_split, lengths, decoding)
+    if context.gangs.root.rank == 0:
+        keep_decoding(checkpoints, decoding)
+    model.decoding = decoding
+    log.info("Decoding of this run, also in evaluate, generate and transcribe: {}", decoding.described())
+    return decoding
+
+
+def _log_validation(context: RecipeContext, config: SpeechLlmTrainConfig, model: SpeechLlm) -> None:
+    """Which arithmetic chooses the best checkpoint."""
+    trainer, mixed = config.trainer, config.trainer.mixed_precision
+    if trainer.data_parallelism == "fsdp" and context.gangs.root.size > 1 and mixed.mode == "static":
+        log.warning(
+            "Validation computes the adapter in {}, to which FSDP casts it, where evaluate and transcribe compute in "
+            "float32: their scores may differ. trainer.mixed_precision.mode=auto validates in float32.", mixed.dtype
+        )
+        return
+    log.info(
+        "Validation computes without autocast, as evaluate, generate and transcribe do: encoder {}, adapter {}, LLM "
+        "{}.", *(dtype_name(part) for part in (model.encoder, model.adapter, model.llm)),
+    )
+
+
+def _complete(manager: CheckpointManager) -> None:
+    manager.maybe_complete_save_operation(blocking=True)
+
+
+def _check_model_section(config: SpeechLlmTrainConfig) -> None:
+    if config.model.name is not None and config.model.arch is not None:
+        raise UserError(
+            f"model.arch: found {config.model.arch!r} with --init-from, expected none: the model is the checkpoint's, "
+            "with what model.config_overrides changes"
+        )
 
 
 @contextmanager

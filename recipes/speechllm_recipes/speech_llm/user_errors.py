@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from dataclasses import fields
 
 from fairseq2.assets import AssetCardError
-from fairseq2.checkpoint import CheckpointError
 from fairseq2.logging import log
 from fairseq2.model_checkpoint import CorruptModelCheckpointError
 from fairseq2.models import ModelArchitectureNotKnownError
 from fairseq2.recipe.base import RecipeContext
-from fairseq2.task import Task
-from typing_extensions import override
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.checkpoint import describe_corruption
-from speechllm_plugin.models.speech_llm.config import unknown_arch
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, unknown_arch
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+
+_MODEL_KEYS = {field.name for field in fields(SpeechLlmConfig)}
 
 
 def report_user_error(ex: Exception) -> int:
@@ -35,38 +36,14 @@ def get_model(context: RecipeContext) -> SpeechLlm:
     """
     try:
         return context.get_model_as(SpeechLlm)
+    except UserError as error:
+        # A part names its keys as they stand in the model's own configuration.
+        if re.split(r"\W", str(error), maxsplit=1)[0] in _MODEL_KEYS:
+            raise UserError(f"model.config_overrides.{error}") from error
+        raise
     except ModelArchitectureNotKnownError as error:
         raise unknown_arch(error.arch, "model.arch") from error
     except AssetCardError as error:
         if isinstance(error.__cause__, CorruptModelCheckpointError):
             raise UserError(f"checkpoint: {describe_corruption(error.__cause__)}") from error
         raise
-
-
-class ResumableTask(Task):
-    """A trainer that tells why it cannot resume: fairseq2 wraps what our data reader says about its state."""
-
-    def __init__(self, trainer: Task) -> None:
-        self._trainer = trainer
-
-    @override
-    def run(self) -> None:
-        try:
-            self._trainer.run()
-        except CheckpointError as error:
-            if isinstance(error.__cause__, UserError):
-                raise error.__cause__ from error
-            raise
-
-    @override
-    def request_stop(self) -> None:
-        self._trainer.request_stop()
-
-    @override
-    def close(self) -> None:
-        self._trainer.close()
-
-    @property
-    @override
-    def step_nr(self) -> int:
-        return self._trainer.step_nr

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from fairseq2 import init_fairseq2
 from fairseq2.gang import create_fake_gangs
 from fairseq2.logging import log
@@ -19,12 +19,18 @@ from fairseq2.models.utils.checkpoint import ModelCheckpointMismatchError
 from fairseq2.runtime import dependency
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files import write_text_atomically
 from speechllm_plugin.llms.api import DecodingConfig
-from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, SpeechLlmConfig, part_dtypes
+from speechllm_plugin.models.speech_llm.kept_vocabulary import kept_vocabulary
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.precision import MachinePrecision, machine_precision
 from speechllm_plugin.registry import structure
+from speechllm_plugin.yaml_text import parse_yaml
 
 Step = int | Literal["best", "last"]
+DECODING = "decoding.json"
+"""Lies beside the checkpoints: how their run decodes, with what it derived from its data."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +55,34 @@ class Checkpoint:
         """
         file = self.directory / "model.yaml"
         try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))["model_config"]
-        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+            values = parse_yaml(file.read_text(encoding="utf-8"))["model_config"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
+        if (kept := kept_vocabulary(values, self.directory)) is not None:
+            values["ctc"]["vocabulary"] = kept
         for key, value in (overrides or {}).items():
             _override(values, key, value)
         return structure(SpeechLlmConfig, values, "model")
 
-    def decoding(self) -> DecodingConfig:
-        """How the run decoded its validation; the defaults where the run's configuration did not come along.
+    def precision(self) -> dict[str, str]:
+        """What each frozen part was trained in, by its name."""
+        return part_dtypes(self.config())
 
-        :raises UserError: that configuration cannot be read.
+    def decoding(self) -> DecodingConfig:
+        """How the run decoded its validation; the defaults where neither its `decoding.json` nor, from a run before
+        there was one, its configuration came along.
+
+        :raises UserError: the file cannot be read.
         """
-        file = self.directory.parent / "config.yaml"
+        file = self.directory / DECODING
+        if not file.is_file():
+            file = self.directory.parent / "config.yaml"
         if not file.is_file():
             return DecodingConfig()
         try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8")).get("decoding")
-        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+            values = parse_yaml(file.read_text(encoding="utf-8")).get("decoding")
+        except (OSError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
         return structure(DecodingConfig, values, f"{file}: decoding")
@@ -82,6 +97,19 @@ def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
     checkpoint = _choose_checkpoint(Path(path), step)
     check_files(checkpoint.model_dir)
     return checkpoint
+
+
+def parse_step(text: str) -> Step:
+    """A step as a command line gives it.
+
+    :raises UserError: it is none.
+    """
+    if text in ("best", "last"):
+        return text  # type: ignore[return-value]
+    # Digits of other scripts, and those that are no numbers, are none of a folder's name.
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"--step: found {text!r}, expected best, last or a step number")
+    return int(text)
 
 
 def step_numbers(directory: Path) -> list[int]:
@@ -130,15 +158,29 @@ def _choose_checkpoint(path: Path, step: Step) -> Checkpoint:
     return Checkpoint(directory, steps[-1])
 
 
-def step_directory(directory: Path | None, name: str | None) -> Path | None:
-    """The folder of a checkpoint that is known by fairseq2's name for it."""
+def named_checkpoint(directory: Path | None, name: str | None) -> Checkpoint | None:
+    """A checkpoint that is known by fairseq2's name for it; None for a model that is no run's."""
     if directory is None or name is None:
         return None
     if match := re.fullmatch(r"checkpoint_step_(\d+)", name):
-        return find_checkpoint(directory, int(match[1])).model_dir
+        return find_checkpoint(directory, int(match[1]))
     if name in ("last_checkpoint", "best_checkpoint"):
-        return find_checkpoint(directory, "last" if name == "last_checkpoint" else "best").model_dir
+        return find_checkpoint(directory, "last" if name == "last_checkpoint" else "best")
     return None
+
+
+def decoding_dtypes(checkpoint: Checkpoint, machine: MachinePrecision) -> dict[str, str]:
+    """What is decoded in on a machine, for those parts for which it is not what they were trained in."""
+    trained = checkpoint.precision()
+    here = {part: machine.decode_in(dtype) for part, dtype in trained.items()}
+    return {part: dtype for part, dtype in here.items() if dtype != trained[part]}
+
+
+def keep_decoding(directory: Path, decoding: DecodingConfig) -> None:
+    """
+    :param directory: the `checkpoints` folder of the run.
+    """
+    write_text_atomically(directory / DECODING, json.dumps({"decoding": asdict(decoding)}, indent=2) + "\n")
 
 
 def load_speech_llm(
@@ -150,11 +192,14 @@ def load_speech_llm(
     :param device: "cpu", "cuda", ...; None = the GPU if there is one.
     :param overrides: configuration keys to change, by dotted path, for instance
         `{"llm.config.path": "models/llama", "encoder.config.path": "models/whisper"}` where the frozen parts moved.
+    :returns: encoder and LLM in the precision of the training, or in float32 where the device does not multiply that
+        in hardware; `llm.config.dtype` among the overrides decides otherwise.
     :raises UserError: there is no such checkpoint or device, a key is wrong, or files are damaged.
     """
     target = _device(device)
     checkpoint = find_checkpoint(path, step)
-    config = checkpoint.config(overrides)
+    here = decoding_dtypes(checkpoint, machine_precision(target))
+    config = checkpoint.config({**{f"{part}.config.dtype": dtype for part, dtype in here.items()}, **(overrides or {})})
     if config.encoder.weights is None or config.llm.weights is None:
         log.info("{} does not tell the weights of its encoder and LLM: they are not compared.", checkpoint.directory)
     resolver = dependency._resolver or init_fairseq2()

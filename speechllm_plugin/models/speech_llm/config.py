@@ -111,6 +111,7 @@ class SpeechLlmConfig:
         """Fills in every part's defaults and checks its keys, so that a saved configuration tells everything."""
         if self.frame_stack < 1:
             raise UserError(f"frame_stack: found {self.frame_stack}, expected at least 1")
+        self.prompt.check()
         self.encoder.config = ENCODERS.config(self.encoder.name, self.encoder.config)
         self.adapter.config = ADAPTERS.config(self.adapter.name, self.adapter.config)
         self.llm.config = LLMS.config(self.llm.name, self.llm.config)
@@ -137,6 +138,16 @@ class SpeechLlmConfig:
             # A checkpoint is loaded from anywhere, not only from where it was trained.
             if (path := getattr(part, "path", None)) is not None and Path(path).is_dir():
                 setattr(part, "path", str(Path(path).resolve()))  # noqa: B010 (parts' classes are their own)
+
+
+def part_dtypes(config: SpeechLlmConfig) -> dict[str, str]:
+    """The precision of encoder and LLM, by part; one whose configuration has no `dtype` is left out."""
+    dtypes = {}
+    for name, part in (("encoder", config.encoder.config), ("llm", config.llm.config)):
+        dtype = part.get("dtype") if isinstance(part, dict) else getattr(part, "dtype", None)  # read, or resolved
+        if dtype is not None:
+            dtypes[name] = str(dtype)
+    return dtypes
 
 
 # An architecture is `encoder.llm.adapter`, composed from the tables of encoders, LLMs and adapters, never written out.
@@ -171,8 +182,17 @@ def arch_names() -> list[str]:
 
 
 def all_arch_names() -> list[str]:
-    """Every composition of the three tables."""
-    return [".".join(names) for names in product(ENCODER_ARCHS, LLM_ARCHS, _ADAPTERS)]
+    """Every composition of the three tables, and of the parts that other packages register."""
+    return [".".join(names) for names in product(*_names())]
+
+
+def _names() -> tuple[list[str], list[str], list[str]]:
+    """Of encoders, LLMs and adapters."""
+    return (
+        [*ENCODER_ARCHS, *ENCODERS.foreign_names()],
+        [*LLM_ARCHS, *LLMS.foreign_names()],
+        [*_ADAPTERS, *ADAPTERS.foreign_names()],
+    )
 
 
 def arch_config(name: str) -> SpeechLlmConfig:
@@ -184,9 +204,9 @@ def arch_config(name: str) -> SpeechLlmConfig:
         raise unknown_arch(name, "arch")
     encoder, llm, adapter = name.split(".")
     return SpeechLlmConfig(
-        encoder=_section(encoder, ENCODER_ARCHS[encoder]),
+        encoder=_section(encoder, ENCODER_ARCHS.get(encoder)),
         adapter=PartSection(name=adapter),
-        llm=_section(llm, LLM_ARCHS[llm]),
+        llm=_section(llm, LLM_ARCHS.get(llm)),
     )
 
 
@@ -195,13 +215,16 @@ def unknown_arch(name: str, key: str) -> UserError:
     close = get_close_matches(name, all_arch_names(), n=3)
     parts = "; ".join(
         f"{kind}: {', '.join(names)}"
-        for kind, names in (("encoders", ENCODER_ARCHS), ("LLMs", LLM_ARCHS), ("adapters", _ADAPTERS))
+        for kind, names in zip(("encoders", "LLMs", "adapters"), _names(), strict=True)
     )
     meant = f" (did you mean {' or '.join(close)}?)" if close else ""
     return UserError(f"{key}: found {name!r}, expected encoder.llm.adapter{meant}; {parts}")
 
 
-def _section(name: str, arch: PartArch) -> PartSection:
+def _section(name: str, arch: PartArch | None) -> PartSection:
+    """:param arch: None for a part of another package, which has its defaults."""
+    if arch is None:
+        return PartSection(name=name)
     return PartSection(name=arch.part, config={"path": arch.path, **arch.options}, arch=name)
 
 

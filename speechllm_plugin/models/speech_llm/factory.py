@@ -9,6 +9,7 @@ from torch import Tensor
 
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterShape
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.identity import check_identity
 from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.models.speech_llm.archs import check_part_arch
@@ -58,10 +59,13 @@ def adapter_shape(config: SpeechLlmConfig, encoder: SpeechEncoder, llm: Llm, tab
 
 
 def create_ctc_head(
-    config: CtcConfig, frame_dim: int, shape: AdapterShape, llm: Llm, table_rms: float = 1.0
+    config: CtcConfig, frame_dim: int | None, shape: AdapterShape, llm: Llm, table_rms: float = 1.0
 ) -> CtcHead | None:
     if not config.weight:
         return None
+    if frame_dim is None:
+        raise UserError(f"ctc.weight: found {config.weight:g}, expected 0: the adapter gives no frames that CTC could "
+                        "score")
     if config.classifier == "linear":
         return LinearCtcHead(frame_dim, llm.embedding_table.size(0))
     if config.classifier == "llm_embedding":

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from speechllm_plugin.adapters.api import Adapter, AdapterOutput, stack_outputs
 from speechllm_plugin.alignment import TimedText, check_timestamps, time_texts
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.datasets.files import batch_of_files
+from speechllm_plugin.datasets.files import Audio, batch_of_files
 from speechllm_plugin.encoders.api import SpeechEncoder, too_long
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
@@ -21,7 +20,7 @@ from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
 from speechllm_plugin.llms.positions import check_positions
 from speechllm_plugin.masks import stack_frames
-from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, part_dtypes
 from speechllm_plugin.models.speech_llm.ctc import CtcHead, CtcLoss
 from speechllm_plugin.models.speech_llm.tuning import TunedWeights
 from speechllm_plugin.parts import rounds
@@ -75,7 +74,7 @@ class SpeechLlm(nn.Module):
         self.prompts = prompts
         self.feature_cache: FeatureCache | None = None
         self.decoding = DecodingConfig()
-        """What `transcribe` decodes with of its own accord."""
+        """As the training run decodes: what `transcribe` does of its own accord, and where a length limit is from."""
         self._frozen = (freeze(encoder), freeze(llm))
         self.tuned = nn.ModuleDict()
         """The trained weights of the "encoder" and of the "llm", where there are any."""
@@ -100,6 +99,11 @@ class SpeechLlm(nn.Module):
             assert isinstance(weights, TunedWeights)
             weights.tie()
         return self
+
+    @property
+    def precision(self) -> dict[str, str]:
+        """What each frozen part computes in, by its name."""
+        return part_dtypes(self.config)
 
     @property
     def frame_rate(self) -> float:
@@ -217,6 +221,8 @@ class SpeechLlm(nn.Module):
     def decode(
         self, batch: SpeechTextBatch, speech: AdapterOutput, config: DecodingConfig
     ) -> tuple[list[str], list[Generated]]:
+        if config.tokens_per_second is None:
+            config = replace(config, tokens_per_second=self.decoding.tokens_per_second)
         return answer(
             self.llm,
             self.prompts,
@@ -225,20 +231,23 @@ class SpeechLlm(nn.Module):
             speech.lengths,
             keys=batch.ids,
             seconds=batch.seconds,
+            waveforms=batch.waveforms,
             config=config,
         )
 
     @torch.inference_mode()
     def transcribe(
         self,
-        audio: Sequence[Path | str],
+        audio: Audio | Sequence[Audio],
         *,
         source_lang: str = "en",
         target_lang: str | None = None,
         decoding: DecodingConfig | None = None,
     ) -> list[str]:
-        """The text of each audio file (wav, flac, mp3, ogg; any rate, any number of channels), as one batch.
+        """The text of each clip, as one batch.
 
+        :param audio: files (wav, flac, mp3, ogg; any rate, any number of channels), or arrays of samples at 16 kHz
+            (one dimension, floats from -1 to 1); one alone is a list of one.
         :param target_lang: language to translate into; None = recognition.
         :param decoding: None = as the training run decoded its validation.
         :raises UserError: a file cannot be read, or is longer than the encoder's window.
@@ -248,7 +257,7 @@ class SpeechLlm(nn.Module):
     @torch.inference_mode()
     def transcribe_timed(
         self,
-        audio: Sequence[Path | str],
+        audio: Audio | Sequence[Audio],
         *,
         source_lang: str = "en",
         target_lang: str | None = None,
@@ -260,11 +269,11 @@ class SpeechLlm(nn.Module):
         """
         batch = self._read(audio, source_lang, target_lang)
         speech = self.listen(batch, score_frames=True)
-        if not self.prompts.answers and target_lang in (None, source_lang):
+        if self.prompts.transcribes(source_lang, target_lang):
             check_timestamps(self, speech)
         return time_texts(self, batch, speech, self.decode(batch, speech, decoding or self.decoding)[0])
 
-    def _read(self, audio: Sequence[Path | str], source_lang: str, target_lang: str | None) -> SpeechTextBatch:
+    def _read(self, audio: Audio | Sequence[Audio], source_lang: str, target_lang: str | None) -> SpeechTextBatch:
         batch = batch_of_files(audio, source_lang, target_lang)
         for name, seconds in zip(batch.audio, batch.seconds, strict=True):
             check_duration(name, seconds, self.encoder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -48,8 +49,8 @@ class TuningConfig(Validatable):
         result = ValidationResult()
         if self.lora_rank < 0:
             result.add_error(f"`lora_rank` must be at least 0, but is {self.lora_rank} instead.")
-        if not self.lora_alpha > 0:
-            result.add_error(f"`lora_alpha` must be above 0, but is {self.lora_alpha} instead.")
+        if not 0 < self.lora_alpha < math.inf:
+            result.add_error(f"`lora_alpha` must be above 0 and finite, but is {self.lora_alpha} instead.")
         if not 0 <= self.lora_dropout < 1:
             result.add_error(f"`lora_dropout` must be at least 0 and below 1, but is {self.lora_dropout} instead.")
         return result

@@ -26,6 +26,7 @@ examples:
   speechllm bench cif --shape 16,1500,768,375 --dtype fp32 --threads 2
   speechllm bench ctc-collapse --device cuda --json out.json --plot out.png
 """
+_ROBUSTNESS = "WER of a trained system with silence, noise, another level or a telephone line"
 _BATCH_SIZE = "whether texts depend on the batch, in bfloat16 and float32, and what a batch saves"
 _WHISPER_PADDING = "vectors, time and WER with and without Whisper's padding, on the demo's clips"
 
@@ -46,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     padding = benchmarks.add_parser("whisper-padding", help=_WHISPER_PADDING, description=_WHISPER_PADDING)
     _add_whisper_padding_arguments(padding)
     padding.set_defaults(measure=_run_whisper_padding)
+    robustness = benchmarks.add_parser("robustness", help=_ROBUSTNESS, description=_ROBUSTNESS)
+    _add_robustness_arguments(robustness)
+    robustness.set_defaults(measure=_run_robustness)
     batch_size = benchmarks.add_parser("batch-size", help=_BATCH_SIZE, description=_BATCH_SIZE)
     _add_batch_size_arguments(batch_size)
     batch_size.set_defaults(measure=_run_batch_size)
@@ -87,6 +91,14 @@ def _add_whisper_padding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clips", type=int, default=100, metavar="N", help="at most so many of the dev split (default: 100)"
     )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table here, with what made it")
+
+
+def _add_robustness_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", metavar="DIR", required=True, type=Path, help="output directory of a run")
+    parser.add_argument("--manifest", metavar="TSV", required=True, type=Path, help="clips with their transcripts")
+    parser.add_argument("--clips", metavar="N", type=int, help="only the first N rows (default: all)")
+    parser.add_argument("--batch-size", metavar="N", type=int, default=25, help="clips decoded together (default: 25)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table here, with what made it")
 
 
@@ -132,6 +144,12 @@ def _run_whisper_padding(options: argparse.Namespace, device: str) -> int:
     from speechllm_tools.bench.whisper_padding import run as run_whisper_padding
 
     return run_whisper_padding(options, device, report=_report)
+
+
+def _run_robustness(options: argparse.Namespace, device: str) -> int:
+    from speechllm_tools.bench.robustness import run as run_robustness
+
+    return run_robustness(options, device, report=_report)
 
 
 def _run_batch_size(options: argparse.Namespace, device: str) -> int:

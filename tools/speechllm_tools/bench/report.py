@@ -26,6 +26,8 @@ def describe_machine(device: str) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        # `speechllm` sets passive waiting; timings with spinning threads (ACTIVE) are not comparable beside other work.
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
     }
 

@@ -22,7 +22,7 @@ from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest
 from speechllm_plugin.encoders.whisper import WhisperConfig, create_whisper
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
-from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.llms.api import TOKENS_PER_SECOND, DecodingConfig
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.recognizers.api import Recognized
 from speechllm_plugin.recognizers.whisper import (
@@ -32,6 +32,7 @@ from speechllm_plugin.recognizers.whisper import (
 )
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.scoring.report import Hypothesis, score
+from speechllm_plugin.scoring.table import format_wer
 from speechllm_tools.bench.report import describe_machine
 
 PADDED = "pad_to_30s: true"
@@ -127,8 +128,7 @@ def decode(recognizer: WhisperRecognizer, features: Tensor, seconds: float) -> R
     :param features: `[1, T, C]`.
     :param seconds: length of the clip.
     """
-    limits = _limits()
-    limit = int(limits["extra_tokens"] + limits["tokens_per_second"] * seconds)
+    limit = DecodingConfig().limit(seconds)
     output = recognizer.model.generate(
         encoder_outputs=BaseModelOutput(last_hidden_state=cast(torch.FloatTensor, features)),
         do_sample=False,
@@ -142,8 +142,7 @@ def decode(recognizer: WhisperRecognizer, features: Tensor, seconds: float) -> R
 
 
 def _limits() -> dict[str, float]:
-    defaults = DecodingConfig()
-    return {"tokens_per_second": defaults.tokens_per_second, "extra_tokens": defaults.extra_tokens}
+    return {"tokens_per_second": TOKENS_PER_SECOND, "extra_tokens": DecodingConfig().extra_tokens}
 
 
 def _figures(
@@ -168,12 +167,11 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """In Markdown, a row for each option."""
     lines: list[Sequence[str]] = [_COLUMNS, ["---"] * len(_COLUMNS)]
     for name, result in results.items():
-        wer, low, high = (f"{100 * result['asr'][key]:.1f}" for key in ("wer", "wer_low", "wer_high"))
         lines.append((
             f"`{name}`",
             f"{result['vectors_per_second']:.1f}",
             f"{result['encoder_time']:.2f}",
-            f"{wer} [{low}, {high}]",
+            format_wer(result["asr"]),
             f"{result['cut_hypotheses']} of {result['utterances']}",
         ))  # fmt: skip
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

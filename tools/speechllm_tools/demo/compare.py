@@ -15,7 +15,9 @@ from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
-from speechllm_tools.demo.run import SPLITS, config_file, evaluation, paths, run_recipe
+from speechllm_plugin.scoring.table import format_wer
+from speechllm_tools.demo.run import SPLITS, config_file, evaluation, paths
+from speechllm_tools.demo.watch import run_recipe
 
 _ABOUT = """\
 Everything but the adapter and its learning rate is the demo's recipe. What differs from the published adapters suits a
@@ -134,13 +136,9 @@ def _row(name: str, folder: Path) -> list[str]:
         f"{_learning_rate(name):g}",
         f"{scores[0]['speech_vectors_per_second']:.2f}",
         f"{scores[0]['nll_loss']:.3f}",
-        *(_wer(split["asr"]) for split in scores),
+        *(format_wer(split["asr"]) for split in scores),
         f"{minutes:.1f}",
     ]
-
-
-def _wer(scores: Mapping[str, Any]) -> str:
-    return f"{100 * scores['wer']:.1f} [{100 * scores['wer_low']:.1f}, {100 * scores['wer_high']:.1f}]"
 
 
 def _table(rows: list[list[str]]) -> str:

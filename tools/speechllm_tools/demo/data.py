@@ -46,6 +46,10 @@ class DataConfig:
     seed: int = 2
     """Everything random follows from it: sentences, voices, speeds, pitches."""
 
+    @property
+    def num_clips(self) -> int:
+        return self.train + self.dev + self.test_seen + self.test_unseen
+
 
 def plan_clips(config: DataConfig) -> dict[str, list[Clip]]:
     """Split -> its clips. Depends on the configuration alone."""
@@ -87,8 +91,12 @@ def write_data(folder: Path, config: DataConfig, *, num_processes: int = 2) -> N
         return
     completion.begin(folder, mark)
     clips = [clip for split in plan.values() for clip in split]
-    with ProgressLine("speaking", len(clips), "clips") as progress:
-        synthesise(clips, folder, num_processes=num_processes, progress=progress.update)
+    with ProgressLine("speaking") as line:
+
+        def progress(done: int) -> None:
+            line.update(f"{done}/{len(clips)} clips", done / len(clips))
+
+        synthesise(clips, folder, num_processes=num_processes, progress=progress)
     for partial in (folder / "audio").rglob("*.partial"):  # left by processes that were killed
         partial.unlink(missing_ok=True)
     for split, split_clips in plan.items():

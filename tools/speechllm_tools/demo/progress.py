@@ -1,4 +1,4 @@
-"""A line on a terminal that says how far a job is; in a log, a line now and then."""
+"""A line on a terminal that says how far a job is and how long it still takes; in a log, a line now and then."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from types import TracebackType
 
 
 class ProgressLine:
-    """``speaking 1200/4364 clips, 12 s``, on standard output."""
+    """``speaking 1200/4364 clips, 12 s, about 31 s left``, on standard output."""
 
-    def __init__(self, what: str, total: int, unit: str) -> None:
-        self._what, self._total, self._unit = what, total, unit
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._start = self._printed = time.monotonic()
+        self._first: float | None = None
         self._on_terminal = sys.stdout.isatty()
 
     def __enter__(self) -> ProgressLine:
@@ -24,12 +25,23 @@ class ProgressLine:
         if self._on_terminal:
             print(flush=True)
 
-    def update(self, done: int) -> None:
-        """Tell that ``done`` of the total are there."""
+    def update(self, state: str, share: float) -> None:
+        """
+        :param state: how far the job is, in its own words.
+        :param share: of the whole job's time that is behind it, 0 to 1. What the first call says was done before.
+        """
         now = time.monotonic()
+        if self._first is None:
+            self._first = share
         # A log is not to be filled: every ten seconds, and the end.
-        if not self._on_terminal and done < self._total and now - self._printed < 10:
+        if not self._on_terminal and share < 1 and now - self._printed < 10:
             return
         self._printed = now
-        line = f"  {self._what} {done}/{self._total} {self._unit}, {now - self._start:.0f} s"
-        print(f"\r{line}" if self._on_terminal else line, end="" if self._on_terminal else "\n", flush=True)
+        line = f"  {self._what} {state}, {duration(now - self._start)}"
+        if self._first < share < 1:
+            line += f", about {duration((now - self._start) * (1 - share) / (share - self._first))} left"
+        print(f"\r{line}\033[K" if self._on_terminal else line, end="" if self._on_terminal else "\n", flush=True)
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

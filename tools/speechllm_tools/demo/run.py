@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from speechllm_plugin.errors import UserError
+from speechllm_tools.demo.progress import ProgressLine, duration
+
+if TYPE_CHECKING:
+    from speechllm_tools.demo.pace import Pace
 
 SPLITS = {"test_seen": "unseen sentences, voices heard in training", "test_unseen": "unseen sentences, new voices"}
 TARGET = {"test_seen": 5.0, "test_unseen": 10.0}
-"""WER (%) that the demo is expected to reach."""
+"""WER (%) that the demo is expected to reach: benchmarks/results/demo-seeds.md."""
 FAILED = 15.0
 """WER (%) on voices heard in training above which something is broken."""
 
@@ -29,19 +30,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    # Here, because `speechllm demo --help` answers at once without torch and transformers.
+    from speechllm_tools.demo.data import DataConfig
+    from speechllm_tools.demo.pace import measure
+    from speechllm_tools.demo.prepare import main as prepare
+    from speechllm_tools.demo.watch import TrainingProgress, run_recipe
+
     start = time.monotonic()
     root: Path = options.root
+    pace, sizes = measure(), DataConfig()
+    training = TrainingProgress(root / "run", config_file(), sizes.train, pace)
+    decoding = pace.decoded_clip * (sizes.test_seen + sizes.test_unseen)
+    if not (root / "eval" / ".checkpoint").is_file():
+        print(_forecast(pace, sizes.num_clips * pace.speech_clip, training.total_seconds, decoding), flush=True)
     _step("1/3", "models and speech")
-    from speechllm_tools.demo.prepare import main as prepare
-
-    status = prepare(["--root", str(root)])
-    if status:
+    if status := prepare(["--root", str(root)]):
         return status
     _step("2/3", f"training {root / 'run'} (an interrupted run goes on where it was)")
-    run_recipe("train", root / "run", "--config-file", str(config_file()), "--config", *paths(root))
+    with ProgressLine("training,") as line:
+        run_recipe(
+            "train", root / "run", "--config-file", str(config_file()), "--config", *paths(root),
+            watch=lambda: line.update(*training.state()),
+        )  # fmt: skip
     _step("3/3", "decoding sentences that training never saw")
-    _evaluate(root)
+    _evaluate(root, decoding)
     return _report(root, time.monotonic() - start)
+
+
+def _forecast(pace: Pace, speaking: float, training: float, decoding: float) -> str:
+    """:param speaking: with the other two, seconds of the three parts; loading and converting models comes to them."""
+    parts = {"models and speech": 40 + speaking, "training": 25 + training, "decoding": 20 + decoding}
+    listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
+    return f"expected on this machine ({pace}): {duration(sum(parts.values()))}: {listed}"
 
 
 def config_file() -> Path:
@@ -67,44 +87,40 @@ def evaluation(root: Path) -> list[str]:
         f"dataset.splits=[{','.join(SPLITS)}]",
         "dataset.batch_size=25",
         f"dataset.feature_cache={root}/features",
-        "decoding.no_repeat_ngram_size=3",
-        "decoding.tokens_per_second=6",
     ]
 
 
-def _evaluate(root: Path) -> None:
+def _evaluate(root: Path, expected_seconds: float) -> None:
     from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
+    from speechllm_tools.demo.watch import TimedProgress, run_recipe
 
     checkpoint = find_checkpoint(root / "run")
     done = root / "eval" / ".checkpoint"
     if done.is_file() and done.read_text() == checkpoint.name:
         print(f"  {root / 'eval'} has the scores of {checkpoint.name} already", flush=True)
         return
-    run_recipe("evaluate", root / "eval", "--checkpoint", str(root / "run"), "--config", *evaluation(root))
+    with ProgressLine("decoding") as line:
+        elapsed = TimedProgress(expected_seconds)
+        run_recipe(
+            "evaluate", root / "eval", "--checkpoint", str(root / "run"), "--config", *evaluation(root),
+            watch=lambda: line.update(*elapsed.state()),
+        )  # fmt: skip
     done.write_text(checkpoint.name)
-
-
-def run_recipe(action: str, output_dir: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "speechllm_recipes", "recipe", "run", "speech_llm", action, str(output_dir)]
-    if not sys.stdout.isatty():
-        command.append("--no-rich")
-    status = subprocess.run([*command, *arguments]).returncode
-    if status:
-        raise UserError(f"`{action}` ended with status {status}; its log is {output_dir}/logs/rank_0.log")
 
 
 def _report(root: Path, seconds: float) -> int:
     from speechllm_plugin.scoring.report import read_hypotheses
-    from speechllm_plugin.scoring.table import format_table
+    from speechllm_plugin.scoring.table import format_table, format_wer
 
     scores = {split: _scores(root / "eval" / split / "scores.json") for split in SPLITS}
     rows = read_hypotheses(root / "eval" / "test_seen" / "hypotheses.tsv")
     print("\n" + format_table(rows, 5) + "\n")
+    above = []
     for split, description in SPLITS.items():
-        wer = 100 * scores[split]["asr"]["wer"]
-        low, high = (100 * scores[split]["asr"][bound] for bound in ("wer_low", "wer_high"))
-        print(f"WER {wer:5.2f} % [{low:.2f}, {high:.2f}]  (expected <= {TARGET[split]:g} %)  "
+        print(f"WER (%) {format_wer(scores[split]['asr'], 2)}  (expected <= {TARGET[split]:g})  "
               f"{scores[split]['utterances']} {description}")
+        if (wer := 100 * scores[split]["asr"]["wer"]) > TARGET[split]:
+            above.append(f"{wer:.2f} % on {description} (expected at most {TARGET[split]:g} %)")
     seen = scores["test_seen"]
     own, other = seen["nll_loss"], seen["other_audio_loss"]
     verdict = "it listens" if other > 2 * own else "it does not listen"
@@ -124,6 +140,9 @@ Go on from here:
 (after `. .venv/bin/activate`)""")
     failed = 100 * seen["asr"]["wer"] > FAILED
     print(f"\ndemo {'FAILED' if failed else 'done'} in {seconds / 60:.1f} min")
+    if above:
+        print(f"WER is above what is expected: {'; '.join(above)}. Something differs from the machines where it was "
+              f"measured (benchmarks/results/demo-seeds.md); the log is {root}/run/logs/rank_0.log")
     return 1 if failed else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -97,6 +98,9 @@ def _speak_batch(batch: Sequence[Clip], folder: Path) -> None:
         file = folder / clip.file
         # Named after the process: where a preparation was killed, its processes may still finish their batches.
         partial = file.with_suffix(f".{os.getpid()}.partial")
-        soundfile.write(partial, samples.astype(np.int16), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        # Through memory: soundfile waits for the disk at the end of each file that it writes, a quarter of the time.
+        encoded = io.BytesIO()
+        soundfile.write(encoded, samples.astype(np.int16), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        partial.write_bytes(encoded.getvalue())
         # A file under its own name is always whole.
         os.replace(partial, file)

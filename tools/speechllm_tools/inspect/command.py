@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.yaml_text import parse_assignment
 
 if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
@@ -42,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N",
                         help="clips that a GPU trains on at a time (default: dataset.batch_size of the YAML file, "
                         f"else {BATCH_SIZE})")
+    parser.add_argument("--set", metavar="KEY=VALUE", nargs="*", action="extend", default=[],
+                        help="change a key of the model's configuration, for instance where the frozen models of a "
+                        "run lie now: --set llm.config.path=DIR")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -73,7 +77,8 @@ def run(options: argparse.Namespace) -> int:
         all_facts = [inspect(name, config, BATCH_SIZE, clips=(options.seconds,)) for name, config in _published()]
         print(_dump([facts.as_json() for facts in all_facts]) if options.json else report.table(all_facts))
     else:
-        facts = inspect(options.target, *_read(options.target))
+        overrides = dict(parse_assignment(item, "--set") for item in options.set)
+        facts = inspect(options.target, *_read(options.target, overrides))
         print(_dump(facts.as_json()) if options.json else report.describe(facts))
     return 0
 
@@ -91,60 +96,85 @@ def _published() -> list[tuple[str, SpeechLlmConfig]]:
     return [(name, arch_config(name)) for name in names]
 
 
-def _read(target: str) -> tuple[SpeechLlmConfig, int]:
-    """The configuration that `target` names, and the size of its batches."""
+def _read(target: str, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, int]:
+    """The configuration that `target` names, and the size of its batches.
+
+    :param overrides: keys to change, by dotted path.
+    """
     from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
     from speechllm_plugin.models.speech_llm.config import all_arch_names, arch_config, unknown_arch
 
     path = Path(target)
     if target in all_arch_names():
-        return arch_config(target), BATCH_SIZE
+        return _changed(arch_config(target), overrides), BATCH_SIZE
     if path.is_dir():
         file = path / "config.yaml"
         if file.is_file() and not (path / "checkpoints" / "model.yaml").is_file():
-            return _read_yaml(file)  # a run that has not saved yet
+            return _read_yaml(file, overrides)  # a run that has not saved yet
         checkpoint = find_checkpoint(path)
         file = checkpoint.directory.parent / "config.yaml"
-        return checkpoint.config(), _read_yaml(file)[1] if file.is_file() else BATCH_SIZE
+        return checkpoint.config(overrides), _read_yaml(file, {})[1] if file.is_file() else BATCH_SIZE
     if path.is_file():
-        return _read_yaml(path)
+        return _read_yaml(path, overrides)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise UserError(f"ARCH_OR_CONFIG: found no {target}, expected an architecture, a file or a directory")
     raise unknown_arch(target, "ARCH_OR_CONFIG")
 
 
-def _read_yaml(file: Path) -> tuple[SpeechLlmConfig, int]:
+def _changed(config: SpeechLlmConfig, overrides: dict[str, Any]) -> SpeechLlmConfig:
+    from dataclasses import asdict
+
+    from fairseq2.utils.config import StandardConfigMerger
+    from speechllm_recipes.given_keys import nested
+
+    from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+    from speechllm_plugin.registry import structure
+
+    changed: SpeechLlmConfig = structure(
+        SpeechLlmConfig, StandardConfigMerger().merge(asdict(config), nested(overrides)), "model"
+    )
+    return changed
+
+
+def _read_yaml(file: Path, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, int]:
     """A configuration of the training recipe, merged as `--config-file` is."""
-    import yaml
     from fairseq2.utils.config import StandardConfigMerger
     from fairseq2.utils.structured import StandardValueConverter, StructureError
     from fairseq2.utils.validation import StandardObjectValidator, ValidationError
-    from speechllm_recipes.log_filter import config_error
+    from speechllm_recipes.config_errors import config_error, structure_error
+    from speechllm_recipes.given_keys import given_keys, nested
     from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
+    from speechllm_recipes.speech_llm.steps import derived_steps
+    from speechllm_recipes.strict_numbers import refuse_numbers_of_another_kind
 
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, arch_config
     from speechllm_plugin.registry import structure
+    from speechllm_plugin.yaml_text import parse_yaml
 
+    refuse_numbers_of_another_kind()
     merger, converter, validator = StandardConfigMerger(), StandardValueConverter(), StandardObjectValidator()
     try:
-        values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-        recipe = converter.structure(merger.merge(converter.unstructure(SpeechLlmTrainConfig()), values),
-                                     SpeechLlmTrainConfig)
+        values: Any = parse_yaml(file.read_text(encoding="utf-8"))
+        merged = merger.merge(converter.unstructure(SpeechLlmTrainConfig()), values)
+        # As `fairseq2 recipe run` does.
+        merged = merger.merge(merged, nested(derived_steps(dict(given_keys(values)))))
+        recipe = converter.structure(merged, SpeechLlmTrainConfig)
         assert isinstance(recipe, SpeechLlmTrainConfig)
         validator.validate(recipe)
         config: Any = converter.unstructure(arch_config(str(recipe.model.arch)))
         if recipe.model.config_overrides is not None:
             config = merger.merge(config, recipe.model.config_overrides)
+        config = merger.merge(config, nested(overrides))
         structured: SpeechLlmConfig = structure(SpeechLlmConfig, config, "model.config_overrides")
         try:
             validator.validate(structured)
         except ValidationError as error:
             raise ValidationError(error.result, field="model.config_overrides") from error
     except (UserError, ValidationError) as error:
-        raise UserError(f"{file}: {error}") from error
+        raise UserError(f"{file}: {config_error(error) or error}") from error
     except StructureError as error:
-        raise UserError(f"{file}: {config_error(error)}") from error
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: {structure_error(error)}") from error
+    except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: {reason}; expected a configuration as the recipe's --config-file takes it") from error
     return structured, recipe.dataset.batch_size

@@ -45,6 +45,8 @@ from speechllm_tools.inspect.skeleton import Skeleton, count_parameters, frozen_
 
 ResultT = TypeVar("ResultT")
 
+_CONTENT_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
+"""What a part raises on fake tensors that decides by what it has computed."""
 PROMPT_TOKENS = 32
 """Tokens of instruction and chat template around the speech, 15 to 45 for most LLMs. Those before it are counted like
 the others, although they keep nothing: a few percent too much for short clips."""
@@ -117,6 +119,17 @@ class CostModel:
         """Output vectors of an adapter of a fixed rate, for so many frames as it takes them."""
         return self._adapt(skeleton, frames, 1).vectors
 
+    def fixed_vectors(self, skeleton: Skeleton, frames: int) -> int | None:
+        """`vectors`, for an adapter that does not tell whether its rate is fixed; None where it is not."""
+        def run() -> int | None:
+            try:
+                with skeleton.mode:
+                    return _run_adapter(skeleton, frames, None).vectors
+            except _CONTENT_DEPENDENT:
+                return None
+
+        return self._once(("fixed", str(skeleton.config.adapter), skeleton.shape, frames), run)
+
     def estimate(self, skeleton: Skeleton, seconds: float, vectors: int, target_tokens: int) -> Cost:
         """
         :param seconds: length of the clip.
@@ -165,7 +178,7 @@ def _adapt(skeleton: Skeleton, frames: int, vectors: int) -> Adapted:
     try:
         with skeleton.mode:
             return _run_adapter(skeleton, frames, vectors)
-    except (DataDependentOutputException, DynamicOutputShapeException):
+    except _CONTENT_DEPENDENT:
         pass  # what it does next depends on what it has computed, which fake tensors do not know
     needed, memory = 4 * count_parameters(skeleton.adapter), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
@@ -176,11 +189,11 @@ def _adapt(skeleton: Skeleton, frames: int, vectors: int) -> Adapted:
     return _run_adapter(skeleton, frames, vectors)
 
 
-def _run_adapter(skeleton: Skeleton, frames: int, vectors: int) -> Adapted:
+def _run_adapter(skeleton: Skeleton, frames: int, vectors: int | None) -> Adapted:
     """
     Without dropout, which PyTorch fuses into the attention on a GPU and not on a CPU, and in float32.
 
-    :param vectors: what the output has, where it depends on the content.
+    :param vectors: what the output has, where it depends on the content; None = the adapter is not told.
     """
     config: Any = skeleton.config.adapter.config
     if "dropout" in {field.name for field in fields(config)}:
@@ -196,12 +209,13 @@ def _run_adapter(skeleton: Skeleton, frames: int, vectors: int) -> Adapted:
         scored_sizes.append(scored.size(1))
         # As many runs of equal labels as there are to be vectors. The head itself is counted on its own.
         steps = torch.arange(scored.size(1))
-        run = torch.div(steps * vectors, scored.size(1), rounding_mode="floor")
+        run = torch.div(steps * (vectors or 1), scored.size(1), rounding_mode="floor")
         return nn.functional.one_hot(run % 2, 2).to(scored.dtype).unsqueeze(0)
 
+    target_lengths = None if vectors is None else torch.tensor([vectors])
     kept = Kept(adapter)
     with _Counter() as counter, kept:
-        output = adapter(seqs, torch.tensor([frames]), torch.tensor([vectors]), classify if skeleton.ctc else None)
+        output = adapter(seqs, torch.tensor([frames]), target_lengths, classify if skeleton.ctc else None)
     return Adapted(output.seqs.size(1), sum(scored_sizes), Work(3 * counter.forward(), kept.total))
 
 

@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import nn
 
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.adapters.bert import BertLayers
 from speechllm_plugin.adapters.projected import ProjectedAdapter
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+from speechllm_plugin.precision import MachinePrecision, machine_precision
 from speechllm_tools.inspect.cost import PROMPT_TOKENS, Cost, CostModel, stacked
 from speechllm_tools.inspect.published import RATES, SIZE_NOTES, SIZES, Rate, Size, closest_encoder
 from speechllm_tools.inspect.skeleton import Skeleton, count_parameters, count_trained
@@ -57,6 +59,8 @@ class Facts:
     target_tokens: int
     batch_size: int
     costs: CostModel
+    machine: MachinePrecision
+    """What `dtype: auto` means here; in the estimates, which are for a GPU, it is bfloat16."""
 
     @cached_property
     def cost(self) -> Cost:
@@ -93,6 +97,7 @@ class Facts:
                 "dim": llm.dim,
                 "vocabulary": llm.embedding_table.size(0),
             },
+            "auto": asdict(self.machine),
             "parameters": {"trainable": skeleton.trained, "frozen": skeleton.frozen},
             "table_2_millions": {
                 "ours": self.size and asdict(self.size),
@@ -142,7 +147,10 @@ def gather(
     """
     encoder, adapter = skeleton.encoder, skeleton.adapter
     adapter_name, arch = skeleton.config.adapter.name, skeleton.config.encoder.arch
-    content_dependent = adapter.output_rate(skeleton.shape.frame_rate) is None
+    content_dependent = (
+        adapter.output_rate(skeleton.shape.frame_rate) is None
+        and costs.fixed_vectors(skeleton, stacked(skeleton, costs.frames(skeleton, seconds))) is None
+    )
     of = arch if arch in RATES else closest_encoder(encoder.frame_rate)
     published = RATES[of].get(adapter_name)
     as_published = of == arch and _has_published_settings(skeleton.config)
@@ -175,6 +183,7 @@ def gather(
         target_tokens=target_tokens,
         batch_size=batch_size,
         costs=costs,
+        machine=machine_precision("cuda" if torch.cuda.is_available() else "cpu"),
     )
 
 

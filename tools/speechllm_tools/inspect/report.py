@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from speechllm_plugin.models.speech_llm.config import part_dtypes
 from speechllm_tools.inspect.cost import PROMPT_TOKENS, TEXT_VOCABULARY
 from speechllm_tools.inspect.facts import Facts
 from speechllm_tools.inspect.published import SIZE_NOTES, SIZES
@@ -72,7 +73,17 @@ def _parts(facts: Facts) -> list[str]:
         *_aligned(rows),
         f"encoder: width {encoder.dim}, {encoder.frame_rate:g} Hz, {window}{joined}; "
         f"LLM: width {llm.dim}, vocabulary {llm.embedding_table.size(0):,}",
+        _precision(facts),
     ]
+
+
+def _precision(facts: Facts) -> str:
+    machine, dtypes = facts.machine, set(part_dtypes(facts.skeleton.config).values())
+    line = f"precision: `auto` is {machine.auto} on this machine: {machine.reason}"
+    if machine.auto == "float32" and "auto" in dtypes:
+        line += "; the estimates are for a GPU and take it for bfloat16"
+    unlike = sorted(dtype for dtype in dtypes if machine.decode_in(dtype) != dtype)
+    return line + "".join(f"; a checkpoint trained in {dtype} is decoded in float32" for dtype in unlike)
 
 
 def _sizes(facts: Facts) -> list[str]:
@@ -163,7 +174,8 @@ def _millions(value: float | None) -> str:
 
 
 def _source(config: Any) -> str:
-    return f"{config.path}, {config.dtype}"
+    """Where a part comes from and its precision, as far as it has such keys."""
+    return ", ".join(str(getattr(config, key)) for key in ("path", "dtype") if hasattr(config, key))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

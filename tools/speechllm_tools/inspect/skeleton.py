@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig, Wav2Vec2BertModel
@@ -20,7 +21,7 @@ from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterShape
-from speechllm_plugin.encoders.api import SpeechEncoder
+from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 from speechllm_plugin.encoders.w2v_bert import W2vBertSpeechEncoder
 from speechllm_plugin.encoders.wav2vec2 import FAMILIES, Wav2Vec2Config, Wav2Vec2SpeechEncoder
@@ -35,7 +36,8 @@ from speechllm_plugin.models.speech_llm.ctc import CtcHead
 from speechllm_plugin.models.speech_llm.factory import adapter_shape, create_ctc_head
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
-from speechllm_plugin.pretrained import DTYPES, config_values, freeze
+from speechllm_plugin.precision import DTYPES
+from speechllm_plugin.pretrained import config_values, freeze
 
 
 @dataclass(frozen=True)
@@ -103,17 +105,33 @@ class SkeletonBuilder:
         if key in self._frozen and tuning == TuningConfig():
             return self._frozen[key]
         known, build = _BUILDERS[kind]
-        if section.name not in known:
+        if section.name in known:
+            hf_config = _hf_config(kind, section)
+            with self._mode:
+                part = freeze(build(section, hf_config))
+        elif kind == "encoder":
+            part = freeze(self._foreign_encoder(section))
+        else:
             raise UserError(
-                f"{kind}.name: found {section.name!r}, expected one of {', '.join(known)}: no other part can be built "
-                "without its weights"
+                f"{kind}.name: found {section.name!r}, expected one of {', '.join(known)}: the cost of another LLM is "
+                "not known"
             )
-        hf_config = _hf_config(kind, section)
-        with self._mode:
-            part = freeze(build(section, hf_config))
         if tuning == TuningConfig():  # otherwise the model will change it
             self._frozen[key] = part
         return part
+
+    def _foreign_encoder(self, section: PartSection) -> SpeechEncoder:
+        """An encoder of another package, by its own code."""
+        try:
+            with self._mode:
+                return ENCODERS.get(section.name).build(section.config)
+        except UserError:
+            raise
+        except Exception as error:  # what its loading does to fake tensors may raise anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"encoder.name: found {section.name!r}, expected one that can be built without weights ({reason[:200]})"
+            ) from error
 
 
 def _hf_config(kind: str, section: PartSection) -> PretrainedConfig:
@@ -149,6 +167,11 @@ _MODEL_TYPES: dict[str, Collection[str]] = {
 }
 """What a part loads, by the `model_type` of a config.json; the other parts load any."""
 
+def gpu_dtype(config: Any) -> torch.dtype:
+    """A part's precision where the estimates are of: on a GPU that multiplies bfloat16."""
+    return DTYPES["bfloat16" if config.dtype == "auto" else config.dtype]
+
+
 _ENCODERS: dict[str, tuple[Any, Any]] = {
     "whisper": (WhisperSpeechEncoder, WhisperEncoder),
     "seamless_m4t_v2": (SeamlessM4Tv2SpeechEncoder, HfSeamlessSpeechEncoder),
@@ -162,7 +185,7 @@ def _encoder(section: PartSection, hf_config: Any) -> SpeechEncoder:
     if section.name == "wav2vec2":
         return _wav2vec2(config, hf_config)
     kls, hf_kls = _ENCODERS[section.name]
-    encoder: SpeechEncoder = kls(config, hf_config, hf_kls(hf_config).to(DTYPES[config.dtype]))
+    encoder: SpeechEncoder = kls(config, hf_config, hf_kls(hf_config).to(gpu_dtype(config)))
     return encoder
 
 
@@ -171,7 +194,7 @@ def _wav2vec2(config: Wav2Vec2Config, hf_config: Any) -> Wav2Vec2SpeechEncoder:
     all_layers = config.layer in (None, hf_config.num_hidden_layers)
     hf_config.num_hidden_layers = config.layer or hf_config.num_hidden_layers
     hf_config.mask_time_prob = hf_config.mask_feature_prob = 0.0
-    model = FAMILIES[hf_config.model_type][1](hf_config).to(DTYPES[config.dtype])
+    model = FAMILIES[hf_config.model_type][1](hf_config).to(gpu_dtype(config))
     return Wav2Vec2SpeechEncoder(
         config, hf_config, model, config.normalize is not False, all_layers and hf_config.do_stable_layer_norm
     )
@@ -179,7 +202,7 @@ def _wav2vec2(config: Wav2Vec2Config, hf_config: Any) -> Wav2Vec2SpeechEncoder:
 
 def _llm(section: PartSection, hf_config: PretrainedConfig) -> Llm:
     config: Any = section.config
-    dtype = DTYPES[config.dtype]
+    dtype = gpu_dtype(config)
     tokenizer: Any = None
     if section.name == "encoder_decoder":
         return EncoderDecoderLlm(config, AutoModelForSeq2SeqLM.from_config(hf_config, dtype=dtype), tokenizer)

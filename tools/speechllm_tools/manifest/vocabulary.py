@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"--output: found {options.output}, the manifest {manifest} itself, expected a new file")
     from speechllm_plugin.vocabulary import train_vocabulary
 
-    rows = [row for file in options.manifest for row in read_manifest(file)]
+    rows = [row for file in options.manifest for row in read_manifest(file, empty_text=True)]
     transcripts = [row.src_text or row.tgt_text for row in rows]
     size = train_vocabulary(transcripts, options.output, size=options.size, model_type=options.type)
     own = sum(not row.src_text for row in rows)

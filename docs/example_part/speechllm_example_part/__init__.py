@@ -1,0 +1,1 @@
+"""Parts of a speech LLM that come from outside of speechllm-plugin."""

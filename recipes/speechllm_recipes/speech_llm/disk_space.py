@@ -1,0 +1,87 @@
+"""A full disk is one line that names the place and what is free there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fairseq2.checkpoint import CheckpointManager
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from speechllm_plugin.errors import UserError
+
+_OVERHEAD = 2**20
+"""Bytes of a checkpoint beside its tensors, at most."""
+
+
+def ask_for_space_first(manager: CheckpointManager, directory: Path, model: nn.Module, optimizer: Optimizer) -> None:
+    """Lets `manager` write a checkpoint only where there is room for it. fairseq2 would leave half of one, and say that
+    the `optimizer` checkpoint must contain pickeable objects only.
+
+    :param directory: of the checkpoints.
+    """
+    save = manager.save_checkpoint
+
+    def save_checkpoint(step_nr: int, *arguments: Any, **options: Any) -> None:
+        tensors = [*model.state_dict().values(), *_tensors(optimizer.state)]
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + _OVERHEAD
+        check_space(directory, needed, f"the checkpoint of step {step_nr}")
+        save(step_nr, *arguments, **options)
+
+    manager.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
+
+
+def check_space(directory: Path, needed: int, purpose: str) -> None:
+    """
+    :param needed: bytes.
+    :raises UserError: fewer are free.
+    """
+    free = _free(directory)
+    if free < needed:
+        raise UserError(
+            f"{directory}: found {_megabytes(free)} free on its disk, expected at least {_megabytes(needed)} for "
+            f"{purpose}"
+        )
+
+
+def full_disk(error: BaseException, directory: Path) -> UserError | None:
+    """The line about an error that comes of a full disk or quota; None = it comes of something else."""
+    for cause in _chain(error):
+        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        # What PyTorch says of the same.
+        if full or "PytorchStreamWriter failed writing" in str(cause) or "unexpected pos" in str(cause):
+            place = getattr(cause, "filename", None) or directory
+            return UserError(
+                f"{place}: the disk or its quota is full, found {_megabytes(_free(directory))} free on it, expected "
+                "room for what the run writes"
+            )
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+
+
+def _free(directory: Path) -> int:
+    while not directory.exists():
+        directory = directory.parent
+    return shutil.disk_usage(os.path.realpath(directory)).free
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

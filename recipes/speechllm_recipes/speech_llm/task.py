@@ -1,0 +1,168 @@
+"""fairseq2's trainer and evaluator with what they lack: a stop that saves, one line for what they take for failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from signal import SIGTERM, signal
+from types import FrameType
+
+from fairseq2.checkpoint import CheckpointError
+from fairseq2.datasets import DataReader
+from fairseq2.gang import Gang, all_sum
+from fairseq2.logging import log
+from fairseq2.task import Task, TaskStopException
+from fairseq2.trainer import Trainer
+from typing_extensions import Self, override
+
+from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.tasks.kept import KeptHypotheses
+from speechllm_recipes.speech_llm.disk_space import full_disk
+from speechllm_recipes.stop_signal import remember_to_die
+
+
+class DelegatingTask(Task):
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    @override
+    def run(self) -> None:
+        self._task.run()
+
+    @override
+    def request_stop(self) -> None:
+        self._task.request_stop()
+
+    @override
+    def close(self) -> None:
+        self._task.close()
+
+    @property
+    @override
+    def step_nr(self) -> int:
+        return self._task.step_nr
+
+
+class WatchedReader(DataReader[SpeechTextBatch]):
+    """A reader that does something before each step."""
+
+    def __init__(self, reader: DataReader[SpeechTextBatch], before_step: Callable[[], None]) -> None:
+        self._reader = reader
+        self._before_step = before_step
+
+    @override
+    def __iter__(self) -> Self:
+        return self
+
+    @override
+    def __next__(self) -> list[SpeechTextBatch]:
+        self._before_step()
+        return next(self._reader)
+
+    @override
+    def reset(self) -> None:
+        self._reader.reset()
+
+    @override
+    def state_dict(self) -> dict[str, object]:
+        return self._reader.state_dict()
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        self._reader.load_state_dict(state_dict)
+
+    @property
+    @override
+    def num_accumulate(self) -> int:
+        return self._reader.num_accumulate
+
+
+class Stop:
+    """A stop that was asked for by a signal, which all processes make after the same step."""
+
+    def __init__(self, gang: Gang) -> None:
+        self._gang = gang
+        self._requested = False
+        self.trainer: Trainer | None = None
+        """Saves."""
+
+    def request(self) -> None:
+        self._requested = True
+
+    def before_step(self) -> None:
+        """
+        :raises TaskStopException: a stop was asked for, of one process at least; the checkpoint is saved.
+        """
+        requested = int(self._requested)
+        if self._gang.size > 1:
+            requested = int(all_sum(self._gang, requested))
+        if not requested or self.trainer is None:
+            return
+        trainer = self.trainer
+        # fairseq2 stops of its own accord only where no number of steps is set, and validates before it is done.
+        trainer._maybe_complete_checkpoint_save_operation()
+        step = trainer.step_nr
+        if step > 0 and step not in trainer._checkpoint_manager.get_step_numbers(exclude_model_only=True):
+            trainer._save_checkpoint(blocking=True)
+        log.info("Stopped by a signal after step {}; its checkpoint is saved, and the same command goes on from it.",
+                 step)
+        raise TaskStopException()
+
+
+class ResumableTask(DelegatingTask):
+    """A trainer that saves before it stops, and that tells why it cannot resume or save."""
+
+    def __init__(self, trainer: Trainer, stop: Stop, output_dir: Path) -> None:
+        super().__init__(trainer)
+        self._stop = stop
+        self._output_dir = output_dir
+        stop.trainer = trainer
+
+    @override
+    def run(self) -> None:
+        def stop(number: int, _: FrameType | None) -> None:
+            log.info("SIGTERM received. Stopping after this step.")
+            remember_to_die(number)
+            self._stop.request()
+
+        before = signal(SIGTERM, stop)
+        try:
+            self._task.run()
+        except TaskStopException:
+            raise
+        except Exception as error:
+            # fairseq2 wraps what our data reader says about its state.
+            if isinstance(error, CheckpointError) and isinstance(error.__cause__, UserError):
+                raise error.__cause__ from error
+            if (line := full_disk(error, self._output_dir)) is not None:
+                raise line from error
+            raise
+        finally:
+            signal(SIGTERM, before)
+
+    @override
+    def request_stop(self) -> None:
+        self._stop.request()
+
+
+class DecodingTask(DelegatingTask):
+    """An evaluator or a generator whose hypotheses are kept until it is done."""
+
+    def __init__(self, task: Task, kept: Sequence[KeptHypotheses], gang: Gang, output_dir: Path) -> None:
+        super().__init__(task)
+        self._kept = kept
+        self._gang = gang
+        self._output_dir = output_dir
+
+    @override
+    def run(self) -> None:
+        try:
+            self._task.run()
+        except OSError as error:
+            if (line := full_disk(error, self._output_dir)) is not None:
+                raise line from error
+            raise
+        if self._gang.rank == 0:
+            for kept in self._kept:
+                kept.remove()

@@ -1,0 +1,23 @@
+"""The exit status of a run that a signal has ended after it saved: that of the signal, as SLURM and shells expect."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+_received: list[int] = []
+
+
+def remember_to_die(number: int) -> None:
+    """:param number: the signal that the process ends by once all is saved."""
+    _received.append(number)
+
+
+def die_as_told() -> None:
+    """Ends the process by the signal that it was to remember, if any: status 143 for SIGTERM, so that a scheduler that
+    looks at it knows that the run is not finished."""
+    if _received:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.signal(_received[0], signal.SIG_DFL)
+        signal.raise_signal(_received[0])

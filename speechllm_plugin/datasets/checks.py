@@ -1,0 +1,70 @@
+"""What all rows are asked before the first step, so that none of them ends a run after hours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from fairseq2.logging import log
+
+from speechllm_plugin.datasets.audio import AudioError, duration
+from speechllm_plugin.datasets.manifest import seconds_of
+from speechllm_plugin.datasets.speech_text import Utterance
+from speechllm_plugin.errors import UserError
+
+_COMPARED = 8
+"""Rows whose `n_frames` is compared with the audio."""
+# Shorter clips are compared badly: a frame is a window of 25 ms, and at least one is counted.
+_COMPARED_SECONDS = 0.5
+
+
+def check_languages(
+    utterances: Sequence[Utterance],
+    needed: Callable[[str, str], Mapping[str, str]],
+    check: Callable[[str], object],
+) -> None:
+    """
+    :param needed: gives, for the languages of speech and text, those that must be known, by `source` and `target`.
+    :param check: raises `UserError` for a language that is not.
+    :raises UserError: for the first row with such a language.
+    """
+    first: dict[tuple[str, str], Utterance] = {}
+    for utterance in utterances:
+        first.setdefault((utterance.source_lang, utterance.target_lang), utterance)
+    for languages, utterance in first.items():
+        for name, language in needed(*languages).items():
+            try:
+                check(language)
+            except UserError as error:
+                where = f"{utterance.name}, {utterance.origin_of(name)}"
+                raise UserError(f"{where}: {str(error).removeprefix('language: ')}") from error
+
+
+def check_n_frames(utterances: Sequence[Utterance]) -> None:
+    """Compares some rows' `n_frames` with their audio's header: manifests of fairseq's raw-waveform mode count samples.
+
+    :raises UserError: `n_frames` is in the other unit.
+    """
+    stated = [utterance for utterance in utterances if utterance.row.n_frames]
+    found: list[tuple[float, Utterance, float, float]] = []
+    for utterance in stated[:: max(1, len(stated) // _COMPARED)][:_COMPARED]:
+        try:
+            seconds = duration(utterance.source())
+        except AudioError:
+            continue
+        if seconds >= _COMPARED_SECONDS:
+            by_manifest = seconds_of(utterance.row.n_frames or 0)
+            found.append((by_manifest / seconds, utterance, by_manifest, seconds))
+    if not found:
+        return
+    ratio, utterance, by_manifest, seconds = sorted(found, key=lambda row: row[0])[len(found) // 2]
+    line = (
+        f"{utterance.name}, column 'n_frames': found a length of {by_manifest:.2f} s, but the audio lasts "
+        f"{seconds:.2f} s, expected 10 ms frames, or samples at 16 kHz with "
+        "dataset.config_overrides.n_frames_unit=samples"
+    )
+    off = max(ratio, 1 / ratio)
+    # 160 samples are a frame. Frames taken for samples are one frame for most clips: there is no shorter length.
+    if 160 / 1.3 < off < 160 * 1.3 or utterance.row.n_frames == 1:
+        raise UserError(line)
+    if off > 2:
+        log.warning("{}; batches and hours are reckoned from it.", line)

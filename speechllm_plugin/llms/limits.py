@@ -1,0 +1,90 @@
+"""How long hypotheses may become: from how long the references are, in the tokens of the LLM at hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from fairseq2.logging import log
+
+from speechllm_plugin.datasets.speech_text import Utterance
+from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.prompts import PromptRenderer
+
+MARGIN = 1.5
+"""A hypothesis may be that much longer than nearly all references."""
+QUANTILE = 0.99
+"""The share of a language pair's references that the limit is made for. The rest may be wrong texts, or cut clips."""
+MOST_ROWS = 5_000
+"""References that are measured, at most, evenly over the split: less than a millisecond each."""
+MOST_RATE = 1000.0
+"""The most that `DecodingConfig.tokens_per_second` may be."""
+
+
+@dataclass(frozen=True)
+class ReferenceLength:
+    tokens: int
+    """Without the end of the turn."""
+    seconds: float
+    """Of its clip."""
+    languages: tuple[str, str]
+    """Spoken and written."""
+
+
+def reference_lengths(prompts: PromptRenderer, clips: Sequence[tuple[Utterance, float]]) -> list[ReferenceLength]:
+    """
+    :param clips: of a split, each with its seconds; those without a text are passed over.
+    """
+    step = max(1, math.ceil(len(clips) / MOST_ROWS))
+    return [
+        ReferenceLength(
+            len(prompts.encode_target(clip.row.tgt_text)) - 1, seconds, (clip.source_lang, clip.target_lang)
+        )
+        for clip, seconds in clips[::step]
+        if clip.row.tgt_text.strip()
+    ]
+
+
+def rate_for(lengths: Iterable[ReferenceLength]) -> float | None:
+    """`DecodingConfig.tokens_per_second` for references like these: `MARGIN` times the `QUANTILE` of their tokens per
+    second, of the pair of languages that needs most. A clip of less than a second counts as one second, for which
+    `extra_tokens` are there.
+
+    :returns: rounded up to one decimal; None without references.
+    """
+    rates: dict[tuple[str, str], list[float]] = {}
+    for length in lengths:
+        rates.setdefault(length.languages, []).append(length.tokens / max(length.seconds, 1.0))
+    if not rates:
+        return None
+    most = max(float(np.quantile(pair, QUANTILE, method="higher")) for pair in rates.values())
+    return min(math.ceil(10 * MARGIN * most) / 10, MOST_RATE)
+
+
+def report_limit(split: str, lengths: Sequence[ReferenceLength], decoding: DecodingConfig) -> float:
+    """Logs whether the references would fit; a warning where some would not.
+
+    :returns: the share of the references that are longer than the limit.
+    """
+    if not lengths:
+        return 0.0
+    rate, extra = decoding.rate, decoding.extra_tokens
+    beyond = [length for length in lengths if length.tokens > decoding.limit(length.seconds)]
+    share = len(beyond) / len(lengths)
+    mean = sum(length.tokens for length in lengths) / sum(length.seconds for length in lengths)
+    if beyond:
+        needed = max((length.tokens - extra) / length.seconds for length in beyond)
+        log.warning(
+            "Split {}: {:.1%} of {:,} references are longer than a hypothesis may be ({:g} tokens a second and {} "
+            "more) and would be cut. References have {:.1f} tokens a second; decoding.tokens_per_second={:.1f} cuts "
+            "none.",
+            split, share, len(lengths), rate, extra, mean, math.ceil(10 * needed) / 10,
+        )
+    else:
+        log.info(
+            "Split {}: references have {:.1f} tokens a second; none is longer than a hypothesis may be ({:g} tokens a "
+            "second and {} more).", split, mean, rate, extra,
+        )
+    return share

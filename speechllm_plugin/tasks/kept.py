@@ -1,0 +1,77 @@
+"""Hypotheses on disk while a split is decoded: an evaluation that is killed goes on from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from fairseq2.logging import log
+
+from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.files import write_text_atomically
+
+_FILES = "decoded.rank_{}.jsonl"
+
+
+class KeptHypotheses:
+    """A line for each batch, in a file for each process. All read all files: another number of processes divides the
+    batches in another way."""
+
+    def __init__(self, folder: Path, rank: int, made_by: Mapping[str, Any]) -> None:
+        """
+        :param folder: of the split's results.
+        :param made_by: all that the hypotheses depend on; those of anything else are dropped.
+        """
+        self._folder = folder
+        self._file = folder / _FILES.format(rank)
+        self._header = json.dumps({"made_by": _digest(made_by)})
+        self._entries: dict[tuple[int, ...], dict[str, Any]] = {}
+        own: list[str] = []
+        for file in sorted(folder.glob(_FILES.format("*"))):
+            lines = self._valid_lines(file)
+            own = lines if file == self._file else own
+        if self._entries:
+            clips = sum(map(len, self._entries))
+            log.info("{}: {:,} clips have been decoded before, by the same system; their hypotheses stand.",
+                     folder, clips)
+        # Written anew: its last line may be half of one.
+        write_text_atomically(self._file, "\n".join([self._header, *own]) + "\n")
+        self._stream: TextIO = self._file.open("a", encoding="utf-8")
+
+    def find(self, batch: SpeechTextBatch) -> dict[str, Any] | None:
+        """What `add` was given for the same clips; None = they have not been decoded."""
+        return self._entries.get(tuple(batch.rows))
+
+    def add(self, batch: SpeechTextBatch, results: Mapping[str, Any]) -> None:
+        """:param results: as JSON can hold them."""
+        self._stream.write(json.dumps({"rows": batch.rows, **results}, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+    def remove(self) -> None:
+        """The files of all processes, once the results are complete."""
+        self._stream.close()
+        for file in self._folder.glob(_FILES.format("*")):
+            file.unlink(missing_ok=True)
+
+    def _valid_lines(self, file: Path) -> list[str]:
+        header, *lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+        valid: list[str] = []
+        if header != self._header:
+            log.info("{}: hypotheses of another system, of other data or settings; they are dropped.", file)
+            return valid
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                self._entries[tuple(entry.pop("rows"))] = entry
+            except (ValueError, KeyError, TypeError):
+                continue  # cut off by the kill
+            valid.append(line)
+        return valid
+
+
+def _digest(made_by: Mapping[str, Any]) -> str:
+    stays = {key: value for key, value in made_by.items() if key != "date_utc"}
+    return hashlib.sha256(json.dumps(stays, sort_keys=True, default=str).encode()).hexdigest()

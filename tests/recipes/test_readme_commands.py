@@ -1,0 +1,86 @@
+"""The README's commands, run from the first to the last on small models and clips."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechllm_plugin.datasets.manifest import read_manifest
+from tests.commands import Commands, System
+from tests.plugin.recognizer_checkpoints import write_whisper
+from tests.test_readme import README, readme_commands
+
+NOT_HERE = ("make ", "speechllm compare", "speechllm bench", "speechllm inspect --all")
+"""They take minutes; tests of their own run what they run."""
+SMALL = {"mlp": {"hidden_dim": 48}, "base": {"num_layers": 1, "dim": 32, "num_heads": 2, "ffn_dim": 64}}
+
+
+@pytest.fixture
+def place(system: System, trained: Path, tmp_path: Path) -> Path:
+    """The folder that the README is read in: the demo's run, a corpus, and a few clips."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo/run").symlink_to(trained)
+    for split in ("train", "dev", "test"):
+        shutil.copy(system.corpus / f"{split}.tsv", tmp_path / "data")
+        for row in read_manifest(system.corpus / f"{split}.tsv"):
+            shutil.copy(system.corpus / row.audio, tmp_path / "data")
+    tone = 0.3 * np.sin(np.arange(8000) / 5)
+    for name in ("clip.wav", "talk.flac", "voice.mp3", "note.ogg", "data/clip.wav"):
+        soundfile.write(tmp_path / name, tone, 16000)
+    system.write(tmp_path / "base.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1)
+    return tmp_path
+
+
+def small(system: System, place: Path, words: list[str]) -> list[str]:
+    """A recipe's command with models of the tests in the place of the published ones, and two steps."""
+    action = words[4]
+    if action == "cascade":
+        recognizer = write_whisper(place / "recognizer", multilingual=True)
+        return [*words, "--config", f"recognizer.config.path={recognizer}", f"llm.config.path={system.llm}",
+                "decoding.extra_tokens=4"]
+    if action != "train" or "--dump-config" in words or "--config-file" in words:
+        return [*words, "--config", "decoding.extra_tokens=4"] if action in ("evaluate", "generate") else words
+    adapter = re.search(r"model\.arch=\w+\.\w+\.(\w+)", " ".join(words))
+    models = {
+        "encoder": {"arch": None, "config": {"path": str(system.whisper), "pad_to_30s": False}},
+        "llm": {"arch": None, "config": {"path": str(system.llm), "dtype": "float32"}},
+    }
+    if adapter is not None:
+        models["adapter"] = {"config": SMALL[adapter[1]]}
+    file = place / "small.yaml"
+    file.write_text(json.dumps({"model": {"config_overrides": models}}))
+    return [*words, "--config-file", str(file), "--config", "regime.num_steps=2", "decoding.extra_tokens=4"]
+
+
+def test_each_command_does_what_it_says(commands: Commands, system: System, place: Path) -> None:
+    here = commands.at(place)
+    shown = [command for command in readme_commands() if not command.startswith(NOT_HERE)]
+    assert len(shown) > 15
+    for command in shown:
+        words = shlex.split(command.replace("--size 1000", "--size 40"))
+        if words[0] == "torchrun":
+            shutil.rmtree(place / "runs/base")  # one of a single process
+            result = here.fairseq2(*words[5:], processes=2)
+        elif words[0] == "fairseq2":
+            result = here.fairseq2(*(small(system, place, words) if words[2] == "run" else words)[1:])
+        else:
+            result = here.speechllm(*words[1:])
+        assert result.status == 0, f"{command}\n{result.output[-3000:]}"
+    assert json.loads((place / "runs/mine-test/test/scores.json").read_text())["scores"]["nll_loss"] > 0
+    assert (place / "runs/base-out/hypotheses.tsv").is_file()
+
+
+def test_the_python_example_runs(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(place)
+    exec(example, {})
+    texts, words = capsys.readouterr().out.strip().splitlines()[-2:]
+    assert texts.startswith("[") and words.startswith("[")

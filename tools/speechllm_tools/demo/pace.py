@@ -1,0 +1,68 @@
+"""How long the demo takes on this machine, measured in a few seconds before anything is there."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+
+from speechllm_plugin.precision import DTYPES, machine_precision
+
+_ROWS, _POSITIONS = 8, 36
+"""Of a training batch as the LLM sees it."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of the demo's pieces; their ratios to the measured one were taken on two CPUs, with AMX and without."""
+
+    layer: float
+    """One layer of SmolLM2-135M over a training batch, forward and backward: measured."""
+    dtype: str
+    processors: int
+
+    def __str__(self) -> str:
+        return f"{self.dtype}, {self.processors} processors"
+
+    @property
+    def speech_clip(self) -> float:
+        return 0.03 / self.processors
+
+    @property
+    def llm_step(self) -> float:
+        return 35 * self.layer
+
+    @property
+    def align_step(self) -> float:
+        return 2.5 * self.layer
+
+    @property
+    def encoded_clip(self) -> float:
+        return 0.6 * self.layer
+
+    @property
+    def decoded_clip(self) -> float:
+        return 4 * self.layer
+
+
+def measure() -> Pace:
+    name = machine_precision("cpu").auto
+    dtype = DTYPES[name]
+    config = LlamaConfig(
+        hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3, num_hidden_layers=1,
+        attn_implementation="eager",
+    )  # fmt: skip
+    layer = LlamaDecoderLayer(config, 0).to(dtype).requires_grad_(False)
+    inputs = torch.randn(_ROWS, _POSITIONS, config.hidden_size, dtype=dtype, requires_grad=True)
+    positions = torch.arange(_POSITIONS).unsqueeze(0)
+    embeddings = LlamaRotaryEmbedding(config)(inputs, positions)
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < 2 and len(times) < 50):
+        start = time.perf_counter()
+        layer(inputs, position_embeddings=embeddings)[0].sum().backward()
+        times.append(time.perf_counter() - start)
+    return Pace(sorted(times)[len(times) // 2], name, len(os.sched_getaffinity(0)))

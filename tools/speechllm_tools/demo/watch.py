@@ -1,0 +1,108 @@
+"""Runs the recipe in a process of its own and tells how far it is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from speechllm_plugin.errors import UserError
+from speechllm_tools.demo.pace import Pace
+
+CONSOLE = "console.log"
+"""What a watched recipe prints, in its output directory."""
+_PERIOD = 1.0
+
+
+def run_recipe(action: str, output_dir: Path, *arguments: str, watch: Callable[[], None] | None = None) -> None:
+    """
+    :param watch: called every second; what the recipe prints then goes to a file. None = the user sees its own log.
+    :raises UserError: the recipe failed.
+    """
+    command = [sys.executable, "-m", "speechllm_recipes", "recipe", "run", "speech_llm", action, str(output_dir)]
+    if watch is not None or not sys.stdout.isatty():
+        command.append("--no-rich")
+    if watch is None:
+        status = subprocess.run([*command, *arguments]).returncode
+    else:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with (output_dir / CONSOLE).open("w") as console:
+            process = subprocess.Popen([*command, *arguments], stdout=console, stderr=subprocess.STDOUT)
+            try:
+                status = _wait(process, watch)
+            finally:
+                process.terminate()
+                process.wait()
+        if status:
+            print("\n" + "\n".join((output_dir / CONSOLE).read_text().splitlines()[-20:]), file=sys.stderr)
+    if status:
+        raise UserError(f"`{action}` ended with status {status}; its log is {output_dir}/logs/rank_0.log")
+
+
+def _wait(process: subprocess.Popen[bytes], watch: Callable[[], None]) -> int:
+    while True:
+        try:
+            return process.wait(_PERIOD)
+        except subprocess.TimeoutExpired:
+            watch()
+
+
+class TrainingProgress:
+    """Reads a run's metrics. Steps differ by an order of magnitude: encoding, CTC alone, then the LLM."""
+
+    def __init__(self, run: Path, config_file: Path, train_clips: int, pace: Pace) -> None:
+        self._metrics = run / "metrics" / "train.jsonl"
+        config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+        self._num_steps: int = config["regime"]["num_steps"]
+        self._align_steps: int = config["model"]["config_overrides"]["ctc"]["align_steps"]
+        self._first_epoch = train_clips / config["dataset"]["batch_size"]
+        self._encoding = config["dataset"]["batch_size"] * pace.encoded_clip
+        self._pace = pace
+
+    def seconds(self, step_nr: int) -> float:
+        """That the steps up to this one take, as expected."""
+        aligned = min(step_nr, self._align_steps)
+        encoding = min(step_nr, self._first_epoch) * self._encoding
+        return encoding + aligned * self._pace.align_step + (step_nr - aligned) * self._pace.llm_step
+
+    @property
+    def total_seconds(self) -> float:
+        return self.seconds(self._num_steps)
+
+    def state(self) -> tuple[str, float]:
+        """What a progress line says, and the share of the time that is behind."""
+        last = self._last()
+        step_nr = int(last.get("Step", 0))
+        losses = "".join(f", {name} {last[name]:.3f}" for name in ("CTC Loss", "NLL Loss") if name in last)
+        share = self.seconds(step_nr) / self.total_seconds
+        return f"step {step_nr}/{self._num_steps}{losses}", min(share, 0.999)
+
+    def _last(self) -> dict[str, Any]:
+        try:
+            lines = self._metrics.read_text().splitlines()
+        except FileNotFoundError:
+            return {}
+        for line in reversed(lines):
+            try:
+                last: dict[str, Any] = json.loads(line)
+                return last
+            except ValueError:  # still being written
+                continue
+        return {}
+
+
+class TimedProgress:
+    """Of work that says nothing before its end."""
+
+    def __init__(self, expected_seconds: float) -> None:
+        self._expected = expected_seconds
+        self._start = time.monotonic()
+
+    def state(self) -> tuple[str, float]:
+        return "", min(0.999, (time.monotonic() - self._start) / self._expected)
