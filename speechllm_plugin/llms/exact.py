@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -76,8 +76,8 @@ def _settle(rows: Rows, row: int, search: Search, draft: Generated) -> Generated
     while True:
         # A text that ends at once and one that is cut have the same pass.
         padding = [search.end_of_turn] * (limit - len(draft.tokens))
-        logits = _in_pieces(rows, rows.hidden(row, [*draft.tokens, *padding]), settled)
-        wanted = _tokens(search, draft.tokens, settled, logits)
+        hidden = rows.hidden(row, [*draft.tokens, *padding])
+        wanted = _tokens(search, draft.tokens, settled, _in_pieces(rows, hidden, settled), hidden.device)
         for place, token in enumerate(wanted, start=settled):
             if place < len(draft.tokens) and token == draft.tokens[place]:
                 continue
@@ -100,14 +100,16 @@ def _in_pieces(rows: Rows, hidden: Tensor, first: int) -> Iterator[Tensor]:
     yield from islice((place for piece in pieces for place in piece), first - start, None)
 
 
-def _tokens(search: Search, tokens: Sequence[int], first: int, logits: Iterator[Tensor]) -> list[int]:
+def _tokens(
+    search: Search, tokens: Sequence[int], first: int, logits: Iterator[Tensor], device: torch.device
+) -> list[int]:
     """What a row's own logits call for at each place of a draft, its end included, given what the draft has before."""
-    chosen = []
-    processors: Any = None
-    for place, scores in enumerate(islice(logits, len(tokens) + 1 - first), start=first):
-        if processors is None:
-            processors = search.processors(scores.device)
-            start = [] if search.start_token is None else [search.start_token]
-            ids = torch.tensor([[*start, *tokens]], dtype=torch.long, device=scores.device)
-        chosen.append(processors(ids[:, : len(start) + place], scores).argmax(dim=-1))
-    return torch.cat(chosen).tolist()  # all at once: each value would make the host wait for the device
+    processors = search.processors(device)
+    start = [] if search.start_token is None else [search.start_token]
+    ids = torch.tensor([[*start, *tokens]], dtype=torch.long, device=device)
+    chosen = [
+        processors(ids[:, : len(start) + place], scores).argmax(dim=-1)
+        for place, scores in enumerate(islice(logits, len(tokens) + 1 - first), start=first)
+    ]
+    wanted: list[int] = torch.cat(chosen).tolist()  # all at once: each value would make the host wait for the device
+    return wanted

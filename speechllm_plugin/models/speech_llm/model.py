@@ -157,7 +157,7 @@ class SpeechLlm(nn.Module):
         # No adapter makes more vectors than it is given: most LLMs have room whatever it does.
         frames = [self.frame_rate * max(seconds, self.encoder.max_seconds or 0.0) + 1 for seconds in batch.seconds]
         words = [len(prompt.before) + len(prompt.after) + text for prompt, text in zip(prompts, texts, strict=True)]
-        if max(map(sum, zip(frames, words, strict=True))) > self.llm.positions.limit:
+        if max(most + others for most, others in zip(frames, words, strict=True)) > self.llm.positions.limit:
             check_positions(self.llm, batch.ids, prompts, self.listen(batch).lengths, texts)
 
     def adapt(
