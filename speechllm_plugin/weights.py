@@ -8,7 +8,8 @@ what it keeps and one piece more, however large the checkpoint is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
@@ -53,14 +54,19 @@ def read_weights(path: str, files: Mapping[str, str], dtype: torch.dtype | None)
     :raises OSError: a file is missing or is not whole.
     """
     weights: dict[str, Tensor] = {}
+    for found, names in _shards(path, files):
+        weights.update(_read_file(str(found), names, dtype))
+    return weights
+
+
+def _shards(path: str, files: Mapping[str, str]) -> Iterator[tuple[Path, list[str]]]:
+    """Each file, and the weights that are wanted of it."""
     for file in sorted(set(files.values())):
-        names = [name for name, its_file in files.items() if its_file == file]
         try:
             found = find_file(path, file)
         except NoSuchFileError as error:
             raise OSError(f"found no {file}, which its index names; download it again") from error
-        weights.update(_read_file(str(found), names, dtype))
-    return weights
+        yield found, [name for name, its_file in files.items() if its_file == file]
 
 
 def read_samples(path: str, files: Mapping[str, str]) -> dict[str, bytes]:
@@ -70,14 +76,12 @@ def read_samples(path: str, files: Mapping[str, str]) -> dict[str, bytes]:
     :raises OSError: a file is missing or is not whole.
     """
     samples: dict[str, bytes] = {}
-    for file in sorted(set(files.values())):
-        found = find_file(path, file)
-        names = [name for name, its_file in files.items() if its_file == file]
+    for found, names in _shards(path, files):
         if found.suffix != ".safetensors" and not is_zipfile(found):
             # A file of before PyTorch 1.6 can only be read whole.
             samples.update(dict.fromkeys(names, f"{found.stat().st_size}".encode()))
             continue
-        opened = _open(str(found))
+        opened = _open_for(str(found), names)
         for name in names:
             shape = opened.shape(name)
             samples[name] = f"{shape} {opened.dtype(name)} ".encode()
@@ -88,10 +92,7 @@ def read_samples(path: str, files: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def _read_file(file: str, names: list[str], dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
-    opened = _open(file)
-    absent = sorted(set(names) - set(opened.names()))
-    if absent:
-        raise OSError(f"{file} lacks {len(absent)} weights that the index places there, the first is {absent[0]!r}")
+    opened = _open_for(file, names)
     read = 0
     for name in names:
         shape, found = opened.shape(name), opened.dtype(name)
@@ -113,6 +114,14 @@ def _read_file(file: str, names: list[str], dtype: torch.dtype | None) -> Iterat
                 weight.copy_(opened.whole(name))
             read += (stop - start) * row_bytes
         yield name, weight
+
+
+def _open_for(file: str, names: Sequence[str]) -> _Safetensors | _Pickle:
+    opened = _open(file)
+    absent = sorted(set(names) - set(opened.names()))
+    if absent:
+        raise OSError(f"{file} lacks {len(absent)} weights that the index places there, the first is {absent[0]!r}")
+    return opened
 
 
 class _Safetensors:

@@ -188,8 +188,13 @@ def _given(config_file: Path | None, items: Sequence[str]) -> dict[str, Any]:
     """What file and command line set, by dotted key; a file that is no YAML is told by who reads it."""
     given: dict[str, Any] = {}
     if config_file is not None:
+        values: Any = {}
         with suppress(ValueError):
-            given.update(given_keys(parse_yaml(config_file.read_text(encoding="utf-8"))))
+            values = parse_yaml(config_file.read_text(encoding="utf-8"))
+        if not isinstance(values, Mapping | None):
+            found = type(values).__name__
+            raise UserError(f"--config-file: found a {found} in {config_file}, expected a mapping of keys")
+        given.update(given_keys(values))
     for item in items:
         if not item.strip().startswith("del:"):
             key, value = parse_assignment(item, "--config")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -104,7 +104,7 @@ def _tokens(
     search: Search, tokens: Sequence[int], first: int, logits: Iterator[Tensor], device: torch.device
 ) -> list[int]:
     """What a row's own logits call for at each place of a draft, its end included, given what the draft has before."""
-    processors = search.processors(device)
+    processors: Any = search.processors(device)  # declared for transformers' own subclasses of tensors
     start = [] if search.start_token is None else [search.start_token]
     ids = torch.tensor([[*start, *tokens]], dtype=torch.long, device=device)
     chosen = [

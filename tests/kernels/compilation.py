@@ -82,6 +82,8 @@ def check_kernels(test: str, folder: Path, *, count: int) -> None:
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(kernels) == count
     for kernel in kernels:
-        assert kernel["STACK"] == kernel["LOCAL"] == 0, kernel
+        # Triton 3.5.1's assembler for Blackwell reserves 8 bytes that nothing uses.
+        blackwell = kernel["kernel"].endswith(("sm_100", "sm_120"))
+        assert kernel["LOCAL"] == 0 and kernel["STACK"] <= (8 if blackwell else 0), kernel
         assert kernel["REG"] > 0, kernel
         assert kernel["loads"] >= kernel["needed"], kernel

@@ -35,9 +35,10 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from speechllm_plugin.llms.api import Dtype, Llm
+from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlmConfig, create_encoder_decoder_llm
+from speechllm_plugin.precision import Dtype
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import RenderedPrompt
 

@@ -60,7 +60,7 @@ def test_changes_are_checked_and_leave_the_rest() -> None:
     # Null asks for what the run has found.
     assert run.changed({"tokens_per_second": None}) == run
     for values, message in (
-        ({"beam_sise": 2}, r"decoding\.beam_sise: unknown key; expected one of beam_size"),
+        ({"beam_sise": 2}, r"decoding\.beam_sise: found an unknown key, expected one of beam_size"),
         ({"beam_size": "two"}, r"decoding\.beam_size: found 'two', expected int"),
         ({"beam_size": 0}, "decoding: `beam_size` must be at least 1"),
         (3, "decoding: found 3, expected a mapping"),

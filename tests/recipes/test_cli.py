@@ -102,7 +102,7 @@ def test_the_demo_configuration_has_no_unknown_key(commands: Commands) -> None:
 
     file = Path(cli.__file__).parent / "configs/demo.yaml"
     dumped = commands.fairseq2("recipe", "run", "speech_llm", "train", "--dump-config", "--config-file", file).ok()
-    assert parse_yaml(dumped.stdout)["model"]["arch"] == "whisper_tiny_en.smollm2_135m.mlp"
+    assert parse_yaml(dumped.stdout)["model"]["arch"] == "whisper_tiny_en.smollm2_135m.ctc"
 
 
 @pytest.mark.parametrize(

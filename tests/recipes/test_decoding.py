@@ -84,7 +84,7 @@ def test_keys_are_changed_one_by_one(commands: Commands, system: System, run: Pa
     assert {name: recorded[name] for name in DECODING} == {**DECODING, "extra_tokens": 6}
     assert content["scores"]["asr"]["normalizer"] == "whisper_basic"
     for action, key, message in (
-        ("evaluate", "decoding.beams=2", "decoding.beams: unknown key; expected one of beam_size"),
+        ("evaluate", "decoding.beams=2", "decoding.beams: found an unknown key, expected one of beam_size"),
         ("generate", "decoding.seed=x", "decoding.seed: found 'x', expected int"),
     ):
         line = commands.recipe(action, tmp_path / "wrong", "--checkpoint", run, *keys(system, key)).user_error()

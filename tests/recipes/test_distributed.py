@@ -90,7 +90,8 @@ def test_a_clip_that_only_the_second_process_reads_is_told(
     file = _config(system, tmp_path, dataset__config_overrides__manifests=manifests, dataset__batch_size=2)
     result = commands.recipe("train", tmp_path / "run", "--config-file", file, processes=2)
     assert result.status == 2
-    assert f"process 1: error: {tmp_path / 'train.tsv'}, line 4, id lost: no.wav: found no such file" in result.stderr
+    row = f"{tmp_path / 'train.tsv'}, line 4, id lost, column 'audio'"
+    assert f"process 1: error: {row}: no.wav: found no such file" in result.stderr
 
 
 def test_another_number_of_processes_is_refused(

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from speechllm_plugin.precision import machine_precision
+from speechllm_plugin.yaml_text import parse_yaml
 from tests.commands import Commands, System
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
@@ -37,7 +37,7 @@ def write(system: System, file: Path, dtype: str | None, steps: int) -> Path:
 
 def recorded(run: Path) -> dict[str, str]:
     record = json.loads((run / "run.json").read_text())
-    saved = yaml.safe_load((run / "checkpoints/model.yaml").read_text())["model_config"]
+    saved = parse_yaml((run / "checkpoints/model.yaml").read_text())["model_config"]
     for part in ALL[:2]:
         assert saved[part]["config"]["dtype"] == record["model"][f"{part}.config.dtype"]
     return {"mixed_precision": record["mixed_precision"], **{

@@ -17,7 +17,7 @@ from tests.commands import Commands, System
 from tests.plugin.recognizer_checkpoints import write_whisper
 from tests.test_readme import README, readme_commands
 
-NOT_HERE = ("make ", "speechllm compare", "speechllm bench", "speechllm inspect --all")
+NOT_HERE = ("make ", "speechllm compare", "speechllm seeds", "speechllm bench", "speechllm inspect --all")
 """They take minutes; tests of their own run what they run."""
 SMALL = {"mlp": {"hidden_dim": 48}, "base": {"num_layers": 1, "dim": 32, "num_heads": 2, "ffn_dim": 64}}
 

@@ -49,13 +49,13 @@ def test_a_run_is_resumed_by_its_own_system_alone(run: Path, tiny_config: Speech
 
 def test_a_model_that_moved_is_the_same(run: Path, tiny_config: SpeechLlmConfig, gangs: Gangs) -> None:
     tiny_config.llm.weights = "0123456789abcdef"
-    check_run_record(run, tiny_config, gangs)  # not recorded yet: nothing to compare
+    check_run_record(run, tiny_config, "float32", gangs)  # not recorded yet: nothing to compare
     record = json.loads((run / RUN_RECORD).read_text())
     record["model"]["llm.weights"] = tiny_config.llm.weights
     (run / RUN_RECORD).write_text(json.dumps(record))
     moved = copy.deepcopy(tiny_config)
     moved.llm.config.path = "/elsewhere"  # type: ignore[attr-defined]
-    check_run_record(run, moved, gangs)
+    check_run_record(run, moved, "float32", gangs)
     moved.encoder.config.path = "/elsewhere"  # type: ignore[attr-defined]
     assert "with encoder.config.path = " in refusal(run, moved, gangs)
     moved = copy.deepcopy(tiny_config)

@@ -108,6 +108,8 @@ def test_the_other_optimizers_and_schedulers(section: str, part: object, key: st
 @pytest.mark.parametrize("kls", [SpeechLlmEvaluateConfig, SpeechLlmGenerateConfig, CascadeConfig])
 def test_the_other_actions(kls: type) -> None:
     assert line_about(config_with("gang.timeout", 0, kls)) == "gang.timeout: found 0, expected at least 1 and finite"
+    if kls is not CascadeConfig:  # which has no run whose decoding a mapping would change
+        return
     line = line_about(config_with("decoding.beam_size", 0, kls))
     assert line == "decoding.beam_size: found 0, expected at least 1 and at most 1000"
 

@@ -45,10 +45,10 @@ def test_a_run_is_decoded_with_every_change(
 
 
 def test_ratios_are_to_the_clips_as_they_are() -> None:
-    rows = [Row(name=AS_THEY_ARE, wer=4.0, low=3.0, high=5.0, looping=0),
-            Row(name="telephone", wer=6.0, low=4.5, high=8.0, looping=1)]
+    rows = [Row(name=AS_THEY_ARE, wer=0.04, interval="4.0 [3.0, 5.0]", looping=0),
+            Row(name="telephone", wer=0.06, interval="6.0 [4.5, 8.0]", looping=1)]
     assert table(rows).splitlines()[2:] == [
         "| as they are | 4.0 [3.0, 5.0] | 1.00 | 0 |", "| telephone | 6.0 [4.5, 8.0] | 1.50 | 1 |",
     ]  # fmt: skip
-    perfect = [Row(name=AS_THEY_ARE, wer=0.0, low=0.0, high=0.0, looping=0)]
+    perfect = [Row(name=AS_THEY_ARE, wer=0.0, interval="0.0 [0.0, 0.0]", looping=0)]
     assert table(perfect).splitlines()[-1] == "| as they are | 0.0 [0.0, 0.0] | - | 0 |"

@@ -34,7 +34,7 @@ def test_runs_that_exist_become_a_table_with_its_range(tmp_path: Path) -> None:
     output = tmp_path / "seeds.md"
     assert main(["seeds", "--root", str(tmp_path), "--seeds", "1", "2", "--output", str(output)]) == 0
     page = output.read_text()
-    assert "| float32 | 2 | 0.100 | 6.00 [3.0, 12.0] | 6.00 [3.0, 12.0] | 2 + 2 | 1.5 |" in page
+    assert "| float32 | 2 | 0.100 | 6.00 [3.00, 12.00] | 6.00 [3.00, 12.00] | 2 + 2 | 1.5 |" in page
     assert "voices heard in training: 2.00 to 6.00 %, mean 3.75; the demo expects at most 5" in page
     assert len([line for line in page.splitlines() if line.startswith(("| bfloat16", "| float32"))]) == 4
 

@@ -152,7 +152,8 @@ class DecodingTask(DelegatingTask):
     def __init__(self, task: Task, kept: Sequence[KeptHypotheses], gang: Gang, output_dir: Path) -> None:
         super().__init__(task)
         self._kept = kept
-        self._gang = gang
+        # Asked now: fairseq2 takes the processes' group down before `run` is over.
+        self._first = gang.rank == 0
         self._output_dir = output_dir
 
     @override
@@ -163,6 +164,6 @@ class DecodingTask(DelegatingTask):
             if (line := full_disk(error, self._output_dir)) is not None:
                 raise line from error
             raise
-        if self._gang.rank == 0:
+        if self._first:
             for kept in self._kept:
                 kept.remove()

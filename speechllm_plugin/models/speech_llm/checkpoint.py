@@ -201,7 +201,7 @@ def load_speech_llm(
     here = decoding_dtypes(checkpoint, machine_precision(target))
     config = checkpoint.config({**{f"{part}.config.dtype": dtype for part, dtype in here.items()}, **(overrides or {})})
     if config.encoder.weights is None or config.llm.weights is None:
-        log.info("{} does not tell the weights of its encoder and LLM: they are not compared.", checkpoint.directory)
+        log.warning("{} does not tell the weights of its encoder and LLM: they are not compared.", checkpoint.directory)
     resolver = dependency._resolver or init_fairseq2()
     family = resolver.resolve(ModelFamily, key=SPEECH_LLM_FAMILY)  # type: ignore[type-abstract]
     try:

@@ -21,6 +21,7 @@ from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.scoring.report import Hypothesis, score
+from speechllm_plugin.scoring.table import format_wer
 from speechllm_tools.bench.report import describe_machine
 
 AS_THEY_ARE = "as they are"
@@ -44,12 +45,12 @@ CHANGES: Mapping[str, Augmentation] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Figures of one change, in percent but for counts."""
+    """Figures of one change."""
 
     name: str
     wer: float
-    low: float
-    high: float
+    interval: str
+    """With the rate, as tables show it."""
     looping: int
 
 
@@ -108,8 +109,8 @@ def _figures(name: str, rows: Sequence[ManifestRow], waveforms: Sequence[Tensor]
     scores = score(hypotheses, "basic")
     if "asr" not in scores:
         raise UserError("--manifest: found translations only, expected transcripts")
-    wer, low, high = (100 * scores["asr"][key] for key in ("wer", "wer_low", "wer_high"))
-    return Row(name=name, wer=wer, low=low, high=high, looping=scores["looping_hypotheses"])
+    asr = scores["asr"]
+    return Row(name=name, wer=asr["wer"], interval=format_wer(asr), looping=scores["looping_hypotheses"])
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -118,7 +119,7 @@ def table(rows: Sequence[Row]) -> str:
     lines: list[Sequence[str]] = [("clips", "WER (%)", "ratio", "loops"), ["---"] * 4]
     for row in rows:
         ratio = f"{row.wer / first.wer:.2f}" if first.wer else "-"
-        lines.append((row.name, f"{row.wer:.1f} [{row.low:.1f}, {row.high:.1f}]", ratio, str(row.looping)))
+        lines.append((row.name, row.interval, ratio, str(row.looping)))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

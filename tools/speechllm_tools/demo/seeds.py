@@ -15,6 +15,7 @@ from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.scoring.table import format_wer
 from speechllm_tools.demo.run import SPLITS, TARGET, config_file, evaluation, paths
 from speechllm_tools.demo.watch import run_recipe
 
@@ -76,8 +77,7 @@ def _row(folder: Path) -> list[str]:
         folder.parent.name,
         folder.name,
         f"{scores[0]['nll_loss']:.3f}",
-        *(f"{100 * one['asr']['wer']:.2f} [{100 * one['asr']['wer_low']:.1f}, {100 * one['asr']['wer_high']:.1f}]"
-          for one in scores),
+        *(format_wer(one["asr"], 2) for one in scores),
         " + ".join(str(one["looping_hypotheses"]) for one in scores),
         f"{json.loads(lines[-1])['Total Time'] / 60:.1f}",
     ]

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.yaml_text import parse_yaml
 from speechllm_tools.demo.pace import Pace
 
 CONSOLE = "console.log"
@@ -58,7 +57,7 @@ class TrainingProgress:
 
     def __init__(self, run: Path, config_file: Path, train_clips: int, pace: Pace) -> None:
         self._metrics = run / "metrics" / "train.jsonl"
-        config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+        config: Any = parse_yaml(config_file.read_text(encoding="utf-8"))
         self._num_steps: int = config["regime"]["num_steps"]
         self._align_steps: int = config["model"]["config_overrides"]["ctc"]["align_steps"]
         self._first_epoch = train_clips / config["dataset"]["batch_size"]

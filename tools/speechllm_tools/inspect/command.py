@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,8 @@ def _read_yaml(file: Path, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, 
     merger, converter, validator = StandardConfigMerger(), StandardValueConverter(), StandardObjectValidator()
     try:
         values: Any = parse_yaml(file.read_text(encoding="utf-8"))
+        if not isinstance(values, Mapping | None):
+            raise UserError(f"found a {type(values).__name__}, expected a mapping of keys")
         merged = merger.merge(converter.unstructure(SpeechLlmTrainConfig()), values)
         # As `fairseq2 recipe run` does.
         merged = merger.merge(merged, nested(derived_steps(dict(given_keys(values)))))
