@@ -30,6 +30,7 @@ def write_whisper(path: Path, *, multilingual: bool) -> Path:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet))
+    path.mkdir(exist_ok=True)
     bpe.model.save(str(path))
     tokenizer = WhisperTokenizerFast(
         str(path / "vocab.json"), str(path / "merges.txt"), additional_special_tokens=_WHISPER_TOKENS

@@ -89,16 +89,6 @@ def test_a_batch_gives_the_tokens_of_its_rows(case: Case, decoding: str) -> None
 
 
 @torch.no_grad()
-def test_a_batch_alone_would_not(folder: Path) -> None:
-    """What the test above rests on: with these weights the shape of a batch decides tokens."""
-    case = Case(_CausalRows, freeze(create_causal_llm(CausalLlmConfig(path=str(folder), dtype="bfloat16"))))
-    rows, search = case.rows(range(6))
-    drafts = rows.generate(range(6), search)
-    assert drafts != [rows.generate([row], search.only([row]))[0] for row in range(6)]
-    assert drafts != decode(rows, search)
-
-
-@torch.no_grad()
 def test_each_token_is_what_the_row_alone_calls_for(case: Case) -> None:
     """Written out, one pass a token, and no draft at all."""
     rows, search = case.rows(range(6))

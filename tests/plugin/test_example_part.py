@@ -61,8 +61,8 @@ def test_parts_of_another_package_are_like_ours(
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    text = result.stdout[result.stdout.index("\n{\n") :]
-    inspected, end = json.JSONDecoder().raw_decode(text.lstrip())
+    text = result.stdout[result.stdout.index("{\n") :]
+    inspected, end = json.JSONDecoder().raw_decode(text)
     # 100 frames a second, ten of them in a vector; nothing is said of the adapter but what its code does.
     assert inspected["training"]["frames"] == 100 and inspected["training"]["vectors"] == 10
     assert inspected["output"]["depends_on_content"] is False

@@ -30,6 +30,7 @@ from speechllm_plugin.datasets.speech_text import SPEECH_TEXT_DATASET
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, PartSection
 from speechllm_plugin.prompts import PromptConfig
+from speechllm_plugin.repetition import LOOP_RATIO
 from speechllm_plugin.scoring.normalizers import NormalizerName
 from speechllm_recipes.speech_llm.steps import EVERY, NUM_STEPS, PUBLISH_EVERY, WARM_UP
 from speechllm_recipes.speech_llm.value_checks import check_values
@@ -135,7 +136,7 @@ class SpeechLlmTrainConfig(CheckedConfig):
     )
     """`model.arch` names encoder.llm.adapter; `model.config_overrides` changes any of their keys."""
     dataset: TrainDatasetSection = field(default_factory=TrainDatasetSection)
-    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_compression_ratio=LOOP_RATIO))
     """For the validation's WER. The run keeps it, and `evaluate`, `generate` and `transcribe` decode the same way."""
     gang: GangSection = field(default_factory=GangSection)
     trainer: SpeechTrainerSection = field(
