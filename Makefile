@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help demo test lint install bench clean-demo
 
 help:
-	@echo "make demo        install, then train and evaluate a small real system on CPU, offline (about 11 minutes)"
+	@echo "make demo        install, then train and evaluate a small real system on CPU, offline"
 	@echo "make test        install, then lint, type-check and run all tests on CPU"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make bench       time the kernels on this machine"
@@ -16,7 +16,7 @@ help:
 
 install: $(STAMP)
 
-# Files are compiled to bytecode when they are first imported: compiling all of them takes a quarter of the time.
+# Files are compiled to bytecode when they are first imported, not all of them beforehand.
 $(STAMP): setup.py pyproject.toml
 	$(PYTHON) tools/check_machine.py
 	$(PYTHON) -m venv $(VENV)
