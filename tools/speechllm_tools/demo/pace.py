@@ -18,7 +18,7 @@ _ROWS, _POSITIONS = 8, 36
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of the demo's pieces. One is measured; the ratios of the others to it are estimates, by runs on one CPU."""
+    """Seconds of the demo's pieces. One is measured; the ratios of the others to it are estimates."""
 
     layer: float
     """One layer of SmolLM2-135M over a training batch, forward and backward: measured."""
