@@ -84,8 +84,9 @@ def test_a_clip_that_only_the_second_process_reads_is_told(
     commands: Commands, system: System, tmp_path: Path
 ) -> None:
     # The manifest states the lengths, so that the missing file shows only when it is read: by the second process.
+    # Every process reads the longest clip before the first step, so it is another one.
     rows = [f"clip_{i}\t{system.corpus / f'train_{i}.wav'}\t{10 * (i + 1)}\thello" for i in (0, 2)]
-    (tmp_path / "train.tsv").write_text("id\taudio\tn_frames\ttgt_text\n" + "\n".join([*rows, "lost\tno.wav\t90\thi"]))
+    (tmp_path / "train.tsv").write_text("id\taudio\tn_frames\ttgt_text\n" + "\n".join([*rows, "lost\tno.wav\t20\thi"]))
     manifests = system.manifests(train=tmp_path / "train.tsv")
     file = _config(system, tmp_path, dataset__config_overrides__manifests=manifests, dataset__batch_size=2)
     result = commands.recipe("train", tmp_path / "run", "--config-file", file, processes=2)
