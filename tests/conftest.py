@@ -5,6 +5,7 @@ Nothing is imported before a fixture asks for it: the tests of the kernels run w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+    from tests.commands import Commands, System
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -129,3 +131,20 @@ def tiny_config(tiny_whisper: Path, tiny_llm: Path) -> SpeechLlmConfig:
         adapter=PartSection(name="mlp", config={"stack": 5, "hidden_dim": 48}),
         llm=PartSection(name="causal", config={"path": str(tiny_llm), "dtype": "float32"}),
     )
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    from tests.commands import Commands
+
+    commands = Commands(tmp_path_factory.mktemp("commands"))
+    yield commands
+    commands.close()
+
+
+@pytest.fixture(scope="session")
+def system(tiny_whisper: Path, tiny_llm: Path, tiny_manifest: Path) -> System:
+    """A run's configuration over the small parts."""
+    from tests.commands import System
+
+    return System(tiny_whisper, tiny_llm, tiny_manifest)

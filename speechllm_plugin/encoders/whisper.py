@@ -24,6 +24,8 @@ from speechllm_plugin.pretrained import load_config, load_submodule, source_iden
 
 HOP = 160
 """Samples between two mel frames (10 ms at 16 kHz)."""
+SHAPE_FRAMES = 64
+"""Mel frames, 0.64 s: unpadded clips are encoded in multiples of them, padded with what no frame attends to."""
 ENGLISH_VOCABULARY = 51864
 """Tokens of Whisper's models of English alone (tiny.en to medium.en); the others have 51865, or 51866."""
 
@@ -106,7 +108,10 @@ class WhisperSpeechEncoder(SpeechEncoder):
         return log_mels, frames
 
     def _encode_short(self, mels: Tensor, mel_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        encoder = self.encoder
+        encoder, num_frames = self.encoder, (mels.size(2) + 1) // 2
+        # Few shapes: oneDNN prepares its products anew for each, which takes longer than a short clip's own products.
+        padding = min(-mels.size(2) % SHAPE_FRAMES, 2 * encoder.max_source_positions - mels.size(2))
+        mels = F.pad(mels, (0, padding))
         hidden = F.gelu(encoder.conv1(mels)) * length_mask(mel_lengths, mels.size(2)).unsqueeze(1)
         hidden = F.gelu(encoder.conv2(hidden)).transpose(1, 2)  # (B, C, T) -> (B, T/2, C)
         lengths = (mel_lengths + 1) // 2
@@ -117,8 +122,8 @@ class WhisperSpeechEncoder(SpeechEncoder):
         bias = bias.expand(-1, 1, hidden.size(1), -1)
         for layer in encoder.layers:
             hidden = layer(hidden, attention_mask=bias, layer_head_mask=None)[0]
-        hidden = encoder.layer_norm(hidden)
-        return hidden * mask.unsqueeze(-1), lengths
+        hidden = encoder.layer_norm(hidden) * mask.unsqueeze(-1)
+        return hidden[:, :num_frames], lengths
 
     def identity(self) -> dict[str, Any]:
         return {"encoder": "whisper", "source": source_identity(self.config.path), **vars(self.config)}

@@ -37,6 +37,7 @@ def test_options_agree_with_the_reference(option: str, backend: str) -> None:
     assert_agrees(found, run(h, alpha, lengths, wide=True, backend="reference", **options))
 
 
+@pytest.mark.full_chunks
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precisions_agree_with_the_reference(dtype: torch.dtype, backend: str) -> None:

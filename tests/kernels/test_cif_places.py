@@ -14,6 +14,7 @@ from tests.kernels.backends import BACKENDS, DEVICE, FAST
 from tests.kernels.cif_cases import assert_close, make_inputs, run
 
 
+@pytest.mark.full_chunks
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("trained", [False, True], ids=["inference", "training"])
 def test_plans_of_very_long_rows(trained: bool, backend: str) -> None:

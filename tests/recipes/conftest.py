@@ -1,25 +1,12 @@
-"""One command server and one trained run for all tests of the recipe."""
+"""One trained run for all tests of the recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.commands import Commands, System
-
-
-@pytest.fixture(scope="session")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    commands = Commands(tmp_path_factory.mktemp("commands"))
-    yield commands
-    commands.close()
-
-
-@pytest.fixture(scope="session")
-def system(tiny_whisper: Path, tiny_llm: Path, tiny_manifest: Path) -> System:
-    return System(tiny_whisper, tiny_llm, tiny_manifest)
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.commands import Commands
 
 if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -30,12 +30,11 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(embedded: Path) -> Path:
+def trained(commands: Commands, embedded: Path) -> Path:
     """A real run of the demo's recipe: 6 steps of alignment and 4 of the LLM."""
     from speechllm_tools.demo.run import config_file, paths
 
     run = embedded / "run"
-    command = [sys.executable, "-m", "speechllm_recipes", "recipe", "run", "speech_llm", "train", str(run), "--no-rich"]
     short = [
         "model.config_overrides.ctc.align_steps=6",
         "regime.num_steps=10",
@@ -45,9 +44,7 @@ def trained(embedded: Path) -> Path:
         "regime.publish_metrics_every_n_steps=2",
         "dataset.batch_size=8",
     ]
-    command += ["--config-file", str(config_file()), "--config", *paths(embedded), *short]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    commands.recipe("train", run, "--config-file", config_file(), "--config", *paths(embedded), *short).ok()
     return run
 
 
@@ -158,46 +155,35 @@ def test_the_llm_answers_text_as_it_does_alone(embedded: Path) -> None:
     assert "Paris" in tokenizer.decode(found[0].tokens)
 
 
-def test_the_demos_configuration_is_valid_as_it_stands(tmp_path: Path) -> None:
+def test_the_demos_configuration_is_valid_as_it_stands(commands: Commands, tmp_path: Path) -> None:
     """Its steps, for instance, must fit each other: what is wrong with it is reported before the missing data."""
     from speechllm_tools.demo.run import config_file
 
-    command = [sys.executable, "-m", "speechllm_recipes", "recipe", "run", "speech_llm", "train", str(tmp_path / "run")]
-    done = subprocess.run(
-        [*command, "--no-rich", "--config-file", str(config_file())], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 2
-    assert "demo/data/dev.tsv: found no such file" in done.stdout + done.stderr
+    done = commands.at(tmp_path).recipe("train", tmp_path / "run", "--config-file", config_file())
+    assert "demo/data/dev.tsv: found no such file" in done.user_error()
 
 
-def test_adapters_are_compared_in_a_table(embedded: Path, tmp_path: Path) -> None:
+def test_adapters_are_compared_in_a_table(commands: Commands, embedded: Path, tmp_path: Path) -> None:
     table = tmp_path / "results" / "adapters.md"
-    command = [
-        sys.executable, "-m", "speechllm_tools.cli", "compare", "--root", str(embedded), "--output", str(table),
-        "--only", "ctc_detached", "--align-steps", "2", "--llm-steps", "2",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = ["compare", "--root", embedded, "--output", table, "--only", "ctc_detached", "--align-steps", 2,
+               "--llm-steps", 2]  # fmt: skip
+    commands.speechllm(*command).ok()
     text = table.read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| c")]
     assert [row[0] for row in rows] == ["ctc_detached"]
     assert float(rows[0][1]) > 1 and rows[0][2] == "0.0005" and float(rows[0][3]) > 0 and float(rows[0][4]) > 0
     assert "[" in rows[0][5] and "[" in rows[0][6]
     # A second call trains nothing again and writes the same table.
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0
+    commands.speechllm(*command).ok()
     assert table.read_text() == text
     # Another budget is another run; other settings are refused.
     folder = embedded / "compare" / "2+2" / "ctc_detached"
     settings = folder / "settings.json"
     settings.write_text(settings.read_text().replace("0.0005", "0.5"))
-    refused = subprocess.run(command, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert f"{settings}: found" in refused.stderr and "remove" in refused.stderr
+    refused = commands.speechllm(*command).user_error()
+    assert f"{settings}: found" in refused and "remove" in refused
 
 
-def test_a_comparison_without_the_demos_data_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "speechllm_tools.cli", "compare", "--root", str(tmp_path), "--output", "x.md"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("speechllm compare: error: --root: found no speech in")
+def test_a_comparison_without_the_demos_data_is_one_line(commands: Commands, tmp_path: Path) -> None:
+    line = commands.speechllm("compare", "--root", tmp_path, "--output", "x.md").user_error()
+    assert line.startswith("--root: found no speech in")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import sentencepiece
 
 from speechllm_plugin.datasets.manifest import read_manifest, write_manifest
@@ -15,15 +13,8 @@ from speechllm_plugin.yaml_text import parse_yaml
 from tests.commands import Commands, System, metrics
 
 
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    commands = Commands(tmp_path_factory.mktemp("commands"))
-    yield commands
-    commands.close()
-
-
 def test_from_transcripts_to_a_trained_and_reloaded_system(
-    commands: Commands, tiny_whisper: Path, tiny_llm: Path, tiny_manifest: Path, tmp_path: Path
+    commands: Commands, system: System, tiny_manifest: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "ctc.model"
     result = commands.speechllm(
@@ -32,7 +23,6 @@ def test_from_transcripts_to_a_trained_and_reloaded_system(
     ).ok()
     assert "40 pieces from 16 transcripts (16 of them from tgt_text)" in result.stdout
 
-    system = System(tiny_whisper, tiny_llm, tiny_manifest)
     ctc = {"weight": 0.3, "classifier": "sentencepiece", "vocabulary": str(model)}
     config = system.write(
         tmp_path / "config.yaml", model__config_overrides__ctc=ctc, regime__num_steps=2,

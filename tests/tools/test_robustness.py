@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 from speechllm_tools.bench.robustness import AS_THEY_ARE, CHANGES, Row, table
 
@@ -13,19 +11,10 @@ from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
 from tests.commands import Commands, System
 
 
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    commands = Commands(tmp_path_factory.mktemp("commands"))
-    yield commands
-    commands.close()
-
-
 def test_a_run_is_decoded_with_every_change(
-    commands: Commands, tiny_whisper: Path, tiny_llm: Path, tiny_manifest: Path, tmp_path: Path
+    commands: Commands, system: System, tiny_manifest: Path, tmp_path: Path
 ) -> None:
-    config = System(tiny_whisper, tiny_llm, tiny_manifest).write(
-        tmp_path / "config.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1
-    )
+    config = system.write(tmp_path / "config.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1)
     commands.recipe("train", tmp_path / "run", "--config-file", config).ok()
     output = tmp_path / "table.md"
     done = commands.speechllm(

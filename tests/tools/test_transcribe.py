@@ -8,7 +8,6 @@ import shutil
 import string
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,22 +29,10 @@ SUFFIXES = ("wav", "flac", "mp3", "ogg")
 
 
 @pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    commands = Commands(tmp_path_factory.mktemp("commands"))
-    yield commands
-    commands.close()
-
-
-@pytest.fixture(scope="module")
-def trained(
-    commands: Commands, tiny_whisper: Path, tiny_llm: Path, tiny_manifest: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+def trained(commands: Commands, system: System, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output directory of a run of two steps."""
     folder = tmp_path_factory.mktemp("trained")
-    config = System(tiny_whisper, tiny_llm, tiny_manifest).write(
-        folder / "config.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1
-    )
+    config = system.write(folder / "config.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1)
     commands.recipe("train", folder / "run", "--config-file", config).ok()
     return folder / "run"
 

@@ -13,6 +13,7 @@ from speechllm_plugin.adapters.api import Adapter, AdapterOutput, stack_outputs
 from speechllm_plugin.alignment import TimedText, check_timestamps, time_texts
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.files import Audio, batch_of_files
+from speechllm_plugin.encoders.apart import encode_apart
 from speechllm_plugin.encoders.api import SpeechEncoder, too_long
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
@@ -289,19 +290,19 @@ class SpeechLlm(nn.Module):
             features, lengths = self.encoder(padded, lengths)
             # The adapter computes in float32, or in what autocast says, whatever the encoder computed in.
             return features.float(), lengths
-        rows = [self._cached_features(self.feature_cache, batch, i) for i in range(len(batch))]
+        rows = self._cached_features(self.feature_cache, batch)
         features = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows], device=features.device)
         return features, lengths
 
-    def _cached_features(self, cache: FeatureCache, batch: SpeechTextBatch, index: int) -> Tensor:
-        """Encodes a clip that the cache lacks on its own, so that what is stored never depends on its batch."""
-        features = batch.features[index]
-        if features is None:
-            waveform = _waveform(batch, index).unsqueeze(0)
-            encoded, lengths = self.encoder(waveform, torch.tensor([waveform.size(1)], device=waveform.device))
-            features = cache.put(batch.audio_keys[index], encoded[0, : int(lengths[0])])
-        return features.float()
+    def _cached_features(self, cache: FeatureCache, batch: SpeechTextBatch) -> list[Tensor]:
+        """Encodes the clips that the cache lacks each on its own, so that what is stored never depends on a batch."""
+        rows = list(batch.features)
+        if missing := [i for i, features in enumerate(rows) if features is None]:
+            encoded = encode_apart(self.encoder, [_waveform(batch, i) for i in missing])
+            for i, features in zip(missing, encoded, strict=True):
+                rows[i] = cache.put(batch.audio_keys[i], features)
+        return [features.float() for features in rows if features is not None]
 
     def _prompts(self, batch: SpeechTextBatch) -> list[RenderedPrompt]:
         return [

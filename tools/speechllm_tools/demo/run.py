@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _forecast(pace: Pace, speaking: float, training: float, decoding: float) -> str:
     """:param speaking: with the other two, seconds of the three parts; loading and converting models comes to them."""
-    parts = {"models and speech": 40 + speaking, "training": 25 + training, "decoding": 20 + decoding}
+    parts = {"models and speech": 40 + speaking, "training": training, "decoding": 15 + decoding}
     listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
     return f"expected on this machine ({pace}): {duration(sum(parts.values()))}: {listed}"
 

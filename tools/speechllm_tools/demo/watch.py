@@ -17,6 +17,8 @@ from speechllm_tools.demo.pace import Pace
 CONSOLE = "console.log"
 """What a watched recipe prints, in its output directory."""
 _PERIOD = 1.0
+_LOADING = 15.0
+"""Seconds before a run's first step: imports and models."""
 
 
 def run_recipe(action: str, output_dir: Path, *arguments: str, watch: Callable[[], None] | None = None) -> None:
@@ -65,10 +67,10 @@ class TrainingProgress:
         self._pace = pace
 
     def seconds(self, step_nr: int) -> float:
-        """That the steps up to this one take, as expected."""
+        """Until this step is over, as expected."""
         aligned = min(step_nr, self._align_steps)
         encoding = min(step_nr, self._first_epoch) * self._encoding
-        return encoding + aligned * self._pace.align_step + (step_nr - aligned) * self._pace.llm_step
+        return _LOADING + encoding + aligned * self._pace.align_step + (step_nr - aligned) * self._pace.llm_step
 
     @property
     def total_seconds(self) -> float:
@@ -79,7 +81,7 @@ class TrainingProgress:
         last = self._last()
         step_nr = int(last.get("Step", 0))
         losses = "".join(f", {name} {last[name]:.3f}" for name in ("CTC Loss", "NLL Loss") if name in last)
-        share = self.seconds(step_nr) / self.total_seconds
+        share = self.seconds(step_nr) / self.total_seconds if step_nr else 0.0
         return f"step {step_nr}/{self._num_steps}{losses}", min(share, 0.999)
 
     def _last(self) -> dict[str, Any]:
