@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SPLITS = {"test_seen": "unseen sentences, voices heard in training", "test_unseen": "unseen sentences, new voices"}
 TARGET = {"test_seen": 5.0, "test_unseen": 10.0}
 """WER (%) that the demo is expected to reach: benchmarks/results/demo-seeds.md."""
+_BATCHES = 2
+"""Batches of a training step, shared out among the processes."""
 FAILED = 15.0
 """WER (%) on voices heard in training above which something is broken."""
 
@@ -32,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     # Here, because `speechllm demo --help` answers at once without torch and transformers.
     from speechllm_tools.demo.data import DataConfig
+    from speechllm_tools.demo.launch import num_processes
     from speechllm_tools.demo.pace import measure
     from speechllm_tools.demo.prepare import main as prepare
     from speechllm_tools.demo.watch import TrainingProgress, run_recipe
@@ -50,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
     with ProgressLine("training,") as line:
         run_recipe(
             "train", root / "run", "--config-file", str(config_file()), "--config", *paths(root),
+            f"trainer.grad_accumulation.num_batches={_BATCHES // num_processes()}", processes=num_processes(),
             watch=lambda: line.update(*training.state()),
         )  # fmt: skip
     _step("3/3", "decoding sentences that training never saw")
@@ -92,6 +96,7 @@ def evaluation(root: Path) -> list[str]:
 
 def _evaluate(root: Path, expected_seconds: float) -> None:
     from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
+    from speechllm_tools.demo.launch import num_processes
     from speechllm_tools.demo.watch import TimedProgress, run_recipe
 
     checkpoint = find_checkpoint(root / "run")
@@ -103,7 +108,7 @@ def _evaluate(root: Path, expected_seconds: float) -> None:
         elapsed = TimedProgress(expected_seconds)
         run_recipe(
             "evaluate", root / "eval", "--checkpoint", str(root / "run"), "--config", *evaluation(root),
-            watch=lambda: line.update(*elapsed.state()),
+            processes=num_processes(), watch=lambda: line.update(*elapsed.state()),
         )  # fmt: skip
     done.write_text(checkpoint.name)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -12,16 +11,18 @@ from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.yaml_text import parse_yaml
+from speechllm_tools.demo.launch import run_together
 from speechllm_tools.demo.pace import Pace
 
 CONSOLE = "console.log"
 """What a watched recipe prints, in its output directory."""
-_PERIOD = 1.0
 _LOADING = 15.0
 """Seconds before a run's first step: imports and models."""
 
 
-def run_recipe(action: str, output_dir: Path, *arguments: str, watch: Callable[[], None] | None = None) -> None:
+def run_recipe(
+    action: str, output_dir: Path, *arguments: str, processes: int = 1, watch: Callable[[], None] | None = None
+) -> None:
     """
     :param watch: called every second; what the recipe prints then goes to a file. None = the user sees its own log.
     :raises UserError: the recipe failed.
@@ -29,29 +30,17 @@ def run_recipe(action: str, output_dir: Path, *arguments: str, watch: Callable[[
     command = [sys.executable, "-m", "speechllm_recipes", "recipe", "run", "speech_llm", action, str(output_dir)]
     if watch is not None or not sys.stdout.isatty():
         command.append("--no-rich")
+    command += arguments
     if watch is None:
-        status = subprocess.run([*command, *arguments]).returncode
+        status = run_together(command, processes)
     else:
         output_dir.mkdir(parents=True, exist_ok=True)
         with (output_dir / CONSOLE).open("w") as console:
-            process = subprocess.Popen([*command, *arguments], stdout=console, stderr=subprocess.STDOUT)
-            try:
-                status = _wait(process, watch)
-            finally:
-                process.terminate()
-                process.wait()
+            status = run_together(command, processes, console=console, watch=watch)
         if status:
             print("\n" + "\n".join((output_dir / CONSOLE).read_text().splitlines()[-20:]), file=sys.stderr)
     if status:
         raise UserError(f"`{action}` ended with status {status}; its log is {output_dir}/logs/rank_0.log")
-
-
-def _wait(process: subprocess.Popen[bytes], watch: Callable[[], None]) -> int:
-    while True:
-        try:
-            return process.wait(_PERIOD)
-        except subprocess.TimeoutExpired:
-            watch()
 
 
 class TrainingProgress:
@@ -62,8 +51,9 @@ class TrainingProgress:
         config: Any = parse_yaml(config_file.read_text(encoding="utf-8"))
         self._num_steps: int = config["regime"]["num_steps"]
         self._align_steps: int = config["model"]["config_overrides"]["ctc"]["align_steps"]
-        self._first_epoch = train_clips / config["dataset"]["batch_size"]
-        self._encoding = config["dataset"]["batch_size"] * pace.encoded_clip
+        clips = config["dataset"]["batch_size"] * config["trainer"]["grad_accumulation"]["num_batches"]
+        self._first_epoch = train_clips / clips
+        self._encoding = clips * pace.encoded_clip
         self._pace = pace
 
     def seconds(self, step_nr: int) -> float:

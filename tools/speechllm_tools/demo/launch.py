@@ -1,0 +1,82 @@
+"""Several processes of one command that work together, as torchrun starts them: on a CPU each takes its cores alone,
+where the threads of one process wait for each other at every small product."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import IO
+
+_PERIOD = 1.0
+"""Seconds between two looks at them."""
+_PATIENCE = 60.0
+"""Seconds that the others have, once one of them has failed, to end by themselves."""
+
+
+def num_processes() -> int:
+    """How many the demo trains and decodes with: half a batch each, where there are two cores."""
+    return min(2, len(os.sched_getaffinity(0)))
+
+
+def run_together(
+    command: Sequence[str], number: int, *, console: IO[str] | None = None, watch: Callable[[], None] | None = None
+) -> int:
+    """
+    :param console: where they print; None = here.
+    :param watch: called every second.
+    :returns: 0, or the exit status of the first that failed.
+    """
+    processes = [
+        subprocess.Popen(command, stdout=console, stderr=console and subprocess.STDOUT, env={**os.environ, **variables})
+        for variables in _variables(number)
+    ]
+    try:
+        return _wait(processes, watch)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+
+def _variables(number: int) -> list[dict[str, str]]:
+    if number == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    size = str(number)
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    if "OMP_NUM_THREADS" not in os.environ:
+        shared["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // number))
+    return [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in map(str, range(number))]
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], watch: Callable[[], None] | None) -> int:
+    while True:
+        codes = [process.poll() for process in processes]
+        if failed := next((code for code in codes if code), 0):
+            _end(processes)
+            return failed
+        if None not in codes:
+            return 0
+        with suppress(subprocess.TimeoutExpired):
+            processes[codes.index(None)].wait(_PERIOD)
+            continue
+        if watch is not None:
+            watch()
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """What waits for one that has failed would wait for ever."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        try:
+            process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
