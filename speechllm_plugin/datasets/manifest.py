@@ -6,6 +6,7 @@ Columns, found by name and in any order:
 ``audio``     where the sound is; see :mod:`speechllm_plugin.datasets.audio`
 ``n_frames``  length in 10 ms frames (see :func:`frames_of`); the column, or a field of it, may be missing
 ``tgt_text``  what the model is to write: the transcript, or the translation
+``channel``   the one channel of the sound, counted from 1; the column, or a field of it, may be missing: all, mixed
 ``src_text``, ``speaker``, ``src_lang``, ``tgt_lang``  optional
 
 There is no quoting and no escaping, so a text holds no tab and no line end: the writer replaces them by spaces.
@@ -54,6 +55,9 @@ class ManifestRow:
 
     line: int
     """Line of the manifest that the row begins on, for messages; 0 for a row that was never read from one."""
+
+    channel: int | None = None
+    """The one channel to read, counted from 1; ``None`` = the mean of all."""
 
 
 def frames_of(seconds: float) -> int:
@@ -123,6 +127,7 @@ def read_manifest(
                 id=identity,
                 audio=record.fields["audio"],
                 n_frames=_read_n_frames(path, record, n_frames_unit),
+                channel=_read_count(path, record, "channel", "the number of a channel, from 1 on"),
                 tgt_text=record.fields.get("tgt_text", ""),
                 src_text=record.fields.get("src_text", ""),
                 speaker=record.fields.get("speaker", ""),
@@ -141,7 +146,7 @@ def read_manifest(
 def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     """Write a manifest that :func:`read_manifest` reads back, whole or not at all.
 
-    Tabs and line ends in texts become spaces. The column ``src_text`` is written where a row has one.
+    Tabs and line ends in texts become spaces. The columns ``src_text`` and ``channel`` are written where a row has one.
 
     :raises UserError: an id is repeated, an id or a path is empty, a path holds a tab or a line end, or the place
         cannot be written.
@@ -149,6 +154,7 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     path = Path(path)
     rows = list(rows)
     with_source = any(row.src_text for row in rows)
+    with_channel = any(row.channel is not None for row in rows)
     ids: set[str] = set()
     table = []
     for row in rows:
@@ -160,6 +166,7 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
         fields = [row.id, row.audio, "" if row.n_frames is None else str(row.n_frames), row.tgt_text]
         fields += [row.src_text] if with_source else []
         fields += [row.speaker, row.src_lang, row.tgt_lang]
+        fields += ["" if row.channel is None else str(row.channel)] if with_channel else []
         if row.id in ids:
             raise UserError(f"{path}, row {row.id!r}: found its id twice, expected each id once")
         ids.add(row.id)
@@ -167,18 +174,23 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     columns = ["id", "audio", "n_frames", "tgt_text"]
     columns += ["src_text"] if with_source else []
     columns += ["speaker", "src_lang", "tgt_lang"]
+    columns += ["channel"] if with_channel else []
     write_table(path, columns, table)
 
 
 def _read_n_frames(path: Path, record: Record, unit: Literal["frames", "samples"]) -> int | None:
-    text = record.fields.get("n_frames", "")
+    count = _read_count(path, record, "n_frames", "a positive integer")
+    return count if count is None or unit == "frames" else frames_of(count / _SAMPLE_RATE)
+
+
+def _read_count(path: Path, record: Record, column: str, expected: str) -> int | None:
+    text = record.fields.get(column, "")
     if not text:
         return None
     # Not int() alone: it also takes "1_000", " 7" and "+7", and so hides damage. isdigit() also takes superscripts.
     if not (text.isascii() and text.isdigit()) or int(text) == 0:
-        raise _wrong(path, record, "n_frames", "a positive integer")
-    count = int(text)
-    return count if unit == "frames" else frames_of(count / _SAMPLE_RATE)
+        raise _wrong(path, record, column, expected)
+    return int(text)
 
 
 def _is_escaped(text: str) -> bool:

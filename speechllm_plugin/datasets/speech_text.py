@@ -67,7 +67,7 @@ class Utterance:
         return "column 'src_lang'" if self.row.src_lang else "dataset.config_overrides.source_lang"
 
     def source(self) -> AudioSource:
-        return resolve(self.row.audio, self.root)
+        return resolve(self.row.audio, self.root, self.row.channel)
 
     def seconds(self) -> float:
         """Duration by the manifest, or by the audio file's header where the manifest has none.
