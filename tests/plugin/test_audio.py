@@ -343,7 +343,7 @@ def test_mp3_files_put_together_are_read_to_their_end(tmp_path: Path) -> None:
     data = (tmp_path / "x.mp3").read_bytes()
     (tmp_path / "two.mp3").write_bytes(data + data)
     one, two = read(tmp_path, "x.mp3"), read(tmp_path, "two.mp3")
-    assert len(two) / SAMPLE_RATE == pytest.approx(4, abs=0.2)
+    assert len(two) / SAMPLE_RATE == pytest.approx(4, abs=0.25)
     assert duration(resolve("two.mp3", tmp_path)) * SAMPLE_RATE == len(two)
     # The encoder's delay is not taken off, and stays between the two.
     delay = np.correlate(two[:36000], one).argmax()

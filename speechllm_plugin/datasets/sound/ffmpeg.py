@@ -12,9 +12,12 @@ from speechllm_plugin.datasets.sound.api import Block, SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange, Spliced
 
 INSTALL = 'pip install "speechllm-plugin[audio]"'
-# Containers whose header knows how much is to be played; of others the packets are counted.
-_KNOWING = ("mov,mp4,m4a,3gp,3g2,mj2",)
+# How many samples go by while a codec starts and ends: what it decodes may be shorter by them, or longer.
 _SLACK_SECONDS = 0.1
+# Containers whose header tells how long a track plays, and those that tell it of the longest track. What FFmpeg says of
+# others is a guess from their bit rate.
+_TELLS_OF_TRACK = "mov,mp4,m4a,3gp,3g2,mj2"
+_TELL_OF_ALL = ("matroska,webm", "asf")
 
 
 class FfmpegSound:
@@ -33,41 +36,63 @@ class FfmpegSound:
                 "`ffmpeg -i IN OUT.wav` converts it"
             ) from None
         self._av: Any = av
-        self._kind = kind
+        self._data, self._kind = data, kind
         self.format = "FFMPEG"
-        try:
-            self._container: Any = av.open(Spliced(b"", data), mode="r", metadata_errors="ignore")
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise _broken(kind, error) from None
-        streams = self._container.streams.audio
-        if not streams or not streams[0].codec_context or not streams[0].rate:
-            self._container.close()
-            raise SoundError(f"found {kind} without sound, expected an audio track")
-        self._stream: Any = streams[0]
-        self.tracks: int = len(streams)
-        self.codec: str = self._stream.codec_context.name
+        self._open()
+        self.tracks: int = len(self._container.streams.audio)
         self.rate: int = self._stream.rate
         self.channels: int = self._stream.channels
         self.slack = round(_SLACK_SECONDS * self.rate)
-        self.is_estimate = True
         try:
-            self.frames = round(self._seconds() * self.rate)
+            counted = self._count()
         except av.FFmpegError as error:
             self._container.close()
             raise _broken(kind, error) from None
+        stated = self._stated()
+        if stated is not None and counted < stated - self.slack:
+            self._container.close()
+            raise SoundError(
+                f"found packets for {counted / self.rate:.2f} s where its header states {stated / self.rate:.2f} s, "
+                "expected a whole file"
+            )
+        # The last packet is filled up; the header of a track knows how much of it is sound.
+        is_exact = self._container.format.name == _TELLS_OF_TRACK and stated is not None
+        self.is_estimate = not is_exact or counted - (stated or 0) > self.slack
+        self.frames = counted if self.is_estimate or stated is None else stated
 
-    def _seconds(self) -> float:
-        stream, container = self._stream, self._container
-        if container.format.name in _KNOWING and stream.duration:
-            return float(stream.duration * stream.time_base)
-        seconds = float(sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base)
-        container.seek(0)
-        if seconds == 0 and container.duration:
-            return float(container.duration / self._av.time_base)
-        return seconds
+    def _open(self) -> None:
+        """
+        :raises SoundError: FFmpeg cannot read the file, or finds no sound in it.
+        """
+        try:
+            self._container: Any = self._av.open(Spliced(b"", self._data), mode="r", metadata_errors="ignore")
+        except (self._av.FFmpegError, OSError, ValueError) as error:
+            raise _broken(self._kind, error) from None
+        streams = self._container.streams.audio
+        if not streams or not streams[0].codec_context or not streams[0].rate:
+            self._container.close()
+            raise SoundError(f"found {self._kind} without sound, expected an audio track")
+        self._stream: Any = streams[0]
+
+    def _count(self) -> int:
+        """Samples of all packets, of which none is decoded."""
+        ticks = sum(packet.duration or 0 for packet in self._container.demux(self._stream))
+        return round(ticks * self._stream.time_base * self.rate)
+
+    def _stated(self) -> int | None:
+        container, stream = self._container, self._stream
+        if container.format.name == _TELLS_OF_TRACK and stream.duration:
+            return round(stream.duration * stream.time_base * self.rate)
+        # Beside a video the sound may well be shorter.
+        if container.format.name in _TELL_OF_ALL and len(container.streams) == 1 and container.duration:
+            return round(container.duration / self._av.time_base * self.rate)
+        return None
 
     def blocks(self, start: int, length: int) -> Iterator[Block]:
         """From the first packet on: places in these containers are not exact."""
+        # Anew: going back to the beginning would leave out what a codec needs in front of it.
+        self._container.close()
+        self._open()
         skip, done = start, 0
         try:
             for block in self._decoded():

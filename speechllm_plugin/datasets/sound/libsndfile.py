@@ -132,8 +132,7 @@ class SndfileSound:
                 raise SoundError(
                     f"found damage before sample {start} ({error.error_string.rstrip('.')}), expected a whole file"
                 ) from None
-            # Codecs of telephones know where they are only by what they have read.
-            self._file.seek(0)
+            # Codecs of telephones know where they are only by what they have read: it still stands at the beginning.
             return start
         return start - place
 

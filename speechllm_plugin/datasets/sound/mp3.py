@@ -26,7 +26,7 @@ _VERSIONS = {3: (1152, 1, _BITRATES_1), 2: (576, 2, _BITRATES_2), 0: (576, 4, _B
 _BLOCK = 1 << 20
 _LONGEST_FRAME = 2881
 # A decoder's own delay, in samples, which it takes off wherever there is a tag.
-DECODER_DELAY = 529
+_DECODER_DELAY = 529
 # A frame's sound begins up to 511 bytes before it (several frames of a low bit rate), and the filters remember two
 # frames. At 16 kHz and the lowest rates 12 frames were too few.
 RUN_UP = 30
@@ -57,7 +57,7 @@ class Mp3Frames:
     """Whether it is the tag that decoders look for, with the encoder's delay and padding in it."""
 
     delay: int
-    """Samples at the beginning that a decoder leaves out."""
+    """Samples at the beginning that a decoder leaves out, because the tag says so."""
 
     padding: int
     """Samples at the end likewise."""
@@ -84,7 +84,7 @@ class Mp3Frames:
         """Samples that come out: without delay and padding, where a decoder knows them."""
         if self.is_tag_right:
             return max(0, (self.stated or 0) * self.samples_per_frame - self.delay - self.padding)
-        return max(0, self.samples - self.delay)
+        return self.samples
 
     @property
     def slack(self) -> int:
@@ -142,12 +142,12 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
     return Mp3Frames(places, rate, samples, tag_at, tag.frames, tag.knows_delays, tag.delay, tag.padding, lost_at)
 
 
-def cut_out(data: ByteRange, frames: Mp3Frames, first: int, last: int) -> tuple[bytes, ByteRange]:
-    """The frames `first` to `last`, without this one, as a stream of its own: its beginning, and where it goes on.
-
-    Whoever decodes it gets its samples from `DECODER_DELAY` on.
-    """
-    head = _tag_frame(data.read(frames.places[first], 4), last - first)
+def cut_out(data: ByteRange, frames: Mp3Frames, first: int, last: int) -> tuple[bytes, ByteRange, int]:
+    """The frames `first` to `last`, without this one, as a stream of its own: its beginning, where it goes on, and how
+    many samples a decoder gives before those of frame `first`."""
+    header = data.read(frames.places[first], 4)
+    # Behind the tag a decoder leaves out its delay: of a silent frame, so that nothing else is lost.
+    head = _empty_frame(header, b"Xing" + struct.pack(">II", 1, last - first + 1)) + _empty_frame(header, b"")
     before = 0
     while first < last - 1:
         frame = bytearray(data.read(frames.places[first], frames.places[first + 1] - frames.places[first]))
@@ -163,16 +163,16 @@ def cut_out(data: ByteRange, frames: Mp3Frames, first: int, last: int) -> tuple[
         head += frame
         before += len(frame) - place - size
         first += 1
-    return head, data.part(frames.places[first], frames.places[last])
+    return head, data.part(frames.places[first], frames.places[last]), frames.samples_per_frame - _DECODER_DELAY
 
 
-def _tag_frame(header: bytes, count: int) -> bytes:
-    """A frame without sound for the front of `count` frames, which tells decoders how many they are."""
+def _empty_frame(header: bytes, content: bytes) -> bytes:
+    """A silent frame that goes with one of `header`."""
     # No checksum, no padding, and a bit rate that gives the tag room.
     heads = (bytes((0xFF, header[1] | 1, index << 4 | header[2] & 0x0C, header[3])) for index in range(1, 15))
     sizes = ((head, found[0]) for head in heads if (found := _header(head)) is not None)
     head, size = next(pair for pair in sizes if pair[1] >= _LEAST_TAG_FRAME)
-    return (head + bytes(_side_information(header)) + b"Xing" + struct.pack(">II", 1, count)).ljust(size, b"\0")
+    return (head + bytes(_side_information(header)) + content).ljust(size, b"\0")
 
 
 def _side_information(header: bytes) -> int:
@@ -187,7 +187,7 @@ class _Tag:
     is_there: bool = False
     knows_delays: bool = False
     frames: int | None = None
-    delay: int = DECODER_DELAY
+    delay: int = 0
     padding: int = 0
 
 
@@ -208,7 +208,7 @@ def _read_tag(frame: bytes) -> _Tag:
     if len(delays) < 3 or not frame[encoder]:
         return _Tag(True, frames=stated)
     delay, padding = delays[0] << 4 | delays[1] >> 4, (delays[1] & 15) << 8 | delays[2]
-    return _Tag(True, True, stated, delay + DECODER_DELAY, max(0, padding - DECODER_DELAY))
+    return _Tag(True, True, stated, delay + _DECODER_DELAY, max(0, padding - _DECODER_DELAY))
 
 
 def _header(header: bytes) -> tuple[int, int, tuple[int, int]] | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from speechllm_plugin.datasets.sound.api import Block
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.libsndfile import Opening, SndfileSound
-from speechllm_plugin.datasets.sound.mp3 import DECODER_DELAY, RUN_UP, Mp3Frames, cut_out, read_frames
+from speechllm_plugin.datasets.sound.mp3 import RUN_UP, Mp3Frames, cut_out, read_frames
 
 _KEPT = 64
 """Files whose frames are remembered: a corpus cuts a talk into hundreds of segments."""
@@ -58,12 +58,12 @@ class Mp3Sound:
             yield from self._opened.blocks(0, length)
             return
         frames = self._frames
-        begin = start + (frames.delay if frames.is_tag_right else DECODER_DELAY)
+        begin = start + (frames.delay if frames.is_tag_right else 0)
         first = max(0, begin // frames.samples_per_frame - RUN_UP)
         # One more than the last sample's: the filters reach into the next frame.
         last = min(frames.count, (begin + length - 1) // frames.samples_per_frame + 2)
-        skip = begin - DECODER_DELAY - first * frames.samples_per_frame
-        head, part = cut_out(self._data, frames, first, last)
+        head, part, before = cut_out(self._data, frames, first, last)
+        skip = before + begin - first * frames.samples_per_frame
         self._opened = SndfileSound(part, Opening(head=head, skip=skip))
         yield from self._opened.blocks(0, length)
 
