@@ -19,6 +19,8 @@ SECONDS = 3
 SOUND = sweep(SAMPLE_RATE, SECONDS)
 LIST = struct.pack("<4sI4s4sI8s", b"LIST", 20, b"INFO", b"ISFT", 8, b"recorder")
 
+TAG = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128)
+
 
 def wav(data: bytes, stated: int, *, riff: int | None = None, front: bytes = b"", behind: bytes = b"") -> bytes:
     """16 bits, mono, 16 kHz, with a data chunk that says `stated` bytes."""
@@ -68,7 +70,8 @@ DATA = pcm16(SOUND)
         pytest.param(wav(DATA, len(DATA), behind=LIST), id="a chunk behind"),
         pytest.param(wav(DATA, len(DATA), behind=b"TAG" + bytes(125)), id="a tag behind"),
         pytest.param(wav(DATA, len(DATA), behind=bytes(500)), id="padding behind"),
-        pytest.param(b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128) + wav(DATA, len(DATA)), id="a tag in front"),
+        pytest.param(TAG + wav(DATA, len(DATA)), id="a tag in front"),
+        pytest.param(TAG + wav(DATA, 0), id="a tag in front of a stream"),
     ],
 )
 def test_all_samples_of_a_wav_are_read_and_no_others(tmp_path: Path, content: bytes) -> None:
@@ -76,6 +79,15 @@ def test_all_samples_of_a_wav_are_read_and_no_others(tmp_path: Path, content: by
     np.testing.assert_allclose(read(tmp_path, "x.raw"), SOUND, atol=1e-4)
     assert duration(resolve("x.raw", tmp_path)) == SECONDS
     np.testing.assert_allclose(read(tmp_path, "x.raw:20000:8000"), SOUND[20000:28000], atol=1e-4)
+
+
+def test_an_aiff_of_a_recorder_that_was_killed(tmp_path: Path) -> None:
+    data = written("AIFF")
+    for name, place, value in ((b"SSND", 4, 8), (b"COMM", 10, 0)):
+        begin = data.find(name) + place
+        data[begin : begin + 4] = struct.pack(">I", value)
+    (tmp_path / "x").write_bytes(data)
+    np.testing.assert_allclose(read(tmp_path, "x"), SOUND, atol=1e-4)
 
 
 @pytest.mark.parametrize("format", ["AIFF", "CAF", "FLAC"])
@@ -95,6 +107,17 @@ def test_frames_tell_the_length_of_a_flac(tmp_path: Path, seconds: float) -> Non
     (tmp_path / "x.flac").write_bytes(data)
     assert duration(resolve("x.flac", tmp_path)) == seconds
     assert len(read(tmp_path, "x.flac")) == seconds * SAMPLE_RATE
+
+
+def test_bytes_that_look_like_a_frame_of_flac_are_none(tmp_path: Path) -> None:
+    """In a block of an application's stands the header of a frame far behind the end, with every possible checksum."""
+    fakes = b"".join(b"\xff\xf8\xc5\x08\xdf\xbf" + bytes((number,)) for number in range(256))
+    data = written("FLAC", noise(SAMPLE_RATE, 2))
+    data[42:42] = b"\x02" + (4 + len(fakes)).to_bytes(3, "big") + b"test" + fakes
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    (tmp_path / "x.flac").write_bytes(data)
+    assert duration(resolve("x.flac", tmp_path)) == 2
 
 
 def test_a_recorder_that_was_killed_left_its_sound_behind_its_header(
@@ -143,6 +166,9 @@ def test_an_rf64_that_was_killed(tmp_path: Path) -> None:
     data[place + 8 : place + 32] = bytes(24)
     (tmp_path / "x.wav").write_bytes(data)
     np.testing.assert_allclose(read(tmp_path, "x.wav"), SOUND, atol=1e-4)
+    # Whole, its sizes stand in another chunk; what lies behind the samples is none of them.
+    (tmp_path / "x.wav").write_bytes(written("RF64") + LIST)
+    assert duration(resolve("x.wav", tmp_path)) == SECONDS
 
 
 def test_gsm_in_a_wav_ends_where_its_header_says(tmp_path: Path) -> None:

@@ -69,13 +69,7 @@ class Joined:
             if wanted <= 0:
                 start -= part.frames
                 continue
-            missing = wanted
-            for block in part.blocks(start, wanted):
-                missing -= len(block)
-                yield block
-            # The next part would follow too early.
-            if missing > 0:
-                return
+            yield from part.blocks(start, wanted)
             start, length = 0, length - wanted
 
     def close(self) -> None:

@@ -6,8 +6,6 @@ import struct
 
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 
-# As sox (0x7F000008) and others write to a pipe.
-_SIZE_OF_STREAM = 0x7F00_0000
 _LONGEST_HEAD = 1 << 20
 _BYTES_OF_OFFSETS = 8
 
@@ -16,7 +14,11 @@ SNDFILE_CODECS = frozenset({b"lpcm", b"ulaw", b"alaw", b"alac"})
 
 
 def mended_aiff(data: ByteRange) -> tuple[bytes, int] | None:
-    """The header that the file should have, and how many bytes it replaces; `None` where the file's own will do."""
+    """The header that the file should have, and how many bytes it replaces; `None` where the file's own will do.
+
+    libsndfile itself reads on where a size is 0, or larger than the file. A recorder that was killed left the size of
+    no samples.
+    """
     position, count_at, frame_bytes = 12, None, 0
     while position < _LONGEST_HEAD:
         head = data.read(position, 8)
@@ -33,14 +35,11 @@ def mended_aiff(data: ByteRange) -> tuple[bytes, int] | None:
         return None
     start = position + 8
     present = data.size - start
-    is_unknown = size >= _SIZE_OF_STREAM or size <= _BYTES_OF_OFFSETS
-    if not is_unknown or present <= max(_BYTES_OF_OFFSETS, 0 if size > present else size) or not count_at:
-        return None
-    if data.read(8, 4) == b"AIFC" and not frame_bytes:
+    if size != _BYTES_OF_OFFSETS or present <= size or count_at is None or frame_bytes == 0:
         return None
     mended = bytearray(data.read(0, start))
     struct.pack_into(">I", mended, 4, start - 8 + present)
-    struct.pack_into(">I", mended, count_at, (present - _BYTES_OF_OFFSETS) // max(frame_bytes, 1))
+    struct.pack_into(">I", mended, count_at, (present - _BYTES_OF_OFFSETS) // frame_bytes)
     struct.pack_into(">I", mended, start - 4, present)
     return bytes(mended), start
 

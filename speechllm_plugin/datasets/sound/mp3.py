@@ -157,9 +157,12 @@ def cut_out(data: ByteRange, frames: Mp3Frames, first: int, last: int) -> tuple[
         back = int.from_bytes(frame[place : place + 2], "big") >> 7 if is_first_version else frame[place]
         if back <= before:
             break
-        # What is cut off cannot be decoded, and mpg123 complains. Without side information the frame is silent.
+        # What is cut off cannot be decoded, and mpg123 complains. Without side information the frame is silent; but it
+        # still reaches back as far as it can, because mpg123 looks for older bytes in the frame before alone.
         size = _side_information(frame)
-        frame[place : place + size] = bytes(size)
+        reach = min(before, 511 if is_first_version else 255)
+        frame[place : place + 2] = (reach << 7).to_bytes(2, "big") if is_first_version else bytes((reach, 0))
+        frame[place + 2 : place + size] = bytes(size - 2)
         head += frame
         before += len(frame) - place - size
         first += 1
