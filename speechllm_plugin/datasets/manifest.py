@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from speechllm_plugin.datasets.text_cleaning import CleanText, clean, tell_of_marks
 from speechllm_plugin.datasets.tsv import Record, read_table, write_table
 from speechllm_plugin.errors import UserError
 
@@ -82,6 +83,7 @@ def read_manifest(
     n_frames_unit: Literal["frames", "samples"] = "frames",
     legacy_escapes: bool = False,
     csv_quotes: bool = False,
+    clean_text: CleanText = "none",
 ) -> list[ManifestRow]:
     """Read and check a manifest, in the order of its rows.
 
@@ -94,6 +96,7 @@ def read_manifest(
         fairseq's preparation scripts do. Without it a backslash is a backslash.
     :param csv_quotes: undo the quotation marks around fields, and the doubled ones inside, of manifests written by
         Python's csv or by pandas as they do by default. Without it a quotation mark is a quotation mark.
+    :param clean_text: what is taken out of the texts beside words, see ``text_cleaning``; a warning tells what stays.
     :raises UserError: with file, line and column, what was found and what was expected.
     """
     path = Path(path)
@@ -110,11 +113,14 @@ def read_manifest(
 
     rows = []
     lines: dict[str, int] = {}
-    for record in records:
+    texts: list[tuple[int, str]] = []
+    for original in records:
+        record = _cleaned(path, original, clean_text, texts)
         for name in required:
             if not record.fields[name].strip() and not (name == "tgt_text" and empty_text):
                 hint = " (dataset.config_overrides.empty_text=silence, if nobody speaks in it)"
-                raise _wrong(path, record, name, f"some text{hint if name == 'tgt_text' else ''}")
+                left = f" left by clean_text={clean_text}" if original.fields[name].strip() else ""
+                raise _wrong(path, original, name, f"some text{left}{hint if name == 'tgt_text' else ''}")
         identity = record.fields["id"]
         if identity in lines:
             raise UserError(
@@ -136,6 +142,7 @@ def read_manifest(
                 line=record.line,
             )
         )
+    tell_of_marks(path, texts, clean_text)
     if not legacy_escapes:
         _warn_of_quoting(path, rows, _is_escaped, '\\"', "legacy_escapes", "by pandas, with a backslash before each")
     if not csv_quotes:
@@ -176,6 +183,18 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     columns += ["speaker", "src_lang", "tgt_lang"]
     columns += ["channel"] if with_channel else []
     write_table(path, columns, table)
+
+
+def _cleaned(path: Path, record: Record, mode: CleanText, texts: list[tuple[int, str]]) -> Record:
+    """:param texts: gets the texts as they stand in the file."""
+    fields = dict(record.fields)
+    for name in ("tgt_text", "src_text"):
+        if text := fields.get(name, ""):
+            if "\0" in text:
+                raise _wrong(path, record, name, "a text without U+0000, which no model can learn")
+            texts.append((record.line, text))
+            fields[name] = clean(text, mode)
+    return Record(record.line, fields)
 
 
 def _read_n_frames(path: Path, record: Record, unit: Literal["frames", "samples"]) -> int | None:

@@ -96,7 +96,9 @@ def test_a_piece_out_of_the_middle(tmp_path: Path) -> None:
 
 
 def test_mp3_in_a_wav(tmp_path: Path) -> None:
-    data = encoded(bursts(16000, 2), 16000)
+    """Without the tag that tells its length, which then is a guess of libsndfile's."""
+    data = encoded(bursts(16000, 10), 16000)
+    data = data[data.find(data[:2], 100) :]
     head = b"RIFF" + (1000).to_bytes(4, "little") + b"WAVEfmt " + (30).to_bytes(4, "little") + b"\x55\0\1\0"
     head += bytes(26) + b"data" + len(data).to_bytes(4, "little")
     (tmp_path / "x.mp3").write_bytes(data)

@@ -119,10 +119,18 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
     places = array("q")
     lost_at = None
     base, block = position, data.read(position, _BLOCK)
+    sizes: dict[int, int] = {}
     while True:
         offset = position - base
         if offset + _LONGEST_FRAME + 4 > len(block) and base + len(block) < data.size:
             base, offset, block = position, 0, data.read(position, _BLOCK)
+        # Forty frames a second of sound: their sizes are looked up, and asked for where they are new.
+        if offset + 4 <= len(block) and block[offset] == 0xFF:
+            known = sizes.get(block[offset + 1] << 8 | block[offset + 2])
+            if known is not None and position + known <= data.size:
+                places.append(position)
+                position += known
+                continue
         header = _header(block[offset : offset + 4])
         if header is None or header[2] != kind:
             again = _find(data, position, kind)
@@ -134,8 +142,7 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
             continue
         if position + header[0] > data.size:
             break
-        places.append(position)
-        position += header[0]
+        sizes[block[offset + 1] << 8 | block[offset + 2]] = header[0]
     if places:
         places.append(position)
     rate = _RATES[kind[1]] // _VERSIONS[kind[0]][1]
