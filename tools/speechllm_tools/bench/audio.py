@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
+from speechllm_tools.bench.audio_readers import SEGMENT_SECONDS
 from speechllm_tools.bench.report import describe_machine
 
 FILES: Mapping[str, tuple[str, str | None, int, int]] = {
@@ -36,7 +38,6 @@ FILES: Mapping[str, tuple[str, str | None, int, int]] = {
 READER = "speechllm_tools.bench.audio_readers"
 READERS = ("speechllm", "soundfile", "PyAV")
 _SEGMENTS = 20
-_SEGMENT_SECONDS = 3.0
 _MINUTES_OF_TALK = 20
 
 
@@ -49,20 +50,22 @@ class Figures:
 
 
 def run(options: argparse.Namespace, *, report: Callable[[str], None]) -> int:
+    if unknown := [name for name in options.only or () if name not in FILES]:
+        raise UserError(f"--only: {unknown[0]!r} found, one of {', '.join(map(repr, FILES))} expected")
     readers = [name for name in READERS if name != "PyAV" or importlib.util.find_spec("av")]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         rows: list[tuple[str, list[Figures | None]]] = []
-        for name, (format, subtype, rate, channels) in FILES.items():
+        for name in options.only or FILES:
+            format, subtype, rate, channels = FILES[name]
             report(f"audio: {name} ...")
             sound = _speech(options.seconds, rate, channels)
             soundfile.write(root / "clip", sound, rate, format=format, subtype=subtype)
             rows.append((name, [_measure(root / "clip", reader, options.repeats) for reader in readers]))
-        report("audio: an hour, and segments of a talk ...")
-        hour = [(kind, _measure(_long(root, kind, 60), "stream", 1)) for kind in ("WAV", "FLAC", "MP3")]
-        talk = _long(root, "MP3", _MINUTES_OF_TALK)
-        first, others = _measure_segments(talk)
-    page = _page(rows, readers, hour, (first, others), options)
+        report(f"audio: {options.minutes} minutes, and segments of a talk ...")
+        long = [(kind, _measure(_long(root, kind, options.minutes), "stream", 1)) for kind in ("WAV", "FLAC", "MP3")]
+        segments = _measure_segments(_long(root, "MP3", _MINUTES_OF_TALK))
+    page = _page(rows, readers, long, segments, options)
     print(page)
     if options.output is not None:
         write_text_atomically(options.output, page)
@@ -110,7 +113,7 @@ def _measure_segments(path: Path) -> tuple[float, float]:
 def _page(
     rows: Sequence[tuple[str, Sequence[Figures | None]]],
     readers: Sequence[str],
-    hour: Sequence[tuple[str, Figures | None]],
+    long: Sequence[tuple[str, Figures | None]],
     segments: tuple[float, float],
     options: argparse.Namespace,
 ) -> str:
@@ -121,23 +124,24 @@ def _page(
         ours, peer = figures[0], figures[1]
         ratio = f"{ours.seconds / peer.seconds:.2f}" if ours and peer else "-"
         lines.append([name, *(_cell(figure, options.seconds) for figure in figures), ratio])
-    hours = [f"- {kind.lower()}: {_cell(figures, 3600)}" for kind, figures in hour]
+    streams = [f"- {kind.lower()}: {_cell(figures, 60 * options.minutes)}" for kind, figures in long]
     versions = ", ".join(f"{name} {_version(name)}" for name in ("soundfile", "soxr", "av", "numpy"))
     command = ["speechllm", "bench", "audio", "--seconds", f"{options.seconds:g}", "--repeats", str(options.repeats)]
+    command += ["--minutes", str(options.minutes), *(["--only", *options.only] if options.only else [])]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"""# Reading sound
 
-Clips of {options.seconds:g} s, decoded, mixed to one channel and resampled to 16 kHz: how many times faster than they
-play (the fastest of {options.repeats}), and by how many MiB the process grew. `soundfile` and `PyAV` read the whole
-clip, mix with numpy and resample with soxr.
+Clips of {options.seconds:g} s, decoded, mixed to one channel and resampled to 16 kHz: how many times faster than
+they play (the fastest of {options.repeats}), and by how many MiB the process grew. `soundfile` and `PyAV` read the
+whole clip, mix with numpy and resample with soxr.
 
 {table}
 
-An hour at 16 kHz, as a stream of blocks: times real time, MiB.
+{options.minutes} minutes at 16 kHz, as a stream of blocks: times real time, MiB.
 
-{chr(10).join(hours)}
+{chr(10).join(streams)}
 
-Segments of {_SEGMENT_SECONDS:g} s of an mp3 of {_MINUTES_OF_TALK} minutes: the first {1000 * segments[0]:.1f} ms, each
+Segments of {SEGMENT_SECONDS:g} s of an mp3 of {_MINUTES_OF_TALK} minutes: the first {1000 * segments[0]:.1f} ms, each
 further one {1000 * segments[1]:.1f} ms (median of {_SEGMENTS}).
 
     {shlex.join(command)}

@@ -15,9 +15,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve, stream_audio
+from speechllm_plugin.datasets.audio import SAMPLE_RATE, duration, read_audio, resolve, stream_audio
 
-_SEGMENT_SECONDS = 3.0
+SEGMENT_SECONDS = 3.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,9 +74,11 @@ _READERS: dict[str, Callable[[Path], None]] = {
 
 def _time_segments(path: Path, count: int) -> tuple[float, float]:
     """Seconds for the first segment, and the median of further ones, at places drawn at random."""
-    samples = soundfile.info(path).samplerate
-    places = np.random.default_rng(0).integers(0, 19 * 60 * samples, count + 1)
-    length = round(_SEGMENT_SECONDS * samples)
+    rate = soundfile.info(path).samplerate
+    length = round(SEGMENT_SECONDS * rate)
+    samples = round(duration(resolve(str(path), Path())) * rate)
+    os.utime(path)  # so that the walk over its frames counts
+    places = np.random.default_rng(0).integers(0, samples - length, count + 1)
     times = [_time(lambda place=place: _ours(Path(f"{path}:{place}:{length}"))) for place in places]  # type: ignore[misc]
     return times[0], float(np.median(times[1:]))
 

@@ -57,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     audio = benchmarks.add_parser("audio", help=_AUDIO, description=_AUDIO)
     audio.add_argument("--seconds", type=float, default=60.0, metavar="N", help="length of the clips (default: 60)")
     audio.add_argument("--repeats", type=int, default=5, metavar="N", help="the fastest of N counts (default: 5)")
+    audio.add_argument("--minutes", type=int, default=60, metavar="N", help="length of the streams (default: 60)")
+    audio.add_argument("--only", nargs="+", metavar="FILE", help="only these rows of the table, e.g. wav mp3")
     audio.add_argument("--output", type=Path, metavar="FILE", help="write the page here, too")
     audio.set_defaults(measure=_run_audio)
     for subparser in benchmarks.choices.values():
