@@ -57,6 +57,7 @@ def write(
         ("pcm_s16le", "mov", 16000, {}, 0, 0.9999),
         ("flac", "matroska", 16000, {}, 0, 0.9999),
         ("aac", "mpegts", 48000, {}, 341, 0.98),
+        ("mp2", "mp2", 44100, {}, 174, 0.98),  # libsndfile reads it, and guesses its length
     ],
 )
 def test_the_sound_that_went_in(
@@ -127,5 +128,5 @@ def test_without_pyav_the_line_says_what_the_file_is_and_what_to_do(tmp_path: Pa
     result = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert result.stderr.rstrip().endswith(
         "AudioError: x.wav: found MPEG-4 (m4a, mp4, 3gp, mov), expected wav, flac, mp3 or ogg; with PyAV "
-        '(pip install "speechllm-plugin[audio]") it is read, or `ffmpeg -i IN OUT.wav` converts it'
+        '(pip install av) it is read, or `ffmpeg -i IN OUT.wav` converts it'
     )

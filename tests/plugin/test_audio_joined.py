@@ -38,6 +38,13 @@ def test_recordings_put_together_are_all_read(tmp_path: Path, format: str, subty
         np.testing.assert_allclose(read(tmp_path, f"all:{start}:{length}"), found[start : start + length], atol=1e-6)
 
 
+def test_recordings_as_long_as_one_another(tmp_path: Path) -> None:
+    """The last frame ends where the first header says."""
+    part = write(tmp_path / "one", "FLAC", "PCM_16", 2, 0)
+    (tmp_path / "all").write_bytes(part + part)
+    np.testing.assert_array_equal(read(tmp_path, "all"), np.tile(read(tmp_path, "one"), 2))
+
+
 def test_recordings_that_do_not_go_together_are_said(tmp_path: Path) -> None:
     one = write(tmp_path / "one", "FLAC", "PCM_16", 1, 0)
     (tmp_path / "all").write_bytes(one + write(tmp_path / "two", "FLAC", "PCM_16", 1, 1, 8000))

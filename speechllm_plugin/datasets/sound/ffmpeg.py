@@ -11,7 +11,7 @@ import numpy as np
 from speechllm_plugin.datasets.sound.api import Block, SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange, Spliced
 
-INSTALL = 'pip install "speechllm-plugin[audio]"'
+INSTALL = "pip install av"
 # How many samples go by while a codec starts and ends: what it decodes may be shorter by them, or longer.
 _SLACK_SECONDS = 0.1
 # Containers whose header tells how long a track plays, and those that tell it of the longest track. What FFmpeg says of

@@ -8,7 +8,7 @@ from speechllm_plugin.datasets.sound.bytes import ByteRange
 _BEGINNINGS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
 _INFO, _FIRST_BLOCK_END = 8, 42
 _TOTAL = 21
-_TAIL = 1 << 20
+_TAIL, _SHORT_TAIL = 1 << 20, 1 << 16
 _LONGEST_FRAME_HEADER = 16
 # Samples of a frame by a code of four bits; 6 and 7 say that the number follows.
 _SIZES = {1: 192, **{2 + i: 576 << i for i in range(4)}, **{8 + i: 256 << i for i in range(8)}}
@@ -24,13 +24,21 @@ def find_streams(data: ByteRange) -> list[ByteRange]:
     return [data.part(start, stop) for start, stop in zip(starts, [*starts[1:], data.size], strict=True)]
 
 
+def seems_alone(data: ByteRange) -> bool:
+    """Whether the last frame ends where the first header says, so that nothing hints at another stream; reads the end
+    alone. Of recordings as long as one another it is not the truth."""
+    header = data.read(0, _FIRST_BLOCK_END)
+    total = _total(header) if len(header) == _FIRST_BLOCK_END else 0
+    return total != 0 and _count_samples(data, header, _SHORT_TAIL) == total
+
+
 def mended_header(data: ByteRange) -> tuple[bytes, int] | None:
     """Where the header does not say how many samples follow, as encoders that write to a pipe leave it: the header that
     does, and how many bytes it replaces. `None` where nothing is to be mended, or no frame tells."""
     header = bytearray(data.read(0, _FIRST_BLOCK_END))
     if len(header) < _FIRST_BLOCK_END or _total(header):
         return None
-    total = _count_samples(data, header)
+    total = _count_samples(data, header, _TAIL)
     if not total:
         return None
     header[_TOTAL] |= total >> 32
@@ -42,10 +50,10 @@ def _total(header: bytes) -> int:
     return (header[_TOTAL] & 15) << 32 | int.from_bytes(header[_TOTAL + 1 : _TOTAL + 5], "big")
 
 
-def _count_samples(data: ByteRange, header: bytes) -> int | None:
+def _count_samples(data: ByteRange, header: bytes, length: int) -> int | None:
     """The end of the last frame. Each frame tells where it begins; by chance a frame's bytes look like one, too."""
     block_size = int.from_bytes(header[_INFO : _INFO + 2], "big")
-    tail = data.read(max(_FIRST_BLOCK_END, data.size - _TAIL), _TAIL)
+    tail = data.read(max(_FIRST_BLOCK_END, data.size - length), length)
     frames = []
     place = tail.find(b"\xff")
     while place >= 0:

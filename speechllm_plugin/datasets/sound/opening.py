@@ -11,12 +11,14 @@ from speechllm_plugin.datasets.sound import chunks, flac, kinds, ogg, wav
 from speechllm_plugin.datasets.sound.api import Joined, Sound, SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.ffmpeg import FfmpegSound
+from speechllm_plugin.datasets.sound.flac_sound import FlacSound
 from speechllm_plugin.datasets.sound.libsndfile import WHOLE, Opening, SndfileSound
 from speechllm_plugin.datasets.sound.mp3_sound import Mp3Sound, frames_of_file
 from speechllm_plugin.datasets.sound.notes import tell
 
 # Containers of libsndfile that say their own rate.
 _FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "NIST", "RAW"})
+_MP3_SLACK = 4 * 1152
 _SPHERE_COUNT = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)
 _SPHERE_HEADER = 1024
 _EXPECTED = "expected wav, flac, mp3 or ogg"
@@ -79,7 +81,7 @@ def _with_head(data: ByteRange, mended: tuple[bytes, int] | None) -> Sound:
 
 
 def _flac(data: ByteRange, name: str, key: str) -> Sound:
-    return _joined([_one_flac(part) for part in flac.find_streams(data)])
+    return FlacSound(data, _one_flac)
 
 
 def _one_flac(data: ByteRange) -> Sound:
@@ -93,7 +95,7 @@ def _ogg(data: ByteRange, name: str, key: str) -> Sound:
         return _by_ffmpeg(data, f"{' and '.join(sorted(codecs)) or 'no stream'} in Ogg", name)
     if not streams[-1].has_end:
         tell("ogg", name, "the Ogg stream has no mark of its end, so it may have been cut off; all there is was read")
-    return _joined([
+    return Joined([
         _by_sndfile(one.data, Opening(safe_start=one.last_page if "Vorbis" in one.codecs else None)) for one in streams
     ])
 
@@ -101,7 +103,8 @@ def _ogg(data: ByteRange, name: str, key: str) -> Sound:
 def _mp3(data: ByteRange, name: str, key: str) -> Sound:
     frames = frames_of_file(data, key)
     if frames is None or not frames.count:
-        return _by_sndfile(data)
+        # Other layers, whose length libsndfile guesses.
+        return _by_sndfile(data, Opening(slack=_MP3_SLACK))
     frames.check()
     return Mp3Sound(data, frames)
 
@@ -149,10 +152,6 @@ def _by_ffmpeg(data: ByteRange, kind: str, name: str) -> FfmpegSound:
     if sound.tracks > 1:
         tell("tracks", name, f"holds {sound.tracks} audio tracks; the first was read")
     return sound
-
-
-def _joined(parts: list[Sound]) -> Sound:
-    return parts[0] if len(parts) == 1 else Joined(parts)
 
 
 def _no_sound(kind: str) -> SoundError:
