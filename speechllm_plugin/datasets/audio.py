@@ -6,45 +6,44 @@ A manifest names sound in one of three forms:
 ``archive.zip:offset:length``  the bytes of a stored (uncompressed) zip entry, itself a file of any format below
 ``path:start:length``         a segment of a longer file, in samples at that file's own rate
 
-A file whose own name looks like one of the last two is taken as the file. Formats are those of libsndfile that say
-their own sample rate: wav, flac, mp3, ogg (Vorbis, Opus), aiff, au, caf, w64 and NIST SPHERE.
+A file whose own name looks like one of the last two is taken as the file. What the file is, its bytes tell: wav, flac,
+mp3, ogg (Vorbis, Opus), aiff, au, caf, w64, NIST SPHERE and bare GSM by libsndfile; m4a, mp4, webm, aac, amr, wma, flac
+and Speex in Ogg and others by FFmpeg, where PyAV is installed.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 import soxr
 
-from speechllm_plugin.datasets.damage import MP3_SLACK, find_damage
+from speechllm_plugin.datasets.sound.api import Sound, SoundError
+from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.datasets.sound.mixing import Mixer
+from speechllm_plugin.datasets.sound.notes import tell
+from speechllm_plugin.datasets.sound.opening import open_sound
 from speechllm_plugin.errors import UserError
 
 SAMPLE_RATE = 16000
 """Samples per second of everything that :func:`read_audio` returns."""
 
 _RATES = range(4000, 192_001)
-_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "NIST"})
 _RANGE = re.compile(r"(?P<path>.+):(?P<start>[0-9]+):(?P<length>[0-9]+)", re.DOTALL)
-_BLOCK = 1 << 20
-# Floating point numbers may go beyond full scale (1) a little; speech in units of integers reaches hundreds.
-_LOUDEST = 10.0
-# Mean squares: of channels that are not silent, and of their mean beside them (-60 dB) where they cancel each other.
-_SOUNDING = 1e-6
-_CANCELLED = 1e-6
-# libsndfile's largest count, which stands for "the header does not say".
-_UNKNOWN_LENGTH = (1 << 63) - 1
+LOUDEST = 10.0
+"""Floating point numbers may go beyond full scale (1) a little; speech in units of integers reaches hundreds."""
+
+# More samples than any file holds.
+_ALL = 1 << 62
 
 
 class AudioError(UserError):
@@ -69,11 +68,15 @@ class AudioSource:
     length: int | None
     """Number of bytes (``zip``) or samples (``segment``); ``None`` for a ``file``, which is read to its end."""
 
+    channel: int | None = None
+    """The one channel to read, counted from 1; ``None`` = the mean of all."""
 
-def resolve(audio: str, root: Path) -> AudioSource:
+
+def resolve(audio: str, root: Path, channel: int | None = None) -> AudioSource:
     """Find the file behind a manifest's ``audio`` field. Looks at names and sizes only, opens nothing.
 
     :param root: folder that relative paths start from.
+    :param channel: see :class:`AudioSource`; whether the file has it shows when it is read.
     :raises AudioError: there is no such file, it is no regular file, or a range is empty or beyond an archive's end.
     """
     whole = root / audio
@@ -85,44 +88,56 @@ def resolve(audio: str, root: Path) -> AudioSource:
         is_zip = path.suffix.lower() == ".zip"
         if is_zip:
             _check_range(audio, start, length, status.st_size)
-        return AudioSource(audio, path, "zip" if is_zip else "segment", start, length)
+        return AudioSource(audio, path, "zip" if is_zip else "segment", start, length, channel)
     _check_file(audio, whole)
-    return AudioSource(audio, whole, "file", 0, None)
+    return AudioSource(audio, whole, "file", 0, None, channel)
 
 
-def read_audio(source: AudioSource) -> npt.NDArray[np.float32]:
-    """Decode to ``[samples]``, float32, at 16 kHz: channels mixed by their mean, then resampled (soxr, HQ).
+def read_audio(source: AudioSource, check: Callable[[float], None] | None = None) -> npt.NDArray[np.float32]:
+    """Decode to ``[samples]``, float32, at 16 kHz: channels mixed by their mean, or one of them, then resampled (soxr,
+    HQ).
 
-    The whole sound is held in memory; where a limit matters, ask :func:`duration` first.
-
+    :param check: given the seconds before anything is decoded; what it raises ends the reading.
     :raises AudioError: not readable, not audio, empty, cut short, damaged, non-finite, far beyond full scale, at a
-        rate outside 4 to 192 kHz, shorter than the segment asks for, or of channels whose mean is silence.
+        rate outside 4 to 192 kHz, shorter than the segment asks for, without the channel, or of channels whose mean is
+        silence.
     """
-    with _open(source) as (file, length):
-        samples = _decode(source, file, length)
-        rate = file.samplerate
-    if not np.isfinite(samples).all():
-        index = int(np.flatnonzero(~np.isfinite(samples))[0])
-        raise AudioError(f"{source.name}: found {samples[index]} at sample {index}, expected finite samples")
-    if len(samples) and (peak := float(np.abs(samples).max())) > _LOUDEST:
-        raise AudioError(
-            f"{source.name}: found samples up to {peak:.6g}, expected them within 1, full scale; a file of floating "
-            "point numbers in units of 16-bit integers must be divided by 32768"
-        )
-    if rate != SAMPLE_RATE:
-        samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
-    if not len(samples):
-        raise AudioError(f"{source.name}: found less than one sample at {SAMPLE_RATE} Hz, expected some sound")
-    return np.ascontiguousarray(samples, dtype=np.float32)
+    blocks = list(stream_audio(source, check))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def stream_audio(
+    source: AudioSource, check: Callable[[float], None] | None = None
+) -> Iterator[npt.NDArray[np.float32]]:
+    """As :func:`read_audio`, in blocks that together are what it gives: memory does not grow with the length.
+
+    :raises AudioError: as :func:`read_audio`; what came before a damage has been given by then.
+    """
+    with _open(source) as (sound, start, length):
+        if check is not None:
+            check(length / sound.rate)
+        try:
+            yield from _decode(source, sound, start, length)
+        except SoundError as error:
+            raise AudioError(f"{source.name}: {error}") from None
 
 
 def duration(source: AudioSource) -> float:
-    """Length in seconds, as the container states it; nothing is decoded.
+    """Length in seconds, as the container states it or as its packets count; nothing is decoded.
 
     :raises AudioError: as :func:`read_audio`, but for damage that only decoding shows.
     """
-    with _open(source) as (file, length):
-        return length / file.samplerate
+    with _open(source) as (sound, _, length):
+        return length / sound.rate
+
+
+def count_channels(source: AudioSource) -> int:
+    """Channels of the file.
+
+    :raises AudioError: as :func:`duration`.
+    """
+    with _open(source) as (sound, _, _):
+        return sound.channels
 
 
 def audio_key(source: AudioSource) -> str:
@@ -132,98 +147,108 @@ def audio_key(source: AudioSource) -> str:
     """
     status = _check_file(source.name, source.path)
     path = os.path.abspath(source.path)
-    return json.dumps([path, status.st_size, status.st_mtime_ns, source.kind, source.start, source.length])
+    parts = [path, status.st_size, status.st_mtime_ns, source.kind, source.start, source.length]
+    return json.dumps(parts if source.channel is None else [*parts, source.channel])
 
 
 @contextmanager
-def _open(source: AudioSource) -> Iterator[tuple[soundfile.SoundFile, int]]:
-    """Open at the first sample asked for; yields the file and how many samples to read."""
-    with _open_bytes(source) as raw:
-        try:
-            file = soundfile.SoundFile(raw)
-        except (soundfile.LibsndfileError, TypeError) as error:
-            reason = f" ({error.error_string.rstrip('.')})" if isinstance(error, soundfile.LibsndfileError) else ""
-            # TypeError: soundfile wants to be told the rate of a ".raw" file.
-            raise AudioError(f"{source.name}: found no audio{reason}, expected wav, flac, mp3 or ogg") from None
-        with file:
-            yield file, _check_header(source, file, raw)
-
-
-def _open_bytes(source: AudioSource) -> BinaryIO:
+def _open(source: AudioSource) -> Iterator[tuple[Sound, int, int]]:
+    """Yields the opened file, the first sample asked for and how many."""
     status = _check_file(source.name, source.path)
     try:
-        if source.kind != "zip":
-            return open(source.path, "rb")
-        assert source.length is not None
-        _check_range(source.name, source.start, source.length, status.st_size)
-        with open(source.path, "rb") as archive:
-            archive.seek(source.start)
-            return io.BytesIO(archive.read(source.length))
+        descriptor = os.open(source.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except OSError as error:
         raise AudioError(f"{source.name}: cannot be read ({error.strerror}), expected a readable file") from None
+    sound: Sound | None = None
+    try:
+        data = ByteRange(descriptor, 0, status.st_size)
+        if source.kind == "zip":
+            assert source.length is not None
+            _check_range(source.name, source.start, source.length, status.st_size)
+            data = data.part(source.start, source.start + source.length)
+        try:
+            sound = open_sound(data, source.name, f"{source.path} {status.st_size} {status.st_mtime_ns}")
+        except SoundError as error:
+            raise AudioError(f"{source.name}: {error}") from None
+        except OSError as error:
+            raise AudioError(f"{source.name}: cannot be read ({error.strerror}), expected a readable file") from None
+        yield sound, *_range(source, sound)
+    finally:
+        if sound is not None:
+            sound.close()
+        os.close(descriptor)
 
 
-def _check_header(source: AudioSource, file: soundfile.SoundFile, raw: BinaryIO) -> int:
-    """Check what shows without decoding, seek to the first sample, and return how many samples to read."""
-    if file.format not in _FORMATS:
-        raise AudioError(f"{source.name}: found a file of format {file.format}, expected wav, flac, mp3 or ogg")
-    if file.samplerate not in _RATES:
+def _range(source: AudioSource, sound: Sound) -> tuple[int, int]:
+    """Check what shows without decoding; gives the first sample and how many to read."""
+    if sound.rate not in _RATES:
         raise AudioError(
-            f"{source.name}: found a sample rate of {file.samplerate} Hz, expected {_RATES[0]} to {_RATES[-1]} Hz"
+            f"{source.name}: found a sample rate of {sound.rate} Hz, expected {_RATES[0]} to {_RATES[-1]} Hz"
         )
-    if file.frames <= 0:
+    if sound.frames <= 0:
         raise AudioError(f"{source.name}: found zero samples, expected some sound")
-    if file.frames == _UNKNOWN_LENGTH:
-        raise AudioError(f"{source.name}: found a header that states no length, expected a finished file")
-    damage = find_damage(file, raw)
-    if damage is not None:
-        raise AudioError(f"{source.name}: found {damage}, expected a whole file")
     if source.kind != "segment":
-        return file.frames
+        return 0, sound.frames
     assert source.length is not None
-    if source.start + source.length > file.frames:
+    if source.start + source.length > sound.frames:
         raise AudioError(
-            f"{source.name}: found {file.frames} samples, expected at least {source.start + source.length} for the "
+            f"{source.name}: found {sound.frames} samples, expected at least {source.start + source.length} for the "
             "segment"
         )
-    file.seek(source.start)
-    return source.length
+    return source.start, source.length
 
 
-def _decode(source: AudioSource, file: soundfile.SoundFile, length: int) -> npt.NDArray[np.float32]:
-    """The next ``length`` samples, channels mixed: ``[length]`` at the file's own rate."""
-    blocks = []
-    missing = length
-    power_of_channels = power_of_mean = 0.0
-    try:
-        # In blocks, so that a damaged header cannot ask for all memory at once.
-        while missing > 0:
-            wanted = min(missing, _BLOCK)
-            block = file.read(wanted, dtype="float32", always_2d=True)
-            # (N, C) -> (N)
-            mean = block.mean(axis=1)
-            blocks.append(mean)
-            if file.channels > 1:
-                power_of_channels += float(np.vdot(block, block)) / file.channels
-                power_of_mean += float(np.vdot(mean, mean))
-            missing -= len(block)
-            # Behind a hole libsndfile would go on with sound from elsewhere, so the first short block is the end.
-            if len(block) < wanted:
-                break
-    except soundfile.LibsndfileError as error:
-        raise _cut_short(source, length - missing, length, error.error_string.rstrip(".")) from None
-    if missing == length or missing > (MP3_SLACK if file.format == "MP3" else 0):
-        raise _cut_short(source, length - missing, length, "the file ends early or is damaged")
-    if power_of_channels > _SOUNDING * length and power_of_mean < _CANCELLED * power_of_channels:
-        raise AudioError(
-            f"{source.name}: found {file.channels} channels that cancel each other, so that their mean is silence, "
-            "expected channels in phase; keep one of them"
+def _decode(source: AudioSource, sound: Sound, start: int, length: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Blocks ``[n]`` at 16 kHz.
+
+    :raises SoundError: it cannot be decoded, or not used.
+    """
+    mixer = Mixer(sound.channels, source.channel)
+    resampler = None
+    if sound.rate != SAMPLE_RATE:
+        resampler = soxr.ResampleStream(sound.rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    is_whole = source.kind != "segment"
+    found = given = 0
+    for block in sound.blocks(start, _ALL if is_whole and sound.is_estimate else length):
+        mono = mixer.mix(block)
+        _check_samples(mono, found)
+        found += len(block)
+        if resampler is not None:
+            mono = resampler.resample_chunk(mono)
+        if len(mono):
+            given += len(mono)
+            yield mono
+    if found == 0 or length - found > (sound.slack if is_whole else 0):
+        raise SoundError(
+            f"found {found} readable samples (the file ends early or is damaged), expected {length} samples"
         )
-    return np.concatenate(blocks)
+    mixer.check()
+    if (difference := mixer.difference()) is not None:
+        tell("channels", source.name, difference)
+    if resampler is not None:
+        rest = resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+        if len(rest):
+            given += len(rest)
+            yield rest
+    if given == 0:
+        raise SoundError(f"found less than one sample at {SAMPLE_RATE} Hz, expected some sound")
 
 
-def _cut_short(source: AudioSource, found: int, expected: int, reason: str) -> AudioError:
-    return AudioError(f"{source.name}: found {found} readable samples ({reason}), expected {expected} samples")
+def _check_samples(samples: npt.NDArray[np.float32], before: int) -> None:
+    """
+    :raises SoundError: non-finite, or far beyond full scale.
+    """
+    # Also of numbers that are none: a comparison with them is never true.
+    peak = float(max(samples.max(initial=0.0), -samples.min(initial=0.0)))
+    if peak <= LOUDEST:
+        return
+    if not np.isfinite(samples).all():
+        index = int(np.flatnonzero(~np.isfinite(samples))[0])
+        raise SoundError(f"found {samples[index]} at sample {before + index}, expected finite samples")
+    raise SoundError(
+        f"found samples up to {peak:.6g}, expected them within 1, full scale; a file of floating point numbers in "
+        "units of 16-bit integers must be divided by 32768"
+    )
 
 
 def _stat(path: Path) -> os.stat_result | None:

@@ -3,35 +3,62 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, audio_key, read_audio, resolve
+from speechllm_plugin.datasets.audio import (
+    LOUDEST,
+    SAMPLE_RATE,
+    AudioError,
+    AudioSource,
+    audio_key,
+    read_audio,
+    resolve,
+)
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 
-Audio = Path | str | np.ndarray | Tensor
-"""A file, or samples at 16 kHz: one dimension of floats from -1 to 1."""
+
+@dataclass(frozen=True)
+class Named:
+    """Samples that were read already, under the name of their file: it is told in errors, and seeds what is drawn."""
+
+    name: str
+    samples: npt.NDArray[np.float32]
 
 
-def batch_of_files(audio: Audio | Sequence[Audio], source_lang: str, target_lang: str | None) -> SpeechTextBatch:
+Audio = Path | str | AudioSource | Named | np.ndarray | Tensor
+"""A file, `resolve(FILE, Path(), channel=N)` for one of its channels, or samples at 16 kHz: one dimension of floats
+from -1 to 1."""
+
+
+def batch_of_files(
+    audio: Audio | Sequence[Audio],
+    source_lang: str,
+    target_lang: str | None,
+    check: Callable[[str, float], None] = lambda name, seconds: None,
+) -> SpeechTextBatch:
     """
     :param audio: clips; one alone is a batch of one.
+    :param check: given each clip's name and seconds before it is decoded, and again afterwards.
     :raises AudioError: a file is missing, is not audio, or holds no samples; an array is no waveform.
     """
     clips = [audio] if isinstance(audio, Audio) else list(audio)
     names, keys, waveforms = [], [], []
     for number, clip in enumerate(clips):
-        if isinstance(clip, (Path, str)):
-            source = resolve(str(clip), Path())
-            name, key, waveform = str(clip), audio_key(source), torch.from_numpy(read_audio(source))
+        if isinstance(clip, (Path, str, AudioSource)):
+            source = clip if isinstance(clip, AudioSource) else resolve(str(clip), Path())
+            name, key, waveform = source.name, audio_key(source), _read(source, check)
         else:
-            name = f"audio[{number}]"
-            waveform = _samples(clip, name)
+            name = clip.name if isinstance(clip, Named) else f"audio[{number}]"
+            waveform = _samples(clip.samples if isinstance(clip, Named) else clip, name)
             key = hashlib.sha256(waveform.numpy().tobytes()).hexdigest()
+        check(name, len(waveform) / SAMPLE_RATE)
         names.append(name)
         keys.append(key)
         waveforms.append(waveform)
@@ -48,6 +75,10 @@ def batch_of_files(audio: Audio | Sequence[Audio], source_lang: str, target_lang
         waveforms=list(waveforms),
         features=[None] * len(names),
     )
+
+
+def _read(source: AudioSource, check: Callable[[str, float], None]) -> Tensor:
+    return torch.from_numpy(read_audio(source, check=lambda seconds: check(source.name, seconds)))
 
 
 def _samples(clip: object, name: str) -> Tensor:
@@ -70,6 +101,6 @@ def _samples(clip: object, name: str) -> Tensor:
         raise AudioError(f"{name}: found an array of {str(waveform.dtype)[6:]}, expected floats from -1 to 1")
     # A copy: the array stays the caller's.
     waveform = waveform.to(torch.float32, copy=True).contiguous()
-    if not (peak := float(waveform.abs().max())) <= 2:
+    if not (peak := float(waveform.abs().max())) <= LOUDEST:
         raise AudioError(f"{name}: found samples up to {peak:g}, expected floats from -1 to 1")
     return waveform

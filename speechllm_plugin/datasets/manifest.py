@@ -6,6 +6,7 @@ Columns, found by name and in any order:
 ``audio``     where the sound is; see :mod:`speechllm_plugin.datasets.audio`
 ``n_frames``  length in 10 ms frames (see :func:`frames_of`); the column, or a field of it, may be missing
 ``tgt_text``  what the model is to write: the transcript, or the translation
+``channel``   the one channel of the sound, counted from 1; the column, or a field of it, may be missing: all, mixed
 ``src_text``, ``speaker``, ``src_lang``, ``tgt_lang``  optional
 
 There is no quoting and no escaping, so a text holds no tab and no line end: the writer replaces them by spaces.
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from speechllm_plugin.datasets.text_cleaning import CleanText, clean, tell_of_marks
 from speechllm_plugin.datasets.tsv import Record, read_table, write_table
 from speechllm_plugin.errors import UserError
 
@@ -55,6 +57,9 @@ class ManifestRow:
     line: int
     """Line of the manifest that the row begins on, for messages; 0 for a row that was never read from one."""
 
+    channel: int | None = None
+    """The one channel to read, counted from 1; ``None`` = the mean of all."""
+
 
 def frames_of(seconds: float) -> int:
     """How many 25 ms windows, one every 10 ms, fit into ``seconds``: ``1 + (ms - 25) // 10``, and at least 1.
@@ -78,6 +83,7 @@ def read_manifest(
     n_frames_unit: Literal["frames", "samples"] = "frames",
     legacy_escapes: bool = False,
     csv_quotes: bool = False,
+    clean_text: CleanText = "none",
 ) -> list[ManifestRow]:
     """Read and check a manifest, in the order of its rows.
 
@@ -90,6 +96,7 @@ def read_manifest(
         fairseq's preparation scripts do. Without it a backslash is a backslash.
     :param csv_quotes: undo the quotation marks around fields, and the doubled ones inside, of manifests written by
         Python's csv or by pandas as they do by default. Without it a quotation mark is a quotation mark.
+    :param clean_text: what is taken out of the texts beside words, see ``text_cleaning``; a warning tells what stays.
     :raises UserError: with file, line and column, what was found and what was expected.
     """
     path = Path(path)
@@ -106,11 +113,14 @@ def read_manifest(
 
     rows = []
     lines: dict[str, int] = {}
-    for record in records:
+    texts: list[tuple[int, str]] = []
+    for original in records:
+        record = _cleaned(path, original, clean_text, texts)
         for name in required:
             if not record.fields[name].strip() and not (name == "tgt_text" and empty_text):
                 hint = " (dataset.config_overrides.empty_text=silence, if nobody speaks in it)"
-                raise _wrong(path, record, name, f"some text{hint if name == 'tgt_text' else ''}")
+                left = f" left by clean_text={clean_text}" if original.fields[name].strip() else ""
+                raise _wrong(path, original, name, f"some text{left}{hint if name == 'tgt_text' else ''}")
         identity = record.fields["id"]
         if identity in lines:
             raise UserError(
@@ -123,6 +133,7 @@ def read_manifest(
                 id=identity,
                 audio=record.fields["audio"],
                 n_frames=_read_n_frames(path, record, n_frames_unit),
+                channel=_read_count(path, record, "channel", "the number of a channel, from 1 on"),
                 tgt_text=record.fields.get("tgt_text", ""),
                 src_text=record.fields.get("src_text", ""),
                 speaker=record.fields.get("speaker", ""),
@@ -131,6 +142,7 @@ def read_manifest(
                 line=record.line,
             )
         )
+    tell_of_marks(path, texts, clean_text)
     if not legacy_escapes:
         _warn_of_quoting(path, rows, _is_escaped, '\\"', "legacy_escapes", "by pandas, with a backslash before each")
     if not csv_quotes:
@@ -141,7 +153,7 @@ def read_manifest(
 def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     """Write a manifest that :func:`read_manifest` reads back, whole or not at all.
 
-    Tabs and line ends in texts become spaces. The column ``src_text`` is written where a row has one.
+    Tabs and line ends in texts become spaces. The columns ``src_text`` and ``channel`` are written where a row has one.
 
     :raises UserError: an id is repeated, an id or a path is empty, a path holds a tab or a line end, or the place
         cannot be written.
@@ -149,6 +161,7 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     path = Path(path)
     rows = list(rows)
     with_source = any(row.src_text for row in rows)
+    with_channel = any(row.channel is not None for row in rows)
     ids: set[str] = set()
     table = []
     for row in rows:
@@ -160,6 +173,7 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
         fields = [row.id, row.audio, "" if row.n_frames is None else str(row.n_frames), row.tgt_text]
         fields += [row.src_text] if with_source else []
         fields += [row.speaker, row.src_lang, row.tgt_lang]
+        fields += ["" if row.channel is None else str(row.channel)] if with_channel else []
         if row.id in ids:
             raise UserError(f"{path}, row {row.id!r}: found its id twice, expected each id once")
         ids.add(row.id)
@@ -167,18 +181,35 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     columns = ["id", "audio", "n_frames", "tgt_text"]
     columns += ["src_text"] if with_source else []
     columns += ["speaker", "src_lang", "tgt_lang"]
+    columns += ["channel"] if with_channel else []
     write_table(path, columns, table)
 
 
+def _cleaned(path: Path, record: Record, mode: CleanText, texts: list[tuple[int, str]]) -> Record:
+    """:param texts: gets the texts as they stand in the file."""
+    fields = dict(record.fields)
+    for name in ("tgt_text", "src_text"):
+        if text := fields.get(name, ""):
+            if "\0" in text:
+                raise _wrong(path, record, name, "a text without U+0000, which no model can learn")
+            texts.append((record.line, text))
+            fields[name] = clean(text, mode)
+    return Record(record.line, fields)
+
+
 def _read_n_frames(path: Path, record: Record, unit: Literal["frames", "samples"]) -> int | None:
-    text = record.fields.get("n_frames", "")
+    count = _read_count(path, record, "n_frames", "a positive integer")
+    return count if count is None or unit == "frames" else frames_of(count / _SAMPLE_RATE)
+
+
+def _read_count(path: Path, record: Record, column: str, expected: str) -> int | None:
+    text = record.fields.get(column, "")
     if not text:
         return None
     # Not int() alone: it also takes "1_000", " 7" and "+7", and so hides damage. isdigit() also takes superscripts.
     if not (text.isascii() and text.isdigit()) or int(text) == 0:
-        raise _wrong(path, record, "n_frames", "a positive integer")
-    count = int(text)
-    return count if unit == "frames" else frames_of(count / _SAMPLE_RATE)
+        raise _wrong(path, record, column, expected)
+    return int(text)
 
 
 def _is_escaped(text: str) -> bool:

@@ -260,7 +260,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         languages = [(language_code(one.source_lang), language_code(one.target_lang)) for one in self._utterances]
         columns: dict[str, Iterable[object]] = {
             "id": (row.id for row in rows),
-            "audio": (row.audio for row in rows),
+            "audio": (row.audio if row.channel is None else f"{row.audio} {row.channel}" for row in rows),
             "tgt_text": (row.tgt_text for row in rows),
             "src_text": (row.src_text for row in rows),
             "languages": languages,
@@ -311,8 +311,9 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             features = self._cache.get(key) if self._cache is not None else None
             if features is not None:
                 return _Clip(index, key, duration(source) + self._added_seconds(index), None, features)
-            samples = read_audio(source)
+            samples = read_audio(source, check=lambda seconds: self._check_length(utterance, seconds))
             seconds = len(samples) / SAMPLE_RATE
+            # Again: what a container states may be an estimate.
             self._check_length(utterance, seconds)
             if changes is not None:
                 samples = augment(samples, changes)

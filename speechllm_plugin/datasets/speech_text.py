@@ -11,6 +11,7 @@ from fairseq2.logging import log
 
 from speechllm_plugin.datasets.audio import AudioSource, duration, resolve
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest, seconds_of
+from speechllm_plugin.datasets.text_cleaning import CleanText
 from speechllm_plugin.errors import UserError
 
 SPEECH_TEXT_DATASET = "speech_text"
@@ -36,6 +37,10 @@ class SpeechTextConfig:
     csv_quotes: bool = False
     """Undo the quoting in manifests that Python's csv or pandas wrote as they do by default: `"a ""b"" c"` is
     `a "b" c`."""
+    clean_text: CleanText = "none"
+    """What is taken out of the texts, in training and in scoring, beside words: `entities` of HTML become their signs
+    (`don&apos;t`); `marks` takes out `[laughter]`, `<unk>`, `(%HESITATION)`, labels of speakers, fragments of words
+    (`th-`) and invisible characters; `all` both, and superfluous blanks. A manifest's log lines count them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Utterance:
         return "column 'src_lang'" if self.row.src_lang else "dataset.config_overrides.source_lang"
 
     def source(self) -> AudioSource:
-        return resolve(self.row.audio, self.root)
+        return resolve(self.row.audio, self.root, self.row.channel)
 
     def seconds(self) -> float:
         """Duration by the manifest, or by the audio file's header where the manifest has none.
@@ -118,6 +123,7 @@ class SpeechTextDataset:
                 n_frames_unit=self.config.n_frames_unit,
                 legacy_escapes=self.config.legacy_escapes,
                 csv_quotes=self.config.csv_quotes,
+                clean_text=self.config.clean_text,
             )
             self._tell_language(file, rows)
             root = Path(self.config.audio_root) if self.config.audio_root is not None else file.parent

@@ -26,6 +26,8 @@ _APOSTROPHES = str.maketrans(
 _DOTLESS_I = frozenset({"tr", "tur", "turkish", "az", "aze", "azj", "azerbaijani", "crh", "gag"})
 """Languages whose I is the capital of a letter without a dot."""
 _DOT_ABOVE, _TATWEEL = "\u0307", "\u0640"
+# They choose between pictures of one character, and would be left over where that is dropped or becomes letters.
+_VARIATION_SELECTORS = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
 
 
 def get_normalizer(name: str, language: str = "") -> Callable[[str], str]:
@@ -101,7 +103,7 @@ def normalize_basic(text: str, language: str = "") -> str:
     characters: list[str] = []
     for index, character in enumerate(text):
         category = unicodedata.category(character)
-        if category == "Cf" or character == _TATWEEL:
+        if category == "Cf" or character == _TATWEEL or character in _VARIATION_SELECTORS:
             continue
         if character == "'":
             inside = _is_word(text[index - 1 : index]) and _is_word(text[index + 1 : index + 2])

@@ -23,7 +23,8 @@ from speechllm_plugin.datasets.audio import (
     read_audio,
     resolve,
 )
-from speechllm_plugin.datasets.mp3 import Mp3Frames, count_frames
+from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.datasets.sound.mp3 import Mp3Frames, read_frames
 
 HERTZ = 440.0
 
@@ -119,7 +120,7 @@ def test_channels_that_cancel_each_other_are_not_silence(tmp_path: Path) -> None
     sound = sine(16000)
     opposite = np.stack([sound, -sound], axis=1)
     soundfile.write(tmp_path / "opposite.wav", opposite, 16000)
-    message = "found 2 channels that cancel each other, so that their mean is silence, expected channels in phase; keep"
+    message = "found 2 channels that cancel each other, so that their mean is silence, expected channels in phase; take"
     assert error_of(tmp_path, "opposite.wav").startswith(message)
     # Sound in one channel, near opposites, and real silence are what they are.
     soundfile.write(tmp_path / "one.wav", np.stack([sound, 0 * sound], axis=1), 16000)
@@ -211,31 +212,34 @@ def test_an_mp3_with_tags_is_no_damage(tmp_path: Path, extra: Callable[[bytes], 
     np.testing.assert_array_equal(read(tmp_path, "y.mp3"), read(tmp_path, "x.mp3"))
 
 
+def frames_of(path: Path, data: bytes) -> Mp3Frames:
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        frames = read_frames(ByteRange(file.fileno(), 0, len(data)))
+    assert frames is not None
+    return frames
+
+
 @pytest.mark.parametrize("rate", [44100, 48000, 32000, 22050, 24000, 16000, 11025, 12000, 8000])
 def test_mp3_frames_are_counted_at_every_rate(tmp_path: Path, rate: int) -> None:
     soundfile.write(tmp_path / "x.mp3", noise(rate, 2), rate)
-    frames = count_frames((tmp_path / "x.mp3").read_bytes())
-    assert frames is not None
-    assert frames.lost_at is None
+    frames = frames_of(tmp_path / "y", (tmp_path / "x.mp3").read_bytes())
+    assert (frames.rate, frames.lost_at, frames.stated) == (rate, None, frames.count)
     assert 0 <= frames.samples - 2 * rate <= 4 * frames.samples_per_frame
+    assert frames.length == 2 * rate
 
 
-def test_mp3_frames_of_a_constant_bit_rate_are_padded() -> None:
+def test_mp3_frames_of_a_constant_bit_rate_are_padded(tmp_path: Path) -> None:
+    def found(data: bytes) -> tuple[int, int | None]:
+        frames = frames_of(tmp_path / "x", data)
+        return frames.count, frames.lost_at
+
     # 128 kbit/s at 44.1 kHz: 417.96 bytes a frame, so most frames are one byte longer than 417.
     plain, padded = b"\xff\xfb\x90\x00" + bytes(413), b"\xff\xfb\x92\x00" + bytes(414)
-    assert count_frames((plain + 24 * padded) * 3) == Mp3Frames(75 * 1152, 1152, None)
-    assert count_frames(plain + padded + b"?" + plain + padded) == Mp3Frames(4 * 1152, 1152, 835)
+    assert found((plain + 24 * padded) * 3) == (75, None)
+    assert found(plain + padded + b"?" + plain + padded) == (4, 835)
     # A frame that is not whole does not count.
-    assert count_frames((plain + padded + plain)[:-1]) == Mp3Frames(2 * 1152, 1152, None)
-
-
-def test_a_tag_in_front_of_an_mp3_is_not_taken_for_frames(tmp_path: Path) -> None:
-    for rate in (44100, 16000):
-        soundfile.write(tmp_path / f"{rate}.mp3", noise(rate), rate)
-    other, data = ((tmp_path / f"{rate}.mp3").read_bytes() for rate in (44100, 16000))
-    # A tag that holds, say, a jingle. Its size has seven bits a byte.
-    tag = b"ID3\x04\x00\x00" + bytes((len(other) >> shift) & 127 for shift in (21, 14, 7, 0)) + other
-    assert count_frames(tag + data) == count_frames(data)
+    assert found((plain + padded + plain)[:-1]) == (2, None)
 
 
 @pytest.mark.parametrize(
@@ -254,12 +258,12 @@ def test_a_tag_in_front_of_an_mp3_is_not_taken_for_frames(tmp_path: Path) -> Non
         ("ok.wav:15000:1001", "found 16000 samples, expected at least 16001 for the segment"),
         ("ok.wav:99999:1", "found 16000 samples, expected at least 100000 for the segment"),
         ("text.zip:90:50", "found an archive of 100 bytes, expected at least 140"),
-        ("text.zip:10:50", "found no audio (Format not recognised), expected wav, flac, mp3 or ogg"),
-        ("text.wav", "found no audio (Format not recognised), expected wav, flac, mp3 or ogg"),
-        ("text.mp3", "found no audio (Format not recognised), expected wav, flac, mp3 or ogg"),
-        ("text.raw", "found no audio, expected wav, flac, mp3 or ogg"),  # soundfile asks for its rate
-        ("text.vox", "found no audio (Format not recognised), expected wav, flac, mp3 or ogg"),  # or takes any bytes
-        ("bytes0.wav", "found no audio (Format not recognised), expected wav, flac, mp3 or ogg"),
+        ("text.zip:10:50", "found no audio (text), expected wav, flac, mp3 or ogg"),
+        ("text.wav", "found no audio (text), expected wav, flac, mp3 or ogg"),
+        ("text.mp3", "found no audio (text), expected wav, flac, mp3 or ogg"),
+        ("text.raw", "found no audio (text), expected wav, flac, mp3 or ogg"),  # soundfile asks for its rate
+        ("text.vox", "found no audio (text), expected wav, flac, mp3 or ogg"),  # or takes any bytes
+        ("bytes0.wav", "found no audio (an empty file), expected wav, flac, mp3 or ogg"),
         ("mat.mat", "found a file of format MAT5, expected wav, flac, mp3 or ogg"),  # libsndfile reads it
         ("empty.wav", "found zero samples, expected some sound"),
         ("low.wav", "found a sample rate of 3999 Hz, expected 4000 to 192000 Hz"),
@@ -333,12 +337,18 @@ def test_a_hole_in_a_compressed_file_is_said(tmp_path: Path, format: str) -> Non
     assert "expected" in error_of(tmp_path, "x")
 
 
-def test_an_mp3_whose_length_is_misstated_is_not_cut_silently(tmp_path: Path) -> None:
-    # Two files put together: the tag in the first frame knows the first one only, and decoders stop there.
+def test_mp3_files_put_together_are_read_to_their_end(tmp_path: Path) -> None:
+    # The tag in the first frame knows the first one only, and decoders stop there.
     soundfile.write(tmp_path / "x.mp3", noise(16000, 2), 16000)
     data = (tmp_path / "x.mp3").read_bytes()
     (tmp_path / "two.mp3").write_bytes(data + data)
-    assert "where its header states 2.00 s" in error_of(tmp_path, "two.mp3", duration)
+    one, two = read(tmp_path, "x.mp3"), read(tmp_path, "two.mp3")
+    assert len(two) / SAMPLE_RATE == pytest.approx(4, abs=0.25)
+    assert duration(resolve("two.mp3", tmp_path)) * SAMPLE_RATE == len(two)
+    # The encoder's delay is not taken off, and stays between the two.
+    delay = np.correlate(two[:36000], one).argmax()
+    assert 0 <= delay < 2000
+    np.testing.assert_allclose(two[delay : delay + 30000], one[:30000], atol=1e-6)
 
 
 def test_the_key_follows_the_file_and_the_range(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def test_references_that_no_hypothesis_can_reach_are_told_before_training_and_sc
 
 def test_scores_tell_the_arithmetic(evaluated: Path) -> None:
     provenance = json.loads((evaluated / "dev/scores.json").read_text())["provenance"]
+    assert provenance["clean_text"] == "none"
     assert provenance["arithmetic"] == {
         "device": "cpu", "batch_size": 4, "max_batch_seconds": None, "autocast": None,
         "dtypes": {"encoder": "float32", "llm": "float32", "adapter": "float32"},

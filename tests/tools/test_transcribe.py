@@ -84,6 +84,36 @@ def test_files_that_cannot_be_read_do_not_cost_the_others(
     assert "Traceback" not in result.output
 
 
+def test_each_channel_has_a_text_of_its_own(
+    commands: Commands, trained: Path, audio: list[Path], tmp_path: Path
+) -> None:
+    """A telephone call: two speakers, a channel each."""
+    call = tmp_path / "call.wav"
+    ends = []
+    for number, hertz in enumerate((300, 750)):
+        ends.append(0.3 * np.sin(2 * np.pi * hertz * np.arange(12000) / 16000))
+        soundfile.write(tmp_path / f"{number}.wav", ends[-1], 16000)
+    soundfile.write(call, np.stack(ends, axis=1), 16000)
+    options = ("transcribe", "--checkpoint", trained)
+    alone = _lines(commands.speechllm(*options, tmp_path / "0.wav", tmp_path / "1.wav").ok().stdout)
+    texts = [text for _, text in alone]
+    assert texts[0] != texts[1]
+    each = commands.speechllm(*options, call, tmp_path / "0.wav", "--channel", "each").ok()
+    expected = [(call, 1, texts[0]), (call, 2, texts[1]), (tmp_path / "0.wav", 1, texts[0])]
+    assert each.stdout == "".join("\t".join(map(str, line)) + "\n" for line in expected)
+    second = commands.speechllm(*options, call, "--channel", "2").ok()
+    assert _lines(second.stdout) == [(str(call), texts[1])]
+    mixed = commands.speechllm(*options, call).ok()
+    assert "2 channels of different sound" in mixed.stderr and "--channel" in mixed.stderr
+    # A file without the channel is one line, and costs the others nothing.
+    missing = commands.speechllm(*options, audio[3], call, "--channel", "2")
+    assert missing.status == 2
+    assert missing.errors() == [f"{audio[3]}: found 1 channel(s), expected at least 2 for channel 2"]
+    assert _lines(missing.stdout) == [(str(call), texts[1])]
+    line = commands.speechllm(*options, call, "--channel", "0").user_error()
+    assert "found '0', expected a channel's number, from 1 on, or each" in line
+
+
 def test_frozen_models_that_moved_are_given_by_set(
     commands: Commands, trained: Path, audio: list[Path], tiny_llm: Path, tmp_path: Path
 ) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from speechllm_plugin.yaml_text import parse_assignment
 
 if TYPE_CHECKING:
     from speechllm_plugin.alignment import TimedText
+    from speechllm_plugin.datasets.files import Named
     from speechllm_plugin.llms.api import DecodingConfig
     from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
@@ -58,7 +60,11 @@ FEW = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="wav, flac, mp3 or ogg; any rate, any channels")
+    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="wav, flac, mp3 or ogg, and m4a, mp4, webm and "
+                        "others where PyAV is installed; any rate, any channels")
+    parser.add_argument("--channel", type=_channel, metavar="N|each",
+                        help="hear one channel, counted from 1, or each for itself: AUDIO<TAB>CHANNEL<TAB>TEXT "
+                        "(default: their mean)")
     parser.add_argument("--checkpoint", metavar="DIR", required=True, type=Path,
                         help="output directory of a training run, or one checkpoints/step_N in it")
     parser.add_argument("--step", default="best", help="best (default), last, or a step number")
@@ -89,8 +95,6 @@ def run(options: argparse.Namespace) -> int:
     if not files:
         raise UserError("AUDIO: found none, expected at least one file")
 
-    from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
-    from speechllm_plugin.encoders.api import too_long
     from speechllm_plugin.languages import language_code
     from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm, parse_step
     from speechllm_plugin.precision import describe_decoding, machine_precision
@@ -113,41 +117,78 @@ def run(options: argparse.Namespace) -> int:
     if model.encoder.languages and language_code(options.source_lang) not in model.encoder.languages:
         _say(f"--source-lang: found {options.source_lang!r}, but the speech encoder was pretrained on "
              f"{', '.join(model.encoder.languages)} alone")
-    failed = 0
-    readable = []
-    for name in files:
-        try:
-            seconds = len(read_audio(resolve(name, Path()))) / SAMPLE_RATE
-            if model.encoder.max_seconds is not None and seconds > model.encoder.max_seconds:
-                raise UserError(f"{name}: {too_long(seconds, model.encoder.max_seconds)}")
-            readable.append(name)
-        except UserError as error:
-            failed += 1
-            print(f"speechllm transcribe: error: {error}", file=sys.stderr)
     if options.timestamps and not model.prompts.transcribes(options.source_lang, options.target_lang):
         what = "an answer has other words than" if model.prompts.answers else "a translation puts words in another "\
             "order than"
         _say(f"{what} the speech; each text gets the times of its whole file")
-    for names in _chunks(readable, options.batch_size):
-        for name, lines in zip(names, _lines(model, names, options, decoding), strict=True):
+    sounds = _Sounds(files, options.channel, model)
+    for clips in _chunks(sounds, options.batch_size):
+        for clip, lines in zip(clips, _lines(model, clips, options, decoding), strict=True):
             for line in lines:
-                print(name, *line, sep="\t", flush=True)
-    if failed:
-        _say(f"{len(readable)} transcribed, {failed} failed")
-    return 2 if failed else 0
+                print(*clip.fields, *line, sep="\t", flush=True)
+    if sounds.failed:
+        _say(f"{len(files) - sounds.failed} transcribed, {sounds.failed} failed")
+    return 2 if sounds.failed else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Clip:
+    fields: list[str]
+    """What its lines begin with: the file, and the channel where each is asked for."""
+    audio: Named
+
+
+class _Sounds:
+    """The clips of the files, each read when its turn comes, and once. A file that cannot be read is one line."""
+
+    def __init__(self, files: Sequence[str], channel: int | str | None, model: SpeechLlm) -> None:
+        self._files, self._channel, self._model = files, channel, model
+        self.failed = 0
+        """Files that could not be read, so far."""
+
+    def __iter__(self) -> Iterator[_Clip]:
+        for name in self._files:
+            try:
+                # All channels, before any is given: a file is transcribed whole or not at all.
+                clips = [self._clip(name, channel) for channel in self._channels(name)]
+            except UserError as error:
+                self.failed += 1
+                print(f"speechllm transcribe: error: {error}", file=sys.stderr)
+                continue
+            yield from clips
+
+    def _channels(self, name: str) -> Sequence[int | None]:
+        from speechllm_plugin.datasets.audio import count_channels, resolve
+
+        if isinstance(self._channel, str):
+            return range(1, count_channels(resolve(name, Path())) + 1)
+        return [self._channel]
+
+    def _clip(self, name: str, channel: int | None) -> _Clip:
+        from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
+        from speechllm_plugin.datasets.files import Named
+        from speechllm_plugin.models.speech_llm.model import check_duration
+
+        def check(seconds: float) -> None:
+            check_duration(name, seconds, self._model.encoder)
+
+        samples = read_audio(resolve(name, Path(), channel), check)
+        check(len(samples) / SAMPLE_RATE)
+        return _Clip([name, str(channel)] if isinstance(self._channel, str) else [name], Named(name, samples))
 
 
 def _lines(
-    model: SpeechLlm, names: Sequence[str], options: argparse.Namespace, decoding: DecodingConfig
+    model: SpeechLlm, clips: Sequence[_Clip], options: argparse.Namespace, decoding: DecodingConfig
 ) -> list[list[list[str]]]:
-    """For each file its lines, for each line its fields after the file's name."""
+    """For each clip its lines, for each line its fields after the clip's own."""
+    audio = [clip.audio for clip in clips]
     languages = {"source_lang": options.source_lang, "target_lang": options.target_lang}
     if not options.timestamps:
-        return [[[_one_line(text)]] for text in model.transcribe(names, **languages, decoding=decoding)]
-    timed = model.transcribe_timed(names, **languages, decoding=decoding)
+        return [[[_one_line(text)]] for text in model.transcribe(audio, **languages, decoding=decoding)]
+    timed = model.transcribe_timed(audio, **languages, decoding=decoding)
     if model.prompts.transcribes(options.source_lang, options.target_lang):
-        for name, text in zip(names, timed, strict=True):
-            _warn_of_estimates(name, text)
+        for clip, text in zip(clips, timed, strict=True):
+            _warn_of_estimates(" ".join(clip.fields), text)
     return [
         [[f"{part.start:.2f}", f"{part.end:.2f}", _one_line(part.text)] for part in getattr(text, options.timestamps)]
         for text in timed
@@ -176,6 +217,12 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _channel(value: str) -> int | str:
+    if value == "each" or (value.isascii() and value.isdigit() and int(value) > 0):
+        return value if value == "each" else int(value)
+    raise argparse.ArgumentTypeError(f"found {value!r}, expected a channel's number, from 1 on, or each")
+
+
 def _unit(value: str) -> str:
     if value not in ("segments", "words"):
         # argparse takes the word after the option for its value.
@@ -198,6 +245,7 @@ def _say(message: str) -> None:
     print(f"speechllm transcribe: {message}", file=sys.stderr)
 
 
-def _chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _chunks(items: Iterable[_Clip], size: int) -> Iterator[Sequence[_Clip]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk

@@ -138,6 +138,7 @@ def _provenance(context: RecipeContext, config: CascadeConfig, cascade: Cascade,
         llm = None if cascade.llm is None else cascade.llm.identity()
         return {
             **collected,
+            "clean_text": context.get_dataset_as(SpeechTextDataset).config.clean_text,
             "recognizer": cascade.recognizer.identity(),
             "llm": llm,
             "arithmetic": arithmetic(

@@ -88,6 +88,7 @@ class SpeechLlmEvaluateRecipe(Recipe):
         def collect() -> dict[str, Any]:
             return {
                 **collect_provenance(config, checkpoint, manifests),
+                "clean_text": context.get_dataset_as(SpeechTextDataset).config.clean_text,
                 "precision": precision.record(model.precision),
                 "encoder": model.encoder.identity(),
                 "llm": model.llm.identity(),

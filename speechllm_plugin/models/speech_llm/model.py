@@ -247,8 +247,9 @@ class SpeechLlm(nn.Module):
     ) -> list[str]:
         """The text of each clip, as one batch.
 
-        :param audio: files (wav, flac, mp3, ogg; any rate, any number of channels), or arrays of samples at 16 kHz
-            (one dimension, floats from -1 to 1); one alone is a list of one.
+        :param audio: files (wav, flac, mp3, ogg and, with PyAV, what FFmpeg reads; any rate, any number of channels),
+            `resolve(FILE, Path(), channel=N)` for one channel of a file, or arrays of samples at 16 kHz (one
+            dimension, floats from -1 to 1); one alone is a list of one.
         :param target_lang: language to translate into; None = recognition.
         :param decoding: None = as the training run decoded its validation.
         :raises UserError: a file cannot be read, or is longer than the encoder's window.
@@ -275,9 +276,10 @@ class SpeechLlm(nn.Module):
         return time_texts(self, batch, speech, self.decode(batch, speech, decoding or self.decoding)[0])
 
     def _read(self, audio: Audio | Sequence[Audio], source_lang: str, target_lang: str | None) -> SpeechTextBatch:
-        batch = batch_of_files(audio, source_lang, target_lang)
-        for name, seconds in zip(batch.audio, batch.seconds, strict=True):
+        def check(name: str, seconds: float) -> None:
             check_duration(name, seconds, self.encoder)
+
+        batch = batch_of_files(audio, source_lang, target_lang, check)
         batch.to(next(self.parameters()).device)
         return batch
 

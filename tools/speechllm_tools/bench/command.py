@@ -28,6 +28,7 @@ examples:
 """
 _ROBUSTNESS = "WER of a trained system with silence, noise, another level or a telephone line"
 _BATCH_SIZE = "whether texts depend on the batch, in bfloat16 and float32, and what a batch saves"
+_AUDIO = "how fast sound is read, and in how much memory, beside soundfile and PyAV alone"
 _WHISPER_PADDING = "vectors, time and WER with and without Whisper's padding, on the demo's clips"
 
 
@@ -53,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     batch_size = benchmarks.add_parser("batch-size", help=_BATCH_SIZE, description=_BATCH_SIZE)
     _add_batch_size_arguments(batch_size)
     batch_size.set_defaults(measure=_run_batch_size)
+    audio = benchmarks.add_parser("audio", help=_AUDIO, description=_AUDIO)
+    audio.add_argument("--seconds", type=float, default=60.0, metavar="N", help="length of the clips (default: 60)")
+    audio.add_argument("--repeats", type=int, default=5, metavar="N", help="the fastest of N counts (default: 5)")
+    audio.add_argument("--minutes", type=int, default=60, metavar="N", help="length of the streams (default: 60)")
+    audio.add_argument("--only", nargs="+", metavar="FILE", help="only these rows of the table, e.g. wav mp3")
+    audio.add_argument("--output", type=Path, metavar="FILE", help="write the page here, too")
+    audio.set_defaults(measure=_run_audio)
     for subparser in benchmarks.choices.values():
         _add_common_arguments(subparser)
 
@@ -156,6 +164,12 @@ def _run_batch_size(options: argparse.Namespace, device: str) -> int:
     from speechllm_tools.bench.batch_size import run as run_batch_size
 
     return run_batch_size(options, device, report=_report)
+
+
+def _run_audio(options: argparse.Namespace, device: str) -> int:
+    from speechllm_tools.bench.audio import run as run_audio
+
+    return run_audio(options, report=_report)
 
 
 def _run_kernel(options: argparse.Namespace, device: str) -> int:

@@ -1,0 +1,88 @@
+"""Bytes on disk: a range of a file, and a file-like object over other bytes in front of it."""
+
+from __future__ import annotations
+
+import io
+import os
+
+_BLOCK = 1 << 20
+
+
+class ByteRange:
+    """Bytes `start` to `stop` of an open file, read by position: nothing is shared with other readers of it."""
+
+    def __init__(self, descriptor: int, start: int, stop: int) -> None:
+        self.descriptor, self.start, self.stop = descriptor, start, stop
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def is_whole_file(self) -> bool:
+        return self.start == 0 and self.stop == os.fstat(self.descriptor).st_size
+
+    def rewind(self) -> None:
+        """For those who read the file itself, and not by position."""
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+
+    def read(self, position: int, count: int) -> bytes:
+        """Up to `count` bytes from `position` of the range on; fewer only at its end."""
+        count = max(0, min(count, self.size - position))
+        data = os.pread(self.descriptor, count, self.start + position) if count else b""
+        # Network file systems and the kernel's limit of 2 GiB may give less at a time.
+        while len(data) < count:
+            more = os.pread(self.descriptor, count - len(data), self.start + position + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def part(self, start: int, stop: int) -> ByteRange:
+        return ByteRange(self.descriptor, self.start + start, self.start + min(stop, self.size))
+
+    def find(self, needles: tuple[bytes, ...], position: int) -> int | None:
+        """The first place of any of `needles`, which are as long as one another, from `position` on."""
+        overlap = len(needles[0]) - 1
+        while position < self.size:
+            data = self.read(position, _BLOCK + overlap)
+            places = [place for needle in needles if (place := data.find(needle)) >= 0]
+            if places:
+                return position + min(places)
+            position += _BLOCK
+        return None
+
+
+class Spliced(io.RawIOBase):
+    """`head`, then the bytes of a range, for decoders that want a file."""
+
+    def __init__(self, head: bytes, rest: ByteRange) -> None:
+        self._head, self._rest = head, rest
+        self._position = 0
+
+    @property
+    def size(self) -> int:
+        return len(self._head) + self._rest.size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+        view = memoryview(buffer).cast("B")
+        data = self._head[self._position : self._position + len(view)]
+        if len(data) < len(view):
+            data += self._rest.read(self._position + len(data) - len(self._head), len(view) - len(data))
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)

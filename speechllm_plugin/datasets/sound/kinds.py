@@ -1,0 +1,112 @@
+"""What a file is, by its first bytes: never by its name, which is often wrong."""
+
+from __future__ import annotations
+
+from speechllm_plugin.datasets.sound.bytes import ByteRange
+
+_HEAD = 4096
+_GSM_FRAME, _GSM_FRAMES = 33, 20
+
+_BY_START = (
+    (b"fLaC", "flac"), (b"OggS", "ogg"), (b".snd", "au"), (b"dns.", "au"), (b"caff", "caf"),
+    (b"NIST_1A", "sphere"), (b"riff\x2e\x91\xcf\x11", "w64"), (b"\x1a\x45\xdf\xa3", "webm"), (b"#!AMR", "amr"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "wma"), (b"MAC ", "ape"), (b"wvpk", "wavpack"), (b"TTA1", "tta"),
+    (b"MPCK", "musepack"), (b"MP+", "musepack"), (b"DSD ", "dsf"), (b".RMF", "real"), (b"FLV\x01", "flv"),
+    (b"\x00\x00\x01\xba", "mpeg"), (b"\x0b\x77", "ac3"), (b"ADIF", "aac"),
+    (b"ajkg", "shorten"), (b"PK\x03\x04", "zip"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"),
+    (b"\xfd7zXZ", "xz"), (b"\x93NUMPY", "npy"), (b"version https://git-lfs", "lfs"), (b"%PDF", "pdf"),
+)  # fmt: skip
+
+FFMPEG = {
+    "mp4": "MPEG-4 (m4a, mp4, 3gp, mov)", "webm": "WebM or Matroska", "aac": "AAC", "amr": "AMR",
+    "wma": "Windows Media", "ape": "Monkey's Audio", "wavpack": "WavPack", "tta": "True Audio",
+    "musepack": "Musepack", "dsf": "DSD", "real": "RealMedia", "flv": "Flash video", "mpeg": "MPEG video",
+    "ac3": "AC-3", "mpegts": "an MPEG transport stream", "avi": "AVI",
+}  # fmt: skip
+"""Kinds that FFmpeg decodes and libsndfile does not, and what they are called."""
+
+NO_SOUND = {
+    "shorten": "shorten, which nothing here decodes: `shorten -x` makes a wav of it",
+    "zip": "a zip archive; a stored entry is ARCHIVE.zip:OFFSET:LENGTH, in bytes",
+    "gzip": "a gzip archive, which has to be unpacked",
+    "bzip2": "a bzip2 archive, which has to be unpacked",
+    "xz": "an xz archive, which has to be unpacked",
+    "npy": "an array of NumPy, not sound",
+    "lfs": "a pointer of Git LFS: `git lfs pull` fetches the file",
+    "pdf": "a PDF document",
+    "html": "a page of HTML, perhaps the message of a download that failed",
+    "text": "text",
+    "nothing": "an empty file",
+    "zeros": "zero bytes alone, perhaps a download that failed",
+    "unknown": "no header that tells what it is; raw samples need one: "
+    "`ffmpeg -f s16le -ar 16000 -ac 1 -i IN OUT.wav` for 16 bits at 16 kHz",
+}
+"""Kinds that hold no sound, or none that is decoded, and what to do."""
+
+
+def after_tags(data: ByteRange) -> ByteRange:
+    """Without the ID3 tags that may stand in front of any kind."""
+    start = 0
+    while (head := data.read(start, 10)).startswith(b"ID3") and len(head) == 10:
+        # Seven bits a byte; a flag says that a footer of ten bytes repeats the header.
+        size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+        start += 10 + size + (10 if head[5] & 0x10 else 0)
+    return data.part(start, data.size) if start < data.size else data
+
+
+def kind_of(data: ByteRange) -> str:
+    """`mp3` is what nothing else claims and has frames: see :mod:`speechllm_plugin.datasets.sound.mp3`."""
+    head = data.read(0, _HEAD)
+    for start, kind in _BY_START:
+        if head.startswith(start):
+            return kind
+    form = head[8:12]
+    if head[:4] in (b"RIFF", b"RF64", b"BW64", b"RIFX") and form in (b"WAVE", b"AVI "):
+        return "avi" if form == b"AVI " else "wav"
+    if head[:4] == b"FORM" and form in (b"AIFF", b"AIFC"):
+        return "aiff"
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"styp", b"moof", b"wide", b"skip", b"free"):
+        return "mp4"
+    # Frames of AAC follow each other as their headers say.
+    if _is_adts(head):
+        return "aac"
+    if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:
+        return "mpegts"
+    if _is_gsm(head, data.size):
+        return "gsm"
+    return "mp3"
+
+
+def kind_without_sound(data: ByteRange) -> str:
+    """What to call a file in which no decoder finds sound."""
+    head = data.read(0, _HEAD)
+    if not head.strip(b"\0"):
+        return "zeros" if head else "nothing"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "html"
+    try:
+        # The last letter may be cut.
+        text = head.decode("utf-8", errors="strict" if len(head) < _HEAD else "ignore")
+    except UnicodeDecodeError:
+        return "unknown"
+    return "text" if text.isprintable() or not any(c < " " and c not in "\t\r\n\f" for c in text) else "unknown"
+
+
+def _is_adts(head: bytes) -> bool:
+    position = 0
+    for number in range(3):
+        if position == len(head) and number > 1:
+            return True
+        if len(head) < position + 7 or head[position] != 0xFF or head[position + 1] & 0xF6 != 0xF0:
+            return False
+        size = (head[position + 3] & 3) << 11 | head[position + 4] << 3 | head[position + 5] >> 5
+        if size < 7:
+            return False
+        position += size
+    return True
+
+
+def _is_gsm(head: bytes, size: int) -> bool:
+    """Frames of GSM 6.10 are 33 bytes and begin with four bits that are always the same."""
+    places = range(0, min(len(head), _GSM_FRAME * _GSM_FRAMES), _GSM_FRAME)
+    return size % _GSM_FRAME == 0 and len(places) > 2 and all(head[place] >> 4 == 0xD for place in places)

@@ -1,0 +1,140 @@
+"""Decoding by libsndfile, without what its Python binding adds to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soundfile
+from typing_extensions import override
+
+from speechllm_plugin.datasets.sound.api import Block, SoundError
+from speechllm_plugin.datasets.sound.bytes import ByteRange, Spliced
+
+_BLOCK = 1 << 17
+# libsndfile notes in its log where a chunk claims more bytes than the file has. The log is the same for all formats
+# that state a size; only the chunk with the samples counts, since sloppy sizes elsewhere are common and harmless.
+_STATED_SIZE = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_SIZE_OF_STREAM = 0x7F00_0000
+# libsndfile's largest count, which stands for "the header does not say".
+_UNKNOWN_LENGTH = (1 << 63) - 1
+
+
+class _File(soundfile.SoundFile):
+    """The binding seeks after each read to where the file already is, which resets decoders: mp3 then garbles what
+    follows, and flac without a length is given up at its end. It does not where a file says that it cannot seek."""
+
+    @override
+    def seekable(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How a range of bytes is read. Nothing but the range is the rule."""
+
+    head: bytes = b""
+    """Stands in front of the range."""
+    skip: int = 0
+    """Samples at the beginning that are thrown away: an mp3's run-up."""
+    frames: int | None = None
+    """How many samples there are, where libsndfile counts wrong."""
+    slack: int = 0
+    safe_start: int | None = None
+    """Behind this sample a seek is not exact: seek to it, and read on. 0 = no seek at all. `None` = each is exact."""
+    is_gsm: bool = False
+    """Bare frames of GSM 6.10, which have no header."""
+
+
+WHOLE = Opening()
+
+
+class SndfileSound:
+    """See `Sound`."""
+
+    def __init__(self, data: ByteRange, opening: Opening = WHOLE) -> None:
+        """
+        :raises soundfile.LibsndfileError: it is of no kind that libsndfile knows.
+        :raises SoundError: the header states more than there is.
+        """
+        # A descriptor, where that will do: no name, whose ending libsndfile would believe, and no lock of Python's.
+        whole = not opening.head and data.is_whole_file
+        raw: dict[str, Any] = (
+            {"samplerate": 8000, "channels": 1, "format": "RAW", "subtype": "GSM610"} if opening.is_gsm else {}
+        )
+        if whole:
+            data.rewind()
+            self._file = _File(data.descriptor, closefd=False, **raw)
+        else:
+            self._file = _File(Spliced(opening.head, data), **raw)
+        self._opening = opening
+        self.format: str = self._file.format
+        self.subtype: str = self._file.subtype
+        self.rate: int = self._file.samplerate
+        self.channels: int = self._file.channels
+        self.slack = opening.slack
+        self.is_estimate = False
+        found = self._file.frames if opening.frames is None else opening.frames
+        self.frames: int = found - opening.skip
+        try:
+            self._check()
+        except SoundError:
+            self.close()
+            raise
+
+    def _check(self) -> None:
+        if self.frames == _UNKNOWN_LENGTH:
+            raise SoundError("found a header that states no length, expected a finished file")
+        for match in _STATED_SIZE.finditer(self._file.extra_info):
+            stated, present = int(match[1]), int(match[2])
+            if present < stated < _SIZE_OF_STREAM:
+                raise SoundError(
+                    f"found {present} bytes of samples where its header states {stated}, expected a whole file"
+                )
+
+    def blocks(self, start: int, length: int) -> Iterator[Block]:
+        buffer = np.empty((min(_BLOCK, max(1, length)), self.channels), dtype=np.float32)
+        done = 0
+        try:
+            skip = self._opening.skip + self._seek(start)
+            while skip > 0:
+                found = len(self._file.read(out=buffer[: min(skip, len(buffer))]))
+                if not found:
+                    break
+                skip -= found
+            while done < length and skip == 0:
+                wanted = min(length - done, len(buffer))
+                block = self._file.read(out=buffer[:wanted])
+                done += len(block)
+                if len(block):
+                    yield block
+                # Behind a hole libsndfile would go on with sound from elsewhere: the first short block is the end.
+                if len(block) < wanted:
+                    return
+        except soundfile.LibsndfileError as error:
+            reason = error.error_string.rstrip(".")
+            raise SoundError(
+                f"found {done} readable samples ({reason}), expected {length} samples"
+            ) from None
+
+    def _seek(self, start: int) -> int:
+        """Goes to `start`, or before it; gives how many samples are still to be skipped."""
+        place = start if self._opening.safe_start is None else min(start, self._opening.safe_start)
+        if place == 0:
+            return start
+        try:
+            self._file.seek(place)
+        except soundfile.LibsndfileError as error:
+            if self.format == "FLAC":
+                raise SoundError(
+                    f"found damage before sample {start} ({error.error_string.rstrip('.')}), expected a whole file"
+                ) from None
+            # Codecs of telephones know where they are only by what they have read: it still stands at the beginning.
+            return start
+        return start - place
+
+    def close(self) -> None:
+        self._file.close()

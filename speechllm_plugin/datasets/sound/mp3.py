@@ -1,0 +1,269 @@
+"""The frames of an MP3 stream, found without decoding it (ISO 11172-3, 13818-3).
+
+MP3 has no container: the length is what an optional tag in the first frame says, or a guess from the first frame's
+bit rate. libsndfile believes either and stops there, so that a file of varying bit rate without the tag, or two files
+put together, would lose its end silently; it refuses bytes in front of the first frame; and a seek in a file of varying
+bit rate garbles what follows, because a frame's sound begins in the bytes of frames before it. The places of the frames
+tell the truth, and a stream that begins at any of them can be put together.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from array import array
+from dataclasses import dataclass
+
+from speechllm_plugin.datasets.sound.api import SoundError
+from speechllm_plugin.datasets.sound.bytes import ByteRange
+
+# kbit/s by the header's four-bit index; 0 is "free format", which has no frame size, and 15 is invalid.
+_BITRATES_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_BITRATES_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_RATES = (44100, 48000, 32000)
+# By the two version bits: samples per frame, what the rates are divided by, the bit rates. 1 is reserved.
+_VERSIONS = {3: (1152, 1, _BITRATES_1), 2: (576, 2, _BITRATES_2), 0: (576, 4, _BITRATES_2)}
+_BLOCK = 1 << 20
+_LONGEST_FRAME = 2881
+# A decoder's own delay, in samples, which it takes off wherever there is a tag.
+_DECODER_DELAY = 529
+# A frame's sound begins up to 511 bytes before it (several frames of a low bit rate), and the filters remember two
+# frames. At 16 kHz and the lowest rates 12 frames were too few.
+RUN_UP = 30
+# The encoder's delay and padding, which the decoder may or may not trim, are at most this many frames.
+_FRAMES_OF_SLACK = 4
+_LEAST_TAG_FRAME = 200
+_FRAMES_TO_BE_SURE = 3
+
+
+@dataclass(frozen=True)
+class Mp3Frames:
+    """What a walk over the frame headers found."""
+
+    places: array[int]
+    """First byte of each whole frame with sound, and behind the last one its end."""
+
+    rate: int
+
+    samples_per_frame: int
+
+    tag_at: int | None
+    """First byte of the frame in front that holds no sound but the tag."""
+
+    stated: int | None
+    """Frames with sound by the tag."""
+
+    knows_delays: bool
+    """Whether it is the tag that decoders look for, with the encoder's delay and padding in it."""
+
+    delay: int
+    """Samples at the beginning that a decoder leaves out, because the tag says so."""
+
+    padding: int
+    """Samples at the end likewise."""
+
+    lost_at: int | None
+    """First byte between two frames that belongs to neither; `None` where frame follows frame."""
+
+    @property
+    def count(self) -> int:
+        return max(0, len(self.places) - 1)
+
+    @property
+    def samples(self) -> int:
+        """Samples of each channel in all whole frames, the encoder's delay and padding included."""
+        return self.count * self.samples_per_frame
+
+    @property
+    def is_tag_right(self) -> bool:
+        """Whether a decoder that believes the tag reads all frames, and no more than there are."""
+        return self.knows_delays and self.stated is not None and abs(self.stated - self.count) <= _FRAMES_OF_SLACK
+
+    @property
+    def length(self) -> int:
+        """Samples that come out: without delay and padding, where a decoder knows them."""
+        if self.is_tag_right:
+            return max(0, (self.stated or 0) * self.samples_per_frame - self.delay - self.padding)
+        return self.samples
+
+    @property
+    def slack(self) -> int:
+        """Samples that the stated length may be off without anything being wrong."""
+        return _FRAMES_OF_SLACK * self.samples_per_frame
+
+    def check(self) -> None:
+        """
+        :raises SoundError: frames are missing.
+        """
+        if self.lost_at is not None:
+            raise SoundError(f"found bytes that are no MP3 frame at byte {self.lost_at}, expected a whole file")
+        if self.stated is not None and self.count < self.stated - _FRAMES_OF_SLACK:
+            raise SoundError(
+                f"found MP3 frames for {self.samples / self.rate:.2f} s where its header states "
+                f"{self.stated * self.samples_per_frame / self.rate:.2f} s, expected a whole file"
+            )
+
+
+def read_frames(data: ByteRange) -> Mp3Frames | None:
+    """Walk over the frames; `None` where there are none of layer III with a stated bit rate."""
+    position = _find(data, 0, None)
+    if position is None:
+        return None
+    first = _header(data.read(position, 4))
+    assert first is not None
+    size, samples, kind = first
+    tag = _read_tag(data.read(position, size))
+    tag_at = position if tag.is_there else None
+    position += size if tag.is_there else 0
+
+    places = array("q")
+    lost_at = None
+    base, block = position, data.read(position, _BLOCK)
+    sizes: dict[int, int] = {}
+    while True:
+        offset = position - base
+        if offset + _LONGEST_FRAME + 4 > len(block) and base + len(block) < data.size:
+            base, offset, block = position, 0, data.read(position, _BLOCK)
+        # Forty frames a second of sound: their sizes are looked up, and asked for where they are new.
+        if offset + 4 <= len(block) and block[offset] == 0xFF:
+            known = sizes.get(block[offset + 1] << 8 | block[offset + 2])
+            if known is not None and position + known <= data.size:
+                places.append(position)
+                position += known
+                continue
+        header = _header(block[offset : offset + 4])
+        if header is None or header[2] != kind:
+            again = _find(data, position, kind)
+            # What follows the last frame is no damage: tags and padding.
+            if again is None:
+                break
+            lost_at = position if lost_at is None else lost_at
+            position = again
+            continue
+        if position + header[0] > data.size:
+            break
+        sizes[block[offset + 1] << 8 | block[offset + 2]] = header[0]
+    if places:
+        places.append(position)
+    rate = _RATES[kind[1]] // _VERSIONS[kind[0]][1]
+    return Mp3Frames(places, rate, samples, tag_at, tag.frames, tag.knows_delays, tag.delay, tag.padding, lost_at)
+
+
+def cut_out(data: ByteRange, frames: Mp3Frames, first: int, last: int) -> tuple[bytes, ByteRange, int]:
+    """The frames `first` to `last`, without this one, as a stream of its own: its beginning, where it goes on, and how
+    many samples a decoder gives before those of frame `first`."""
+    header = data.read(frames.places[first], 4)
+    # Behind the tag a decoder leaves out its delay: of a silent frame, so that nothing else is lost.
+    head = _empty_frame(header, b"Xing" + struct.pack(">II", 1, last - first + 1)) + _empty_frame(header, b"")
+    before = 0
+    while first < last - 1:
+        frame = bytearray(data.read(frames.places[first], frames.places[first + 1] - frames.places[first]))
+        # A checksum stands before the side information, which begins with how far back the frame's sound does.
+        place = 4 if frame[1] & 1 else 6
+        is_first_version = (frame[1] >> 3) & 3 == 3
+        back = int.from_bytes(frame[place : place + 2], "big") >> 7 if is_first_version else frame[place]
+        if back <= before:
+            break
+        # What is cut off cannot be decoded, and mpg123 complains. Without side information the frame is silent; but it
+        # still reaches back as far as it can, because mpg123 looks for older bytes in the frame before alone.
+        size = _side_information(frame)
+        reach = min(before, 511 if is_first_version else 255)
+        frame[place : place + 2] = (reach << 7).to_bytes(2, "big") if is_first_version else bytes((reach, 0))
+        frame[place + 2 : place + size] = bytes(size - 2)
+        head += frame
+        before += len(frame) - place - size
+        first += 1
+    return head, data.part(frames.places[first], frames.places[last]), frames.samples_per_frame - _DECODER_DELAY
+
+
+def _empty_frame(header: bytes, content: bytes) -> bytes:
+    """A silent frame that goes with one of `header`."""
+    # No checksum, no padding, and a bit rate that gives the tag room.
+    heads = (bytes((0xFF, header[1] | 1, index << 4 | header[2] & 0x0C, header[3])) for index in range(1, 15))
+    sizes = ((head, found[0]) for head in heads if (found := _header(head)) is not None)
+    head, size = next(pair for pair in sizes if pair[1] >= _LEAST_TAG_FRAME)
+    return (head + bytes(_side_information(header)) + content).ljust(size, b"\0")
+
+
+def _side_information(header: bytes) -> int:
+    is_mono = header[3] >> 6 == 3
+    if (header[1] >> 3) & 3 == 3:
+        return 17 if is_mono else 32
+    return 9 if is_mono else 17
+
+
+@dataclass(frozen=True)
+class _Tag:
+    is_there: bool = False
+    knows_delays: bool = False
+    frames: int | None = None
+    delay: int = 0
+    padding: int = 0
+
+
+def _read_tag(frame: bytes) -> _Tag:
+    # Behind the side information; a checksum of two bytes may stand before that.
+    place = 4 + _side_information(frame)
+    at = next((place + extra for extra in (0, 2) if frame[place + extra :][:4] in (b"Xing", b"Info")), None)
+    if at is None:
+        at = frame.find(b"VBRI", 4, 44)
+        if at < 0:
+            return _Tag()
+        return _Tag(True, frames=struct.unpack_from(">I", frame, at + 14)[0] if at + 18 <= len(frame) else None)
+    flags = int.from_bytes(frame[at + 4 : at + 8], "big")
+    stated = int.from_bytes(frame[at + 8 : at + 12], "big") if flags & 1 else None
+    # Frames, bytes, table of contents and quality, each optional; then the encoder's name and its delays.
+    encoder = at + 8 + 4 * bool(flags & 1) + 4 * bool(flags & 2) + 100 * bool(flags & 4) + 4 * bool(flags & 8)
+    delays = frame[encoder + 21 : encoder + 24]
+    if len(delays) < 3 or not frame[encoder]:
+        return _Tag(True, frames=stated)
+    delay, padding = delays[0] << 4 | delays[1] >> 4, (delays[1] & 15) << 8 | delays[2]
+    return _Tag(True, True, stated, delay + _DECODER_DELAY, max(0, padding - _DECODER_DELAY))
+
+
+def _header(header: bytes) -> tuple[int, int, tuple[int, int]] | None:
+    """Size in bytes, samples per channel, and what stays the same over a stream (version, rate)."""
+    if len(header) < 4 or header[0] != 0xFF:
+        return None
+    return _frame(header[1], header[2])
+
+
+@functools.cache
+def _frame(second: int, third: int) -> tuple[int, int, tuple[int, int]] | None:
+    """:func:`_header` by the two bytes that tell it; there are few of them in a stream."""
+    if second & 0xE0 != 0xE0 or (second >> 1) & 3 != 1:
+        return None
+    version = (second >> 3) & 3
+    bitrate_index, rate_index, padding = third >> 4, (third >> 2) & 3, (third >> 1) & 1
+    if version == 1 or bitrate_index in (0, 15) or rate_index == 3:
+        return None
+    samples, divisor, bitrates = _VERSIONS[version]
+    rate = _RATES[rate_index] // divisor
+    return samples // 8 * bitrates[bitrate_index] * 1000 // rate + padding, samples, (version, rate_index)
+
+
+def _find(data: ByteRange, position: int, kind: tuple[int, int] | None) -> int | None:
+    """The next frame from `position` on. Headers in a row, because one alone is often chance."""
+    while position < data.size:
+        block = data.read(position, _BLOCK + 4)
+        place = block.find(b"\xff")
+        while 0 <= place < _BLOCK:
+            header = _header(block[place : place + 4])
+            if header is not None and kind in (None, header[2]) and _is_followed(data, position + place, header[2]):
+                return position + place
+            place = block.find(b"\xff", place + 1)
+        position += _BLOCK
+    return None
+
+
+def _is_followed(data: ByteRange, position: int, kind: tuple[int, int]) -> bool:
+    for number in range(_FRAMES_TO_BE_SURE):
+        if position == data.size and number > 1:
+            # A file of two frames is one.
+            return True
+        header = _header(data.read(position, 4))
+        if header is None or header[2] != kind:
+            # What follows may be a tag, or cut off.
+            return number > 1 and data.size - position < _LONGEST_FRAME
+        position += header[0]
+    return True

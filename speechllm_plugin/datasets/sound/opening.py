@@ -1,0 +1,158 @@
+"""From the bytes of a file to the decoder that reads all of its sound."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import soundfile
+
+from speechllm_plugin.datasets.sound import chunks, flac, kinds, ogg, wav
+from speechllm_plugin.datasets.sound.api import Joined, Sound, SoundError
+from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.datasets.sound.ffmpeg import FfmpegSound
+from speechllm_plugin.datasets.sound.flac_sound import FlacSound
+from speechllm_plugin.datasets.sound.libsndfile import WHOLE, Opening, SndfileSound
+from speechllm_plugin.datasets.sound.mp3_sound import Mp3Sound, frames_of_file
+from speechllm_plugin.datasets.sound.notes import tell
+
+# Containers of libsndfile that say their own rate.
+_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "NIST", "RAW"})
+_MP3_SLACK = 4 * 1152
+_SPHERE_COUNT = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)
+_SPHERE_HEADER = 1024
+_EXPECTED = "expected wav, flac, mp3 or ogg"
+# Codecs that code samples in blocks: the last one is filled up, and libsndfile counts it whole.
+_BLOCK_CODECS = {"GSM610": 640, "IMA_ADPCM": 8192, "MS_ADPCM": 8192}
+
+
+def open_sound(data: ByteRange, name: str, key: str) -> Sound:
+    """
+    :param name: what the user calls the file, for notes.
+    :param key: changes with the file.
+    :raises SoundError: it is no sound, or not whole.
+    """
+    data = kinds.after_tags(data)
+    kind = kinds.kind_of(data)
+    if kind in kinds.NO_SOUND:
+        raise _no_sound(kind)
+    if kind in kinds.FFMPEG:
+        return _by_ffmpeg(data, kinds.FFMPEG[kind], name)
+    opener = _OPENERS.get(kind)
+    return opener(data, name, key) if opener else _by_sndfile(data)
+
+
+def _wav(data: ByteRange, name: str, key: str) -> Sound:
+    found = wav.read_wav(data)
+    if found is None:
+        return _by_sndfile(data)
+    if found.format_tag == wav.MP3:
+        return _mp3(found.samples, name, key)
+    sound = _by_sndfile(data) if found.head is None else _by_sndfile(found.samples, Opening(head=found.head))
+    tolerance = _BLOCK_CODECS.get(sound.subtype, 0)
+    if found.stated_samples and 0 < sound.frames - found.stated_samples <= tolerance:
+        sound.frames = found.stated_samples
+    if found.surplus:
+        share = found.surplus / found.samples.size
+        tell(
+            "wav", name,
+            f"the header states {sound.frames * (1 - share) / sound.rate:.2f} s of sound, but "
+            f"{sound.frames * share / sound.rate:.2f} s more lie behind it and were read, too",
+        )  # fmt: skip
+    return sound
+
+
+def _aiff(data: ByteRange, name: str, key: str) -> Sound:
+    return _with_head(data, chunks.mended_aiff(data))
+
+
+def _caf(data: ByteRange, name: str, key: str) -> Sound:
+    codec = chunks.codec_of_caf(data)
+    if codec not in chunks.SNDFILE_CODECS:
+        return _by_ffmpeg(data, f"{codec.decode('latin-1').strip()} in CAF", name)
+    return _with_head(data, chunks.mended_caf(data))
+
+
+def _with_head(data: ByteRange, mended: tuple[bytes, int] | None) -> Sound:
+    if mended is None:
+        return _by_sndfile(data)
+    head, replaced = mended
+    return _by_sndfile(data.part(replaced, data.size), Opening(head=head))
+
+
+def _flac(data: ByteRange, name: str, key: str) -> Sound:
+    return FlacSound(data, _one_flac)
+
+
+def _one_flac(data: ByteRange) -> Sound:
+    return _with_head(data, flac.mended_header(data))
+
+
+def _ogg(data: ByteRange, name: str, key: str) -> Sound:
+    streams = ogg.read_streams(data)
+    codecs = {codec for stream in streams for codec in stream.codecs}
+    if not streams or not codecs <= {"Vorbis", "Opus"}:
+        return _by_ffmpeg(data, f"{' and '.join(sorted(codecs)) or 'no stream'} in Ogg", name)
+    if not streams[-1].has_end:
+        tell("ogg", name, "the Ogg stream has no mark of its end, so it may have been cut off; all there is was read")
+    return Joined([
+        _by_sndfile(one.data, Opening(safe_start=one.last_page if "Vorbis" in one.codecs else None)) for one in streams
+    ])
+
+
+def _mp3(data: ByteRange, name: str, key: str) -> Sound:
+    frames = frames_of_file(data, key)
+    if frames is None or not frames.count:
+        # Other layers, whose length libsndfile guesses.
+        return _by_sndfile(data, Opening(slack=_MP3_SLACK))
+    frames.check()
+    return Mp3Sound(data, frames)
+
+
+def _sphere(data: ByteRange, name: str, key: str) -> Sound:
+    header = data.read(0, _SPHERE_HEADER)
+    if b"shorten" in header:
+        raise SoundError(
+            f"found a SPHERE file packed by shorten, {_EXPECTED}; `sph2pipe -f wav IN OUT.wav` (LDC) unpacks it"
+        )
+    sound = _by_sndfile(data)
+    match = _SPHERE_COUNT.search(header)
+    if match is not None and sound.frames < int(match[1]):
+        sound.close()
+        raise SoundError(f"found {sound.frames} samples where its header states {int(match[1])}, expected a whole file")
+    return sound
+
+
+def _gsm(data: ByteRange, name: str, key: str) -> Sound:
+    return _by_sndfile(data, Opening(is_gsm=True))
+
+
+_OPENERS: dict[str, Callable[[ByteRange, str, str], Sound]] = {
+    "wav": _wav, "aiff": _aiff, "caf": _caf, "flac": _flac, "ogg": _ogg, "mp3": _mp3, "sphere": _sphere, "gsm": _gsm,
+}  # fmt: skip
+
+
+def _by_sndfile(data: ByteRange, opening: Opening = WHOLE) -> SndfileSound:
+    try:
+        sound = SndfileSound(data, opening)
+    except soundfile.LibsndfileError as error:
+        kind = kinds.kind_without_sound(data)
+        if kind == "unknown" and kinds.kind_of(data) != "mp3":
+            # Its first bytes are those of a container.
+            raise SoundError(f"found no audio ({error.error_string.rstrip('.')}), {_EXPECTED}") from None
+        raise _no_sound(kind) from None
+    if sound.format not in _FORMATS:
+        sound.close()
+        raise SoundError(f"found a file of format {sound.format}, {_EXPECTED}")
+    return sound
+
+
+def _by_ffmpeg(data: ByteRange, kind: str, name: str) -> FfmpegSound:
+    sound = FfmpegSound(data, kind)
+    if sound.tracks > 1:
+        tell("tracks", name, f"holds {sound.tracks} audio tracks; the first was read")
+    return sound
+
+
+def _no_sound(kind: str) -> SoundError:
+    return SoundError(f"found no audio ({kinds.NO_SOUND[kind]}), {_EXPECTED}")

@@ -1,0 +1,151 @@
+"""Where the samples of a wav file lie, whatever its header says.
+
+A program that writes into a pipe cannot know the size of what it writes; one that is killed leaves the size that it
+wrote first; one that counts wrong adds its header; and 32 bits hold no more than 4 GiB. libsndfile believes the size,
+or refuses it. The bytes themselves tell more.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from speechllm_plugin.datasets.sound.api import SoundError
+from speechllm_plugin.datasets.sound.bytes import ByteRange
+
+MP3 = 0x55
+"""Format tag of wav files that hold mp3."""
+# Formats whose samples libsndfile reads: PCM, MS ADPCM, floats, A-law, u-law, IMA ADPCM, GSM 6.10, G.721, NMS ADPCM.
+_SNDFILE = frozenset({0x0001, 0x0002, 0x0003, 0x0006, 0x0007, 0x0011, 0x0031, 0x0038, 0x0040, 0xFFFE})
+_NAMES = {
+    0x0022: "TrueSpeech", 0x0042: "G.723", 0x0045: "G.726", 0x0050: "MPEG layer I or II", 0x00FF: "AAC",
+    0x0160: "Windows Media Audio", 0x0161: "Windows Media Audio", 0x0162: "Windows Media Audio", 0x2000: "AC-3",
+}  # fmt: skip
+_FOUR_GIB = 1 << 32
+# Programs that write into a pipe state the largest size, or nearly (sox: 0x7FFFF000); speech servers a round number.
+_SIZE_OF_STREAM = 0x7FFF_0000
+_LEAST_PLACEHOLDER, _ROUND = 1_000_000_000, 1_000_000
+# Recorders that count a part of their header, or all of it.
+_MISCOUNTED = 44
+_LONGEST_HEAD = 1 << 20
+
+
+@dataclass(frozen=True)
+class Wav:
+    format_tag: int
+    samples: ByteRange
+    """The bytes of the samples."""
+    head: bytes | None
+    """What has to stand in front of `samples` instead of the file's own header; `None` where that is right."""
+    stated_samples: int | None
+    """Samples of each channel by the chunk `fact`."""
+    surplus: int
+    """Bytes of samples behind the end that the header states."""
+
+
+def read_wav(data: ByteRange) -> Wav | None:
+    """`None` where the chunks cannot be followed to the samples: libsndfile may say why.
+
+    :raises SoundError: the file was cut short, or holds what nothing here decodes.
+    """
+    found = _find_samples(data)
+    if found is None:
+        return None
+    chunks, start, stated = found
+    if len(chunks.get(b"fmt ", b"")) < 16:
+        return None
+    tag = struct.unpack_from("<H", chunks[b"fmt "])[0]
+    if tag not in _SNDFILE and tag != MP3:
+        name = f"{_NAMES[tag]} (format 0x{tag:04X})" if tag in _NAMES else f"format 0x{tag:04X}"
+        raise SoundError(
+            f"found a wav file that holds {name}, expected samples of PCM, floating point, A-law, u-law, ADPCM, GSM or "
+            "mp3; `ffmpeg -i IN -c:a pcm_s16le OUT.wav` may convert it"
+        )
+    stop, surplus = _true_end(data, start, stated)
+    fact = chunks.get(b"fact", b"")
+    return Wav(
+        format_tag=tag,
+        samples=data.part(start, stop),
+        head=None if stop == start + stated else _head(data, start, stop - start),
+        stated_samples=struct.unpack_from("<I", fact)[0] if len(fact) >= 4 else None,
+        surplus=surplus,
+    )
+
+
+def _find_samples(data: ByteRange) -> tuple[dict[bytes, bytes], int, int] | None:
+    """The chunks in front of the samples, the first byte of these, and how many the header states."""
+    chunks: dict[bytes, bytes] = {}
+    position = 12
+    while position < _LONGEST_HEAD:
+        head = data.read(position, 8)
+        if len(head) < 8:
+            return None
+        name, size = struct.unpack("<4sI", head)
+        position += 8
+        if name == b"data":
+            if size == 0xFFFF_FFFF and len(chunks.get(b"ds64", b"")) >= 16:
+                size = struct.unpack_from("<Q", chunks[b"ds64"], 8)[0]
+            return chunks, position, size
+        chunks[name] = data.read(position, min(size, 256))
+        position += size + size % 2
+    return None
+
+
+def _true_end(data: ByteRange, start: int, stated: int) -> tuple[int, int]:
+    """The end of the samples, and how many bytes of them lie behind the stated end where nothing explains them.
+
+    :raises SoundError: the file was cut short.
+    """
+    present = data.size - start
+    if stated > present:
+        is_placeholder = stated >= _SIZE_OF_STREAM or (stated >= _LEAST_PLACEHOLDER and stated % _ROUND == 0)
+        if is_placeholder or stated - present <= _MISCOUNTED or stated - present == start:
+            return data.size, 0
+        raise SoundError(f"found {present} bytes of samples where its header states {stated}, expected a whole file")
+    if present == stated or _is_explained(data, start + stated):
+        return start + stated, 0
+    # Of a stream, nothing was known when its header was written.
+    return data.size, 0 if stated == 0 else present - stated
+
+
+def _is_explained(data: ByteRange, position: int) -> bool:
+    """Whether what lies behind the samples is chunks, a tag or padding."""
+    rest = data.size - position
+    if rest >= _FOUR_GIB - _LONGEST_HEAD:
+        return False
+    tail = data.read(position, _LONGEST_HEAD)
+    if rest == len(tail) and not tail.strip(b"\0"):
+        return True
+    # An odd number of bytes is padded, but not by every writer.
+    return any(_are_chunks(data, position + pad) for pad in (0, 1))
+
+
+def _are_chunks(data: ByteRange, position: int) -> bool:
+    if position >= data.size:
+        return True
+    if data.read(position, 8).startswith((b"TAG", b"ID3", b"APETAGEX", b"3DI")):
+        return True
+    while position < data.size:
+        head = data.read(position, 8)
+        if not head.strip(b"\0"):
+            return True
+        if len(head) < 8 or not all(32 <= letter < 127 for letter in head[:4]):
+            return False
+        size = struct.unpack_from("<I", head, 4)[0]
+        position += 8 + size
+        if position > data.size:
+            return False
+        # The byte that pads an odd chunk.
+        position += 1 if size % 2 and data.read(position, 1) == b"\0" else 0
+    return True
+
+
+def _head(data: ByteRange, start: int, size: int) -> bytes:
+    """The header as it should be: everything up to the samples, with sizes that are right."""
+    head = data.read(0, start)
+    if head[:4] == b"RIFF" and start + size < _FOUR_GIB:
+        return head[:4] + struct.pack("<I", start - 8 + size) + head[8:-4] + struct.pack("<I", size)
+    # Without the chunk of an RF64 file, which is written anew.
+    rest = head[12:] if head[12:16] != b"ds64" else head[20 + struct.unpack_from("<I", head, 16)[0] :]
+    sizes = struct.pack("<4sIQQQI", b"ds64", 28, len(rest) + 40 + size, size, 0, 0)
+    return b"RF64\xff\xff\xff\xffWAVE" + sizes + rest[:-4] + b"\xff\xff\xff\xff"
