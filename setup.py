@@ -26,6 +26,8 @@ DEMO = [
     "gguf>=0.10,<1",
     "accelerate>=1.0,<2",
 ]
+# Reads parquet, as Hugging Face's data sets are published in.
+DATA = ["pyarrow>=18,<27"]
 BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
 # Trains updates of the LLM's and the encoder's layers.
 LORA = ["peft>=0.15,<1"]
@@ -67,8 +69,8 @@ setup(
         "tensorboard>=2.16,<3",
         "ruamel.yaml>=0.18,<1",
     ],
-    extras_require={"demo": DEMO, "bench": BENCH, "lora": LORA, "quantization": QUANTIZATION,
-                    "test": [*TEST, *DEMO, *LORA]},
+    extras_require={"demo": DEMO, "data": DATA, "bench": BENCH, "lora": LORA, "quantization": QUANTIZATION,
+                    "test": [*TEST, *DEMO, *DATA, *LORA]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",

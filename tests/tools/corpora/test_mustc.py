@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-
 from speechllm_tools.corpora.mustc import number_segments, read_segments
+
 from tests.tools.corpora.layouts import manifest, rows_of, sound_of, story_of, tone, write_lines
 
 Segments = list[tuple[str, str, str, str]]
