@@ -49,25 +49,30 @@ class Outcome:
     changes: tuple[str, ...] = ()
 
 
-def kept_outcomes(file: Path) -> list[Outcome] | None:
-    """What an earlier run wrote for a chunk; ``None`` where it did not get so far."""
-    if not file.exists():
-        return None
-    fields = json.loads(file.read_text(encoding="utf-8"))
-    return [Outcome(**{**values, "changes": tuple(values["changes"])}) for values in fields]
+@dataclass(frozen=True)
+class ChunkTask:
+    number: int
+    lines: Sequence[Line]
+    options: ChunkOptions
+    file: Path
+    """Where the outcomes are kept."""
 
 
-def run_chunk(number: int, lines: Sequence[Line], options: ChunkOptions, file: Path) -> list[Outcome]:
-    """
-    :param file: where the outcomes are kept.
+def run_chunk(task: ChunkTask) -> list[Outcome]:
+    """What became of each line: as an earlier run has kept it, or else found out and kept.
+
     :raises UserError: the place cannot be written.
     """
-    folder = Path(options.sound)
+    if task.file.exists():
+        kept = json.loads(task.file.read_text(encoding="utf-8"))
+        return [Outcome(**{**values, "changes": tuple(values["changes"])}) for values in kept]
+    lines, options = task.lines, task.options
     in_archives = options.audio == "zip" or any(line.sound and line.sound.data is not None for line in lines)
-    store = Store(folder, number, options.zip_bytes if in_archives and options.audio != "flac" else None)
+    limit = options.zip_bytes if in_archives and options.audio != "flac" else None
+    store = Store(Path(options.sound), task.number, limit)
     outcomes = [_outcome(place, line, options, store) for place, line in enumerate(lines)]
     store.close()
-    write_text_atomically(file, json.dumps([asdict(outcome) for outcome in outcomes]))
+    write_text_atomically(task.file, json.dumps([asdict(outcome) for outcome in outcomes]))
     return outcomes
 
 

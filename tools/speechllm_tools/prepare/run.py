@@ -9,17 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import sys
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +23,8 @@ from speechllm_plugin.files import write_text_atomically
 from speechllm_tools.demo.completion import begin, fingerprint
 from speechllm_tools.demo.progress import ProgressLine
 from speechllm_tools.prepare.api import Corpus, Line
-from speechllm_tools.prepare.chunk import ChunkOptions, Outcome, kept_outcomes, run_chunk
+from speechllm_tools.prepare.chunk import ChunkOptions, ChunkTask, run_chunk
+from speechllm_tools.prepare.parallel import add_workers, map_shards, shards_of
 from speechllm_tools.prepare.report import SplitReport, hashes, table
 from speechllm_tools.prepare.rows import ManifestWriter
 from speechllm_tools.prepare.writing import told
@@ -36,7 +32,7 @@ from speechllm_tools.prepare.writing import told
 CHUNK = 500
 """Lines that a process takes at a time."""
 # Options that do not change what is written.
-_ASIDE = {"workers", "overwrite", "run", "action_run", "command", "action"}
+_ASIDE = {"workers", "overwrite", "output", "run", "action_run", "command", "action"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,10 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-seconds", metavar="S", type=float, help="drop longer clips, but never from a test split"
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument(
-        "--workers", metavar="N", type=int, default=cores, help=f"processes (default: one a core, here {cores})"
-    )
+    add_workers(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace manifests that are there")
 
 
@@ -98,11 +91,11 @@ def run(name: str, corpus: Corpus, options: argparse.Namespace) -> int:
         }
         progress = stack.enter_context(ProgressLine("preparing"))
         total, done = sum(splits.values()), 0
-        for lines, outcomes in _outcomes(corpus.lines(), work, chunk_options, options.workers):
-            for line, outcome in zip(lines, outcomes, strict=True):
+        for task, outcomes in map_shards(run_chunk, _tasks(corpus.lines(), work, chunk_options), options.workers):
+            for line, outcome in zip(task.lines, outcomes, strict=True):
                 audio = _place(outcome.audio, options.output, options.audio_root)
                 writers[line.split].add(line, replace(outcome, audio=audio))
-            done += len(lines)
+            done += len(task.lines)
             progress.update(f"{done:,}/{total:,} lines", done / total)
     reports = {split: writer.report for split, writer in writers.items()}
     _finish(options.output, work, reports, made_of)
@@ -129,38 +122,9 @@ def _begin(output: Path, splits: Mapping[str, int], mark: str, overwrite: bool) 
     return work
 
 
-def _outcomes(
-    lines: Iterable[Line], work: Path, options: ChunkOptions, workers: int
-) -> Iterator[tuple[list[Line], list[Outcome]]]:
-    """Lines with what became of them, in order. A few chunks are under way at a time, so that memory stays flat."""
-    # Nothing that a fork could break runs here: no threads, no CUDA. It shares what is imported.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    pool = ProcessPoolExecutor(workers, mp_context=context)
-    pending: deque[tuple[list[Line], Path, Future[list[Outcome]] | None]] = deque()
-    try:
-        for number, chunk in enumerate(_chunks(lines)):
-            file = work / f"{number:06d}.json"
-            future = None if file.exists() else pool.submit(run_chunk, number, chunk, options, file)
-            pending.append((chunk, file, future))
-            if len(pending) > 2 * workers:
-                yield _taken(pending)
-        while pending:
-            yield _taken(pending)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _taken(pending: deque[tuple[list[Line], Path, Future[list[Outcome]] | None]]) -> tuple[list[Line], list[Outcome]]:
-    lines, file, future = pending.popleft()
-    outcomes = kept_outcomes(file) if future is None else future.result()
-    assert outcomes is not None
-    return lines, outcomes
-
-
-def _chunks(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    iterator = iter(lines)
-    while chunk := list(islice(iterator, CHUNK)):
-        yield chunk
+def _tasks(lines: Iterable[Line], work: Path, options: ChunkOptions) -> Iterator[ChunkTask]:
+    for number, chunk in enumerate(shards_of(lines, CHUNK)):
+        yield ChunkTask(number, chunk, options, work / f"{number:06d}.json")
 
 
 def _finish(output: Path, work: Path, reports: Mapping[str, SplitReport], made_of: Mapping[str, Any]) -> None:
@@ -211,8 +175,6 @@ def _limits(options: argparse.Namespace) -> tuple[float, float]:
         raise UserError(f"--min-seconds, --max-seconds: found {shortest:g} and {longest:g}, expected 0 <= min <= max")
     if not options.zip_gb > 0:
         raise UserError(f"--zip-gb: found {options.zip_gb:g}, expected more than 0")
-    if options.workers < 1:
-        raise UserError(f"--workers: found {options.workers}, expected at least 1")
     return shortest, longest
 
 
