@@ -26,8 +26,8 @@ DEMO = [
     "gguf>=0.10,<1",
     "accelerate>=1.0,<2",
 ]
-# Reads parquet, as Hugging Face's data sets are published in.
-DATA = ["pyarrow>=18,<27"]
+# Reads parquet, as Hugging Face's data sets are published in, and draws a manifest's histograms.
+DATA = ["pyarrow>=18,<27", "matplotlib>=3.8"]
 BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
 # Trains updates of the LLM's and the encoder's layers.
 LORA = ["peft>=0.15,<1"]

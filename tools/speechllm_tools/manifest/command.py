@@ -8,11 +8,13 @@ import pkgutil
 from collections.abc import Mapping
 
 from speechllm_tools import corpora
-from speechllm_tools.manifest import vocabulary
+from speechllm_tools.manifest import filter, mix, split, stats, validate, vocabulary
 from speechllm_tools.prepare import run as preparation
 from speechllm_tools.prepare.api import Corpus
 
-_ACTIONS = {"vocabulary": ("train a sentencepiece vocabulary for CTC on the transcripts of a manifest", vocabulary)}
+_ACTIONS = {
+    "validate": validate, "stats": stats, "filter": filter, "split": split, "mix": mix, "vocabulary": vocabulary,
+}  # fmt: skip
 _EPILOG = (
     "A corpus as it was downloaded becomes manifests, the tables that the recipe trains on; --help of each tells the "
     "layout that it expects. Every line of a corpus becomes a row or is counted with the reason why not."
@@ -32,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             subparser.add_argument("--preset", choices=sorted(corpus.presets), help=_help_of(corpus.presets))
         preparation.add_arguments(subparser)
         subparser.set_defaults(action_run=_prepare)
-    for name, (summary, action) in _ACTIONS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=summary)
+    for name, action in _ACTIONS.items():
+        subparser = subparsers.add_parser(name, help=action.SUMMARY, description=action.SUMMARY)
         action.add_arguments(subparser)
         subparser.set_defaults(action_run=action.run)
 
