@@ -86,3 +86,30 @@ def sound_of(output: Path, row: dict[str, str]) -> np.ndarray:
     samples = read_audio(resolve(row["audio"], output))
     assert abs(len(samples) / RATE - float(row["duration"])) < 0.1
     return samples
+
+
+def write_covost2(root: Path) -> None:
+    """Common Voice and CoVoST 2's tables of the five directions of arXiv 2409.17044, a clip for each split."""
+    for pair in ("en_de", "de_en", "es_en", "fr_en", "it_en"):
+        lang = pair[:2]
+        clips = {split: f"common_voice_{lang}_{split}.mp3" for split in ("train", "dev", "test")}
+        write_lines(root / lang / "validated.tsv", [
+            "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccent",
+            *(f"voice\t{name}\tSentence {split}.\t2\t0\t\t\t" for split, name in clips.items()),
+        ])  # fmt: skip
+        rows = [f"{name}\tTranslation {split}.\t{split}" for split, name in clips.items()]
+        write_lines(root / lang / f"covost_v2.{pair}.tsv", ["path\ttranslation\tsplit", *rows])
+        for name in clips.values():
+            tone(root / lang / "clips" / name, 0.5, rate=48000)
+
+
+def write_mustc(root: Path) -> None:
+    """The four pairs of arXiv 2409.17044, a talk with two segments for each split."""
+    for target in ("de", "es", "fr", "it"):
+        for split in ("train", "dev", "tst-COMMON"):
+            folder = root / f"en-{target}" / "data" / split
+            times = "duration: 0.5, offset: {}, rW: 9, speaker_id: spk.1, uW: 0, wav: ted_1.wav"
+            write_lines(folder / f"txt/{split}.yaml", [f"- {{{times.format(start)}}}" for start in ("0.1", "0.9")])
+            for lang in ("en", target):
+                write_lines(folder / f"txt/{split}.{lang}", ["First.", "Second."])
+            tone(folder / "wav/ted_1.wav", 2.0)
