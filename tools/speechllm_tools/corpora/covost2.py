@@ -195,7 +195,8 @@ class Covost2(Corpus):
         self, pair: _Pair, where: str, split: str, identity: str, translation: str, clip: Clip | None,
         sound: Sound | None, reason: str | None,
     ) -> Line:  # fmt: skip
-        sentence, changes = ("", ()) if clip is None else (clip.sentence, ())
+        sentence = "" if clip is None else clip.sentence
+        changes: Sequence[str] = ()
         if self._unquote and (plain := unquote(sentence)) != sentence:
             sentence, changes = plain, (UNQUOTED,)
         texts = {"transcribe": (pair.source, sentence), "translate": (pair.target, translation)}

@@ -31,9 +31,9 @@ class Mls(Corpus):
     def __init__(self, options: argparse.Namespace) -> None:
         self._root = folder_of(options.root)
         name = self._root.name.removesuffix("_opus").removeprefix("mls_")
-        self._lang = options.lang or (language_code(name) if self._root.name.startswith("mls_") else None)
-        if self._lang is None:
+        if options.lang is None and not self._root.name.startswith("mls_"):
             raise UserError(f"--lang: found none, and {self._root.name!r} is not mls_LANGUAGE, expected a language")
+        self._lang: str = options.lang or language_code(name)
         known = [split for split in _SPLITS if (self._root / split / "transcripts.txt").is_file()]
         self._splits = splits_of(options, known, self._root)
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_tools.manifest.rows import (
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     limits = _limits_of(options)
     root = folder_of(manifest, options.audio_root)
     dropped: Counter[str] = Counter()
-    story = {"action": "filter", "limits": {limit.option: value for limit, value in limits.items()}}
+    story: dict[str, Any] = {"action": "filter", "limits": {limit.option: value for limit, value in limits.items()}}
 
     def kept() -> Iterator[dict[str, str]]:
         count = 0
