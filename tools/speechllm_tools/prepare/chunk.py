@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -72,7 +72,7 @@ def run_chunk(task: ChunkTask) -> list[Outcome]:
     store = Store(Path(options.sound), task.number, limit)
     outcomes = [_outcome(place, line, options, store) for place, line in enumerate(lines)]
     store.close()
-    write_text_atomically(task.file, json.dumps([asdict(outcome) for outcome in outcomes]))
+    write_text_atomically(task.file, json.dumps([vars(outcome) for outcome in outcomes]))
     return outcomes
 
 
