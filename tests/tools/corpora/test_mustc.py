@@ -132,7 +132,7 @@ def test_files_that_do_not_fit_together_are_one_line(root: Path, tmp_path: Path)
     for lines, expected in (
         ([good, "duration: 3"], "line 2: found 'duration: 3', expected a list of segments"),
         ([good, "- {duration: 1, offset: 2"], "line 2: found '{duration: 1, offset: 2', expected '}' at its end"),
-        ([good, "- {duration: 1, wav: ted_1.wav}"], "line 2: found '{duration: 1, wav: ted_1.wav}', expected a segment"),
+        ([good, "- {duration: 1, wav: ted_1.wav}"], "line 2: found '{duration: 1, wav: ted_1.wav}', expected"),
     ):
         table = write_lines(texts / "train.yaml", lines)
         line = manifest(*arguments).user_error()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +20,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from speechllm_tools.prepare.api import is_test
 
 from speechllm_plugin.datasets.audio import read_audio, resolve
+from speechllm_plugin.datasets.manifest import read_manifest
 from tests.commands import environment
 from tests.tools.corpora.layouts import manifest, rows_of, sound_of, story_of, tone, write_lines
 
@@ -155,3 +160,28 @@ def test_options_out_of_their_range_are_one_line(tmp_path: Path) -> None:
         assert expected in manifest("table", table, "--output", tmp_path / "out", *options).user_error()
     (tmp_path / "file").write_text("")
     assert "cannot be written" in manifest("table", table, "--output", tmp_path / "file/out").user_error()
+
+
+def test_any_text_goes_through_a_manifest_and_back(tmp_path: Path) -> None:
+    """Read by our reader and by the rules of fairseq's: as it stood, but for tabs, line ends, and composed letters."""
+    letters = [*'"\'\\\t\r\n, ß的🎧\u2028\u0085\x0b', '\\"', "a\u0308", "NA"]
+    draw = random.Random(0)
+    texts = ["x" + "".join(draw.choices(letters, k=draw.randrange(12))) + "y" for _ in range(400)]
+    tone(tmp_path / "clip.wav", 0.2)
+    lines = [json.dumps({"id": f"u{i}", "audio": "clip.wav", "tgt_text": text}) for i, text in enumerate(texts)]
+    table = write_lines(tmp_path / "train.jsonl", lines)
+    manifest("table", table, "--output", tmp_path / "out").ok()
+    expected = [re.sub("[\t\r\n]+", " ", unicodedata.normalize("NFC", text)) for text in texts]
+    assert [row["tgt_text"] for row in rows_of(tmp_path / "out/train.tsv")] == expected
+    assert [row.tgt_text for row in read_manifest(tmp_path / "out/train.tsv")] == expected
+    story = story_of(tmp_path / "out", "train", lines=400)
+    assert story["changed"]["texts whose tabs and line ends became spaces"] == sum(
+        re.search("[\t\r\n]", text) is not None for text in texts
+    )
+
+
+def test_a_split_is_for_testing_by_its_name() -> None:
+    for name in ("test", "test-clean", "tst-COMMON", "de_en_test.tsv", "test_st_de_en.tsv"):
+        assert is_test(name)
+    for name in ("train", "contest", "latest.tsv", "testimony", "dev"):
+        assert not is_test(name)

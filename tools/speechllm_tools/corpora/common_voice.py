@@ -20,6 +20,8 @@ class CommonVoice(Corpus):
     summary = "Common Voice, any release: read sentences in one language, transcribed"
     description = "ROOT/{train,dev,test}.tsv and ROOT/clips/*.mp3, where ROOT is the folder of one language."
 
+    example = "cv-corpus-17.0/de --output data"
+
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         add_root(parser, "folder of one language, such as cv-corpus-17.0/de")

@@ -34,7 +34,7 @@ _SPLITS = ("train", "dev", "test")
 # `train_covost` are clips that CoVoST adds to Common Voice's own training split.
 _SPLIT_OF = {"train": "train", "train_covost": "train", "dev": "dev", "test": "test", "validation": "dev"}
 _TABLE = re.compile(r"covost_v2\.(?P<source>[\w-]+)_(?P<target>[\w-]+)\.tsv")
-_SHARD = re.compile(r"(?P<split>train|validation|dev|test)-\d+-of-\d+(-[0-9a-f]+)?\.parquet")
+_SHARD = re.compile(r"(?P<split>train|validation|dev|test)(-\d+-of-\d+(-[0-9a-f]+)?)?\.parquet")
 RAGGED = "line with another number of columns than the header"
 NOT_VALIDATED = "clip that is not in validated.tsv"
 NO_SOUND = "row that names no sound"
@@ -61,7 +61,7 @@ class Covost2(Corpus):
         "ROOT/SRC/, ROOT/ or --covost; or ROOT/SRC_TGT/SPLIT-*.parquet as published on Hugging Face. Clips that are "
         "not there are counted, so a part of them is enough."
     )
-
+    example = "common-voice --pairs en_de,de_en --tasks transcribe,translate --output data"
     presets: ClassVar = {"verdini": {"pairs": "en_de,de_en,es_en,fr_en,it_en", **VERDINI}}
 
     @classmethod

@@ -34,6 +34,7 @@ class Fleurs(Corpus):
         "ROOT/LANG/SPLIT.tsv and the clips, unpacked, in ROOT/LANG/audio/SPLIT/ (or ROOT/LANG/SPLIT/), with LANG such "
         "as de_de. Translations are the sentences of the same number in the other language's SPLIT.tsv."
     )
+    example = "fleurs --from de_de --to en_us --output data"
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:

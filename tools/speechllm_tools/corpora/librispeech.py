@@ -18,6 +18,7 @@ class Librispeech(Corpus):
         "ROOT/SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt beside SPEAKER-CHAPTER-NUMBER.flac, with splits such as "
         "train-clean-100 and test-other."
     )
+    example = "LibriSpeech --splits train-clean-100,dev-clean,test-clean --output data"
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:

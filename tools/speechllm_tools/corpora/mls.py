@@ -21,6 +21,7 @@ class Mls(Corpus):
     description = (
         "ROOT/SPLIT/transcripts.txt and ROOT/SPLIT/audio/SPEAKER/BOOK/ID.flac (or .opus), where ROOT is mls_LANGUAGE."
     )
+    example = "mls_german --max-seconds 20 --output data"
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:

@@ -56,7 +56,7 @@ class Mustc(Corpus):
         "ROOT/en-XX/data/SPLIT/wav/*.wav and ROOT/en-XX/data/SPLIT/txt/SPLIT.{yaml,en,XX}; ROOT may be the folder of "
         "one pair, too. Talks stay whole: a manifest names segments of them, to the sample."
     )
-
+    example = "must-c --pairs en-de --audio flac --output data"
     presets: ClassVar = {"verdini": {"pairs": "en-de,en-es,en-fr,en-it", "transcripts_of": "en-de", **VERDINI}}
 
     @classmethod

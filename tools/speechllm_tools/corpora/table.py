@@ -67,6 +67,7 @@ class Table(Corpus):
         "--format knows the manifests of NeMo (nemo), fairseq (fairseq) and SLAM-LLM (slam). Parquet may hold the "
         "sound itself. A duration without an offset is not believed: the file's own counts."
     )
+    example = "train=clips.csv --columns audio=path,tgt_text=sentence --src-lang en --output data"
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, corpus in _corpora().items():
         subparser = subparsers.add_parser(
             name, help=corpus.summary, description=f"{corpus.summary[0].upper()}{corpus.summary[1:]}. "
-            f"Expected: {corpus.description}",
+            f"Expected: {corpus.description}", epilog=f"For instance: speechllm manifest {name} {corpus.example}",
         )  # fmt: skip
         corpus.add_arguments(subparser)
         if corpus.presets:

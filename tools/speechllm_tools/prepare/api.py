@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from speechllm_plugin.errors import UserError
+
+_TEST = re.compile(r"(?<![a-z])(test|tst)(?![a-z])")
 
 Task = Literal["transcribe", "translate"]
 TASKS: tuple[Task, ...] = ("transcribe", "translate")
@@ -86,6 +89,9 @@ class Corpus(ABC):
 
     description: ClassVar[str]
     """The layout that is expected, and what is made of it."""
+
+    example: ClassVar[str]
+    """Arguments of a command that prepares it."""
 
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Selections of published systems, by name: values of options that the user has not set."""
@@ -174,8 +180,8 @@ def splits_of(options: argparse.Namespace, known: Sequence[str], place: object) 
 
 
 def is_test(split: str) -> bool:
-    """Whether a split, by its name, is for testing: `test`, `test-clean`, `tst-COMMON`."""
-    return split.lower().startswith(("test", "tst"))
+    """Whether a split, by its name, is for testing: `test`, `test-clean`, `tst-COMMON`, `en_test`; not `contest`."""
+    return _TEST.search(split.lower()) is not None
 
 
 def folder_of(root: Path) -> Path:
