@@ -16,6 +16,7 @@ import soundfile
 from speechllm_plugin.datasets.audio import AudioError, AudioSource, duration, resolve
 from speechllm_tools.prepare.api import Sound
 from speechllm_tools.prepare.storage import suffix_of
+from speechllm_tools.prepare.writing import told
 
 MISSING = "no such audio file"
 UNREADABLE = "audio that cannot be read"
@@ -54,8 +55,9 @@ def on_disk(sound: Sound) -> Iterator[Sound]:
         yield sound
         return
     with tempfile.NamedTemporaryFile(suffix=suffix_of(sound.audio, sound.data)) as file:
-        file.write(sound.data)
-        file.flush()
+        with told(Path(file.name)):
+            file.write(sound.data)
+            file.flush()
         try:
             yield replace(sound, audio=file.name, data=None)
         except Unusable as error:
