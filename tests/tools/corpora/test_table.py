@@ -38,7 +38,7 @@ def test_csv_with_columns_of_other_names(clips: Path, tmp_path: Path) -> None:
     assert rows[0]["src_text"] == rows[0]["tgt_text"]
     story = story_of(tmp_path / "out", "train", lines=5)
     assert story["rows"]["transcribe de"]["dropped"] == {
-        "row with another number of columns than the header": 1, "no such audio file": 1, "row that names no sound": 1,
+        "line with another number of columns than the header": 1, "no such audio file": 1, "row that names no sound": 1,
     }  # fmt: skip
     assert story["changed"]["texts whose tabs and line ends became spaces"] == 1
     line = manifest("table", clips / "mine.csv", "--output", "x").user_error()

@@ -28,14 +28,13 @@ from speechllm_tools.prepare.api import (
 )
 from speechllm_tools.prepare.common_voice import UNQUOTED, Clip, add_unquote, clips_of, unquote
 from speechllm_tools.prepare.parquet import count_rows, read_parquet, sound_of
-from speechllm_tools.prepare.text_files import read_tsv
+from speechllm_tools.prepare.text_files import RAGGED, read_tsv
 
 _SPLITS = ("train", "dev", "test")
 # `train_covost` are clips that CoVoST adds to Common Voice's own training split.
 _SPLIT_OF = {"train": "train", "train_covost": "train", "dev": "dev", "test": "test", "validation": "dev"}
 _TABLE = re.compile(r"covost_v2\.(?P<source>[\w-]+)_(?P<target>[\w-]+)\.tsv")
 _SHARD = re.compile(r"(?P<split>train|validation|dev|test)(-\d+-of-\d+(-[0-9a-f]+)?)?\.parquet")
-RAGGED = "line with another number of columns than the header"
 NOT_VALIDATED = "clip that is not in validated.tsv"
 NO_SOUND = "row that names no sound"
 

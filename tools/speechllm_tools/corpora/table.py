@@ -17,10 +17,9 @@ from speechllm_plugin.languages import language_code
 from speechllm_tools.prepare.api import Corpus, Line, Sound, Target, Task, tasks_of, words_of
 from speechllm_tools.prepare.measure import Unusable
 from speechllm_tools.prepare.parquet import count_rows, read_parquet, sound_of
-from speechllm_tools.prepare.text_files import parse_seconds, read_lines, read_tsv
+from speechllm_tools.prepare.text_files import RAGGED, parse_seconds, read_lines, read_tsv
 from speechllm_tools.prepare.zip_ranges import MENDED, checked
 
-RAGGED = "row with another number of columns than the header"
 NO_OBJECT = "line that is no JSON object"
 NO_SOUND = "row that names no sound"
 BAD_TIMES = "row whose offset or duration is no number of seconds"

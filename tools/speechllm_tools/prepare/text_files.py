@@ -8,6 +8,9 @@ from pathlib import Path
 
 from speechllm_plugin.errors import UserError
 
+RAGGED = "line with another number of columns than the header"
+"""Why a row of a table makes no rows of a manifest."""
+
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number, from 1, and text of each line. U+2028, U+0085, VT and FF are text; a CR before the LF is not.
