@@ -103,8 +103,15 @@ def test_after_a_kill_the_same_command_goes_on_to_the_same_files(tmp_path: Path)
     while not (tmp_path / "out/.preparing/000000.json").exists():
         assert process.poll() is None
         time.sleep(0.01)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     assert process.wait() == -signal.SIGKILL
+    # Its processes end with it; they do not wait for work for ever.
+    assert workers
+    deadline = time.monotonic() + 20
+    while any(is_running(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert not list((tmp_path / "out").glob("*.tsv")) and not list((tmp_path / "out").glob("*.json"))
     stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("sound-*/00000-*.zip")}
     assert len(stored) == 1
@@ -123,6 +130,11 @@ def test_another_preparation_takes_nothing_from_a_killed_one(tmp_path: Path) -> 
     assert "going on" not in manifest("table", table, "--output", tmp_path / "out").ok().stdout
     assert [row["duration"] for row in rows_of(tmp_path / "out/train.tsv")] == ["0.2", "0.2"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["train.json", "train.tsv"]
+
+
+def is_running(process: str) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 @contextmanager
