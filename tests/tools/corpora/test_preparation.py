@@ -137,6 +137,20 @@ def is_running(process: str) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+def test_clips_that_come_after_a_kill_are_taken(tmp_path: Path) -> None:
+    """A corpus that is still being unpacked: what an earlier run missed is looked for again."""
+    table = corpus(tmp_path / "in", 3)
+    clip = (tmp_path / "in/c1.wav").rename(tmp_path / "c1.wav")
+    # All is done but the last step, which puts the manifest at its place.
+    (tmp_path / "out/train.tsv").mkdir(parents=True)
+    assert "cannot be written" in manifest("table", table, "--output", tmp_path / "out", "--overwrite").user_error()
+    (tmp_path / "out/train.tsv").rmdir()
+    clip.rename(tmp_path / "in/c1.wav")
+    result = manifest("table", table, "--output", tmp_path / "out").ok()
+    assert "going on after 1 chunks" in result.stdout
+    assert [row["id"] for row in rows_of(tmp_path / "out/train.tsv")] == ["c0-2", "c1-3", "c2-4"]
+
+
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """What a full disk does: writing fails in the middle of a file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, read_audio
 from speechllm_plugin.files import write_text_atomically
 from speechllm_tools.prepare.api import Line, is_test
-from speechllm_tools.prepare.measure import UNREADABLE, Measured, Unusable, measure, on_disk, source_of
+from speechllm_tools.prepare.measure import MISSING, UNREADABLE, Measured, Unusable, measure, on_disk, source_of
 from speechllm_tools.prepare.storage import Store, encode_flac, file_name, suffix_of
 
 SHORT = "shorter than --min-seconds"
@@ -46,7 +47,7 @@ class Outcome:
     """Why it makes no rows."""
     message: str = ""
     """What to say of it."""
-    changes: tuple[str, ...] = ()
+    changes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ def run_chunk(task: ChunkTask) -> list[Outcome]:
     :raises UserError: the place cannot be written.
     """
     if task.file.exists():
-        kept = json.loads(task.file.read_text(encoding="utf-8"))
-        return [Outcome(**{**values, "changes": tuple(values["changes"])}) for values in kept]
+        kept = [Outcome(**values) for values in json.loads(task.file.read_text(encoding="utf-8"))]
+        if not any(map(_has_come, task.lines, kept)):
+            return kept
     lines, options = task.lines, task.options
     in_archives = options.audio == "zip" or any(line.sound and line.sound.data is not None for line in lines)
     limit = options.zip_bytes if in_archives and options.audio != "flac" else None
@@ -74,6 +76,11 @@ def run_chunk(task: ChunkTask) -> list[Outcome]:
     store.close()
     write_text_atomically(task.file, json.dumps([vars(outcome) for outcome in outcomes]))
     return outcomes
+
+
+def _has_come(line: Line, outcome: Outcome) -> bool:
+    """Whether a file that was missing in an earlier run is there now."""
+    return outcome.reason == MISSING and line.sound is not None and os.path.exists(line.sound.audio)
 
 
 def _outcome(place: int, line: Line, options: ChunkOptions, store: Store) -> Outcome:

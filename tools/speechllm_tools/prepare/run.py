@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-seconds", metavar="S", type=float, help="drop longer clips, but never from a test split"
     )
     add_workers(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace manifests that are there")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace manifests that are there; sound stored for them stays"
+    )
 
 
 def run(name: str, corpus: Corpus, options: argparse.Namespace) -> int:
