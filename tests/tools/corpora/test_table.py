@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from speechllm_tools.prepare import run
 
 from tests.tools.corpora.layouts import manifest, rows_of, sound_of, story_of, tone, write_lines
 
@@ -156,6 +157,23 @@ def test_parquet(clips: Path, tmp_path: Path) -> None:
     for row in rows:
         sound_of(tmp_path / "out", row)
     story_of(tmp_path / "out", "train", lines=2)
+
+
+def test_sound_inside_tables_is_taken_a_few_bytes_at_a_time(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk of the usual number of rows may hold gigabytes."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    monkeypatch.setattr(run, "CHUNK_BYTES", 50_000)
+    audio = [{"bytes": (clips / f"clips/c{number}.wav").read_bytes(), "path": f"{number}.wav"} for number in (0, 1, 2)]
+    parquet.write_table(pyarrow.table({"audio": audio, "tgt_text": ["a", "b", "c"]}), clips / "train.parquet")
+    manifest("table", clips / "train.parquet", "--output", tmp_path / "out").ok()
+    # 32, 64 and 96 kB: the first two make a chunk.
+    assert [path.name for path in sorted((tmp_path / "out").rglob("*.zip"))] == ["00000-0.zip", "00001-0.zip"]
+    for row, seconds in zip(rows_of(tmp_path / "out/train.tsv"), (1, 2, 3), strict=True):
+        assert len(sound_of(tmp_path / "out", row)) == 16000 * seconds
 
 
 def test_names_that_cannot_be_read_are_one_line(clips: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def map_shards(
     try:
         for shard in shards:
             pending.append((shard, pool.submit(function, shard)))
-            if len(pending) > 2 * workers:
+            if len(pending) > workers + 2:
                 yield _taken(pending)
         while pending:
             yield _taken(pending)

@@ -24,13 +24,15 @@ from speechllm_tools.demo.completion import begin, fingerprint
 from speechllm_tools.demo.progress import ProgressLine
 from speechllm_tools.prepare.api import Corpus, Line
 from speechllm_tools.prepare.chunk import ChunkOptions, ChunkTask, run_chunk
-from speechllm_tools.prepare.parallel import add_workers, map_shards, shards_of
+from speechllm_tools.prepare.parallel import add_workers, map_shards
 from speechllm_tools.prepare.report import SplitReport, hashes, table
 from speechllm_tools.prepare.rows import ManifestWriter
 from speechllm_tools.prepare.writing import told
 
 CHUNK = 500
 """Lines that a process takes at a time."""
+CHUNK_BYTES = 32_000_000
+"""Of sound inside of tables, which goes from process to process; a chunk ends with the line that reaches it."""
 # Options that do not change what is written.
 _ASIDE = {"workers", "overwrite", "output", "run", "action_run", "command", "action"}
 
@@ -78,7 +80,7 @@ def run(name: str, corpus: Corpus, options: argparse.Namespace) -> int:
     settings = {key: _plain(value) for key, value in sorted(vars(options).items()) if key not in _ASIDE}
     made_of = {
         "corpus": name, "version": version("speechllm-plugin"), "options": settings, "sources": sources,
-        "lines": splits, "chunk": CHUNK,
+        "lines": splits, "chunk": [CHUNK, CHUNK_BYTES],
     }  # fmt: skip
     mark = fingerprint(made_of)
     work = _begin(options.output, splits, mark, options.overwrite)
@@ -120,12 +122,21 @@ def _begin(output: Path, splits: Mapping[str, int], mark: str, overwrite: bool) 
         begin(work, mark)
     kept = len(list(work.glob("*.json")))
     if kept:
-        print(f"going on after {kept} chunks of {CHUNK} lines, which an earlier run finished", flush=True)
+        print(f"going on after {kept} chunks of up to {CHUNK} lines, which an earlier run finished", flush=True)
     return work
 
 
 def _tasks(lines: Iterable[Line], work: Path, options: ChunkOptions) -> Iterator[ChunkTask]:
-    for number, chunk in enumerate(shards_of(lines, CHUNK)):
+    """The chunks, which are the same in every run."""
+    chunk: list[Line] = []
+    number, size = 0, 0
+    for line in lines:
+        chunk.append(line)
+        size += len(line.sound.data) if line.sound is not None and line.sound.data is not None else 0
+        if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+            yield ChunkTask(number, chunk, options, work / f"{number:06d}.json")
+            chunk, number, size = [], number + 1, 0
+    if chunk:
         yield ChunkTask(number, chunk, options, work / f"{number:06d}.json")
 
 
