@@ -28,6 +28,8 @@ DEMO = [
 ]
 # Reads m4a, mp4, webm, aac, amr, wma and others: FFmpeg comes with its wheel.
 AUDIO = ["av>=12,<19"]
+# Reads parquet, as Hugging Face's data sets are published in, and draws a manifest's histograms.
+DATA = ["pyarrow>=18,<27", "matplotlib>=3.8"]
 BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
 # Trains updates of the LLM's and the encoder's layers.
 LORA = ["peft>=0.15,<1"]
@@ -69,8 +71,8 @@ setup(
         "tensorboard>=2.16,<3",
         "ruamel.yaml>=0.18,<1",
     ],
-    extras_require={"audio": AUDIO, "demo": DEMO, "bench": BENCH, "lora": LORA, "quantization": QUANTIZATION,
-                    "test": [*TEST, *AUDIO, *DEMO, *LORA]},
+    extras_require={"audio": AUDIO, "demo": DEMO, "data": DATA, "bench": BENCH, "lora": LORA,
+                    "quantization": QUANTIZATION, "test": [*TEST, *AUDIO, *DEMO, *DATA, *LORA]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",

@@ -16,6 +16,7 @@ from speechllm_plugin.datasets.manifest import read_manifest
 from tests.commands import Commands, System
 from tests.plugin.recognizer_checkpoints import write_whisper
 from tests.test_readme import README, readme_commands
+from tests.tools.corpora.layouts import write_covost2, write_mustc
 
 NOT_HERE = ("make ", "speechllm compare", "speechllm seeds", "speechllm bench", "speechllm inspect --all")
 """They take minutes; tests of their own run what they run."""
@@ -35,6 +36,9 @@ def place(system: System, trained: Path, tmp_path: Path) -> Path:
     tone = 0.3 * np.sin(np.arange(8000) / 5)
     for name in ("clip.wav", "talk.flac", "voice.mp3", "note.ogg", "data/clip.wav"):
         soundfile.write(tmp_path / name, tone, 16000)
+    write_covost2(tmp_path / "common-voice")
+    write_mustc(tmp_path / "must-c")
+    (tmp_path / "clips.csv").write_text("path,sentence,speaker\nclip.wav,one,anna\ntalk.flac,two,ben\n")
     system.write(tmp_path / "base.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1)
     return tmp_path
 

@@ -18,7 +18,7 @@ COMMANDS = {
     "demo": ("speechllm_tools.demo.run", "train and evaluate a small real system on CPU, offline"),
     "compare": ("speechllm_tools.demo.compare", "train every adapter on the demo's data, into one table"),
     "seeds": ("speechllm_tools.demo.seeds", "train the demo with several seeds and precisions, into one table"),
-    "manifest": ("speechllm_tools.manifest.command", "make what training needs from manifests: a CTC vocabulary"),
+    "manifest": ("speechllm_tools.manifest.command", "make manifests from corpora; check, filter, split, mix them"),
     "bench": ("speechllm_tools.bench.command", "measure the kernels against their peers, or an encoder's options"),
 }
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from speechllm_plugin.datasets.manifest import read_manifest
 from speechllm_plugin.errors import UserError
 
+SUMMARY = "train a sentencepiece vocabulary for CTC on the transcripts of a manifest"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifest", metavar="MANIFEST", nargs="+", type=Path, help="TSV manifests of the training")

@@ -1,0 +1,193 @@
+"""The contract of a corpus: a generator of lines, each of which says what rows it makes, or why it makes none."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from speechllm_plugin.errors import UserError
+
+_TEST = re.compile(r"(?<![a-z])(test|tst)(?![a-z])")
+
+Task = Literal["transcribe", "translate"]
+TASKS: tuple[Task, ...] = ("transcribe", "translate")
+
+
+VERDINI: Mapping[str, object] = {"tasks": "transcribe,translate", "min_seconds": 0.1, "max_seconds": 30.0}
+"""What arXiv 2409.17044 takes of each corpus."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound:
+    """Where a clip's sound lies, as its corpus says it. Nothing has been opened yet."""
+
+    audio: str
+    """What a manifest would write: a path, which is never relative to another folder than the current one, or
+    ``archive.zip:offset:length``, or ``path:start:length``. With `data` the name that the bytes have in the corpus."""
+
+    offset: Decimal | None = None
+    """Start of a segment of `audio`, in seconds; ``None`` = the whole file."""
+
+    seconds: Decimal | None = None
+    """Length of the segment; ``None`` = to the end of the file."""
+
+    data: bytes | None = None
+    """The file itself, where it lies inside another one."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A row that a line makes: what the model is to write."""
+
+    task: Task
+    lang: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a corpus. It makes a row of each target, unless there is a reason why not."""
+
+    where: str
+    """File and line, for messages."""
+
+    split: str
+    """The manifest that its rows go to."""
+
+    id: str
+    targets: Sequence[Target]
+    src_lang: str
+    src_text: str = ""
+    speaker: str = ""
+    sound: Sound | None = None
+    reason: str | None = None
+    """Why it makes no rows, in a few words that are the same for all such lines; then there is no `sound`."""
+
+    changes: Sequence[str] = ()
+    """What the corpus changed in it, to be counted."""
+
+    def label(self, target: Target) -> str:
+        """What rows like this one are counted as: `transcribe en`, `translate en-de`."""
+        return f"{target.task} {self.direction(target)}"
+
+    def direction(self, target: Target) -> str:
+        return self.src_lang if target.task == "transcribe" else f"{self.src_lang}-{target.lang}"
+
+
+class Corpus(ABC):
+    """A corpus on disk, opened with the options that `add_arguments` declares."""
+
+    summary: ClassVar[str]
+    """One line of help."""
+
+    description: ClassVar[str]
+    """The layout that is expected, and what is made of it."""
+
+    example: ClassVar[str]
+    """Arguments of a command that prepares it."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+    """Selections of published systems, by name: values of options that the user has not set."""
+
+    rows_per_clip: int = 1
+    """How many rows a clip may make over the whole corpus. Where it is more than one, ids get the direction
+    behind them: `ID.en`, `ID.en-de`."""
+
+    @classmethod
+    @abstractmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None: ...
+
+    @abstractmethod
+    def __init__(self, options: argparse.Namespace) -> None:
+        """
+        :raises UserError: there is no such corpus at that place.
+        """
+
+    @abstractmethod
+    def sources(self) -> list[Path]:
+        """The files that `lines` reads, whose hashes are kept; not the sound."""
+
+    @abstractmethod
+    def lines(self) -> Iterator[Line]:
+        """All lines of the chosen splits, in the same order every time.
+
+        :raises UserError: for what makes the whole file useless; a line that is useless alone has a `reason`.
+        """
+
+    def splits(self) -> dict[str, int]:
+        """How many lines each split has. This reads them all, and so finds wrong files before any work on sound."""
+        return dict(Counter(line.split for line in self.lines()))
+
+
+def add_root(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("root", metavar="ROOT", type=Path, help=text)
+
+
+def add_splits(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--splits", metavar="A,B", help=f"splits to prepare, a manifest for each (default: {default})"
+    )
+
+
+def add_tasks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tasks", metavar="A,B",
+        help="transcribe, translate or both, which makes two rows of a clip, ID.en and ID.en-de (default: translate)",
+    )  # fmt: skip
+
+
+def words_of(text: str, option: str) -> list[str]:
+    """
+    :raises UserError: it is no list, or names something twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(words) or len(set(words)) < len(words):
+        raise UserError(f"{option}: found {text!r}, expected names with commas between them, each once")
+    return words
+
+
+def tasks_of(text: str | None) -> list[Task]:
+    """
+    :param text: of `--tasks`; ``None`` = translate.
+    :raises UserError: there is no such task.
+    """
+    words = words_of(text or "translate", "--tasks")
+    if wrong := [word for word in words if word not in TASKS]:
+        raise UserError(f"--tasks: found {wrong[0]!r}, expected {' or '.join(TASKS)}")
+    return [task for task in TASKS if task in words]
+
+
+def splits_of(options: argparse.Namespace, known: Sequence[str], place: object) -> list[str]:
+    """The chosen splits, in the order of the known ones; all of them without `--splits`.
+
+    :raises UserError: there is none, or one that is chosen is not there.
+    """
+    if not known:
+        raise UserError(f"{place}: found no split of the corpus, expected the layout that --help shows")
+    if options.splits is None:
+        return list(known)
+    words = words_of(options.splits, "--splits")
+    if wrong := [word for word in words if word not in known]:
+        raise UserError(f"--splits: found {wrong[0]!r}, expected some of {', '.join(known)}, as in {place}")
+    return [name for name in known if name in words]
+
+
+def is_test(split: str) -> bool:
+    """Whether a split, by its name, is for testing: `test`, `test-clean`, `tst-COMMON`, `en_test`; not `contest`."""
+    return _TEST.search(split.lower()) is not None
+
+
+def folder_of(root: Path) -> Path:
+    """
+    :raises UserError: it is none.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: found {'a file' if root.exists() else 'no such folder'}, expected a folder")
+    return root.absolute()

@@ -1,0 +1,123 @@
+"""A few hundred clips, measured and stored by one process. What came out is kept in a file, for a run that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, read_audio
+from speechllm_plugin.files import write_text_atomically
+from speechllm_tools.prepare.api import Line, is_test
+from speechllm_tools.prepare.measure import MISSING, UNREADABLE, Measured, Unusable, measure, on_disk, source_of
+from speechllm_tools.prepare.storage import Store, encode_flac, file_name, suffix_of
+
+SHORT = "shorter than --min-seconds"
+LONG = "longer than --max-seconds"
+KEPT_IN_TEST = "test clips outside of --min-seconds and --max-seconds, kept"
+LOUD = "clips beyond full scale, clipped in FLAC"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkOptions:
+    audio: Literal["keep", "flac", "zip"]
+    """Sound stays where it is, or becomes FLAC of 16 kHz in files or in archives. Sound that lies inside other files
+    is put into archives in any case."""
+    zip_bytes: int
+    """The most in an archive."""
+    min_seconds: float
+    max_seconds: float
+    """Limits of clips, but for those of test splits."""
+    sound: str
+    """Folder of stored clips."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a line."""
+
+    audio: str = ""
+    seconds: float = 0.0
+    reason: str | None = None
+    """Why it makes no rows."""
+    message: str = ""
+    """What to say of it."""
+    changes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ChunkTask:
+    number: int
+    lines: Sequence[Line]
+    options: ChunkOptions
+    file: Path
+    """Where the outcomes are kept."""
+
+
+def run_chunk(task: ChunkTask) -> list[Outcome]:
+    """What became of each line: as an earlier run has kept it, or else found out and kept.
+
+    :raises UserError: the place cannot be written.
+    """
+    if task.file.exists():
+        kept = [Outcome(**values) for values in json.loads(task.file.read_text(encoding="utf-8"))]
+        if not any(map(_has_come, task.lines, kept)):
+            return kept
+    lines, options = task.lines, task.options
+    in_archives = options.audio == "zip" or any(line.sound and line.sound.data is not None for line in lines)
+    limit = options.zip_bytes if in_archives and options.audio != "flac" else None
+    store = Store(Path(options.sound), task.number, limit)
+    outcomes = [_outcome(place, line, options, store) for place, line in enumerate(lines)]
+    store.close()
+    write_text_atomically(task.file, json.dumps([vars(outcome) for outcome in outcomes]))
+    return outcomes
+
+
+def _has_come(line: Line, outcome: Outcome) -> bool:
+    """Whether a file that was missing in an earlier run is there now."""
+    return outcome.reason == MISSING and line.sound is not None and os.path.exists(line.sound.audio)
+
+
+def _outcome(place: int, line: Line, options: ChunkOptions, store: Store) -> Outcome:
+    if line.sound is None:
+        assert line.reason is not None
+        return Outcome(reason=line.reason, message=line.where, changes=tuple(line.changes))
+    if not any(target.text.strip() for target in line.targets):
+        # It makes no rows, which its rows' counts will say: its sound need not be read.
+        return Outcome(message=line.where, changes=tuple(line.changes))
+    try:
+        with on_disk(line.sound) as sound:
+            found = measure(sound)
+            changes = (*line.changes, *found.changes)
+            if not options.min_seconds <= found.seconds <= options.max_seconds:
+                if not is_test(line.split):
+                    reason = SHORT if found.seconds < options.min_seconds else LONG
+                    raise Unusable(reason, f"{found.audio}: found {found.seconds:g} s")
+                changes = (*changes, KEPT_IN_TEST)
+            # An archive's entry cannot be cut into segments by bytes.
+            if options.audio != "keep" or (line.sound.data is not None and line.sound.offset is not None):
+                return _convert(place, line, replace(found, changes=changes), store)
+        if line.sound.data is not None:
+            name = file_name(place, line.id, suffix_of(line.sound.audio, line.sound.data))
+            found = replace(found, audio=store.add(name, line.sound.data))
+        return Outcome(audio=found.audio, seconds=found.seconds, changes=changes)
+    except Unusable as error:
+        return Outcome(reason=error.reason, message=f"{line.where}: {error.message}", changes=tuple(line.changes))
+
+
+def _convert(place: int, line: Line, found: Measured, store: Store) -> Outcome:
+    """
+    :raises Unusable: the sound cannot be decoded.
+    """
+    try:
+        samples = read_audio(source_of(found.audio))
+    except AudioError as error:
+        raise Unusable(UNREADABLE, str(error)) from None
+    audio = store.add(file_name(place, line.id, ".flac"), encode_flac(samples))
+    loud = (LOUD,) if float(np.abs(samples).max()) > 1 else ()
+    return Outcome(audio=audio, seconds=len(samples) / SAMPLE_RATE, changes=(*found.changes, *loud))

@@ -1,0 +1,49 @@
+"""Common Voice's tables, which two corpora read."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from speechllm_tools.prepare.text_files import read_tsv
+
+UNQUOTED = "sentences whose CSV quoting was undone"
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+
+
+@dataclass(frozen=True)
+class Clip:
+    sentence: str
+    speaker: str
+
+
+def clips_of(table: Path, wanted: Container[str]) -> dict[str, Clip]:
+    """Clips by their file's name without ending, which some releases write and some do not. Columns are found by
+    name: there are 8 to 13, depending on the release.
+
+    :param wanted: names of the clips that are to be found.
+    :raises UserError: there is no such table, or it has other columns.
+    """
+    clips = {}
+    for _, row in read_tsv(table, ("client_id", "path", "sentence")):
+        if row is not None and (name := PurePath(row["path"]).stem) in wanted:
+            clips[name] = Clip(row["sentence"], row["client_id"])
+    return clips
+
+
+def add_unquote(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--unquote", action="store_true",
+        help="undo quotation marks around whole sentences, with doubled ones inside, which older releases of Common "
+        "Voice took over from CSV files",
+    )  # fmt: skip
+
+
+def unquote(sentence: str) -> str:
+    """`"A ""b"" c"` -> `A "b" c`; whatever is not quoted as a whole stays, and so does `"Yes."`, which may be speech
+    in quotation marks, unless a doubled mark shows what it is."""
+    match = _QUOTED.fullmatch(sentence)
+    return match[1].replace('""', '"') if match is not None and '""' in match[1] else sentence

@@ -1,0 +1,125 @@
+"""One clip's sound: where a manifest finds it, and how long it is."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from decimal import ROUND_HALF_UP, Decimal
+from functools import lru_cache
+from pathlib import Path
+
+import soundfile
+
+from speechllm_plugin.datasets.audio import AudioError, AudioSource, duration, resolve
+from speechllm_tools.prepare.api import Sound
+from speechllm_tools.prepare.storage import suffix_of
+from speechllm_tools.prepare.writing import told
+
+MISSING = "no such audio file"
+UNREADABLE = "audio that cannot be read"
+OUTSIDE = "segment outside of its file"
+FAR_OVER = "segment more than 1 s over the end of its file"
+CLIPPED = "segments clipped to the end of their file"
+OTHER_LENGTH = "stated durations that are not the file's (the file's taken)"
+_SLACK_SECONDS = 1
+# What decoders of mp3 disagree about, and what rounding to hundredths does, is less.
+_SAME_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Measured:
+    audio: str
+    """As a manifest writes it."""
+    seconds: float
+    changes: tuple[str, ...] = ()
+
+
+class Unusable(Exception):
+    """
+    :param reason: in words that are the same for all such clips.
+    :param message: about this one.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason, self.message = reason, message
+
+
+@contextmanager
+def on_disk(sound: Sound) -> Iterator[Sound]:
+    """The sound as a file of its own, for as long as the context lasts where it has `data`."""
+    if sound.data is None:
+        yield sound
+        return
+    with tempfile.NamedTemporaryFile(suffix=suffix_of(sound.audio, sound.data)) as file:
+        with told(Path(file.name)):
+            file.write(sound.data)
+            file.flush()
+        try:
+            yield replace(sound, audio=file.name, data=None)
+        except Unusable as error:
+            raise Unusable(error.reason, error.message.replace(file.name, sound.audio)) from None
+
+
+def measure(sound: Sound) -> Measured:
+    """Looks at the header only.
+
+    :param sound: without `data`.
+    :raises Unusable: it cannot be read, or a segment does not lie in it.
+    """
+    try:
+        if sound.offset is not None:
+            return _measure_segment(sound, sound.offset)
+        seconds = duration(source_of(sound.audio))
+    except AudioError as error:
+        raise Unusable(UNREADABLE, str(error)) from None
+    stated = sound.seconds
+    other = stated is not None and abs(float(stated) - seconds) > _SAME_SECONDS
+    return Measured(sound.audio, seconds, (OTHER_LENGTH,) if other else ())
+
+
+def source_of(audio: str) -> AudioSource:
+    """
+    :raises Unusable: there is no such file.
+    :raises AudioError: it is no file, or has no such range.
+    """
+    try:
+        return resolve(audio, Path())
+    except AudioError as error:
+        path = audio.rsplit(":", 2)[0] if audio.count(":") >= 2 else audio
+        if os.path.exists(audio) or os.path.exists(path):
+            raise
+        raise Unusable(MISSING, str(error)) from None
+
+
+def nearest(seconds: Decimal, rate: int) -> int:
+    """The sample nearest to a time: 2.01 s at 16 kHz is 32160, where floats rounded down give 32159."""
+    return int((seconds * rate).to_integral_value(ROUND_HALF_UP))
+
+
+def _measure_segment(sound: Sound, offset: Decimal) -> Measured:
+    samples, rate = _length(sound.audio)
+    start = nearest(offset, rate)
+    length = samples - start if sound.seconds is None else nearest(sound.seconds, rate)
+    where = f"{sound.audio}, segment from {offset} s, {length / rate:g} s long"
+    if start >= samples or length <= 0:
+        raise Unusable(OUTSIDE, f"{where}: the file has {samples / rate:g} s")
+    over = start + length - samples
+    if over > _SLACK_SECONDS * rate:
+        raise Unusable(FAR_OVER, f"{where}: the file has {samples / rate:g} s")
+    length -= max(0, over)
+    return Measured(f"{sound.audio}:{start}:{length}", length / rate, (CLIPPED,) if over > 0 else ())
+
+
+# The segments of a talk follow each other.
+@lru_cache(maxsize=16)
+def _length(path: str) -> tuple[int, int]:
+    """Samples of a whole file, and its rate."""
+    source = source_of(path)
+    # Looks for damage, too.
+    seconds = duration(source)
+    rate = int(soundfile.info(path).samplerate)
+    return round(seconds * rate), rate

@@ -1,0 +1,109 @@
+"""The rows of a manifest, in the columns that the recipe reads, written one by one."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+from types import TracebackType
+
+from speechllm_plugin.datasets.manifest import frames_of
+from speechllm_tools.prepare.api import Line
+from speechllm_tools.prepare.chunk import Outcome
+from speechllm_tools.prepare.report import SplitReport
+from speechllm_tools.prepare.writing import told
+
+COLUMNS = ("id", "audio", "n_frames", "duration", "tgt_text", "src_text", "speaker", "src_lang", "tgt_lang")
+
+EMPTY = {"transcribe": "empty transcript", "translate": "empty translation"}
+REPEATED = "an id that an earlier row has"
+BROKEN_NAME = "a tab or line end in the id or the path"
+_BREAKS = re.compile(r"[\t\r\n]+")
+_COMPOSED = "texts put into Unicode's composed form (NFC)"
+_UNBROKEN = "texts whose tabs and line ends became spaces"
+_STRIPPED = "texts without the spaces around them"
+
+
+class ManifestWriter:
+    """The rows of one split. They are written to `file`, which the caller puts at its place.
+
+    :param rows_per_clip: above 1, ids get their direction behind them.
+    :raises UserError: the place cannot be written.
+    """
+
+    def __init__(self, file: Path, rows_per_clip: int) -> None:
+        self.report = SplitReport()
+        self._file = file
+        self._plain_ids = rows_per_clip == 1
+        self._ids: set[str] = set()
+        with told(file):
+            self._output = file.open("w", encoding="utf-8", newline="")
+            self._output.write("\t".join(COLUMNS) + "\n")
+
+    def __enter__(self) -> ManifestWriter:
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with told(self._file):
+            self._output.close()
+
+    def add(self, line: Line, outcome: Outcome) -> None:
+        """
+        :param outcome: whose `audio` is as the manifest is to name it.
+        """
+        report = self.report
+        report.changed.update(outcome.changes)
+        src_text = self._clean(line.src_text)
+        kept = 0
+        for target in line.targets:
+            text = src_text if target.text == line.src_text else self._clean(target.text)
+            identity = line.id if self._plain_ids else f"{line.id}.{line.direction(target)}"
+            fields = (
+                identity, outcome.audio, str(frames_of(outcome.seconds)), seconds_text(outcome.seconds), text,
+                src_text, self._clean(line.speaker), line.src_lang, target.lang,
+            )  # fmt: skip
+            reason = outcome.reason or self._why_not(target.task, fields)
+            report.add(line.label(target), reason, outcome.message or line.where)
+            if reason is not None:
+                continue
+            self._ids.add(identity)
+            with told(self._file):
+                self._output.write("\t".join(fields) + "\n")
+            report.characters += len(text)
+            kept += 1
+        if kept:
+            report.clips += 1
+            report.seconds += outcome.seconds
+            if line.speaker:
+                report.speakers.add(line.speaker)
+
+    def _why_not(self, task: str, fields: tuple[str, ...]) -> str | None:
+        if not fields[COLUMNS.index("tgt_text")]:
+            return EMPTY[task]
+        if any(_BREAKS.search(field) for field in fields):
+            return BROKEN_NAME
+        return REPEATED if fields[0] in self._ids else None
+
+    def _clean(self, text: str) -> str:
+        if text.isascii() and text.isprintable() and text == text.strip():
+            return text
+        for change, how in ((_COMPOSED, _compose), (_UNBROKEN, _unbreak), (_STRIPPED, str.strip)):
+            if (after := how(text)) != text:
+                self.report.changed[change] += 1
+                text = after
+        return text
+
+
+def seconds_text(seconds: float) -> str:
+    """Microseconds are exact for samples at 16 kHz to half a sample's length."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")
+
+
+def _compose(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _unbreak(text: str) -> str:
+    return _BREAKS.sub(" ", text)

@@ -1,0 +1,76 @@
+"""Reading the text files of corpora line by line: UTF-8, and nothing but LF ends a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from speechllm_plugin.errors import UserError
+
+RAGGED = "line with another number of columns than the header"
+"""Why a row of a table makes no rows of a manifest."""
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number, from 1, and text of each line. U+2028, U+0085, VT and FF are text; a CR before the LF is not.
+
+    :raises UserError: there is no such file, or it is not UTF-8.
+    """
+    try:
+        with open(path, "rb") as file:
+            for number, raw in enumerate(file, start=1):
+                try:
+                    text = raw.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise UserError(
+                        f"{path}, line {number}: found byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the "
+                        "line, expected UTF-8"
+                    ) from None
+                if number == 1:
+                    text = text.removeprefix("\ufeff")
+                yield number, text.removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a text file") from None
+
+
+def read_tsv(
+    path: Path, required: Sequence[str], names: Sequence[str] | None = None
+) -> Iterator[tuple[int, dict[str, str] | None]]:
+    """Rows of a table with tabs, by column name. Quotation marks and backslashes are text. ``None`` stands for a row
+    that has not as many fields as the header; empty lines at the end are none.
+
+    :param names: the columns of a file without a header.
+    :raises UserError: as `read_lines`; or a column is missing.
+    """
+    lines = read_lines(path)
+    if names is None:
+        names = next(lines, (0, ""))[1].split("\t")
+        if missing := [name for name in required if name not in names]:
+            raise UserError(
+                f"{path}, line 1: found columns {', '.join(map(repr, names))}, expected also "
+                f"{', '.join(map(repr, missing))}"
+            )
+    empty: list[int] = []
+    for number, text in lines:
+        if not text:
+            empty.append(number)
+            continue
+        yield from ((line, None) for line in empty)
+        empty.clear()
+        fields = text.split("\t")
+        yield number, dict(zip(names, fields, strict=True)) if len(fields) == len(names) else None
+
+
+def count_lines(path: Path) -> int:
+    """How many lines `read_lines` gives."""
+    return sum(1 for _ in read_lines(path))
+
+
+def parse_seconds(text: str) -> Decimal | None:
+    """A number of seconds, exactly as it is written; ``None`` for what is none: words, NaN, infinity, below 0."""
+    try:
+        seconds = Decimal(text)
+    except InvalidOperation:
+        return None
+    return seconds if seconds.is_finite() and seconds >= 0 else None
