@@ -52,6 +52,13 @@ def test_what_an_interrupted_run_had_done_takes_no_time(clock: Clock, capsys: py
     assert capsys.readouterr().out == "  training, step 60, 30 s, about 2.0 min left\n"
 
 
+def test_work_that_says_nothing_has_no_place_for_it(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ProgressLine("decoding")
+    clock.now += 10
+    line.update("", 0.0)
+    assert capsys.readouterr().out == "  decoding, 10 s\n"
+
+
 def test_durations_are_seconds_then_minutes() -> None:
     assert [duration(seconds) for seconds in (0.4, 99.4, 101, 660)] == ["0 s", "99 s", "1.7 min", "11.0 min"]
 

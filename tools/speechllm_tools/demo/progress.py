@@ -37,7 +37,7 @@ class ProgressLine:
         if not self._on_terminal and share < 1 and now - self._printed < 10:
             return
         self._printed = now
-        line = f"  {self._what} {state}, {duration(now - self._start)}"
+        line = f"  {' '.join(filter(None, (self._what, state)))}, {duration(now - self._start)}"
         if self._first < share < 1:
             line += f", about {duration((now - self._start) * (1 - share) / (share - self._first))} left"
         print(f"\r{line}\033[K" if self._on_terminal else line, end="" if self._on_terminal else "\n", flush=True)
