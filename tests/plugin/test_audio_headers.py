@@ -227,6 +227,7 @@ def test_a_codec_that_nothing_here_decodes_is_named(tmp_path: Path) -> None:
     [
         (b"<!DOCTYPE html><p>404", "a page of HTML"),
         (bytes(5000), "zero bytes alone"),
+        (b"feelfree to call", "(text)"),
         (b"PK\x03\x04" + bytes(50), "a zip archive; a stored entry is ARCHIVE.zip:OFFSET:LENGTH"),
         (b"version https://git-lfs.github.com/spec/v1\n", "`git lfs pull`"),
         (pcm16(noise(16000)), "no header that tells what it is; raw samples need one: `ffmpeg -f s16le"),
