@@ -181,8 +181,9 @@ def main(arguments: list[str]) -> int:
 
 A rising tone of {SECONDS:g} s in {len(rows)} kinds, read to 16 kHz: seconds read, what `duration` tells without
 decoding, the likeness to the source at its best shift (1 = the same), or the message. A codec's delay and the filling
-of its last frame are part of what is read where nothing in the file tells them. What was cut short, or is no sound, has
-to be an error.
+of its last frame are part of what is read where nothing in the file tells them; between two mp3 in one file they shift
+the second against the source. `duration` looks at both ends of a flac alone, and so does not see two of one length.
+What was cut short, or is no sound, has to be an error.
 
 {chr(10).join(f"| {' | '.join(line)} |" for line in lines)}
 

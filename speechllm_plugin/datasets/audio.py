@@ -120,6 +120,8 @@ def stream_audio(
             yield from _decode(source, sound, start, length)
         except SoundError as error:
             raise AudioError(f"{source.name}: {error}") from None
+        except OSError as error:
+            raise _unreadable(source, error) from None
 
 
 def duration(source: AudioSource) -> float:
@@ -158,7 +160,7 @@ def _open(source: AudioSource) -> Iterator[tuple[Sound, int, int]]:
     try:
         descriptor = os.open(source.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except OSError as error:
-        raise AudioError(f"{source.name}: cannot be read ({error.strerror}), expected a readable file") from None
+        raise _unreadable(source, error) from None
     sound: Sound | None = None
     try:
         data = ByteRange(descriptor, 0, status.st_size)
@@ -171,12 +173,16 @@ def _open(source: AudioSource) -> Iterator[tuple[Sound, int, int]]:
         except SoundError as error:
             raise AudioError(f"{source.name}: {error}") from None
         except OSError as error:
-            raise AudioError(f"{source.name}: cannot be read ({error.strerror}), expected a readable file") from None
+            raise _unreadable(source, error) from None
         yield sound, *_range(source, sound)
     finally:
         if sound is not None:
             sound.close()
         os.close(descriptor)
+
+
+def _unreadable(source: AudioSource, error: OSError) -> AudioError:
+    return AudioError(f"{source.name}: cannot be read ({error.strerror}), expected a readable file")
 
 
 def _range(source: AudioSource, sound: Sound) -> tuple[int, int]:

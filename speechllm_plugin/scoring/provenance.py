@@ -25,6 +25,7 @@ _PACKAGES = (
     "numpy",
     "soundfile",
     "soxr",
+    "av",
     "jiwer",
     "sacrebleu",
     "whisper-normalizer",

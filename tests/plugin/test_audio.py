@@ -25,29 +25,13 @@ from speechllm_plugin.datasets.audio import (
 )
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.mp3 import Mp3Frames, read_frames
+from tests.plugin.sounds import error_of, noise, read
 
 HERTZ = 440.0
 
 
 def sine(rate: int, seconds: float = 1.0) -> npt.NDArray[np.float32]:
     return (0.5 * np.sin(2 * np.pi * HERTZ * np.arange(round(rate * seconds)) / rate)).astype(np.float32)
-
-
-def noise(rate: int, seconds: float = 1.0) -> npt.NDArray[np.float32]:
-    return np.random.default_rng(0).uniform(-0.5, 0.5, round(rate * seconds)).astype(np.float32)
-
-
-def read(folder: Path, audio: str) -> npt.NDArray[np.float32]:
-    return read_audio(resolve(audio, folder))
-
-
-def error_of(folder: Path, audio: str, use: Callable[[AudioSource], object] = read_audio) -> str:
-    with pytest.raises(AudioError) as caught:
-        use(resolve(audio, folder))
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith(f"{audio}: found ") or message.startswith(f"{audio}: cannot be read")
-    return message.removeprefix(f"{audio}: ")
 
 
 def cut(path: Path, fraction: float) -> None:

@@ -103,7 +103,8 @@ def test_a_hole_is_said(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "x.mp4").read_bytes())
     data[len(data) // 2 : len(data) // 2 + 300] = bytes(300)
     (tmp_path / "x.mp4").write_bytes(data)
-    assert "readable samples" in error_of(tmp_path, "x.mp4")
+    message = error_of(tmp_path, "x.mp4")
+    assert "readable samples (" in message and message.endswith(f"expected {SECONDS * 44100} samples")
 
 
 def test_a_video_without_sound_is_said(tmp_path: Path) -> None:

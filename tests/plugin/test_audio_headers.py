@@ -81,6 +81,14 @@ def test_all_samples_of_a_wav_are_read_and_no_others(tmp_path: Path, content: by
     np.testing.assert_allclose(read(tmp_path, "x.raw:20000:8000"), SOUND[20000:28000], atol=1e-4)
 
 
+@pytest.mark.parametrize("format", ["WAV", "AIFF", "AU", "CAF"])
+@pytest.mark.parametrize("endian", ["LITTLE", "BIG"])
+def test_either_byte_may_come_first(tmp_path: Path, format: str, endian: str) -> None:
+    soundfile.write(tmp_path / "x", SOUND, SAMPLE_RATE, format=format, subtype="PCM_16", endian=endian)
+    np.testing.assert_allclose(read(tmp_path, "x"), SOUND, atol=1e-4)
+    np.testing.assert_allclose(read(tmp_path, "x:20000:8000"), SOUND[20000:28000], atol=1e-4)
+
+
 def test_an_aiff_of_a_recorder_that_was_killed(tmp_path: Path) -> None:
     data = written("AIFF")
     for name, place, value in ((b"SSND", 4, 8), (b"COMM", 10, 0)):
@@ -219,6 +227,7 @@ def test_a_codec_that_nothing_here_decodes_is_named(tmp_path: Path) -> None:
     [
         (b"<!DOCTYPE html><p>404", "a page of HTML"),
         (bytes(5000), "zero bytes alone"),
+        (b"feelfree to call", "(text)"),
         (b"PK\x03\x04" + bytes(50), "a zip archive; a stored entry is ARCHIVE.zip:OFFSET:LENGTH"),
         (b"version https://git-lfs.github.com/spec/v1\n", "`git lfs pull`"),
         (pcm16(noise(16000)), "no header that tells what it is; raw samples need one: `ffmpeg -f s16le"),

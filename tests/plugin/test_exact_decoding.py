@@ -133,7 +133,7 @@ def hard_clips(tmp_path: Path) -> list[Path]:
     quiet = np.zeros(16000)
     sounds = {
         "noise": rng.normal(0, 0.05, 24000), "hum": 0.1 * np.sin(2 * np.pi * 50 * np.arange(24000) / 16000),
-        "silence behind": np.concatenate([tone, quiet]), "twice": np.concatenate([tone, tone]), "silence": quiet,
+        "silence behind": np.concatenate([tone, quiet, quiet]), "twice": np.concatenate([tone, tone]), "silence": quiet,
         "late": np.concatenate([quiet[:9000], tone]), "plain": tone,
     }
     for name, sound in sounds.items():

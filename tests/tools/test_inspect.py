@@ -437,7 +437,7 @@ def test_the_demo_can_be_inspected_without_its_models(
     values = json.loads(run(capsys, file, "--json")[1])
     assert values["llm"]["config"]["path"] == "demo/models/smollm2-135m-instruct"
     assert values["llm"]["parameters"] == 134_515_008
-    assert values["training"]["batch_size"] == 8
+    assert values["training"]["batch_size"] == 4
 
 
 @pytest.mark.parametrize("below", ["", "checkpoints/step_3"])

@@ -41,14 +41,13 @@ class ByteRange:
     def part(self, start: int, stop: int) -> ByteRange:
         return ByteRange(self.descriptor, self.start + start, self.start + min(stop, self.size))
 
-    def find(self, needles: tuple[bytes, ...], position: int) -> int | None:
-        """The first place of any of `needles`, which are as long as one another, from `position` on."""
-        overlap = len(needles[0]) - 1
+    def find(self, needle: bytes, position: int) -> int | None:
+        """The first place of `needle` from `position` on."""
         while position < self.size:
-            data = self.read(position, _BLOCK + overlap)
-            places = [place for needle in needles if (place := data.find(needle)) >= 0]
-            if places:
-                return position + min(places)
+            # A needle may lie across two blocks.
+            place = self.read(position, _BLOCK + len(needle) - 1).find(needle)
+            if place >= 0:
+                return position + place
             position += _BLOCK
         return None
 

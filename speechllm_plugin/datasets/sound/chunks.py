@@ -25,8 +25,8 @@ def mended_aiff(data: ByteRange) -> tuple[bytes, int] | None:
         if len(head) < 8:
             return None
         name, size = struct.unpack(">4sI", head)
-        if name == b"COMM":
-            channels, _, bits = struct.unpack(">HIH", data.read(position + 8, 8))
+        if name == b"COMM" and len(common := data.read(position + 8, 8)) == 8:
+            channels, _, bits = struct.unpack(">HIH", common)
             count_at, frame_bytes = position + 10, channels * ((bits + 7) // 8)
         if name == b"SSND":
             break

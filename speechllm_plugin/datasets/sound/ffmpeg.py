@@ -106,8 +106,9 @@ class FfmpegSound:
                 if done >= length:
                     return
         except self._av.FFmpegError as error:
+            expected = min(length, self.frames)
             raise SoundError(
-                f"found {done} readable samples ({_reason(error)}), expected {length} samples"
+                f"found {done} readable samples ({_reason(error)}), expected {expected} samples"
             ) from None
 
     def _decoded(self) -> Iterator[Block]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 
-# The marker, then the block that every stream begins with, 34 bytes long, which may be the last of its kind.
-_BEGINNINGS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
+_MARKER = b"fLaC"
+# Behind it the block that every stream begins with, 34 bytes long, which may be the last of its kind.
+_FIRST_BLOCKS = (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22")
 _INFO, _FIRST_BLOCK_END = 8, 42
 _TOTAL = 21
 _TAIL, _SHORT_TAIL = 1 << 20, 1 << 16
@@ -16,11 +17,12 @@ _SIZES = {1: 192, **{2 + i: 576 << i for i in range(4)}, **{8 + i: 256 << i for 
 
 def find_streams(data: ByteRange) -> list[ByteRange]:
     """The streams of a file: nearly always it is one."""
-    starts = []
-    position: int | None = 0
-    while position is not None:
-        starts.append(position)
-        position = data.find(_BEGINNINGS, position + _FIRST_BLOCK_END)
+    starts = [0]
+    position = 0
+    while (found := data.find(_MARKER, position + len(_MARKER))) is not None:
+        position = found
+        if data.read(position + len(_MARKER), 4) in _FIRST_BLOCKS:
+            starts.append(position)
     return [data.part(start, stop) for start, stop in zip(starts, [*starts[1:], data.size], strict=True)]
 
 

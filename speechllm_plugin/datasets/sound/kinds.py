@@ -17,6 +17,8 @@ _BY_START = (
     (b"\xfd7zXZ", "xz"), (b"\x93NUMPY", "npy"), (b"version https://git-lfs", "lfs"), (b"%PDF", "pdf"),
 )  # fmt: skip
 
+_BOXES = (b"ftyp", b"moov", b"styp", b"moof", b"wide", b"skip", b"free")
+
 FFMPEG = {
     "mp4": "MPEG-4 (m4a, mp4, 3gp, mov)", "webm": "WebM or Matroska", "aac": "AAC", "amr": "AMR",
     "wma": "Windows Media", "ape": "Monkey's Audio", "wavpack": "WavPack", "tta": "True Audio",
@@ -65,7 +67,8 @@ def kind_of(data: ByteRange) -> str:
         return "avi" if form == b"AVI " else "wav"
     if head[:4] == b"FORM" and form in (b"AIFF", b"AIFC"):
         return "aiff"
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"styp", b"moof", b"wide", b"skip", b"free"):
+    # The size of the first box, which is small unless it holds the sound.
+    if head[4:8] == b"mdat" or (head[:1] == b"\0" and head[4:8] in _BOXES):
         return "mp4"
     # Frames of AAC follow each other as their headers say.
     if _is_adts(head):

@@ -116,9 +116,7 @@ class SndfileSound:
                     return
         except soundfile.LibsndfileError as error:
             reason = error.error_string.rstrip(".")
-            raise SoundError(
-                f"found {done} readable samples ({reason}), expected {length} samples"
-            ) from None
+            raise SoundError(f"found {done} readable samples ({reason}), expected {length} samples") from None
 
     def _seek(self, start: int) -> int:
         """Goes to `start`, or before it; gives how many samples are still to be skipped."""

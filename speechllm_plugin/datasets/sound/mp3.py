@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import struct
 from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from speechllm_plugin.datasets.sound.api import SoundError
@@ -62,6 +63,9 @@ class Mp3Frames:
     padding: int
     """Samples at the end likewise."""
 
+    leaning: int
+    """Frames at the beginning that cannot be decoded, because their sound begins before them all."""
+
     lost_at: int | None
     """First byte between two frames that belongs to neither; `None` where frame follows frame."""
 
@@ -84,7 +88,12 @@ class Mp3Frames:
         """Samples that come out: without delay and padding, where a decoder knows them."""
         if self.is_tag_right:
             return max(0, (self.stated or 0) * self.samples_per_frame - self.delay - self.padding)
-        return self.samples
+        return self.samples - self.lead
+
+    @property
+    def lead(self) -> int:
+        """Samples in front of the first one that comes out."""
+        return self.delay if self.is_tag_right else self.leaning * self.samples_per_frame
 
     @property
     def slack(self) -> int:
@@ -145,8 +154,12 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
         sizes[block[offset + 1] << 8 | block[offset + 2]] = header[0]
     if places:
         places.append(position)
+    # Of a piece out of a stream: what it begins with.
+    leaning = 0 if tag.is_there else sum(1 for _ in _leaning(data, places))
     rate = _RATES[kind[1]] // _VERSIONS[kind[0]][1]
-    return Mp3Frames(places, rate, samples, tag_at, tag.frames, tag.knows_delays, tag.delay, tag.padding, lost_at)
+    return Mp3Frames(
+        places, rate, samples, tag_at, tag.frames, tag.knows_delays, tag.delay, tag.padding, leaning, lost_at
+    )
 
 
 def cut_out(data: ByteRange, frames: Mp3Frames, first: int, last: int) -> tuple[bytes, ByteRange, int]:
@@ -155,25 +168,36 @@ def cut_out(data: ByteRange, frames: Mp3Frames, first: int, last: int) -> tuple[
     header = data.read(frames.places[first], 4)
     # Behind the tag a decoder leaves out its delay: of a silent frame, so that nothing else is lost.
     head = _empty_frame(header, b"Xing" + struct.pack(">II", 1, last - first + 1)) + _empty_frame(header, b"")
-    before = 0
-    while first < last - 1:
-        frame = bytearray(data.read(frames.places[first], frames.places[first + 1] - frames.places[first]))
-        # A checksum stands before the side information, which begins with how far back the frame's sound does.
-        place = 4 if frame[1] & 1 else 6
-        is_first_version = (frame[1] >> 3) & 3 == 3
-        back = int.from_bytes(frame[place : place + 2], "big") >> 7 if is_first_version else frame[place]
-        if back <= before:
-            break
+    for frame, before in _leaning(data, frames.places[first : last + 1]):
+        place, is_first_version, size = _side(frame)
         # What is cut off cannot be decoded, and mpg123 complains. Without side information the frame is silent; but it
         # still reaches back as far as it can, because mpg123 looks for older bytes in the frame before alone.
-        size = _side_information(frame)
         reach = min(before, 511 if is_first_version else 255)
         frame[place : place + 2] = (reach << 7).to_bytes(2, "big") if is_first_version else bytes((reach, 0))
         frame[place + 2 : place + size] = bytes(size - 2)
         head += frame
-        before += len(frame) - place - size
         first += 1
     return head, data.part(frames.places[first], frames.places[last]), frames.samples_per_frame - _DECODER_DELAY
+
+
+def _leaning(data: ByteRange, places: Sequence[int]) -> Iterator[tuple[bytearray, int]]:
+    """The frames in front whose sound begins before them all, each with how many bytes of sound come before it."""
+    before = 0
+    for begin, end in zip(places, places[1:], strict=False):
+        frame = bytearray(data.read(begin, end - begin))
+        place, is_first_version, size = _side(frame)
+        back = int.from_bytes(frame[place : place + 2], "big") >> 7 if is_first_version else frame[place]
+        if back <= before:
+            return
+        yield frame, before
+        before += len(frame) - place - size
+
+
+def _side(frame: bytes) -> tuple[int, bool, int]:
+    """Where the side information begins, which tells first how far before the frame its sound does; whether it is that
+    of MPEG-1; and its size."""
+    # A checksum may stand before it.
+    return 4 if frame[1] & 1 else 6, (frame[1] >> 3) & 3 == 3, _side_information(frame)
 
 
 def _empty_frame(header: bytes, content: bytes) -> bytes:

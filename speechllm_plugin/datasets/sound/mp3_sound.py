@@ -58,7 +58,7 @@ class Mp3Sound:
             yield from self._opened.blocks(0, length)
             return
         frames = self._frames
-        begin = start + (frames.delay if frames.is_tag_right else 0)
+        begin = start + frames.lead
         first = max(0, begin // frames.samples_per_frame - RUN_UP)
         # One more than the last sample's: the filters reach into the next frame.
         last = min(frames.count, (begin + length - 1) // frames.samples_per_frame + 2)

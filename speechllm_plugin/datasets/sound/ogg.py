@@ -47,7 +47,7 @@ def read_streams(data: ByteRange) -> list[OggStream]:
         head = data.read(position, _HEADER + 255 + _LONGEST_NAME)
         if not head.startswith(_CAPTURE):
             # A tag or padding may follow, but no page.
-            if (again := data.find((_CAPTURE,), position)) is None:
+            if (again := data.find(_CAPTURE, position)) is None:
                 break
             raise SoundError(f"found bytes that are no Ogg page at byte {position} (to {again}), expected a whole file")
         segments = head[_HEADER : _HEADER + head[26]] if len(head) > 26 else b""

@@ -48,7 +48,8 @@ def read_wav(data: ByteRange) -> Wav | None:
 
     :raises SoundError: the file was cut short, or holds what nothing here decodes.
     """
-    found = _find_samples(data)
+    # Of numbers with their highest byte first libsndfile is left alone.
+    found = None if data.read(0, 4) == b"RIFX" else _find_samples(data)
     if found is None:
         return None
     chunks, start, stated = found
