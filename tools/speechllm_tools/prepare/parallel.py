@@ -46,7 +46,8 @@ def map_shards(
     """
     if workers < 1:
         raise UserError(f"--workers: found {workers}, expected at least 1")
-    # Nothing that a fork could break runs here: no threads, no CUDA. It shares what is imported.
+    # A fork shares what is imported and starts at once. Threads that do not survive it are pyarrow's, in this process
+    # alone.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
     pending: deque[tuple[Shard, Future[Result]]] = deque()
