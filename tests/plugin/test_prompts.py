@@ -108,7 +108,7 @@ def test_control_tokens_of_the_template_are_control_tokens(
     prompt = renderer.render("en", "en")
     start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     assert prompt.before[0] == start and start not in prompt.before[1:]
-    assert prompt.after[0] == end
+    assert prompt.after.count(end) == 1 and prompt.after.index(end) < prompt.after.index(start)
     # No second beginning of the sequence.
     assert tokenizer.bos_token_id not in (*prompt.before, *prompt.after)
 
@@ -183,7 +183,7 @@ def test_control_tokens_in_a_text_are_text(
     assert not special & set(target[:-1])
     assert renderer.decode(target) == text
     # The template's own tokens are still control tokens afterwards.
-    assert renderer.render("fr", "fr").after[0] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in renderer.render("fr", "fr").after
 
 
 @pytest.mark.parametrize("text", ["Straße, naïve – 北京 🙂", "a  b", "<speech>", "<answer>", "{source}", "don't , no"])
@@ -338,7 +338,7 @@ def test_a_character_of_a_control_token_that_the_vocabulary_lacks() -> None:
 
 
 def test_a_template_that_loses_the_speech(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokenizer.chat_template = "{{ messages[0].content[:9] }}"
+    tokenizer.chat_template = "{{ messages[0].content[9:] }}"
     with pytest.raises(UserError, match="wrote <speech> 0 times, expected exactly once"):
         PromptRenderer(tokenizer, PromptConfig()).render("en", "en")
 
