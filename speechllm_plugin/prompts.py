@@ -1,8 +1,8 @@
 """The one renderer of prompts, for training and for inference.
 
 A prompt is an instruction with one place for speech, inside the user turn of the LLM's own chat template, or on its
-own for an LLM without turns (T5). Rendering gives the token ids before and after that place; the speech embeddings go
-between them, the answer follows.
+own for an LLM without turns (T5). An instruction that does not name the place gets it from `PromptConfig.order`.
+Rendering gives the token ids before and after that place; the speech embeddings go between them, the answer follows.
 """
 
 from __future__ import annotations
@@ -32,12 +32,22 @@ tomorrow."""
 _NAMES = {"transcribe": ("source",), "translate": ("source", "target"), "answer": ("source", "target")}
 
 
+_ORDERS = {"speech_first": f"{SPEECH}\n{{}}", "instruction_first": f"{{}} {SPEECH}"}
+
+
 @dataclass(kw_only=True)
 class PromptConfig:
-    transcribe: str = f"can you transcribe {{source}}? {SPEECH}"
+    transcribe: str = "can you transcribe {source}?"
     """Instruction for speech recognition; `{source}` becomes the language's name (arXiv 2409.17044, section 3)."""
-    translate: str = f"can you translate from {{source}} to {{target}}? {SPEECH}"
+    translate: str = "can you translate from {source} to {target}?"
     """Instruction for speech translation; `{source}` and `{target}` become the languages' names."""
+    order: str = "speech_first"
+    """Where the speech stands in an instruction without `<speech>`: `speech_first`, on a line of its own, as in LLaVA
+    (arXiv 2304.08485), whose way of joining arXiv 2409.17044 takes, or `instruction_first`."""
+    before_speech: str = ""
+    """Text or special tokens of the LLM right before the speech, wherever it stands."""
+    after_speech: str = ""
+    """The same right behind it."""
     answer: str | None = None
     """Instruction for speech that is to be answered, a spoken question for instance (arXiv 2310.00230), which takes the
     place of both; `<speech>` alone makes what is said the whole instruction. None = speech is transcribed or
@@ -48,16 +58,19 @@ class PromptConfig:
 
     def check(self) -> None:
         """
-        :raises UserError: an instruction has not one place for speech, or holds what stands for nothing.
+        :raises UserError: an instruction has several places for speech, or holds what stands for nothing.
         """
+        if self.order not in _ORDERS:
+            raise UserError(f"prompt.order: found {self.order!r}, expected {' or '.join(_ORDERS)}")
         for key in _NAMES:
-            template = getattr(self, key)
-            if template is not None and (found := template.count(SPEECH)) != 1:
-                raise UserError(f"prompt.{key}: found {found} times {SPEECH}, expected exactly one")
+            if (found := (getattr(self, key) or "").count(SPEECH)) > 1:
+                raise UserError(f"prompt.{key}: found {found} times {SPEECH}, expected one, or none for prompt.order")
             self._placeholders(key)
-        if found := (self.system or "").count(SPEECH):
-            raise UserError(f"prompt.system: found {found} times {SPEECH}, expected none")
-        for key in (*_NAMES, "system"):
+        around = ("system", "before_speech", "after_speech")
+        for key in around:
+            if found := (getattr(self, key) or "").count(SPEECH):
+                raise UserError(f"prompt.{key}: found {found} times {SPEECH}, expected none")
+        for key in (*_NAMES, *around):
             if _PLACE in (getattr(self, key) or ""):
                 raise UserError(f"prompt.{key}: found the character U+{ord(_PLACE):X}, which is none; expected text")
 
@@ -66,14 +79,17 @@ class PromptConfig:
         return self.answer is None and not is_translation(source_lang, target_lang)
 
     def instruction(self, source_lang: str, target_lang: str | None) -> str:
-        """What is asked for one clip: `answer` where there is one; else `translate` or `transcribe`, as the languages
-        tell.
+        """What is asked for one clip, with its place for speech: `answer` where there is one; else `translate` or
+        `transcribe`, as the languages tell.
 
         :raises UserError: it names a language that has no name.
         """
         named = self.named(source_lang, target_lang)
         names = {name: language_name(language) for name, language in named.items()}
-        return getattr(self, self._key(source_lang, target_lang)).format(**names)
+        text: str = getattr(self, self._key(source_lang, target_lang)).format(**names)
+        if SPEECH not in text:
+            text = _ORDERS[self.order].format(text)
+        return text.replace(SPEECH, f"{self.before_speech}{SPEECH}{self.after_speech}")
 
     def named(self, source_lang: str, target_lang: str | None) -> dict[str, str]:
         """The languages that the instruction names, by `source` and `target`."""

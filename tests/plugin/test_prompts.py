@@ -79,9 +79,27 @@ def texts_around(tokenizer: PreTrainedTokenizerFast, config: PromptConfig, sourc
 def test_the_speech_has_one_place(
     tokenizer: PreTrainedTokenizerFast, source: str, target: str, instruction: str
 ) -> None:
-    assert texts_around(tokenizer, PromptConfig(), source, target) == [
+    assert texts_around(tokenizer, PromptConfig(order="instruction_first"), source, target) == [
         f"<|im_start|>user\n{instruction}", "<|im_end|>\n<|im_start|>assistant\n"
     ]
+    # As in LLaVA.
+    assert texts_around(tokenizer, PromptConfig(), source, target) == [
+        "<|im_start|>user\n", f"\n{instruction.rstrip()}<|im_end|>\n<|im_start|>assistant\n"
+    ]
+
+
+@pytest.mark.parametrize("order", ["speech_first", "instruction_first"])
+def test_text_right_around_the_speech(tokenizer: PreTrainedTokenizerFast, order: str) -> None:
+    """Special tokens of the LLM among it, wherever the speech stands."""
+    around = {"before_speech": "Audio: <|im_end|>", "after_speech": " (end)"}
+    for config in (PromptConfig(order=order, **around), PromptConfig(transcribe=f"a{SPEECH}b", **around)):
+        renderer = PromptRenderer(tokenizer, config)
+        prompt = renderer.render("en", "en")
+        before, after = tokenizer.decode(prompt.before), tokenizer.decode(prompt.after)
+        assert before.endswith("Audio: <|im_end|>") and after.startswith(" (end)")
+        assert prompt.before[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+        text, words = renderer.render_text("en", "en", "turn it on")
+        assert tokenizer.decode([*text.before, *words, *text.after]) == f"{before}turn it on{after}"
 
 
 def test_control_tokens_of_the_template_are_control_tokens(
@@ -90,7 +108,7 @@ def test_control_tokens_of_the_template_are_control_tokens(
     prompt = renderer.render("en", "en")
     start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     assert prompt.before[0] == start and start not in prompt.before[1:]
-    assert prompt.after[0] == end
+    assert prompt.after.count(end) == 1 and prompt.after.index(end) < prompt.after.index(start)
     # No second beginning of the sequence.
     assert tokenizer.bos_token_id not in (*prompt.before, *prompt.after)
 
@@ -108,7 +126,7 @@ def test_a_template_without_a_system_turn_gets_it_with_the_users(
     template: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     tokenizer.chat_template = template
-    before, after = texts_around(tokenizer, PromptConfig(system="you listen"), "en", "en")
+    before, after = texts_around(tokenizer, PromptConfig(system="you listen", order="instruction_first"), "en", "en")
     assert before == "[INST]you listen\n\ncan you transcribe English? "
     assert after == "</s>"
 
@@ -118,14 +136,14 @@ def test_a_system_text_that_stands_elsewhere_in_the_prompt_is_still_written(
     system: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     tokenizer.chat_template = IGNORED_SYSTEM_TURN
-    before, _ = texts_around(tokenizer, PromptConfig(system=system), "en", "en")
+    before, _ = texts_around(tokenizer, PromptConfig(system=system, order="instruction_first"), "en", "en")
     assert before == f"[INST]{system}\n\ncan you transcribe English? "
 
 
 def test_a_system_text_that_is_the_templates_default_is_written_once(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = DEFAULT_SYSTEM_TURN
     for system in ("be kind", "be"):
-        before, _ = texts_around(tokenizer, PromptConfig(system=system), "en", "en")
+        before, _ = texts_around(tokenizer, PromptConfig(system=system, order="instruction_first"), "en", "en")
         assert before == f"<{system}>[INST]can you transcribe English? "
 
 
@@ -165,7 +183,7 @@ def test_control_tokens_in_a_text_are_text(
     assert not special & set(target[:-1])
     assert renderer.decode(target) == text
     # The template's own tokens are still control tokens afterwards.
-    assert renderer.render("fr", "fr").after[0] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in renderer.render("fr", "fr").after
 
 
 @pytest.mark.parametrize("text", ["Straße, naïve – 北京 🙂", "a  b", "<speech>", "<answer>", "{source}", "don't , no"])
@@ -201,9 +219,11 @@ def test_the_names_of_a_language_are_one_task(renderer: PromptRenderer) -> None:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (PromptConfig(transcribe="no place"), "prompt.transcribe: found 0 times <speech>, expected exactly one"),
-        (PromptConfig(translate=2 * SPEECH), "prompt.translate: found 2 times <speech>, expected exactly one"),
-        (PromptConfig(answer="hello"), "prompt.answer: found 0 times <speech>, expected exactly one"),
+        (PromptConfig(transcribe=2 * SPEECH), "prompt.transcribe: found 2 times <speech>, expected one, or none for"),
+        (PromptConfig(translate=2 * SPEECH), "prompt.translate: found 2 times <speech>, expected one, or none for"),
+        (PromptConfig(answer=3 * SPEECH), "prompt.answer: found 3 times <speech>, expected one, or none for"),
+        (PromptConfig(order="behind"), "prompt.order: found 'behind', expected speech_first or instruction_first"),
+        (PromptConfig(after_speech=SPEECH), "prompt.after_speech: found 1 times <speech>, expected none"),
         (
             PromptConfig(answer=f"{{language}} {SPEECH}"),
             "prompt.answer: found placeholder {language}, expected {source} or {target}",
@@ -265,7 +285,7 @@ FAMILY_PROMPTS = {
 def test_the_prompt_of_each_family(name: str) -> None:
     create, before, after = FAMILY_PROMPTS[name]
     tokenizer, chat = create(), FAMILIES[name].chat
-    renderer = PromptRenderer(tokenizer, PromptConfig(system="you listen"), chat=chat)
+    renderer = PromptRenderer(tokenizer, PromptConfig(system="you listen", order="instruction_first"), chat=chat)
     prompt = renderer.render("en", "en")
     assert [tokenizer.decode(prompt.before), tokenizer.decode(prompt.after)] == [before, after]
     assert tokenizer.convert_ids_to_tokens(renderer.end_of_turn) == FAMILIES[name].end_of_turn
@@ -318,7 +338,7 @@ def test_a_character_of_a_control_token_that_the_vocabulary_lacks() -> None:
 
 
 def test_a_template_that_loses_the_speech(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokenizer.chat_template = "{{ messages[0].content[:9] }}"
+    tokenizer.chat_template = "{{ messages[0].content[9:] }}"
     with pytest.raises(UserError, match="wrote <speech> 0 times, expected exactly once"):
         PromptRenderer(tokenizer, PromptConfig()).render("en", "en")
 

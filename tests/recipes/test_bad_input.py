@@ -154,7 +154,7 @@ def test_manifests_that_are_wrong(
         # A name alone is a list of one.
         ("dataset.valid_splits=dve", ("'dve'", "dev, test, train")),
         ("dataset.valid_splits=3", ("dataset.valid_splits: found 3, expected one of str, list[str]",)),
-        ("model.config_overrides.prompt.transcribe=hello", ("prompt.transcribe", "0 times", "exactly one")),
+        ("model.config_overrides.prompt.order=hello", ("prompt.order", "found 'hello'", "speech_first")),
     ],
 )
 def test_configuration_that_is_wrong(

@@ -93,7 +93,7 @@ def assert_the_llm_wrote(rows: Sequence[Hypothesis], output: Path, instruction: 
 def test_what_is_translated_is_the_llms_answer_to_the_text(output: Path, tiny_llm: Path) -> None:
     translations = [row for row in hypotheses(output) if row.is_translation]
     assert len(translations) == 2
-    assert_the_llm_wrote(translations, output, "can you translate from English to German? {}", tiny_llm)
+    assert_the_llm_wrote(translations, output, "{}\ncan you translate from English to German?", tiny_llm)
 
 
 def test_spoken_instructions_are_answered(
@@ -182,9 +182,9 @@ def test_of_nothing_said_nothing_is_translated(tiny_llm: Path) -> None:
         batch, [Recognized("", cut=True), Recognized("turn on", cut=False)], DecodingConfig(extra_tokens=3)
     )
     assert texts[0] == "" and generated[0].cut and generated[0].tokens == []
-    # The words are read with the instruction before them, as when they are typed.
+    # The words are read with the instruction behind them, as when they are typed.
     ids = llm.tokenizer.apply_chat_template(
-        [{"role": "user", "content": "can you translate from English to German? turn on"}],
+        [{"role": "user", "content": "turn on\ncan you translate from English to German?"}],
         add_generation_prompt=True, return_tensors="pt",
     )
     config = GenerationConfig(do_sample=False, max_new_tokens=4, pad_token_id=0)
@@ -210,7 +210,7 @@ def error_of(commands: Commands, folder: Path, options: Sequence[str], *changes:
         ("dataset.splits=[dev]", ("no manifest for split 'dev'",)),
         # A name alone is a list of one.
         ("dataset.splits=dev", ("no manifest for split 'dev'",)),
-        ("prompt.answer=hello", ("prompt.answer", "0 times", "exactly one")),
+        ("prompt.answer=<speech><speech>", ("prompt.answer", "2 times", "expected one")),
         ("dataset.config_overrides.source_lang=gibberish", ("gibberish",)),
     ],
 )
