@@ -134,6 +134,8 @@ class System:
                     "llm": {"arch": None, "config": {"path": str(self.llm), "dtype": "float32"}},
                     "adapter": {"config": {"stack": 2, "hidden_dim": 48}},
                     "ctc": {"weight": 0.3, "classifier": "llm_embedding"},
+                    # What these untrained systems write is long enough, and different enough, with this one.
+                    "prompt": {"order": "instruction_first"},
                 },
             },
             "decoding": {"tokens_per_second": 12.0},

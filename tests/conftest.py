@@ -124,12 +124,14 @@ def tiny_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_config(tiny_whisper: Path, tiny_llm: Path) -> SpeechLlmConfig:
     """A configuration over the small parts in float32, with the `mlp` adapter; a test may change its own copy."""
     from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
+    from speechllm_plugin.prompts import PromptConfig
 
     whisper = {"path": str(tiny_whisper), "dtype": "float32", "pad_to_30s": False}
     return SpeechLlmConfig(
         encoder=PartSection(name="whisper", config=whisper),
         adapter=PartSection(name="mlp", config={"stack": 5, "hidden_dim": 48}),
         llm=PartSection(name="causal", config={"path": str(tiny_llm), "dtype": "float32"}),
+        prompt=PromptConfig(order="instruction_first"),
     )
 
 

@@ -80,7 +80,7 @@ def llm(tiny_llm: Path) -> CausalLlm:
 
 @pytest.fixture
 def renderer(llm: CausalLlm) -> PromptRenderer:
-    return PromptRenderer(llm.tokenizer, PromptConfig())
+    return PromptRenderer(llm.tokenizer, PromptConfig(order="instruction_first"))
 
 
 def load(name: str, tiny_llm: Path, folder: Path, attention: str = "sdpa") -> CausalLlm:
@@ -122,7 +122,7 @@ def assert_loss_is_transformers(llm: CausalLlm, renderer: PromptRenderer) -> Non
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_loss_is_transformers_own(name: str, attention: str, tiny_llm: Path, tmp_path: Path) -> None:
     llm = load(name, tiny_llm, tmp_path, attention)
-    assert_loss_is_transformers(llm, PromptRenderer(llm.tokenizer, PromptConfig()))
+    assert_loss_is_transformers(llm, PromptRenderer(llm.tokenizer, PromptConfig(order="instruction_first")))
 
 
 def test_the_loss_without_a_prefix(llm: CausalLlm) -> None:
@@ -202,7 +202,7 @@ def test_a_batch_decodes_to_the_same_tokens_as_one_by_one(
     config: DecodingConfig, name: str, tiny_llm: Path, tmp_path: Path
 ) -> None:
     llm = load(name, tiny_llm, tmp_path)
-    renderer = PromptRenderer(llm.tokenizer, PromptConfig())
+    renderer = PromptRenderer(llm.tokenizer, PromptConfig(order="instruction_first"))
     limits = [20, 3, 11, 1, 25, 8, 17, 30]
     together = decode(llm, renderer, list(range(8)), limits, config)
     alone = [decode(llm, renderer, [row], limits, config)[0] for row in range(8)]
@@ -257,7 +257,7 @@ def test_a_hypothesis_ends_at_the_end_of_turn(llm: CausalLlm, renderer: PromptRe
 
 def test_bfloat16_weights_take_float32_speech(tiny_llm: Path) -> None:
     llm = freeze(create_causal_llm(CausalLlmConfig(path=str(tiny_llm), dtype="bfloat16")))
-    renderer = PromptRenderer(llm.tokenizer, PromptConfig())
+    renderer = PromptRenderer(llm.tokenizer, PromptConfig(order="instruction_first"))
     prompts = [renderer.render(*pair) for pair in LANGUAGES]
     speech = speech_of(llm).detach().float().requires_grad_()
     loss, count = llm.loss(prompts, speech, LENGTHS, [renderer.encode_target(text) for text in TEXTS])

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from speechllm_plugin.datasets.files import batch_of_files
+from speechllm_plugin.encoders import whisper
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
 from speechllm_plugin.llms.causal import CausalLlmConfig, _CausalRows, create_causal_llm
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm, _EncoderDecoderRows
@@ -133,7 +134,7 @@ def hard_clips(tmp_path: Path) -> list[Path]:
     quiet = np.zeros(16000)
     sounds = {
         "noise": rng.normal(0, 0.05, 24000), "hum": 0.1 * np.sin(2 * np.pi * 50 * np.arange(24000) / 16000),
-        "silence behind": np.concatenate([tone, quiet, quiet]), "twice": np.concatenate([tone, tone]), "silence": quiet,
+        "silence behind": np.concatenate([tone, quiet]), "twice": np.concatenate([tone, tone]), "silence": quiet,
         "late": np.concatenate([quiet[:9000], tone]), "plain": tone,
     }
     for name, sound in sounds.items():
@@ -142,8 +143,10 @@ def hard_clips(tmp_path: Path) -> list[Path]:
 
 
 def test_hard_clips_give_the_same_texts_in_every_batch(
-    tiny_config: SpeechLlmConfig, folder: Path, hard_clips: list[Path]
+    tiny_config: SpeechLlmConfig, folder: Path, hard_clips: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Each length a shape of its own, as other encoders have them.
+    monkeypatch.setattr(whisper, "SHAPE_FRAMES", 1)
     for part in (tiny_config.encoder, tiny_config.llm):
         assert isinstance(part.config, dict)
         part.config["dtype"] = "bfloat16"

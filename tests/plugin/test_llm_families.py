@@ -58,7 +58,7 @@ def llm_of(folder_of: Folders) -> Callable[[str], Llm]:
 
 
 def renderer_of(llm: Llm) -> PromptRenderer:
-    return PromptRenderer(llm.tokenizer, PromptConfig(), chat=llm.chat)
+    return PromptRenderer(llm.tokenizer, PromptConfig(order="instruction_first"), chat=llm.chat)
 
 
 def speech_of(llm: Llm) -> Tensor:

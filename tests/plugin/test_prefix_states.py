@@ -41,7 +41,7 @@ def runs_of(llm: CausalLlm) -> Iterator[list[int]]:
 
 
 def prompts_of(llm: CausalLlm, *languages: tuple[str, str]) -> list[RenderedPrompt]:
-    renderer = PromptRenderer(llm.tokenizer, PromptConfig(), chat=True)
+    renderer = PromptRenderer(llm.tokenizer, PromptConfig(order="instruction_first"), chat=True)
     return [renderer.render(source, target) for source, target in languages]
 
 
