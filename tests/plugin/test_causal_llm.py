@@ -333,3 +333,12 @@ def test_llms_that_take_no_speech(
 
 def test_windows_of_attention_are_keys_and_values(tiny_llm: Path, tmp_path: Path) -> None:
     assert set(load("gemma3", tiny_llm, tmp_path).model.config.layer_types) == {"full_attention", "sliding_attention"}
+
+
+def test_the_head_takes_the_last_places_of_all_rows_in_one_product(tiny_llm: Path) -> None:
+    llm = create_causal_llm(CausalLlmConfig(path=str(tiny_llm), dtype="float32"))
+    hidden = torch.randn(3, 7, llm.dim)
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        llm.head(hidden[:, -1:])
+    names = {event.key for event in profile.key_averages()}
+    assert "aten::mm" in names and "aten::bmm" not in names
