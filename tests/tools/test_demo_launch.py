@@ -30,14 +30,18 @@ def test_each_process_knows_its_place_among_the_others(number: int, tmp_path: Pa
 def test_when_one_fails_the_others_are_ended(tmp_path: Path) -> None:
     code = (
         "import os, pathlib, signal, sys, time\n"
-        "if os.environ['RANK'] == '1': time.sleep(0.5); sys.exit(3)\n"
-        "def stop(*_): pathlib.Path(sys.argv[1]).touch(); sys.exit(0)\n"
+        "ready, ended = map(pathlib.Path, sys.argv[1:])\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    while not ready.exists(): time.sleep(0.1)\n"
+        "    time.sleep(1.5); sys.exit(3)\n"
+        "def stop(*_): ended.touch(); sys.exit(0)\n"
         "signal.signal(signal.SIGTERM, stop)\n"
-        "time.sleep(60)"
+        "ready.touch()\n"
+        "time.sleep(300)"
     )
     start, looks = time.monotonic(), []
-    assert run_together(command(code, tmp_path / "ended"), 2, watch=lambda: looks.append(1)) == 3
-    assert (tmp_path / "ended").exists() and time.monotonic() - start < 30
+    assert run_together(command(code, tmp_path / "ready", tmp_path / "ended"), 2, watch=lambda: looks.append(1)) == 3
+    assert (tmp_path / "ended").exists() and time.monotonic() - start < 200
     assert looks
 
 
