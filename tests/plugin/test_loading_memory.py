@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MEGABYTES = 200
+MEGABYTES = 400
 """Bytes of the checkpoint in float32."""
 BUFFERS = 40 * 2**20
 """What loading takes however large the checkpoint is: code, a shard's largest tensor, the allocator's pages."""

@@ -83,16 +83,17 @@ def test_evaluation_on_two_processes_gives_the_same_hypotheses(
 def test_a_clip_that_only_the_second_process_reads_is_told(
     commands: Commands, system: System, tmp_path: Path
 ) -> None:
-    # The manifest states the lengths, so that the missing file shows only when it is read: by the second process.
-    # Every process reads the longest clip before the first step, so it is another one.
-    rows = [f"clip_{i}\t{system.corpus / f'train_{i}.wav'}\t{10 * (i + 1)}\thello" for i in (0, 2)]
-    (tmp_path / "train.tsv").write_text("id\taudio\tn_frames\ttgt_text\n" + "\n".join([*rows, "lost\tno.wav\t20\thi"]))
+    # A file that is there is not opened before its turn where the manifest states its length, unless it is the longest.
+    rows = [f"clip_{i}\t{system.corpus / f'train_{i}.wav'}\t{10 * (i + 1)}\thello" for i in (0, 2, 4)]
+    (tmp_path / "lost.wav").write_text("no sound at all")
+    lines = ["id\taudio\tn_frames\ttgt_text", *rows, "lost\tlost.wav\t40\thi"]
+    (tmp_path / "train.tsv").write_text("\n".join(lines))
     manifests = system.manifests(train=tmp_path / "train.tsv")
     file = _config(system, tmp_path, dataset__config_overrides__manifests=manifests, dataset__batch_size=2)
     result = commands.recipe("train", tmp_path / "run", "--config-file", file, processes=2)
     assert result.status == 2
-    row = f"{tmp_path / 'train.tsv'}, line 4, id lost, column 'audio'"
-    assert f"process 1: error: {row}: no.wav: found no such file" in result.stderr
+    row = f"{tmp_path / 'train.tsv'}, line 5, id lost, column 'audio'"
+    assert f"process 1: error: {row}: lost.wav: found no audio" in result.stderr
 
 
 def test_another_number_of_processes_is_refused(
