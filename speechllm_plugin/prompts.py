@@ -30,8 +30,6 @@ _TODAY = datetime(2024, 7, 26)
 tomorrow."""
 # The names that each instruction may hold.
 _NAMES = {"transcribe": ("source",), "translate": ("source", "target"), "answer": ("source", "target")}
-
-
 _ORDERS = {"speech_first": f"{SPEECH}\n{{}}", "instruction_first": f"{{}} {SPEECH}"}
 
 

@@ -336,7 +336,7 @@ def test_windows_of_attention_are_keys_and_values(tiny_llm: Path, tmp_path: Path
 
 
 def test_the_head_takes_the_last_places_of_all_rows_in_one_product(tiny_llm: Path) -> None:
-    llm = create_causal_llm(CausalLlmConfig(path=str(tiny_llm), dtype="float32"))
+    llm = freeze(create_causal_llm(CausalLlmConfig(path=str(tiny_llm), dtype="float32")))
     hidden = torch.randn(3, 7, llm.dim)
     with torch.no_grad(), torch.profiler.profile() as profile:
         llm.head(hidden[:, -1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,14 @@ def test_a_clip_keeps_its_bits_in_any_company(
         torch.testing.assert_close(features, expected, atol=0.05, rtol=0.05)
 
 
-def test_the_callers_threads_stay_as_many(
+def test_other_threads_compute_with_as_many_as_before(
     encoder: SpeechEncoder, waveforms: list[Tensor], two_threads: None
 ) -> None:
+    apart._threads.cache_clear()
     encode_apart(encoder, waveforms)
     assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == 2
     assert not any(features.requires_grad for features in encode_apart(encoder, waveforms))
 
 
