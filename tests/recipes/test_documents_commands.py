@@ -1,4 +1,4 @@
-"""The README's commands, run from the first to the last on small models and clips."""
+"""The commands of README and docs, run from the first to the last of each page on small models and clips."""
 
 from __future__ import annotations
 
@@ -14,33 +14,48 @@ import soundfile
 
 from speechllm_plugin.datasets.manifest import read_manifest
 from tests.commands import Commands, System
+from tests.documents import PAGES, ROOT, commands_of, examples_of, name_of
 from tests.plugin.recognizer_checkpoints import write_whisper
-from tests.test_readme import README, readme_commands
 from tests.tools.corpora.layouts import write_covost2, write_mustc
 
-NOT_HERE = ("make ", "speechllm compare", "speechllm seeds", "speechllm bench", "speechllm inspect --all")
+NOT_HERE = ("make ", "speechllm compare", "speechllm seeds", "speechllm bench", "speechllm inspect --all", "pre-commit")
 """They take minutes; tests of their own run what they run."""
 SMALL = {"mlp": {"hidden_dim": 48}, "base": {"num_layers": 1, "dim": 32, "num_heads": 2, "ffn_dim": 64}}
+RESULTS = {
+    "README.md": ["data/train.tsv", "runs/mine-test/test/scores.json", "runs/mine-test/test/hypotheses.tsv"],
+    "docs/training.md": ["runs/base/config.yaml", "runs/mine-tuned/run.json"],
+    "docs/scoring.md": ["runs/mine-out/hypotheses.tsv", "runs/cascade-test/test/transcripts.tsv"],
+    "docs/manifests.md": ["data/both.tsv", "data/covost2/train.json", "data/ctc.model"],
+}
+"""What a page says is there in the end."""
 
 
 @pytest.fixture
 def place(system: System, trained: Path, tmp_path: Path) -> Path:
-    """The folder that the README is read in: the demo's run, a corpus, and a few clips."""
-    (tmp_path / "data").mkdir()
+    """The folder that a page is read in: the demo's run, corpora, and a few clips."""
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo/run").symlink_to(trained)
-    for split in ("train", "dev", "test"):
-        shutil.copy(system.corpus / f"{split}.tsv", tmp_path / "data")
-        for row in read_manifest(system.corpus / f"{split}.tsv"):
-            shutil.copy(system.corpus / row.audio, tmp_path / "data")
     tone = 0.3 * np.sin(np.arange(8000) / 5)
-    for name in ("clip.wav", "talk.flac", "voice.mp3", "note.ogg", "data/clip.wav"):
+    for name in ("clip.wav", "talk.flac", "voice.mp3", "note.ogg"):
         soundfile.write(tmp_path / name, tone, 16000)
     write_covost2(tmp_path / "common-voice")
     write_mustc(tmp_path / "must-c")
-    (tmp_path / "clips.csv").write_text("path,sentence,speaker\nclip.wav,one,anna\ntalk.flac,two,ben\n")
+    sounds = ["clip.wav", "talk.flac", "voice.mp3", "note.ogg"] * 2
+    rows = [f"{sound},sentence {number},{'ab'[number % 2]}" for number, sound in enumerate(sounds)]
+    (tmp_path / "clips.csv").write_text("path,sentence,speaker\n" + "\n".join(rows) + "\n")
     system.write(tmp_path / "base.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1)
     return tmp_path
+
+
+def with_manifests(place: Path, system: System, trained: Path) -> None:
+    """What the README has made by the time that another page is read."""
+    (place / "data").mkdir()
+    (place / "runs").mkdir()
+    (place / "runs/mine").symlink_to(trained)
+    for split in ("train", "dev", "test"):
+        shutil.copy(system.corpus / f"{split}.tsv", place / "data")
+        for row in read_manifest(system.corpus / f"{split}.tsv"):
+            shutil.copy(system.corpus / row.audio, place / "data")
 
 
 def small(system: System, place: Path, words: list[str]) -> list[str]:
@@ -64,11 +79,16 @@ def small(system: System, place: Path, words: list[str]) -> list[str]:
     return [*words, "--config-file", str(file), "--config", "regime.num_steps=2", "decoding.extra_tokens=4"]
 
 
-def test_each_command_does_what_it_says(commands: Commands, system: System, place: Path) -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)], ids=name_of)
+def test_each_command_does_what_it_says(
+    page: Path, commands: Commands, system: System, trained: Path, place: Path
+) -> None:
+    if page.name != "README.md":
+        with_manifests(place, system, trained)
     here = commands.at(place)
-    shown = [command for command in readme_commands() if not command.startswith(NOT_HERE)]
-    assert len(shown) > 15
-    for command in shown:
+    for command in commands_of(page):
+        if command.startswith(NOT_HERE):
+            continue
         words = shlex.split(command.replace("--size 1000", "--size 40"))
         if words[0] == "torchrun":
             shutil.rmtree(place / "runs/base")  # one of a single process
@@ -78,13 +98,20 @@ def test_each_command_does_what_it_says(commands: Commands, system: System, plac
         else:
             result = here.speechllm(*words[1:])
         assert result.status == 0, f"{command}\n{result.output[-3000:]}"
-    assert json.loads((place / "runs/mine-test/test/scores.json").read_text())["scores"]["nll_loss"] > 0
-    assert (place / "runs/base-out/hypotheses.tsv").is_file()
+    assert [file for file in RESULTS.get(name_of(page), ()) if not (place / file).is_file()] == []
 
 
-def test_the_python_example_runs(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize("page", [page for page in PAGES if examples_of(page)], ids=name_of)
+def test_the_python_examples_run(
+    page: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.chdir(place)
-    exec(example, {})
+    for example in examples_of(page):
+        exec(example, {})
     texts, words = capsys.readouterr().out.strip().splitlines()[-2:]
     assert texts.startswith("[") and words.startswith("[")
+
+
+def test_pages_with_commands_are_found() -> None:
+    assert sum(len(commands_of(page)) for page in PAGES) > 25
+    assert ROOT / "docs/training.md" in PAGES
