@@ -195,6 +195,16 @@ class PromptRenderer:
         """See `PromptConfig`."""
         return self._config.transcribes(source_lang, target_lang)
 
+    def spoken(self, source_lang: str, target_lang: str | None, text: str, transcript: str) -> str | None:
+        """What is said in a clip; None where nothing tells.
+
+        :param text: what the LLM should write: what is said, where that is to be transcribed or is nothing.
+        :param transcript: empty where there is none.
+        """
+        if transcript or not text:
+            return transcript
+        return text if self.transcribes(source_lang, target_lang) else None
+
     def encode_target(self, text: str) -> list[int]:
         """Token ids of an answer with the end of its turn, as the chat template has them after the prompt.
 

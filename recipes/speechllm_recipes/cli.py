@@ -112,7 +112,8 @@ def _action_parser(name: str, action_name: str, entry: RecipeEntry, action: Acti
                             help="start from the trained model of another run: its architecture and weights, with a "
                             "new optimizer and schedule, and steps counted from 0")
     if _run_options(action):
-        parser.add_argument("--step", help="of RUN_DIR: best (default), last, or a step number")
+        default = "last for a published architecture, else best" if action.last_of_published else "best"
+        parser.add_argument("--step", help=f"of RUN_DIR: best, last, or a step number (default: {default})")
     parser.add_argument("--set", metavar="KEY=VALUE", nargs="*", action="extend", default=[],
                         help="change a key of the model's configuration, for instance where its frozen models lie "
                         f"now: --set llm.config.path=DIR; short for --config {action.model_keys}KEY=VALUE")
@@ -165,7 +166,8 @@ def _overrides(action: Action, options: argparse.Namespace) -> list[str]:
     run = getattr(options, "checkpoint", None) or getattr(options, "init_from", None)
     from_run: list[str] = []
     if run is not None:
-        from_run = [*_checkpoint_overrides(run, options.step or "best")]
+        step = options.step or ("last" if action.last_of_published and _trains_published(run) else "best")
+        from_run = [*_checkpoint_overrides(run, step)]
         if action.takes_init:
             from_run += ["model.family=null", "model.arch=null"]
     elif getattr(options, "step", None) is not None:
@@ -204,6 +206,18 @@ def _given(config_file: Path | None, items: Sequence[str]) -> dict[str, Any]:
 
 def _run_options(action: Action) -> list[str]:
     return ["--checkpoint"] * action.takes_checkpoint + ["--init-from"] * action.takes_init
+
+
+def _trains_published(path: Path) -> bool:
+    """Whether a run's architecture is a published one."""
+    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
+    from speechllm_plugin.models.speech_llm.config import is_published
+
+    file = find_checkpoint(path, "last").directory.parent / "config.yaml"
+    try:
+        return is_published(parse_yaml(file.read_text(encoding="utf-8"))["model"]["arch"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return False  # checkpoints alone, or a damaged file, which who needs it tells of
 
 
 def _checkpoint_overrides(path: Path, step: str) -> list[str]:

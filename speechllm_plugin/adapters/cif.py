@@ -35,6 +35,9 @@ class CifConfig(BertSizes):
     quantity_weight: float = 0.1
     """Weight, beside the LLM's loss, of the quantity loss: how far the sum of a clip's weights is from the number of
     its tokens (the paper's 0.1)."""
+    scale_eps: float = 0.0
+    """Added to the number of tokens that a clip's weights are scaled to in training. The code of the paper's authors
+    has 1e-4, so that rounding cannot lose the last vector; here the last vector takes the rounding, and 0 is exact."""
     token_weight: float = 0.0
     """Weight, beside the LLM's loss, of the cross entropy of each vector with its token, by the CTC head: CIF was first
     trained on its vectors' tokens (arXiv 1905.11235). 0 = none (arXiv 2409.17044). It teaches the weights where tokens
@@ -79,10 +82,11 @@ class CifAdapter(ProjectedAdapter):
     vector_per_token = True
 
     def __init__(self, config: CifConfig, shape: AdapterShape) -> None:
-        check_at_least(config, layers_before=0, layers_after=0, quantity_weight=0, token_weight=0)
+        check_at_least(config, layers_before=0, layers_after=0, quantity_weight=0, scale_eps=0, token_weight=0)
         if config.kernel < 1 or config.kernel % 2 == 0:
             raise setting_error("kernel", config.kernel, "an odd number of at least 1")
         super().__init__(config, shape)
+        self.scale_eps = config.scale_eps
         self.loss_weights = {"quantity": config.quantity_weight}
         if config.token_weight > 0:
             self.loss_weights["token"] = config.token_weight
@@ -100,15 +104,20 @@ class CifAdapter(ProjectedAdapter):
         frames = self.layers_before(self.project_in(seqs, lengths), lengths)
         weights = self.weights(frames, lengths)
         if self.training and target_lengths is not None:
+            # Without a transcript, as many vectors as the weights sum to.
+            own = (weights.detach() * length_mask(lengths, weights.size(1))).sum(dim=1).round().long()
+            wanted = torch.where(target_lengths < 0, own, target_lengths)
             # More vectors than frames would repeat frames; a transcript without a token still gets its one vector.
-            wanted = torch.minimum(target_lengths, lengths).clamp(min=1)
-            fired = cif(frames, weights, lengths, target_lengths=wanted)
+            wanted = torch.minimum(wanted, lengths).clamp(min=1)
+            fired = cif(frames, weights, lengths, target_lengths=wanted, scale_eps=self.scale_eps)
             total = fired.alpha_sum
         else:
             fired, total = self._integrate(frames, weights, lengths)
         vectors = self.layers_after(fired.seqs, fired.lengths)
         starts, ends = _spans(fired)
-        losses = {} if target_lengths is None else {"quantity": (total - target_lengths).abs()}
+        losses = {}
+        if target_lengths is not None:
+            losses["quantity"] = (total - target_lengths).abs().masked_fill(target_lengths < 0, 0.0)
         output = self.finish(vectors, fired.lengths, classify, scored=(frames, lengths))
         token_logits = None
         if "token" in self.loss_weights and self.training and target_lengths is not None and classify is not None:

@@ -101,16 +101,6 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         return len(self._utterances)
 
     @property
-    def transcripts(self) -> list[str]:
-        """What is said in each clip."""
-        return [utterance.transcript for utterance in self._utterances]
-
-    @property
-    def seconds(self) -> Sequence[float]:
-        """Duration of each clip."""
-        return self._seconds
-
-    @property
     def clips(self) -> list[tuple[Utterance, float]]:
         """What is read, with its seconds, in the order of the split."""
         return list(zip(self._utterances, self._seconds, strict=True))
@@ -360,7 +350,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             audio_keys=[clip.key for clip in clips],
             seconds=[clip.seconds for clip in clips],
             texts=[utterance.row.tgt_text for utterance in utterances],
-            transcripts=[utterance.transcript for utterance in utterances],
+            transcripts=[utterance.row.src_text for utterance in utterances],
             source_langs=[utterance.source_lang for utterance in utterances],
             target_langs=[utterance.target_lang for utterance in utterances],
             waveforms=[clip.waveform for clip in clips],

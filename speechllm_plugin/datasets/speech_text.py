@@ -58,11 +58,6 @@ class Utterance:
         """What errors call it."""
         return f"{self.manifest}, line {self.row.line}, id {self.row.id}"
 
-    @property
-    def transcript(self) -> str:
-        """What is said, for alignment; a translation without its transcript stands in for it."""
-        return self.row.src_text or self.row.tgt_text
-
     def origin_of(self, name: str) -> str:
         """What gives the `source` or the `target` language: a column of the manifest, or a key of the dataset."""
         if name == "target" and self.row.tgt_lang:

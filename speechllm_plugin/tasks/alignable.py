@@ -10,6 +10,7 @@ import torch
 from fairseq2.logging import log
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
+from speechllm_plugin.datasets.speech_text import Utterance
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.ctc import frames_needed
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -20,16 +21,46 @@ _MANY = 0.01
 """Share of rows that cannot be aligned from which a run is worth a warning."""
 
 
+def known_transcripts(
+    model: SpeechLlm, clips: Sequence[tuple[Utterance, float]], split: str
+) -> tuple[list[str], list[float]]:
+    """What is said in the clips of which it is known, with their durations; the others are counted in the log.
+
+    :raises UserError: some are unknown, and the model's configuration does not leave them out.
+    """
+    known, seconds, unknown = [], [], []
+    for clip, length in clips:
+        text = model.prompts.spoken(clip.source_lang, clip.target_lang, clip.row.tgt_text, clip.row.src_text)
+        if text is None:
+            unknown.append(clip)
+        else:
+            known.append(text)
+            seconds.append(length)
+    losses = [*(["CTC"] if model.ctc is not None else []), *model.adapter.loss_weights]
+    if unknown and losses:
+        line = (
+            f"{unknown[0].name}, column 'src_text': found none for {len(unknown):,} of {len(clips):,} rows of split "
+            f"{split!r}, which are no transcriptions"
+        )
+        if model.config.ctc.no_transcript == "refuse":
+            raise UserError(
+                f"{line}; expected what is said, for the losses of {' and '.join(losses)}, or "
+                "ctc.no_transcript=leave_out"
+            )
+        log.warning("{}; they are left out of the losses of {}.", line, " and ".join(losses))
+    return known, seconds
+
+
 def check_alignable(model: SpeechLlm, transcripts: Sequence[str], seconds: Sequence[float], split: str) -> None:
     """
     :param transcripts: of the clips, with their durations in `seconds`.
     :raises UserError: CTC can align none of them.
     """
-    if model.ctc is None:
+    if model.ctc is None or not transcripts:
         return
     step = math.ceil(len(transcripts) / _LOOKED_AT)
     texts = transcripts[::step]
-    labels = model.ctc.labels(texts, [model.prompts.encode_target(text)[:-1] for text in texts])
+    labels = model.ctc.labels(texts, [model.transcript_tokens(text) for text in texts])
     frames = ctc_frames(model, seconds[::step])
     known = [(frames_needed(row), length) for row, length in zip(labels, frames, strict=True) if row is not None]
     unknown = len(labels) - len(known)

@@ -58,7 +58,7 @@ class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
                 f"the loss is {loss.total.item()} at step {self._step_nr} for the utterances {', '.join(batch.ids)}"
             )
         self._update_metrics(metric_bag, batch, loss)
-        return loss.total, loss.num_targets
+        return loss.total, loss.count
 
     @torch.inference_mode()
     def _update_metrics(self, metric_bag: MetricBag, batch: SpeechTextBatch, loss: SpeechLlmLoss) -> None:

@@ -27,7 +27,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import direction_of, language_code, language_name
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
-from speechllm_plugin.models.speech_llm.checkpoint import named_checkpoint
+from speechllm_plugin.models.speech_llm.checkpoint import describe_choice, named_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.prompts import PromptRenderer
 from speechllm_recipes.speech_llm.config import (
@@ -76,6 +76,8 @@ def decoding_of(config: SpeechLlmEvaluateConfig | SpeechLlmGenerateConfig) -> De
     """
     checkpoint = named_checkpoint(config.common.assets.prev_checkpoint_dir, config.model.name)
     run = DecodingConfig() if checkpoint is None else checkpoint.decoding()
+    if checkpoint is not None:
+        log.info("Checkpoint: {}.", describe_choice(checkpoint))
     decoding = run.changed(config.decoding)
     check_level(decoding, config.dataset)
     log.info("Decoding {}.", decoding.described(run))

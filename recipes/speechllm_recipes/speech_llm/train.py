@@ -26,7 +26,7 @@ from speechllm_plugin.models.speech_llm.checkpoint import Checkpoint, keep_decod
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.kept_vocabulary import keep_vocabulary, use_kept_vocabulary
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.tasks.alignable import check_alignable
+from speechllm_plugin.tasks.alignable import check_alignable, known_transcripts
 from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
 from speechllm_plugin.tasks.validation import SpeechLlmValidUnit
 from speechllm_recipes.speech_llm.common import (
@@ -66,8 +66,11 @@ class SpeechLlmTrainRecipe(Recipe):
         log.info("{}", self._precision.describe(model.precision))
         model.feature_cache = feature_cache(config.dataset, model)
         if isinstance(model.ctc, LlmEmbeddingCtcHead):
-            texts = (row.transcript for row in self._train_rows(context, config))
-            tokens = {token for text in texts for token in model.prompts.encode_target(text)[:-1]}
+            texts = (
+                model.prompts.spoken(row.source_lang, row.target_lang, row.row.tgt_text, row.row.src_text)
+                for row in self._train_rows(context, config)
+            )
+            tokens = {token for text in texts if text is not None for token in model.transcript_tokens(text)}
             model.ctc.set_vocabulary(sorted(tokens))
             log.info("CTC vocabulary: {:,} tokens of the training text.", len(tokens))
         frozen = _millions(model.encoder, model.llm) - _millions(model.tuned)
@@ -108,7 +111,8 @@ class SpeechLlmTrainRecipe(Recipe):
             augmentation=config.dataset.augmentation,
             accept_new_rows=config.dataset.accept_new_rows,
         )
-        check_alignable(model, reader.transcripts, reader.seconds, config.dataset.train_split)
+        transcripts, seconds = known_transcripts(model, reader.clips, config.dataset.train_split)
+        check_alignable(model, transcripts, seconds, config.dataset.train_split)
         unit = SpeechLlmTrainUnit(model, context.get_data_parallel_model(), reader)
         decoding = _resolve_decoding(context, config, model, reader)
         manager = context.get_checkpoint_manager()
