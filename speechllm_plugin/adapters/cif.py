@@ -19,9 +19,10 @@ from speechllm_plugin.adapters.projected import ProjectedAdapter
 from speechllm_plugin.masks import length_mask, zero_padding
 
 TAIL_THRESHOLD = 0.5
-"""In decoding, the weight from which on what is left at the end of a clip becomes a vector (arXiv 2409.17044)."""
+"""In decoding, the least weight left over at the end of a clip that still becomes a vector (the code of the authors of
+arXiv 2409.17044)."""
 SMALLEST_WEIGHT = 1e-20
-"""Keeps a clip's weights from being all zero, where sigmoid underflows: they could then not be scaled to anything."""
+"""Lower bound of a frame's weight: where sigmoid underflows to 0 in all frames, their sum could not be scaled."""
 
 
 @dataclass(kw_only=True)
@@ -31,7 +32,7 @@ class CifConfig(BertSizes):
     layers_after: int = 2
     """Transformer layers after the integration (the paper's 2)."""
     kernel: int = 5
-    """Frames that the weight of a frame is predicted from; odd (the paper's 5)."""
+    """Frames that the weight of a frame is predicted from; odd (5 by the sizes in table II of arXiv 2409.17044)."""
     quantity_weight: float = 0.1
     """Weight, beside the LLM's loss, of the quantity loss: how far the sum of a clip's weights is from the number of
     its tokens (the paper's 0.1)."""

@@ -30,9 +30,10 @@ class WlqFormerConfig(BertSizes):
     num_queries: int = 1
     """Learned queries, and so output vectors, of each window (the paper's 1)."""
     num_layers: int = 4
-    """Layers of the Q-Former (the paper's 4)."""
+    """Layers of the Q-Former (4 by the sizes in table II)."""
     cross_attention_every: int = 2
-    """Every how many layers, from the first on, the queries attend to their window's frames (the paper's 2)."""
+    """Every how many layers, from the first on, the queries attend to their window's frames (2 by the sizes in table
+    II)."""
     ctc_frames: Literal["before", "after"] = "before"
     """Frames that the auxiliary CTC scores: the projected ones before the windows, or the final vectors. The latter
     teach the output itself what it says, where a second has enough of them for its tokens."""

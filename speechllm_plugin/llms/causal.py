@@ -110,7 +110,7 @@ class CausalLlm(Llm):
     def loss(
         self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
     ) -> tuple[Tensor, int]:
-        # Neither reaches a gradient what was cached, nor can a layer that runs again add to a cache.
+        # Gradients do not reach cached states, and a layer that is computed again would add to the cache twice.
         cached = self.pads and not (torch.is_grad_enabled() and (self.tuned or self.recomputes))
         with self.precision(speech.device.type):
             cache, prefix_mask, positions = self._prefix_cache([prompt.before if cached else () for prompt in prompts])
@@ -126,7 +126,7 @@ class CausalLlm(Llm):
             steps = torch.arange(inputs.size(1), device=self.device)
             hidden = self.decoder(
                 inputs_embeds=inputs,
-                # A decoder looks back only: without a prefix it is right without a mask, too.
+                # Padding is on the right, where a decoder does not look: without a prefix no mask is needed.
                 attention_mask=torch.cat([prefix_mask, (steps < row_lengths.unsqueeze(1)).long()], dim=1)
                 if self.pads else None,
                 position_ids=positions.unsqueeze(1) + steps,
@@ -159,7 +159,7 @@ class CausalLlm(Llm):
         """
         lengths = torch.tensor([len(prefix) for prefix in prefixes], device=self.device)
         size = max(map(len, prefixes))
-        # Padding on the left: a sliding window counts places, and none may lie between a prefix and its speech.
+        # Padding is on the left: a sliding window counts it, so none may lie between a prefix and its speech.
         mask = (torch.arange(size, device=self.device) >= size - lengths.unsqueeze(1)).long()
         if size == 0:
             return None, mask, lengths
@@ -183,13 +183,13 @@ class CausalLlm(Llm):
         if prefix in self._states:
             return self._states[prefix]
         ids = torch.tensor([prefix], device=self.device)
-        # Validation runs in inference mode, and what it keeps must serve training.
+        # States made in inference mode, as in validation, could not be used in training.
         with torch.inference_mode(False), torch.no_grad():
             computed = self.decoder(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 position_ids=torch.arange(len(prefix), device=self.device).unsqueeze(0),
-                # Of its own accord a model with a sliding window would keep only the window.
+                # Without a cache of ours, a model with a sliding window keeps the window only.
                 past_key_values=DynamicCache(),
                 use_cache=True,
             ).past_key_values

@@ -42,15 +42,15 @@ class SpeechDatasetSection(DatasetSection):
     family: str | None = SPEECH_TEXT_DATASET
 
     batch_size: int = 10
-    """The most clips in a batch."""
+    """Maximum number of clips in a batch."""
     max_batch_seconds: float | None = None
-    """The most audio in a batch, padding included, in seconds. None = only `batch_size` limits it."""
+    """Maximum audio in a batch, padding included, in seconds. None = only `batch_size` is a limit."""
     on_error: Literal["raise", "skip"] = "raise"
-    """What a clip that cannot be read, or is longer than the encoder takes, does: stop the run, or be left out,
-    counted and listed in the log."""
+    """What happens at a clip that cannot be read, or is longer than the encoder's window: `raise` stops the run, `skip`
+    leaves the clip out, counts it and lists it in the log."""
     feature_cache: str | None = None
-    """Folder to keep encoder features in, so that they are computed once. 128 kB per second of audio for Whisper
-    large-v3 in bfloat16, twice that in float32. None = compute them every time."""
+    """Folder that keeps encoder features, so that each clip is encoded once. Whisper large-v3 needs 128 kB per second
+    of audio in bfloat16, twice that in float32. None = encode in every epoch."""
     num_threads: int = 2
     """Threads that read audio in each process."""
     prefetch: int = 8
@@ -79,13 +79,13 @@ class TrainDatasetSection(SpeechDatasetSection):
     about one length: the least padding, but gradients of long and of short clips take turns. `random`: each batch is a
     random sample. The log tells the share of padding."""
     accept_new_rows: bool = False
-    """Whether a run may be resumed over other rows than those it was started with (more of them, another order, other
-    texts): the log then tells what differs, and a new epoch begins. False = it is refused."""
+    """Whether a run may be resumed over other rows than it was started with (more rows, another order, other texts).
+    The log then tells what differs, and a new epoch begins. False = this is an error."""
     valid_splits: str | list[str] = field(default_factory=lambda: ["dev"])
     """Keys of `config_overrides.manifests` to validate on; empty = no validation."""
     valid_decode: bool = True
-    """Decode the validation splits and report the WER of their transcriptions; False reports their loss alone, and
-    `regime.score_metric` must then be `nll_loss`."""
+    """Whether the validation splits are decoded and the WER of their transcriptions is reported. False reports the loss
+    alone; `regime.score_metric` must then be `nll_loss`."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """Silence, noise, gain and telephone band for clips of the training split."""
 
@@ -113,8 +113,8 @@ class MixedPrecision(MixedPrecisionConfig):
     """`mode` is fairseq2's, and its `auto` there is torch.amp."""
 
     dtype: Literal["auto"] | DataType = "auto"  # type: ignore[assignment]
-    """What the trained parts compute in; their weights, gradients and the optimizer stay in float32. `auto`: bfloat16
-    where the machine multiplies it in hardware, else float32, which `mode=off` is, too."""
+    """Dtype that the trained parts compute in; their weights, gradients and the optimizer stay in float32. `auto`:
+    bfloat16 where the machine multiplies it in hardware, else float32, as with `mode=off`."""
 
 
 @dataclass(kw_only=True)
@@ -143,7 +143,7 @@ class SpeechLlmTrainConfig(CheckedConfig):
     """`model.arch` names encoder.llm.adapter; `model.config_overrides` changes any of their keys."""
     dataset: TrainDatasetSection = field(default_factory=TrainDatasetSection)
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_compression_ratio=LOOP_RATIO))
-    """For the validation's WER. The run keeps it, and `evaluate`, `generate` and `transcribe` decode the same way."""
+    """Decoding in validation. It is saved with the run: `evaluate`, `generate` and `transcribe` decode the same way."""
     gang: GangSection = field(default_factory=GangSection)
     trainer: SpeechTrainerSection = field(
         default_factory=lambda: SpeechTrainerSection(
@@ -219,8 +219,7 @@ class SpeechLlmEvaluateConfig(CheckedConfig):
     """Set by `--checkpoint`."""
     dataset: EvaluateDatasetSection = field(default_factory=EvaluateDatasetSection)
     decoding: object = None
-    """A mapping of the keys of the training run's `decoding` to change, `{beam_size: 4}` for instance. None = decode as
-    the run did in its validation, and as `speechllm transcribe` does."""
+    """Keys of the training run's `decoding` to change, such as `{beam_size: 4}`. None = decode as in its validation."""
     wer_normalizer: NormalizerName = "basic"
     """Applied to references and hypotheses before WER; its name stands in the score file."""
     evaluator: EvaluatorSection = field(default_factory=EvaluatorSection)
@@ -245,13 +244,13 @@ class CascadeConfig(CheckedConfig):
     recognizer: PartSection = field(default_factory=lambda: PartSection(name="whisper"))
     """The first stage, `whisper` or `seamless_m4t_v2`: the model that the speech encoder is taken from."""
     llm: PartSection = field(default_factory=lambda: PartSection(name="causal"))
-    """The second stage, for clips that are to be translated or answered; where there are none, it is not loaded."""
+    """The second stage, for clips to translate or to answer. Without such clips it is not loaded."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
-    """The joint system's; the transcript stands in the place of the speech. `prompt.answer=<speech>` makes it the
-    user's whole turn."""
+    """As in the joint system, with the transcript in the place of the speech. `prompt.answer=<speech>` makes the
+    transcript the whole user turn."""
     dataset: EvaluateDatasetSection = field(default_factory=EvaluateDatasetSection)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    """Of the LLM. The recogniser is greedy."""
+    """Decoding of the LLM. The recogniser decodes greedily."""
     wer_normalizer: NormalizerName = "basic"
     """Applied to references and hypotheses before WER; its name stands in the score file."""
     evaluator: EvaluatorSection = field(default_factory=EvaluatorSection)

@@ -93,7 +93,7 @@ class SpeechLlmTrainRecipe(Recipe):
         self._precision = settle_training(context, config)
         checkpoints = context.output_dir / "checkpoints"
         use_kept_vocabulary(config.model.config_overrides, checkpoints)
-        with _kept_if_refused(checkpoints / "model.yaml", context.gangs.root.rank):
+        with _model_yaml_unchanged_if_refused(checkpoints / "model.yaml", context.gangs.root.rank):
             model = get_model(context)
         if context.gangs.root.rank == 0:
             keep_vocabulary(model.config.ctc.vocabulary, checkpoints)
@@ -211,9 +211,9 @@ def _check_model_section(config: SpeechLlmTrainConfig) -> None:
 
 
 @contextmanager
-def _kept_if_refused(metadata: Path, rank: int) -> Iterator[None]:
-    """fairseq2 describes the new model in the run's directory before it asks us whether the run is to be resumed: a run
-    that is refused keeps the description of the model that its checkpoints hold."""
+def _model_yaml_unchanged_if_refused(metadata: Path, rank: int) -> Iterator[None]:
+    """fairseq2 writes the new model's `model.yaml` before we check whether the run may be resumed. If it may not, the
+    file that describes the model of its checkpoints is put back."""
     before = metadata.read_bytes() if rank == 0 and metadata.is_file() else None
     try:
         yield

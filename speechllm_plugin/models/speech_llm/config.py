@@ -33,11 +33,11 @@ class PartSection:
     config: object = None
     """Its own configuration: a mapping of the fields of its configuration dataclass. None = all defaults."""
     arch: str | None = None
-    """For an encoder or an LLM: the published model, of those that are known by name, whose shape the checkpoint must
-    have. None = whatever the checkpoint is."""
+    """For an encoder or an LLM: the name of the published model whose shape the checkpoint under `config.path` must
+    have. None = any shape."""
     weights: str | None = None
-    """For an encoder or an LLM: what its weights are (`speechllm_plugin.identity`), filled in: a checkpoint is not
-    loaded beside others."""
+    """For an encoder or an LLM: identity of its weights (`speechllm_plugin.identity`), filled in. A trained checkpoint
+    refuses an encoder or LLM with other weights."""
 
 
 @dataclass(kw_only=True)
@@ -55,9 +55,10 @@ class CtcConfig(Validatable):
     vocabulary: str | None = None
     """For `sentencepiece`: a model file, as `speechllm manifest vocabulary` writes it."""
     vocabulary_size: int | None = None
-    """Pieces of `vocabulary`, filled in: a checkpoint decodes without the file."""
+    """Number of pieces in `vocabulary`, filled in, so that a checkpoint decodes without the file."""
     vocabulary_sha256: str | None = None
-    """SHA-256 of the file `vocabulary` in hexadecimal, filled in: one that is made again has other labels."""
+    """SHA-256 of the file `vocabulary` in hexadecimal, filled in: a vocabulary that is trained again has other
+    labels."""
     bos: bool = False
     """Whether a transcript's labels, and the number of tokens that `cif` aims at, begin with the tokenizer's beginning
     of the sequence, as in the code of the authors of arXiv 2409.17044. For the classifier `linear`."""
@@ -65,7 +66,8 @@ class CtcConfig(Validatable):
     """What a training row is that has no transcript: a translation or an answer without `src_text`. `refuse`: an error.
     `leave_out`: it is counted, and trains with the LLM's loss alone, not with CTC or CIF's losses."""
     align_steps: int = 0
-    """The first steps train without running the LLM: on CTC in full, and on the adapter's own losses in proportion."""
+    """The first steps leave the LLM out. They train on the CTC loss with weight 1, and on the adapter's own losses in
+    proportion."""
 
     def validate(self) -> ValidationResult:
         result = ValidationResult()
@@ -93,14 +95,14 @@ class SpeechLlmConfig:
     encoder: PartSection = field(default_factory=lambda: PartSection(name="whisper"))
     """The frozen speech encoder."""
     frame_stack: int = 1
-    """Encoder frames that are joined into one before the adapter. 1 = as published. 5 turns Whisper's 50 Hz into 10:
-    a fifth of the adapter's work, and a CTC loss that finds its labels in far fewer steps."""
+    """Encoder frames that are concatenated into one before the adapter. 1 = as published. 5 turns Whisper's 50 Hz into
+    10: a fifth of the adapter's work, and CTC converges in far fewer steps."""
     adapter: PartSection = field(default_factory=lambda: PartSection(name="base"))
     """What is trained."""
     output_scale: Literal["embedding", "one"] = "one"
-    """Gain that the LayerNorm at the adapter's end starts with. `one`: a LayerNorm's usual start, as published; the
-    speech is then ten to a hundred times longer than any word. `embedding`: the root mean square of the LLM's own
-    embeddings, with which the CTC of `llm_embedding` falls faster (benchmarks/results/output-scale.md)."""
+    """Initial gain of the LayerNorm at the adapter's end. `one`: the usual start of a LayerNorm, as published; the norm
+    of a speech vector is then 10 to 100 times that of a word's embedding. `embedding`: the root mean square of the
+    LLM's embeddings, with which the CTC loss of `llm_embedding` falls faster (benchmarks/results/output-scale.md)."""
     llm: PartSection = field(default_factory=lambda: PartSection(name="causal"))
     """The frozen LLM."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -117,8 +119,8 @@ class SpeechLlmConfig:
     llm_tuning: TuningConfig = field(default_factory=TuningConfig)
     """What of the LLM is trained, too."""
     other_weights: bool = False
-    """Takes a checkpoint to an encoder or an LLM of other weights than it was trained with, with a warning in place of
-    the error."""
+    """Whether a checkpoint may be used with an encoder or LLM of other weights than it was trained with: a warning
+    instead of an error."""
 
     def resolve(self) -> None:
         """Fills in every part's defaults and checks its keys, so that a saved configuration tells everything."""

@@ -135,8 +135,8 @@ class SpeechLlm(nn.Module):
             lm_loss, num_targets = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
             total, scale = lm_loss, 1.0
         else:
-            # CTC counts in full; the others keep their proportion to it. The zero reaches the parameters that only
-            # the LLM's loss trains: data parallelism waits for a gradient of each.
+            # CTC has weight 1 and the others keep their proportion to it. The zero gives a gradient to the parameters
+            # that only the LLM's loss trains: data parallelism waits for one from each.
             untouched = [speech.seqs, *(self.tuned["llm"].parameters() if "llm" in self.tuned else ())]
             zero = 0.0 * sum(values.float().sum() for values in untouched)
             lm_loss, total, scale = None, zero, 1.0 / self._ctc_weight
@@ -145,8 +145,8 @@ class SpeechLlm(nn.Module):
             total = total / num_targets
         if ctc is not None:
             total = total + scale * self._ctc_weight * (ctc.clip_mean if by_batch else ctc.loss)
-        # One of an utterance, published as a mean over utterances: counted once for each of its target tokens, it
-        # keeps that size when all is divided by their number.
+        # Clip i with n_i target tokens adds n_i * loss_i: divided by sum(n_i), as all losses are, that is a mean of
+        # the clips' losses, which is how they are published.
         tokens = torch.tensor([len(target) for target in targets], device=speech.lengths.device)
         adapter_losses = {name: (loss * tokens).sum() for name, loss in speech.losses.items()}
         for name, loss in (speech.losses if by_batch else adapter_losses).items():
@@ -170,7 +170,7 @@ class SpeechLlm(nn.Module):
         if self.llm.positions is None:
             return
         prompts, texts = self._prompts(batch), [len(self.prompts.encode_target(text)) for text in batch.texts]
-        # No adapter makes more vectors than it is given: most LLMs have room whatever it does.
+        # An adapter makes at most one vector a frame: with room for that, the clip need not be encoded.
         frames = [self.frame_rate * max(seconds, self.encoder.max_seconds or 0.0) + 1 for seconds in batch.seconds]
         words = [len(prompt.before) + len(prompt.after) + text for prompt, text in zip(prompts, texts, strict=True)]
         if max(most + others for most, others in zip(frames, words, strict=True)) > self.llm.positions.limit:
@@ -215,7 +215,7 @@ class SpeechLlm(nn.Module):
         """
         prompts = self._prompts(batch)
         targets = [self.prompts.encode_target(text) for text in batch.texts]
-        # As in decoding, the adapter is not told how long the answers are.
+        # As in decoding: the adapter does not know the transcripts' lengths.
         speech = self.adapt(batch)
         check_positions(self.llm, batch.ids, prompts, speech.lengths, [len(target) for target in targets])
         own, count = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
