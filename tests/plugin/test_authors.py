@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from speechllm_kernels.cif import cif
-from tests.plugin.speech_llm.systems import batches_of
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
@@ -18,6 +17,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig, arch_config, is_published
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from tests.plugin.speech_llm.systems import batches_of
 
 LENGTHS = torch.tensor([2, 17, 40])
 SIZES = {"dim": 16, "num_heads": 2, "ffn_dim": 32, "dropout": 0.0}

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.plugin.speech_llm.systems import batches_of
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
@@ -14,6 +13,7 @@ from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.prompts import PromptConfig
+from tests.plugin.speech_llm.systems import batches_of
 
 SIZES = {"dim": 16, "num_heads": 2, "ffn_dim": 32, "dropout": 0.0}
 

@@ -65,7 +65,7 @@ class SpeechDatasetSection(DatasetSection):
 
 
 def _names(value: str | list[str]) -> list[str]:
-    """fairseq2 would take a string for the list of its letters where only a list is allowed."""
+    """A single name as a list of one: fairseq2 would make a list of its letters."""
     return [value] if isinstance(value, str) else value
 
 
@@ -110,7 +110,7 @@ class GenerateDatasetSection(SpeechDatasetSection):
 
 @dataclass(kw_only=True)
 class MixedPrecision(MixedPrecisionConfig):
-    """`mode` is fairseq2's, and its `auto` there is torch.amp."""
+    """fairseq2's section with `dtype: auto`. (`mode: auto` is torch.amp.)"""
 
     dtype: Literal["auto"] | DataType = "auto"  # type: ignore[assignment]
     """Dtype that the trained parts compute in; their weights, gradients and the optimizer stay in float32. `auto`:
@@ -123,12 +123,13 @@ class SpeechTrainerSection(TrainerSection):
 
 
 def _common() -> CommonSection:
-    # fairseq2 would name every run after a hash of its configuration, and a changed value would never resume.
+    # By default fairseq2 puts each run into a folder named by a hash of its configuration: a run with a changed value
+    # would start anew, not resume.
     return CommonSection(no_sweep_dir=True)
 
 
 class CheckedConfig:
-    """A configuration whose numbers are checked, before fairseq2's own checks compute with them."""
+    """Checks the numbers before fairseq2's own checks compute with them."""
 
     def validate(self) -> ValidationResult:
         check_values(self)
@@ -182,7 +183,7 @@ class SpeechLlmTrainConfig(CheckedConfig):
         schedule, steps = self.lr_scheduler.config, self.regime.num_steps
         if not isinstance(schedule, CosineAnnealingLRConfig) or schedule.cycle_len is not None or steps is None:
             return
-        # Otherwise the cosine would have no step left, or a negative number of them.
+        # The cosine needs at least one step after the warm-up.
         if schedule.num_warmup_steps >= steps:
             result.add_error(
                 f"`lr_scheduler.config.num_warmup_steps` must be less than `regime.num_steps` ({steps}), but is "
@@ -190,7 +191,7 @@ class SpeechLlmTrainConfig(CheckedConfig):
             )
 
     def _validate_score_metric(self, result: ValidationResult) -> None:
-        # fairseq2 ends the run at its first validation where the metric is missing.
+        # A missing metric would end the run only at its first validation.
         metric = self.regime.score_metric
         if not self.dataset.valid_splits or metric in (None, "nll_loss"):
             return
@@ -206,7 +207,7 @@ class SpeechLlmTrainConfig(CheckedConfig):
         if self.trainer.data_parallelism != "fsdp":
             return
         fsdp = self.trainer.fsdp
-        # With either, fairseq2 passes by the plugin's own way to wrap a model, or breaks it.
+        # Otherwise fairseq2 does not use, or breaks, `apply_fsdp_to_speech_llm`.
         if fsdp.version != "v2":
             result.add_error(f"`trainer.fsdp.version` must be 'v2', but is {fsdp.version!r} instead.")
         if fsdp.granularity == "model":

@@ -126,7 +126,7 @@ class SpeechLlmTrainRecipe(Recipe):
             valid_units.append(
                 SpeechLlmValidUnit(model, name=split, decode=config.dataset.valid_decode, decoding=decoding)
             )
-            # A run that is killed in a validation has the checkpoint before it.
+            # The checkpoint before a validation is complete before it begins, in case the run is killed in it.
             valid_readers.append(WatchedReader(valid_reader, lambda: _complete(manager)))
         _log_validation(context, config, model)
         try:
@@ -136,7 +136,7 @@ class SpeechLlmTrainRecipe(Recipe):
         except UserError:
             raise
         except (ValueError, TypeError) as error:
-            # What is left of the values that PyTorch and fairseq2 refuse.
+            # Values that only PyTorch and fairseq2 know to be wrong.
             reason = " ".join(str(error).split())
             raise UserError(
                 f"optimizer, lr_scheduler, regime: found values that do not go together ({reason}), expected others"
@@ -147,7 +147,7 @@ class SpeechLlmTrainRecipe(Recipe):
 
     @staticmethod
     def _check_score_metric(context: RecipeContext, config: SpeechLlmTrainConfig) -> None:
-        """Translations have no word error rate to choose the best checkpoint by."""
+        """Without transcriptions in the validation splits there is no WER to choose the best checkpoint by."""
         splits = config.dataset.valid_splits
         if config.regime.score_metric != "wer" or not splits:
             return
@@ -167,8 +167,8 @@ class SpeechLlmTrainRecipe(Recipe):
 def _resolve_decoding(
     context: RecipeContext, config: SpeechLlmTrainConfig, model: SpeechLlm, reader: SpeechTextReader
 ) -> DecodingConfig:
-    """The run's decoding, with a length limit from its training references, or of its own if it is resumed; written
-    beside its checkpoints, for all that will decode them."""
+    """The run's decoding, saved beside its checkpoints. A length limit that is not set comes from the training
+    references, or for a resumed run from what it has saved."""
     checkpoints, decoding = context.output_dir / "checkpoints", config.decoding
     lengths = reference_lengths(model.prompts, reader.clips)
     if decoding.tokens_per_second is None:
@@ -184,7 +184,7 @@ def _resolve_decoding(
 
 
 def _log_validation(context: RecipeContext, config: SpeechLlmTrainConfig, model: SpeechLlm) -> None:
-    """Which arithmetic chooses the best checkpoint."""
+    """Logs the dtypes of the validation, which chooses the best checkpoint."""
     trainer, mixed = config.trainer, config.trainer.mixed_precision
     if trainer.data_parallelism == "fsdp" and context.gangs.root.size > 1 and mixed.mode == "static":
         log.warning(
