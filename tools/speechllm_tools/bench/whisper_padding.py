@@ -1,4 +1,4 @@
-"""Features of Whisper's encoder under its options: how many, at what cost, and how well Whisper's decoder reads them.
+"""Features of Whisper's encoder under its options: number, cost, and how well Whisper's own decoder reads them."""
 
 from __future__ import annotations
 

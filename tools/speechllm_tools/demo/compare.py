@@ -112,7 +112,7 @@ def _train(options: argparse.Namespace, folder: Path, name: str) -> None:
         "dataset.valid_splits=[]", "regime.score_metric=null", "regime.keep_best_n_checkpoints=null",
         f"regime.checkpoint_every_n_steps={steps}", f"regime.publish_metrics_every_n_steps={math.gcd(20, steps)}",
     )  # fmt: skip
-    # A run that was trained again has another hash.
+    # Changes when a run is trained again.
     checkpoint = str(find_checkpoint(folder / "run", "last").model_dir.stat().st_mtime_ns)
     done = folder / "eval" / ".checkpoint"
     if not done.is_file() or done.read_text() != checkpoint:
