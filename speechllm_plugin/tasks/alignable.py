@@ -1,4 +1,4 @@
-"""Whether CTC can align the rows that a run trains on: told before the first step, not by a loss that stays 0."""
+"""Checks of the training rows for CTC and CIF, before the first step: transcripts, and enough frames for them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from speechllm_plugin.models.speech_llm.ctc import frames_needed
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 _LOOKED_AT = 2000
-"""Rows at most, evenly spread: their texts must be tokenised."""
+"""Maximum number of rows that are checked, evenly spread: tokenising takes time."""
 _MANY = 0.01
-"""Share of rows that cannot be aligned from which a run is worth a warning."""
+"""Share of rows that cannot be aligned above which a warning is logged."""
 
 
 def known_transcripts(
     model: SpeechLlm, clips: Sequence[tuple[Utterance, float]], split: str
 ) -> tuple[list[str], list[float]]:
-    """What is said in the clips of which it is known, with their durations; the others are counted in the log.
+    """Transcripts of the clips that have one, with their durations; the others are counted in the log.
 
-    :raises UserError: some are unknown, and the model's configuration does not leave them out.
+    :raises UserError: a clip has none, and the model's configuration does not leave such clips out.
     """
     known, seconds, unknown = [], [], []
     for clip, length in clips:
@@ -91,7 +91,7 @@ def ctc_frames(model: SpeechLlm, seconds: Sequence[float]) -> list[int]:
     """How many frames CTC has for clips of these durations, rounded up: at most one more than it really has."""
     device = next(model.parameters()).device
     samples = torch.tensor([SAMPLE_RATE, 2 * SAMPLE_RATE], device=device)
-    # An encoder says nothing of its lengths but by encoding: they grow evenly, or not at all with Whisper's padding.
+    # Lengths of features are known by encoding only. They grow evenly, or with Whisper's padding not at all.
     _, lengths = model.encoder(torch.zeros(2, 2 * SAMPLE_RATE, device=device), samples)
     one, two = lengths.tolist()
     joined = model.config.frame_stack * model.adapter.frame_stride
