@@ -241,7 +241,7 @@ def unknown_arch(name: str, key: str) -> UserError:
 
 def is_published(name: object) -> bool:
     """Whether an architecture is one of a paper's, which takes the last checkpoint."""
-    return any(name in map(".".join, product(*tables)) for tables in (GRID, AUTHORS, SLM))
+    return name in {".".join(parts) for tables in (GRID, AUTHORS, SLM) for parts in product(*tables)}
 
 
 def _adapter_section(name: str) -> PartSection:
