@@ -60,8 +60,8 @@ def test_cif_scales_its_weights_a_little_beyond_the_tokens(
         output = adapter(seqs, LENGTHS, targets)
         assert output.lengths.tolist() == targets.tolist()
         torch.testing.assert_close(output.seqs[2, :9], expected[2, :9])
-    with pytest.raises(UserError, match=r"^adapter\.config\.scale_eps: found -1, expected a number of at least 0"):
-        create_adapter("cif", scale_eps=-1)
+    with pytest.raises(UserError, match=r"^adapter\.config\.scale_eps: found -1\.0, expected a number of at least 0"):
+        create_adapter("cif", scale_eps=-1.0)
 
 
 def test_slm_has_the_published_size() -> None:
