@@ -20,7 +20,8 @@ from tests.tools.corpora.layouts import write_covost2, write_mustc
 
 NOT_HERE = ("make ", "speechllm compare", "speechllm seeds", "speechllm bench", "speechllm inspect --all", "pre-commit")
 """They take minutes; tests of their own run what they run."""
-SMALL = {"mlp": {"hidden_dim": 48}, "base": {"num_layers": 1, "dim": 32, "num_heads": 2, "ffn_dim": 64}}
+_BERT = {"dim": 32, "num_heads": 2, "ffn_dim": 64}
+SMALL = {"mlp": {"hidden_dim": 48}, "base": {**_BERT, "num_layers": 1}, "ctc_authors": _BERT}
 RESULTS = {
     "README.md": ["data/train.tsv", "runs/mine-test/test/scores.json", "runs/mine-test/test/hypotheses.tsv"],
     "docs/training.md": ["runs/base/config.yaml", "runs/mine-tuned/run.json"],
@@ -33,6 +34,7 @@ RESULTS = {
 @pytest.fixture
 def place(system: System, trained: Path, tmp_path: Path) -> Path:
     """The folder that a page is read in: the demo's run, corpora, and a few clips."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo/run").symlink_to(trained)
     tone = 0.3 * np.sin(np.arange(8000) / 5)
@@ -65,18 +67,19 @@ def small(system: System, place: Path, words: list[str]) -> list[str]:
         recognizer = write_whisper(place / "recognizer", multilingual=True)
         return [*words, "--config", f"recognizer.config.path={recognizer}", f"llm.config.path={system.llm}",
                 "decoding.extra_tokens=4"]
-    if action != "train" or "--dump-config" in words or "--config-file" in words:
+    if action != "train" or "--dump-config" in words:
         return [*words, "--config", "decoding.extra_tokens=4"] if action in ("evaluate", "generate") else words
     adapter = re.search(r"model\.arch=\w+\.\w+\.(\w+)", " ".join(words))
-    models = {
-        "encoder": {"arch": None, "config": {"path": str(system.whisper), "pad_to_30s": False}},
-        "llm": {"arch": None, "config": {"path": str(system.llm), "dtype": "float32"}},
+    if adapter is None and "--config-file" in words:
+        return words  # the tests' own file
+    keys = {
+        "encoder.name": "whisper", "encoder.arch": None, "encoder.config.path": str(system.whisper),
+        "encoder.config.pad_to_30s": False,
+        "llm.arch": None, "llm.config.path": str(system.llm), "llm.config.dtype": "float32",
+        **{f"adapter.config.{key}": value for key, value in (SMALL[adapter[1]] if adapter else {}).items()},
     }
-    if adapter is not None:
-        models["adapter"] = {"config": SMALL[adapter[1]]}
-    file = place / "small.yaml"
-    file.write_text(json.dumps({"model": {"config_overrides": models}}))
-    return [*words, "--config-file", str(file), "--config", "regime.num_steps=2", "decoding.extra_tokens=4"]
+    models = [f"model.config_overrides.{key}={json.dumps(value)}" for key, value in keys.items()]
+    return [*words, "--config", *models, "regime.num_steps=2", "decoding.extra_tokens=4"]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)], ids=name_of)
