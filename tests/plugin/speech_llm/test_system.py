@@ -193,6 +193,7 @@ def test_stacked_frames_are_what_the_mlp_stacks_itself(
 
 
 def test_ctc_reads_the_transcript_and_the_llm_the_translation(model: SpeechLlm, batch: SpeechTextBatch) -> None:
+    batch.transcripts = list(batch.texts)
     before = model(batch)
     batch.texts = [text[::-1] for text in batch.texts]
     translated = model(batch)
