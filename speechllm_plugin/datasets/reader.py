@@ -105,11 +105,6 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         return len(self._utterances)
 
     @property
-    def seconds(self) -> Sequence[float]:
-        """Duration of each clip."""
-        return self._seconds
-
-    @property
     def clips(self) -> list[tuple[Utterance, float]]:
         """What is read, with its seconds, in the order of the split."""
         return list(zip(self._utterances, self._seconds, strict=True))
