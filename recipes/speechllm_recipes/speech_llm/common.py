@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.nn import Module
 from speechllm_plugin.datasets.audio import AudioError
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.checks import check_languages
+from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.plan import Batching, BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset, Utterance
@@ -132,6 +134,7 @@ def create_reader(
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
     require_text: bool = True,
+    sample: int | None = None,
     batching: Batching = "bucketed",
     augmentation: AugmentationConfig | None = None,
     accept_new_rows: bool = False,
@@ -152,6 +155,7 @@ def create_reader(
         shuffle_seed=shuffle_seed,
         num_accumulate=num_accumulate,
         require_text=require_text,
+        sample=sample,
         batching=batching,
         augmentation=augmentation,
         accept_new_rows=accept_new_rows,
@@ -186,6 +190,7 @@ def open_reader(
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
     require_text: bool = True,
+    sample: int | None = None,
     batching: Batching = "bucketed",
     augmentation: AugmentationConfig | None = None,
     accept_new_rows: bool = False,
@@ -194,13 +199,22 @@ def open_reader(
 
     :param max_seconds: the longest clip that can be taken; None = any.
     :param languages: codes of those that the clips should be in; None = any.
+    :param sample: read so many clips of the split, drawn at random, the same each time; None = all.
     """
     utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
+    if sample is not None and sample < len(utterances):
+        drawn = random.Random(f"{split}:{sample}").sample(range(len(utterances)), sample)
+        utterances = [utterances[index] for index in sorted(drawn)]
     warn_of_languages(split, utterances, languages)
     options = ReadOptions(
         limits=BatchLimits(section.batch_size, section.max_batch_seconds),
         shuffle_seed=shuffle_seed,
-        max_seconds=max_seconds,
+        lengths=LengthPolicy(
+            window=max_seconds,
+            min_seconds=section.min_seconds,
+            max_seconds=section.max_seconds,
+            too_long=section.too_long,
+        ),
         on_error=section.on_error,
         accept_new_rows=accept_new_rows,
         num_accumulate=num_accumulate,

@@ -27,6 +27,7 @@ from fairseq2.utils.validation import ValidationResult
 
 from speechllm_plugin.checked import Checked
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
+from speechllm_plugin.datasets.lengths import TooLong
 from speechllm_plugin.datasets.plan import Batching
 from speechllm_plugin.datasets.speech_text import SPEECH_TEXT_DATASET
 from speechllm_plugin.llms.api import DecodingConfig
@@ -46,6 +47,14 @@ class SpeechDatasetSection(DatasetSection):
     """The most clips in a batch."""
     max_batch_seconds: float | None = None
     """The most audio in a batch, padding included, in seconds. None = only `batch_size` limits it."""
+    min_seconds: float = 0.0
+    """Shorter clips are left out and counted."""
+    max_seconds: float | None = None
+    """Longer clips are too long, whatever the encoder takes: systems of several encoders then see the same clips.
+    None = the encoder's window."""
+    too_long: TooLong = "error"
+    """What a clip does that is longer than `max_seconds`, or than the encoder takes: `error`, or left out with
+    `on_error=skip`; `skip` leaves it out; `cut` drops the audio behind, but no text. Counted in the log."""
     on_error: Literal["raise", "skip"] = "raise"
     """What a clip that cannot be read, or is longer than the encoder takes, does: stop the run, or be left out,
     counted and listed in the log."""
@@ -62,6 +71,11 @@ class SpeechDatasetSection(DatasetSection):
         for name in ("batch_size", "num_threads", "prefetch"):
             if getattr(self, name) < 1:
                 result.add_error(f"`{name}` must be at least 1, but is {getattr(self, name)} instead.")
+        if self.max_seconds is not None and self.max_seconds <= self.min_seconds:
+            result.add_error(
+                f"`max_seconds` must be more than `min_seconds` ({self.min_seconds:g}), but is {self.max_seconds:g} "
+                "instead."
+            )
         return result
 
 
@@ -84,6 +98,8 @@ class TrainDatasetSection(SpeechDatasetSection):
     texts): the log then tells what differs, and a new epoch begins. False = it is refused."""
     valid_splits: str | list[str] = field(default_factory=lambda: ["dev"])
     """Keys of `config_overrides.manifests` to validate on; empty = no validation."""
+    valid_clips: int | None = None
+    """Validate on so many clips of each split, a random sample that is the same for every run. None = all."""
     valid_decode: bool = True
     """Decode the validation splits and report the WER of their transcriptions; False reports their loss alone, and
     `regime.score_metric` must then be `nll_loss`."""

@@ -116,7 +116,7 @@ class SpeechLlmTrainRecipe(Recipe):
         stop = Stop(context.gangs.root)
         valid_units, valid_readers = [], []
         for split in config.dataset.valid_splits:
-            valid_reader = create_reader(context, config.dataset, model, split)
+            valid_reader = create_reader(context, config.dataset, model, split, sample=config.dataset.valid_clips)
             if config.dataset.valid_decode:
                 check_references(split, model.prompts, valid_reader, decoding)
             valid_units.append(

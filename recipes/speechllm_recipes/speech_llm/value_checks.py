@@ -78,6 +78,9 @@ RULES: Mapping[str, _Between] = {
     **{f"common.profilers.torch.{key}": _NOT_NEGATIVE for key in ("skip_n_steps", "wait_n_steps", "num_warmup_steps")},
     **{f"common.profilers.torch.{key}": _COUNT for key in ("num_active_steps", "repeat")},
     "dataset.max_batch_seconds": _POSITIVE,
+    "dataset.max_seconds": _POSITIVE,
+    "dataset.valid_clips": _COUNT,
+    "dataset.min_seconds": _NOT_NEGATIVE,
 }
 """Key -> what a number there may be; `[]` stands for each item of a list. A key without a value is left alone."""
 
