@@ -1,7 +1,8 @@
 """Cuts a stream into pieces that an encoder can take: at pauses, and where there is none, twice.
 
-A pause of some length always ends a piece: what follows is another utterance, and silence is left out. Speech that goes
-on is cut before the piece becomes too long, in the longest short pause of its second half. Speech without any pause is
+A pause of some length always ends a piece: what follows is another utterance, and silence is left out. The longer a
+piece is already, the shorter a pause ends it, so that what belongs together stays together where it can. A piece that
+becomes too long all the same is cut in the longest pause of its second half, however short. Speech without any pause is
 cut where speech is least likely, and both pieces hold what lies around the cut: one of them has each word whole.
 """
 
@@ -24,6 +25,8 @@ _PAD = 0.3
 later."""
 _SHORT_PAUSE = 0.16
 """Seconds of silence in which speech that goes on may be cut: longer than the closure of a stop consonant."""
+_ENOUGH_AT_LAST = 0.2
+"""Seconds of silence that end a piece that is as long as it may be."""
 _LAP = 2.0
 """Seconds that two pieces share where there is no pause, at most: some five words."""
 _LEAST_SPEECH = 0.1
@@ -35,7 +38,8 @@ class CutConfig:
     longest: float = 30.0
     """The most seconds that a piece may last: the encoder's window, or less."""
     pause: float = 0.5
-    """Seconds of silence that always end a piece."""
+    """Seconds of silence that always end a piece; of one that is nearly as long as it may be, less than half of it
+    does."""
 
 
 WINDOW = 30.0
@@ -129,8 +133,7 @@ class _Quiet:
 class _Cutter:
     def __init__(self, config: CutConfig) -> None:
         self._longest = int(config.longest * SAMPLE_RATE)
-        self._pause = max(1, round(config.pause * SAMPLE_RATE / FRAME))
-        self._pad_after = int(min(_PAD, config.pause / 2) * SAMPLE_RATE)
+        self._pause = config.pause * SAMPLE_RATE
         self._lap = int(min(_LAP, config.longest / 4) * SAMPLE_RATE)
         self._next = 0  # the frame whose probability comes next
         self._last_end = 0  # sample at which the last piece ended
@@ -164,10 +167,16 @@ class _Cutter:
         if not self._frames:
             self._first_frame = frame
         self._frames.append(probability)
-        if self._quiet is not None and self._next - self._quiet >= self._pause:
-            yield from self._close(self._quiet * FRAME + self._pad_after)
+        if self._quiet is not None and (quiet := (self._next - self._quiet) * FRAME) >= self._enough(self._begin):
+            yield from self._close(self._quiet * FRAME + min(int(_PAD * SAMPLE_RATE), quiet // 2))
         elif (self._next + 1) * FRAME - self._begin > self._longest:
             yield from self._divide()
+
+    def _enough(self, begin: int) -> float:
+        """Samples of silence that end the piece that began there."""
+        assert self._quiet is not None
+        share = (self._quiet * FRAME - begin) / self._longest
+        return self._pause - share * max(0.0, self._pause - _ENOUGH_AT_LAST * SAMPLE_RATE)
 
     def finish(self, total: int) -> Iterator[_Span]:
         """

@@ -83,7 +83,7 @@ def test_speech_that_goes_on_is_cut_in_a_short_pause(clips: list[Sound]) -> None
     assert len(pieces) > 2 and not any(piece.shared for piece in pieces)
     for before, after in pairwise(pieces):
         end = (before.start + len(before.samples)) / RATE
-        assert end == after.start / RATE
+        assert end <= after.start / RATE
         assert not any(start + 0.1 < end < last - 0.15 for start, last in places)
 
 

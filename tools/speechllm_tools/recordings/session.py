@@ -165,8 +165,11 @@ class Session:
             texts = [text for text in recording.texts if text is not None]
             spoken = sum(text.end - text.start - text.shared for text in texts)
             self._progress.close()
+            empty = sum(not text.segments for text in texts)
+            without = f", {empty} of them without a text" if empty else ""
             self._say(
-                f"{name}: {len(texts)} pieces, {spoken:.0f} s of {transcript.seconds:.0f} s; nobody speaks in the rest"
+                f"{name}: {len(texts)} pieces{without}, {spoken:.0f} s of {transcript.seconds:.0f} s; nobody speaks in "
+                "the rest"
             )
         if (
             self._timed

@@ -192,6 +192,7 @@ def create_app(service: Service) -> FastAPI:
         hearing = Hearing(source, service.whole, service.cut, most=service.most_seconds)
         work = Work(hearing, way, engines[-1], 2 * service.batch_size)
         if fields.stream:
+            await work.begin()
             return StreamingResponse(
                 stream(work, stack),
                 media_type="text/event-stream",
