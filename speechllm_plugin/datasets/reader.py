@@ -20,7 +20,7 @@ from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, audio_key, 
 from speechllm_plugin.datasets.augmentation import Augmentation, AugmentationConfig, augment, draw
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.checks import check_n_frames
-from speechllm_plugin.datasets.plan import BatchLimits, evaluation_steps, training_steps
+from speechllm_plugin.datasets.plan import Batching, BatchLimits, evaluation_steps, padding, training_steps
 from speechllm_plugin.datasets.speech_text import Utterance
 from speechllm_plugin.encoders.api import too_long
 from speechllm_plugin.encoders.cache import FeatureCache
@@ -41,6 +41,8 @@ class ReadOptions:
     """None = evaluation: every clip once, nothing shuffled."""
     max_seconds: float | None
     """Longest clip that the encoder takes."""
+    batching: Batching = "bucketed"
+    """Of training clips."""
     on_error: Literal["raise", "skip"] = "raise"
     accept_new_rows: bool = False
     """Whether a checkpoint that was written over other rows may be resumed: it then begins a new epoch."""
@@ -119,6 +121,11 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
     def hours(self) -> float:
         return sum(self._seconds) / 3600
 
+    @property
+    def padding(self) -> float:
+        """The share of an epoch's audio that is padding."""
+        return padding(self._steps, self._seconds)
+
     def longest(self) -> SpeechTextBatch | None:
         """The longest clip, alone; None where it cannot be read."""
         clip = self._load(max(range(len(self._seconds)), key=self._seconds.__getitem__))
@@ -154,7 +161,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
     @override
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         found, now = state_dict.get("plan"), self._fingerprint()
-        if not isinstance(found, Mapping) or any(found.get(key) != now[key] for key in now.keys() - _ROWS):
+        if not isinstance(found, Mapping) or _without_rows(found) != _without_rows(now):
             raise UserError(
                 f"resume: the checkpoint was written while reading {_without_rows(found)}, found {_without_rows(now)}; "
                 "expected the same manifests, batch settings, seed and batches per step (processes x accumulation)"
@@ -236,7 +243,9 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             self._steps = evaluation_steps(self._seconds, options.limits, per_step)
             return
         seconds = [own + self._added_seconds(index) for index, own in enumerate(self._seconds)]
-        self._steps, repeated = training_steps(seconds, options.limits, per_step, options.shuffle_seed, self._epoch)
+        self._steps, repeated = training_steps(
+            seconds, options.limits, per_step, options.shuffle_seed, self._epoch, options.batching
+        )
         if repeated and self._epoch == 0:
             log.info("{} batch(es) are seen twice an epoch to fill its last step.", repeated)
 
@@ -249,6 +258,8 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             "max_batch_seconds": limits.max_seconds,
             "seed": self._options.shuffle_seed,
             "batches_per_step": self._options.num_accumulate * self._world_size,
+            # What earlier versions did has no key, so that their checkpoints are resumed.
+            **({"batching": self._options.batching} if self._options.batching != "bucketed_steps" else {}),
             **({"augmentation": asdict(augmentation)} if augmentation.probability > 0 else {}),
             "rows": self._row_digests,
         }
@@ -378,4 +389,4 @@ def _digest(values: Iterable[object]) -> str:
 
 
 def _without_rows(plan: object) -> object:
-    return {key: value for key, value in plan.items() if key != "rows"} if isinstance(plan, Mapping) else plan
+    return {key: value for key, value in plan.items() if key not in _ROWS} if isinstance(plan, Mapping) else plan

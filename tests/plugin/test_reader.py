@@ -187,6 +187,8 @@ def test_resuming_goes_on_where_it_stopped(corpus: Path, prefetch: int, taken: i
         pytest.param({"max_batch_seconds": 0.2}, id="batch seconds"),
         pytest.param({"seed": 4}, id="seed"),
         pytest.param({"num_accumulate": 2}, id="accumulation"),
+        pytest.param({"batching": "random"}, id="batching"),
+        pytest.param({"batching": "bucketed_steps"}, id="batching as in earlier versions"),
     ],
 )
 def test_a_changed_plan_is_not_resumed(corpus: Path, changed: dict[str, Any]) -> None:

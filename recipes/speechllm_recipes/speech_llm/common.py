@@ -19,7 +19,7 @@ from torch.nn import Module
 from speechllm_plugin.datasets.audio import AudioError
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.checks import check_languages
-from speechllm_plugin.datasets.plan import BatchLimits
+from speechllm_plugin.datasets.plan import Batching, BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset, Utterance
 from speechllm_plugin.encoders.cache import FeatureCache
@@ -132,6 +132,7 @@ def create_reader(
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
     require_text: bool = True,
+    batching: Batching = "bucketed",
     augmentation: AugmentationConfig | None = None,
     accept_new_rows: bool = False,
 ) -> SpeechTextReader:
@@ -151,6 +152,7 @@ def create_reader(
         shuffle_seed=shuffle_seed,
         num_accumulate=num_accumulate,
         require_text=require_text,
+        batching=batching,
         augmentation=augmentation,
         accept_new_rows=accept_new_rows,
     )
@@ -184,6 +186,7 @@ def open_reader(
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
     require_text: bool = True,
+    batching: Batching = "bucketed",
     augmentation: AugmentationConfig | None = None,
     accept_new_rows: bool = False,
 ) -> SpeechTextReader:
@@ -203,6 +206,7 @@ def open_reader(
         num_accumulate=num_accumulate,
         num_threads=section.num_threads,
         prefetch=section.prefetch,
+        batching=batching,
         augmentation=augmentation or AugmentationConfig(),
     )
     gang = context.gangs.dp
@@ -211,8 +215,8 @@ def open_reader(
     )
     directions = Counter(direction_of(row.source_lang, row.target_lang) for row in utterances)
     log.info(
-        "Split {}: {:,} clips, {:.2f} h, {:,} steps; {} left out; languages: {}.",
-        split, reader.num_clips, reader.hours, reader.num_steps, len(reader.skipped),
+        "Split {}: {:,} clips, {:.2f} h, {:,} steps, {:.0%} padding; {} left out; languages: {}.",
+        split, reader.num_clips, reader.hours, reader.num_steps, reader.padding, len(reader.skipped),
         ", ".join(f"{name} {count:,}" for name, count in directions.most_common()),
     )
     return reader

@@ -26,6 +26,7 @@ from fairseq2.recipe.config import (
 from fairseq2.utils.validation import ValidationResult
 
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
+from speechllm_plugin.datasets.plan import Batching
 from speechllm_plugin.datasets.speech_text import SPEECH_TEXT_DATASET
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, PartSection
@@ -72,6 +73,11 @@ def _names(value: str | list[str]) -> list[str]:
 class TrainDatasetSection(SpeechDatasetSection):
     train_split: str = "train"
     """Key of `config_overrides.manifests` to train on."""
+    batching: Batching = "bucketed"
+    """Which clips share a step. `bucketed`: a step is a random sample of the clips, sorted by length into its batches
+    (processes x accumulation); with one batch a step that is `random`. `bucketed_steps`: all clips of a step are of
+    about one length: the least padding, but gradients of long and of short clips take turns. `random`: each batch is a
+    random sample. The log tells the share of padding."""
     accept_new_rows: bool = False
     """Whether a run may be resumed over other rows than those it was started with (more of them, another order, other
     texts): the log then tells what differs, and a new epoch begins. False = it is refused."""

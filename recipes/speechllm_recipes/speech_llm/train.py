@@ -105,6 +105,7 @@ class SpeechLlmTrainRecipe(Recipe):
             config.dataset.train_split,
             shuffle_seed=config.common.seed,
             num_accumulate=config.trainer.grad_accumulation.num_batches,
+            batching=config.dataset.batching,
             augmentation=config.dataset.augmentation,
             accept_new_rows=config.dataset.accept_new_rows,
         )
