@@ -54,37 +54,43 @@ def rows(output: str) -> list[list[str]]:
 
 
 def test_a_long_recording_is_its_pieces_joined(commands: Commands, trained: Path, talk: Path) -> None:
-    model = load_speech_llm(trained, device="cpu")
-    longest = json.loads((trained / "checkpoints/decoding.json").read_text())["longest_clip"]
-    assert 2.0 < longest < 2.2
-    pieces = pieces_of(talk, longest)
-    assert len(pieces) > 8 and max(len(piece.samples) for piece in pieces) <= longest * RATE
+    pieces = pieces_of(talk, 20)
     # No two pieces of this talk share anything: its text is theirs.
-    assert not any(piece.shared for piece in pieces)
+    assert len(pieces) == len(SENTENCES) and not any(piece.shared for piece in pieces)
+    model = load_speech_llm(trained, device="cpu")
     expected = [model.transcribe(piece.samples)[0] for piece in pieces]
-    result = commands.speechllm("transcribe", "--checkpoint", trained, talk).ok()
+    result = commands.speechllm("transcribe", "--checkpoint", trained, talk, "--longest-piece", 20).ok()
     assert rows(result.stdout) == [[str(talk), " ".join(" ".join(expected).split())]]
     assert re.search(rf"{re.escape(str(talk))}: {len(pieces)} pieces, \d+ s of 4\d s; nobody speaks", result.stderr)
     # Pieces of another size, and batches of another: the size of a batch changes nothing.
-    options = ("transcribe", "--checkpoint", trained, "--longest-piece", 20, "--pause", 3, talk)
+    options = ("transcribe", "--checkpoint", trained, "--longest-piece", 20, "--pause", 20, talk)
     coarse = commands.speechllm(*options, "--batch-size", 1).ok().stdout
     assert coarse == commands.speechllm(*options, "--batch-size", 3).ok().stdout != result.stdout
 
 
+def test_pieces_are_no_longer_than_what_the_system_was_trained_on(
+    commands: Commands, trained: Path, talk: Path
+) -> None:
+    longest = json.loads((trained / "checkpoints/decoding.json").read_text())["longest_clip"]
+    assert 2.0 < longest < 2.2
+    count = len(pieces_of(talk, longest))
+    assert count > len(SENTENCES)
+    assert f" {count} pieces" in commands.speechllm("transcribe", "--checkpoint", trained, talk).ok().stderr
+
+
 def test_times_are_those_of_the_recording(commands: Commands, trained: Path, talk: Path) -> None:
-    text = rows(commands.speechllm("transcribe", "--checkpoint", trained, talk).ok().stdout)[0][1]
-    pieces = [(piece.start / RATE, (piece.start + len(piece.samples)) / RATE) for piece in pieces_of(talk, 2.05)]
+    command = ("transcribe", "--checkpoint", trained, "--longest-piece", 20, talk)
+    text = rows(commands.speechllm(*command).ok().stdout)[0][1]
+    pieces = [(piece.start / RATE, (piece.start + len(piece.samples)) / RATE) for piece in pieces_of(talk, 20)]
     for option in (["--timestamps"], ["--timestamps=words"]):
-        lines = rows(commands.speechllm("transcribe", "--checkpoint", trained, talk, *option).ok().stdout)
+        lines = rows(commands.speechllm(*command, *option).ok().stdout)
         assert " ".join(line[3] for line in lines) == text
         spans = [(float(line[1]), float(line[2])) for line in lines]
         assert spans == sorted(spans)
         # Each word lies in a piece, and none where nobody speaks.
         for start, end in spans:
             assert any(first - 0.2 <= start and end <= last + 0.2 for first, last in pieces), (start, end)
-    document = json.loads(
-        commands.speechllm("transcribe", "--checkpoint", trained, talk, "--format", "json").ok().stdout
-    )
+    document = json.loads(commands.speechllm(*command, "--format", "json").ok().stdout)
     assert document["text"] == text and abs(document["duration"] - pieces[-1][1]) < 2.0
     assert [word["word"] for word in document["words"]] == text.split()
     assert " ".join(segment["text"] for segment in document["segments"]) == text

@@ -6,12 +6,14 @@ import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.recordings.cutting import CutConfig
@@ -152,7 +154,7 @@ def create_app(service: Service) -> FastAPI:
         start = time.monotonic()
         under_way += 1
         metrics.under_way.set(under_way)
-        stack = AsyncExitStack()
+        stack = ExitStack()
 
         def leave() -> None:
             nonlocal under_way
@@ -163,17 +165,19 @@ def create_app(service: Service) -> FastAPI:
         stack.callback(leave)
         try:
             response = await respond(request, task, stack)
+        except ClientDisconnect:
+            response = Response(status_code=_LEFT)
         except BaseException as error:
-            await stack.aclose()
+            stack.close()
             status = as_refusal(error).status if isinstance(error, Exception) else _LEFT
             metrics.requests.labels(getattr(error, "status_code", status)).inc()
             raise
         if not isinstance(response, StreamingResponse):
-            await stack.aclose()
+            stack.close()
             metrics.requests.labels(response.status_code).inc()
         return response
 
-    async def respond(request: Request, task: str, stack: AsyncExitStack) -> Response:
+    async def respond(request: Request, task: str, stack: ExitStack) -> Response:
         """
         :param stack: what has to be given back behind the answer.
         """
@@ -184,7 +188,9 @@ def create_app(service: Service) -> FastAPI:
                 "multipart/form-data",
             )
         form = await request.form(max_files=2, max_fields=64)
-        stack.push_async_callback(form.close)
+        for value in form.values():
+            if isinstance(value, UploadFile):
+                stack.callback(value.file.close)
         fields = read_fields(form)
         check_model(fields.model)
         way = way_of(fields, task)
@@ -229,36 +235,41 @@ def create_app(service: Service) -> FastAPI:
         timed = service.tells_times and fields.response_format in ("srt", "vtt", "verbose_json")
         return Way(source, target, timed, fields.temperature)
 
-    async def stream(work: Work, stack: AsyncExitStack) -> AsyncIterator[bytes]:
+    async def stream(work: Work, stack: ExitStack, request: Request) -> AsyncIterator[bytes]:
         """Server-sent events; a comment now and then keeps the connection open."""
         status, sent = _LEFT, ""
         grown = work.grow()
+        gone = asyncio.create_task(left(request))
         step: asyncio.Task | None = None
         try:
-            while True:
-                step = asyncio.create_task(anext(grown, None))
-                while not (await asyncio.wait({step}, timeout=_PING_EVERY))[0]:
+            while not gone.done():
+                if step is None:
+                    step = asyncio.create_task(anext(grown, None))
+                await asyncio.wait({step, gone}, timeout=_PING_EVERY, return_when=asyncio.FIRST_COMPLETED)
+                if not step.done():
                     yield answers.PING
-                text = step.result()
+                    continue
+                text, step = step.result(), None
                 if text is None:
-                    break
+                    assert work.transcript is not None
+                    metrics.audio.inc(work.transcript.seconds)
+                    status = 200
+                    yield answers.done(work.transcript)
+                    return
                 if len(text) > len(sent):
                     yield answers.delta(text[len(sent) :])
                     sent = text
-            assert work.transcript is not None
-            metrics.audio.inc(work.transcript.seconds)
-            status = 200
-            yield answers.done(work.transcript)
         except Exception as error:
             refusal = as_refusal(error)
             status = refusal.status
             yield answers.event(refusal.body())
         finally:
-            if step is not None and not step.done():
+            # Nothing is awaited here: whoever leaves may have cancelled this already.
+            gone.cancel()
+            if step is not None:
                 step.cancel()
-                await asyncio.wait({step})
-            await grown.aclose()
-            await stack.aclose()
+            work.leave()
+            stack.close()
             metrics.requests.labels(status).inc()
 
     return app

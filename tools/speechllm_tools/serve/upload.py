@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -19,6 +20,8 @@ from speechllm_tools.serve.refusals import Refusal
 
 _FIELDS = 1 << 16
 """Bytes of a request beside its file."""
+_STALLED = 60.0
+"""Seconds that an upload may stand still: it holds a place, and the server's end waits for it."""
 
 
 class BodyLimit:
@@ -39,11 +42,19 @@ class BodyLimit:
         if lengths and lengths[0].isdigit() and int(lengths[0]) > most:
             await _too_large(int(lengths[0]), self._most).response()(scope, receive, send)
             return
-        found = 0
+        found, is_whole = 0, False
 
         async def counted() -> Any:
-            nonlocal found
-            message = await receive()
+            nonlocal found, is_whole
+            try:
+                message = await (receive() if is_whole else asyncio.wait_for(receive(), _STALLED))
+            except asyncio.TimeoutError:
+                raise Refusal(
+                    400,
+                    f"found no more of the request for {_STALLED:g} s, expected all of it",
+                    headers={"Connection": "close"},
+                ) from None
+            is_whole = message["type"] != "http.request" or not message.get("more_body", False)
             found += len(message.get("body", b""))
             if found > most:
                 raise _too_large(found, self._most)

@@ -31,6 +31,7 @@ class Work:
         self._spaces = has_spaces(way.target_lang or way.source_lang)
         self._pieces = iter(hearing)
         self._first: Piece | None = None
+        self._waiting: deque[tuple[Piece, asyncio.Future]] = deque()
         self._texts: list[PieceText] = []
         self.transcript: Transcript | None = None
         """Of the whole recording, once `grow` has ended."""
@@ -47,7 +48,7 @@ class Work:
 
         :raises Refusal: the file cannot be decoded.
         """
-        waiting: deque[tuple[Piece, asyncio.Future]] = deque()
+        waiting = self._waiting
         piece, has_more = self._first, True
         try:
             while has_more or waiting:
@@ -68,10 +69,14 @@ class Work:
                 if following is not None and following.shared == 0:
                     yield one_line(self._joined().text)
         finally:
-            for _, future in waiting:
-                future.cancel()
+            self.leave()
         self.transcript = self._joined()
         yield one_line(self.transcript.text)
+
+    def leave(self) -> None:
+        """Nobody waits for the texts any more: what is not being decoded will not be."""
+        for _, future in self._waiting:
+            future.cancel()
 
     def _joined(self) -> Transcript:
         return join(self._texts, self._hearing.seconds, spaces=self._spaces)
