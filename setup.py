@@ -52,9 +52,9 @@ setup(
     packages=packages,
     package_dir={name: f"{folder}/{name}" for folder, name in FOLDERS.items()},
     package_data={
+        "": ["py.typed"],
         "speechllm_kernels": ["**/*.md"],
         "speechllm_recipes": ["configs/**/*.yaml"],
-        "speechllm_tools": ["**/*.yaml", "**/*.sha256"],
     },
     install_requires=[
         "fairseq2==0.8.1",

@@ -173,6 +173,15 @@ def _choose_checkpoint(path: Path, step: Step) -> Checkpoint:
     return Checkpoint(directory, steps[-1])
 
 
+def describe_choice(checkpoint: Checkpoint) -> str:
+    """Which of its run's checkpoints one is."""
+    chosen = (("the last", "last"), ("the best by validation", "best"))
+    steps = {name: find_checkpoint(checkpoint.directory, parse_step(step)).step_nr for name, step in chosen}
+    own = [name for name, step in steps.items() if step == checkpoint.step_nr]
+    others = [f"{name} is step {step}" for name, step in steps.items() if step != checkpoint.step_nr]
+    return "; ".join([", ".join([f"step {checkpoint.step_nr} of {checkpoint.directory.parent}", *own]), *others])
+
+
 def named_checkpoint(directory: Path | None, name: str | None) -> Checkpoint | None:
     """A checkpoint that is known by fairseq2's name for it; None for a model that is no run's."""
     if directory is None or name is None:

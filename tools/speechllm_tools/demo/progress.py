@@ -1,4 +1,4 @@
-"""A line on a terminal that says how far a job is and how long it still takes; in a log, a line now and then."""
+"""Progress of a job and its remaining time: a line on a terminal, or now and then a line in a log."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ProgressLine:
         now = time.monotonic()
         if self._first is None:
             self._first = share
-        # A log is not to be filled: every ten seconds, and the end.
+        # In a log a line every ten seconds, and at the end.
         if not self._on_terminal and share < 1 and now - self._printed < 10:
             return
         self._printed = now
