@@ -7,13 +7,12 @@ STAMP := $(VENV)/.installed
 
 LATEST := .venv-latest
 LATEST_TORCH ?= torch
-LATEST_TESTS := $(addprefix tests/plugin/test_,$(addsuffix .py, \
+LATEST_TESTS := tests/plugin/pretrained tests/plugin/prompts $(addprefix tests/plugin/test_,$(addsuffix .py, \
 	adapters adapters_base adapters_cif adapters_conv adapters_ctc adapters_published adapters_subsample \
 	adapters_wlq_former encoders_apart seamless_encoder w2v_bert_encoder wav2vec2_encoder whisper_encoder \
-	causal_llm exact_decoding llm_families llm_generation prefix_states pretrained prompts \
-	alignment ctc_head vocabulary))
+	causal_llm exact_decoding llm_families llm_generation prefix_states alignment ctc_head vocabulary))
 
-.PHONY: help demo test test-latest lint install bench clean-demo
+.PHONY: help demo test test-latest lint install bench docs clean-demo
 
 help:
 	@echo "make demo        install, then train and evaluate a small real system on CPU, offline"
@@ -21,6 +20,7 @@ help:
 	@echo "make test-latest run the core's tests on the newest PyTorch and transformers, without fairseq2"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make bench       time the kernels on this machine"
+	@echo "make docs        renew docs/configuration.md after a configuration key has changed"
 	@echo "make clean-demo  forget the demo's data, models and run"
 
 install: $(STAMP)
@@ -59,6 +59,9 @@ lint: install
 bench: install
 	$(BIN)/speechllm bench cif
 	$(BIN)/speechllm bench ctc-collapse
+
+docs: install
+	$(BIN)/python -m speechllm_tools.configuration_page docs/configuration.md
 
 clean-demo:
 	rm -rf demo

@@ -50,6 +50,13 @@ BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
 LORA = ["peft>=0.15,<1"]
 # Keeps the LLM in 8 or 4 bits, on a GPU.
 QUANTIZATION = ["bitsandbytes>=0.46,<1", "accelerate>=1.0,<2"]
+# Finds pauses in recordings that are longer than an encoder's window; its weights are in the wheel.
+LONG = ["silero-vad[onnx-cpu]>=6.2,<7", "onnxruntime>=1.16,<2"]
+# The server, which speaks OpenAI's audio API; multipart reads its uploads.
+SERVE = [
+    "fastapi>=0.115,<1", "starlette>=0.40", "uvicorn>=0.30,<1", "python-multipart>=0.0.18,<1",
+    "prometheus-client>=0.20,<1", *LONG,
+]
 TEST = ["pytest>=8", "pytest-xdist>=3", "ruff==0.14.5", "mypy==1.18.2", "matplotlib>=3.8", "torch-cif==0.2.0"]
 
 setup(
@@ -63,9 +70,9 @@ setup(
     packages=packages,
     package_dir={name: f"{folder}/{name}" for folder, name in FOLDERS.items()},
     package_data={
+        "": ["py.typed"],
         "speechllm_kernels": ["**/*.md"],
         "speechllm_recipes": ["configs/**/*.yaml"],
-        "speechllm_tools": ["**/*.yaml", "**/*.sha256"],
     },
     # The core: load a checkpoint and transcribe, beside any PyTorch from 2.9 on.
     install_requires=[
@@ -85,7 +92,8 @@ setup(
         "typing-extensions>=4.12",
     ],
     extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "bench": BENCH, "lora": LORA,
-                    "quantization": QUANTIZATION, "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *LORA]},
+                    "quantization": QUANTIZATION, "long": LONG, "serve": SERVE,
+                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *LORA, *SERVE, "openai>=2,<4"]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",

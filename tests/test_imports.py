@@ -29,7 +29,7 @@ SHELL = (
 
 ROOMS: dict[str, set[str]] = {
     "adapters": {"errors", "masks", "registry", "transformers_versions"},
-    "alignment": {"adapters", "datasets", "errors", "models", "scoring"},
+    "alignment": {"adapters", "datasets", "errors", "models", "scoring", "timed_text"},
     "cards": {"models"},
     "cascade": {"datasets", "llms", "parts", "pretrained", "prompts", "recognizers"},
     "checked": {"errors"},
@@ -57,6 +57,7 @@ ROOMS: dict[str, set[str]] = {
     "precision": set(),
     "pretrained": {"errors", "hub", "identity", "log", "transformers_versions", "weights"},
     "prompts": {"errors", "languages"},
+    "recordings": {"datasets", "errors", "scoring", "timed_text"},
     "recognizers": {"datasets", "errors", "languages", "precision", "pretrained", "registry"},
     "registry": {"errors"},
     "repetition": set(),
@@ -64,6 +65,7 @@ ROOMS: dict[str, set[str]] = {
     "sndfile": set(),
     "tasks": {"cascade", "datasets", "errors", "files", "languages", "llms", "log", "models", "scoring"},
     "threads": set(),
+    "timed_text": set(),
     "transformers_versions": set(),
     "vocabulary": {"errors", "files"},
     "weights": {"hub"},
@@ -135,3 +137,10 @@ def test_every_package_that_is_imported_is_named_in_setup() -> None:
     others = imported - FOLDERS.keys() - sys.stdlib_module_names
     wanted = {re.sub(r"[-_.]+", "-", DISTRIBUTIONS.get(name, name)).lower() for name in others}
     assert wanted <= named
+
+
+def test_a_corpus_knows_its_contract_alone() -> None:
+    allowed = ("speechllm_tools.prepare", "speechllm_tools.corpora", "speechllm_plugin")
+    corpora = [module for module in modules() if module.startswith("speechllm_tools.corpora.")]
+    imported = {name for module in corpora for name in imported_by(module) if name.startswith("speechllm_")}
+    assert {name for name in imported if not name.startswith(allowed)} == set()

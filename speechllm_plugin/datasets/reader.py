@@ -110,16 +110,6 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         return len(self._utterances)
 
     @property
-    def transcripts(self) -> list[str]:
-        """What is said in each clip."""
-        return [utterance.transcript for utterance in self._utterances]
-
-    @property
-    def seconds(self) -> Sequence[float]:
-        """Duration of each clip."""
-        return self._seconds
-
-    @property
     def clips(self) -> list[tuple[Utterance, float]]:
         """What is read, with its seconds, in the order of the split."""
         return list(zip(self._utterances, self._seconds, strict=True))
@@ -346,8 +336,9 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             source = utterance.source()
             changes = self._changes(index)
             policy = self._options.lengths
-            cut = policy.too_long == "cut" and policy.samples(duration(source))
-            key = " ".join(filter(None, (audio_key(source), cut and f"cut {cut}", changes and changes.key)))
+            cut = policy.samples(duration(source)) if policy.too_long == "cut" else None
+            changed = [f"cut {cut}"] if cut is not None else []
+            key = " ".join([audio_key(source), *changed, *([] if changes is None else [changes.key])])
             features = self._cache.get(key) if self._cache is not None else None
             if features is not None:
                 seconds = policy.used(duration(source))
@@ -400,7 +391,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             audio_keys=[clip.key for clip in clips],
             seconds=[clip.seconds for clip in clips],
             texts=[utterance.row.tgt_text for utterance in utterances],
-            transcripts=[utterance.transcript for utterance in utterances],
+            transcripts=[utterance.row.src_text for utterance in utterances],
             source_langs=[utterance.source_lang for utterance in utterances],
             target_langs=[utterance.target_lang for utterance in utterances],
             waveforms=[clip.waveform for clip in clips],

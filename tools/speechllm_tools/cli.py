@@ -14,6 +14,7 @@ from speechllm_plugin.threads import wait_passively
 # `speechllm --help` answers at once.
 COMMANDS = {
     "transcribe": ("speechllm_tools.transcribe", "transcribe or translate audio files with a trained system"),
+    "serve": ("speechllm_tools.serve.command", "answer the audio API of OpenAI's clients with a trained system"),
     "inspect": ("speechllm_tools.inspect.command", "parameters, output rates and training cost of a system, offline"),
     "demo": ("speechllm_tools.demo.run", "train and evaluate a small real system on CPU, offline"),
     "compare": ("speechllm_tools.demo.compare", "train every adapter on the demo's data, into one table"),

@@ -29,7 +29,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import direction_of, language_code, language_name
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
-from speechllm_plugin.models.speech_llm.checkpoint import named_checkpoint
+from speechllm_plugin.models.speech_llm.checkpoint import describe_choice, named_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.prompts import PromptRenderer
 from speechllm_recipes.speech_llm.config import (
@@ -41,7 +41,7 @@ from speechllm_recipes.speech_llm.user_errors import report_user_error
 
 
 def register_common(container: DependencyContainer) -> None:
-    """Exit status and line of our own errors, and the names of our own metrics."""
+    """Registers how our errors are reported, and the names of our metrics."""
     for kls in (UserError, AudioError):
         register_cli_error(container, kls, report_user_error)
     for descriptor in (
@@ -72,12 +72,14 @@ def feature_cache(section: SpeechDatasetSection, model: SpeechLlm) -> FeatureCac
 
 
 def decoding_of(config: SpeechLlmEvaluateConfig | SpeechLlmGenerateConfig) -> DecodingConfig:
-    """As the training run decoded its validation, but for the keys that `config.decoding` changes. Logged.
+    """The decoding of the training run's validation, with the changes of `config.decoding`. It is logged.
 
     :raises UserError: a key is unknown, or a value is of another type or outside its range.
     """
     checkpoint = named_checkpoint(config.common.assets.prev_checkpoint_dir, config.model.name)
     run = DecodingConfig() if checkpoint is None else checkpoint.decoding()
+    if checkpoint is not None:
+        log.info("Checkpoint: {}.", describe_choice(checkpoint))
     decoding = run.changed(config.decoding)
     check_level(decoding, config.dataset)
     log.info("Decoding {}.", decoding.described(run))
@@ -85,7 +87,7 @@ def decoding_of(config: SpeechLlmEvaluateConfig | SpeechLlmGenerateConfig) -> De
 
 
 def check_level(decoding: DecodingConfig, section: SpeechDatasetSection) -> None:
-    """:raises UserError: the guard against silence needs sound that is not read."""
+    """:raises UserError: the guard against silence needs the sound, which cached features replace."""
     if decoding.no_speech_level is not None and section.feature_cache is not None:
         raise UserError(
             f"decoding.no_speech_level: found {decoding.no_speech_level} with dataset.feature_cache, expected null, or "
@@ -96,14 +98,14 @@ def check_level(decoding: DecodingConfig, section: SpeechDatasetSection) -> None
 def check_references(
     split: str, prompts: PromptRenderer, reader: SpeechTextReader, decoding: DecodingConfig
 ) -> float:
-    """Logs whether the split's references are within the limit of a hypothesis' length; the share that is not."""
+    """Logs, and returns, the share of the split's references that are longer than a hypothesis may be."""
     return report_limit(split, reference_lengths(prompts, reader.clips), decoding)
 
 
 def arithmetic(
     section: SpeechDatasetSection, evaluator: EvaluatorSection, device: Device, **parts: Module | None
 ) -> dict[str, object]:
-    """What a figure depends on beside the weights, for score files.
+    """Device, batch sizes and dtypes, for score files: results depend on them.
 
     :param parts: each is reported with the dtype of most of its weights.
     """
@@ -195,7 +197,7 @@ def open_reader(
     augmentation: AugmentationConfig | None = None,
     accept_new_rows: bool = False,
 ) -> SpeechTextReader:
-    """`create_reader` for what is no `SpeechLlm`.
+    """`create_reader` for models other than `SpeechLlm`.
 
     :param max_seconds: the longest clip that can be taken; None = any.
     :param languages: codes of those that the clips should be in; None = any.

@@ -1,4 +1,4 @@
-"""How a trained system bears what people's own recordings have: silence, noise, another level, a telephone."""
+"""WER of a trained system on changed recordings: with silence, noise, another level, a telephone band."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CHANGES: Mapping[str, Augmentation] = {
     "20 dB quieter": Augmentation(gain_db=-20.0),
     "telephone": Augmentation(telephone=True),
 }
-"""Row of the table -> what is done to every clip."""
+"""Row of the table -> the change of every clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
