@@ -200,7 +200,7 @@ def create_app(service: Service) -> FastAPI:
         if fields.stream:
             await work.begin()
             return StreamingResponse(
-                stream(work, stack),
+                stream(work, stack, request),
                 media_type="text/event-stream",
                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
             )
