@@ -23,6 +23,7 @@ $(STAMP): setup.py pyproject.toml
 	$(BIN)/python -m pip install --upgrade "pip>=24"
 	$(BIN)/python -m pip install --no-compile --editable ".[test]"
 	$(BIN)/python -c "from speechllm_plugin.sndfile import link_sndfile; link_sndfile()"
+	$(BIN)/speechllm comet install
 	touch $@
 
 demo: install

@@ -35,6 +35,8 @@ BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
 LORA = ["peft>=0.15,<1"]
 # Keeps the LLM in 8 or 4 bits, on a GPU.
 QUANTIZATION = ["bitsandbytes>=0.46,<1", "accelerate>=1.0,<2"]
+# COMET is in no list: pip finds no versions of it beside fairseq2 (numpy, protobuf). `speechllm comet install` puts it
+# into a folder of its own, which only the process that scores looks into.
 TEST = ["pytest>=8", "pytest-xdist>=3", "ruff==0.14.5", "mypy==1.18.2", "matplotlib>=3.8", "torch-cif==0.2.0"]
 
 setup(
@@ -63,6 +65,8 @@ setup(
         "soundfile>=0.12,<1",
         "jiwer>=4,<5",
         "sacrebleu>=2.4,<3",
+        # Tells hypotheses in the wrong language.
+        "py3langid>=0.4,<0.5",
         # Codes and names of languages; `data` holds the names.
         "langcodes[data]>=3.4,<4",
         # OpenAI's table of British spellings, for the normaliser `whisper_english`.

@@ -28,6 +28,8 @@ class SpeechTextBatch(SupportsDeviceTransfer):
     """What the LLM should answer; empty where unknown."""
     transcripts: list[str]
     """What is said, in the language of the speech; the answer itself where the manifest has no transcript."""
+    spoken: list[str]
+    """What is said, as the manifest has it; empty for a translation without its transcript."""
     source_langs: list[str]
     target_langs: list[str]
     """Equal to the source language for speech recognition."""

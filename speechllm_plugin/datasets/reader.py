@@ -361,6 +361,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             seconds=[clip.seconds for clip in clips],
             texts=[utterance.row.tgt_text for utterance in utterances],
             transcripts=[utterance.transcript for utterance in utterances],
+            spoken=[utterance.spoken for utterance in utterances],
             source_langs=[utterance.source_lang for utterance in utterances],
             target_langs=[utterance.target_lang for utterance in utterances],
             waveforms=[clip.waveform for clip in clips],

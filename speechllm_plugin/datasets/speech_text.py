@@ -13,6 +13,7 @@ from speechllm_plugin.datasets.audio import AudioSource, duration, resolve
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest, seconds_of
 from speechllm_plugin.datasets.text_cleaning import CleanText
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.languages import is_translation
 
 SPEECH_TEXT_DATASET = "speech_text"
 
@@ -62,6 +63,11 @@ class Utterance:
     def transcript(self) -> str:
         """What is said, for alignment; a translation without its transcript stands in for it."""
         return self.row.src_text or self.row.tgt_text
+
+    @property
+    def spoken(self) -> str:
+        """What is said, for scores that compare with it; nothing stands in for a translation's transcript."""
+        return self.row.src_text or ("" if is_translation(self.source_lang, self.target_lang) else self.row.tgt_text)
 
     def origin_of(self, name: str) -> str:
         """What gives the `source` or the `target` language: a column of the manifest, or a key of the dataset."""

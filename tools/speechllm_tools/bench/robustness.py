@@ -94,6 +94,7 @@ def _batch(rows: Sequence[ManifestRow], waveforms: Sequence[Tensor]) -> SpeechTe
         seconds=[len(waveform) / SAMPLE_RATE for waveform in waveforms],
         texts=[row.tgt_text for row in rows],
         transcripts=[row.src_text or row.tgt_text for row in rows],
+        spoken=[row.src_text for row in rows],
         source_langs=languages,
         target_langs=[row.tgt_lang or language for row, language in zip(rows, languages, strict=True)],
         waveforms=list(waveforms),
