@@ -52,7 +52,7 @@ setup(
     package_data={
         "speechllm_kernels": ["**/*.md"],
         "speechllm_recipes": ["configs/**/*.yaml"],
-        "speechllm_tools": ["**/*.yaml", "**/*.sha256"],
+        "speechllm_tools": ["**/*.yaml", "**/*.sha256", "report/published/*", "report/page/*"],
     },
     install_requires=[
         "fairseq2==0.8.1",
