@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint install bench clean-demo
+.PHONY: help demo test lint install bench docs clean-demo
 
 help:
 	@echo "make demo        install, then train and evaluate a small real system on CPU, offline"
 	@echo "make test        install, then lint, type-check and run all tests on CPU"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make bench       time the kernels on this machine"
+	@echo "make docs        renew docs/configuration.md after a configuration key has changed"
 	@echo "make clean-demo  forget the demo's data, models and run"
 
 install: $(STAMP)
@@ -39,6 +40,9 @@ lint: install
 bench: install
 	$(BIN)/speechllm bench cif
 	$(BIN)/speechllm bench ctc-collapse
+
+docs: install
+	$(BIN)/python -m speechllm_tools.configuration_page docs/configuration.md
 
 clean-demo:
 	rm -rf demo

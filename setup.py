@@ -37,6 +37,10 @@ LORA = ["peft>=0.15,<1"]
 QUANTIZATION = ["bitsandbytes>=0.46,<1", "accelerate>=1.0,<2"]
 # COMET is in no list: pip finds no versions of it beside fairseq2 (numpy, protobuf). `speechllm comet install` puts it
 # into a folder of its own, which only the process that scores looks into.
+# Finds pauses in recordings that are longer than an encoder's window; its weights are in the wheel.
+LONG = ["silero-vad[onnx-cpu]>=6.2,<7"]
+# The server, which speaks OpenAI's audio API; multipart reads its uploads.
+SERVE = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "python-multipart>=0.0.18,<1", "prometheus-client>=0.20,<1", *LONG]
 TEST = ["pytest>=8", "pytest-xdist>=3", "ruff==0.14.5", "mypy==1.18.2", "matplotlib>=3.8", "torch-cif==0.2.0"]
 
 setup(
@@ -50,9 +54,10 @@ setup(
     packages=packages,
     package_dir={name: f"{folder}/{name}" for folder, name in FOLDERS.items()},
     package_data={
+        "": ["py.typed"],
         "speechllm_kernels": ["**/*.md"],
         "speechllm_recipes": ["configs/**/*.yaml"],
-        "speechllm_tools": ["**/*.yaml", "**/*.sha256", "report/published/*", "report/page/*"],
+        "speechllm_tools": ["report/published/*", "report/page/*"],
     },
     install_requires=[
         "fairseq2==0.8.1",
@@ -76,7 +81,8 @@ setup(
         "ruamel.yaml>=0.18,<1",
     ],
     extras_require={"audio": AUDIO, "demo": DEMO, "data": DATA, "bench": BENCH, "lora": LORA,
-                    "quantization": QUANTIZATION, "test": [*TEST, *AUDIO, *DEMO, *DATA, *LORA]},
+                    "quantization": QUANTIZATION, "long": LONG, "serve": SERVE,
+                    "test": [*TEST, *AUDIO, *DEMO, *DATA, *LORA, *SERVE, "openai>=2,<4"]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",

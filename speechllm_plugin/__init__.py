@@ -5,19 +5,42 @@
     print(model.transcribe(["clip.wav"]))
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.sndfile import preload_sndfile
 
-__all__ = ["load_speech_llm"]
+if TYPE_CHECKING:
+    from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterOutput, AdapterShape
+    from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
+    from speechllm_plugin.llms.api import LLMS, DecodingConfig, Llm
+    from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+    from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+    from speechllm_plugin.models.speech_llm.model import SpeechLlm
+    from speechllm_plugin.prompts import PromptConfig
+
+__all__ = [
+    "ADAPTERS", "ENCODERS", "LLMS", "Adapter", "AdapterOutput", "AdapterShape", "DecodingConfig", "Llm", "PromptConfig",
+    "SpeechEncoder", "SpeechLlm", "SpeechLlmConfig", "UserError", "load_speech_llm",
+]  # fmt: skip
+
+_HOMES = {
+    "adapters.api": ("ADAPTERS", "Adapter", "AdapterOutput", "AdapterShape"),
+    "encoders.api": ("ENCODERS", "SpeechEncoder"),
+    "llms.api": ("LLMS", "DecodingConfig", "Llm"),
+    "models.speech_llm.checkpoint": ("load_speech_llm",),
+    "models.speech_llm.config": ("SpeechLlmConfig",),
+    "models.speech_llm.model": ("SpeechLlm",),
+    "prompts": ("PromptConfig",),
+}
 
 preload_sndfile()
 
 
 def __getattr__(name: str) -> Any:
     # Imported when asked for: torch, transformers and fairseq2 take seconds, and `--help` should not.
-    if name == "load_speech_llm":
-        from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
-
-        return load_speech_llm
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"speechllm_plugin.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

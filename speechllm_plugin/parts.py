@@ -12,10 +12,9 @@ class PretrainedPart(nn.Module):
     tuned: bool = False
     """Whether some of its weights are trained: gradients must reach them."""
     follows_autocast: bool = False
-    """Whether its training computes in what autocast says. A part with tuned weights is in float32 if those are the
-    pretrained ones, and would be slow in it."""
+    """Whether it is trained under autocast. True for a tuned part in float32, which would otherwise be slow."""
     recomputes: bool = False
-    """Whether the backward pass computes the activations of `layer_lists` again."""
+    """Whether the layers of `layer_lists` are run again in the backward pass (activation checkpointing)."""
 
     def precision(self, device_type: str) -> AbstractContextManager[object]:
         """Without autocast a part computes in the dtype of its own weights."""

@@ -164,10 +164,13 @@ def _build(
 
 
 def _check_surplus(model: PreTrainedModel, names: Iterable[str], where: str) -> None:
-    """Weights without a place in the model: in one of its modules or stacks of layers they show that the model is
-    another one; elsewhere they may be a part that nobody asked for (a value head, another decoder).
+    """Refuses or reports weights of a checkpoint that the model has no place for.
 
-    :param names: those of a checkpoint; what the model knows, or its class leaves out, is passed over.
+    A surplus `layers.32.mlp.weight` beside the model's 32 layers, or `layers.0.gate.weight` beside its
+    `layers.0.mlp.weight`, means another architecture: an error. A surplus `value_head.weight` is a part that is not
+    used: a warning.
+
+    :param names: weights of a checkpoint. Those that the model has, or that its class ignores, are skipped.
     """
     known = model.state_dict().keys() | dict(model.named_buffers()).keys()
     patterns = [OLD_BUFFERS]
@@ -187,7 +190,7 @@ def _check_surplus(model: PreTrainedModel, names: Iterable[str], where: str) -> 
 
 
 def _places(name: str) -> set[str]:
-    """The module that holds a weight, and the outermost stack of layers that does."""
+    """The module that holds a weight, and the outermost list of layers around it: `a.layers.3.mlp` and `a.layers.`."""
     stack = re.match(r"(?:[^.]*\.)*?(?=\d+\.)", name)
     return {name.rpartition(".")[0]} | ({stack[0]} if stack else set())
 

@@ -40,19 +40,19 @@ class PromptConfig:
     translate: str = "can you translate from {source} to {target}?"
     """Instruction for speech translation; `{source}` and `{target}` become the languages' names."""
     order: str = "speech_first"
-    """Where the speech stands in an instruction without `<speech>`: `speech_first`, on a line of its own, as in LLaVA
-    (arXiv 2304.08485), whose way of joining arXiv 2409.17044 takes, or `instruction_first`."""
+    """Place of the speech in an instruction without `<speech>`. `speech_first`: on a line of its own before it, as in
+    LLaVA (arXiv 2304.08485), which arXiv 2409.17044 follows. `instruction_first`: behind it."""
     before_speech: str = ""
-    """Text or special tokens of the LLM right before the speech, wherever it stands."""
+    """Text or special tokens of the LLM directly before the speech, wherever the speech stands."""
     after_speech: str = ""
-    """The same right behind it."""
+    """Text or special tokens of the LLM directly behind the speech."""
     answer: str | None = None
-    """Instruction for speech that is to be answered, a spoken question for instance (arXiv 2310.00230), which takes the
-    place of both; `<speech>` alone makes what is said the whole instruction. None = speech is transcribed or
-    translated."""
+    """Instruction for speech that is to be answered, such as a spoken question (arXiv 2310.00230). It replaces
+    `transcribe` and `translate`. `<speech>` alone makes the speech the whole instruction. None = speech is transcribed
+    or translated."""
     system: str | None = None
-    """Text of a system turn; at the head of the instruction for an LLM that has none. None or empty leaves the turn
-    to the template, which may have a default of its own."""
+    """Text of the system turn. For an LLM without system turns it is put before the instruction. None or empty = what
+    the chat template writes by default."""
 
     def check(self) -> None:
         """
@@ -134,8 +134,8 @@ class PromptRenderer:
         if chat and not tokenizer.chat_template:
             raise UserError("prompt: the LLM's tokenizer has no chat template; expected an instruction-tuned LLM")
         self._tokenizer = tokenizer
-        # With a token in the place of the speech, as an LLM would have it that was trained on speech. Tokenised apart,
-        # what follows would begin like a text of its own: with a space, by many sentencepiece models.
+        # One added token stands for the speech, so that prompt and answer are tokenised in one piece. Tokenised apart,
+        # the text after the speech would begin like a new text: with a space, in many sentencepiece models.
         self._joint = copy.deepcopy(tokenizer)
         self._joint.add_tokens([AddedToken(_PLACE, special=False, normalized=False)])
         self._place = self._joint.convert_tokens_to_ids(_PLACE)
@@ -151,7 +151,7 @@ class PromptRenderer:
             raise UserError("prompt: found no token that ends an answer in the LLM's chat template or tokenizer")
         self.end_of_turn = end_of_turn
         """Token id that closes the answer: what the LLM learns to stop with."""
-        # The token for what is unknown stands in texts rightly.
+        # The unknown token is not a control token: texts may hold it.
         self._control = self._special - {tokenizer.unk_token_id} | {end_of_turn, self._place}
 
     def render(self, source_lang: str, target_lang: str) -> RenderedPrompt:
@@ -195,6 +195,16 @@ class PromptRenderer:
         """See `PromptConfig`."""
         return self._config.transcribes(source_lang, target_lang)
 
+    def spoken(self, source_lang: str, target_lang: str | None, text: str, transcript: str) -> str | None:
+        """What is said in a clip; None where nothing tells.
+
+        :param text: what the LLM should write: what is said, where that is to be transcribed or is nothing.
+        :param transcript: empty where there is none.
+        """
+        if transcript or not text:
+            return transcript
+        return text if self.transcribes(source_lang, target_lang) else None
+
     def encode_target(self, text: str) -> list[int]:
         """Token ids of an answer with the end of its turn, as the chat template has them after the prompt.
 
@@ -209,7 +219,7 @@ class PromptRenderer:
         head = self._tokenize(opening, plain=True)
         tokens = self._tokenize(opening + self._lead + text, plain=True)
         if tokens[: len(head)] != head:
-            # The text's first characters join the prompt's last, which are there before the answer is.
+            # A token would span the end of the prompt and the start of the text, but the prompt comes first.
             opening = _PLACE
             head, tokens = [(self._place, 0, 1)], self._tokenize(opening + self._lead + text, plain=True)
         shift = len(opening) + len(self._lead)
@@ -296,8 +306,9 @@ class PromptRenderer:
 
     def _read_answer_turn(self) -> tuple[str, str, int | None]:
         """
-        :returns: the prompt's end, from the last control token on, of which an answer's first token may depend; what
-            the template puts between prompt and answer (Mistral: a space); the token that it closes the answer with.
+        :returns: the end of the prompt after its last control token, which the answer's first token may depend on;
+            white space that the template puts between prompt and answer (Mistral: a space); the token that closes the
+            answer.
         """
         user = {"role": "user", "content": SPEECH}
         prompt = self._apply_template([user], generate=True)
@@ -308,7 +319,7 @@ class PromptRenderer:
         start = max((end for token, _, end in self._tokenize(after) if token in self._special), default=0)
         ends = self._special | set(self._tokenizer.get_added_vocab().values())
         end_of_turn = next((token for token, _, _ in self._tokenize(closing) if token in ends), None)
-        # Anything but space would have to be written by the LLM, and be told from its answer.
+        # Other text than white space would be part of the answer that the LLM writes.
         return _PLACE + after[start:], lead if lead.isspace() else "", end_of_turn
 
 

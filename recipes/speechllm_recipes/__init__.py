@@ -2,3 +2,6 @@
 
 # Before any import of fairseq2: see speechllm_plugin.sndfile.
 import speechllm_plugin  # noqa: F401
+from speechllm_recipes.entry import Action, RecipeEntry
+
+__all__ = ["Action", "RecipeEntry"]

@@ -65,7 +65,7 @@ def _list_recipes() -> int:
 
 
 def _run_assets(rest: list[str]) -> int:
-    # Its entry is what `python -m fairseq2.assets` runs; as a module, for it has no public function.
+    # Run as a module, as `python -m fairseq2.assets` is: fairseq2 has no public function for it.
     sys.argv = ["fairseq2 assets", *rest]
     runpy.run_module("fairseq2.assets", run_name="__main__")
     return 0
@@ -120,7 +120,8 @@ def _action_parser(name: str, action_name: str, entry: RecipeEntry, action: Acti
                             help="start from the trained model of another run: its architecture and weights, with a "
                             "new optimizer and schedule, and steps counted from 0")
     if _run_options(action):
-        parser.add_argument("--step", help="of RUN_DIR: best (default), last, or a step number")
+        default = "last for a published architecture, else best" if action.last_of_published else "best"
+        parser.add_argument("--step", help=f"of RUN_DIR: best, last, or a step number (default: {default})")
     parser.add_argument("--set", metavar="KEY=VALUE", nargs="*", action="extend", default=[],
                         help="change a key of the model's configuration, for instance where its frozen models lie "
                         f"now: --set llm.config.path=DIR; short for --config {action.model_keys}KEY=VALUE")
@@ -164,7 +165,7 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
 
 
 def _overrides(action: Action, options: argparse.Namespace) -> list[str]:
-    """What the options stand for among the keys of the configuration, the user's own last."""
+    """The configuration keys that the options stand for; the user's own come last and win."""
     keys = [item for group in options.config for item in group]
     for option, items in (("--set", options.set), ("--config", keys)):
         for item in items:
@@ -173,7 +174,8 @@ def _overrides(action: Action, options: argparse.Namespace) -> list[str]:
     run = getattr(options, "checkpoint", None) or getattr(options, "init_from", None)
     from_run: list[str] = []
     if run is not None:
-        from_run = [*_checkpoint_overrides(run, options.step or "best")]
+        step = options.step or ("last" if action.last_of_published and _trains_published(run) else "best")
+        from_run = [*_checkpoint_overrides(run, step)]
         if action.takes_init:
             from_run += ["model.family=null", "model.arch=null"]
     elif getattr(options, "step", None) is not None:
@@ -193,7 +195,7 @@ def _overrides(action: Action, options: argparse.Namespace) -> list[str]:
 
 
 def _given(config_file: Path | None, items: Sequence[str]) -> dict[str, Any]:
-    """What file and command line set, by dotted key; a file that is no YAML is told by who reads it."""
+    """What file and command line set, by dotted key. A file that is no YAML is reported later, by its reader."""
     given: dict[str, Any] = {}
     if config_file is not None:
         values: Any = {}
@@ -214,20 +216,32 @@ def _run_options(action: Action) -> list[str]:
     return ["--checkpoint"] * action.takes_checkpoint + ["--init-from"] * action.takes_init
 
 
+def _trains_published(path: Path) -> bool:
+    """Whether a run's architecture is a published one."""
+    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
+    from speechllm_plugin.models.speech_llm.config import is_published
+
+    file = find_checkpoint(path, "last").directory.parent / "config.yaml"
+    try:
+        return is_published(parse_yaml(file.read_text(encoding="utf-8"))["model"]["arch"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return False  # checkpoints without their run, or a damaged file, which is reported where it is needed
+
+
 def _checkpoint_overrides(path: Path, step: str) -> list[str]:
     from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, parse_step
 
     checkpoint = find_checkpoint(path, parse_step(step))
-    config = checkpoint.config()  # a damaged one is told before anything starts
+    config = checkpoint.config()  # reports a damaged file before anything starts
     overrides = [f"common.assets.prev_checkpoint_dir={_quoted(checkpoint.directory)}", f"model.name={checkpoint.name}"]
-    # fairseq2 reads the path of the training, and the file lies beside the checkpoint.
+    # The path in the configuration may be gone; the copy beside the checkpoint is not.
     if config.ctc.vocabulary is not None:
         overrides.append(f"model.config_overrides.ctc.vocabulary={_quoted(config.ctc.vocabulary)}")
     return overrides
 
 
 def _quoted(path: Path | str) -> str:
-    """A name may hold what YAML takes for more than a letter."""
+    """Quoted for YAML: a file name may hold its special characters."""
     return json.dumps(str(path), ensure_ascii=False)
 
 

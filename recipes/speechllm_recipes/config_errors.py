@@ -19,7 +19,7 @@ _VALUE_ERRORS = (
      r"found a value of type \1, expected a mapping of keys"),
     (r"Value must be of type `<class '(.+)'>`, but is of type `<class '(.+)'>` instead\.",
      r"found a value of type \2, expected one of type \1"),
-    # The two of unions go on with a stack trace for each element.
+    # For a union type, a stack trace of each of its types follows.
     (r"Value must be parseable as one of union elements typing\.Literal\['(.+)'\], <class 'torch\.dtype'>, but is (.+) "
      r"instead\.(?s:.*)", r"found '\2', expected \1 or a torch.dtype such as bfloat16"),
     (r"Value must be parseable as one of union elements <class '(.+)'>, (.+), but is (.+) instead\.(?s:.*)",
@@ -47,7 +47,7 @@ def structure_error(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, YamlError):
-            # The error before it names the file.
+            # The outer error names the file.
             return f"{message} {' '.join(str(cause).split())}"
         message = str(cause)
         if match := re.match(r"`([\w.]+)` (field )?cannot be structured", message):

@@ -21,10 +21,13 @@ class Action:
     """Whether it reads a trained model, given by `--checkpoint`."""
     takes_init: bool = False
     """Whether it can start from a trained model, given by `--init-from`."""
+    last_of_published: bool = False
+    """Whether a run of a published architecture is taken at its last step, as published, where `--step` is not given.
+    Otherwise it is the best one by validation."""
     derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
-    """What follows from the keys that the user has set for those that are left open, all by dotted key."""
+    """Computes values for keys that the user has not set from those that are set, all by dotted key."""
     model_keys: str = "model.config_overrides."
-    """What stands before the keys of `--set`."""
+    """Prefix of the keys of `--set`."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def given_keys(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted keys that a mapping sets, `_set_` of fairseq2's files among them."""
+    """The dotted keys that a mapping sets, also below fairseq2's `_set_`."""
     if not isinstance(values, Mapping):
         if prefix:
             yield prefix, values
@@ -15,7 +15,7 @@ def given_keys(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if name == "_set_":
             yield from given_keys(value, prefix)
-            # It replaces what is there, with all that is below.
+            # `_set_` replaces a whole section: its keys are set as sections, too.
             if isinstance(value, Mapping):
                 yield from ((f"{prefix}.{key}" if prefix else str(key), below) for key, below in value.items())
         elif name != "_del_":
@@ -23,7 +23,7 @@ def given_keys(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping of mappings that dotted keys stand for."""
+    """Dotted keys as nested mappings."""
     tree: dict[str, Any] = {}
     for key, value in values.items():
         *parents, last = key.split(".")

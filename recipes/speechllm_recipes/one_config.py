@@ -6,8 +6,8 @@ from fairseq2.recipe.cli import _RecipeConfigLoader
 
 
 def read_configuration_once() -> None:
-    """fairseq2 0.8 reads the configuration anew for each section that is asked for: what is settled in one copy, such
-    as the meaning of `dtype: auto`, would not reach the trainer or the model."""
+    """fairseq2 0.8 reads the configuration again for each section that is asked for. A value that is changed in one
+    copy, such as `dtype: auto`, would not reach the trainer or the model."""
     load = _RecipeConfigLoader.load
     loaded: list[object] = []
 

@@ -1,4 +1,4 @@
-"""The exit status of a run that a signal has ended after it saved: that of the signal, as SLURM and shells expect."""
+"""A run that a signal has ended exits, once it has saved, with the signal's status, as SLURM and shells expect."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _received: list[int] = []
 
 
 def remember_to_die(number: int) -> None:
-    """:param number: the signal that the process ends by once all is saved."""
+    """:param number: the signal that ends the process once all is saved."""
     _received.append(number)
 
 
 def die_as_told() -> None:
-    """Ends the process by the signal that it was to remember, if any: status 143 for SIGTERM, so that a scheduler that
-    looks at it knows that the run is not finished."""
+    """Ends the process by the signal that was remembered, if any: status 143 for SIGTERM tells a scheduler that the run
+    is not finished."""
     if _received:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -109,7 +109,8 @@ class Adapter(nn.Module):
         """
         :param seqs: encoder features, `[B, T, encoder_dim]`.
         :param lengths: `[B]`, int64, at least 1.
-        :param target_lengths: `[B]`, tokens of each transcript, in training only.
+        :param target_lengths: `[B]`, tokens of each transcript, in training only; -1 for a clip without one, which has
+            no part in the losses that need it.
         :param classify: the auxiliary CTC head, in training and where `needs_classifier`.
         """
 

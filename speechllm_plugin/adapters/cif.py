@@ -19,9 +19,10 @@ from speechllm_plugin.adapters.projected import ProjectedAdapter
 from speechllm_plugin.masks import length_mask, zero_padding
 
 TAIL_THRESHOLD = 0.5
-"""In decoding, the weight from which on what is left at the end of a clip becomes a vector (arXiv 2409.17044)."""
+"""In decoding, the least weight left over at the end of a clip that still becomes a vector (the code of the authors of
+arXiv 2409.17044)."""
 SMALLEST_WEIGHT = 1e-20
-"""Keeps a clip's weights from being all zero, where sigmoid underflows: they could then not be scaled to anything."""
+"""Lower bound of a frame's weight: where sigmoid underflows to 0 in all frames, their sum could not be scaled."""
 
 
 @dataclass(kw_only=True)
@@ -31,10 +32,13 @@ class CifConfig(BertSizes):
     layers_after: int = 2
     """Transformer layers after the integration (the paper's 2)."""
     kernel: int = 5
-    """Frames that the weight of a frame is predicted from; odd (the paper's 5)."""
+    """Frames that the weight of a frame is predicted from; odd (5 by the sizes in table II of arXiv 2409.17044)."""
     quantity_weight: float = 0.1
     """Weight, beside the LLM's loss, of the quantity loss: how far the sum of a clip's weights is from the number of
     its tokens (the paper's 0.1)."""
+    scale_eps: float = 0.0
+    """Added to the number of tokens that a clip's weights are scaled to in training. The code of the paper's authors
+    has 1e-4, so that rounding cannot lose the last vector; here the last vector takes the rounding, and 0 is exact."""
     token_weight: float = 0.0
     """Weight, beside the LLM's loss, of the cross entropy of each vector with its token, by the CTC head: CIF was first
     trained on its vectors' tokens (arXiv 1905.11235). 0 = none (arXiv 2409.17044). It teaches the weights where tokens
@@ -79,10 +83,11 @@ class CifAdapter(ProjectedAdapter):
     vector_per_token = True
 
     def __init__(self, config: CifConfig, shape: AdapterShape) -> None:
-        check_at_least(config, layers_before=0, layers_after=0, quantity_weight=0, token_weight=0)
+        check_at_least(config, layers_before=0, layers_after=0, quantity_weight=0, scale_eps=0, token_weight=0)
         if config.kernel < 1 or config.kernel % 2 == 0:
             raise setting_error("kernel", config.kernel, "an odd number of at least 1")
         super().__init__(config, shape)
+        self.scale_eps = config.scale_eps
         self.loss_weights = {"quantity": config.quantity_weight}
         if config.token_weight > 0:
             self.loss_weights["token"] = config.token_weight
@@ -100,15 +105,20 @@ class CifAdapter(ProjectedAdapter):
         frames = self.layers_before(self.project_in(seqs, lengths), lengths)
         weights = self.weights(frames, lengths)
         if self.training and target_lengths is not None:
+            # Without a transcript, as many vectors as the weights sum to.
+            own = (weights.detach() * length_mask(lengths, weights.size(1))).sum(dim=1).round().long()
+            wanted = torch.where(target_lengths < 0, own, target_lengths)
             # More vectors than frames would repeat frames; a transcript without a token still gets its one vector.
-            wanted = torch.minimum(target_lengths, lengths).clamp(min=1)
-            fired = cif(frames, weights, lengths, target_lengths=wanted)
+            wanted = torch.minimum(wanted, lengths).clamp(min=1)
+            fired = cif(frames, weights, lengths, target_lengths=wanted, scale_eps=self.scale_eps)
             total = fired.alpha_sum
         else:
             fired, total = self._integrate(frames, weights, lengths)
         vectors = self.layers_after(fired.seqs, fired.lengths)
         starts, ends = _spans(fired)
-        losses = {} if target_lengths is None else {"quantity": (total - target_lengths).abs()}
+        losses = {}
+        if target_lengths is not None:
+            losses["quantity"] = (total - target_lengths).abs().masked_fill(target_lengths < 0, 0.0)
         output = self.finish(vectors, fired.lengths, classify, scored=(frames, lengths))
         token_logits = None
         if "token" in self.loss_weights and self.training and target_lengths is not None and classify is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from speechllm_plugin.adapters.api import Adapter, AdapterOutput, AdapterShape, FrameClassifier, output_norm
+from speechllm_plugin.adapters.api import Adapter, AdapterOutput, AdapterShape, FrameClassifier
+from speechllm_plugin.adapters.api import output_norm as output_norm_of
 from speechllm_plugin.adapters.bert import BertSizes, check_sizes
 from speechllm_plugin.masks import zero_padding
 
@@ -15,17 +16,30 @@ class ProjectedAdapter(Adapter):
     Table II of the paper leaves both projections out of its counts.
     """
 
-    def __init__(self, sizes: BertSizes, shape: AdapterShape) -> None:
+    def __init__(
+        self,
+        sizes: BertSizes,
+        shape: AdapterShape,
+        *,
+        input_projection: bool = True,
+        output_projection: bool = True,
+        output_norm: bool = True,
+    ) -> None:
+        """
+        :param input_projection: False leaves the features at the encoder's width.
+        :param output_projection: False where the layers already have the LLM's width.
+        """
         super().__init__()
         check_sizes(sizes)
         self.frame_dim = sizes.dim
-        self.input = nn.Linear(shape.encoder_dim, sizes.dim)
-        self.input_norm = nn.LayerNorm(sizes.dim)
-        self.output = nn.Linear(sizes.dim, shape.llm_dim)
-        self.norm = output_norm(shape)
+        self.input = nn.Linear(shape.encoder_dim, sizes.dim) if input_projection else nn.Identity()
+        self.input_norm = nn.LayerNorm(sizes.dim if input_projection else shape.encoder_dim)
+        self.output = nn.Linear(sizes.dim, shape.llm_dim) if output_projection else nn.Identity()
+        self.norm = output_norm_of(shape) if output_norm else nn.Identity()
 
     def project_in(self, seqs: Tensor, lengths: Tensor) -> Tensor:
-        """`[B, T, encoder_dim]` -> `[B, T, dim]`; what lies beyond a length is not read."""
+        """`[B, T, encoder_dim]` -> `[B, T, dim]`, or `[B, T, encoder_dim]` without a projection; what lies beyond a
+        length is not read."""
         return self.input_norm(self.input(zero_padding(seqs, lengths)))
 
     def project_out(self, frames: Tensor) -> Tensor:

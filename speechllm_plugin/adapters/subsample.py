@@ -8,7 +8,7 @@ from torch import Tensor
 
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterOutput, AdapterShape, FrameClassifier
 from speechllm_plugin.adapters.bert import BertLayers, BertSizes
-from speechllm_plugin.adapters.checks import check_at_least
+from speechllm_plugin.adapters.checks import check_at_least, setting_error
 from speechllm_plugin.adapters.projected import ProjectedAdapter
 
 
@@ -18,6 +18,8 @@ class SubsampleConfig(BertSizes):
     """Of every `ratio` encoder frames the first is kept (SLM's 4)."""
     num_layers: int = 2
     """Transformer layers (SLM's 2; more than 2 brought it little)."""
+    output_projection: bool = True
+    """Whether a linear layer takes the layers' output to the LLM's width. False needs `dim` to be that width."""
 
 
 class SubsampleAdapter(ProjectedAdapter):
@@ -27,7 +29,9 @@ class SubsampleAdapter(ProjectedAdapter):
 
     def __init__(self, config: SubsampleConfig, shape: AdapterShape) -> None:
         check_at_least(config, ratio=1, num_layers=0)
-        super().__init__(config, shape)
+        if not config.output_projection and config.dim != shape.llm_dim:
+            raise setting_error("dim", config.dim, f"the LLM's width, {shape.llm_dim}, without output_projection")
+        super().__init__(config, shape, output_projection=config.output_projection)
         self.ratio = self.frame_stride = config.ratio
         self.layers = BertLayers(config.num_layers, config)
 

@@ -30,12 +30,18 @@ class WlqFormerConfig(BertSizes):
     num_queries: int = 1
     """Learned queries, and so output vectors, of each window (the paper's 1)."""
     num_layers: int = 4
-    """Layers of the Q-Former (the paper's 4)."""
+    """Layers of the Q-Former (4 by the sizes in table II)."""
     cross_attention_every: int = 2
-    """Every how many layers, from the first on, the queries attend to their window's frames (the paper's 2)."""
+    """Every how many layers, from the first on, the queries attend to their window's frames (2 by the sizes in table
+    II)."""
     ctc_frames: Literal["before", "after"] = "before"
     """Frames that the auxiliary CTC scores: the projected ones before the windows, or the final vectors. The latter
     teach the output itself what it says, where a second has enough of them for its tokens."""
+    input_projection: bool = True
+    """Whether a linear layer takes the encoder's features to `dim` before the LayerNorm. False, as in the later code of
+    the paper's authors: the Q-Former attends to the encoder's own width, and CTC needs `ctc_frames` after."""
+    output_norm: bool = True
+    """Whether a LayerNorm ends the adapter. False = a linear layer does, as in that code."""
 
 
 class QFormer(nn.Module):
@@ -46,7 +52,10 @@ class QFormer(nn.Module):
     (33.09 in table II).
     """
 
-    def __init__(self, num_layers: int, num_queries: int, cross_attention_every: int, sizes: BertSizes) -> None:
+    def __init__(
+        self, num_layers: int, num_queries: int, cross_attention_every: int, sizes: BertSizes, frame_dim: int
+    ) -> None:
+        """:param frame_dim: width of the frames."""
         super().__init__()
         config = Blip2QFormerConfig(
             hidden_size=sizes.dim,
@@ -58,7 +67,7 @@ class QFormer(nn.Module):
             attention_probs_dropout_prob=sizes.dropout,
             layer_norm_eps=1e-12,
             cross_attention_frequency=cross_attention_every,
-            encoder_hidden_size=sizes.dim,
+            encoder_hidden_size=frame_dim,
             use_qformer_text_input=False,
         )
         self.queries = nn.Parameter(torch.empty(num_queries, sizes.dim))
@@ -70,7 +79,7 @@ class QFormer(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """
-        :param frames: `[N, T, dim]`.
+        :param frames: `[N, T, frame_dim]`.
         :param lengths: `[N]`, at least 1; frames beyond are not attended to.
         :returns: `[N, num_queries, dim]`.
         """
@@ -98,7 +107,10 @@ class WlqFormerAdapter(ProjectedAdapter):
         if not 0 < frames < math.inf:
             finite = "finite " if frames == math.inf else ""
             raise setting_error("window_seconds", config.window_seconds, f"a {finite}number above 0")
-        super().__init__(config, shape)
+        super().__init__(
+            config, shape, input_projection=config.input_projection, output_norm=config.output_norm
+        )
+        frame_dim = config.dim if config.input_projection else shape.encoder_dim
         # 0.29 s at 100 Hz are 28.999999999999996 frames.
         self.window = max(1, int(frames + 1e-6))
         self.num_queries = config.num_queries
@@ -107,7 +119,11 @@ class WlqFormerAdapter(ProjectedAdapter):
             if self.window % self.num_queries != 0:
                 raise setting_error("num_queries", self.num_queries, f"a divisor of the window, {self.window} frames")
             self.frame_stride = self.window // self.num_queries
-        self.former = QFormer(config.num_layers, config.num_queries, config.cross_attention_every, config)
+        elif not config.input_projection:
+            self.frame_dim = None  # frames that the output's projection cannot take
+        self.former = QFormer(
+            config.num_layers, config.num_queries, config.cross_attention_every, config, frame_dim
+        )
 
     def forward(
         self,
@@ -125,12 +141,12 @@ class WlqFormerAdapter(ProjectedAdapter):
         return self.finish(vectors, windows * self.num_queries, classify, scored)
 
     def _read_windows(self, frames: Tensor, lengths: Tensor, window: int, num_used: int) -> Tensor:
-        """`[B, T, dim]` -> `[B, ceil(T / window) * num_queries, dim]`, zeros where a row has no window.
+        """`[B, T, frame_dim]` -> `[B, ceil(T / window) * num_queries, dim]`, zeros where a row has no window.
 
         :param num_used: windows that hold a frame, of all rows together.
         """
         frames = F.pad(frames, (0, 0, 0, -frames.size(1) % window))
-        windows = frames.unflatten(1, (-1, window))  # (B, T, dim) -> (B, W, window, dim)
+        windows = frames.unflatten(1, (-1, window))  # (B, T, frame_dim) -> (B, W, window, frame_dim)
         starts = torch.arange(0, frames.size(1), window, device=frames.device)
         in_window = (lengths.unsqueeze(1) - starts).clamp(0, window)  # (B, W)
         # Windows of padding are not computed: N of the B x W are left, and none is without a frame to attend to. Sorted

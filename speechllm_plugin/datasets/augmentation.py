@@ -36,20 +36,20 @@ class AugmentationConfig(Validatable):
     probability: float = 0.0
     """Share of the clips that are changed. 0 = none, as in the published systems."""
     silence_seconds: float = 2.0
-    """The most silence put before and behind a clip. A third of the ends get some, short ones more often than long
-    ones; another third are cut to the speech itself, so that a first word may begin at sample 0."""
+    """Maximum silence that is added before and behind a clip. A third of the ends get some, more often short than long.
+    Another third are cut to the speech itself, so that the first word may begin at sample 0."""
     noise_db: tuple[float, float] = (20.0, 50.0)
-    """Softest and loudest noise are this many dB below the speech: the range of the signal-to-noise ratio. Half of the
-    changed clips get noise, white or pink, over their whole length."""
+    """Range of the signal-to-noise ratio, in dB. Half of the changed clips get white or pink noise over their whole
+    length."""
     gain_db: float = 10.0
-    """The level changes by at most this many dB up or down; never so far that samples are clipped."""
+    """Maximum change of the level, in dB, up or down; never so far that samples clip."""
     telephone: float = 0.15
-    """Share of the changed clips that pass a telephone line: 300 to 3400 Hz at 8 kHz, mu-law."""
+    """Share of the changed clips that sound as by telephone: 300 to 3400 Hz at 8 kHz, mu-law."""
     variants: int = 1
-    """How many ways each clip is changed in, one an epoch, then the first again. Encoder features are cached for each
-    (`feature_cache`): more variants cost so many times the space and the encoding."""
+    """Number of variants of each clip: epoch after epoch takes the next, then the first again. Encoder features are
+    cached for each variant (`feature_cache`): n variants cost n times the space and the encoding."""
     seed: int = 0
-    """Of all changes. Not the run's own: runs that differ in `common.seed` share cached features."""
+    """Seed of all changes. It is apart from `common.seed`, so that runs with another seed share cached features."""
 
     def validate(self) -> ValidationResult:
         result = ValidationResult()

@@ -27,9 +27,7 @@ class SpeechTextBatch(SupportsDeviceTransfer):
     texts: list[str]
     """What the LLM should answer; empty where unknown."""
     transcripts: list[str]
-    """What is said, in the language of the speech; the answer itself where the manifest has no transcript."""
-    spoken: list[str]
-    """What is said, as the manifest has it; empty for a translation without its transcript."""
+    """What is said, in the language of the speech; empty where the manifest has no `src_text`."""
     source_langs: list[str]
     target_langs: list[str]
     """Equal to the source language for speech recognition."""

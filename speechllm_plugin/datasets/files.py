@@ -70,7 +70,6 @@ def batch_of_files(
         seconds=[len(waveform) / SAMPLE_RATE for waveform in waveforms],
         texts=[""] * len(names),
         transcripts=[""] * len(names),
-        spoken=[""] * len(names),
         source_langs=[source_lang] * len(names),
         target_langs=[target_lang or source_lang] * len(names),
         waveforms=list(waveforms),

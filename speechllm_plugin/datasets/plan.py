@@ -7,8 +7,16 @@ resuming needs.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal
+
+Batching = Literal["bucketed", "bucketed_steps", "random"]
+"""Which clips share a step and a batch. `bucketed`: a step is a random sample of the clips, sorted by length into its
+batches. `bucketed_steps`: all clips of a step are of about one length; the least padding, but gradients of long clips
+and of short ones take turns. `random`: a batch is a random sample; the most padding."""
 
 POOL = 64
 """Batches' worth of clips that are sorted by length together: little padding, and still another mix every epoch."""
@@ -39,25 +47,98 @@ def make_batches(order: Sequence[int], seconds: Sequence[float], limits: BatchLi
 
 
 def training_steps(
-    seconds: Sequence[float], limits: BatchLimits, batches_per_step: int, seed: int, epoch: int
+    seconds: Sequence[float],
+    limits: BatchLimits,
+    batches_per_step: int,
+    seed: int,
+    epoch: int,
+    batching: Batching = "bucketed",
 ) -> tuple[list[list[list[int]]], int]:
-    """The steps of an epoch: each a list of `batches_per_step` batches of similar length.
+    """The steps of an epoch, each a list of `batches_per_step` batches.
 
     :returns: the steps, and how many batches were repeated to fill the last one (none is dropped).
     """
     rng = random.Random(f"{seed}:{epoch}")
     order = list(range(len(seconds)))
     rng.shuffle(order)
-    pool = POOL * limits.batch_size
-    batches: list[list[int]] = []
-    for start in range(0, len(order), pool):
-        by_length = sorted(order[start : start + pool], key=lambda index: seconds[index])
-        batches += make_batches(by_length, seconds, limits)
+    if batching == "bucketed":
+        return _random_steps(order, seconds, limits, batches_per_step)
+    batches = make_batches(order, seconds, limits) if batching == "random" else _pooled(order, seconds, limits)
     repeated = -len(batches) % batches_per_step
     batches += [batches[i % len(batches)] for i in range(repeated)]
     steps = [batches[i : i + batches_per_step] for i in range(0, len(batches), batches_per_step)]
     rng.shuffle(steps)
     return steps, repeated
+
+
+def _pooled(order: Sequence[int], seconds: Sequence[float], limits: BatchLimits) -> list[list[int]]:
+    """Batches of clips of nearly one length, so that neighbouring batches are alike, too."""
+    pool = POOL * limits.batch_size
+    batches: list[list[int]] = []
+    for start in range(0, len(order), pool):
+        batches += make_batches(_by_length(order[start : start + pool], seconds), seconds, limits)
+    return batches
+
+
+def _random_steps(
+    order: Sequence[int], seconds: Sequence[float], limits: BatchLimits, batches_per_step: int
+) -> tuple[list[list[list[int]]], int]:
+    """Each step takes the next clips in the order, as many as its batches hold, and sorts them into its batches."""
+    # Padding only adds: clips of more seconds than this never fit, which saves trying.
+    most = batches_per_step * (limits.max_seconds or 0.0)
+    total = [0.0, *accumulate(min(seconds[index], limits.max_seconds or 0.0) for index in order)]
+    steps: list[list[list[int]]] = []
+    start = 0
+    while start < len(order):
+        end = min(len(order), start + batches_per_step * limits.batch_size)
+        if limits.max_seconds is not None:
+            end = min(end, max(start + 1, bisect_right(total, total[start] + most) - 1))
+
+        def batches_to(stop: int, start: int = start) -> list[list[int]]:
+            return make_batches(_by_length(order[start:stop], seconds), seconds, limits)
+
+        batches = batches_to(end)
+        if len(batches) > batches_per_step:
+            # The first stop that does not fit; a batch a clip always does.
+            stops = range(start, end + 1)
+            beyond = bisect_left(
+                stops, batches_per_step + 1, lo=batches_per_step + 1, key=lambda stop: len(batches_to(stop))
+            )
+            end = stops[beyond - 1]
+            batches = batches_to(end)
+        steps.append(_split(batches, batches_per_step))
+        start = end
+    last = steps[-1]
+    repeated = batches_per_step - len(last)
+    whole = [batch for step in steps for batch in step]
+    last += [whole[i % len(whole)] for i in range(repeated)]
+    return steps, repeated
+
+
+def _split(batches: list[list[int]], number: int) -> list[list[int]]:
+    """Halves the largest batches until there are as many as that, or until each is one clip."""
+    while len(batches) < number:
+        largest = max(range(len(batches)), key=lambda place: len(batches[place]))
+        clips = batches[largest]
+        if len(clips) == 1:
+            break
+        batches[largest : largest + 1] = [clips[: len(clips) // 2], clips[len(clips) // 2 :]]
+    return batches
+
+
+def _by_length(indices: Sequence[int], seconds: Sequence[float]) -> list[int]:
+    return sorted(indices, key=seconds.__getitem__)
+
+
+def padding(steps: Iterable[Sequence[Sequence[int]]], seconds: Sequence[float]) -> float:
+    """The share of the audio in these batches that is padding."""
+    real = padded = 0.0
+    for step in steps:
+        for batch in step:
+            lengths = [seconds[index] for index in batch]
+            real += sum(lengths)
+            padded += max(lengths) * len(lengths)
+    return 1 - real / padded if padded else 0.0
 
 
 def evaluation_steps(seconds: Sequence[float], limits: BatchLimits, batches_per_step: int) -> list[list[list[int]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -20,9 +20,9 @@ from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, audio_key, 
 from speechllm_plugin.datasets.augmentation import Augmentation, AugmentationConfig, augment, draw
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.checks import check_n_frames
-from speechllm_plugin.datasets.plan import BatchLimits, evaluation_steps, training_steps
+from speechllm_plugin.datasets.lengths import LeftOut, LengthPolicy
+from speechllm_plugin.datasets.plan import Batching, BatchLimits, evaluation_steps, padding, training_steps
 from speechllm_plugin.datasets.speech_text import Utterance
-from speechllm_plugin.encoders.api import too_long
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import language_code
@@ -39,8 +39,10 @@ class ReadOptions:
     limits: BatchLimits
     shuffle_seed: int | None
     """None = evaluation: every clip once, nothing shuffled."""
-    max_seconds: float | None
-    """Longest clip that the encoder takes."""
+    lengths: LengthPolicy = field(default_factory=LengthPolicy)
+    """Which clips are too short or too long."""
+    batching: Batching = "bucketed"
+    """Of training clips."""
     on_error: Literal["raise", "skip"] = "raise"
     accept_new_rows: bool = False
     """Whether a checkpoint that was written over other rows may be resumed: it then begins a new epoch."""
@@ -83,6 +85,8 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         self._cache = feature_cache
         self.skipped: dict[str, str] = {}
         """Clips left out: id -> reason."""
+        self.left_out: Counter[str] = Counter()
+        """How many of them are too `short`, and how many too `long`."""
         self._utterances, self._seconds = self._measure(utterances)
         self._epoch = 0
         self._position = 0
@@ -101,16 +105,6 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         return len(self._utterances)
 
     @property
-    def transcripts(self) -> list[str]:
-        """What is said in each clip."""
-        return [utterance.transcript for utterance in self._utterances]
-
-    @property
-    def seconds(self) -> Sequence[float]:
-        """Duration of each clip."""
-        return self._seconds
-
-    @property
     def clips(self) -> list[tuple[Utterance, float]]:
         """What is read, with its seconds, in the order of the split."""
         return list(zip(self._utterances, self._seconds, strict=True))
@@ -118,6 +112,11 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
     @property
     def hours(self) -> float:
         return sum(self._seconds) / 3600
+
+    @property
+    def padding(self) -> float:
+        """The share of an epoch's audio that is padding."""
+        return padding(self._steps, self._seconds)
 
     def longest(self) -> SpeechTextBatch | None:
         """The longest clip, alone; None where it cannot be read."""
@@ -154,7 +153,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
     @override
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         found, now = state_dict.get("plan"), self._fingerprint()
-        if not isinstance(found, Mapping) or any(found.get(key) != now[key] for key in now.keys() - _ROWS):
+        if not isinstance(found, Mapping) or _without_rows(found) != _without_rows(now):
             raise UserError(
                 f"resume: the checkpoint was written while reading {_without_rows(found)}, found {_without_rows(now)}; "
                 "expected the same manifests, batch settings, seed and batches per step (processes x accumulation)"
@@ -199,32 +198,52 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
     def _measure(self, utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[float]]:
         """Durations, without the clips that cannot be used."""
         check_n_frames(utterances)
-        kept, seconds = [], []
+        kept, seconds, cut = [], [], 0
         blocks = [utterances[start : start + _BLOCK] for start in range(0, len(utterances), _BLOCK)]
         # Most of the time goes into waiting for the file system.
         executor = ThreadPoolExecutor(_MEASURING_THREADS, thread_name_prefix="lengths")
         try:
             for block, lengths in zip(blocks, executor.map(self._lengths, blocks), strict=True):
                 for utterance, length in zip(block, lengths, strict=True):
-                    if isinstance(length, UserError):
-                        self._refuse(utterance, length)
+                    try:
+                        used = self._used(length)
+                    except UserError as error:
+                        self._refuse(utterance, error)
                         continue
                     kept.append(utterance)
-                    seconds.append(length)
+                    seconds.append(used)
+                    cut += used != length
         finally:
             executor.shutdown(cancel_futures=True)
+        self._tell_lengths(cut)
         if not kept:
             raise UserError(f"found no usable clip among {len(utterances)}, for instance {self._first_skipped()}")
         return kept, seconds
 
+    def _used(self, length: float | UserError) -> float:
+        if isinstance(length, UserError):
+            raise length
+        return self._options.lengths.used(length)
+
+    def _tell_lengths(self, cut: int) -> None:
+        policy = self._options.lengths
+        if self.left_out:
+            log.warning(
+                "{:,} clips are left out: {:,} shorter than {:g} s (dataset.min_seconds), {:,} longer than {} s "
+                "(dataset.too_long=skip).", self.left_out.total(), self.left_out["short"], policy.min_seconds,
+                self.left_out["long"], policy.longest,
+            )  # fmt: skip
+        if cut:
+            log.warning(
+                "{:,} clips are cut to {:g} s (dataset.too_long=cut), and their texts are not.", cut, policy.longest
+            )
+
     def _lengths(self, utterances: Sequence[Utterance]) -> list[float | UserError]:
-        """Seconds of each, or why it cannot be used."""
+        """Seconds of each, or why they are not known."""
         lengths: list[float | UserError] = []
         for utterance in utterances:
             try:
-                seconds = utterance.seconds()
-                self._check_length(utterance, seconds)
-                lengths.append(seconds)
+                lengths.append(utterance.seconds())
             except UserError as error:
                 lengths.append(error)
         return lengths
@@ -236,7 +255,9 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             self._steps = evaluation_steps(self._seconds, options.limits, per_step)
             return
         seconds = [own + self._added_seconds(index) for index, own in enumerate(self._seconds)]
-        self._steps, repeated = training_steps(seconds, options.limits, per_step, options.shuffle_seed, self._epoch)
+        self._steps, repeated = training_steps(
+            seconds, options.limits, per_step, options.shuffle_seed, self._epoch, options.batching
+        )
         if repeated and self._epoch == 0:
             log.info("{} batch(es) are seen twice an epoch to fill its last step.", repeated)
 
@@ -249,6 +270,8 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             "max_batch_seconds": limits.max_seconds,
             "seed": self._options.shuffle_seed,
             "batches_per_step": self._options.num_accumulate * self._world_size,
+            # What earlier versions did has no key, so that their checkpoints are resumed.
+            **({"batching": self._options.batching} if self._options.batching != "bucketed_steps" else {}),
             **({"augmentation": asdict(augmentation)} if augmentation.probability > 0 else {}),
             "rows": self._row_digests,
         }
@@ -307,14 +330,18 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         try:
             source = utterance.source()
             changes = self._changes(index)
-            key = audio_key(source) if changes is None else f"{audio_key(source)} {changes.key}"
+            policy = self._options.lengths
+            cut = policy.samples(duration(source)) if policy.too_long == "cut" else None
+            changed = [f"cut {cut}"] if cut is not None else []
+            key = " ".join([audio_key(source), *changed, *([] if changes is None else [changes.key])])
             features = self._cache.get(key) if self._cache is not None else None
             if features is not None:
-                return _Clip(index, key, duration(source) + self._added_seconds(index), None, features)
-            samples = read_audio(source, check=lambda seconds: self._check_length(utterance, seconds))
-            seconds = len(samples) / SAMPLE_RATE
+                seconds = policy.used(duration(source))
+                return _Clip(index, key, seconds + self._added_seconds(index), None, features)
+            samples = read_audio(source, check=policy.used)
             # Again: what a container states may be an estimate.
-            self._check_length(utterance, seconds)
+            samples = samples[: policy.samples(len(samples) / SAMPLE_RATE)]
+            seconds = len(samples) / SAMPLE_RATE
             if changes is not None:
                 samples = augment(samples, changes)
             return _Clip(index, key, seconds + self._added_seconds(index), torch.from_numpy(samples), None)
@@ -327,7 +354,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         options = self._options
         if options.augmentation.probability == 0 or options.shuffle_seed is None:
             return None
-        room = float("inf") if options.max_seconds is None else options.max_seconds - self._seconds[index]
+        room = float("inf") if options.lengths.window is None else options.lengths.window - self._seconds[index]
         variant = self._epoch % options.augmentation.variants
         key = f"{options.augmentation.seed}:{self._utterances[index].row.id}:{variant}"
         # A margin for a manifest's durations, which are up to a frame of 10 ms too short.
@@ -337,12 +364,11 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         changes = self._changes(index)
         return 0.0 if changes is None else changes.added_seconds
 
-    def _check_length(self, utterance: Utterance, seconds: float) -> None:
-        longest = self._options.max_seconds
-        if longest is not None and seconds > longest:
-            raise AudioError(too_long(seconds, longest))
-
     def _refuse(self, utterance: Utterance, error: UserError) -> None:
+        if isinstance(error, LeftOut):
+            self.skipped[utterance.row.id] = str(error)
+            self.left_out[error.reason] += 1
+            return
         if self._options.on_error == "raise":
             raise UserError(f"{utterance.name}, column 'audio': {error}") from error
         self.skipped[utterance.row.id] = str(error)
@@ -360,8 +386,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             audio_keys=[clip.key for clip in clips],
             seconds=[clip.seconds for clip in clips],
             texts=[utterance.row.tgt_text for utterance in utterances],
-            transcripts=[utterance.transcript for utterance in utterances],
-            spoken=[utterance.spoken for utterance in utterances],
+            transcripts=[utterance.row.src_text for utterance in utterances],
             source_langs=[utterance.source_lang for utterance in utterances],
             target_langs=[utterance.target_lang for utterance in utterances],
             waveforms=[clip.waveform for clip in clips],
@@ -379,4 +404,4 @@ def _digest(values: Iterable[object]) -> str:
 
 
 def _without_rows(plan: object) -> object:
-    return {key: value for key, value in plan.items() if key != "rows"} if isinstance(plan, Mapping) else plan
+    return {key: value for key, value in plan.items() if key not in _ROWS} if isinstance(plan, Mapping) else plan

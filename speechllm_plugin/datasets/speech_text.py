@@ -13,7 +13,6 @@ from speechllm_plugin.datasets.audio import AudioSource, duration, resolve
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest, seconds_of
 from speechllm_plugin.datasets.text_cleaning import CleanText
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import is_translation
 
 SPEECH_TEXT_DATASET = "speech_text"
 
@@ -29,19 +28,18 @@ class SpeechTextConfig:
     target_lang: str | None = None
     """Language of `tgt_text`, for rows whose manifest has no `tgt_lang`. None = that of the speech: recognition."""
     empty_text: Literal["refuse", "silence"] = "refuse"
-    """What a row with an empty `tgt_text` is: a mistake; or a clip in which nobody speaks (silence, noise, music), and
-    whose right text is empty."""
+    """What an empty `tgt_text` means. `refuse`: a mistake. `silence`: nobody speaks in the clip (silence, noise,
+    music), and the right text is empty."""
     n_frames_unit: Literal["frames", "samples"] = "frames"
     """What `n_frames` counts: 10 ms frames, or samples at 16 kHz as in fairseq's raw-waveform manifests."""
     legacy_escapes: bool = False
-    """Undo the backslashes in manifests that fairseq wrote through pandas."""
+    """Whether to remove the backslashes from manifests that fairseq wrote through pandas."""
     csv_quotes: bool = False
-    """Undo the quoting in manifests that Python's csv or pandas wrote as they do by default: `"a ""b"" c"` is
-    `a "b" c`."""
+    """Whether to undo the default quoting of Python's csv and pandas: `"a ""b"" c"` is `a "b" c`."""
     clean_text: CleanText = "none"
-    """What is taken out of the texts, in training and in scoring, beside words: `entities` of HTML become their signs
-    (`don&apos;t`); `marks` takes out `[laughter]`, `<unk>`, `(%HESITATION)`, labels of speakers, fragments of words
-    (`th-`) and invisible characters; `all` both, and superfluous blanks. A manifest's log lines count them."""
+    """What is removed from texts, in training and in scoring. `entities`: HTML entities become characters
+    (`don&apos;t`). `marks`: `[laughter]`, `<unk>`, `(%HESITATION)`, speaker labels, word fragments (`th-`) and
+    invisible characters are removed. `all`: both, and superfluous spaces. The log has the counts for each manifest."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +56,6 @@ class Utterance:
     def name(self) -> str:
         """What errors call it."""
         return f"{self.manifest}, line {self.row.line}, id {self.row.id}"
-
-    @property
-    def transcript(self) -> str:
-        """What is said, for alignment; a translation without its transcript stands in for it."""
-        return self.row.src_text or self.row.tgt_text
-
-    @property
-    def spoken(self) -> str:
-        """What is said, for scores that compare with it; nothing stands in for a translation's transcript."""
-        return self.row.src_text or ("" if is_translation(self.source_lang, self.target_lang) else self.row.tgt_text)
 
     def origin_of(self, name: str) -> str:
         """What gives the `source` or the `target` language: a column of the manifest, or a key of the dataset."""

@@ -39,15 +39,15 @@ class WhisperConfig:
     dtype: Dtype = "auto"
     """Precision of weights and features. `auto`: bfloat16 where the machine multiplies it, else float32."""
     pad_to_30s: bool = True
-    """Pad every clip with silence to the checkpoint's window, as Whisper was trained and as in arXiv 2409.17044. False
-    encodes only the clip: on a CPU in a tenth of the time for clips of 3 s, but off the pretrained distribution, so
-    train and decode with the same setting. How far off is in benchmarks/results/whisper-padding.md: tiny.en's own
-    decoder, which ends where the silence begins, does not end on half of the clips."""
+    """Whether every clip is padded with silence to the checkpoint's window, as Whisper was trained. False encodes the
+    clip alone: a tenth of the time on a CPU for clips of 3 s, but not what Whisper was trained on, so train and decode
+    with the same setting. benchmarks/results/whisper-padding.md measures the difference: tiny.en's own decoder, which
+    stops where the silence begins, does not stop on half of the clips."""
     trim: bool = False
-    """Cut the output to the clip's true length after encoding with the padding: the vectors that are left are the same,
-    and the adapter and the LLM have fewer to read. False keeps all 1500, as in arXiv 2409.17044. The silence that is
-    cut tells where the speech ends, so train and decode with the same setting; without it tiny.en's own decoder does
-    not end on a quarter of the clips (benchmarks/results/whisper-padding.md)."""
+    """Whether the output is cut to the clip's length after encoding with the padding. The remaining vectors are
+    unchanged, and the adapter and the LLM have fewer to read. False keeps all 1500. The silence that is cut shows where
+    the speech ends, so train and decode with the same setting; tiny.en's own decoder does not stop on a quarter of the
+    clips without it (benchmarks/results/whisper-padding.md)."""
 
 
 class WhisperSpeechEncoder(SpeechEncoder):

@@ -28,11 +28,11 @@ def answer(
     config: DecodingConfig,
 ) -> tuple[list[str], list[Generated]]:
     """
-    :param embeddings: what stands in the prompts' places for speech, `[B, T, dim]` with `lengths` `[B]`.
+    :param embeddings: embeddings in the prompts' places for speech, `[B, T, dim]` with `lengths` `[B]`.
     :param keys: see `Llm.generate`.
     :param seconds: durations of the audio, which limit the texts.
     :param waveforms: the audio, where the level of the sound is asked for.
-    :returns: the texts, and how each came about. The tokens stay where the guard against silence takes the text away.
+    :returns: the texts, and how each came about. A text that the guard against silence empties keeps its tokens.
     :raises UserError: a value of `config` is outside its range, or a clip and its text have no room in the LLM.
     """
     config.check()

@@ -25,39 +25,39 @@ TOKENS_PER_SECOND = 12.0
 @dataclass(kw_only=True)
 class DecodingConfig:
     beam_size: int = 1
-    """1 = greedy."""
+    """Hypotheses that are kept at each step. 1 = greedy."""
     tokens_per_second: float | None = None
-    """A hypothesis may have this many tokens per second of audio, plus `extra_tokens`; then it is ended. None = from
-    the training references (`speechllm_plugin.llms.limits`), for tokenizers differ: SmolLM2's needs some 4 tokens for
-    a second of English and 40 for one of Burmese. The run keeps the number that it found."""
+    """Length limit of a hypothesis, in tokens per second of audio, beside `extra_tokens`. None = derived from the
+    training references and saved with the run, since tokenizers differ: SmolLM2's needs about 4 tokens for a second of
+    English and 40 for one of Burmese (`speechllm_plugin.llms.limits`)."""
     extra_tokens: int = 16
-    """See `tokens_per_second`."""
+    """Length limit of a hypothesis, in tokens, beside `tokens_per_second`."""
     length_penalty: float = 1.0
-    """For beams: the sum of a hypothesis' log probabilities is divided by its length to this power. Above 1 favours
-    long hypotheses, below 1 short ones."""
+    """For beams: a hypothesis is scored by the sum of its log probabilities divided by `length ** length_penalty`.
+    Above 1 favours long hypotheses, below 1 short ones."""
     temperature: float = 0.0
-    """0 = the likeliest token. Above 0 tokens are sampled, with their scores divided by it. A clip's samples depend on
-    its id and on `seed`, never on its batch."""
+    """0 = always the likeliest token. Above 0 tokens are sampled, with logits divided by this temperature. The samples
+    of a clip depend on its id and on `seed`, never on its batch."""
     top_k: int = 0
-    """For sampling: 0 = all; otherwise only this many of the likeliest tokens."""
+    """For sampling: only this many of the likeliest tokens. 0 = all."""
     top_p: float = 1.0
-    """For sampling: only the likeliest tokens that together have this probability (arXiv 1904.09751); 1 = all."""
+    """For sampling: only the likeliest tokens that together have this probability (arXiv 1904.09751). 1 = all."""
     seed: int = 0
-    """For sampling."""
+    """Seed of the sampling."""
     repetition_penalty: float = 1.0
-    """1 = none; above 1 discourages tokens already said (arXiv 1909.05858)."""
+    """Above 1 discourages tokens that the hypothesis already has (arXiv 1909.05858). 1 = off."""
     no_repeat_ngram_size: int = 0
-    """0 = off; otherwise no n-gram of this many tokens occurs twice in a hypothesis."""
+    """No n-gram of this many tokens occurs twice in a hypothesis. 0 = off."""
     max_compression_ratio: float | None = None
-    """A hypothesis whose text zlib shrinks more than this many times repeats itself: it is decoded again with
-    `no_repeat_ngram_size` 3, and counted. 2.4 suits speech (arXiv 2212.04356, section 4.5). None = kept as it is."""
+    """A hypothesis whose text zlib compresses by more than this factor is a loop: it is counted and decoded again with
+    `no_repeat_ngram_size` 3. 2.4 suits speech (arXiv 2212.04356, section 4.5). None = loops are kept."""
 
     no_speech_level: float | None = None
-    """A clip whose loudest 0.1 s is below this level holds no speech: its text is empty, and counted. In dB, 0 = full
-    scale; -60 is digital silence and what a good microphone makes of a quiet room. None = off."""
+    """A clip whose loudest 0.1 s is below this level, in dB relative to full scale, counts as silence: its text is
+    empty. -60 catches digital silence and a quiet room with a good microphone. None = off."""
     no_speech_probability: float | None = None
-    """A text whose tokens have a lower probability than this, as their geometric mean, was made up: it becomes empty,
-    and counted. 0.37 is what arXiv 2212.04356, section 4.5, has beside its own measure of silence. Costs a pass over
+    """A text counts as made up, and becomes empty, if the geometric mean of its tokens' probabilities is below this.
+    arXiv 2212.04356, section 4.5, has 0.37, beside a measure of silence of its own. Costs one more forward pass over
     each text. None = off."""
 
     def validate(self) -> ValidationResult:

@@ -32,10 +32,10 @@ from speechllm_plugin.pretrained import load_model, load_tokenizer, model_class,
 from speechllm_plugin.prompts import RenderedPrompt
 
 ROW, PADDING = 4, 8
-"""Tokens that `_check_padding` runs: of a row, and beside it."""
+"""Numbers of tokens in `_check_padding`: of a row, and of the padding beside it."""
 
 ATTENTION_LAYERS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
-"""transformers' names of layers that keep keys and values alone."""
+"""transformers' names of layers whose cache holds only keys and values."""
 
 MAX_PREFIXES = 64
 """Prefixes whose states are kept: 5 MB each for 40 tokens of Llama 3.1 8B."""
@@ -57,7 +57,7 @@ class CausalLlmConfig:
 
 
 class CausalLlm(Llm):
-    """Frozen, it computes in the dtype of its own weights whatever autocast is on: the same in training as in decoding.
+    """A frozen LLM computes in the dtype of its weights, also under autocast: the same in training and in decoding.
     """
 
     def __init__(self, config: CausalLlmConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -73,13 +73,13 @@ class CausalLlm(Llm):
         """Whether rows can share a batch: padding beside a row changes nothing."""
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> CausalLlm:
-        self._states.clear()  # of other weights, or on another device
-        # Quantised weights stay where they were loaded: their layout outlives no cast.
+        self._states.clear()  # states of other weights, or on another device
+        # Quantised weights are not moved or cast: that would break their layout.
         return self if self.config.quantization != "none" else super()._apply(fn, recurse)
 
     @property
     def embedding_table(self) -> Tensor:
-        # Gemma 3 scales in its embedding module; where a model scales later, speech and words are scaled alike.
+        # Gemma 3 scales in its embedding module. A model that scales later scales speech and words alike.
         scale = getattr(self.model.get_input_embeddings(), "embed_scale", None)
         return self._weight if scale is None else self._weight * scale
 
@@ -93,7 +93,7 @@ class CausalLlm(Llm):
     def decoder(self) -> nn.Module:
         """Embeddings to hidden states."""
         decoder = self.model.get_decoder()
-        # Each of the two names the whole model for some architectures.
+        # For some architectures one of the two is the whole model.
         return self.model.base_model if decoder is self.model else decoder
 
     @property
@@ -110,7 +110,7 @@ class CausalLlm(Llm):
     def loss(
         self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
     ) -> tuple[Tensor, int]:
-        # Neither reaches a gradient what was cached, nor can a layer that runs again add to a cache.
+        # Gradients do not reach cached states, and a layer that is computed again would add to the cache twice.
         cached = self.pads and not (torch.is_grad_enabled() and (self.tuned or self.recomputes))
         with self.precision(speech.device.type):
             cache, prefix_mask, positions = self._prefix_cache([prompt.before if cached else () for prompt in prompts])
@@ -126,7 +126,7 @@ class CausalLlm(Llm):
             steps = torch.arange(inputs.size(1), device=self.device)
             hidden = self.decoder(
                 inputs_embeds=inputs,
-                # A decoder looks back only: without a prefix it is right without a mask, too.
+                # Padding is on the right, where a decoder does not look: without a prefix no mask is needed.
                 attention_mask=torch.cat([prefix_mask, (steps < row_lengths.unsqueeze(1)).long()], dim=1)
                 if self.pads else None,
                 position_ids=positions.unsqueeze(1) + steps,
@@ -153,20 +153,20 @@ class CausalLlm(Llm):
         return logits
 
     def _prefix_cache(self, prefixes: Sequence[tuple[int, ...]]) -> tuple[DynamicCache | None, Tensor, Tensor]:
-        """Keys and values of what precedes the speech: no gradient passes there.
+        """Keys and values of the tokens before the speech, through which no gradient passes.
 
         :returns: the cache, its mask `[B, P]`, and the position that follows each row's prefix, `[B]`.
         """
         lengths = torch.tensor([len(prefix) for prefix in prefixes], device=self.device)
         size = max(map(len, prefixes))
-        # Padding on the left: a sliding window counts places, and none may lie between a prefix and its speech.
+        # Padding is on the left: a sliding window counts it, so none may lie between a prefix and its speech.
         mask = (torch.arange(size, device=self.device) >= size - lengths.unsqueeze(1)).long()
         if size == 0:
             return None, mask, lengths
         computed = [self._prefix_states(prefix) for prefix in prefixes]
         cache = DynamicCache()
         for index in range(max(map(len, computed))):
-            # An empty prefix has no states; some other has.
+            # An empty prefix has no states: their shape is another row's.
             like = next(states[index] for states in computed if states)
             layer = [states[index] if states else [x[..., :0, :] for x in like] for states in computed]
             keys, values = (
@@ -183,13 +183,13 @@ class CausalLlm(Llm):
         if prefix in self._states:
             return self._states[prefix]
         ids = torch.tensor([prefix], device=self.device)
-        # Validation runs in inference mode, and what it keeps must serve training.
+        # States made in inference mode, as in validation, could not be used in training.
         with torch.inference_mode(False), torch.no_grad():
             computed = self.decoder(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 position_ids=torch.arange(len(prefix), device=self.device).unsqueeze(0),
-                # Of its own accord a model with a sliding window would keep only the window.
+                # Without a cache of ours, a model with a sliding window keeps the window only.
                 past_key_values=DynamicCache(),
                 use_cache=True,
             ).past_key_values
@@ -228,8 +228,8 @@ class CausalLlm(Llm):
 
 
 def _contiguous(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """transformers gives the head a slice of the states, the last place of each row. PyTorch multiplies a slice by
-    frozen weights row by row, on a CPU with a copy of the weights for each: 2.8 s in place of 14 ms for 8 rows of
+    """Makes the head's input contiguous. transformers passes a slice, the last position of each row, which PyTorch on a
+    CPU multiplies by frozen weights row by row, copying the weights for each: 2.8 s instead of 14 ms for 8 rows of
     SmolLM2-135M in bfloat16 (findings/frozen_weights_times_a_slice.sh)."""
     return (inputs[0].contiguous(), *inputs[1:])
 
@@ -244,7 +244,7 @@ class _CausalRows:
         self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
         self.dtype = llm.embedding_table.dtype
         self.apart = not llm.pads
-        # What is behind a token decides how the experts' products are grouped, or which columns int8 keeps apart.
+        # With experts, or int8, the rounding of a token depends on the tokens behind it.
         self.one_pass = not _has_experts(llm.model.config) and llm.config.quantization != "int8"
 
     def __len__(self) -> int:
@@ -267,9 +267,9 @@ class _CausalRows:
 
 def _check(model_kls: type[PreTrainedModel], config: PretrainedConfig, path: str) -> None:
     """
-    :raises UserError: a layer carries more of the past than keys and values (a mask hides a place's keys and values,
-        but a state has taken the padding in, and no cache of a prefix holds it), or tokens reach the layers otherwise
-        than through their embeddings, which is all that the places of the speech have.
+    :raises UserError: a layer has a state beside keys and values, which no mask protects from padding and which is not
+        in the cache of a prefix; or layers read tokens otherwise than by their embeddings, which speech does not
+        have.
     """
     text = config.get_text_config()
     layers = set(getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ())
@@ -338,9 +338,9 @@ def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
 
 @torch.no_grad()
 def _check_padding(llm: CausalLlm) -> None:
-    """Runs a row of a few tokens alone and beside padding, which some models read in spite of its mask.
+    """Compares a short row alone with the same row beside padding, which some models read in spite of its mask.
 
-    :raises UserError: what stands behind a row changes it: the model looks ahead.
+    :raises UserError: tokens behind the row change it: the model is no decoder.
     """
     embeddings = llm._embed(range(1, 1 + ROW + PADDING))
     padding, row = embeddings[:PADDING], embeddings[PADDING:]
@@ -351,7 +351,7 @@ def _check_padding(llm: CausalLlm) -> None:
             f"llm.config.path: {llm.config.path} is a {type(llm.model).__name__}: found that it reads what stands "
             "behind a token, expected a decoder, which looks back only"
         )
-    # As a batch of rows is decoded, and as a loss with a cached prefix is computed.
+    # Padding on the left, as in decoding a batch and in a loss with a cached prefix.
     inputs, mask = pad_rows([row, embeddings], "left")
     padded = torch.cat([torch.cat([padding, row]).unsqueeze(0), inputs[1:]])
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -377,7 +377,7 @@ def _first_logits(llm: CausalLlm, inputs: Tensor, mask: Tensor) -> Tensor:
 
 
 def _alike(found: Tensor, expected: Tensor) -> bool:
-    """Up to what half precision rounds in a deep model."""
+    """Equal up to the rounding of half precision in a deep model."""
     found, expected = found.float(), expected.float()
     return bool((found - expected).norm() < 0.1 * expected.norm())
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 LOGITS_AT_A_TIME = 2**27
-"""Logits that exist at a time: 0.5 GB in float32, 1,046 positions of Llama's 128,256 words or 536 of mT5's 250,112."""
+"""Maximum number of logits in memory: 0.5 GB in float32, 1,046 positions over Llama 3's 128,256 tokens."""
 
 
 def cross_entropy(
@@ -28,7 +28,7 @@ def cross_entropy(
     size = max(1, LOGITS_AT_A_TIME // vocabulary_size)
     if len(labels) <= size:
         return chunk_loss(hidden, labels)
-    # The logits of a chunk are computed again in the backward pass: none outlives its chunk.
+    # Checkpointed: the logits of a chunk are computed again in the backward pass, and freed after it.
     losses = [
         checkpoint(chunk_loss, *pair, use_reentrant=False)
         for pair in zip(hidden.split(size), labels.split(size), strict=True)

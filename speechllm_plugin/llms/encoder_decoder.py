@@ -36,7 +36,7 @@ class EncoderDecoderLlmConfig:
 
 
 class EncoderDecoderLlm(Llm):
-    """Frozen, it computes in the dtype of its own weights whatever autocast is on: the same in training as in decoding.
+    """A frozen LLM computes in the dtype of its weights, also under autocast: the same in training and in decoding.
     """
 
     chat = False
@@ -58,7 +58,7 @@ class EncoderDecoderLlm(Llm):
 
     @property
     def start_token(self) -> int:
-        """What an answer begins with on the decoder's side: the padding token, in this family."""
+        """The decoder's first token: in this family the padding token."""
         token = self.model.config.decoder_start_token_id
         assert isinstance(token, int)
         return token

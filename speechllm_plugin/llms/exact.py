@@ -22,7 +22,7 @@ from speechllm_plugin.llms.api import Generated
 from speechllm_plugin.llms.generation import Search
 
 PLACES = 32
-"""Places whose logits are computed at a time, always as many: the shape of a product may change its rounding."""
+"""Positions whose logits are computed together: a constant, because the shape of a product may change its rounding."""
 
 
 class Rows(Protocol):
@@ -35,7 +35,7 @@ class Rows(Protocol):
     apart: bool
     """Whether they cannot share a batch in any precision."""
     one_pass: bool
-    """Whether what `hidden` gives for a place depends, to the bit, on nothing behind it."""
+    """Whether `hidden` at a position is the same to the bit whatever follows it."""
 
     def __len__(self) -> int: ...
 
@@ -61,7 +61,7 @@ class Rows(Protocol):
 def decode(rows: Rows, search: Search) -> list[Generated]:
     """What each row alone calls for."""
     half = rows.dtype != torch.float32
-    # A beam's hypotheses are compared with each other at every step: no pass over one of them settles it.
+    # Beams cannot be checked by one pass: hypotheses are compared with each other at every step.
     if rows.apart or (half and (search.config.beam_size > 1 or not rows.one_pass)):
         return [rows.generate([row], search.only([row]))[0] for row in range(len(rows))]
     drafts = rows.generate(range(len(rows)), search)

@@ -27,7 +27,7 @@ from speechllm_plugin.llms.api import DecodingConfig, Generated
 
 @dataclass(frozen=True)
 class Search:
-    """What is looked for in each row of a batch."""
+    """What is searched for in each row of a batch."""
 
     keys: Sequence[str]
     """Names each row: its samples depend on its key and the seed, on nothing else."""
@@ -44,7 +44,7 @@ class Search:
         return Search(keys, limits, self.end_of_turn, self.config, self.start_token)
 
     def processors(self, device: torch.device) -> LogitsProcessorList:
-        """What becomes of the logits: of a row they depend on its own tokens alone."""
+        """Processors of the logits, which use each row's own tokens only."""
         config, first = self.config, 0 if self.start_token is None else 1
         processors = LogitsProcessorList()
         if config.repetition_penalty != 1.0:
@@ -118,7 +118,7 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_
 
 
 class _After(LogitsProcessor):
-    """For a decoder that goes on from what is written, whose tokens transformers does not know."""
+    """Lets processors see the tokens that a decoder continues: transformers has those as embeddings only."""
 
     def __init__(self, written: Sequence[int], processors: LogitsProcessorList, device: torch.device) -> None:
         self._written = torch.tensor([list(written)], device=device)
@@ -148,7 +148,7 @@ class _RowLimits(LogitsProcessor):
 
 
 class _RowSamples(LogitsProcessor):
-    """Draws each row's token by that row's own numbers and leaves no other: greedy search then takes it.
+    """Samples each row's token with the row's own random numbers and masks the others, so that greedy search takes it.
 
     One uniform number a token, drawn beforehand from a generator of the row's own, is looked up in the cumulated
     probabilities. It costs no random numbers over the vocabulary, and gives the same on every device.

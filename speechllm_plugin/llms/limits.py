@@ -1,4 +1,4 @@
-"""How long hypotheses may become: from how long the references are, in the tokens of the LLM at hand."""
+"""The length limit of hypotheses, from the lengths of the references in the LLM's tokens."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.prompts import PromptRenderer
 
 MARGIN = 1.5
-"""A hypothesis may be that much longer than nearly all references."""
+"""Factor between the limit and the length of nearly all references."""
 QUANTILE = 0.99
-"""The share of a language pair's references that the limit is made for. The rest may be wrong texts, or cut clips."""
+"""Share of a language pair's references that the limit is derived from; the rest may be wrong texts or cut clips."""
 MOST_ROWS = 5_000
-"""References that are measured, at most, evenly over the split: less than a millisecond each."""
+"""Maximum number of references that are measured, evenly over the split."""
 MOST_RATE = 1000.0
 """The most that `DecodingConfig.tokens_per_second` may be."""
 

@@ -9,7 +9,7 @@ from speechllm_plugin.llms.api import DecodingConfig, Generated
 from speechllm_plugin.repetition import compression_ratio
 
 NO_REPEAT = 3
-"""A hypothesis that loops is decoded again with no n-gram of this many tokens twice."""
+"""`no_repeat_ngram_size` when a loop is decoded again."""
 
 
 def break_loops(

@@ -1,4 +1,4 @@
-"""The guard against texts that nobody spoke: of silence and noise an LLM writes what is likely where it was trained."""
+"""The guard against made-up texts: for silence and noise an LLM writes what is likely in its training data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def find_no_speech(
                 found[row] = f"level {level:.1f} dB"
                 continue
         if config.no_speech_probability is not None:
-            # Alone, so that the neighbours do not decide.
+            # Each row alone, so that the result does not depend on its batch.
             own = slice(row, row + 1)
             loss, count = llm.loss(prompts[own], speech[own, : int(lengths[row])], lengths[own], [hypothesis.tokens])
             if (probability := math.exp(-float(loss) / count)) < config.no_speech_probability:

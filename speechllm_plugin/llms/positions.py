@@ -1,4 +1,4 @@
-"""Whether clip, prompt and text have room in the LLM: more positions than it has are refused, or said."""
+"""Whether clip, prompt and text fit the LLM: more positions than it has are an error or a warning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Positions:
     """Those of an LLM."""
 
     limit: int
-    """How many it has: of a table, its rows; otherwise as many as it was trained on."""
+    """Number of positions: the rows of a table, otherwise the length that the LLM was trained on."""
     table: bool
     """Whether positions are looked up in a table (GPT-2's), which ends; rotary ones and biases go on without end."""
 

@@ -1,4 +1,4 @@
-"""How far a score could be from the truth: bootstrap over utterances (Bisani and Ney 2004)."""
+"""Confidence intervals by bootstrap over utterances (Bisani and Ney 2004)."""
 
 from __future__ import annotations
 

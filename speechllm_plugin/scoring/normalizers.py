@@ -28,7 +28,7 @@ _APOSTROPHES = str.maketrans(
 _DOTLESS_I = frozenset({"tr", "tur", "turkish", "az", "aze", "azj", "azerbaijani", "crh", "gag"})
 """Languages whose I is the capital of a letter without a dot."""
 _DOT_ABOVE, _TATWEEL = "\u0307", "\u0640"
-# They choose between pictures of one character, and would be left over where that is dropped or becomes letters.
+# Variation selectors, which would be left over where their character is dropped or replaced.
 _VARIATION_SELECTORS = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
 
 
@@ -106,11 +106,12 @@ def normalize_basic(text: str, language: str = "") -> str:
 
     :param language: a code or an English name: Turkish and its relatives have the pairs I, \u0131 and \u0130, i.
     """
-    # NFKC makes a space and a mark of an accent that is typed for an apostrophe, and an apostrophe and n of U+0149.
+    # Apostrophes are mapped before NFKC, which would turn an accent into a space and a mark, and after it, since it
+    # turns U+0149 into an apostrophe and n.
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).translate(_APOSTROPHES)
     if language_code(language) in _DOTLESS_I:
         text = text.replace("I", "\u0131")
-    # lower() leaves the dot of Turkish capitals behind as a mark of its own.
+    # lower() turns the Turkish capital İ into i and a separate dot.
     text = unicodedata.normalize("NFC", text.lower().replace(f"i{_DOT_ABOVE}", "i"))
     characters: list[str] = []
     for index, character in enumerate(text):
@@ -122,7 +123,7 @@ def normalize_basic(text: str, language: str = "") -> str:
             characters.append("'" if inside else " ")
         elif category[0] in "PSZC":
             characters.append(" ")
-        # A mark without a letter is what NFKC leaves of an accent that stood alone.
+        # NFKC turns an accent that stands alone into a mark without a letter.
         elif category[0] != "M" or (characters and characters[-1] != " "):
             characters.append(character)
     return collapse_spaces("".join(characters))

@@ -1,4 +1,4 @@
-"""Everything that a score depends on, so that it can be had again."""
+"""Everything that a score depends on, so that it can be reproduced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from speechllm_plugin.errors import UserError
 
-# Everything that turns sound into tokens and tokens into scores.
+# Packages that turn sound into tokens and tokens into scores.
 _PACKAGES = (
     "speechllm-plugin",
     "torch",

@@ -1,4 +1,4 @@
-"""Whether CTC can align the rows that a run trains on: told before the first step, not by a loss that stays 0."""
+"""Checks of the training rows for CTC and CIF, before the first step: transcripts, and enough frames for them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,45 @@ import torch
 from fairseq2.logging import log
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
+from speechllm_plugin.datasets.speech_text import Utterance
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.ctc import frames_needed
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 _LOOKED_AT = 2000
-"""Rows at most, evenly spread: their texts must be tokenised."""
+"""Maximum number of rows that are checked, evenly spread: tokenising takes time."""
 _MANY = 0.01
-"""Share of rows that cannot be aligned from which a run is worth a warning."""
+"""Share of rows that cannot be aligned above which a warning is logged."""
+
+
+def known_transcripts(
+    model: SpeechLlm, clips: Sequence[tuple[Utterance, float]], split: str
+) -> tuple[list[str], list[float]]:
+    """Transcripts of the clips that have one, with their durations; the others are counted in the log.
+
+    :raises UserError: a clip has none, and the model's configuration does not leave such clips out.
+    """
+    known, seconds, unknown = [], [], []
+    for clip, length in clips:
+        text = model.prompts.spoken(clip.source_lang, clip.target_lang, clip.row.tgt_text, clip.row.src_text)
+        if text is None:
+            unknown.append(clip)
+        else:
+            known.append(text)
+            seconds.append(length)
+    losses = [*(["CTC"] if model.ctc is not None else []), *model.adapter.loss_weights]
+    if unknown and losses:
+        line = (
+            f"{unknown[0].name}, column 'src_text': found none for {len(unknown):,} of {len(clips):,} rows of split "
+            f"{split!r}, which are no transcriptions"
+        )
+        if model.config.ctc.no_transcript == "refuse":
+            raise UserError(
+                f"{line}; expected what is said, for the losses of {' and '.join(losses)}, or "
+                "ctc.no_transcript=leave_out"
+            )
+        log.warning("{}; they are left out of the losses of {}.", line, " and ".join(losses))
+    return known, seconds
 
 
 def check_alignable(model: SpeechLlm, transcripts: Sequence[str], seconds: Sequence[float], split: str) -> None:
@@ -25,11 +56,11 @@ def check_alignable(model: SpeechLlm, transcripts: Sequence[str], seconds: Seque
     :param transcripts: of the clips, with their durations in `seconds`.
     :raises UserError: CTC can align none of them.
     """
-    if model.ctc is None:
+    if model.ctc is None or not transcripts:
         return
     step = math.ceil(len(transcripts) / _LOOKED_AT)
     texts = transcripts[::step]
-    labels = model.ctc.labels(texts, [model.prompts.encode_target(text)[:-1] for text in texts])
+    labels = model.ctc.labels(texts, [model.transcript_tokens(text) for text in texts])
     frames = ctc_frames(model, seconds[::step])
     known = [(frames_needed(row), length) for row, length in zip(labels, frames, strict=True) if row is not None]
     unknown = len(labels) - len(known)
@@ -60,7 +91,7 @@ def ctc_frames(model: SpeechLlm, seconds: Sequence[float]) -> list[int]:
     """How many frames CTC has for clips of these durations, rounded up: at most one more than it really has."""
     device = next(model.parameters()).device
     samples = torch.tensor([SAMPLE_RATE, 2 * SAMPLE_RATE], device=device)
-    # An encoder says nothing of its lengths but by encoding: they grow evenly, or not at all with Whisper's padding.
+    # Lengths of features are known by encoding only. They grow evenly, or with Whisper's padding not at all.
     _, lengths = model.encoder(torch.zeros(2, 2 * SAMPLE_RATE, device=device), samples)
     one, two = lengths.tolist()
     joined = model.config.frame_stack * model.adapter.frame_stride

@@ -1,4 +1,4 @@
-"""Hypotheses on disk while a split is decoded: an evaluation that is killed goes on from them."""
+"""Hypotheses on disk while a split is decoded, so that an evaluation that was killed goes on from them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _FILES = "decoded.rank_{}.jsonl"
 
 
 class KeptHypotheses:
-    """A line for each batch, in a file for each process. All read all files: another number of processes divides the
-    batches in another way."""
+    """One file for each process, one line for each batch. Each process reads all files, since the number of processes
+    may have changed."""
 
     def __init__(self, folder: Path, rank: int, made_by: Mapping[str, Any]) -> None:
         """
         :param folder: of the split's results.
-        :param made_by: all that the hypotheses depend on; those of anything else are dropped.
+        :param made_by: everything that the hypotheses depend on; hypotheses with another one are dropped.
         """
         self._folder = folder
         self._file = folder / _FILES.format(rank)
@@ -37,7 +37,7 @@ class KeptHypotheses:
             clips = sum(map(len, self._entries))
             log.info("{}: {:,} clips have been decoded before, by the same system; their hypotheses stand.",
                      folder, clips)
-        # Written anew: its last line may be half of one.
+        # Written again, because the last line may be incomplete.
         write_text_atomically(self._file, "\n".join([self._header, *own]) + "\n")
         self._stream: TextIO = self._file.open("a", encoding="utf-8")
 
@@ -67,7 +67,7 @@ class KeptHypotheses:
                 entry = json.loads(line)
                 self._entries[tuple(entry.pop("rows"))] = entry
             except (ValueError, KeyError, TypeError):
-                continue  # cut off by the kill
+                continue  # an incomplete line of a killed process
             valid.append(line)
         return valid
 

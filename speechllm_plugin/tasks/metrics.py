@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class LossMean(Mean):
-    """A mean over target tokens. Without any it is NaN, where torcheval's would report a perfect 0."""
+    """A mean over target tokens; NaN without tokens, where torcheval's mean would be 0."""
 
     weighted_sum: Tensor
     weights: Tensor

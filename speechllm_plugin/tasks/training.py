@@ -19,7 +19,7 @@ from speechllm_plugin.models.speech_llm.model import SpeechLlm, SpeechLlmLoss
 from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
 
 IDLE_STEPS = 50
-"""Steps in a row without any gradient that end a run: it would go on like that for hours."""
+"""Number of steps in a row without a gradient after which a run is ended."""
 
 
 class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
@@ -58,7 +58,7 @@ class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
                 f"the loss is {loss.total.item()} at step {self._step_nr} for the utterances {', '.join(batch.ids)}"
             )
         self._update_metrics(metric_bag, batch, loss)
-        return loss.total, loss.num_targets
+        return loss.total, loss.count
 
     @torch.inference_mode()
     def _update_metrics(self, metric_bag: MetricBag, batch: SpeechTextBatch, loss: SpeechLlmLoss) -> None:
@@ -75,7 +75,7 @@ class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
         metric_bag.get("num_examples", Sum).update(len(batch))
         metric_bag.get("num_target_elements", Sum).update(loss.num_targets)
         metric_bag.get("audio_seconds", Sum).update(sum(batch.seconds))
-        # A count of the whole run, not of the steps since the last report.
+        # Counted over the whole run, not since the last report.
         skipped = metric_bag.get("skipped_clips", Sum)
         skipped.reset()
         skipped.update(len(self._reader.skipped))

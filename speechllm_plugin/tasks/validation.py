@@ -19,7 +19,7 @@ from speechllm_plugin.scoring.wer import unit_of, word_errors
 from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
 
 ENDLESS = 8
-"""Answers in a row without an end after which a validation decodes no more."""
+"""Number of answers in a row without an end after which a validation stops decoding."""
 
 
 class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
@@ -27,8 +27,7 @@ class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
     the system listens) and `wer` (of the decoded transcriptions, after the `basic` normaliser; each language counts
     its own unit, as in the score file; absent where a split holds translations only).
 
-    It computes as evaluation and transcription do, without autocast whatever training has: what is best here is best
-    there."""
+    It computes without autocast, as evaluation and transcription do: the best checkpoint here is the best there."""
 
     def __init__(self, model: SpeechLlm, *, name: str, decode: bool, decoding: DecodingConfig) -> None:
         self._model = model

@@ -51,7 +51,6 @@ def batch_of(
     return SpeechTextBatch(
         ids=names, rows=list(range(len(names))), audio=names, audio_keys=names,
         seconds=[len(waveform) / RATE for waveform in waveforms], texts=list(texts), transcripts=list(texts),
-        spoken=list(texts),
         source_langs=[source_lang] * len(names), target_langs=[target_lang] * len(names),
         waveforms=list(waveforms), features=[None] * len(names),
     )

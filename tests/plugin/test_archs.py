@@ -22,6 +22,7 @@ from speechllm_plugin.encoders.api import ENCODERS
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.models.speech_llm.archs import (
+    ADAPTER_ARCHS,
     ENCODER_ARCHS,
     LLM_ARCHS,
     PART_ARCHS,
@@ -96,11 +97,11 @@ def test_the_grid_has_twenty_cells() -> None:
     cells = [".".join(names) for names in product(*GRID)]
     assert len(set(cells)) == 20
     assert set(cells) < set(arch_names())
-    assert "w2v_bert.mt0_xxl_mt.subsample" in arch_names()
+    assert {"w2v_bert.mt0_xxl_mt.slm", "w2v_bert.mt0_xxl_mt.subsample"} < set(arch_names())
 
 
 def test_what_is_listed_can_be_composed() -> None:
-    assert len(set(arch_names())) == len(arch_names()) < 80
+    assert len(set(arch_names())) == len(arch_names()) < 100
     assert set(arch_names()) < set(all_arch_names())
     assert [card["name"] for card in model_cards()] == arch_names()
 
@@ -110,10 +111,12 @@ def test_an_arch_is_composed_of_its_parts() -> None:
         encoder, llm, adapter = name.split(".")
         config = arch_config(name)
         config.resolve()
-        assert (config.encoder.arch, config.llm.arch, config.adapter.name) == (encoder, llm, adapter)
+        part, settings = ADAPTER_ARCHS.get(adapter, (adapter, {}))
+        assert (config.encoder.arch, config.llm.arch, config.adapter.name) == (encoder, llm, part)
+        assert settings.items() <= vars(config.adapter.config).items()
         assert config.encoder.name == ENCODER_ARCHS[encoder].part
         assert config.llm.config.path == LLM_ARCHS[llm].path  # type: ignore[attr-defined]
-        assert config.ctc == CtcConfig(weight=0.1 if adapter in ("cif", "ctc") else 0.0)
+        assert config.ctc == CtcConfig(weight=0.1 if part in ("cif", "ctc") else 0.0)
 
 
 @pytest.mark.parametrize(

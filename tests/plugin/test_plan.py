@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections import Counter
 
 import pytest
 
-from speechllm_plugin.datasets.plan import POOL, BatchLimits, evaluation_steps, make_batches, training_steps
+from speechllm_plugin.datasets.plan import (
+    POOL,
+    Batching,
+    BatchLimits,
+    evaluation_steps,
+    make_batches,
+    padding,
+    training_steps,
+)
 
 RNG = random.Random(0)
 SECONDS = [round(RNG.uniform(0.3, 29.0), 2) for _ in range(501)]
@@ -35,8 +44,9 @@ def check_limits(batches: list[list[int]], limits: BatchLimits) -> None:
 
 @pytest.mark.parametrize("limits", LIMITS)
 @pytest.mark.parametrize("per_step", [1, 3, 8])
-def test_an_epoch_has_every_clip(limits: BatchLimits, per_step: int) -> None:
-    steps, repeated = training_steps(SECONDS, limits, per_step, seed=1, epoch=0)
+@pytest.mark.parametrize("batching", ["bucketed", "bucketed_steps", "random"])
+def test_an_epoch_has_every_clip(batching: Batching, limits: BatchLimits, per_step: int) -> None:
+    steps, repeated = training_steps(SECONDS, limits, per_step, 1, 0, batching)
     assert all(len(step) == per_step for step in steps)
     check_limits([batch for step in steps for batch in step], limits)
     counts = Counter(flat(steps))
@@ -44,6 +54,39 @@ def test_an_epoch_has_every_clip(limits: BatchLimits, per_step: int) -> None:
     assert 0 <= repeated < per_step
     batches = Counter(tuple(batch) for step in steps for batch in step)
     assert sum(batches.values()) - len(batches) == repeated
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize("per_step", [1, 3, 8])
+def test_a_step_is_a_random_sample_as_large_as_fits(limits: BatchLimits, per_step: int) -> None:
+    steps, _ = training_steps(SECONDS, limits, per_step, seed=1, epoch=0)
+    for step, following in zip(steps, steps[1:], strict=False):
+        lengths = [[SECONDS[index] for index in batch] for batch in step]
+        assert [length for batch in lengths for length in batch] == sorted(sum(lengths, []))
+        # Whichever clip of the next step it is, one of them comes next in the order, and has no room.
+        clips = [index for batch in step for index in batch]
+        fits = []
+        for index in (index for batch in following for index in batch):
+            batches = make_batches(sorted([*clips, index], key=SECONDS.__getitem__), SECONDS, limits)
+            fits.append(len(batches) <= per_step)
+        assert not all(fits)
+
+
+def test_lengths_of_steps_and_padding() -> None:
+    """`bucketed` steps are of like length, `bucketed_steps` have the least padding."""
+    rng = random.Random(2)
+    seconds = [min(12.0, rng.lognormvariate(1.6, 0.4)) for _ in range(6000)]  # as in CoVoST 2
+    limits = BatchLimits(10, None)
+    spread, padded = {}, {}
+    for batching in ("bucketed", "bucketed_steps", "random"):
+        steps, _ = training_steps(seconds, limits, 8, 1, 0, batching)  # type: ignore[arg-type]
+        means = [statistics.mean(seconds[index] for batch in step for index in batch) for step in steps[:-1]]
+        spread[batching], padded[batching] = statistics.stdev(means), padding(steps, seconds)
+    one_clip = statistics.stdev(seconds)
+    assert spread["bucketed"] == pytest.approx(one_clip / 80**0.5, rel=0.3)
+    assert spread["random"] == pytest.approx(one_clip / 80**0.5, rel=0.3)
+    assert spread["bucketed_steps"] > 0.9 * one_clip
+    assert padded["bucketed_steps"] < 0.02 < padded["bucketed"] < 0.12 < 0.25 < padded["random"]
 
 
 @pytest.mark.parametrize("limits", LIMITS)
@@ -61,7 +104,7 @@ def test_a_batch_is_as_full_as_it_can_be(limits: BatchLimits) -> None:
 
 def test_clips_of_a_batch_are_of_similar_length() -> None:
     limits = BatchLimits(8, None)
-    steps, _ = training_steps(SECONDS * 3, limits, 1, seed=1, epoch=0)
+    steps, _ = training_steps(SECONDS * 3, limits, 1, 1, 0, "bucketed_steps")
     longest = [max(SECONDS[i % 501] for i in batch) * len(batch) for step in steps for batch in step]
     assert 3 * sum(SECONDS) / sum(longest) > 0.95
     assert len(SECONDS) * 3 > 2 * POOL * limits.batch_size, "one pool alone would not test their borders"
@@ -76,7 +119,7 @@ def test_every_epoch_is_another_mix_and_every_run_the_same() -> None:
     assert len({str(order) for order in orders}) == 5
     # The mix differs, not only the order: with more clips than a pool sorts together.
     many = SECONDS * 3
-    epochs = [training_steps(many, BatchLimits(8, None), 1, seed=1, epoch=epoch)[0] for epoch in (0, 1)]
+    epochs = [training_steps(many, BatchLimits(8, None), 1, 1, epoch, "bucketed_steps")[0] for epoch in (0, 1)]
     batches = [{frozenset(batch) for step in steps for batch in step} for steps in epochs]
     assert len(batches[0] & batches[1]) < 0.1 * len(batches[0])
     # Lengths come in no order: a step of short clips is as likely first as last.

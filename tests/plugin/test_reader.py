@@ -15,6 +15,7 @@ import torch
 
 from speechllm_plugin.datasets.audio import read_audio, resolve
 from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.manifest import ManifestRow, write_manifest
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
@@ -48,7 +49,7 @@ def utterances_of(manifest: Path) -> list[Utterance]:
 
 def options(seed: int | None = 3, **values: Any) -> ReadOptions:
     limits = BatchLimits(values.pop("batch_size", 2), values.pop("max_batch_seconds", None))
-    return ReadOptions(limits=limits, shuffle_seed=seed, max_seconds=30.0, **values)
+    return ReadOptions(limits=limits, shuffle_seed=seed, **{"lengths": LengthPolicy(window=30.0), **values})
 
 
 def epoch(reader: SpeechTextReader) -> list[list[SpeechTextBatch]]:
@@ -187,6 +188,8 @@ def test_resuming_goes_on_where_it_stopped(corpus: Path, prefetch: int, taken: i
         pytest.param({"max_batch_seconds": 0.2}, id="batch seconds"),
         pytest.param({"seed": 4}, id="seed"),
         pytest.param({"num_accumulate": 2}, id="accumulation"),
+        pytest.param({"batching": "random"}, id="batching"),
+        pytest.param({"batching": "bucketed_steps"}, id="batching as in earlier versions"),
     ],
 )
 def test_a_changed_plan_is_not_resumed(corpus: Path, changed: dict[str, Any]) -> None:
@@ -285,6 +288,49 @@ def test_all_clips_broken(
     if on_error == "skip":
         expected = "all clips are broken, for instance " if measured else "found no usable clip among 4, for instance "
         assert message.startswith(expected)
+
+
+def lengths(reader: SpeechTextReader) -> dict[str, float]:
+    return {
+        identity: seconds
+        for step in epoch(reader)
+        for batch in step
+        for identity, seconds in zip(batch.ids, batch.seconds, strict=True)
+    }
+
+
+@pytest.mark.parametrize("stated", [True, False], ids=["by the manifest", "by the header"])
+def test_clips_that_are_too_short_or_too_long_are_left_out_by_choice(
+    corpus: Path, caplog: pytest.LogCaptureFixture, stated: bool, tmp_path: Path
+) -> None:
+    """The clips of `corpus` last from 0.05 to 0.15 s."""
+    rows = [row_of(str(i), f"{i}.wav", n_frames=4 + (5 * i) % 11 if stated else None) for i in range(SIZE)]
+    utterances = with_rows(corpus, 0, rows, tmp_path)
+    everything = lengths(SpeechTextReader(utterances, options()))
+    assert min(everything.values()) == 0.05 and max(everything.values()) == 0.15 and len(everything) == SIZE
+    policy = LengthPolicy(window=30.0, min_seconds=0.0749, max_seconds=0.1251, too_long="skip")
+    reader = SpeechTextReader(utterances, options(lengths=policy))
+    assert lengths(reader) == {name: value for name, value in everything.items() if 0.0749 < value < 0.1251}
+    assert reader.left_out == {"short": 3, "long": 3} and len(reader.skipped) == 6
+    if not stated:
+        line = "6 clips are left out: 3 shorter than 0.0749 s (dataset.min_seconds), 3 longer than 0.1251 s"
+        assert line in caplog.text
+
+
+def test_a_clip_that_is_cut(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
+    utterances = utterances_of(corpus / "all.tsv")
+    reader = SpeechTextReader(utterances, options(lengths=LengthPolicy(max_seconds=0.1, too_long="cut"), batch_size=1))
+    batches = {batch.ids[0]: batch for step in epoch(reader) for batch in step}
+    uncut = epoch(SpeechTextReader(utterances, options(batch_size=1)))
+    whole = {batch.ids[0]: batch for step in uncut for batch in step}
+    assert len(batches) == SIZE and max(seconds for _, seconds in reader.clips) == 0.1
+    for identity, batch in batches.items():
+        waveform, expected = batch.waveforms[0], whole[identity].waveforms[0]
+        assert waveform is not None and expected is not None
+        assert torch.equal(waveform, expected[:1600])
+        # Features of a part are not those of the whole.
+        assert (batch.audio_keys == whole[identity].audio_keys) == (len(expected) <= 1600)
+    assert "5 clips are cut to 0.1 s (dataset.too_long=cut), and their texts are not." in caplog.text
 
 
 def test_a_manifest_that_understates_a_clip_cuts_nothing(

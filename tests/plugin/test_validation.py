@@ -21,8 +21,7 @@ def batch(*rows: tuple[str, str, str]) -> SpeechTextBatch:
     names, empty = [str(row) for row in range(len(rows))], [None] * len(rows)
     return SpeechTextBatch(
         ids=names, rows=list(range(len(rows))), audio=names, audio_keys=names, seconds=[1.0] * len(rows), texts=texts,
-        transcripts=texts, spoken=texts, source_langs=sources, target_langs=targets, waveforms=[*empty],
-        features=[*empty],
+        transcripts=texts, source_langs=sources, target_langs=targets, waveforms=[*empty], features=[*empty],
     )
 
 

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from speechllm_plugin.datasets.manifest import read_manifest, write_manifest
 from speechllm_plugin.scoring.report import read_hypotheses
 from tests.commands import Commands, System, environment, metrics
 
@@ -27,6 +29,10 @@ def write(folder: Path, system: System, adapters: dict[str, Any]) -> Path:
     base = system.config()
     del base["model"]["config_overrides"]["adapter"]
     base["dataset"]["valid_splits"] = []
+    spoken = [replace(row, src_text=f"said: {row.id}", audio=str(system.corpus / row.audio))
+              for row in read_manifest(system.corpus / "test.tsv")]  # fmt: skip
+    write_manifest(folder / "test.tsv", spoken)
+    base["dataset"]["config_overrides"]["manifests"] = system.manifests(test=folder / "test.tsv")
     base["regime"] = {"num_steps": 4, "checkpoint_every_n_steps": 2, "publish_metrics_every_n_steps": 1,
                       "score_metric": None, "keep_best_n_checkpoints": None}  # fmt: skip
     content = {"base": base, "axes": {"encoder": {"tiny": {}}, "adapter": adapters},
@@ -73,9 +79,7 @@ def test_what_is_finished_is_not_run_again(commands: Commands, swept: tuple[Path
 
 def test_hypotheses_hold_what_was_said(swept: tuple[Path, Path, str]) -> None:
     rows = read_hypotheses(swept[1] / "tiny.mlp/evaluation/test/hypotheses.tsv")
-    # Translations without `src_text` in the manifest have no transcript; nothing stands in for it.
-    assert [row.transcript for row in rows] == ["" if row.is_translation else row.reference for row in rows]
-    assert any(row.is_translation for row in rows)
+    assert [row.transcript for row in rows] == [f"said: {row.id}" for row in rows]
 
 
 def test_a_killed_sweep_goes_on_to_the_same_results(

@@ -72,15 +72,14 @@ def test_files_that_cannot_be_read_do_not_cost_the_others(
     commands: Commands, trained: Path, audio: list[Path], tmp_path: Path
 ) -> None:
     (tmp_path / "text.wav").write_text("no audio")
-    soundfile.write(tmp_path / "long.wav", np.zeros(31 * 16000, dtype=np.float32), 16000)
-    bad = [tmp_path / "text.wav", tmp_path / "lost.wav", tmp_path / "long.wav"]
+    bad = [tmp_path / "text.wav", tmp_path / "lost.wav"]
     result = commands.speechllm("transcribe", "--checkpoint", trained, audio[0], *bad, audio[1])
     assert result.status == 2
     assert [name for name, _ in _lines(result.stdout)] == [str(audio[0]), str(audio[1])]
     errors = result.errors()
     assert [error.partition(": ")[0] for error in errors] == [str(file) for file in bad]
-    assert "no audio" in errors[0] and "no such file" in errors[1] and "31.00 s, expected at most 30 s" in errors[2]
-    assert "2 transcribed, 3 failed" in result.stderr
+    assert "no audio" in errors[0] and "no such file" in errors[1]
+    assert "2 transcribed, 2 failed" in result.stderr
     assert "Traceback" not in result.output
 
 

@@ -1,1 +1,1 @@
-"""speechllm-plugin."""
+"""The `speechllm` command: transcribe, inspect, manifest, bench, demo, compare, seeds."""

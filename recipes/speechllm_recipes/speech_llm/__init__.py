@@ -45,8 +45,15 @@ RECIPE = RecipeEntry(
             takes_init=True,
             derive=derived_steps,
         ),
-        "evaluate": Action("decode splits and score them: WER, BLEU, chrF", _evaluate, takes_checkpoint=True),
-        "generate": Action("decode a split into a TSV, with or without references", _generate, takes_checkpoint=True),
+        "evaluate": Action(
+            "decode splits and score them: WER, BLEU, chrF", _evaluate, takes_checkpoint=True, last_of_published=True
+        ),
+        "generate": Action(
+            "decode a split into a TSV, with or without references",
+            _generate,
+            takes_checkpoint=True,
+            last_of_published=True,
+        ),
         "cascade": Action(
             "the baseline without training: a recogniser, then the LLM on its text; scored as by evaluate",
             _cascade,

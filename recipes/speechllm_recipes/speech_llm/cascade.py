@@ -50,7 +50,7 @@ class CascadeRecipe(Recipe):
                 f"dataset.feature_cache: found {config.dataset.feature_cache!r}, expected null: a cascade keeps no "
                 "features"
             )
-        get_normalizer(config.wer_normalizer)  # tells of a missing package before anything is loaded
+        get_normalizer(config.wer_normalizer)  # reports a missing package before anything is loaded
         machine = shared_precision(context)
         cascade = _create(context, config, machine)
         units, readers, kept = [], [], []
@@ -78,7 +78,7 @@ class CascadeRecipe(Recipe):
                 )
             )
             readers.append(reader)
-        # As `context.create_evaluator` does, with a model that is none of a registered family.
+        # What `context.create_evaluator` does, for a model without a registered family.
         evaluator = wire_object(
             context.resolver,
             Evaluator,
@@ -93,7 +93,7 @@ class CascadeRecipe(Recipe):
 
 
 def _create(context: RecipeContext, config: CascadeConfig, machine: MachinePrecision) -> Cascade:
-    # Before anything is loaded: a wrong key is told at once, and the score file names every default.
+    # Before anything is loaded, so that a wrong key costs no time; the score file then names every default.
     config.recognizer.config = RECOGNIZERS.config(config.recognizer.name, config.recognizer.config)
     config.llm.config = LLMS.config(config.llm.name, config.llm.config)
     parts: dict[str, Any] = {"recognizer": config.recognizer.config, "llm": config.llm.config}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from torch.nn import Module
 from speechllm_plugin.datasets.audio import AudioError
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.checks import check_languages
-from speechllm_plugin.datasets.plan import BatchLimits
+from speechllm_plugin.datasets.lengths import LengthPolicy
+from speechllm_plugin.datasets.plan import Batching, BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset, Utterance
 from speechllm_plugin.encoders.cache import FeatureCache
@@ -27,7 +29,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import direction_of, language_code, language_name
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
-from speechllm_plugin.models.speech_llm.checkpoint import named_checkpoint
+from speechllm_plugin.models.speech_llm.checkpoint import describe_choice, named_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.prompts import PromptRenderer
 from speechllm_recipes.speech_llm.config import (
@@ -39,7 +41,7 @@ from speechllm_recipes.speech_llm.user_errors import report_user_error
 
 
 def register_common(container: DependencyContainer) -> None:
-    """Exit status and line of our own errors, and the names of our own metrics."""
+    """Registers how our errors are reported, and the names of our metrics."""
     for kls in (UserError, AudioError):
         register_cli_error(container, kls, report_user_error)
     for descriptor in (
@@ -70,12 +72,14 @@ def feature_cache(section: SpeechDatasetSection, model: SpeechLlm) -> FeatureCac
 
 
 def decoding_of(config: SpeechLlmEvaluateConfig | SpeechLlmGenerateConfig) -> DecodingConfig:
-    """As the training run decoded its validation, but for the keys that `config.decoding` changes. Logged.
+    """The decoding of the training run's validation, with the changes of `config.decoding`. It is logged.
 
     :raises UserError: a key is unknown, or a value is of another type or outside its range.
     """
     checkpoint = named_checkpoint(config.common.assets.prev_checkpoint_dir, config.model.name)
     run = DecodingConfig() if checkpoint is None else checkpoint.decoding()
+    if checkpoint is not None:
+        log.info("Checkpoint: {}.", describe_choice(checkpoint))
     decoding = run.changed(config.decoding)
     check_level(decoding, config.dataset)
     log.info("Decoding {}.", decoding.described(run))
@@ -83,7 +87,7 @@ def decoding_of(config: SpeechLlmEvaluateConfig | SpeechLlmGenerateConfig) -> De
 
 
 def check_level(decoding: DecodingConfig, section: SpeechDatasetSection) -> None:
-    """:raises UserError: the guard against silence needs sound that is not read."""
+    """:raises UserError: the guard against silence needs the sound, which cached features replace."""
     if decoding.no_speech_level is not None and section.feature_cache is not None:
         raise UserError(
             f"decoding.no_speech_level: found {decoding.no_speech_level} with dataset.feature_cache, expected null, or "
@@ -94,14 +98,14 @@ def check_level(decoding: DecodingConfig, section: SpeechDatasetSection) -> None
 def check_references(
     split: str, prompts: PromptRenderer, reader: SpeechTextReader, decoding: DecodingConfig
 ) -> float:
-    """Logs whether the split's references are within the limit of a hypothesis' length; the share that is not."""
+    """Logs, and returns, the share of the split's references that are longer than a hypothesis may be."""
     return report_limit(split, reference_lengths(prompts, reader.clips), decoding)
 
 
 def arithmetic(
     section: SpeechDatasetSection, evaluator: EvaluatorSection, device: Device, **parts: Module | None
 ) -> dict[str, object]:
-    """What a figure depends on beside the weights, for score files.
+    """Device, batch sizes and dtypes, for score files: results depend on them.
 
     :param parts: each is reported with the dtype of most of its weights.
     """
@@ -132,6 +136,8 @@ def create_reader(
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
     require_text: bool = True,
+    sample: int | None = None,
+    batching: Batching = "bucketed",
     augmentation: AugmentationConfig | None = None,
     accept_new_rows: bool = False,
 ) -> SpeechTextReader:
@@ -151,6 +157,8 @@ def create_reader(
         shuffle_seed=shuffle_seed,
         num_accumulate=num_accumulate,
         require_text=require_text,
+        sample=sample,
+        batching=batching,
         augmentation=augmentation,
         accept_new_rows=accept_new_rows,
     )
@@ -184,25 +192,37 @@ def open_reader(
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
     require_text: bool = True,
+    sample: int | None = None,
+    batching: Batching = "bucketed",
     augmentation: AugmentationConfig | None = None,
     accept_new_rows: bool = False,
 ) -> SpeechTextReader:
-    """`create_reader` for what is no `SpeechLlm`.
+    """`create_reader` for models other than `SpeechLlm`.
 
     :param max_seconds: the longest clip that can be taken; None = any.
     :param languages: codes of those that the clips should be in; None = any.
+    :param sample: read so many clips of the split, drawn at random, the same each time; None = all.
     """
     utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
+    if sample is not None and sample < len(utterances):
+        drawn = random.Random(f"{split}:{sample}").sample(range(len(utterances)), sample)
+        utterances = [utterances[index] for index in sorted(drawn)]
     warn_of_languages(split, utterances, languages)
     options = ReadOptions(
         limits=BatchLimits(section.batch_size, section.max_batch_seconds),
         shuffle_seed=shuffle_seed,
-        max_seconds=max_seconds,
+        lengths=LengthPolicy(
+            window=max_seconds,
+            min_seconds=section.min_seconds,
+            max_seconds=section.max_seconds,
+            too_long=section.too_long,
+        ),
         on_error=section.on_error,
         accept_new_rows=accept_new_rows,
         num_accumulate=num_accumulate,
         num_threads=section.num_threads,
         prefetch=section.prefetch,
+        batching=batching,
         augmentation=augmentation or AugmentationConfig(),
     )
     gang = context.gangs.dp
@@ -211,8 +231,8 @@ def open_reader(
     )
     directions = Counter(direction_of(row.source_lang, row.target_lang) for row in utterances)
     log.info(
-        "Split {}: {:,} clips, {:.2f} h, {:,} steps; {} left out; languages: {}.",
-        split, reader.num_clips, reader.hours, reader.num_steps, len(reader.skipped),
+        "Split {}: {:,} clips, {:.2f} h, {:,} steps, {:.0%} padding; {} left out; languages: {}.",
+        split, reader.num_clips, reader.hours, reader.num_steps, reader.padding, len(reader.skipped),
         ", ".join(f"{name} {count:,}" for name, count in directions.most_common()),
     )
     return reader

@@ -26,6 +26,8 @@ from fairseq2.recipe.config import (
 from fairseq2.utils.validation import ValidationResult
 
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
+from speechllm_plugin.datasets.lengths import TooLong
+from speechllm_plugin.datasets.plan import Batching
 from speechllm_plugin.datasets.speech_text import SPEECH_TEXT_DATASET
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, PartSection
@@ -41,15 +43,23 @@ class SpeechDatasetSection(DatasetSection):
     family: str | None = SPEECH_TEXT_DATASET
 
     batch_size: int = 10
-    """The most clips in a batch."""
+    """Maximum number of clips in a batch."""
     max_batch_seconds: float | None = None
-    """The most audio in a batch, padding included, in seconds. None = only `batch_size` limits it."""
+    """Maximum audio in a batch, padding included, in seconds. None = only `batch_size` is a limit."""
+    min_seconds: float = 0.0
+    """Shorter clips are left out and counted."""
+    max_seconds: float | None = None
+    """Longer clips are too long, whatever the encoder takes: systems of several encoders then see the same clips.
+    None = the encoder's window."""
+    too_long: TooLong = "error"
+    """What a clip does that is longer than `max_seconds`, or than the encoder takes: `error`, or left out with
+    `on_error=skip`; `skip` leaves it out; `cut` drops the audio behind, but no text. Counted in the log."""
     on_error: Literal["raise", "skip"] = "raise"
-    """What a clip that cannot be read, or is longer than the encoder takes, does: stop the run, or be left out,
-    counted and listed in the log."""
+    """What happens at a clip that cannot be read: `raise` stops the run, `skip` leaves the clip out, counts it and
+    lists it in the log."""
     feature_cache: str | None = None
-    """Folder to keep encoder features in, so that they are computed once. 128 kB per second of audio for Whisper
-    large-v3 in bfloat16, twice that in float32. None = compute them every time."""
+    """Folder that keeps encoder features, so that each clip is encoded once. Whisper large-v3 needs 128 kB per second
+    of audio in bfloat16, twice that in float32. None = encode in every epoch."""
     num_threads: int = 2
     """Threads that read audio in each process."""
     prefetch: int = 8
@@ -60,11 +70,16 @@ class SpeechDatasetSection(DatasetSection):
         for name in ("batch_size", "num_threads", "prefetch"):
             if getattr(self, name) < 1:
                 result.add_error(f"`{name}` must be at least 1, but is {getattr(self, name)} instead.")
+        if self.max_seconds is not None and self.max_seconds <= self.min_seconds:
+            result.add_error(
+                f"`max_seconds` must be more than `min_seconds` ({self.min_seconds:g}), but is {self.max_seconds:g} "
+                "instead."
+            )
         return result
 
 
 def _names(value: str | list[str]) -> list[str]:
-    """fairseq2 would take a string for the list of its letters where only a list is allowed."""
+    """A single name as a list of one: fairseq2 would make a list of its letters."""
     return [value] if isinstance(value, str) else value
 
 
@@ -72,14 +87,21 @@ def _names(value: str | list[str]) -> list[str]:
 class TrainDatasetSection(SpeechDatasetSection):
     train_split: str = "train"
     """Key of `config_overrides.manifests` to train on."""
+    batching: Batching = "bucketed"
+    """Which clips share a step. `bucketed`: a step is a random sample of the clips, sorted by length into its batches
+    (processes x accumulation); with one batch a step that is `random`. `bucketed_steps`: all clips of a step are of
+    about one length: the least padding, but gradients of long and of short clips take turns. `random`: each batch is a
+    random sample. The log tells the share of padding."""
     accept_new_rows: bool = False
-    """Whether a run may be resumed over other rows than those it was started with (more of them, another order, other
-    texts): the log then tells what differs, and a new epoch begins. False = it is refused."""
+    """Whether a run may be resumed over other rows than it was started with (more rows, another order, other texts).
+    The log then tells what differs, and a new epoch begins. False = this is an error."""
     valid_splits: str | list[str] = field(default_factory=lambda: ["dev"])
     """Keys of `config_overrides.manifests` to validate on; empty = no validation."""
+    valid_clips: int | None = None
+    """Number of clips to validate on in each split: a random sample, the same for every run. None = all."""
     valid_decode: bool = True
-    """Decode the validation splits and report the WER of their transcriptions; False reports their loss alone, and
-    `regime.score_metric` must then be `nll_loss`."""
+    """Whether the validation splits are decoded and the WER of their transcriptions is reported. False reports the loss
+    alone; `regime.score_metric` must then be `nll_loss`."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """Silence, noise, gain and telephone band for clips of the training split."""
 
@@ -104,11 +126,11 @@ class GenerateDatasetSection(SpeechDatasetSection):
 
 @dataclass(kw_only=True)
 class MixedPrecision(MixedPrecisionConfig):
-    """`mode` is fairseq2's, and its `auto` there is torch.amp."""
+    """fairseq2's section with `dtype: auto`. (`mode: auto` is torch.amp.)"""
 
     dtype: Literal["auto"] | DataType = "auto"  # type: ignore[assignment]
-    """What the trained parts compute in; their weights, gradients and the optimizer stay in float32. `auto`: bfloat16
-    where the machine multiplies it in hardware, else float32, which `mode=off` is, too."""
+    """Dtype that the trained parts compute in; their weights, gradients and the optimizer stay in float32. `auto`:
+    bfloat16 where the machine multiplies it in hardware, else float32, as with `mode=off`."""
 
 
 @dataclass(kw_only=True)
@@ -117,12 +139,13 @@ class SpeechTrainerSection(TrainerSection):
 
 
 def _common() -> CommonSection:
-    # fairseq2 would name every run after a hash of its configuration, and a changed value would never resume.
+    # By default fairseq2 puts each run into a folder named by a hash of its configuration: a run with a changed value
+    # would start anew, not resume.
     return CommonSection(no_sweep_dir=True)
 
 
 class CheckedConfig:
-    """A configuration whose numbers are checked, before fairseq2's own checks compute with them."""
+    """Checks the numbers before fairseq2's own checks compute with them."""
 
     def validate(self) -> ValidationResult:
         check_values(self)
@@ -137,7 +160,7 @@ class SpeechLlmTrainConfig(CheckedConfig):
     """`model.arch` names encoder.llm.adapter; `model.config_overrides` changes any of their keys."""
     dataset: TrainDatasetSection = field(default_factory=TrainDatasetSection)
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_compression_ratio=LOOP_RATIO))
-    """For the validation's WER. The run keeps it, and `evaluate`, `generate` and `transcribe` decode the same way."""
+    """Decoding in validation. It is saved with the run: `evaluate`, `generate` and `transcribe` decode the same way."""
     gang: GangSection = field(default_factory=GangSection)
     trainer: SpeechTrainerSection = field(
         default_factory=lambda: SpeechTrainerSection(
@@ -176,7 +199,7 @@ class SpeechLlmTrainConfig(CheckedConfig):
         schedule, steps = self.lr_scheduler.config, self.regime.num_steps
         if not isinstance(schedule, CosineAnnealingLRConfig) or schedule.cycle_len is not None or steps is None:
             return
-        # Otherwise the cosine would have no step left, or a negative number of them.
+        # The cosine needs at least one step after the warm-up.
         if schedule.num_warmup_steps >= steps:
             result.add_error(
                 f"`lr_scheduler.config.num_warmup_steps` must be less than `regime.num_steps` ({steps}), but is "
@@ -184,7 +207,7 @@ class SpeechLlmTrainConfig(CheckedConfig):
             )
 
     def _validate_score_metric(self, result: ValidationResult) -> None:
-        # fairseq2 ends the run at its first validation where the metric is missing.
+        # A missing metric would end the run only at its first validation.
         metric = self.regime.score_metric
         if not self.dataset.valid_splits or metric in (None, "nll_loss"):
             return
@@ -200,7 +223,7 @@ class SpeechLlmTrainConfig(CheckedConfig):
         if self.trainer.data_parallelism != "fsdp":
             return
         fsdp = self.trainer.fsdp
-        # With either, fairseq2 passes by the plugin's own way to wrap a model, or breaks it.
+        # Otherwise fairseq2 does not use, or breaks, `apply_fsdp_to_speech_llm`.
         if fsdp.version != "v2":
             result.add_error(f"`trainer.fsdp.version` must be 'v2', but is {fsdp.version!r} instead.")
         if fsdp.granularity == "model":
@@ -213,8 +236,7 @@ class SpeechLlmEvaluateConfig(CheckedConfig):
     """Set by `--checkpoint`."""
     dataset: EvaluateDatasetSection = field(default_factory=EvaluateDatasetSection)
     decoding: object = None
-    """A mapping of the keys of the training run's `decoding` to change, `{beam_size: 4}` for instance. None = decode as
-    the run did in its validation, and as `speechllm transcribe` does."""
+    """Keys of the training run's `decoding` to change, such as `{beam_size: 4}`. None = decode as in its validation."""
     wer_normalizer: NormalizerName = "basic"
     """Applied to references and hypotheses before WER; its name stands in the score file."""
     evaluator: EvaluatorSection = field(default_factory=EvaluatorSection)
@@ -239,13 +261,13 @@ class CascadeConfig(CheckedConfig):
     recognizer: PartSection = field(default_factory=lambda: PartSection(name="whisper"))
     """The first stage, `whisper` or `seamless_m4t_v2`: the model that the speech encoder is taken from."""
     llm: PartSection = field(default_factory=lambda: PartSection(name="causal"))
-    """The second stage, for clips that are to be translated or answered; where there are none, it is not loaded."""
+    """The second stage, for clips to translate or to answer. Without such clips it is not loaded."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
-    """The joint system's; the transcript stands in the place of the speech. `prompt.answer=<speech>` makes it the
-    user's whole turn."""
+    """As in the joint system, with the transcript in the place of the speech. `prompt.answer=<speech>` makes the
+    transcript the whole user turn."""
     dataset: EvaluateDatasetSection = field(default_factory=EvaluateDatasetSection)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    """Of the LLM. The recogniser is greedy."""
+    """Decoding of the LLM. The recogniser decodes greedily."""
     wer_normalizer: NormalizerName = "basic"
     """Applied to references and hypotheses before WER; its name stands in the score file."""
     evaluator: EvaluatorSection = field(default_factory=EvaluatorSection)

@@ -16,12 +16,12 @@ from torch.optim import Optimizer
 from speechllm_plugin.errors import UserError
 
 _OVERHEAD = 2**20
-"""Bytes of a checkpoint beside its tensors, at most."""
+"""Maximum size of a checkpoint without its tensors, in bytes."""
 
 
 def ask_for_space_first(manager: CheckpointManager, directory: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """Lets `manager` write a checkpoint only where there is room for it. fairseq2 would leave half of one, and say that
-    the `optimizer` checkpoint must contain pickeable objects only.
+    """Makes `manager` check for space before it writes a checkpoint. fairseq2 alone would leave half a checkpoint, and
+    an error about objects that cannot be pickled.
 
     :param directory: of the checkpoints.
     """
@@ -50,10 +50,10 @@ def check_space(directory: Path, needed: int, purpose: str) -> None:
 
 
 def full_disk(error: BaseException, directory: Path) -> UserError | None:
-    """The line about an error that comes of a full disk or quota; None = it comes of something else."""
+    """One line about an error that a full disk or quota has caused; None for other errors."""
     for cause in _chain(error):
         full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-        # What PyTorch says of the same.
+        # PyTorch's message for the same.
         if full or "PytorchStreamWriter failed writing" in str(cause) or "unexpected pos" in str(cause):
             place = getattr(cause, "filename", None) or directory
             return UserError(

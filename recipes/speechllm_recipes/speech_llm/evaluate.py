@@ -45,7 +45,7 @@ class SpeechLlmEvaluateRecipe(Recipe):
     @override
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmEvaluateConfig)
-        get_normalizer(config.wer_normalizer)  # tells of a missing package before anything is decoded
+        get_normalizer(config.wer_normalizer)  # reports a missing package before anything is decoded
         decoding = decoding_of(config)
         precision = settle_decoding(context, config.model, config.common)
         model = get_model(context)

@@ -29,9 +29,9 @@ _REGISTRIES: dict[str, Registry[Any]] = {"encoder": ENCODERS, "llm": LLMS}
 class TrainingPrecision:
     machine: MachinePrecision
     mixed: str
-    """What the trained parts compute in."""
+    """Dtype that the trained parts compute in."""
     kept: bool
-    """Whether `auto` has become what it was where the run began, which it would not be here."""
+    """Whether `auto` was resolved as on the machine where the run began, unlike on this one."""
 
     def describe(self, parts: Mapping[str, str]) -> str:
         """
@@ -67,7 +67,7 @@ def shared_precision(context: RecipeContext) -> MachinePrecision:
     """What `auto` means for all processes: bfloat16 if each one's machine multiplies it."""
     here = machine_precision(context.device)
     gang = context.gangs.root
-    # How many do; a gang of one process knows sums and products alone.
+    # Counted by a sum: a gang of one process does not reduce by a minimum.
     multiplied = torch.tensor(int(here.auto == "bfloat16"), device=gang.device)
     gang.all_reduce(multiplied, ReduceOperation.SUM)
     if here.auto == "bfloat16" and multiplied < gang.size:
@@ -76,7 +76,7 @@ def shared_precision(context: RecipeContext) -> MachinePrecision:
 
 
 def settle_training(context: RecipeContext, config: SpeechLlmTrainConfig) -> TrainingPrecision:
-    """Writes into `config` what each `auto` means here, or what it meant where the run began."""
+    """Replaces each `auto` in `config`: by its meaning here, or for a resumed run by its meaning where it began."""
     machine, began = shared_precision(context), recorded_precision(context.output_dir) or {}
     mixed = config.trainer.mixed_precision
     settled: dict[str, str] = {}

@@ -14,7 +14,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.checkpoint import step_numbers
 
 _PROGRESS = ("last_epoch", "_step_count", "_last_lr", "_is_initial", "_get_lr_called_within_step")
-"""What a schedule knows of the steps that were made; all else is configuration."""
+"""The part of a schedule's state that counts steps; the rest is configuration."""
 
 
 def check_steps(output_dir: Path, num_steps: int | None) -> None:
@@ -30,8 +30,8 @@ def check_steps(output_dir: Path, num_steps: int | None) -> None:
 
 
 def follow_configuration(optimizer: Optimizer, scheduler: LRScheduler) -> None:
-    """Lets a checkpoint give the optimiser its moments and the schedule its place, and nothing else: fairseq2 would
-    restore rate, weight decay and length of the schedule, too, whatever the configuration says now.
+    """Restores only the optimiser's moments and the schedule's step from a checkpoint. fairseq2 would also restore
+    rate, weight decay and length of the schedule, over what the configuration says now.
 
     :param scheduler: of `optimizer`; both as the configuration has made them. A checkpoint restores it first.
     """
@@ -43,7 +43,7 @@ def follow_configuration(optimizer: Optimizer, scheduler: LRScheduler) -> None:
         _check_groups(saved, optimizer.param_groups)
         for number, (before, asked) in enumerate(zip(saved, asked_groups, strict=True)):
             place = f" of parameter group {number}" if len(saved) > 1 else ""
-            # The schedule tells of the rate.
+            # A changed rate is reported with the schedule.
             _log_changes(before, {key: value for key, value in asked.items() if key not in ("lr", "initial_lr")}, place)
         groups = [
             {**asked, "params": before["params"]} for before, asked in zip(saved, asked_groups, strict=True)

@@ -17,11 +17,11 @@ from speechllm_plugin.registry import structure
 RUN_RECORD = "run.json"
 
 MIXED_PRECISION = "mixed_precision"
-"""Its key for what the trained parts compute in."""
+"""Key of the dtype that the trained parts compute in."""
 
 
 def recorded_precision(output_dir: Path) -> dict[str, str] | None:
-    """What a run that can be resumed was begun in, by part; `mixed_precision` is that of its trained parts. None = a
+    """Dtype of each part of a run that can be resumed, as it began; `mixed_precision` for the trained parts. None = a
     new run."""
     file = output_dir / RUN_RECORD
     if not file.exists() or not step_numbers(output_dir / "checkpoints"):
@@ -58,7 +58,7 @@ def check_run_record(output_dir: Path, config: SpeechLlmConfig, mixed_precision:
                 "expected the same number to resume it, or a new output directory"
             )
         check_files(output_dir / "checkpoints" / f"step_{steps[-1]}")
-        # In the order of the configuration: the name of a part tells more than what follows from it.
+        # In the order of the configuration, so that the error names a part rather than what follows from it.
         earlier_model = _completed(earlier["model"], file)
         for key in dict.fromkeys([*earlier_model, *record["model"]]):
             if key == "ctc.vocabulary":
@@ -75,7 +75,7 @@ def check_run_record(output_dir: Path, config: SpeechLlmConfig, mixed_precision:
 
 
 def _same_weights(key: str, earlier: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether a key that differs tells of the same weights: they moved to another path, or were not recorded yet."""
+    """Whether the weights are the same although a key differs: they were moved, or not recorded by an older version."""
     part, _, name = key.partition(".")
     before, found = (model.get(f"{part}.weights") for model in (earlier, now))
     return (name == "config.path" and before is not None and before == found) or (name == "weights" and before is None)
@@ -95,7 +95,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _completed(values: dict[str, object], file: Path) -> dict[str, object]:
-    """The recorded keys with those that did not exist when the run began, which have their defaults."""
+    """The recorded keys, with defaults for keys that are newer than the record."""
     nested: dict[str, Any] = {}
     for key, value in values.items():
         *parents, last = key.split(".")
@@ -110,7 +110,7 @@ def _completed(values: dict[str, object], file: Path) -> dict[str, object]:
         config = structure(SpeechLlmConfig, nested, "model")
         config.resolve()
     except UserError as error:
-        # Not the user's configuration: what the run was started with is no configuration today.
+        # The mistake is not in the user's configuration: this version does not know what the run was started with.
         raise UserError(
             f"{file}: recorded by another version: {error}; expected the version that wrote it to resume the run, or "
             "a new output directory"

@@ -1,4 +1,4 @@
-"""Numbers of steps that follow from one another: what is not given is made to go with what is."""
+"""Derives the numbers of steps that are not set from those that are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WARM_UP = 840
 EVERY = 1000
 """Steps between two validations, and two checkpoints."""
 PUBLISH_EVERY = 50
-"""The most steps between two lines of metrics."""
+"""Maximum steps between two lines of metrics."""
 
 _STEPS, _WARM_UP_STEPS = "regime.num_steps", "lr_scheduler.config.num_warmup_steps"
 _VALIDATE, _CHECKPOINT = "regime.validate_every_n_steps", "regime.checkpoint_every_n_steps"
@@ -20,10 +20,10 @@ _PUBLISH, _SCHEDULE = "regime.publish_metrics_every_n_steps", "lr_scheduler.name
 
 
 def derived_steps(given: Mapping[str, Any]) -> dict[str, int]:
-    """What a configuration leaves open, by key: the warm-up is the published share of all steps; a run validates at its
-    end at the latest; a checkpoint is saved with each validation; metrics are published with either.
+    """Values for keys that are not set, by dotted key: the warm-up is the published share of all steps; a run validates
+    at least at its end; each validation comes with a checkpoint, and both with metrics.
 
-    :param given: what is set, by dotted key. What is no number is left to the checks.
+    :param given: keys that are set, by dotted key. Values that are no numbers are ignored here and reported later.
     """
     numbers = {key: value for key, value in given.items() if isinstance(value, int) and value > 0}
     steps = numbers.get(_STEPS, EVERY if _STEPS in given else NUM_STEPS)
@@ -33,7 +33,7 @@ def derived_steps(given: Mapping[str, Any]) -> dict[str, int]:
         derived[_WARM_UP_STEPS] = steps * WARM_UP // NUM_STEPS
     publish = numbers.get(_PUBLISH, 1)
     if _VALIDATE not in given:
-        # As often as checkpoints are saved, where that is given.
+        # As often as checkpoints, if that is set.
         each = numbers.get(_CHECKPOINT, min(EVERY, steps))
         derived[_VALIDATE] = max(publish, each // publish * publish)
     validate = {**numbers, **derived}.get(_VALIDATE, max(publish, min(EVERY, steps) // publish * publish))

@@ -45,7 +45,7 @@ class DelegatingTask(Task):
 
 
 class WatchedReader(DataReader[SpeechTextBatch]):
-    """A reader that does something before each step."""
+    """A reader that calls a function before each step."""
 
     def __init__(self, reader: DataReader[SpeechTextBatch], before_step: Callable[[], None]) -> None:
         self._reader = reader
@@ -100,7 +100,7 @@ class Stop:
         if not requested or self.trainer is None:
             return
         trainer = self.trainer
-        # fairseq2 stops of its own accord only where no number of steps is set, and validates before it is done.
+        # By itself fairseq2 stops early only without a number of steps, and validates before it stops.
         trainer._maybe_complete_checkpoint_save_operation()
         step = trainer.step_nr
         if step > 0 and step not in trainer._checkpoint_manager.get_step_numbers(exclude_model_only=True):
@@ -132,7 +132,7 @@ class ResumableTask(DelegatingTask):
         except TaskStopException:
             raise
         except Exception as error:
-            # fairseq2 wraps what our data reader says about its state.
+            # fairseq2 wraps the errors of our data reader.
             if isinstance(error, CheckpointError) and isinstance(error.__cause__, UserError):
                 raise error.__cause__ from error
             if (line := full_disk(error, self._output_dir)) is not None:
@@ -152,7 +152,7 @@ class DecodingTask(DelegatingTask):
     def __init__(self, task: Task, kept: Sequence[KeptHypotheses], gang: Gang, output_dir: Path) -> None:
         super().__init__(task)
         self._kept = kept
-        # Asked now: fairseq2 takes the processes' group down before `run` is over.
+        # Read now: fairseq2 closes the process group before `run` returns.
         self._first = gang.rank == 0
         self._output_dir = output_dir
 

@@ -26,7 +26,7 @@ from speechllm_plugin.models.speech_llm.checkpoint import Checkpoint, keep_decod
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.kept_vocabulary import keep_vocabulary, use_kept_vocabulary
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.tasks.alignable import check_alignable
+from speechllm_plugin.tasks.alignable import check_alignable, known_transcripts
 from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
 from speechllm_plugin.tasks.validation import SpeechLlmValidUnit
 from speechllm_recipes.speech_llm.common import (
@@ -66,8 +66,11 @@ class SpeechLlmTrainRecipe(Recipe):
         log.info("{}", self._precision.describe(model.precision))
         model.feature_cache = feature_cache(config.dataset, model)
         if isinstance(model.ctc, LlmEmbeddingCtcHead):
-            texts = (row.transcript for row in self._train_rows(context, config))
-            tokens = {token for text in texts for token in model.prompts.encode_target(text)[:-1]}
+            texts = (
+                model.prompts.spoken(row.source_lang, row.target_lang, row.row.tgt_text, row.row.src_text)
+                for row in self._train_rows(context, config)
+            )
+            tokens = {token for text in texts if text is not None for token in model.transcript_tokens(text)}
             model.ctc.set_vocabulary(sorted(tokens))
             log.info("CTC vocabulary: {:,} tokens of the training text.", len(tokens))
         frozen = _millions(model.encoder, model.llm) - _millions(model.tuned)
@@ -90,7 +93,7 @@ class SpeechLlmTrainRecipe(Recipe):
         self._precision = settle_training(context, config)
         checkpoints = context.output_dir / "checkpoints"
         use_kept_vocabulary(config.model.config_overrides, checkpoints)
-        with _kept_if_refused(checkpoints / "model.yaml", context.gangs.root.rank):
+        with _model_yaml_unchanged_if_refused(checkpoints / "model.yaml", context.gangs.root.rank):
             model = get_model(context)
         if context.gangs.root.rank == 0:
             keep_vocabulary(model.config.ctc.vocabulary, checkpoints)
@@ -105,23 +108,25 @@ class SpeechLlmTrainRecipe(Recipe):
             config.dataset.train_split,
             shuffle_seed=config.common.seed,
             num_accumulate=config.trainer.grad_accumulation.num_batches,
+            batching=config.dataset.batching,
             augmentation=config.dataset.augmentation,
             accept_new_rows=config.dataset.accept_new_rows,
         )
-        check_alignable(model, reader.transcripts, reader.seconds, config.dataset.train_split)
+        transcripts, seconds = known_transcripts(model, reader.clips, config.dataset.train_split)
+        check_alignable(model, transcripts, seconds, config.dataset.train_split)
         unit = SpeechLlmTrainUnit(model, context.get_data_parallel_model(), reader)
         decoding = _resolve_decoding(context, config, model, reader)
         manager = context.get_checkpoint_manager()
         stop = Stop(context.gangs.root)
         valid_units, valid_readers = [], []
         for split in config.dataset.valid_splits:
-            valid_reader = create_reader(context, config.dataset, model, split)
+            valid_reader = create_reader(context, config.dataset, model, split, sample=config.dataset.valid_clips)
             if config.dataset.valid_decode:
                 check_references(split, model.prompts, valid_reader, decoding)
             valid_units.append(
                 SpeechLlmValidUnit(model, name=split, decode=config.dataset.valid_decode, decoding=decoding)
             )
-            # A run that is killed in a validation has the checkpoint before it.
+            # The checkpoint before a validation is complete before it begins, in case the run is killed in it.
             valid_readers.append(WatchedReader(valid_reader, lambda: _complete(manager)))
         _log_validation(context, config, model)
         try:
@@ -131,7 +136,7 @@ class SpeechLlmTrainRecipe(Recipe):
         except UserError:
             raise
         except (ValueError, TypeError) as error:
-            # What is left of the values that PyTorch and fairseq2 refuse.
+            # Values that only PyTorch and fairseq2 know to be wrong.
             reason = " ".join(str(error).split())
             raise UserError(
                 f"optimizer, lr_scheduler, regime: found values that do not go together ({reason}), expected others"
@@ -142,7 +147,7 @@ class SpeechLlmTrainRecipe(Recipe):
 
     @staticmethod
     def _check_score_metric(context: RecipeContext, config: SpeechLlmTrainConfig) -> None:
-        """Translations have no word error rate to choose the best checkpoint by."""
+        """Without transcriptions in the validation splits there is no WER to choose the best checkpoint by."""
         splits = config.dataset.valid_splits
         if config.regime.score_metric != "wer" or not splits:
             return
@@ -162,8 +167,8 @@ class SpeechLlmTrainRecipe(Recipe):
 def _resolve_decoding(
     context: RecipeContext, config: SpeechLlmTrainConfig, model: SpeechLlm, reader: SpeechTextReader
 ) -> DecodingConfig:
-    """The run's decoding, with a length limit from its training references, or of its own if it is resumed; written
-    beside its checkpoints, for all that will decode them."""
+    """The run's decoding, saved beside its checkpoints. A length limit that is not set comes from the training
+    references, or for a resumed run from what it has saved."""
     checkpoints, decoding = context.output_dir / "checkpoints", config.decoding
     lengths = reference_lengths(model.prompts, reader.clips)
     if decoding.tokens_per_second is None:
@@ -172,14 +177,14 @@ def _resolve_decoding(
         decoding = replace(decoding, tokens_per_second=kept or rate_for(lengths))
     report_limit(config.dataset.train_split, lengths, decoding)
     if context.gangs.root.rank == 0:
-        keep_decoding(checkpoints, decoding)
+        keep_decoding(checkpoints, decoding, max(reader.seconds))
     model.decoding = decoding
     log.info("Decoding of this run, also in evaluate, generate and transcribe: {}", decoding.described())
     return decoding
 
 
 def _log_validation(context: RecipeContext, config: SpeechLlmTrainConfig, model: SpeechLlm) -> None:
-    """Which arithmetic chooses the best checkpoint."""
+    """Logs the dtypes of the validation, which chooses the best checkpoint."""
     trainer, mixed = config.trainer, config.trainer.mixed_precision
     if trainer.data_parallelism == "fsdp" and context.gangs.root.size > 1 and mixed.mode == "static":
         log.warning(
@@ -206,9 +211,9 @@ def _check_model_section(config: SpeechLlmTrainConfig) -> None:
 
 
 @contextmanager
-def _kept_if_refused(metadata: Path, rank: int) -> Iterator[None]:
-    """fairseq2 describes the new model in the run's directory before it asks us whether the run is to be resumed: a run
-    that is refused keeps the description of the model that its checkpoints hold."""
+def _model_yaml_unchanged_if_refused(metadata: Path, rank: int) -> Iterator[None]:
+    """fairseq2 writes the new model's `model.yaml` before we check whether the run may be resumed. If it may not, the
+    file that describes the model of its checkpoints is put back."""
     before = metadata.read_bytes() if rank == 0 and metadata.is_file() else None
     try:
         yield

@@ -1,4 +1,4 @@
-"""Mistakes of the user's that fairseq2 takes for failures: each becomes one line."""
+"""Turns mistakes of the user's that fairseq2 reports as failures into one line each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MODEL_KEYS = {field.name for field in fields(SpeechLlmConfig)}
 def report_user_error(ex: Exception) -> int:
     log.error("{}", ex)
     if (rank := os.environ.get("RANK", "0")) != "0":
-        # fairseq2 shows the log of the first process only, and the mistake may concern this one alone.
+        # fairseq2 shows the first process's log only, but the mistake may be in this process alone.
         print(f"process {rank}: error: {ex}", file=sys.stderr, flush=True)
     return 2
 
@@ -37,7 +37,7 @@ def get_model(context: RecipeContext) -> SpeechLlm:
     try:
         return context.get_model_as(SpeechLlm)
     except UserError as error:
-        # A part names its keys as they stand in the model's own configuration.
+        # Parts name keys relative to the model's configuration.
         if re.split(r"\W", str(error), maxsplit=1)[0] in _MODEL_KEYS:
             raise UserError(f"model.config_overrides.{error}") from error
         raise

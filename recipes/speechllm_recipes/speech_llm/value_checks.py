@@ -1,5 +1,5 @@
-"""What fairseq2's sections may hold, where fairseq2 itself does not ask: a rate of -1 would end in a stack trace, one
-of nan in a broken model."""
+"""Ranges of the numbers in fairseq2's sections, which fairseq2 does not check: a learning rate of -1 would end in a
+stack trace, one of NaN in a broken model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fairseq2.utils.validation import ValidationError, ValidationResult
 
 
 class _Between:
-    """Numbers of a range; not a number is in none."""
+    """A range of numbers. NaN is in no range."""
 
     def __init__(self, least: float, most: float = math.inf, *, above: bool = False, below: bool = False) -> None:
         """
@@ -69,7 +69,7 @@ RULES: Mapping[str, _Between] = {
     "trainer.gc_every_n_steps": _COUNT,
     "trainer.grad_accumulation.num_batches": _COUNT,
     "trainer.activation_checkpointing.every_nth_layer": _COUNT,
-    # The frozen parts are whole on every process.
+    # Tensor parallelism is not possible: each process holds the frozen parts whole.
     "gang.tensor_parallel_size": _Between(1, 1),
     "gang.timeout": _COUNT,
     "common.seed": _Between(0, 2**63 - 1),
@@ -78,8 +78,11 @@ RULES: Mapping[str, _Between] = {
     **{f"common.profilers.torch.{key}": _NOT_NEGATIVE for key in ("skip_n_steps", "wait_n_steps", "num_warmup_steps")},
     **{f"common.profilers.torch.{key}": _COUNT for key in ("num_active_steps", "repeat")},
     "dataset.max_batch_seconds": _POSITIVE,
+    "dataset.max_seconds": _POSITIVE,
+    "dataset.valid_clips": _COUNT,
+    "dataset.min_seconds": _NOT_NEGATIVE,
 }
-"""Key -> what a number there may be; `[]` stands for each item of a list. A key without a value is left alone."""
+"""Range of the numbers under each key; `[]` stands for each item of a list. null is not checked."""
 
 
 def check_values(config: object) -> None:

@@ -203,6 +203,18 @@ LLM_ARCHS: dict[str, PartArch] = {
 }
 """LLMs."""
 
+ADAPTER_ARCHS: dict[str, tuple[str, dict[str, object]]] = {
+    # Two layers of mT0-XXL's width, in which SLM has 156 M parameters. Their feed-forward width is not published: with
+    # 1024, and the projection from w2v-BERT's or Whisper's width, there are 155.3 M and 156.4 M.
+    "slm": ("subsample", {"dim": 4096, "num_heads": 64, "ffn_dim": 1024, "output_projection": False}),
+    # What the code of the authors of arXiv 2409.17044 has (github.com/Meetween/speechlmm, commit 1cec8b1).
+    "cif_authors": ("cif", {"kernel": 3, "scale_eps": 1e-4}),
+    "ctc_authors": ("ctc", {"detach": True}),
+    # 17 of Whisper's frames, 2 of SeamlessM4T's.
+    "wlq_former_authors": ("wlq_former", {"window_seconds": 0.34, "input_projection": False, "output_norm": False}),
+}
+"""Adapters by name, where settings other than their defaults are of interest: the adapter, and those settings."""
+
 PART_ARCHS: dict[str, dict[str, PartArch]] = {"encoder": ENCODER_ARCHS, "llm": LLM_ARCHS}
 """By kind of part."""
 

@@ -87,6 +87,21 @@ class Checkpoint:
             raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
         return structure(DecodingConfig, values, f"{file}: decoding")
 
+    def longest_clip(self) -> float | None:
+        """Seconds of the longest clip that the run was trained on; None where its `decoding.json` does not tell.
+
+        :raises UserError: the file cannot be read.
+        """
+        file = self.directory / DECODING
+        if not file.is_file():
+            return None
+        try:
+            seconds = json.loads(file.read_text(encoding="utf-8")).get("longest_clip")
+            return None if seconds is None else float(seconds)
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
+
 
 def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
     """
@@ -158,6 +173,15 @@ def _choose_checkpoint(path: Path, step: Step) -> Checkpoint:
     return Checkpoint(directory, steps[-1])
 
 
+def describe_choice(checkpoint: Checkpoint) -> str:
+    """Which of its run's checkpoints one is."""
+    chosen = (("the last", "last"), ("the best by validation", "best"))
+    steps = {name: find_checkpoint(checkpoint.directory, parse_step(step)).step_nr for name, step in chosen}
+    own = [name for name, step in steps.items() if step == checkpoint.step_nr]
+    others = [f"{name} is step {step}" for name, step in steps.items() if step != checkpoint.step_nr]
+    return "; ".join([", ".join([f"step {checkpoint.step_nr} of {checkpoint.directory.parent}", *own]), *others])
+
+
 def named_checkpoint(directory: Path | None, name: str | None) -> Checkpoint | None:
     """A checkpoint that is known by fairseq2's name for it; None for a model that is no run's."""
     if directory is None or name is None:
@@ -176,11 +200,13 @@ def decoding_dtypes(checkpoint: Checkpoint, machine: MachinePrecision) -> dict[s
     return {part: dtype for part, dtype in here.items() if dtype != trained[part]}
 
 
-def keep_decoding(directory: Path, decoding: DecodingConfig) -> None:
+def keep_decoding(directory: Path, decoding: DecodingConfig, longest_clip: float) -> None:
     """
     :param directory: the `checkpoints` folder of the run.
+    :param longest_clip: see `Checkpoint.longest_clip`.
     """
-    write_text_atomically(directory / DECODING, json.dumps({"decoding": asdict(decoding)}, indent=2) + "\n")
+    values = {"decoding": asdict(decoding), "longest_clip": round(longest_clip, 3)}
+    write_text_atomically(directory / DECODING, json.dumps(values, indent=2) + "\n")
 
 
 def load_speech_llm(

@@ -17,7 +17,7 @@ from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.encoders.api import ENCODERS
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS
-from speechllm_plugin.models.speech_llm.archs import ENCODER_ARCHS, LLM_ARCHS, PartArch
+from speechllm_plugin.models.speech_llm.archs import ADAPTER_ARCHS, ENCODER_ARCHS, LLM_ARCHS, PartArch
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
 from speechllm_plugin.prompts import PromptConfig
 
@@ -33,11 +33,11 @@ class PartSection:
     config: object = None
     """Its own configuration: a mapping of the fields of its configuration dataclass. None = all defaults."""
     arch: str | None = None
-    """For an encoder or an LLM: the published model, of those that are known by name, whose shape the checkpoint must
-    have. None = whatever the checkpoint is."""
+    """For an encoder or an LLM: the name of the published model whose shape the checkpoint under `config.path` must
+    have. None = any shape."""
     weights: str | None = None
-    """For an encoder or an LLM: what its weights are (`speechllm_plugin.identity`), filled in: a checkpoint is not
-    loaded beside others."""
+    """For an encoder or an LLM: identity of its weights (`speechllm_plugin.identity`), filled in. A trained checkpoint
+    refuses an encoder or LLM with other weights."""
 
 
 @dataclass(kw_only=True)
@@ -55,11 +55,19 @@ class CtcConfig(Validatable):
     vocabulary: str | None = None
     """For `sentencepiece`: a model file, as `speechllm manifest vocabulary` writes it."""
     vocabulary_size: int | None = None
-    """Pieces of `vocabulary`, filled in: a checkpoint decodes without the file."""
+    """Number of pieces in `vocabulary`, filled in, so that a checkpoint decodes without the file."""
     vocabulary_sha256: str | None = None
-    """SHA-256 of the file `vocabulary` in hexadecimal, filled in: one that is made again has other labels."""
+    """SHA-256 of the file `vocabulary` in hexadecimal, filled in: a vocabulary that is trained again has other
+    labels."""
+    bos: bool = False
+    """Whether a transcript's labels, and the number of tokens that `cif` aims at, begin with the tokenizer's beginning
+    of the sequence, as in the code of the authors of arXiv 2409.17044. For the classifier `linear`."""
+    no_transcript: Literal["refuse", "leave_out"] = "refuse"
+    """What a training row is that has no transcript: a translation or an answer without `src_text`. `refuse`: an error.
+    `leave_out`: it is counted, and trains with the LLM's loss alone, not with CTC or CIF's losses."""
     align_steps: int = 0
-    """The first steps train without running the LLM: on CTC in full, and on the adapter's own losses in proportion."""
+    """The first steps leave the LLM out. They train on the CTC loss with weight 1, and on the adapter's own losses in
+    proportion."""
 
     def validate(self) -> ValidationResult:
         result = ValidationResult()
@@ -67,6 +75,8 @@ class CtcConfig(Validatable):
             result.add_error(f"`weight` must be finite and at least 0, but is {self.weight} instead.")
         if self.align_steps < 0:
             result.add_error(f"`align_steps` must be at least 0, but is {self.align_steps} instead.")
+        if self.bos and self.classifier != "linear":
+            result.add_error(f"`bos` needs the `classifier` 'linear', but it is {self.classifier!r}.")
         if self.classifier == "sentencepiece" and self.vocabulary is None:
             result.add_error("`vocabulary` must name a sentencepiece model where `classifier` is 'sentencepiece'.")
         if self.classifier != "sentencepiece":
@@ -85,27 +95,32 @@ class SpeechLlmConfig:
     encoder: PartSection = field(default_factory=lambda: PartSection(name="whisper"))
     """The frozen speech encoder."""
     frame_stack: int = 1
-    """Encoder frames that are joined into one before the adapter. 1 = as published. 5 turns Whisper's 50 Hz into 10:
-    a fifth of the adapter's work, and a CTC loss that finds its labels in far fewer steps."""
+    """Encoder frames that are concatenated into one before the adapter. 1 = as published. 5 turns Whisper's 50 Hz into
+    10: a fifth of the adapter's work, and CTC converges in far fewer steps."""
     adapter: PartSection = field(default_factory=lambda: PartSection(name="base"))
     """What is trained."""
     output_scale: Literal["embedding", "one"] = "one"
-    """Gain that the LayerNorm at the adapter's end starts with. `one`: a LayerNorm's usual start, as published; the
-    speech is then ten to a hundred times longer than any word. `embedding`: the root mean square of the LLM's own
-    embeddings, with which the CTC of `llm_embedding` falls faster (benchmarks/results/output-scale.md)."""
+    """Initial gain of the LayerNorm at the adapter's end. `one`: the usual start of a LayerNorm, as published; the norm
+    of a speech vector is then 10 to 100 times that of a word's embedding. `embedding`: the root mean square of the
+    LLM's embeddings, with which the CTC loss of `llm_embedding` falls faster (benchmarks/results/output-scale.md)."""
     llm: PartSection = field(default_factory=lambda: PartSection(name="causal"))
     """The frozen LLM."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """Rendered the same way in training and in decoding, and kept in the checkpoint."""
     ctc: CtcConfig = field(default_factory=CtcConfig)
     """Auxiliary CTC loss."""
+    loss_mean: Literal["tokens", "batches"] = "tokens"
+    """What the losses of a step are means over. `tokens`: the sum of each loss by the target tokens of all batches of
+    all processes, so that a token weighs the same whatever batch it is in. `batches`: the mean of each batch's own
+    means, as in the code of the authors of arXiv 2409.17044: of the LLM's loss over its tokens, of CTC's over each
+    clip's labels and then over clips, of the adapter's over clips."""
     encoder_tuning: TuningConfig = field(default_factory=TuningConfig)
     """What of the encoder is trained, too."""
     llm_tuning: TuningConfig = field(default_factory=TuningConfig)
     """What of the LLM is trained, too."""
     other_weights: bool = False
-    """Takes a checkpoint to an encoder or an LLM of other weights than it was trained with, with a warning in place of
-    the error."""
+    """Whether a checkpoint may be used with an encoder or LLM of other weights than it was trained with: a warning
+    instead of an error."""
 
     def resolve(self) -> None:
         """Fills in every part's defaults and checks its keys, so that a saved configuration tells everything."""
@@ -157,15 +172,18 @@ _CTC_ADAPTERS = ("cif", "ctc")
 
 GRID = (("whisper_large_v3", "seamless_m4t_v2"), ("mistral_7b", "llama31_8b"), _ADAPTERS[:5])
 """Encoders, LLMs and adapters of arXiv 2409.17044: 20 systems."""
-SLM = (("w2v_bert", *GRID[0]), ("mt0_xxl_mt",), ("subsample",))
+SLM = (("w2v_bert", *GRID[0]), ("mt0_xxl_mt",), ("slm",))
 """SLM (arXiv 2310.00230); `w2v_bert` and the others stand in for its encoder, which is not public."""
+AUTHORS = (*GRID[:2], ("cif_authors", "ctc_authors", "wlq_former_authors"))
+"""The systems of arXiv 2409.17044 for which its authors' code has other adapters than the paper."""
 
 # Every composition can be asked for; these are the ones that are listed.
 _LISTED = (
     GRID,
     (*GRID[:2], _ADAPTERS[5:]),
     SLM,
-    (SLM[0], ("mt0_small", "mt0_xl"), SLM[2]),
+    AUTHORS,
+    (SLM[0], ("mt0_small", "mt0_xl", "mt0_xxl_mt"), ("subsample",)),
     (("whisper_large_v3_turbo", "w2v_bert"), ("llama31_8b",), ("base", "mlp")),
     (
         ("whisper_large_v3",),
@@ -191,7 +209,7 @@ def _names() -> tuple[list[str], list[str], list[str]]:
     return (
         [*ENCODER_ARCHS, *ENCODERS.foreign_names()],
         [*LLM_ARCHS, *LLMS.foreign_names()],
-        [*_ADAPTERS, *ADAPTERS.foreign_names()],
+        [*_ADAPTERS, *ADAPTER_ARCHS, *ADAPTERS.foreign_names()],
     )
 
 
@@ -205,7 +223,7 @@ def arch_config(name: str) -> SpeechLlmConfig:
     encoder, llm, adapter = name.split(".")
     return SpeechLlmConfig(
         encoder=_section(encoder, ENCODER_ARCHS.get(encoder)),
-        adapter=PartSection(name=adapter),
+        adapter=_adapter_section(adapter),
         llm=_section(llm, LLM_ARCHS.get(llm)),
     )
 
@@ -219,6 +237,18 @@ def unknown_arch(name: str, key: str) -> UserError:
     )
     meant = f" (did you mean {' or '.join(close)}?)" if close else ""
     return UserError(f"{key}: found {name!r}, expected encoder.llm.adapter{meant}; {parts}")
+
+
+def is_published(name: object) -> bool:
+    """Whether an architecture is one of a paper's, which takes the last checkpoint."""
+    return name in {".".join(parts) for tables in (GRID, AUTHORS, SLM) for parts in product(*tables)}
+
+
+def _adapter_section(name: str) -> PartSection:
+    if name not in ADAPTER_ARCHS:
+        return PartSection(name=name)
+    part, config = ADAPTER_ARCHS[name]
+    return PartSection(name=part, config=dict(config))
 
 
 def _section(name: str, arch: PartArch | None) -> PartSection:

@@ -28,6 +28,8 @@ class CtcLoss:
     """Labels of the rows that could be aligned."""
     infeasible: int
     """Rows that have fewer frames than their labels need, or a token outside the vocabulary."""
+    clip_mean: Tensor
+    """Mean over the clips with a transcript of each one's loss per label."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,20 @@ class CtcHead(nn.Module):
         :param embed_tokens: gives the LLM's input embeddings of token ids.
         """
 
-    def loss(self, logits: Tensor, lengths: Tensor, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> CtcLoss:
+    def loss(
+        self,
+        logits: Tensor,
+        lengths: Tensor,
+        texts: Sequence[str | None],
+        tokens: Sequence[Sequence[int] | None],
+    ) -> CtcLoss:
         """
         :param logits: of `forward`, with `lengths` `[B]`.
-        :param texts: the transcripts.
+        :param texts: the transcripts. A clip without one is left out.
         :param tokens: the same as token ids of the LLM.
         """
         log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)  # (B, T, V) -> (T, B, V)
-        labels = self.labels(texts, tokens)
+        labels = self._known_labels(texts, tokens)
         feasible = [
             row is not None and frames_needed(row) <= length
             for row, length in zip(labels, lengths.tolist(), strict=True)
@@ -73,10 +81,26 @@ class CtcHead(nn.Module):
             zero_infinity=True,
         )
         mask = torch.tensor(feasible, device=losses.device)
-        return CtcLoss(losses.masked_fill(~mask, 0.0).sum(), sum(map(len, kept)), feasible.count(False))
+        losses = losses.masked_fill(~mask, 0.0)
+        given = sum(row is not None for row in tokens)
+        per_label = losses / torch.tensor([max(1, len(row)) for row in kept], device=losses.device)
+        infeasible = given - feasible.count(True)
+        return CtcLoss(losses.sum(), sum(map(len, kept)), infeasible, per_label.sum() / max(1, given))
+
+    def _known_labels(
+        self, texts: Sequence[str | None], tokens: Sequence[Sequence[int] | None]
+    ) -> list[list[int] | None]:
+        """`labels`, and None for a clip without a transcript."""
+        given = [(text, row) for text, row in zip(texts, tokens, strict=True) if text is not None and row is not None]
+        known = iter(self.labels([text for text, _ in given], [row for _, row in given]))
+        return [None if row is None else next(known) for row in tokens]
 
     def token_loss(
-        self, logits: Tensor, lengths: Tensor, texts: Sequence[str], tokens: Sequence[Sequence[int]]
+        self,
+        logits: Tensor,
+        lengths: Tensor,
+        texts: Sequence[str | None],
+        tokens: Sequence[Sequence[int] | None],
     ) -> CtcLoss:
         """Cross entropy of vectors with their labels, the i-th with the i-th: what CTC is where both are as many.
 
@@ -84,16 +108,17 @@ class CtcHead(nn.Module):
             A row that has not as many vectors as labels is left out.
         """
         labels, infeasible = torch.full(logits.shape[:2], _NO_LABEL), 0
-        for row, (length, known) in enumerate(zip(lengths.tolist(), self.labels(texts, tokens), strict=True)):
+        known_labels = self._known_labels(texts, tokens)
+        for row, (length, known) in enumerate(zip(lengths.tolist(), known_labels, strict=True)):
             if known is not None and len(known) == length:
                 labels[row, :length] = torch.tensor(known)
-            else:
+            elif tokens[row] is not None:
                 infeasible += 1
         scored = int((labels != _NO_LABEL).sum())
         loss = F.cross_entropy(
             logits.float().flatten(0, 1), labels.flatten().to(logits.device), ignore_index=_NO_LABEL, reduction="sum"
         )
-        return CtcLoss(loss, scored, infeasible)
+        return CtcLoss(loss, scored, infeasible, loss / max(1, scored))
 
     @abstractmethod
     def labels(self, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[list[int] | None]:

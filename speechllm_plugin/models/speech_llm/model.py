@@ -42,6 +42,9 @@ class SpeechLlmLoss:
     lm: Tensor | None
     """The LLM's cross entropy; None while the adapter is aligned on CTC alone."""
     num_targets: int
+    count: int
+    """What `total` is divided by, with those of the other batches of a step: `num_targets`, or 1 where each batch
+    counts once (`loss_mean`)."""
     ctc: CtcLoss | None
     """The auxiliary CTC loss, unweighted."""
     adapter: dict[str, Tensor]
@@ -72,6 +75,7 @@ class SpeechLlm(nn.Module):
         self.adapter = adapter
         self.ctc = ctc
         self._ctc_weight = config.ctc.weight or 0.0
+        self._head_tokens = _beginning(llm) if config.ctc.bos else []
         self.prompts = prompts
         self.feature_cache: FeatureCache | None = None
         self.decoding = DecodingConfig()
@@ -117,9 +121,13 @@ class SpeechLlm(nn.Module):
         """
         targets = [self.prompts.encode_target(text) for text in batch.texts]
         # Frames follow the words as they are spoken, which a translation does not.
-        transcripts = [self.prompts.encode_target(text)[:-1] for text in batch.transcripts]
+        spoken = [
+            self.prompts.spoken(*row)
+            for row in zip(batch.source_langs, batch.target_langs, batch.texts, batch.transcripts, strict=True)
+        ]
+        transcripts = [None if text is None else self.transcript_tokens(text) for text in spoken]
         speech = self.adapt(batch, transcripts)
-        ctc = self._ctc_loss(speech, batch.transcripts, transcripts)
+        ctc = self._ctc_loss(speech, spoken, transcripts)
         num_targets = sum(map(len, targets))
         if lm:
             prompts = self._prompts(batch)
@@ -127,24 +135,31 @@ class SpeechLlm(nn.Module):
             lm_loss, num_targets = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
             total, scale = lm_loss, 1.0
         else:
-            # CTC counts in full; the others keep their proportion to it. The zero reaches the parameters that only
-            # the LLM's loss trains: data parallelism waits for a gradient of each.
+            # CTC has weight 1 and the others keep their proportion to it. The zero gives a gradient to the parameters
+            # that only the LLM's loss trains: data parallelism waits for one from each.
             untouched = [speech.seqs, *(self.tuned["llm"].parameters() if "llm" in self.tuned else ())]
             zero = 0.0 * sum(values.float().sum() for values in untouched)
             lm_loss, total, scale = None, zero, 1.0 / self._ctc_weight
+        by_batch = self.config.loss_mean == "batches"
+        if by_batch:
+            total = total / num_targets
         if ctc is not None:
-            total = total + scale * self._ctc_weight * ctc.loss
-        # One of an utterance, published as a mean over utterances: counted once for each of its target tokens, it
-        # keeps that size when all is divided by their number.
+            total = total + scale * self._ctc_weight * (ctc.clip_mean if by_batch else ctc.loss)
+        # Clip i with n_i target tokens adds n_i * loss_i: divided by sum(n_i), as all losses are, that is a mean of
+        # the clips' losses, which is how they are published.
         tokens = torch.tensor([len(target) for target in targets], device=speech.lengths.device)
         adapter_losses = {name: (loss * tokens).sum() for name, loss in speech.losses.items()}
-        for name, loss in adapter_losses.items():
-            total = total + scale * self.adapter.loss_weights[name] * loss
+        for name, loss in (speech.losses if by_batch else adapter_losses).items():
+            total = total + scale * self.adapter.loss_weights[name] * (loss.mean() if by_batch else loss)
         token = None
         if speech.token_logits is not None and self.ctc is not None:
-            token = self.ctc.token_loss(speech.token_logits, speech.lengths, batch.transcripts, transcripts)
-            total = total + scale * self.adapter.loss_weights["token"] * token.loss
-        return SpeechLlmLoss(total, lm_loss, num_targets, ctc, adapter_losses, token)
+            token = self.ctc.token_loss(speech.token_logits, speech.lengths, spoken, transcripts)
+            total = total + scale * self.adapter.loss_weights["token"] * (token.clip_mean if by_batch else token.loss)
+        return SpeechLlmLoss(total, lm_loss, num_targets, 1 if by_batch else num_targets, ctc, adapter_losses, token)
+
+    def transcript_tokens(self, text: str) -> list[int]:
+        """What CTC and CIF are trained on: the text's tokens, without the end of the turn."""
+        return [*self._head_tokens, *self.prompts.encode_target(text)[:-1]]
 
     @torch.inference_mode()
     def check_room(self, batch: SpeechTextBatch) -> None:
@@ -155,7 +170,7 @@ class SpeechLlm(nn.Module):
         if self.llm.positions is None:
             return
         prompts, texts = self._prompts(batch), [len(self.prompts.encode_target(text)) for text in batch.texts]
-        # No adapter makes more vectors than it is given: most LLMs have room whatever it does.
+        # An adapter makes at most one vector a frame: with room for that, the clip need not be encoded.
         frames = [self.frame_rate * max(seconds, self.encoder.max_seconds or 0.0) + 1 for seconds in batch.seconds]
         words = [len(prompt.before) + len(prompt.after) + text for prompt, text in zip(prompts, texts, strict=True)]
         if max(most + others for most, others in zip(frames, words, strict=True)) > self.llm.positions.limit:
@@ -164,26 +179,28 @@ class SpeechLlm(nn.Module):
     def adapt(
         self,
         batch: SpeechTextBatch,
-        transcripts: Sequence[Sequence[int]] | None = None,
+        transcripts: Sequence[Sequence[int] | None] | None = None,
         *,
         score_frames: bool = False,
     ) -> AdapterOutput:
         """Audio to speech embeddings.
 
-        :param transcripts: token ids of what is said, in training.
+        :param transcripts: token ids of what is said, in training; None for a clip of which nothing tells.
         :param score_frames: runs the CTC head, which decoding leaves out where the adapter does without.
         """
         features, lengths = stack_frames(*self.encode(batch), self.config.frame_stack)
         target_lengths = None
         if transcripts is not None:
-            target_lengths = torch.tensor([len(transcript) for transcript in transcripts], device=lengths.device)
+            target_lengths = torch.tensor(
+                [-1 if transcript is None else len(transcript) for transcript in transcripts], device=lengths.device
+            )
         classify = None
         if self.ctc is not None and (transcripts is not None or score_frames or self.adapter.needs_classifier):
             classify = partial(self.ctc, embed_tokens=self.llm.embed)
         return self.adapter(features, lengths, target_lengths, classify)
 
     def _ctc_loss(
-        self, speech: AdapterOutput, texts: Sequence[str], tokens: Sequence[Sequence[int]]
+        self, speech: AdapterOutput, texts: Sequence[str | None], tokens: Sequence[Sequence[int] | None]
     ) -> CtcLoss | None:
         if self.ctc is None:
             return None
@@ -198,7 +215,7 @@ class SpeechLlm(nn.Module):
         """
         prompts = self._prompts(batch)
         targets = [self.prompts.encode_target(text) for text in batch.texts]
-        # As in decoding, the adapter is not told how long the answers are.
+        # As in decoding: the adapter does not know the transcripts' lengths.
         speech = self.adapt(batch)
         check_positions(self.llm, batch.ids, prompts, speech.lengths, [len(target) for target in targets])
         own, count = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
@@ -311,6 +328,15 @@ class SpeechLlm(nn.Module):
             self.prompts.render(source, target)
             for source, target in zip(batch.source_langs, batch.target_langs, strict=True)
         ]
+
+
+def _beginning(llm: Llm) -> list[int]:
+    """
+    :raises UserError: the LLM's tokenizer has no beginning of the sequence.
+    """
+    if llm.tokenizer.bos_token_id is None:
+        raise UserError("ctc.bos: found true, expected false: the LLM's tokenizer has no beginning of the sequence")
+    return [llm.tokenizer.bos_token_id]
 
 
 def check_duration(name: str, seconds: float, encoder: SpeechEncoder) -> None:

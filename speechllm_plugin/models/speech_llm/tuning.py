@@ -33,17 +33,18 @@ class TuningConfig(Validatable):
     """What of a pretrained part is trained beside the adapter: by default nothing. Its dropout stays off."""
 
     lora_rank: int = 0
-    """Rank of the trained updates beside linear layers (LoRA, arXiv 2106.09685), in float32; 0 = none. Needs peft."""
+    """Rank of the low-rank updates that are trained beside linear layers (LoRA, arXiv 2106.09685), in float32. 0 = no
+    updates. Needs peft."""
     lora_alpha: float = 32.0
-    """An update counts `lora_alpha / lora_rank` times."""
+    """Updates are scaled by `lora_alpha / lora_rank`."""
     lora_dropout: float = 0.0
     """Dropout before each update, in training."""
     lora_targets: list[str] | None = None
-    """Patterns (`*`, `?`, `[qv]`) of the names of the linear layers that get an update, for instance `*.[qv]_proj`.
-    None = the projections of the attention, by the names that families give them; filled in."""
+    """Name patterns (`*`, `?`, `[qv]`) of the linear layers that get an update, such as `*.[qv]_proj`. None = the
+    projections of the attention, whose names are known for each family; filled in."""
     unfreeze: list[str] = field(default_factory=list)
-    """Patterns of the names of weights to train, for instance `encoder.layers.31.*` or `*layer_norm*`. They must be
-    float32 (the part's `dtype`): in bfloat16 an update below 1/256 of a weight is lost."""
+    """Name patterns of weights to train, such as `encoder.layers.31.*` or `*layer_norm*`. The part's `dtype` must be
+    float32: in bfloat16 an update below 1/256 of a weight is lost."""
 
     def validate(self) -> ValidationResult:
         result = ValidationResult()
@@ -70,7 +71,7 @@ class TunedWeights(nn.Module):
         :raises UserError: a pattern matches nothing, a weight is not float32, or peft is not installed.
         """
         super().__init__()
-        # By the names of the checkpoint: LoRA gives the layers that it wraps another one.
+        # Before LoRA, which renames the layers that it wraps: patterns are for the checkpoint's names.
         weights = _unfrozen(part, config.unfreeze, f"{key}.unfreeze")
         self._dropouts: list[nn.Module] = []
         if config.lora_rank > 0:
@@ -132,7 +133,7 @@ def add_lora(part: PretrainedPart, config: TuningConfig, key: str) -> list[nn.Mo
             )
     targets = _matching(config.lora_targets, linear, f"{key}.lora_targets", "linear layer")
     for name in targets:
-        # It hands the weights of its layers to PyTorch's attention, and would never run what is put beside them.
+        # WavLM's attention passes its layers' weights to a PyTorch function: an update beside a layer never runs.
         if type(part.get_submodule(name.rpartition(".")[0])).__name__ == "WavLMAttention":
             raise UserError(
                 f"{key}.lora_targets: found {name!r}, a layer that WavLM's attention does not run; expected others, or "

@@ -44,9 +44,9 @@ _MINUTES_OF_TALK = 20
 @dataclass(frozen=True)
 class Figures:
     seconds: float
-    """Of the fastest reading."""
+    """Of the fastest of several readings."""
     mebibytes: float
-    """By how much the process grew."""
+    """Growth of the process, in MiB."""
 
 
 def run(options: argparse.Namespace, *, report: Callable[[str], None]) -> int:
@@ -82,11 +82,11 @@ def _speech(seconds: float, rate: int, channels: int) -> np.ndarray:
 
 
 def _long(root: Path, format: str, minutes: int) -> Path:
-    """A minute again and again."""
+    """One minute, repeated."""
     minute = _speech(60, 16000, 1)
     path = root / f"{minutes}.{format.lower()}"
     if format == "MP3":
-        # Encoding an hour takes a minute; its frames may follow each other as often as one likes.
+        # Encoding an hour takes a minute, so the frames of one minute are repeated instead.
         soundfile.write(path, minute, 16000, format=format, bitrate_mode="VARIABLE", compression_level=0.5)
         path.write_bytes(path.read_bytes() * minutes)
         return path
@@ -97,7 +97,7 @@ def _long(root: Path, format: str, minutes: int) -> Path:
 
 
 def _measure(path: Path, reader: str, repeats: int) -> Figures | None:
-    """In a process of its own, so that memory is its alone; `None` where the reader cannot."""
+    """Measures in a process of its own, for its memory; `None` if the reader cannot read the file."""
     command = [sys.executable, "-m", READER, str(path), reader, str(repeats)]
     result = subprocess.run(command, capture_output=True, text=True)
     return Figures(**json.loads(result.stdout)) if result.returncode == 0 else None

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _time_anew(path: Path, read: Callable[[Path], None]) -> float:
-    # For nobody the file is one that was read before.
+    # With a new modification time, so that no reader finds it in a cache of its own.
     os.utime(path)
     return _time(lambda: read(path))
 
@@ -77,7 +77,7 @@ def _time_segments(path: Path, count: int) -> tuple[float, float]:
     rate = soundfile.info(path).samplerate
     length = round(SEGMENT_SECONDS * rate)
     samples = round(duration(resolve(str(path), Path())) * rate)
-    os.utime(path)  # so that the walk over its frames counts
+    os.utime(path)  # so that finding the place counts
     places = np.random.default_rng(0).integers(0, samples - length, count + 1)
     times = [_time(lambda place=place: _ours(Path(f"{path}:{place}:{length}"))) for place in places]  # type: ignore[misc]
     return times[0], float(np.median(times[1:]))

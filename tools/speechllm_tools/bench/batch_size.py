@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, device: str, *, report: Callable[[str], Non
 
 
 def hard_clips(sounds: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Eight that a system is unsure of: what no one said, and what training never heard so."""
+    """Eight clips that a system is unsure of: noise, silence, and speech unlike that of training."""
     rng, quiet = np.random.default_rng(0), np.zeros(5 * SAMPLE_RATE, dtype=np.float32)
     hum = 0.1 * np.sin(2 * np.pi * 50 * np.arange(len(quiet)) / SAMPLE_RATE)
     first, second = sounds[0], sounds[-1]
@@ -63,10 +63,10 @@ def hard_clips(sounds: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def measure(model: SpeechLlm, files: Sequence[Path], options: argparse.Namespace) -> dict[str, float]:
-    """Time is that of the process, so that what else the machine does does not count; on a GPU that of the wall."""
+    """Times are CPU times of the process, which other work on the machine does not change; on a GPU wall times."""
     decoding = replace(model.decoding, beam_size=options.beam_size)
     clock = time.process_time if next(model.parameters()).device.type == "cpu" else time.perf_counter
-    model.transcribe(files[:1], decoding=decoding)  # the first call prepares what the later ones find
+    model.transcribe(files[:1], decoding=decoding)  # a warm-up
     start = clock()
     together = [text for names in _chunks(files, options.batch_size) for text in
                 model.transcribe(names, decoding=decoding)]

@@ -125,6 +125,6 @@ def relative_error(value: Tensor, expected: Tensor) -> float:
     value, expected = fit(value, shape).double(), fit(expected, shape).double()
     difference = torch.linalg.vector_norm(value - expected).item()
     scale = torch.linalg.vector_norm(expected).item()
-    # What is zero but for the reference's own rounding (the gradient of a weight that is always 1) has no scale.
+    # A reference that is 0 up to its rounding (the gradient of a weight that is always 1) has no scale.
     error = difference / scale if scale > 1e-9 else difference
     return error if math.isfinite(error) else math.inf

@@ -39,7 +39,7 @@ class Case:
     """`cpu` or `cuda`."""
 
     variant: str = "full"
-    """One of `Benchmark.variants`: what kind of data fills the shape."""
+    """One of `Benchmark.variants`: the kind of data."""
 
     seed: int = 0
 
@@ -62,8 +62,8 @@ class Implementation:
     """Inputs as `Operation.make_inputs` gave them -> named outputs; it may give a subset of the reference's."""
 
     baseline: bool = False
-    """A yardstick and not ours: its distance from the reference is reported and it is timed all the same, and an
-    exception in it is reported without failing the run."""
+    """Whether it is a peer: a difference from the reference is reported but it is timed all the same, and an exception
+    in it does not fail the run."""
 
     absent: Callable[[str], str | None] = always
     """Device -> why it cannot run there (an uninstalled package, say), or None."""
@@ -129,7 +129,7 @@ class Benchmark:
 
 @dataclass(kw_only=True)
 class Result:
-    """What came of one (operation, case, implementation). Times in seconds, sizes in bytes."""
+    """Result of one (operation, case, implementation). Times in seconds, sizes in bytes."""
 
     operation: str
     shape: tuple[int, ...]
@@ -220,7 +220,7 @@ def _gate(
     failed: dict[str, Result] = {}
     pairs = 0
     for case in cases:
-        # Compiling anew for each small case costs minutes; compiled code is gated on the cases that are timed.
+        # Compiling for each small case would take minutes; compiled code is checked on the cases that are timed.
         candidates = [
             one
             for one in chosen
@@ -309,7 +309,7 @@ def _result(
 
 
 def _speedups(ours: Mapping[str, Mapping[str, float]], theirs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Pass -> ratio. Each side with its best mode: a peer that a CUDA graph can hold is given that too."""
+    """Pass -> ratio, each side in its best mode: a peer that can run in a CUDA graph does."""
     return {
         name: min(theirs[name].values()) / min(ours[name].values()) for name in ours if ours[name] and theirs.get(name)
     }

@@ -1,4 +1,4 @@
-"""How a trained system bears what people's own recordings have: silence, noise, another level, a telephone."""
+"""WER of a trained system on changed recordings: with silence, noise, another level, a telephone band."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CHANGES: Mapping[str, Augmentation] = {
     "20 dB quieter": Augmentation(gain_db=-20.0),
     "telephone": Augmentation(telephone=True),
 }
-"""Row of the table -> what is done to every clip."""
+"""Row of the table -> the change of every clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,6 @@ def _batch(rows: Sequence[ManifestRow], waveforms: Sequence[Tensor]) -> SpeechTe
         seconds=[len(waveform) / SAMPLE_RATE for waveform in waveforms],
         texts=[row.tgt_text for row in rows],
         transcripts=[row.src_text or row.tgt_text for row in rows],
-        spoken=[row.src_text for row in rows],
         source_langs=languages,
         target_langs=[row.tgt_lang or language for row, language in zip(rows, languages, strict=True)],
         waveforms=list(waveforms),

@@ -1,4 +1,4 @@
-"""What the options of Whisper's encoder do to its features: how many, at what cost, how near to the pretrained ones."""
+"""Features of Whisper's encoder under its options: number, cost, and how well Whisper's own decoder reads them."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ _COLUMNS = ("option", "vectors per second", "encoder time", "WER (%)", "cut hypo
 
 @dataclass(kw_only=True)
 class Measured:
-    """What came of one option; lists have an entry for each clip."""
+    """Results of one option; lists have an entry for each clip."""
 
     vectors: list[int] = field(default_factory=list)
     """Vectors that reach the adapter."""
     seconds: list[float] = field(default_factory=list)
     """Time of the encoder, mel filters included."""
     recognized: list[Recognized] = field(default_factory=list)
-    """What the checkpoint's own decoder makes of the features."""
+    """The checkpoint's own decoder's reading of the features."""
 
 
 def run(options: argparse.Namespace, device: str, *, report: Callable[[str], None]) -> int:
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace, device: str, *, report: Callable[[str], Non
 def measure(
     model: Path, waveforms: Sequence[Tensor], device: torch.device, *, report: Callable[[str], None]
 ) -> dict[str, Measured]:
-    """Encodes each clip alone with every option in turn, so that whatever else the machine does hits all alike.
+    """Encodes each clip alone with every option in turn, so that other work on the machine slows all options alike.
 
     :param model: a Whisper checkpoint with its tokenizer.
     :param waveforms: `[samples]` each, float32 at 16 kHz.
@@ -101,7 +101,7 @@ def measure(
         name: freeze(create_whisper(WhisperConfig(path=str(model), dtype="float32", **values))).to(device)
         for name, values in OPTIONS.items()
     }
-    for encoder in encoders.values():  # the first call of each prepares what the later ones find
+    for encoder in encoders.values():  # a warm-up of each
         encoder(waveforms[0].unsqueeze(0).to(device), torch.tensor([len(waveforms[0])], device=device))
     measured = {name: Measured() for name in OPTIONS}
     for number, waveform in enumerate(waveforms, start=1):

@@ -1,5 +1,5 @@
-"""Several processes of one command that work together, as torchrun starts them: on a CPU each takes its cores alone,
-where the threads of one process wait for each other at every small product."""
+"""Starts several processes of one command, as torchrun does. On a CPU that is faster than one process with several
+threads, which wait for each other at every small product."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import IO
 
 _PERIOD = 1.0
-"""Seconds between two looks at them."""
+"""Seconds between two checks of the processes."""
 _PATIENCE = 60.0
-"""Seconds that the others have, once one of them has failed, to end by themselves."""
+"""Seconds that the other processes have to end by themselves once one has failed."""
 
 
 def num_processes() -> int:
@@ -71,7 +71,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], watch: Callable[[], None
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """What waits for one that has failed would wait for ever."""
+    """Ends the others, which would wait for the failed one for ever."""
     for process in processes:
         if process.poll() is None:
             process.terminate()

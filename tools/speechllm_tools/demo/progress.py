@@ -1,20 +1,24 @@
-"""A line on a terminal that says how far a job is and how long it still takes; in a log, a line now and then."""
+"""Progress of a job and its remaining time: a line on a terminal, or now and then a line in a log."""
 
 from __future__ import annotations
 
 import sys
 import time
 from types import TracebackType
+from typing import TextIO
 
 
 class ProgressLine:
-    """``speaking 1200/4364 clips, 12 s, about 31 s left``, on standard output."""
+    """``speaking 1200/4364 clips, 12 s, about 31 s left``."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, stream: TextIO | None = None) -> None:
+        """
+        :param stream: None = standard output.
+        """
+        self._what, self._stream = what, stream
         self._start = self._printed = time.monotonic()
         self._first: float | None = None
-        self._on_terminal = sys.stdout.isatty()
+        self._on_terminal = (stream or sys.stdout).isatty()
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -23,7 +27,7 @@ class ProgressLine:
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._on_terminal:
-            print(flush=True)
+            print(file=self._stream, flush=True)
 
     def update(self, state: str, share: float) -> None:
         """
@@ -33,14 +37,15 @@ class ProgressLine:
         now = time.monotonic()
         if self._first is None:
             self._first = share
-        # A log is not to be filled: every ten seconds, and the end.
+        # In a log a line every ten seconds, and at the end.
         if not self._on_terminal and share < 1 and now - self._printed < 10:
             return
         self._printed = now
         line = f"  {' '.join(filter(None, (self._what, state)))}, {duration(now - self._start)}"
         if self._first < share < 1:
             line += f", about {duration((now - self._start) * (1 - share) / (share - self._first))} left"
-        print(f"\r{line}\033[K" if self._on_terminal else line, end="" if self._on_terminal else "\n", flush=True)
+        text, end = (f"\r{line}\033[K", "") if self._on_terminal else (line, "\n")
+        print(text, end=end, file=self._stream, flush=True)
 
 
 def duration(seconds: float) -> str:

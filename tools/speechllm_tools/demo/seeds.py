@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
             folder = options.root / "seeds" / dtype / str(seed)
             _train(options.root, folder, dtype, seed)
             folders.append(folder)
-            # After each run: an hour's work is not lost with the last minute's.
+            # Written after each run, so that a later failure loses no results.
             write_text_atomically(options.output, _page(folders))
     print(f"\n{_table(folders)}\n\n{len(folders)} rows written to {options.output}")
     return 0

@@ -1,4 +1,4 @@
-"""Runs the recipe in a process of its own and tells how far it is."""
+"""Runs the recipe in a process of its own and reports its progress."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TrainingProgress:
         self._pace = pace
 
     def seconds(self, step_nr: int) -> float:
-        """Until this step is over, as expected."""
+        """Expected seconds until this step is over."""
         aligned = min(step_nr, self._align_steps)
         encoding = min(step_nr, self._first_epoch) * self._encoding
         return _LOADING + encoding + aligned * self._pace.align_step + (step_nr - aligned) * self._pace.llm_step
@@ -67,7 +67,7 @@ class TrainingProgress:
         return self.seconds(self._num_steps)
 
     def state(self) -> tuple[str, float]:
-        """What a progress line says, and the share of the time that is behind."""
+        """Text of a progress line, and the share of the time that has passed."""
         last = self._last()
         step_nr = int(last.get("Step", 0))
         losses = "".join(f", {name} {last[name]:.3f}" for name in ("CTC Loss", "NLL Loss") if name in last)
@@ -89,7 +89,7 @@ class TrainingProgress:
 
 
 class TimedProgress:
-    """Of work that says nothing before its end."""
+    """Progress of work that reports nothing before its end."""
 
     def __init__(self, expected_seconds: float) -> None:
         self._expected = expected_seconds

@@ -46,7 +46,7 @@ from speechllm_tools.inspect.skeleton import Skeleton, count_parameters, frozen_
 ResultT = TypeVar("ResultT")
 
 _CONTENT_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
-"""What a part raises on fake tensors that decides by what it has computed."""
+"""Errors that a part raises on fake tensors if its control flow depends on values."""
 PROMPT_TOKENS = 32
 """Tokens of instruction and chat template around the speech, 15 to 45 for most LLMs. Those before it are counted like
 the others, although they keep nothing: a few percent too much for short clips."""

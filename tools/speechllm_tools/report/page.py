@@ -54,7 +54,7 @@ def _browser(systems: Sequence[str], shown: int, in_all: int) -> str:
     kinds = "".join(f"<option>{kind}</option>" for kind in
                     ("substitute", "delete", "insert", "empty", "looping", "wrong language"))  # fmt: skip
     return (
-        f'<section id="utterances"><h2>Utterances</h2><p class=note>The {shown:,} with the most errors over all systems,'
+        f'<section id="utterances"><h2>Utterances</h2><p class=note>The {shown:,} worst over all systems,'
         f" of {in_all:,}.</p><form id=filters>"
         f"<label>System <select id=one>{options}</select></label>"
         f"<label>beside <select id=other><option value=''>none</option>{options}</select></label>"

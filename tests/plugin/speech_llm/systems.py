@@ -1,0 +1,34 @@
+"""Small systems and batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.lengths import LengthPolicy
+from speechllm_plugin.datasets.plan import BatchLimits
+from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
+from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
+from speechllm_plugin.encoders.cache import FeatureCache
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.factory import create_speech_llm
+from speechllm_plugin.models.speech_llm.model import SpeechLlm
+
+
+def create(config: SpeechLlmConfig) -> SpeechLlm:
+    torch.manual_seed(0)
+    model = create_speech_llm(config)
+    if isinstance(model.ctc, LlmEmbeddingCtcHead):
+        model.ctc.set_vocabulary(range(6, 320))
+    return model
+
+
+def batches_of(
+    manifest: Path, *, batch_size: int = 12, cache: FeatureCache | None = None
+) -> list[SpeechTextBatch]:
+    utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(manifest)})).read("all")
+    options = ReadOptions(limits=BatchLimits(batch_size, None), shuffle_seed=None, lengths=LengthPolicy(window=30.0))
+    return [batch for step in SpeechTextReader(utterances, options, feature_cache=cache) for batch in step]

@@ -1,0 +1,103 @@
+"""Features in the cache are those of the first pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.encoders.cache import FeatureCache
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from tests.plugin.speech_llm.systems import batches_of, create
+
+
+def cache_of(model: SpeechLlm, folder: Path) -> FeatureCache:
+    return FeatureCache(folder, model.encoder.fingerprint(), model.encoder.feature_dtype)
+
+
+def features_of(model: SpeechLlm, batch: SpeechTextBatch) -> list[Tensor]:
+    features, lengths = model.encode(batch)
+    assert features.dtype == torch.float32
+    return [row[:length] for row, length in zip(features, lengths.tolist(), strict=True)]
+
+
+def test_cached_features_are_those_of_the_first_pass(
+    model: SpeechLlm, tiny_manifest: Path, tmp_path: Path
+) -> None:
+    """To the bit, in whatever batches: the second epoch sees what the first saw."""
+    whole = batches_of(tiny_manifest / "train.tsv")[0]
+    uncached = dict(zip(whole.ids, features_of(model, whole), strict=True))
+    cache = model.feature_cache = cache_of(model, tmp_path)
+    seen: dict[str, Tensor] = {}
+    for batch_size in (5, 12, 1):
+        for batch in batches_of(tiny_manifest / "train.tsv", batch_size=batch_size, cache=cache):
+            cached = [features is not None for features in batch.features]
+            assert cached == [bool(seen) and batch_size != 5] * len(batch)
+            assert cached == [waveform is None for waveform in batch.waveforms]
+            for identity, features in zip(batch.ids, features_of(model, batch), strict=True):
+                assert torch.equal(features, seen.setdefault(identity, features)), identity
+                torch.testing.assert_close(features, uncached[identity], atol=1e-5, rtol=1e-5)
+    assert len(seen) == 12
+
+
+def test_a_changed_file_is_encoded_again(model: SpeechLlm, tmp_path: Path) -> None:
+    cache = model.feature_cache = cache_of(model, tmp_path / "cache")
+    (tmp_path / "all.tsv").write_text("id\taudio\ttgt_text\na\ta.wav\tplay\n")
+    lengths = []
+    for samples in (8000, 16000):
+        soundfile.write(tmp_path / "a.wav", torch.linspace(-0.5, 0.5, samples).numpy(), 16000)
+        batch = batches_of(tmp_path / "all.tsv", cache=cache)[0]
+        assert batch.features == [None]
+        lengths.append(len(features_of(model, batch)[0]))
+    assert lengths == [25, 50]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 200])
+def test_a_damaged_cache_file_is_encoded_again(
+    model: SpeechLlm, tiny_manifest: Path, tmp_path: Path, keep: int
+) -> None:
+    cache = model.feature_cache = cache_of(model, tmp_path)
+    manifest = tiny_manifest / "dev.tsv"
+    before = features_of(model, batches_of(manifest, cache=cache)[0])
+    files = sorted(tmp_path.rglob("*.npy"))
+    assert len(files) == 4
+    assert not list(tmp_path.rglob("*.tmp"))
+    files[0].write_bytes(files[0].read_bytes()[:keep])
+    batch = batches_of(manifest, cache=cache)[0]
+    assert sum(features is None for features in batch.features) == 1
+    after = features_of(model, batch)
+    assert all(map(torch.equal, before, after))
+    # And mended.
+    assert all(features is not None for features in batches_of(manifest, cache=cache)[0].features)
+
+
+def test_other_encoders_share_no_features(
+    model: SpeechLlm, tiny_config: SpeechLlmConfig, tiny_manifest: Path, tmp_path: Path
+) -> None:
+    model.feature_cache = cache_of(model, tmp_path)
+    model.encode(batches_of(tiny_manifest / "dev.tsv", cache=model.feature_cache)[0])
+    tiny_config.encoder.config.pad_to_30s = True  # type: ignore[attr-defined]
+    other = cache_of(create(tiny_config), tmp_path)
+    assert batches_of(tiny_manifest / "dev.tsv", cache=other)[0].features == [None] * 4
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^dataset\.feature_cache: cannot write .*file: "):
+        FeatureCache(tmp_path / "file", "x", torch.float32)
+
+
+def test_cached_features_without_a_cache_are_refused(
+    model: SpeechLlm, tiny_manifest: Path, tmp_path: Path
+) -> None:
+    cache = model.feature_cache = cache_of(model, tmp_path)
+    model.encode(batches_of(tiny_manifest / "dev.tsv", cache=cache)[0])
+    model.feature_cache = None
+    with pytest.raises(ValueError, match="the batch holds cached features, but the model has no cache"):
+        model.encode(batches_of(tiny_manifest / "dev.tsv", cache=cache)[0])
