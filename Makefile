@@ -32,6 +32,7 @@ $(STAMP): setup.py pyproject.toml
 	$(BIN)/python -m pip install --upgrade "pip>=24"
 	$(BIN)/python -m pip install --no-compile --editable ".[test]"
 	$(BIN)/python -c "from speechllm_plugin.sndfile import link_sndfile; link_sndfile()"
+	$(BIN)/speechllm comet install
 	touch $@
 
 # The core alone, in an environment of its own. LATEST_TORCH may name a smaller build: `LATEST_TORCH=torch==2.13.0+cpu`.

@@ -30,6 +30,8 @@ TRAIN = [
     "numpy<2.4",
     "jiwer>=4,<5",
     "sacrebleu>=2.4,<3",
+    # Tells hypotheses in the wrong language.
+    "py3langid>=0.4,<0.5",
     # OpenAI's table of British spellings, for the normaliser `whisper_english`.
     "whisper-normalizer>=0.1,<0.2",
     "tensorboard>=2.16,<3",
@@ -50,6 +52,8 @@ BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
 LORA = ["peft>=0.15,<1"]
 # Keeps the LLM in 8 or 4 bits, on a GPU.
 QUANTIZATION = ["bitsandbytes>=0.46,<1", "accelerate>=1.0,<2"]
+# COMET is in no list: pip finds no versions of it beside fairseq2 (numpy, protobuf). `speechllm comet install` puts it
+# into a folder of its own, which only the process that scores looks into.
 # Finds pauses in recordings that are longer than an encoder's window; its weights are in the wheel.
 LONG = ["silero-vad[onnx-cpu]>=6.2,<7", "onnxruntime>=1.16,<2"]
 # The server, which speaks OpenAI's audio API; multipart reads its uploads.
@@ -73,6 +77,7 @@ setup(
         "": ["py.typed"],
         "speechllm_kernels": ["**/*.md"],
         "speechllm_recipes": ["configs/**/*.yaml"],
+        "speechllm_tools": ["report/published/*", "report/page/*"],
     },
     # The core: load a checkpoint and transcribe, beside any PyTorch from 2.9 on.
     install_requires=[
