@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +29,7 @@ from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.ctc import Piece, frames_needed
 from speechllm_plugin.scoring.scripts import has_spaces
+from speechllm_plugin.timed_text import Timed, TimedText
 
 if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -45,27 +45,6 @@ SOUNDS_ON = 0.3
 """Seconds that a label lasts at most into the blanks after it, while there is sound: CTC's labels are spikes, and
 without this one gap in forty within fluent speech would pass for a pause."""
 _SENTENCE_END = re.compile(r"[.?!…。？！][\"'”’)\]」』]*$")
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A stretch of text with its time, in seconds from the start of the clip."""
-
-    text: str
-    start: float
-    end: float
-
-
-@dataclass(frozen=True)
-class TimedText:
-    text: str
-    words: list[Timed]
-    """In order and without overlap. Where the language writes no spaces, the pieces that were aligned."""
-    segments: list[Timed]
-    """The words between pauses, ends of sentences, and at most `LONGEST` seconds."""
-    placed: float
-    """Share of the words whose time was read from the audio; the others stand evenly between their neighbours. 0 where
-    nothing was aligned: a translation, or a text that is too long for its audio."""
 
 
 def check_timestamps(model: SpeechLlm, speech: AdapterOutput) -> None:

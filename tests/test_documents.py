@@ -55,8 +55,11 @@ def _check_recipe_command(words: list[str]) -> None:
     """The arguments parse, and every configuration key is one of the action's."""
     from fairseq2.utils.structured import StandardValueConverter
     from speechllm_recipes.cli import parse_run
+    from speechllm_recipes.entry import Driver
 
     _, action, options = parse_run(words)
+    if isinstance(action, Driver):
+        return
     config = StandardValueConverter().unstructure(action.create().config_kls())
     for item in (item for group in options.config for item in group):
         key, _, value = item.partition("=")

@@ -7,6 +7,7 @@ packages can add theirs, and hands the rest of the line to fairseq2's own recipe
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import runpy
@@ -14,13 +15,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.threads import wait_passively
 from speechllm_plugin.yaml_text import parse_assignment, parse_yaml
-from speechllm_recipes.entry import Action, RecipeEntry
+from speechllm_recipes.entry import Action, Driver, RecipeEntry
 from speechllm_recipes.given_keys import given_keys
 
 
@@ -35,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if find_spec("fairseq2") is None:
+        raise UserError("found no fairseq2, which training and evaluation need: pip install 'speechllm-plugin[train]'")
     # What follows belongs to another parser, `--help` included.
     if arguments[:2] == ["recipe", "run"]:
         return _run_recipe(arguments[2:])
@@ -75,10 +79,13 @@ def _run_recipe(rest: list[str]) -> int:
         print(f"usage: fairseq2 recipe run {{{','.join(sorted(_recipes()))}}} [ACTION] OUTPUT_DIR ...\n")
         print("`fairseq2 recipe list` tells what each does; `fairseq2 recipe run RECIPE --help` its options.")
         return 0 if rest else 2
-    return _run_action(*parse_run(rest))
+    prog, action, options = parse_run(rest)
+    if isinstance(action, Driver):
+        return int(importlib.import_module(action.module).run(options))
+    return _run_action(prog, action, options)
 
 
-def parse_run(rest: Sequence[str]) -> tuple[str, Action, argparse.Namespace]:
+def parse_run(rest: Sequence[str]) -> tuple[str, Action | Driver, argparse.Namespace]:
     """What follows `fairseq2 recipe run`: the command's name, the action, and its options."""
     recipes = _recipes()
     name, *rest = rest
@@ -87,7 +94,11 @@ def parse_run(rest: Sequence[str]) -> tuple[str, Action, argparse.Namespace]:
     actions = recipes[name].actions
     action_name = rest.pop(0) if rest and rest[0] in actions else next(iter(actions))
     action = actions[action_name]
-    parser = _action_parser(name, action_name, recipes[name], action)
+    if isinstance(action, Driver):
+        parser = argparse.ArgumentParser(prog=f"fairseq2 recipe run {name} {action_name}", description=action.summary)
+        importlib.import_module(action.module).add_arguments(parser)
+    else:
+        parser = _action_parser(name, action_name, recipes[name], action)
     return parser.prog, action, parser.parse_args(rest)
 
 

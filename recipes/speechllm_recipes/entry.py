@@ -31,7 +31,16 @@ class Action:
 
 
 @dataclass(frozen=True)
+class Driver:
+    """Something that runs the recipe's actions, as programs of their own."""
+
+    summary: str
+    module: str
+    """With `add_arguments(parser)` and `run(options)`."""
+
+
+@dataclass(frozen=True)
 class RecipeEntry:
     summary: str
-    actions: Mapping[str, Action]
+    actions: Mapping[str, Action | Driver]
     """By name; the first is the default."""

@@ -93,7 +93,7 @@ def resolve(audio: str, root: Path, channel: int | None = None) -> AudioSource:
     return AudioSource(audio, whole, "file", 0, None, channel)
 
 
-def read_audio(source: AudioSource, check: Callable[[float], None] | None = None) -> npt.NDArray[np.float32]:
+def read_audio(source: AudioSource, check: Callable[[float], object] | None = None) -> npt.NDArray[np.float32]:
     """Decode to ``[samples]``, float32, at 16 kHz: channels mixed by their mean, or one of them, then resampled (soxr,
     HQ).
 
@@ -107,7 +107,7 @@ def read_audio(source: AudioSource, check: Callable[[float], None] | None = None
 
 
 def stream_audio(
-    source: AudioSource, check: Callable[[float], None] | None = None
+    source: AudioSource, check: Callable[[float], object] | None = None
 ) -> Iterator[npt.NDArray[np.float32]]:
     """As :func:`read_audio`, in blocks that together are what it gives: memory does not grow with the length.
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Literal
+from typing import Literal, get_args
+
+import jiwer
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import language_code
 
-NormalizerName = Literal["none", "basic", "whisper_english", "whisper_basic"]
+NormalizerName = Literal["none", "basic", "whisper_english", "whisper_basic", "verdini"]
 
 _APOSTROPHES = str.maketrans(
     dict.fromkeys(
@@ -41,6 +43,8 @@ def get_normalizer(name: str, language: str = "") -> Callable[[str], str]:
     ``whisper_basic``    OpenAI's for other languages, by transformers: drops texts in brackets, and marks, which
                          damages scripts that write vowels as marks (Devanagari, Thai); for comparison with published
                          figures
+    ``verdini``          as the authors' code of arXiv 2409.17044: lower case, and punctuation taken out without a space
+                         in its place, by jiwer ("don't" is dont, "well-known" wellknown)
 
     :param language: of the texts, for ``basic``.
     :raises UserError: there is none of that name, or its package is not installed.
@@ -52,7 +56,9 @@ def get_normalizer(name: str, language: str = "") -> Callable[[str], str]:
     if name in ("whisper_english", "whisper_basic"):
         whisper = _whisper_english() if name == "whisper_english" else _whisper_basic()
         return lambda text: collapse_spaces(whisper(text))
-    raise UserError(f"normalizer: found {name!r}, expected none, basic, whisper_english or whisper_basic")
+    if name == "verdini":
+        return _verdini()
+    raise UserError(f"normalizer: found {name!r}, expected one of {', '.join(get_args(NormalizerName))}")
 
 
 # Imported there, because importing transformers takes seconds and the other normalisers do not need it. Kept, because
@@ -77,6 +83,12 @@ def _whisper_basic() -> Callable[[str], str]:
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
     return BasicTextNormalizer()
+
+
+@cache
+def _verdini() -> Callable[[str], str]:
+    transform = jiwer.Compose([jiwer.ToLowerCase(), jiwer.RemovePunctuation()])
+    return lambda text: collapse_spaces(transform(text))
 
 
 def collapse_spaces(text: str) -> str:

@@ -18,7 +18,8 @@ from speechllm_plugin.scoring.bootstrap import rate_interval
 from speechllm_plugin.scoring.translation import TranslationResult, chrf_score, pooled_bleu, translation_scores
 from speechllm_plugin.scoring.wer import Unit, WerResult, count_units, error_rate, unit_of, word_errors
 
-_COLUMNS = ("id", "reference", "hypothesis", "source", "duration", "src_lang", "tgt_lang")
+_REQUIRED = ("id", "reference", "hypothesis", "source", "duration", "src_lang", "tgt_lang")
+_COLUMNS = (*_REQUIRED, "transcript")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Hypothesis:
     tgt_lang: str
     """Language written; the one spoken, by any of its names, or empty, means transcription."""
 
+    transcript: str = ""
+    """What is said, which COMET compares a translation with; empty where it is not known."""
+
     @property
     def is_translation(self) -> bool:
         return is_translation(self.src_lang, self.tgt_lang)
@@ -55,27 +59,30 @@ class Hypothesis:
 
 
 def write_hypotheses(path: Path | str, rows: Iterable[Hypothesis]) -> None:
-    """Write a TSV with the columns id, reference, hypothesis, source, duration, src_lang, tgt_lang, whole or not at
-    all. Tabs and line ends in texts become spaces; the duration has milliseconds.
+    """Write a TSV with the columns id, reference, hypothesis, source, duration, src_lang, tgt_lang and transcript,
+    whole or not at all. Tabs and line ends in texts become spaces; the duration has milliseconds.
 
     :raises UserError: the place cannot be written.
     """
     table = (
-        (row.id, row.reference, row.hypothesis, row.source, f"{row.duration:.3f}", row.src_lang, row.tgt_lang)
+        (
+            row.id, row.reference, row.hypothesis, row.source, f"{row.duration:.3f}", row.src_lang, row.tgt_lang,
+            row.transcript,
+        )
         for row in rows
     )
     write_table(Path(path), _COLUMNS, table)
 
 
 def read_hypotheses(path: Path | str) -> list[Hypothesis]:
-    """Read what :func:`write_hypotheses` wrote.
+    """Read what :func:`write_hypotheses` wrote, also before it had the column `transcript`.
 
     :raises UserError: with file, line and column, what was found and what was expected.
     """
     path = Path(path)
     rows = []
-    for record in read_table(path, required=_COLUMNS):
-        fields = {name: record.fields[name] for name in _COLUMNS}
+    for record in read_table(path, required=_REQUIRED):
+        fields = {name: record.fields.get(name, "") for name in _COLUMNS}
         try:
             seconds = float(fields["duration"])
         except ValueError:
@@ -93,6 +100,7 @@ def read_hypotheses(path: Path | str) -> list[Hypothesis]:
                 duration=seconds,
                 src_lang=fields["src_lang"],
                 tgt_lang=fields["tgt_lang"],
+                transcript=fields["transcript"],
             )
         )
     return rows

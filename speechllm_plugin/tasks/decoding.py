@@ -55,6 +55,7 @@ class DecodedSplit:
                 duration=batch.seconds[i],
                 src_lang=batch.source_langs[i],
                 tgt_lang=batch.target_langs[i],
+                transcript=batch.transcripts[i],
             )
 
     def ordered(self) -> list[Hypothesis]:

@@ -70,5 +70,6 @@ def test_each_name_is_its_own_normaliser(name: str, expected: str) -> None:
 
 
 def test_an_unknown_normaliser_is_named() -> None:
-    with pytest.raises(UserError, match="found 'Basic', expected none, basic, whisper_english or whisper_basic"):
+    names = "none, basic, whisper_english, whisper_basic, verdini"
+    with pytest.raises(UserError, match=f"found 'Basic', expected one of {names}"):
         get_normalizer("Basic")

@@ -72,15 +72,14 @@ def test_files_that_cannot_be_read_do_not_cost_the_others(
     commands: Commands, trained: Path, audio: list[Path], tmp_path: Path
 ) -> None:
     (tmp_path / "text.wav").write_text("no audio")
-    soundfile.write(tmp_path / "long.wav", np.zeros(31 * 16000, dtype=np.float32), 16000)
-    bad = [tmp_path / "text.wav", tmp_path / "lost.wav", tmp_path / "long.wav"]
+    bad = [tmp_path / "text.wav", tmp_path / "lost.wav"]
     result = commands.speechllm("transcribe", "--checkpoint", trained, audio[0], *bad, audio[1])
     assert result.status == 2
     assert [name for name, _ in _lines(result.stdout)] == [str(audio[0]), str(audio[1])]
     errors = result.errors()
     assert [error.partition(": ")[0] for error in errors] == [str(file) for file in bad]
-    assert "no audio" in errors[0] and "no such file" in errors[1] and "31.00 s, expected at most 30 s" in errors[2]
-    assert "2 transcribed, 3 failed" in result.stderr
+    assert "no audio" in errors[0] and "no such file" in errors[1]
+    assert "2 transcribed, 2 failed" in result.stderr
     assert "Traceback" not in result.output
 
 
@@ -242,7 +241,7 @@ def test_decoding_settings_that_do_not_go_together(
     shutil.copytree(trained, run)
     change_decoding(run, temperature=0.5)
     line = commands.speechllm("transcribe", audio[0], "--checkpoint", run, "--beam-size", "3").user_error()
-    assert line.startswith("decoding: ") and "--beam-size must be 1 where --temperature is above 0" in line
+    assert line.startswith("--beam-size: found 3 with a --temperature above 0, expected 1")
 
 
 def test_every_decoding_setting_is_an_option() -> None:
@@ -325,9 +324,9 @@ def test_decoding_settings_that_cannot_be_read(trained: Path, tmp_path: Path) ->
         (("--beam-size", "0"), ("--beam-size", "0", "at least 1")),
         (("--batch-size", "0"), ("--batch-size", "0", "at least 1")),
         (("--temperature", "-1"), ("--temperature", "-1.0", "at least 0")),
-        (("--temperature", "1e-40"), ("--temperature must be 0 or at least 0.0001", "1e-40")),
-        (("--temperature", "1", "--beam-size", "2"), ("--beam-size must be 1 where --temperature is above 0",)),
-        (("--top-p", "0.5"), ("--top-k and --top-p need a --temperature above 0",)),
+        (("--temperature", "1e-40"), ("--temperature: found 1e-40, expected 0 or at least 0.0001",)),
+        (("--temperature", "1", "--beam-size", "2"), ("--beam-size: found 2 with a --temperature above 0",)),
+        (("--top-p", "0.5"), ("--top-p: found 0.5 with a --temperature of 0, expected 1",)),
         (("--temperature", "1", "--top-p", "2"), ("--top-p", "at most 1", "2.0")),
         (("--max-compression-ratio", "0.5"), ("--max-compression-ratio", "above 1", "0.5")),
         (("--max-compression-ratio", "never"), ("--max-compression-ratio", "invalid number value: 'never'")),

@@ -14,7 +14,11 @@ from speechllm_plugin.threads import wait_passively
 # `speechllm --help` answers at once.
 COMMANDS = {
     "transcribe": ("speechllm_tools.transcribe", "transcribe or translate audio files with a trained system"),
+    "serve": ("speechllm_tools.serve.command", "answer the audio API of OpenAI's clients with a trained system"),
     "inspect": ("speechllm_tools.inspect.command", "parameters, output rates and training cost of a system, offline"),
+    "score": ("speechllm_tools.score.command", "score and compare hypotheses on disk: WER, BLEU, COMET, p-values"),
+    "report": ("speechllm_tools.report.command", "tables, curves and a page of utterances from runs; published tables"),
+    "comet": ("speechllm_tools.comet.command", "install COMET's packages in a folder of their own"),
     "demo": ("speechllm_tools.demo.run", "train and evaluate a small real system on CPU, offline"),
     "compare": ("speechllm_tools.demo.compare", "train every adapter on the demo's data, into one table"),
     "seeds": ("speechllm_tools.demo.seeds", "train the demo with several seeds and precisions, into one table"),

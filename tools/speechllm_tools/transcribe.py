@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.recordings.formats import FORMATS
 from speechllm_plugin.yaml_text import parse_assignment
 
 if TYPE_CHECKING:
-    from speechllm_plugin.alignment import TimedText
-    from speechllm_plugin.datasets.files import Named
     from speechllm_plugin.llms.api import DecodingConfig
-    from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 
 def _number_or_off(value: str) -> float | None:
@@ -55,13 +52,12 @@ DECODING: dict[str, tuple[Callable[[str], object], str]] = {
     ),
 }
 """Fields of `DecodingConfig`: what each takes, and what it does."""
-FEW = 0.5
-"""Share of words with a time of their own below which the times of a file are called estimates."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("audio", metavar="AUDIO", nargs="+", help="wav, flac, mp3 or ogg, and m4a, mp4, webm and "
-                        "others where PyAV is installed; any rate, any channels")
+                        "others where PyAV is installed; any rate, any channels, any length. A directory stands for "
+                        "its files with sound, a manifest (.tsv) for its rows")
     parser.add_argument("--channel", type=_channel, metavar="N|each",
                         help="hear one channel, counted from 1, or each for itself: AUDIO<TAB>CHANNEL<TAB>TEXT "
                         "(default: their mean)")
@@ -73,8 +69,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timestamps", nargs="?", const="segments", type=_unit, metavar="segments|words",
                         help="print a line AUDIO<TAB>START<TAB>END<TAB>TEXT, in seconds, for each segment (default) "
                         "or word")
-    parser.add_argument("--batch-size", type=int, default=8, help="files decoded together (default: 8); changes the "
-                        "speed, not the text: exactly in bfloat16 and float16, up to ties within 1e-5 in float32")
+    parser.add_argument("--format", choices=list(FORMATS), help="a document in place of lines: text, subtitles (srt, "
+                        "vtt), json with the times of segments and words, or a table of segments (tsv)")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="write a document for each recording to "
+                        "DIR/NAME.FORMAT (default: --format text); a command that was stopped goes on where it was")
+    parser.add_argument("--audio-root", metavar="DIR", type=Path, help="folder that the paths in a manifest start "
+                        "from (default: the manifest's own)")
+    parser.add_argument("--longest-piece", type=float, metavar="SECONDS", help="a recording that is longer than the "
+                        "encoder's window is cut into pieces, none longer than this (default: the longest clip that "
+                        "the system was trained on, or the window)")
+    parser.add_argument("--pause", type=float, metavar="SECONDS", default=0.5, help="silence that always ends such a "
+                        "piece (default: 0.5)")
+    parser.add_argument("--batch-size", type=int, default=8, help="files or pieces decoded together (default: 8); "
+                        "changes the speed, not the text: exactly in bfloat16 and float16, up to ties within 1e-5 in "
+                        "float32")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[],
                         help="change a key of the checkpoint's model configuration, for instance where the frozen "
@@ -85,20 +93,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints one line a file, `AUDIO<TAB>TEXT`, or with `--timestamps` one a segment or word. A file that cannot be
-    read is one line on standard error; the others are still transcribed, and the exit status is 2."""
+    """Prints one line a file, `AUDIO<TAB>TEXT`, or with `--timestamps` one a segment or word, or writes documents. A
+    file that cannot be read is one line on standard error; the others are still transcribed, and the exit status is
+    2."""
     if options.batch_size < 1:
         raise UserError(f"--batch-size: found {options.batch_size}, expected at least 1")
     files = [name for name in options.audio if not (options.set and _is_assignment(name))]
-    given = [*options.set, *(name for name in options.audio if name not in files)]
-    overrides = dict(parse_assignment(item, "--set") for item in given)
+    options.set += [name for name in options.audio if name not in files]
+    overrides = dict(parse_assignment(item, "--set") for item in options.set)
     if not files:
         raise UserError("AUDIO: found none, expected at least one file")
+
+    from speechllm_tools.recordings.inputs import check_places, find_inputs
+
+    inputs, passed_over = find_inputs(files, options.audio_root)
+    if passed_over:
+        _say(f"{passed_over} files in the directories have no ending of a file with sound; they are left out")
+    if options.output is not None:
+        check_places(inputs)
+    elif options.format is not None and len(inputs) > 1:
+        raise UserError(f"--format: found {len(inputs)} recordings, expected --output DIR for their documents")
 
     from speechllm_plugin.languages import language_code
     from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm, parse_step
     from speechllm_plugin.precision import describe_decoding, machine_precision
     from speechllm_tools.numerics import use_recipe_numerics
+    from speechllm_tools.recordings.session import Session
 
     step = parse_step(options.step)
     checkpoint = find_checkpoint(options.checkpoint, step)
@@ -108,7 +128,9 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, name) == "":
             raise UserError(f"{_option(name)}: found '', expected a language")
     # Before anything is loaded: a language that the prompt names must have a name.
-    checkpoint.config(overrides).prompt.instruction(options.source_lang, options.target_lang)
+    prompt = checkpoint.config(overrides).prompt
+    for source, target in {(item.source_lang, item.target_lang) for item in inputs} | {("", "")}:
+        prompt.instruction(source or options.source_lang, target or options.target_lang)
     use_recipe_numerics()
     model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
     if (trained := checkpoint.precision()) != model.precision:
@@ -121,95 +143,15 @@ def run(options: argparse.Namespace) -> int:
         what = "an answer has other words than" if model.prompts.answers else "a translation puts words in another "\
             "order than"
         _say(f"{what} the speech; each text gets the times of its whole file")
-    sounds = _Sounds(files, options.channel, model)
-    for clips in _chunks(sounds, options.batch_size):
-        for clip, lines in zip(clips, _lines(model, clips, options, decoding), strict=True):
-            for line in lines:
-                print(*clip.fields, *line, sep="\t", flush=True)
-    if sounds.failed:
-        _say(f"{len(files) - sounds.failed} transcribed, {sounds.failed} failed")
-    return 2 if sounds.failed else 0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Clip:
-    fields: list[str]
-    """What its lines begin with: the file, and the channel where each is asked for."""
-    audio: Named
-
-
-class _Sounds:
-    """The clips of the files, each read when its turn comes, and once. A file that cannot be read is one line."""
-
-    def __init__(self, files: Sequence[str], channel: int | str | None, model: SpeechLlm) -> None:
-        self._files, self._channel, self._model = files, channel, model
-        self.failed = 0
-        """Files that could not be read, so far."""
-
-    def __iter__(self) -> Iterator[_Clip]:
-        for name in self._files:
-            try:
-                # All channels, before any is given: a file is transcribed whole or not at all.
-                clips = [self._clip(name, channel) for channel in self._channels(name)]
-            except UserError as error:
-                self.failed += 1
-                print(f"speechllm transcribe: error: {error}", file=sys.stderr)
-                continue
-            yield from clips
-
-    def _channels(self, name: str) -> Sequence[int | None]:
-        from speechllm_plugin.datasets.audio import count_channels, resolve
-
-        if isinstance(self._channel, str):
-            return range(1, count_channels(resolve(name, Path())) + 1)
-        return [self._channel]
-
-    def _clip(self, name: str, channel: int | None) -> _Clip:
-        from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
-        from speechllm_plugin.datasets.files import Named
-        from speechllm_plugin.models.speech_llm.model import check_duration
-
-        def check(seconds: float) -> None:
-            check_duration(name, seconds, self._model.encoder)
-
-        samples = read_audio(resolve(name, Path(), channel), check)
-        check(len(samples) / SAMPLE_RATE)
-        return _Clip([name, str(channel)] if isinstance(self._channel, str) else [name], Named(name, samples))
-
-
-def _lines(
-    model: SpeechLlm, clips: Sequence[_Clip], options: argparse.Namespace, decoding: DecodingConfig
-) -> list[list[list[str]]]:
-    """For each clip its lines, for each line its fields after the clip's own."""
-    audio = [clip.audio for clip in clips]
-    languages = {"source_lang": options.source_lang, "target_lang": options.target_lang}
-    if not options.timestamps:
-        return [[[_one_line(text)]] for text in model.transcribe(audio, **languages, decoding=decoding)]
-    timed = model.transcribe_timed(audio, **languages, decoding=decoding)
-    if model.prompts.transcribes(options.source_lang, options.target_lang):
-        for clip, text in zip(clips, timed, strict=True):
-            _warn_of_estimates(" ".join(clip.fields), text)
-    return [
-        [[f"{part.start:.2f}", f"{part.end:.2f}", _one_line(part.text)] for part in getattr(text, options.timestamps)]
-        for text in timed
-    ]
-
-
-def _warn_of_estimates(name: str, text: TimedText) -> None:
-    if text.placed == 0:
-        _say(f"{name}: no word could be found in the audio; the times are spread evenly over it")
-    elif text.placed < FEW:
-        _say(f"{name}: {text.placed:.0%} of the words could be found in the audio; the times of the others are "
-             "estimates")
+    return Session(model, checkpoint, decoding, options, _say).run(inputs)
 
 
 def _decoding(options: argparse.Namespace, default: DecodingConfig) -> DecodingConfig:
     given = {name: value for name, value in vars(options).items() if name in DECODING}
     decoding = dataclasses.replace(default, **given)
-    try:
-        decoding.check()
-    except UserError as error:
-        raise UserError(re.sub(r"`(\w+)`", lambda name: _option(name[1]), str(error))) from error
+    names = re.compile(rf"\b({'|'.join(DECODING)})\b")
+    if problems := [names.sub(lambda name: _option(name[1]), problem) for problem in decoding.problems()]:
+        raise UserError("; ".join(problems))
     return decoding
 
 
@@ -237,15 +179,5 @@ def _is_assignment(name: str) -> bool:
     return re.match(r"[a-z_]+(\.[a-z_]+)*=", name) is not None and not Path(name).exists()
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _say(message: str) -> None:
     print(f"speechllm transcribe: {message}", file=sys.stderr)
-
-
-def _chunks(items: Iterable[_Clip], size: int) -> Iterator[Sequence[_Clip]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from speechllm_recipes.entry import Action, RecipeEntry
+from speechllm_recipes.entry import Action, Driver, RecipeEntry
 from speechllm_recipes.speech_llm.steps import derived_steps
 
 if TYPE_CHECKING:
@@ -60,5 +60,7 @@ RECIPE = RecipeEntry(
             takes_checkpoint=False,
             model_keys="",
         ),
+        "sweep": Driver("train and evaluate every combination of a grid; run again to go on",
+                        "speechllm_recipes.sweep.command"),
     },
 )

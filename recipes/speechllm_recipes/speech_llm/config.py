@@ -25,6 +25,7 @@ from fairseq2.recipe.config import (
 )
 from fairseq2.utils.validation import ValidationResult
 
+from speechllm_plugin.checked import Checked
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.lengths import TooLong
 from speechllm_plugin.datasets.plan import Batching
@@ -55,8 +56,8 @@ class SpeechDatasetSection(DatasetSection):
     """What a clip does that is longer than `max_seconds`, or than the encoder takes: `error`, or left out with
     `on_error=skip`; `skip` leaves it out; `cut` drops the audio behind, but no text. Counted in the log."""
     on_error: Literal["raise", "skip"] = "raise"
-    """What happens at a clip that cannot be read, or is longer than the encoder's window: `raise` stops the run, `skip`
-    leaves the clip out, counts it and lists it in the log."""
+    """What happens at a clip that cannot be read: `raise` stops the run, `skip` leaves the clip out, counts it and
+    lists it in the log."""
     feature_cache: str | None = None
     """Folder that keeps encoder features, so that each clip is encoded once. Whisper large-v3 needs 128 kB per second
     of audio in bfloat16, twice that in float32. None = encode in every epoch."""
@@ -98,7 +99,7 @@ class TrainDatasetSection(SpeechDatasetSection):
     valid_splits: str | list[str] = field(default_factory=lambda: ["dev"])
     """Keys of `config_overrides.manifests` to validate on; empty = no validation."""
     valid_clips: int | None = None
-    """Validate on so many clips of each split, a random sample that is the same for every run. None = all."""
+    """Number of clips to validate on in each split: a random sample, the same for every run. None = all."""
     valid_decode: bool = True
     """Whether the validation splits are decoded and the WER of their transcriptions is reported. False reports the loss
     alone; `regime.score_metric` must then be `nll_loss`."""
@@ -142,6 +143,12 @@ def _common() -> CommonSection:
     # By default fairseq2 puts each run into a folder named by a hash of its configuration: a run with a changed value
     # would start anew, not resume.
     return CommonSection(no_sweep_dir=True)
+
+
+def _add_problems(result: ValidationResult, key: str, config: Checked) -> None:
+    """The plugin's own configurations know no fairseq2: what they say is passed on."""
+    for problem in config.problems():
+        result.add_error(f"{key}.{problem}")
 
 
 class CheckedConfig:
@@ -193,6 +200,8 @@ class SpeechLlmTrainConfig(CheckedConfig):
         self._validate_schedule(result)
         self._validate_score_metric(result)
         self._validate_fsdp(result)
+        _add_problems(result, "decoding", self.decoding)
+        _add_problems(result, "dataset.augmentation", self.dataset.augmentation)
         return result
 
     def _validate_schedule(self, result: ValidationResult) -> None:
@@ -273,3 +282,8 @@ class CascadeConfig(CheckedConfig):
     evaluator: EvaluatorSection = field(default_factory=EvaluatorSection)
     gang: GangSection = field(default_factory=GangSection)
     common: CommonSection = field(default_factory=_common)
+
+    def validate(self) -> ValidationResult:
+        result = super().validate()
+        _add_problems(result, "decoding", self.decoding)
+        return result

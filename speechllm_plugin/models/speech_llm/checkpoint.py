@@ -5,25 +5,23 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from fairseq2 import init_fairseq2
-from fairseq2.gang import create_fake_gangs
-from fairseq2.logging import log
-from fairseq2.model_checkpoint import CorruptModelCheckpointError
-from fairseq2.models import ModelFamily
-from fairseq2.models.utils.checkpoint import ModelCheckpointMismatchError
-from fairseq2.runtime import dependency
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
 from speechllm_plugin.llms.api import DecodingConfig
-from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, SpeechLlmConfig, part_dtypes
+from speechllm_plugin.log import log
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, part_dtypes
+from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.kept_vocabulary import kept_vocabulary
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.models.speech_llm.shards import load_shards
 from speechllm_plugin.precision import MachinePrecision, machine_precision
 from speechllm_plugin.registry import structure
 from speechllm_plugin.yaml_text import parse_yaml
@@ -86,6 +84,21 @@ class Checkpoint:
             reason = " ".join(str(error).split())
             raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
         return structure(DecodingConfig, values, f"{file}: decoding")
+
+    def longest_clip(self) -> float | None:
+        """Seconds of the longest clip that the run was trained on; None where its `decoding.json` does not tell.
+
+        :raises UserError: the file cannot be read.
+        """
+        file = self.directory / DECODING
+        if not file.is_file():
+            return None
+        try:
+            seconds = json.loads(file.read_text(encoding="utf-8")).get("longest_clip")
+            return None if seconds is None else float(seconds)
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
 
 
 def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
@@ -185,11 +198,13 @@ def decoding_dtypes(checkpoint: Checkpoint, machine: MachinePrecision) -> dict[s
     return {part: dtype for part, dtype in here.items() if dtype != trained[part]}
 
 
-def keep_decoding(directory: Path, decoding: DecodingConfig) -> None:
+def keep_decoding(directory: Path, decoding: DecodingConfig, longest_clip: float) -> None:
     """
     :param directory: the `checkpoints` folder of the run.
+    :param longest_clip: see `Checkpoint.longest_clip`.
     """
-    write_text_atomically(directory / DECODING, json.dumps({"decoding": asdict(decoding)}, indent=2) + "\n")
+    values = {"decoding": asdict(decoding), "longest_clip": round(longest_clip, 3)}
+    write_text_atomically(directory / DECODING, json.dumps(values, indent=2) + "\n")
 
 
 def load_speech_llm(
@@ -211,21 +226,9 @@ def load_speech_llm(
     config = checkpoint.config({**{f"{part}.config.dtype": dtype for part, dtype in here.items()}, **(overrides or {})})
     if config.encoder.weights is None or config.llm.weights is None:
         log.warning("{} does not tell the weights of its encoder and LLM: they are not compared.", checkpoint.directory)
-    resolver = dependency._resolver or init_fairseq2()
-    family = resolver.resolve(ModelFamily, key=SPEECH_LLM_FAMILY)  # type: ignore[type-abstract]
-    try:
-        model = family.load_custom_model(
-            checkpoint.model_dir,
-            config,
-            create_fake_gangs(target),
-            torch.float32,
-            load_rank0_only=False,
-            mmap=False,
-            restrict=None,
-        )
-    except CorruptModelCheckpointError as error:
-        raise UserError(f"checkpoint: {describe_corruption(error)}") from error
-    assert isinstance(model, SpeechLlm)
+    with target, _float32():
+        model = create_speech_llm(config)
+    load_shards(model, checkpoint.model_dir)
     model.decoding = checkpoint.decoding()
     return model.requires_grad_(False).eval()
 
@@ -240,11 +243,15 @@ def _device(name: str | None) -> torch.device:
     return torch.device(device)
 
 
-def describe_corruption(error: CorruptModelCheckpointError) -> str:
-    """One line from fairseq2's error about a checkpoint that cannot be loaded."""
-    if isinstance(error.__cause__, ModelCheckpointMismatchError):
-        return f"{error.path} does not fit its model.yaml: {' '.join(str(error.__cause__).split())}"
-    return f"found damaged files in {error.path}, expected those that a training run has written"
+@contextmanager
+def _float32() -> Iterator[None]:
+    """What is trained is in float32, whatever the caller's default is."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _score(directory: Path, step_nr: int) -> float | None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import TextIO
 
 
 class ProgressLine:
-    """``speaking 1200/4364 clips, 12 s, about 31 s left``, on standard output."""
+    """``speaking 1200/4364 clips, 12 s, about 31 s left``."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, stream: TextIO | None = None) -> None:
+        """
+        :param stream: None = standard output.
+        """
+        self._what, self._stream = what, stream
         self._start = self._printed = time.monotonic()
         self._first: float | None = None
-        self._on_terminal = sys.stdout.isatty()
+        self._on_terminal = (stream or sys.stdout).isatty()
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -23,7 +27,7 @@ class ProgressLine:
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._on_terminal:
-            print(flush=True)
+            print(file=self._stream, flush=True)
 
     def update(self, state: str, share: float) -> None:
         """
@@ -40,7 +44,8 @@ class ProgressLine:
         line = f"  {' '.join(filter(None, (self._what, state)))}, {duration(now - self._start)}"
         if self._first < share < 1:
             line += f", about {duration((now - self._start) * (1 - share) / (share - self._first))} left"
-        print(f"\r{line}\033[K" if self._on_terminal else line, end="" if self._on_terminal else "\n", flush=True)
+        text, end = (f"\r{line}\033[K", "") if self._on_terminal else (line, "\n")
+        print(text, end=end, file=self._stream, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,104 @@
+"""How the stages of a cell are started: a process here, several by torchrun, or jobs of SLURM by submitit."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechllm_plugin.errors import UserError
+from speechllm_recipes.sweep.cells import EVALUATION, CellFolder
+
+if TYPE_CHECKING:
+    import submitit
+
+_PR_SET_PDEATHSIG = 1
+_PERIOD = 0.5
+"""Seconds between two looks at a process."""
+
+
+def stages(cell: CellFolder) -> list[tuple[str, list[str]]]:
+    """The recipe's arguments for each stage of a cell."""
+    train = ["train", str(cell.folder), "--no-rich", "--config-file", str(cell.train_file)]
+    evaluate = ["evaluate", str(cell.folder / EVALUATION), "--no-rich", "--checkpoint", str(cell.folder), "--step",
+                cell.cell.step, "--config-file", str(cell.evaluate_file)]
+    return [("train", train), *([("evaluate", evaluate)] if cell.cell.evaluate is not None else [])]
+
+
+def command(processes: int) -> list[str]:
+    """:param processes: one = this interpreter, more = torchrun."""
+    module = ["-m", "speechllm_recipes", "recipe", "run", "speech_llm"]
+    if processes == 1:
+        return [sys.executable, *module]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *module]
+
+
+def run_cell(cell: CellFolder, processes: int, watch: Callable[[str], None] = lambda stage: None) -> str | None:
+    """Runs what is left of a cell.
+
+    :param watch: called while a stage runs.
+    :returns: None where all ended well, else what went wrong.
+    """
+    try:
+        with cell.worked_on() as lock:
+            cell.write_configuration()
+            for stage, arguments in stages(cell):
+                if stage in cell.done():
+                    continue
+                with open(cell.log, "ab") as log:
+                    process = subprocess.Popen(
+                        [*command(processes), *arguments], stdout=log, stderr=subprocess.STDOUT,
+                        stdin=subprocess.DEVNULL, pass_fds=[lock], preexec_fn=_end_with_parent,
+                    )  # fmt: skip
+                    status = _wait(process, lambda: watch(stage))  # noqa: B023
+                if status != 0:
+                    return f"{stage} ended with status {status}: {cell.last_words()}"
+                cell.mark_done(stage)
+    except BlockingIOError:
+        return "other processes work on it"
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _wait(process: subprocess.Popen[bytes], watch: Callable[[], None]) -> int:
+    try:
+        while True:
+            try:
+                return process.wait(_PERIOD)
+            except subprocess.TimeoutExpired:
+                watch()
+    except BaseException:
+        # Interrupted: the run saves what it has.
+        process.terminate()
+        process.wait()
+        raise
+
+
+def _end_with_parent() -> None:
+    """A sweep that is killed leaves nothing behind that would go on beside the next one."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def submit(
+    cells: Sequence[CellFolder], processes: int, folder: Path, parameters: dict[str, Any], cluster: str = "slurm"
+) -> list[submitit.Job[str | None]]:
+    """Submits an array of one job for each cell; a job that SLURM preempts or ends in time is submitted again.
+
+    :param parameters: as submitit names them, for instance `slurm_partition`.
+    :raises UserError: submitit is not installed, or refuses.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("--launcher slurm: found no package submitit, expected it: pip install submitit") from None
+    try:
+        executor = submitit.AutoExecutor(folder, cluster=cluster)
+        executor.update_parameters(name="speech_llm_sweep", **parameters)
+        return executor.map_array(run_cell, cells, [processes] * len(cells))
+    except (RuntimeError, NameError, TypeError, ValueError, submitit.core.utils.FailedJobError) as error:
+        raise UserError(f"--launcher slurm: {' '.join(str(error).split())}; expected what submitit takes") from error

@@ -1,0 +1,146 @@
+"""Recordings to texts: the pieces of all of them in batches, each recording's put together again."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from speechllm_plugin.datasets.audio import SAMPLE_RATE
+from speechllm_plugin.datasets.files import Named
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.recordings.cutting import Piece
+from speechllm_plugin.recordings.hearing import Hearing
+from speechllm_plugin.recordings.transcript import PieceText, Transcript, join
+from speechllm_plugin.scoring.scripts import has_spaces
+from speechllm_plugin.timed_text import Timed, TimedText
+
+Decode = Callable[[Sequence[Named], str, str | None], Sequence[TimedText | str]]
+"""Clips, spoken and written language to texts; a plain one where words have no times. The written language is None for
+recognition."""
+
+
+@dataclass(eq=False)
+class Recording:
+    """One to be transcribed, and what is known of it so far."""
+
+    name: str
+    """For messages."""
+    hearing: Hearing
+    source_lang: str = "en"
+    target_lang: str | None = None
+    known: Sequence[PieceText] = ()
+    """What an earlier run has of its first pieces."""
+    texts: list[PieceText | None] = field(default_factory=list)
+    """One for each piece so far; None while it waits."""
+    error: UserError | None = None
+    """Why there is no transcript."""
+    transcript: Transcript | None = None
+
+
+def transcribe(
+    recordings: Iterable[Recording],
+    decode: Decode,
+    *,
+    batch_size: int,
+    keep: Callable[[Recording, int, PieceText], None] = lambda recording, number, text: None,
+) -> Iterator[Recording]:
+    """Each recording with its transcript or its error, in order. At most a batch of pieces is held.
+
+    :param batch_size: pieces decoded together, of one recording or of several.
+    :param keep: given each new text with the number of its piece; those of a recording come in order.
+    """
+    batcher = _Batcher(decode, keep)
+    under_way: deque[Recording] = deque()
+    for recording in recordings:
+        under_way.append(recording)
+        for piece in _pieces(recording):
+            batcher.add(recording, piece)
+            if len(batcher.waiting) == batch_size:
+                batcher.decode()
+                while under_way[0] is not recording and _is_complete(under_way[0]):
+                    yield _finished(under_way.popleft())
+        if recording.error is not None:
+            batcher.forget(recording)
+    batcher.decode()
+    yield from map(_finished, under_way)
+
+
+def _pieces(recording: Recording) -> Iterator[Piece]:
+    try:
+        yield from recording.hearing
+    except UserError as error:
+        recording.error = error
+
+
+class _Batcher:
+    def __init__(self, decode: Decode, keep: Callable[[Recording, int, PieceText], None]) -> None:
+        self._decode, self._keep = decode, keep
+        self.waiting: list[tuple[Recording, int, Piece]] = []
+
+    def add(self, recording: Recording, piece: Piece) -> None:
+        number = len(recording.texts)
+        known = recording.known[number] if number < len(recording.known) else None
+        start, end, shared = _seconds(piece)
+        if known is not None and (known.start, known.end, known.shared) == (start, end, shared):
+            recording.texts.append(known)
+            return
+        recording.known = ()
+        recording.texts.append(None)
+        self.waiting.append((recording, number, piece))
+
+    def forget(self, recording: Recording) -> None:
+        self.waiting = [entry for entry in self.waiting if entry[0] is not recording]
+
+    def decode(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for (source, target), group in groupby(waiting, _languages):
+            entries = list(group)
+            texts = self._decode([_clip(recording, piece) for recording, _, piece in entries], source, target)
+            for (recording, number, piece), text in zip(entries, texts, strict=True):
+                recording.texts[number] = placed = place(piece, text)
+                self._keep(recording, number, placed)
+
+
+def _languages(entry: tuple[Recording, int, Piece]) -> tuple[str, str | None]:
+    return entry[0].source_lang, entry[0].target_lang
+
+
+def _clip(recording: Recording, piece: Piece) -> Named:
+    name = f"{recording.name} at {piece.start / SAMPLE_RATE:.2f} s" if recording.hearing.is_long else recording.name
+    return Named(name, piece.samples)
+
+
+def _seconds(piece: Piece) -> tuple[float, float, float]:
+    end = piece.start + len(piece.samples)
+    # Whole milliseconds: they are written to a file and compared with what is read from it.
+    start, last, shared = (round(samples / SAMPLE_RATE, 3) for samples in (piece.start, end, piece.shared))
+    return start, last, shared
+
+
+def place(piece: Piece, text: TimedText | str) -> PieceText:
+    """The text of a piece with the times of its recording."""
+    start, end, shared = _seconds(piece)
+    if isinstance(text, str):
+        segments = (Timed(text, start, end),) if text.strip() else ()
+        return PieceText(start, end, shared, segments, words=None)
+    if not text.text.strip():
+        return PieceText(start, end, shared, segments=(), words=(), placed=text.placed)
+
+    def moved(spans: Sequence[Timed]) -> tuple[Timed, ...]:
+        return tuple(Timed(span.text, start + span.start, start + span.end) for span in spans)
+
+    return PieceText(start, end, shared, moved(text.segments), moved(text.words), text.placed)
+
+
+def _is_complete(recording: Recording) -> bool:
+    return recording.error is not None or None not in recording.texts
+
+
+def _finished(recording: Recording) -> Recording:
+    if recording.error is None:
+        pieces = [text for text in recording.texts if text is not None]
+        language = recording.target_lang or recording.source_lang
+        recording.transcript = join(pieces, recording.hearing.seconds, spaces=has_spaces(language))
+    return recording

@@ -1,0 +1,139 @@
+"""Sweeps of small real systems: trained, evaluated, broken off and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speechllm_plugin.datasets.manifest import read_manifest, write_manifest
+from speechllm_plugin.scoring.report import read_hypotheses
+from tests.commands import Commands, System, environment, metrics
+
+ADAPTERS = {
+    "mlp": {"model.config_overrides.adapter": {"name": "mlp", "config": {"stack": 2, "hidden_dim": 48}}},
+    "wide": {"model.config_overrides.adapter": {"name": "mlp", "config": {"stack": 2, "hidden_dim": 64}}},
+}
+BROKEN = {"model.config_overrides.adapter": {"name": "mlp", "config": {"stack": 0}}}
+
+
+def write(folder: Path, system: System, adapters: dict[str, Any]) -> Path:
+    base = system.config()
+    del base["model"]["config_overrides"]["adapter"]
+    base["dataset"]["valid_splits"] = []
+    spoken = [replace(row, src_text=f"said: {row.id}", audio=str(system.corpus / row.audio))
+              for row in read_manifest(system.corpus / "test.tsv")]  # fmt: skip
+    write_manifest(folder / "test.tsv", spoken)
+    base["dataset"]["config_overrides"]["manifests"] = system.manifests(test=folder / "test.tsv")
+    base["regime"] = {"num_steps": 4, "checkpoint_every_n_steps": 2, "publish_metrics_every_n_steps": 1,
+                      "score_metric": None, "keep_best_n_checkpoints": None}  # fmt: skip
+    content = {"base": base, "axes": {"encoder": {"tiny": {}}, "adapter": adapters},
+               "evaluate": {"dataset": {"batch_size": 3, "splits": ["test"]}}}  # fmt: skip
+    file = folder / "sweep.yaml"
+    file.write_text(json.dumps(content))
+    return file
+
+
+@pytest.fixture(scope="module")
+def swept(commands: Commands, system: System, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """The file, the directory, and what was printed: two cells that work around one that does not."""
+    folder = tmp_path_factory.mktemp("sweep")
+    file = write(folder, system, {"mlp": ADAPTERS["mlp"], "broken": BROKEN, "wide": ADAPTERS["wide"]})
+    result = commands.recipe("sweep", folder / "out", "--config-file", file)
+    assert result.status == 1, result.output
+    return file, folder / "out", result.output
+
+
+def test_every_cell_is_a_run_with_its_evaluation(swept: tuple[Path, Path, str]) -> None:
+    _, out, output = swept
+    for name in ("tiny.mlp", "tiny.wide"):
+        assert [line["Step"] for line in metrics(out / name, "train")] == [1, 2, 3, 4]
+        assert (out / name / "config.yaml").is_file()
+        assert len(read_hypotheses(out / name / "evaluation/test/hypotheses.tsv")) == 6
+        assert f"{name}: finished in" in output
+
+
+def test_a_failed_cell_is_told_and_the_rest_goes_on(swept: tuple[Path, Path, str]) -> None:
+    _, out, output = swept
+    assert "2 of 3 cells are finished" in output
+    assert "failed: tiny.broken: train ended with status 2:" in output and "stack" in output
+    assert not (out / "tiny.broken/evaluation").exists()
+
+
+def test_what_is_finished_is_not_run_again(commands: Commands, swept: tuple[Path, Path, str]) -> None:
+    file, out, _ = swept
+    checkpoint = next((out / "tiny.mlp/checkpoints").glob("step_4/**/*.pt"))
+    before = checkpoint.stat().st_mtime_ns
+    result = commands.recipe("sweep", out, "--config-file", file, "--only", "tiny.mlp", "tiny.wide").ok()
+    assert "tiny.mlp: finished before" in result.output and "2 of 2 cells" in result.output
+    assert checkpoint.stat().st_mtime_ns == before
+
+
+def test_hypotheses_hold_what_was_said(swept: tuple[Path, Path, str]) -> None:
+    rows = read_hypotheses(swept[1] / "tiny.mlp/evaluation/test/hypotheses.tsv")
+    assert [row.transcript for row in rows] == [f"said: {row.id}" for row in rows]
+
+
+def test_a_killed_sweep_goes_on_to_the_same_results(
+    swept: tuple[Path, Path, str], system: System, tmp_path: Path
+) -> None:
+    """By kill -9 of the sweep itself while a cell trains."""
+    file = write(tmp_path, system, ADAPTERS)
+    command = [sys.executable, "-m", "speechllm_recipes", "recipe", "run", "speech_llm", "sweep", str(tmp_path / "out"),
+               "--config-file", str(file), "--no-rich"]  # fmt: skip
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    trained = tmp_path / "out/tiny.mlp/metrics/train.jsonl"
+    while not (trained.is_file() and '"Step": 2,' in trained.read_text()):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    # The cell's process is told to end; until then the cell is locked.
+    deadline = time.monotonic() + 60
+    while True:
+        again = subprocess.run(command, env=environment(), capture_output=True, text=True)
+        if "other processes work on it" not in again.stdout + again.stderr or time.monotonic() > deadline:
+            break
+    assert again.returncode == 0, again.stdout + again.stderr
+    expected = {name: texts for name, texts in _read(swept[1]).items() if name != "tiny.broken"}
+    assert _read(tmp_path / "out") == expected
+
+
+def _read(out: Path) -> dict[str, list[str]]:
+    return {
+        file.parents[2].name: [row.hypothesis for row in read_hypotheses(file)]
+        for file in sorted(out.glob("*/evaluation/test/hypotheses.tsv"))
+    }
+
+
+def test_a_dry_run_tells_sizes_and_hours(commands: Commands, system: System, tmp_path: Path) -> None:
+    file = write(tmp_path, system, ADAPTERS)
+    result = commands.recipe("sweep", tmp_path / "out", "--config-file", file, "--dry-run", "--seconds", "2").ok()
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:3] == ["cell", "trained", "M"]
+    assert [line.split()[0] for line in lines[1:3]] == ["tiny.mlp", "tiny.wide"]
+    assert "2 cells," in result.stdout
+    assert not list((tmp_path / "out").glob("*/metrics"))
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--only", "x"], "--only: found 'x', expected one of tiny.mlp, tiny.wide"),
+        (["--processes", "2"], "--processes: found 2 with --launcher local, expected at least 1, and more than 1 with "
+         "torchrun or slurm"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(
+    commands: Commands, system: System, tmp_path: Path, options: list[str], error: str
+) -> None:
+    file = write(tmp_path, system, ADAPTERS)
+    assert commands.recipe("sweep", tmp_path / "out", "--config-file", file, *options).user_error() == error

@@ -1,0 +1,1 @@
+"""What `speechllm transcribe` reads and writes."""

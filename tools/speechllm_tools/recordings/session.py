@@ -1,0 +1,258 @@
+"""One call of `speechllm transcribe`: inputs one after the other, lines or documents out."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from speechllm_plugin.datasets.audio import audio_key
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.recordings.cutting import LEAST_PIECE, CutConfig, piece_lengths
+from speechllm_plugin.recordings.formats import Unit, one_line, parts
+from speechllm_plugin.recordings.hearing import Hearing
+from speechllm_plugin.recordings.transcribing import Recording, transcribe
+from speechllm_plugin.recordings.transcript import PieceText, Transcript, join
+from speechllm_plugin.scoring.scripts import has_spaces
+from speechllm_tools.demo.progress import ProgressLine
+from speechllm_tools.recordings.documents import Documents
+from speechllm_tools.recordings.inputs import Input
+from speechllm_tools.recordings.kept import KeptPieces
+
+if TYPE_CHECKING:
+    from speechllm_plugin.datasets.files import Named
+    from speechllm_plugin.llms.api import DecodingConfig
+    from speechllm_plugin.models.speech_llm.checkpoint import Checkpoint
+    from speechllm_plugin.models.speech_llm.model import SpeechLlm
+    from speechllm_plugin.timed_text import TimedText
+
+FEW = 0.5
+"""Share of words with a time of their own below which the times of a recording are called estimates."""
+_LAYOUT = 1
+"""Of what is kept of pieces."""
+
+
+@dataclass
+class _Entry:
+    """A recording with where it comes from and where it goes."""
+
+    fields: list[str]
+    """What its lines begin with: the name, and the channel where each is asked for."""
+    place: str
+    recording: Recording
+    kept: KeptPieces | None
+
+
+class Session:
+    def __init__(
+        self,
+        model: SpeechLlm,
+        checkpoint: Checkpoint,
+        decoding: DecodingConfig,
+        options: argparse.Namespace,
+        say: Callable[[str], None],
+    ) -> None:
+        """
+        :param options: of the command line.
+        :raises UserError: a length does not go with the encoder.
+        """
+        self._model, self._decoding, self._options, self._say = model, decoding, options, say
+        self._whole, self._cut = _lengths(model, checkpoint, options)
+        self._unit: Unit = options.timestamps or "segments"
+        is_document = bool(options.format or options.output)
+        self._documents = Documents(options.output, options.format or "text", self._unit) if is_document else None
+        is_plain = options.output is None and options.format in (None, "text")
+        # Lines with times that the system cannot give are refused; a document has those of its pieces then.
+        self._timed = bool(options.timestamps) or (not is_plain and _tells_times(model))
+        if not is_plain and not self._timed:
+            say("the system cannot tell when words were said; the times are those of pieces")
+        self._decided_by = {
+            "layout": _LAYOUT,
+            "checkpoint": _identity(checkpoint),
+            "set": sorted(options.set),
+            "precision": model.precision,
+            "decoding": asdict(decoding),
+            "timed": self._timed,
+            "cut": asdict(self._cut),
+            "whole": self._whole,
+        }
+        self._entries: dict[Recording, _Entry] = {}
+        self._failed: set[str] = set()
+        self._progress = _Progress()
+        self._were_there = self._done = 0
+
+    def run(self, inputs: Sequence[Input]) -> int:
+        """The exit status: 2 where a recording could not be read."""
+        found = transcribe(self._recordings(inputs), self._decode, batch_size=self._options.batch_size, keep=self._keep)
+        try:
+            for recording in found:
+                entry = self._entries.pop(recording)
+                if recording.error is not None:
+                    self._fail(entry.fields[0], recording.error)
+                    continue
+                assert recording.transcript is not None
+                self._done += 1
+                self._tell(entry, recording)
+                if entry.kept is not None:
+                    entry.kept.end(recording.transcript.seconds)
+                self._write(entry, recording.transcript)
+        finally:
+            self._progress.close()
+        if self._were_there:
+            self._say(f"{self._done} transcribed, {self._were_there} were there already, {len(self._failed)} failed")
+        elif self._failed:
+            self._say(
+                f"{len({item.name for item in inputs}) - len(self._failed)} transcribed, {len(self._failed)} failed"
+            )
+        return 2 if self._failed else 0
+
+    def _recordings(self, inputs: Sequence[Input]) -> Iterator[Recording]:
+        for item in inputs:
+            try:
+                # All channels, before any is given: what is wrong with a file is told once.
+                entries = [self._entry(item, channel) for channel in self._channels(item)]
+            except UserError as error:
+                self._fail(item.name, error)
+                continue
+            for entry in entries:
+                if entry.kept is not None and entry.kept.seconds is not None:
+                    spaces = has_spaces(entry.recording.target_lang or entry.recording.source_lang)
+                    self._write(entry, join(entry.kept.texts, entry.kept.seconds, spaces=spaces))
+                    self._were_there += 1
+                    continue
+                self._entries[entry.recording] = entry
+                yield entry.recording
+
+    def _channels(self, item: Input) -> Sequence[int | None]:
+        channel = self._options.channel
+        return range(1, item.channels() + 1) if channel == "each" and item.channel is None else [channel]
+
+    def _entry(self, item: Input, channel: int | str | None) -> _Entry:
+        is_each = self._options.channel == "each" and item.channel is None
+        source = item.source(channel if isinstance(channel, int) else None)
+        languages = (item.source_lang or self._options.source_lang, item.target_lang or self._options.target_lang)
+        place = f"{item.place}.{channel}" if is_each else item.place
+        kept = None
+        if self._documents is not None:
+            decided_by = {**self._decided_by, "audio": audio_key(source), "languages": languages}
+            kept = self._documents.kept(place, decided_by)
+            if kept is not None and kept.is_other:
+                self._say(f"{item.name}: the text in --output is of another file or other settings; it is made anew")
+        hearing = Hearing(source, self._whole, self._cut)
+        recording = Recording(item.name, hearing, *languages, known=kept.texts if kept else ())
+        return _Entry([item.name, str(channel)] if is_each else [item.name], place, recording, kept)
+
+    def _decode(self, clips: Sequence[Named], source_lang: str, target_lang: str | None) -> Sequence[TimedText | str]:
+        languages = {"source_lang": source_lang, "target_lang": target_lang}
+        if self._timed and self._model.prompts.transcribes(source_lang, target_lang):
+            return self._model.transcribe_timed(clips, **languages, decoding=self._decoding)
+        return self._model.transcribe(clips, **languages, decoding=self._decoding)
+
+    def _keep(self, recording: Recording, number: int, text: PieceText) -> None:
+        entry = self._entries[recording]
+        if entry.kept is not None:
+            entry.kept.add(number, text)
+        if recording.hearing.is_long:
+            self._progress.update(entry.fields[0], recording, text)
+
+    def _tell(self, entry: _Entry, recording: Recording) -> None:
+        transcript, name = recording.transcript, " ".join(entry.fields)
+        assert transcript is not None
+        if recording.hearing.is_long:
+            texts = [text for text in recording.texts if text is not None]
+            spoken = sum(text.end - text.start - text.shared for text in texts)
+            self._progress.close()
+            empty = sum(not text.segments for text in texts)
+            without = f", {empty} of them without a text" if empty else ""
+            self._say(
+                f"{name}: {len(texts)} pieces{without}, {spoken:.0f} s of {transcript.seconds:.0f} s; nobody speaks in "
+                "the rest"
+            )
+        if (
+            self._timed
+            and transcript.text
+            and self._model.prompts.transcribes(recording.source_lang, recording.target_lang)
+        ):
+            if transcript.placed == 0:
+                self._say(f"{name}: no word could be found in the audio; the times are spread evenly over it")
+            elif transcript.placed < FEW:
+                self._say(
+                    f"{name}: {transcript.placed:.0%} of the words could be found in the audio; the times of "
+                    "the others are estimates"
+                )
+
+    def _write(self, entry: _Entry, transcript: Transcript) -> None:
+        if self._documents is not None:
+            self._documents.write(entry.place, transcript)
+        elif not self._options.timestamps:
+            print(*entry.fields, one_line(transcript.text), sep="\t", flush=True)
+        else:
+            for fields in _timed_lines(transcript, self._unit):
+                print(*entry.fields, *fields, sep="\t", flush=True)
+
+    def _fail(self, name: str, error: UserError) -> None:
+        # Each channel of a file fails by itself; that is one failure.
+        if name not in self._failed:
+            self._failed.add(name)
+            self._progress.close()
+            print(f"speechllm transcribe: error: {error}", file=sys.stderr)
+
+
+class _Progress:
+    """A line for the recording at hand, once it is long."""
+
+    def __init__(self) -> None:
+        self._line: ProgressLine | None = None
+        self._recording: Recording | None = None
+
+    def update(self, name: str, recording: Recording, text: PieceText) -> None:
+        total = max(recording.hearing.stated, text.end)
+        if self._line is None or recording is not self._recording:
+            self.close()
+            self._line, self._recording = ProgressLine(name, sys.stderr), recording
+            self._line.update("", text.start / total)
+        self._line.update(f"{text.end / 60:.1f} of {total / 60:.1f} min", text.end / total)
+
+    def close(self) -> None:
+        if self._line is not None:
+            self._line.__exit__(None, None, None)
+            self._line = None
+
+
+def _timed_lines(transcript: Transcript, unit: Unit) -> list[tuple[str, str, str]]:
+    spans = parts(transcript, unit)
+    if not spans:
+        return [("0.00", f"{transcript.seconds:.2f}", "")]
+    return [(f"{span.start:.2f}", f"{span.end:.2f}", one_line(span.text)) for span in spans]
+
+
+def _lengths(model: SpeechLlm, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[float, CutConfig]:
+    """Seconds up to which a recording goes whole, and how it is cut beyond."""
+    window, longest = piece_lengths(model.encoder.max_seconds, checkpoint.longest_clip())
+    given = options.longest_piece
+    if given is not None and not LEAST_PIECE <= given <= window:
+        raise UserError(
+            f"--longest-piece: found {given:g}, expected {LEAST_PIECE:g} to {window:g} seconds, the window "
+            "of the encoder"
+        )
+    if not 0.1 <= options.pause <= window:
+        raise UserError(f"--pause: found {options.pause:g}, expected 0.1 to {window:g} seconds")
+    return given or window, CutConfig(longest=given or longest, pause=options.pause)
+
+
+def _tells_times(model: SpeechLlm) -> bool:
+    return model.ctc is not None or model.adapter.vector_per_token
+
+
+def _identity(checkpoint: Checkpoint) -> list[Any]:
+    """What tells a checkpoint from another that lies in the same place."""
+    files = sorted(checkpoint.model_dir.rglob("*.pt"))
+    config = (checkpoint.directory / "model.yaml").read_bytes()
+    return [
+        checkpoint.step_nr,
+        hashlib.sha256(config).hexdigest()[:16],
+        *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files),
+    ]

@@ -1,0 +1,75 @@
+"""Curves of training, and scores against rate and time, as SVG inside the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from speechllm_plugin.errors import UserError
+from speechllm_tools.report.runs import Run
+from speechllm_tools.report.table import Table
+
+
+def training_curves(runs: Sequence[Run]) -> str | None:
+    """Losses by step; None where no run has been trained here."""
+    losses = [loss for loss in ("NLL Loss", "CTC Loss") if any(loss in line for run in runs for line in run.lines)]
+    if not losses:
+        return None
+    figure, axes = _figure(len(losses))
+    for axis, loss in zip(axes, losses, strict=True):
+        for run in runs:
+            points = [(line["Step"], line[loss]) for line in run.lines if loss in line]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=run.name, linewidth=1.2)
+        axis.set(xlabel="step", ylabel=loss, yscale="log")
+        axis.legend(fontsize=7, frameon=False)
+    return _svg(figure)
+
+
+def trade_offs(runs: Sequence[Run], scores: Sequence[Table]) -> str | None:
+    """The last column of each table against output rate, decoding time and training time; None without any."""
+    measures = [
+        ("vectors a second", [run.mean("speech_vectors_per_second") for run in runs]),
+        ("real-time factor", [run.mean("rtf") for run in runs]),
+        ("training (min)", [run.minutes for run in runs]),
+    ]
+    measures = [(name, values) for name, values in measures if any(value is not None for value in values)]
+    if not measures or not scores:
+        return None
+    figure, axes = _figure(len(measures) * len(scores), columns=len(measures))
+    plots = [(table, name, values) for table in scores for name, values in measures]
+    for axis, (table, name, values) in zip(axes, plots, strict=True):
+        by_name = {row[0].text: row[len(table.columns) - 1] for row in table.rows}
+        for run, value in zip(runs, values, strict=True):
+            entry = by_name.get(run.name)
+            if value is not None and entry is not None and entry.value is not None:
+                axis.scatter([value], [entry.value], s=18)
+                axis.annotate(run.name, (value, entry.value), fontsize=6, xytext=(3, 3), textcoords="offset points")
+        axis.set(xlabel=name, ylabel=table.title.removeprefix("Table III: "))
+    return _svg(figure)
+
+
+def _figure(count: int, columns: int | None = None) -> tuple[Any, list[Any]]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError(f"report: found no matplotlib ({error}), expected it: pip install matplotlib, or "
+                        "--no-curves") from None  # fmt: skip
+    columns = columns or count
+    rows = -(-count // columns)
+    figure = Figure(figsize=(4.4 * columns, 3.2 * rows), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    stream = io.StringIO()
+    # The same figure gives the same file; text stays text, in the page's font.
+    with matplotlib.rc_context({"svg.hashsalt": "speechllm", "svg.fonttype": "none"}):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    text = stream.getvalue()
+    text = re.sub(r"\s(width|height)=\"[\d.]+pt\"", "", text[text.index("<svg") :], count=2)
+    return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -1,0 +1,124 @@
+"""Tables I to III of our own runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from speechllm_plugin.scoring.significance import compare
+from speechllm_tools.report.published import ASR_AVERAGE, ST_AVERAGE, table_3
+from speechllm_tools.report.runs import Run
+from speechllm_tools.report.table import Entry, Table, ranked
+from speechllm_tools.score.measure import Measured
+from speechllm_tools.score.results import AVERAGE, Resampling, score_of, strata
+from speechllm_tools.score.table import SIGNIFICANT, lower_is_better
+
+
+def baseline_of(name: str, names: Sequence[str], baseline: str) -> str | None:
+    """The run that another is tested against: `baseline` itself, or the one that differs from it in a single part of
+    its name, which is `baseline` there: `whisper.llama.base` for `whisper.llama.cif`."""
+    if baseline in names:
+        return baseline if baseline != name else None
+    parts = name.split(".")
+    for place in range(len(parts)):
+        other = ".".join([*parts[:place], baseline, *parts[place + 1 :]])
+        if other != name and other in names:
+            return other
+    return None
+
+
+def score_table(metric: str, measured: Sequence[Measured], baseline: str, resampling: Resampling) -> Table:
+    names = [one.system.name for one in measured]
+    columns = list(strata(measured[0], metric))
+    lower = lower_is_better(metric)
+    rows = []
+    for one in measured:
+        scores, mine = score_of(one, metric, resampling), strata(one, metric)
+        beside = baseline_of(one.system.name, names, baseline)
+        other = None if beside is None else strata(measured[names.index(beside)], metric)
+        row = [Entry(one.system.name)]
+        for column in columns:
+            entry, more, star = scores[column], [], False
+            if (found := entry["interval"]) is not None:
+                more.append(f"95 % interval {found['low']:.2f} to {found['high']:.2f}")
+            if other is not None:
+                test = compare(mine[column], other[column], resampling.method, resampling.resamples, resampling.seed)
+                star = not test.p < SIGNIFICANT
+                more.append(f"{test.difference:+.2f} against {beside}, p = {test.p:.3f} ({test.method})")
+            row.append(Entry(f"{entry['score']:.2f}", entry["score"], star=star, more="; ".join(more)))
+        rows.append([*row, *_beside(one.system.name, metric)])
+    published = ["published average"] if any(len(row) > len(columns) + 1 for row in rows) else []
+    rows = [row if len(row) == 1 + len(columns) + len(published) else [*row, Entry("-")] for row in rows]
+    notes = [
+        f"{'Lower' if lower else 'Higher'} is better. Bold: best of the column; underlined: best of its block; *: the "
+        f"difference from {baseline} is not significant (p >= {SIGNIFICANT}, {resampling.resamples} resamples, seed "
+        f"{resampling.seed}). {AVERAGE}: mean over the columns.",
+        *dict.fromkeys(score_of(measured[0], metric, resampling)[column]["signature"] for column in columns),
+    ]
+    table = Table(metric.replace(":", "-"), f"Table III: {metric}", ["system", *columns, *published], rows, notes)
+    better = ["", *["lower" if lower else "higher"] * len(columns), *[""] * len(published)]
+    return ranked(table, better, [name.rpartition(".")[0] for name in names])
+
+
+def _beside(name: str, metric: str) -> list[Entry]:
+    """The published average of the same system, where there is one."""
+    figures = table_3().get(name)
+    column = {"comet": ST_AVERAGE, "wer:verdini": ASR_AVERAGE, "wer_clips:verdini": ASR_AVERAGE}.get(metric)
+    if figures is None or column is None:
+        return []
+    return [Entry(f"{figures[column].value:.2f}", figures[column].value)]
+
+
+def rate_table(runs: Sequence[Run]) -> Table:
+    rows = []
+    for run in runs:
+        hertz = run.mean("speech_vectors_per_second")
+        frames = None if run.facts is None else run.facts["encoder"]["frame_rate"]
+        ratio = None if not hertz or frames is None else frames / hertz
+        published = None if run.facts is None else run.facts["output"]["published"]
+        rows.append([
+            Entry(run.name), _entry(ratio, ".2f", ":1"), _entry(hertz, ".2f"),
+            Entry("-") if not published else Entry(f"{published['compression']}:1, {published['hertz']:g} Hz",
+                                                   published["hertz"]),
+            _entry(run.mean("rtf"), ".3f"), _entry(run.minutes, ".1f"),
+        ])  # fmt: skip
+    columns = ["system", "compression", "vectors a second", "published", "real-time factor", "training (min)"]
+    notes = ["Measured on the clips that were decoded; compression: frames of the encoder for each vector."]
+    return Table("table1", "Table I: compression and output rate", columns, rows, notes)
+
+
+def size_table(runs: Sequence[Run]) -> Table:
+    rows = []
+    for run in runs:
+        facts: dict[str, Any] = run.facts or {}
+        counts, sizes = facts.get("parameters", {}), facts.get("table_2_millions", {})
+        ours, published = (sizes.get(key) or {} for key in ("ours", "published"))
+        rows.append([
+            Entry(run.name), _entry(counts.get("trainable"), ".3f", scale=1e-6),
+            _entry(counts.get("frozen"), ".3f", scale=1e-6), _entry(ours.get("length"), ".2f"),
+            _entry(ours.get("modality"), ".2f"), _entry(published.get("length"), ".2f"),
+            _entry(published.get("modality"), ".2f"),
+        ])  # fmt: skip
+    columns = ["system", "trained (M)", "frozen (M)", "length adapter (M)", "modality adapter (M)",
+               "published length", "published modality"]  # fmt: skip
+    return Table("table2", "Table II: parameters", columns, rows)
+
+
+def _entry(value: float | None, form: str, unit: str = "", scale: float = 1.0) -> Entry:
+    return Entry("-") if value is None else Entry(f"{scale * value:{form}}{unit}", scale * value)
+
+
+def pair_table(metric: str, measured: Sequence[Measured], resampling: Resampling) -> Table:
+    """Every pair of systems, on the average."""
+    rows = []
+    for one, other in itertools.combinations(measured, 2):
+        mine, theirs = (list(strata(each, metric).values())[-1] for each in (one, other))
+        test = compare(mine, theirs, resampling.method, resampling.resamples, resampling.seed)
+        rows.append([
+            Entry(f"{one.system.name} - {other.system.name}"),
+            Entry(f"{test.difference:+.2f}", test.difference, star=not test.p < SIGNIFICANT),
+            Entry(f"{test.low:+.2f} to {test.high:+.2f}"), Entry(f"{test.p:.3f}", test.p), Entry(test.method),
+        ])  # fmt: skip
+    columns = ["pair", "difference", "95 % interval", "p", "method"]
+    return Table(f"pairs-{metric.replace(':', '-')}", f"Every pair: {metric}", columns, rows)

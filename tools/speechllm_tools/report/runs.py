@@ -1,0 +1,85 @@
+"""What is on disk of each run: how it was trained, what it cost, how fast it decodes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.files import write_text_atomically
+
+
+@dataclass(frozen=True)
+class Run:
+    name: str
+    folder: Path
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """Of `metrics/train.jsonl`."""
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of each `scores.json`, by set: `scores` and `provenance`."""
+    facts: dict[str, Any] | None = None
+    """Of `speechllm inspect`; None = it cannot be inspected, for instance because its frozen models are gone."""
+
+    @property
+    def minutes(self) -> float | None:
+        """Of training."""
+        return self.lines[-1]["Total Time"] / 60 if self.lines and "Total Time" in self.lines[-1] else None
+
+    def mean(self, key: str) -> float | None:
+        """Of a figure of the evaluation, over its sets."""
+        values = [entry["scores"][key] for entry in self.scores.values() if key in entry["scores"]]
+        return sum(values) / len(values) if values else None
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The directories with an evaluation in it or below: those of a sweep, or one.
+
+    :raises UserError: there is none.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: found no such directory, expected a sweep's output or a run")
+    found = [one for one in sorted(folder.iterdir()) if one.is_dir() and _is_run(one)]
+    if not found and _is_run(folder):
+        found = [folder]
+    if not found:
+        raise UserError(f"{folder}: found no evaluated runs in it, expected a sweep's output or a run")
+    return found
+
+
+def _is_run(folder: Path) -> bool:
+    return any(folder.glob("evaluation/*/hypotheses.tsv")) or any(folder.glob("*/hypotheses.tsv"))
+
+
+def read_run(name: str, folder: Path) -> Run:
+    lines: list[dict[str, Any]] = []
+    with suppress(OSError):
+        for line in (folder / "metrics" / "train.jsonl").read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):
+                lines.append(json.loads(line))
+    scores = {}
+    for file in sorted([*folder.glob("evaluation/*/scores.json"), *folder.glob("*/scores.json")]):
+        with suppress(OSError, ValueError):
+            scores[file.parent.name] = json.loads(file.read_text(encoding="utf-8"))
+    return Run(name, folder, lines, scores, _facts(folder))
+
+
+def _facts(folder: Path) -> dict[str, Any] | None:
+    """Kept in the run's directory, for building a system takes seconds."""
+    kept = folder / "inspect.json"
+    with suppress(OSError, ValueError):
+        loaded: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        return loaded
+    if not (folder / "config.yaml").is_file():
+        return None
+    command = [sys.executable, "-m", "speechllm_tools.cli", "inspect", str(folder), "--json"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        return None
+    write_text_atomically(kept, result.stdout)
+    facts: dict[str, Any] = json.loads(result.stdout)
+    return facts

@@ -1,0 +1,118 @@
+"""`speechllm score`: any metric of hypotheses that are on disk, with intervals and p-values; no model is run again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.scoring.normalizers import NormalizerName
+
+_NORMALIZERS = get_args(NormalizerName)
+
+EPILOG = """\
+RUN is the output directory of `evaluate` or `cascade`, one set of clips in it, a hypotheses.tsv; or the output of
+another system: a TSV with the columns id and hypothesis, a text file with one hypothesis a line, a folder or file of
+Hearing to Translate's outputs. NAME=RUN gives it another name.
+
+examples:
+  speechllm score runs/base runs/cif --baseline base
+  speechllm score runs/cif --metrics wer cer --normalizers none basic verdini
+  speechllm score runs/cif whisper=whisper.de.txt --references runs/cif/test/hypotheses.tsv --direction en-de --pairs
+  speechllm score runs/cif --metrics comet --comet Unbabel/wmt22-comet-da
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from speechllm_tools.comet.scoring import add_comet_arguments
+    from speechllm_tools.score.measure import METRICS
+
+    parser.description = __doc__
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("runs", metavar="RUN", nargs="+")
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, metavar="NAME",
+                        help=f"of {', '.join(METRICS)} (default: wer, wer_clips and cer of transcriptions, bleu and "
+                        "chrf of translations, comet where --comet is given)")
+    parser.add_argument("--normalizers", nargs="+", choices=_NORMALIZERS, metavar="NAME", default=["basic", "verdini"],
+                        help=f"for error rates, of {', '.join(_NORMALIZERS)} (default: basic verdini)")
+    parser.add_argument("--baseline", metavar="NAME", help="test every other system against this one")
+    parser.add_argument("--pairs", action="store_true", help="test every pair of systems")
+    parser.add_argument("--seeds", action="store_true",
+                        help="the runs are one system trained with several seeds: print their spread")
+    parser.add_argument("--method", choices=["bootstrap", "randomization"],
+                        help="of the tests (default: randomization below 50 segments, else bootstrap)")
+    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="(default: 1000)")
+    parser.add_argument("--seed", type=int, default=12345, help="of the resampling (default: 12345)")
+    side = parser.add_argument_group("for hypotheses of other systems")
+    side.add_argument("--references", type=Path, metavar="FILE",
+                      help="text, one a line; or a TSV with ids: a manifest or a hypotheses.tsv of ours")
+    side.add_argument("--transcripts", type=Path, metavar="FILE", help="of the speech, one a line")
+    side.add_argument("--direction", default="", metavar="SRC[-TGT]", help="en for transcripts, en-de for translations")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON there")
+    add_comet_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    _check(options)
+    from speechllm_tools.score.reading import Side, read_systems
+    from speechllm_tools.score.results import Resampling, results
+    from speechllm_tools.score.table import tables
+
+    systems = read_systems(options.runs, Side(options.references, options.transcripts, options.direction))
+    names = [system.name for system in systems]
+    if options.baseline is not None and options.baseline not in names:
+        raise UserError(f"--baseline: found {options.baseline!r}, expected one of {', '.join(names)}")
+    measured = measure_all(options, systems)
+    found = results(measured, Resampling(options.resamples, options.seed, options.method),
+                    baseline=options.baseline, pairs=options.pairs, seeds=options.seeds)
+    finite = finite_values(found)
+    if options.output is not None:
+        write_text_atomically(options.output, json.dumps(finite, indent=1, ensure_ascii=False) + "\n")
+    print(json.dumps(finite, indent=1, ensure_ascii=False) if options.json else tables(finite, options.baseline))
+    return 0
+
+
+def measure_all(options: argparse.Namespace, systems: Sequence[Any]) -> list[Any]:
+    """Aligned and counted, COMET included where it is asked for."""
+    from speechllm_tools.comet.scoring import measure_comet
+    from speechllm_tools.score.measure import COMET, RECOGNITION, TRANSLATION, aligned, measure
+
+    metrics = options.metrics or [*RECOGNITION, "bleu", "chrf", *([COMET] if options.comet else [])]
+    measured = aligned(systems)
+    for one in measured:
+        measure(one, metrics, options.normalizers)
+    if COMET in metrics:
+        measure_comet(measured, options)
+    for one in measured:
+        if not one.statistics:
+            raise UserError(f"--metrics: found {' '.join(metrics)}, expected one for the "
+                            f"{'translations' if set(metrics) <= set(RECOGNITION) else 'transcriptions'} of "
+                            f"{one.system.name} (of {', '.join([*RECOGNITION, *TRANSLATION, COMET])})")
+    return measured
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.resamples < 100:
+        raise UserError(f"--resamples: found {options.resamples}, expected at least 100")
+    if options.seed < 0:
+        raise UserError(f"--seed: found {options.seed}, expected 0 or more")
+    if options.seeds and len(options.runs) < 2:
+        raise UserError("--seeds: found one run, expected two or more")
+    if (options.baseline or options.pairs) and len(options.runs) < 2:
+        raise UserError("--baseline, --pairs: found one run, expected two or more")
+
+
+def finite_values(value: Any) -> Any:
+    """The same without numbers that JSON lacks: `nan` becomes `null`."""
+    if isinstance(value, dict):
+        return {key: finite_values(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite_values(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,116 @@
+"""What every system's hypotheses count in every metric, direction by direction, all in one order of clips."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.scoring import segments
+from speechllm_plugin.scoring.report import Hypothesis, is_looping, score
+from speechllm_plugin.scoring.segments import SegmentStatistics
+from speechllm_plugin.scoring.wrong_language import wrong_language_share
+from speechllm_tools.score.reading import System
+
+Statistics = Callable[[Sequence[Hypothesis]], SegmentStatistics]
+
+RECOGNITION: Mapping[str, Callable[[Sequence[Hypothesis], str], SegmentStatistics]] = {
+    "wer": segments.error_statistics,
+    "wer_clips": lambda rows, normalizer: segments.mean_over_clips(segments.error_statistics(rows, normalizer)),
+    "cer": segments.character_statistics,
+}
+"""Metrics of transcriptions, by name: each under any normaliser."""
+TRANSLATION: Mapping[str, Statistics] = {
+    "bleu": segments.bleu_statistics,
+    "chrf": segments.chrf_statistics,
+    "ter": segments.ter_statistics,
+}
+COMET = "comet"
+METRICS = (*RECOGNITION, *TRANSLATION, COMET)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One system."""
+
+    system: System
+    sets: dict[str, list[Hypothesis]]
+    """Rows by label: `en-de`, or `dev/en-de` where a direction occurs in several sets of clips."""
+    statistics: dict[str, dict[str, SegmentStatistics]] = field(default_factory=dict)
+    """By metric (`wer:basic`, `bleu`) and label."""
+
+
+def aligned(systems: Sequence[System]) -> list[Measured]:
+    """The systems' clips, label by label, in the order of the first system.
+
+    :raises UserError: two systems did not write for the same clips, or read other references.
+    """
+    repeated = any(count > 1 for system in systems for count in Counter(
+        direction for data in system.sets for direction in {row.direction for row in data.rows}).values())
+    measured = []
+    for system in systems:
+        sets: dict[str, list[Hypothesis]] = {}
+        for data in system.sets:
+            for row in data.rows:
+                sets.setdefault(f"{data.name}/{row.direction}" if repeated else row.direction, []).append(row)
+        measured.append(Measured(system, dict(sorted(sets.items()))))
+    first = measured[0]
+    for other in measured[1:]:
+        if list(first.sets) != list(other.sets):
+            raise UserError(
+                f"{other.system.name}: found hypotheses of {', '.join(other.sets)}, expected {', '.join(first.sets)}, "
+                f"as {first.system.name} has"
+            )
+        for label, rows in first.sets.items():
+            other.sets[label] = _in_order(first.system.name, rows, other.system.name, other.sets[label], label)
+    return measured
+
+
+def _in_order(
+    name: str, rows: Sequence[Hypothesis], other_name: str, others: Sequence[Hypothesis], label: str
+) -> list[Hypothesis]:
+    by_id = {row.id: row for row in others}
+    found, expected = {row.id for row in others}, {row.id for row in rows}
+    if found != expected or len(rows) != len(others):
+        example = min(found ^ expected, default="one that is there twice")
+        raise UserError(
+            f"{other_name}, {label}: found {len(others):,} clips, expected the {len(rows):,} of {name}: systems are "
+            f"compared on the same clips (only one of them has {example!r})"
+        )
+    ordered = [by_id[row.id] for row in rows]
+    for row, other in zip(rows, ordered, strict=True):
+        if row.reference != other.reference:
+            raise UserError(
+                f"{other_name}, {label}, id {row.id}: found the reference {other.reference!r:.60}, expected "
+                f"{row.reference!r:.60}, as {name} has"
+            )
+    return ordered
+
+
+def measure(one: Measured, metrics: Sequence[str], normalizers: Sequence[str]) -> None:
+    """Counts everything but COMET."""
+    for metric in metrics:
+        for label, rows in one.sets.items():
+            translation = rows[0].is_translation
+            if metric in TRANSLATION and translation:
+                one.statistics.setdefault(metric, {})[label] = TRANSLATION[metric](rows)
+            elif metric in RECOGNITION and not translation:
+                for normalizer in normalizers:
+                    statistics = RECOGNITION[metric](rows, normalizer)
+                    one.statistics.setdefault(f"{metric}:{normalizer}", {})[label] = statistics
+
+
+def counts(rows: Sequence[Hypothesis]) -> dict[str, Any]:
+    """What else the hypotheses tell: shares of all segments, and what was written where nobody speaks."""
+    language = rows[0].tgt_lang or rows[0].src_lang
+    silent = [row for row in rows if not row.reference.strip()]
+    return {
+        "segments": len(rows),
+        "empty": sum(not row.hypothesis.strip() for row in rows) / len(rows),
+        "looping": sum(is_looping(row.hypothesis) for row in rows) / len(rows),
+        "wrong_language": wrong_language_share([row.hypothesis for row in rows], language),
+        "wrong_language_references": wrong_language_share([row.reference for row in rows], language),
+        "silence": score(silent).get("silence") if silent else None,
+    }

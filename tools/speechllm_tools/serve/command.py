@@ -1,0 +1,153 @@
+"""`speechllm serve`: the audio API of OpenAI's clients over a trained system."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.yaml_text import parse_assignment
+
+if TYPE_CHECKING:
+    from speechllm_plugin.datasets.files import Named
+    from speechllm_plugin.models.speech_llm.model import SpeechLlm
+    from speechllm_plugin.timed_text import TimedText
+    from speechllm_tools.serve.app import Service
+    from speechllm_tools.serve.engine import Way
+
+INSTALL = "pip install 'speechllm-plugin[serve]'"
+KEY = "SPEECHLLM_API_KEY"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        required=True,
+        type=Path,
+        help="output directory of a training run, or one checkpoints/step_N in it",
+    )
+    parser.add_argument("--step", default="best", help="best (default), last, or a step number")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1, this machine "
+        "alone; 0.0.0.0 = every machine that reaches this one)",
+    )
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 = a free one")
+    parser.add_argument(
+        "--api-key",
+        help=f"key that clients must send (default: that of the variable {KEY}, which "
+        "other users of this machine cannot see; none = no key is asked for)",
+    )
+    parser.add_argument(
+        "--model-name",
+        action="append",
+        metavar="NAME",
+        help="what clients call the model; may be "
+        "given several times (default: the name of the checkpoint's directory)",
+    )
+    parser.add_argument(
+        "--source-lang", default="en", help="language of the speech where a request names none (default: en)"
+    )
+    parser.add_argument("--batch-size", type=int, default=8, help="pieces of audio decoded together (default: 8)")
+    parser.add_argument("--max-megabytes", type=float, default=100, help="largest upload (default: 100)")
+    parser.add_argument("--max-minutes", type=float, default=240, help="longest recording (default: 240)")
+    parser.add_argument(
+        "--max-requests",
+        type=int,
+        default=64,
+        help="requests that are worked on or wait; more are told to come again (default: 64)",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change a key of the checkpoint's model configuration: --set llm.config.path=DIR",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    for name, least in (("batch_size", 1), ("max_requests", 1), ("port", 0)):
+        if (value := getattr(options, name)) < least:
+            raise UserError(f"--{name.replace('_', '-')}: found {value}, expected at least {least}")
+    for name in ("max_megabytes", "max_minutes"):
+        if not getattr(options, name) > 0:
+            raise UserError(f"--{name.replace('_', '-')}: found {getattr(options, name):g}, expected more than 0")
+    try:
+        import uvicorn
+
+        from speechllm_tools.serve.app import create_app
+    except ImportError as error:
+        raise UserError(f"serve: {error.name} is not installed here: {INSTALL}") from None
+
+    service = _service(options)
+    config = uvicorn.Config(create_app(service), options.host, options.port, log_level="info")
+    server = uvicorn.Server(config)
+    server.run()
+    return 0 if server.started else 1
+
+
+def _service(options: argparse.Namespace) -> Service:
+    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm, parse_step
+    from speechllm_plugin.recordings.cutting import CutConfig, piece_lengths
+    from speechllm_tools.numerics import use_recipe_numerics
+    from speechllm_tools.serve.app import Service
+
+    step = parse_step(options.step)
+    overrides = dict(parse_assignment(item, "--set") for item in options.set)
+    checkpoint = find_checkpoint(options.checkpoint, step)
+    use_recipe_numerics()
+    model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
+    _check_languages(model, options.source_lang, None)
+    whole, longest = piece_lengths(model.encoder.max_seconds, checkpoint.longest_clip())
+    names = options.model_name or [options.checkpoint.resolve().name]
+    print(f"speechllm serve: model {' or '.join(names)}; decoding {model.decoding.described()}", file=sys.stderr)
+    return Service(
+        decode=_decoder(model),
+        check_languages=lambda source, target: _check_languages(model, source, target),
+        tells_times=model.ctc is not None or model.adapter.vector_per_token,
+        names=tuple(names),
+        whole=whole,
+        cut=CutConfig(longest=longest),
+        source_lang=options.source_lang,
+        batch_size=options.batch_size,
+        most_bytes=int(options.max_megabytes * 1e6),
+        most_seconds=60 * options.max_minutes,
+        most_requests=options.max_requests,
+        api_key=options.api_key or os.environ.get(KEY) or None,
+    )
+
+
+def _decoder(model: SpeechLlm) -> Callable[[Sequence[Named], Way], Sequence[TimedText | str]]:
+    def decode(clips: Sequence[Named], way: Way) -> Sequence[TimedText | str]:
+        decoding = model.decoding
+        if way.temperature is not None:
+            # Beams are not sampled.
+            beam_size = 1 if way.temperature > 0 else decoding.beam_size
+            decoding = replace(decoding, temperature=way.temperature, beam_size=beam_size)
+        languages = {"source_lang": way.source_lang, "target_lang": way.target_lang}
+        if way.timed and model.prompts.transcribes(way.source_lang, way.target_lang):
+            return model.transcribe_timed(clips, **languages, decoding=decoding)
+        return model.transcribe(clips, **languages, decoding=decoding)
+
+    return decode
+
+
+def _check_languages(model: SpeechLlm, source_lang: str, target_lang: str | None) -> None:
+    """
+    :raises UserError: one is no language, or none that the prompt can name.
+    """
+    from speechllm_plugin.languages import parse_language
+
+    for language in (source_lang, target_lang):
+        if language is not None and parse_language(language) is None:
+            raise UserError(f"language: found {language[:40]!r}, expected a code like en, de or zh")
+    model.config.prompt.instruction(source_lang, target_lang)

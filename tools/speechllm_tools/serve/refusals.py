@@ -1,0 +1,75 @@
+"""Refusals in the one shape that clients show to their users: `error.message`."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from speechllm_plugin.errors import UserError
+
+
+class Refusal(Exception):
+    """What is wrong with a request. Clients repeat 408, 409, 429 and 5xx with the whole upload, and nothing else."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """
+        :param message: one line.
+        :param param: the field of the request that it is about.
+        """
+        super().__init__(message)
+        self.status, self.param, self.code, self.headers = status, param, code, headers
+
+    def body(self) -> dict[str, object]:
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        error = {"message": " ".join(str(self).split()), "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), self.status, headers=self.headers)
+
+
+def as_refusal(error: Exception) -> Refusal:
+    """What a client is told of an error that arose while its request was worked on."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, UserError):
+        return Refusal(400, str(error))
+    # No path and no line of ours leaves the machine; the log has them.
+    return Refusal(500, "the server failed on this request; its log tells more")
+
+
+def install_handlers(app: FastAPI) -> None:
+    """The framework's own refusals get the same shape."""
+
+    async def refuse(request: Request, error: Exception) -> JSONResponse:
+        return as_refusal(error).response()
+
+    async def refuse_http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        found = f"{request.method} {request.url.path}"
+        expected = {
+            404: "expected one of the paths under /v1, /health or /metrics",
+            405: f"expected another method ({(error.headers or {}).get('allow', 'GET or POST')})",
+        }
+        detail = expected.get(error.status_code, str(error.detail))
+        headers = dict(error.headers) if error.headers else None
+        return Refusal(error.status_code, f"{found}: {detail}", headers=headers).response()
+
+    async def refuse_values(request: Request, error: Exception) -> JSONResponse:
+        return Refusal(400, f"{request.method} {request.url.path}: found a request that cannot be read").response()
+
+    app.add_exception_handler(Refusal, refuse)
+    app.add_exception_handler(UserError, refuse)
+    app.add_exception_handler(HTTPException, refuse_http)
+    app.add_exception_handler(RequestValidationError, refuse_values)
+    app.add_exception_handler(Exception, refuse)

@@ -1,0 +1,106 @@
+"""Uploads: bounded while they come in, told by their bytes, and never where a client's name would put them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from speechllm_plugin.datasets.audio import AudioSource, resolve
+from speechllm_plugin.datasets.sound import kinds
+from speechllm_plugin.datasets.sound.api import SoundError
+from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.datasets.sound.mp3_sound import frames_of_file
+from speechllm_tools.serve.refusals import Refusal
+
+_FIELDS = 1 << 16
+"""Bytes of a request beside its file."""
+_STALLED = 60.0
+"""Seconds that an upload may stand still: it holds a place, and the server's end waits for it."""
+
+
+class BodyLimit:
+    """Refuses a body that is too large: at once where its length is told, otherwise when it has come in so far."""
+
+    def __init__(self, app: Any, most: int) -> None:
+        """
+        :param most: bytes of a file.
+        """
+        self._app, self._most = app, most
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        most = self._most + _FIELDS
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        if lengths and lengths[0].isdigit() and int(lengths[0]) > most:
+            await _too_large(int(lengths[0]), self._most).response()(scope, receive, send)
+            return
+        found, is_whole = 0, False
+
+        async def counted() -> Any:
+            nonlocal found, is_whole
+            try:
+                message = await (receive() if is_whole else asyncio.wait_for(receive(), _STALLED))
+            except asyncio.TimeoutError:
+                raise Refusal(
+                    400,
+                    f"found no more of the request for {_STALLED:g} s, expected all of it",
+                    headers={"Connection": "close"},
+                ) from None
+            is_whole = message["type"] != "http.request" or not message.get("more_body", False)
+            found += len(message.get("body", b""))
+            if found > most:
+                raise _too_large(found, self._most)
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _too_large(found: int, most: int) -> Refusal:
+    return Refusal(
+        413,
+        f"found a request of {found / 1e6:.1f} MB or more, expected at most {most / 1e6:g} MB",
+        param="file",
+        headers={"Connection": "close"},
+    )
+
+
+@contextmanager
+def saved(upload: BinaryIO) -> Iterator[AudioSource]:
+    """The upload as a file of our own naming, for as long as it is needed.
+
+    :raises Refusal: it is empty.
+    """
+    descriptor, name = tempfile.mkstemp(prefix="speechllm-upload-")
+    try:
+        with open(descriptor, "wb") as file:
+            shutil.copyfileobj(upload, file, 1 << 20)
+            size = file.tell()
+        if size == 0:
+            raise Refusal(400, "file: found an empty file, expected some sound", param="file")
+        source = resolve(name, Path())
+        yield AudioSource("file", source.path, "file", 0, None)
+    finally:
+        os.unlink(name)
+
+
+def is_sound(path: Path) -> bool:
+    """Whether the first bytes of a file are those of some kind of sound, whole or not."""
+    with path.open("rb") as file:
+        data = kinds.after_tags(ByteRange(file.fileno(), 0, path.stat().st_size))
+        kind = kinds.kind_of(data)
+        if kind != "mp3":
+            return kind not in kinds.NO_SOUND
+        # What nothing else claims.
+        try:
+            frames = frames_of_file(data, str(path))
+        except SoundError:
+            return True
+        return frames is not None and frames.count > 0
