@@ -35,7 +35,10 @@ TRAIN = [
     # OpenAI's table of British spellings, for the normaliser `whisper_english`.
     "whisper-normalizer>=0.1,<0.2",
     "tensorboard>=2.16,<3",
+    "rich>=13",
 ]
+# Sweeps on SLURM.
+SLURM = ["submitit>=1.5,<2"]
 DEMO = [
     # Speech is synthesised at run time; the library and its voices come with this wheel (GPL, never bundled by us).
     "espeakng-loader==0.2.4",
@@ -97,7 +100,7 @@ setup(
         "typing-extensions>=4.12",
     ],
     extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "bench": BENCH, "lora": LORA,
-                    "quantization": QUANTIZATION, "long": LONG, "serve": SERVE,
+                    "quantization": QUANTIZATION, "slurm": SLURM, "long": LONG, "serve": SERVE,
                     "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *LORA, *SERVE, "openai>=2,<4"]},
     entry_points={
         "console_scripts": [
