@@ -95,6 +95,8 @@ class Adapter(nn.Module):
     """Encoder frames in each frame that the classifier scores."""
     vector_per_token: bool = False
     """Whether the i-th output vector stands for the i-th token of the transcript, as CIF trains it to."""
+    lacks_targets: bool = False
+    """Whether `target_lengths` may be -1 in training (`ctc.no_transcript=leave_out`); set by the model."""
     loss_weights: Mapping[str, float] = MappingProxyType({})
     """Weights of the adapter's own losses beside the LLM's."""
 

@@ -21,7 +21,8 @@ class ConvConfig(BertSizes):
     num_convs: int = 2
     """Convolutions, each followed by a LayerNorm, with a ReLU between them (the paper's 2)."""
     kernel: int = 3
-    """Frames that a convolution sees; odd, so that each output stands at the middle of what it saw (the paper's 3)."""
+    """Frames that a convolution sees; odd, so that each output stands at the middle of what it saw (3 in the code of
+    the authors of arXiv 2409.17044)."""
     stride: int = 2
     """Frames that a convolution turns into one; `num_convs` of them compress by `stride ** num_convs` (the paper's 2,
     4 in all: Whisper's 50 Hz become 12.5 Hz)."""

@@ -44,7 +44,7 @@ def test_they_add_to_the_llms_loss_alone(
     tiny_config: SpeechLlmConfig, mixed: SpeechTextBatch, adapter: str, classifier: str
 ) -> None:
     tiny_config.adapter = PartSection(name=adapter, config=SIZES)
-    tiny_config.ctc = CtcConfig(weight=0.1, classifier=classifier)  # type: ignore[arg-type]
+    tiny_config.ctc = CtcConfig(weight=0.1, classifier=classifier, no_transcript="leave_out")  # type: ignore[arg-type]
     model = create(tiny_config)
     loss = model(mixed)
     alone = [model(mixed.row(index)) for index in range(12)]
@@ -66,6 +66,7 @@ def test_they_add_to_the_llms_loss_alone(
 
 def test_cif_then_counts_its_own_weights(tiny_config: SpeechLlmConfig, mixed: SpeechTextBatch) -> None:
     tiny_config.adapter = PartSection(name="cif", config={**SIZES, "token_weight": 0.5})
+    tiny_config.ctc = CtcConfig(no_transcript="leave_out")
     model = create(tiny_config)
     speech = model.adapt(mixed, [None] * 12)
     features, lengths = model.encode(mixed)

@@ -50,8 +50,8 @@ class SpeechDatasetSection(DatasetSection):
     min_seconds: float = 0.0
     """Shorter clips are left out and counted."""
     max_seconds: float | None = None
-    """Longer clips are too long, whatever the encoder takes: systems of several encoders then see the same clips.
-    None = the encoder's window."""
+    """Longer clips are too long. None = the encoder's window; a number below it gives systems with different encoders
+    the same clips."""
     too_long: TooLong = "error"
     """What a clip does that is longer than `max_seconds`, or than the encoder takes: `error`, or left out with
     `on_error=skip`; `skip` leaves it out; `cut` drops the audio behind, but no text. Counted in the log."""

@@ -33,9 +33,10 @@ class Cell:
 
 def read_sweep(file: Path) -> list[Cell]:
     """
-    :param file: YAML with the keys ``axes``, ``base`` (keys of the training recipe, or the name of a file of them),
-        ``evaluate`` (keys of the evaluation; none without it) and ``step`` (default: last). An axis is a list of names,
-        of files ``configs/axes/AXIS/NAME.yaml``, or a mapping of names to keys or to files beside `file`.
+    :param file: YAML with the keys ``axes``, ``base`` (keys of the training recipe, the name of a file of them, or a
+        list of both), ``evaluate`` (keys of the evaluation; none without it) and ``step`` (default: last). An axis is a
+        list of names, of files ``configs/axes/AXIS/NAME.yaml``, or a mapping of names to keys or to files beside
+        `file`. ``{AXIS}`` in a value stands for the name that a cell has there.
     :raises UserError: with the file and key: it cannot be read, a value is no mapping, or two axes set one key.
     """
     values = _read(file)
@@ -45,7 +46,10 @@ def read_sweep(file: Path) -> list[Cell]:
     axes = values.get("axes")
     if not isinstance(axes, Mapping) or not axes:
         raise UserError(f"{file}, axes: found {axes!r:.40}, expected a mapping of axes to their values")
-    base = _keys(values.get("base", {}), file, "base")
+    base: dict[str, Any] = {}
+    given = values.get("base", {})
+    for part in given if isinstance(given, list) else [given]:
+        base = merged(base, _keys(part, file, "base"))
     evaluate = values.get("evaluate")
     if evaluate is not None:
         evaluate = _keys(evaluate, file, "evaluate")
@@ -56,9 +60,23 @@ def read_sweep(file: Path) -> list[Cell]:
         train = deepcopy(base)
         for _, changes in combination:
             train = merged(train, changes)
-        name = ".".join(name for name, _ in combination)
-        cells.append(Cell(name, train, _evaluation(train, evaluate), str(values.get("step", "last"))))
+        names = dict(zip(choices, (name for name, _ in combination), strict=True))
+        train = _named(train, names)
+        step = str(values.get("step", "last"))
+        cells.append(Cell(".".join(names.values()), train, _evaluation(train, evaluate), step))
     return cells
+
+
+def _named(value: Any, names: Mapping[str, str]) -> Any:
+    """The value with the names of the cell in the places of the axes."""
+    if isinstance(value, Mapping):
+        return {key: _named(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_named(item, names) for item in value]
+    if isinstance(value, str):
+        for axis, name in names.items():
+            value = value.replace(f"{{{axis}}}", name)
+    return value
 
 
 def _evaluation(train: Mapping[str, Any], evaluate: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

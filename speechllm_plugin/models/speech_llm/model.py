@@ -75,6 +75,7 @@ class SpeechLlm(nn.Module):
         self.adapter = adapter
         self.ctc = ctc
         self._ctc_weight = config.ctc.weight or 0.0
+        adapter.lacks_targets = config.ctc.no_transcript == "leave_out"
         self._head_tokens = _beginning(llm) if config.ctc.bos else []
         self.prompts = prompts
         self.feature_cache: FeatureCache | None = None
