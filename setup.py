@@ -37,6 +37,8 @@ LORA = ["peft>=0.15,<1"]
 QUANTIZATION = ["bitsandbytes>=0.46,<1", "accelerate>=1.0,<2"]
 # COMET is in no list: pip finds no versions of it beside fairseq2 (numpy, protobuf). `speechllm comet install` puts it
 # into a folder of its own, which only the process that scores looks into.
+# Submits the cells of a sweep to SLURM.
+SLURM = ["submitit>=1.5,<2"]
 # Finds pauses in recordings that are longer than an encoder's window; its weights are in the wheel.
 LONG = ["silero-vad[onnx-cpu]>=6.2,<7"]
 # The server, which speaks OpenAI's audio API; multipart reads its uploads.
@@ -81,8 +83,8 @@ setup(
         "ruamel.yaml>=0.18,<1",
     ],
     extras_require={"audio": AUDIO, "demo": DEMO, "data": DATA, "bench": BENCH, "lora": LORA,
-                    "quantization": QUANTIZATION, "long": LONG, "serve": SERVE,
-                    "test": [*TEST, *AUDIO, *DEMO, *DATA, *LORA, *SERVE, "openai>=2,<4"]},
+                    "quantization": QUANTIZATION, "long": LONG, "serve": SERVE, "slurm": SLURM,
+                    "test": [*TEST, *AUDIO, *DEMO, *DATA, *LORA, *SERVE, *SLURM, "openai>=2,<4"]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",

@@ -80,11 +80,11 @@ def latex(table: Table) -> str:
         return rf"\textbf{{{text}}}" if entry.bold else text
 
     rows = [" & ".join(cell(entry) for entry in row) + r" \\" for row in table.rows]
-    notes = " ".join(note.translate(_LATEX) for note in table.notes)
+    caption = ". ".join(text.rstrip(".").translate(_LATEX) for text in (table.title, *table.notes))
     return "\n".join([
         r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}", r"\toprule",
         " & ".join(column.translate(_LATEX) for column in table.columns) + r" \\", r"\midrule", *rows, r"\bottomrule",
-        r"\end{tabular}", rf"\caption{{{f'{table.title}. {notes}'.translate({}).strip()}}}",
+        r"\end{tabular}", rf"\caption{{{caption}.}}",
         rf"\label{{tab:{table.name}}}", r"\end{table}", "",
     ])  # fmt: skip
 
