@@ -5,11 +5,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint install bench docs clean-demo
+LATEST := .venv-latest
+LATEST_TORCH ?= torch
+LATEST_TESTS := tests/plugin/pretrained tests/plugin/prompts $(addprefix tests/plugin/test_,$(addsuffix .py, \
+	adapters adapters_base adapters_cif adapters_conv adapters_ctc adapters_published adapters_subsample \
+	adapters_wlq_former encoders_apart seamless_encoder w2v_bert_encoder wav2vec2_encoder whisper_encoder \
+	causal_llm exact_decoding llm_families llm_generation prefix_states alignment ctc_head vocabulary))
+
+.PHONY: help demo test test-latest lint install bench docs clean-demo
 
 help:
 	@echo "make demo        install, then train and evaluate a small real system on CPU, offline"
 	@echo "make test        install, then lint, type-check and run all tests on CPU"
+	@echo "make test-latest run the core's tests on the newest PyTorch and transformers, without fairseq2"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make bench       time the kernels on this machine"
 	@echo "make docs        renew docs/configuration.md after a configuration key has changed"
@@ -27,11 +35,23 @@ $(STAMP): setup.py pyproject.toml
 	$(BIN)/speechllm comet install
 	touch $@
 
+# The core alone, in an environment of its own. LATEST_TORCH may name a smaller build: `LATEST_TORCH=torch==2.13.0+cpu`.
+$(LATEST)/.installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(LATEST)
+	$(LATEST)/bin/python -m pip install --upgrade "pip>=24"
+	$(LATEST)/bin/python -m pip install --no-compile "$(LATEST_TORCH)" "transformers>=5" pytest --editable ".[lora,audio]"
+	touch $@
+
 demo: install
 	$(BIN)/speechllm demo
 
 test: install lint
 	FAIRSEQ2_EXTENSION_TRACE=1 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-latest: install $(LATEST)/.installed
+	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest $(LATEST_TESTS)
+	SPEECHLLM_OTHER_PYTHON=$(LATEST)/bin/python FAIRSEQ2_EXTENSION_TRACE=1 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/tools/test_two_stacks.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -19,6 +19,23 @@ packages = [
     for package in find_packages(folder, include=[name, f"{name}.*"])
 ]
 
+# Trains and scores: the recipe, on the versions that fairseq2 is built for.
+TRAIN = [
+    "fairseq2==0.8.1",
+    "torch==2.9.1",
+    "transformers>=4.57,<5",
+    # PyTorch brings it where it has builds for GPUs. Its interpreter cannot run range() over runtime values beside
+    # numpy 2.4.
+    'triton>=3.5; platform_system == "Linux" and platform_machine == "x86_64"',
+    "numpy<2.4",
+    "jiwer>=4,<5",
+    "sacrebleu>=2.4,<3",
+    # Tells hypotheses in the wrong language.
+    "py3langid>=0.4,<0.5",
+    # OpenAI's table of British spellings, for the normaliser `whisper_english`.
+    "whisper-normalizer>=0.1,<0.2",
+    "tensorboard>=2.16,<3",
+]
 DEMO = [
     # Speech is synthesised at run time; the library and its voices come with this wheel (GPL, never bundled by us).
     "espeakng-loader==0.2.4",
@@ -40,9 +57,12 @@ QUANTIZATION = ["bitsandbytes>=0.46,<1", "accelerate>=1.0,<2"]
 # Submits the cells of a sweep to SLURM.
 SLURM = ["submitit>=1.5,<2"]
 # Finds pauses in recordings that are longer than an encoder's window; its weights are in the wheel.
-LONG = ["silero-vad[onnx-cpu]>=6.2,<7"]
+LONG = ["silero-vad[onnx-cpu]>=6.2,<7", "onnxruntime>=1.16,<2"]
 # The server, which speaks OpenAI's audio API; multipart reads its uploads.
-SERVE = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "python-multipart>=0.0.18,<1", "prometheus-client>=0.20,<1", *LONG]
+SERVE = [
+    "fastapi>=0.115,<1", "starlette>=0.40", "uvicorn>=0.30,<1", "python-multipart>=0.0.18,<1",
+    "prometheus-client>=0.20,<1", *LONG,
+]
 TEST = ["pytest>=8", "pytest-xdist>=3", "ruff==0.14.5", "mypy==1.18.2", "matplotlib>=3.8", "torch-cif==0.2.0"]
 
 setup(
@@ -61,30 +81,26 @@ setup(
         "speechllm_recipes": ["configs/**/*.yaml"],
         "speechllm_tools": ["report/published/*", "report/page/*"],
     },
+    # The core: load a checkpoint and transcribe, beside any PyTorch from 2.9 on.
     install_requires=[
-        "fairseq2==0.8.1",
-        "torch==2.9.1",
-        "transformers>=4.57,<5",
-        # Triton's interpreter cannot run range() over runtime values beside numpy 2.4.
-        "numpy>=2.2,<2.4",
+        "torch>=2.9",
+        "transformers>=4.57,<6",
+        "tokenizers>=0.22,<1",
+        "safetensors>=0.5",
+        "huggingface-hub>=0.34,<3",
+        "numpy>=2.2",
         "sentencepiece>=0.2,<1",
+        "protobuf>=4",
         "soxr>=0.5,<2",
         "soundfile>=0.12,<1",
-        "jiwer>=4,<5",
-        "sacrebleu>=2.4,<3",
-        # Tells hypotheses in the wrong language.
-        "py3langid>=0.4,<0.5",
         # Codes and names of languages; `data` holds the names.
         "langcodes[data]>=3.4,<4",
-        # OpenAI's table of British spellings, for the normaliser `whisper_english`.
-        "whisper-normalizer>=0.1,<0.2",
-        "protobuf>=4",
-        "tensorboard>=2.16,<3",
         "ruamel.yaml>=0.18,<1",
+        "typing-extensions>=4.12",
     ],
-    extras_require={"audio": AUDIO, "demo": DEMO, "data": DATA, "bench": BENCH, "lora": LORA,
+    extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "bench": BENCH, "lora": LORA,
                     "quantization": QUANTIZATION, "long": LONG, "serve": SERVE, "slurm": SLURM,
-                    "test": [*TEST, *AUDIO, *DEMO, *DATA, *LORA, *SERVE, *SLURM, "openai>=2,<4"]},
+                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *LORA, *SERVE, *SLURM, "openai>=2,<4"]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fairseq2.composition import register_dataset_family, register_in_memory_assets, register_model_family
+from fairseq2.runtime.config_registry import ConfigRegistrar
 from fairseq2.runtime.dependency import DependencyContainer
 
 from speechllm_plugin.cards import model_cards
@@ -15,12 +16,14 @@ from speechllm_plugin.datasets.speech_text import (
 from speechllm_plugin.models.speech_llm.config import (
     SPEECH_LLM_FAMILY,
     SpeechLlmConfig,
-    register_speech_llm_archs,
+    all_arch_names,
+    arch_config,
 )
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
-from speechllm_plugin.models.speech_llm.fsdp import apply_fsdp_to_speech_llm, convert_shard
+from speechllm_plugin.models.speech_llm.fsdp import apply_fsdp_to_speech_llm
 from speechllm_plugin.models.speech_llm.layers import apply_ac_to_speech_llm, compile_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.models.speech_llm.shards import whole_vocabulary
 
 
 def setup(container: DependencyContainer) -> None:
@@ -33,12 +36,14 @@ def setup(container: DependencyContainer) -> None:
         factory=create_speech_llm,
         # The factory loads the frozen parts, on every process.
         supports_meta=False,
-        state_dict_converter=convert_shard,
+        state_dict_converter=whole_vocabulary,
         compiler=compile_speech_llm,
         fsdp_applier=apply_fsdp_to_speech_llm,
         layerwise_ac_applier=apply_ac_to_speech_llm,
     )
-    register_speech_llm_archs(container)
+    arch = ConfigRegistrar(container, SpeechLlmConfig)
+    for name in all_arch_names():
+        arch(name)(lambda name=name: arch_config(name))
     register_dataset_family(
         container, SPEECH_TEXT_DATASET, SpeechTextDataset, SpeechTextConfig, opener=open_speech_text
     )

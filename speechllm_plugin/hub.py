@@ -13,10 +13,12 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from requests.exceptions import ConnectionError as NoConnection
 from transformers.utils import cached_file
 
 from speechllm_plugin.errors import UserError
+
+_NO_CONNECTION = ("ConnectionError", "ConnectError", "ConnectTimeout")
+"""Errors of the HTTP library below huggingface_hub: requests before its version 1, httpx or httpx2 since."""
 
 
 class NoSuchFileError(OSError):
@@ -91,7 +93,10 @@ def advice(path: str, error: BaseException) -> str | None:
                 f"the hub has no such model, or it is private (and there is no directory {path}); check the name, or "
                 "log in with `hf auth login` as an account that may read it"
             )
-    if not any(isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled, NoConnection)) for cause in causes):
+    if not any(
+        isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled)) or type(cause).__name__ in _NO_CONNECTION
+        for cause in causes
+    ):
         return None
     fetch = f"fetch it where there is access with `hf download {path} --local-dir DIRECTORY` and give that directory"
     folder = snapshot(path)

@@ -11,10 +11,10 @@ import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from fairseq2.logging import log
 from torch import nn
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.log import log
 from speechllm_plugin.weights import read_samples
 
 if TYPE_CHECKING:

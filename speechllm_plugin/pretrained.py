@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import transformers
-from fairseq2.logging import log
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
@@ -22,12 +22,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.modeling_utils import init_empty_weights, no_init_weights
 from transformers.utils import logging
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.hub import NoSuchFileError, advice, find_file, local_path, read_json, snapshot
 from speechllm_plugin.identity import hash_weights, mark
+from speechllm_plugin.log import log
+from speechllm_plugin.transformers_versions import HEAD, VERSION, has_own_head, without_weights
 from speechllm_plugin.weights import read_weights, weight_files
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
@@ -117,7 +118,7 @@ def load_submodule(
         raise UserError(f"{key}: {path} holds {len(unknown)} weights that {kls.__name__} does not know, the first is "
                         f"{unknown[0]!r}; expected the architecture of its config.json")
     device = torch.get_default_device()
-    with _no_modes():
+    with without_modes():
         identity = _read(key, path, lambda: hash_weights(source, files))
         weights = _read(key, path, lambda: read_weights(source, files, dtype))
         weights = {_present_name(name.removeprefix(prefix)): weights.pop(name) for name in files}
@@ -151,7 +152,7 @@ def _build(
     finally:
         logging.set_verbosity(verbosity)
     if report["mismatched_keys"]:
-        name = min(report["mismatched_keys"])
+        name = min(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])
         expected = list(model.state_dict()[name].shape)
         # Of one that was renamed, transformers does not say what the file calls it.
         found = f"has the shape {list(weights[name].shape)}" if name in weights else "has another shape"
@@ -205,7 +206,10 @@ def load_tokenizer(path: str, key: str) -> PreTrainedTokenizerFast:
 
 def _read_tokenizer(source: str) -> PreTrainedTokenizerFast:
     try:
-        return AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        if VERSION >= 5 and tokenizer.is_fast:
+            _follow_its_file(tokenizer, source)
+        return tokenizer
     except Exception as error:  # tokenizers raises no other
         # Which file it missed or could not read, transformers does not say.
         found = find_file(source, *TOKENIZER_FILES)
@@ -218,6 +222,17 @@ def _read_tokenizer(source: str) -> PreTrainedTokenizerFast:
         if isinstance(error, (OSError, ValueError, ImportError)):
             raise
         raise OSError(f"no tokenizer can be made of {found} ({error}); download it again") from error
+
+
+def _follow_its_file(tokenizer: PreTrainedTokenizerFast, source: str) -> None:
+    """transformers 5 takes vocabulary and merges from tokenizer.json, and the steps around them from the class that
+    tokenizer_config.json names: other ids, and other texts, for a tokenizer whose file has other steps."""
+    try:
+        file = Tokenizer.from_file(str(find_file(source, "tokenizer.json")))
+    except NoSuchFileError:
+        return
+    for step in ("normalizer", "pre_tokenizer", "decoder"):
+        setattr(tokenizer.backend_tokenizer, step, getattr(file, step))
 
 
 def model_class(kls: Any, path: str, key: str) -> tuple[type[PreTrainedModel], PretrainedConfig]:
@@ -249,8 +264,12 @@ def load_model(kls: Any, path: str, *, dtype: torch.dtype, key: str, **options: 
 def _read_model(kls: Any, source: str, dtype: torch.dtype, where: str, options: dict[str, object]) -> PreTrainedModel:
     config, options = AutoConfig.from_pretrained(source, return_unused_kwargs=True, **options)
     model_kls = _model_class(kls, config, where)
-    with _no_modes():
-        files = _needed(model_kls, config, weight_files(source), where)
+    with without_modes():
+        files = weight_files(source)
+        own_head = has_own_head(PretrainedConfig.get_config_dict(source)[0], files)
+        if own_head and VERSION < 5:
+            config.tie_word_embeddings = False
+        files = _needed(model_kls, config, files, where, own_head)
         identity = hash_weights(source, files)  # first: what it maps is given back before memory fills
         weights = read_weights(source, files, None if _keeps_float32(model_kls, dtype) else dtype)
         model: PreTrainedModel = _build(model_kls, config, weights, dtype, where, **options)
@@ -264,11 +283,11 @@ def _read_quantized(
 ) -> PreTrainedModel:
     """By transformers alone: its quantisers read, convert and place each weight themselves."""
     model: PreTrainedModel
-    with _no_modes():
+    with without_modes():
         model, report = kls.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{where} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]!r}")
-    with _no_modes():
+    with without_modes():
         files = weight_files(source)
         if "quantization_config" in options:  # otherwise the files themselves are quantised, and all is needed
             config = AutoConfig.from_pretrained(source)
@@ -277,34 +296,36 @@ def _read_quantized(
     return model
 
 
-def _no_modes() -> AbstractContextManager[None]:
-    """fairseq2 creates models under modes that give every new tensor the dtype of the trained part and its device:
-    with them an LLM asked for in bfloat16 would be loaded, and run, in float32."""
-    context: AbstractContextManager[None] = torch._C.DisableTorchFunction()
-    return context
-
-
 @contextmanager
 def without_modes() -> Iterator[None]:
-    """The same for running a model, whose masks transformers makes with a mode of its own."""
+    """Takes the modes off that fairseq2 creates models under: they give every new tensor the dtype of the trained part
+    and its device, and an LLM asked for in bfloat16 would be loaded, and run, in float32.
+
+    Modes that transformers sets within work. To disable all, as `torch._C.DisableTorchFunction` does, would leave the
+    rotary tables of transformers 5 uninitialised: it builds on the meta device, by a mode, and fills them afterwards.
+    """
     with ExitStack() as stack:
         for _ in range(torch._C._len_torch_function_stack()):
             stack.enter_context(torch.overrides._pop_mode_temporarily())
         yield
 
 
-def _needed(kls: Any, config: PretrainedConfig, files: dict[str, str], where: str) -> dict[str, str]:
+def _needed(
+    kls: Any, config: PretrainedConfig, files: dict[str, str], where: str, own_head: bool = False
+) -> dict[str, str]:
     """The file of each weight that a model takes, those that several names share once.
+
+    :param own_head: see `has_own_head`.
 
     All of a checkpoint's where it calls one by another name: transformers knows what was renamed.
     """
     # Some classes cannot be created on the meta device, but all can be created as transformers' loader does it.
-    with no_init_weights(), init_empty_weights(include_buffers=False):
+    with without_weights():
         model = kls(config)
     model.tie_weights()
     names: dict[int, list[str]] = {}
     for name, weight in model.state_dict(keep_vars=True).items():
-        names.setdefault(id(weight), []).append(name)
+        names.setdefault(0 if own_head and name == HEAD else id(weight), []).append(name)
     found = [next((name for name in shared if name in files), None) for shared in names.values()]
     if None in found:
         return files

@@ -28,6 +28,14 @@ out of texts."""
 _TODAY = datetime(2024, 7, 26)
 """What templates that write the date are told (the date that Llama 3.1's falls back on): a prompt is the same
 tomorrow."""
+_DIRECTIVES = "aAwdbBmyYHIMSpfjUWxXcGuV"
+# transformers gives templates a `strftime_now` of its own; a macro in the template goes before it. The empty string
+# keeps a line end that may begin the template.
+_FIXED_DATE = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f"|replace('%{letter}', {_TODAY.strftime(f'%{letter}')!r})" for letter in _DIRECTIVES)
+    + "|replace('%%', '%') }}{% endmacro %}{{ '' }}"
+)
 # The names that each instruction may hold.
 _NAMES = {"transcribe": ("source",), "translate": ("source", "target"), "answer": ("source", "target")}
 _ORDERS = {"speech_first": f"{SPEECH}\n{{}}", "instruction_first": f"{{}} {SPEECH}"}
@@ -294,9 +302,9 @@ class PromptRenderer:
         try:
             text = self._tokenizer.apply_chat_template(
                 turns,
+                chat_template=_FIXED_DATE + self._tokenizer.get_chat_template(),
                 tokenize=False,
                 add_generation_prompt=generate,
-                strftime_now=_TODAY.strftime,
                 # Qwen 3 and others answer at once instead of writing down their thoughts first.
                 enable_thinking=False,
             )

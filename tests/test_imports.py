@@ -1,69 +1,146 @@
-"""Imports go one way, between the packages and between the rooms of the plugin."""
+"""The directions of imports: between packages, between the rooms of the plugin, and towards fairseq2."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from pathlib import Path
+import re
+import sys
 
 import pytest
 
-from tests.documents import ROOT
+from tests.imports import FOLDERS, ROOT, imported_by, modules
 
-FOLDERS = {
-    "speechllm_kernels": "kernels", "speechllm_plugin": ".", "speechllm_recipes": "recipes", "speechllm_tools": "tools"
+PACKAGES = {
+    "speechllm_kernels": set(),
+    "speechllm_plugin": {"speechllm_kernels"},
+    "speechllm_recipes": {"speechllm_plugin", "speechllm_kernels"},
+    "speechllm_tools": {"speechllm_plugin", "speechllm_kernels", "speechllm_recipes"},
 }
-ALLOWED = {
-    "speechllm_kernels": (),
-    "speechllm_plugin": ("speechllm_kernels",),
-    "speechllm_recipes": ("speechllm_plugin", "speechllm_kernels"),
-    "speechllm_tools": ("speechllm_recipes", "speechllm_plugin", "speechllm_kernels"),
-}
-"""Package -> those of ours that it may import."""
-NEVER = {
-    # Parts do not know the system that joins them, nor what is run on it.
-    "encoders": ("models", "tasks", "units", "adapters", "llms"),
-    "llms": ("models", "tasks", "units", "adapters", "encoders"),
-    "adapters": ("models", "tasks", "units", "encoders", "llms", "datasets", "recognizers"),
-    "recognizers": ("models", "tasks", "units", "adapters", "llms"),
-    "datasets": ("models", "tasks", "units", "adapters", "llms"),
-    "scoring": ("models", "tasks", "units", "adapters", "encoders", "llms", "recognizers"),
-    "models": ("tasks", "units", "scoring"),
-}
-"""Room of the plugin -> rooms that it never imports."""
+"""What each package may import of the others."""
+
+SHELL = (
+    "speechllm_plugin.extension",
+    "speechllm_plugin.datasets.reader",
+    "speechllm_plugin.models.speech_llm.fsdp",
+    "speechllm_plugin.models.speech_llm.layers",
+    "speechllm_plugin.tasks",
+)
+"""The modules and packages of the plugin that fairseq2 runs; all others are the core, and do without it."""
+
+ROOMS: dict[str, set[str]] = {
+    "adapters": {"errors", "masks", "registry", "transformers_versions"},
+    "alignment": {"adapters", "datasets", "errors", "models", "scoring", "timed_text"},
+    "cards": {"models"},
+    "cascade": {"datasets", "llms", "parts", "pretrained", "prompts", "recognizers"},
+    "checked": {"errors"},
+    "datasets": {"checked", "encoders", "errors", "files", "languages", "log"},
+    "encoders": {
+        "datasets", "errors", "masks", "parts", "precision", "pretrained", "registry", "transformers_versions"
+    },
+    "errors": set(),
+    "extension": {"cards", "datasets", "models"},
+    "files": {"errors"},
+    "hub": {"errors"},
+    "identity": {"errors", "log", "weights"},
+    "languages": {"errors"},
+    "llms": {
+        "checked", "datasets", "errors", "log", "parts", "precision", "pretrained", "prompts", "registry",
+        "repetition", "transformers_versions",
+    },
+    "log": set(),
+    "masks": set(),
+    "models": {
+        "adapters", "alignment", "checked", "datasets", "encoders", "errors", "files", "identity", "llms", "log",
+        "masks", "parts", "precision", "pretrained", "prompts", "registry", "vocabulary", "yaml_text",
+    },
+    "parts": set(),
+    "precision": set(),
+    "pretrained": {"errors", "hub", "identity", "log", "transformers_versions", "weights"},
+    "prompts": {"errors", "languages"},
+    "recordings": {"datasets", "errors", "scoring", "timed_text"},
+    "recognizers": {"datasets", "errors", "languages", "precision", "pretrained", "registry"},
+    "registry": {"errors"},
+    "repetition": set(),
+    "scoring": {"datasets", "errors", "files", "languages", "repetition"},
+    "sndfile": set(),
+    "tasks": {"cascade", "datasets", "errors", "files", "languages", "llms", "log", "models", "scoring"},
+    "threads": set(),
+    "timed_text": set(),
+    "transformers_versions": set(),
+    "vocabulary": {"errors", "files"},
+    "weights": {"hub"},
+    "yaml_text": {"errors"},
+}  # fmt: skip
+"""The rooms of the plugin, and what each may import of the others."""
+
+DISTRIBUTIONS = {"_soundfile_data": "soundfile", "ruamel": "ruamel.yaml", "espeakng_loader": "espeakng-loader"}
+"""Names of packages on the index that differ from the names they are imported by by more than a hyphen."""
 
 
-def imports(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Each file with each module that it imports, wherever in the file."""
-    for file in sorted(folder.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                yield file, node.module
-                yield from ((file, f"{node.module}.{name.name}") for name in node.names)
-            elif isinstance(node, ast.Import):
-                yield from ((file, name.name) for name in node.names)
+def in_shell(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in SHELL)
 
 
-@pytest.mark.parametrize("package", ALLOWED)
-def test_packages(package: str) -> None:
-    forbidden = {*FOLDERS} - {package, *ALLOWED[package]}
-    if package == "speechllm_kernels":
-        forbidden |= {"fairseq2", "transformers"}
-    found = [(str(file), module) for file, module in imports(ROOT / FOLDERS[package] / package)
-             if module.partition(".")[0] in forbidden]
-    assert found == []
+def room_of(module: str) -> str:
+    return module.split(".")[1]
 
 
-@pytest.mark.parametrize("room", NEVER)
-def test_rooms_of_the_plugin(room: str) -> None:
-    forbidden = {f"speechllm_plugin.{other}" for other in NEVER[room]}
-    found = [(str(file), module) for file, module in imports(ROOT / "speechllm_plugin" / room)
-             if ".".join(module.split(".")[:2]) in forbidden]
-    assert found == []
+@pytest.mark.parametrize("package", FOLDERS)
+def test_packages_import_in_one_direction(package: str) -> None:
+    own = {module for module in modules() if module.split(".")[0] == package}
+    imported = {name.split(".")[0] for module in own for name in imported_by(module)}
+    assert imported & FOLDERS.keys() <= PACKAGES[package] | {package}
+
+
+def test_kernels_need_neither_fairseq2_nor_transformers() -> None:
+    kernels = [module for module in modules() if module.startswith("speechllm_kernels")]
+    assert {name.split(".")[0] for module in kernels for name in imported_by(module)} <= {
+        *sys.stdlib_module_names, "speechllm_kernels", "torch", "triton", "typing_extensions"
+    }
+
+
+def test_the_core_imports_no_fairseq2() -> None:
+    core = [module for module in modules() if module.startswith("speechllm_plugin") and not in_shell(module)]
+    wrong = {
+        module: sorted(name for name in imported_by(module) if name.split(".")[0] == "fairseq2" or in_shell(name))
+        for module in core
+    }
+    assert {module: names for module, names in wrong.items() if names} == {}
+
+
+def test_rooms_import_as_the_table_says() -> None:
+    plugin = [module for module in modules() if module.startswith("speechllm_plugin.")]
+    found: dict[str, set[str]] = {room_of(module): set() for module in plugin}
+    for module in plugin:
+        names = {name for name in imported_by(module) if name.startswith("speechllm_plugin.")}
+        found[room_of(module)] |= {room_of(name) for name in names} - {room_of(module)}
+    assert found == ROOMS
+
+
+def test_no_module_needs_itself_to_be_imported() -> None:
+    """What functions import when they are called is no part of a cycle."""
+    needs = {module: imported_by(module, inside=False) & modules().keys() for module in modules()}
+    while free := {module for module, others in needs.items() if not others & (needs.keys() - {module})}:
+        needs = {module: others for module, others in needs.items() if module not in free}
+    assert sorted(needs) == []
+
+
+def test_every_package_that_is_imported_is_named_in_setup() -> None:
+    text = (ROOT / "setup.py").read_text(encoding="utf-8")
+    strings = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
+    named = {
+        re.sub(r"[-_.]+", "-", match[0]).lower()
+        for value in strings
+        if isinstance(value, str) and (match := re.match(r"[\w.-]+(?=(\[\w+\])?[><=!])", value))
+    }
+    imported = {name.split(".")[0] for module in modules() for name in imported_by(module)}
+    others = imported - FOLDERS.keys() - sys.stdlib_module_names
+    wanted = {re.sub(r"[-_.]+", "-", DISTRIBUTIONS.get(name, name)).lower() for name in others}
+    assert wanted <= named
 
 
 def test_a_corpus_knows_its_contract_alone() -> None:
     allowed = ("speechllm_tools.prepare", "speechllm_tools.corpora", "speechllm_plugin")
-    found = [(str(file), module) for file, module in imports(ROOT / "tools/speechllm_tools/corpora")
-             if module.startswith("speechllm_") and not module.startswith(allowed)]
-    assert found == []
+    corpora = [module for module in modules() if module.startswith("speechllm_tools.corpora.")]
+    imported = {name for module in corpora for name in imported_by(module) if name.startswith("speechllm_")}
+    assert {name for name in imported if not name.startswith(allowed)} == set()

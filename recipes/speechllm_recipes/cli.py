@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if find_spec("fairseq2") is None:
+        raise UserError("found no fairseq2, which training and evaluation need: pip install 'speechllm-plugin[train]'")
     # What follows belongs to another parser, `--help` included.
     if arguments[:2] == ["recipe", "run"]:
         return _run_recipe(arguments[2:])

@@ -10,6 +10,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from speechllm_plugin.adapters.checks import check_at_least, check_dropout, setting_error
 from speechllm_plugin.masks import length_mask
+from speechllm_plugin.transformers_versions import states_of
 
 INITIALIZER_STD = 0.02
 """Standard deviation of the weights at the start (BERT)."""
@@ -56,7 +57,7 @@ class BertLayers(nn.Module):
         mask = length_mask(lengths, seqs.size(1))
         attended = mask[:, None, None, :].expand(-1, 1, seqs.size(1), -1)
         for layer in self.layers:
-            seqs = layer(seqs, attention_mask=attended)[0]
+            seqs = states_of(layer(seqs, attention_mask=attended))
         return seqs
 
 

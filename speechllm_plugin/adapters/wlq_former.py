@@ -88,10 +88,8 @@ class QFormer(nn.Module):
         mask = torch.zeros_like(padding, dtype=frames.dtype).masked_fill(padding, -torch.inf)
         for layer in self.layers:
             queries = layer(
-                queries,
-                None,  # every query attends to every other
-                None,
-                frames,
+                queries,  # each attends to every other
+                encoder_hidden_states=frames,
                 encoder_attention_mask=mask[:, None, None, :],  # (N, heads, queries, T)
                 query_length=queries.size(1),
             )

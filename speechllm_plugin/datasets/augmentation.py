@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 import soxr
-from fairseq2.utils.validation import Validatable, ValidationResult
+
+from speechllm_plugin.checked import Checked
 
 SAMPLE_RATE = 16000
 """Of what is augmented, in Hz."""
@@ -30,7 +32,7 @@ Waveform = npt.NDArray[np.float32]
 
 
 @dataclass(kw_only=True)
-class AugmentationConfig(Validatable):
+class AugmentationConfig(Checked):
     """How often a training clip is changed, and how far. The defaults of the sizes suit recordings by a microphone."""
 
     probability: float = 0.0
@@ -51,20 +53,18 @@ class AugmentationConfig(Validatable):
     seed: int = 0
     """Seed of all changes. It is apart from `common.seed`, so that runs with another seed share cached features."""
 
-    def validate(self) -> ValidationResult:
-        result = ValidationResult()
+    def problems(self) -> Iterator[str]:
         for name in ("probability", "telephone"):
             if not 0 <= getattr(self, name) <= 1:
-                result.add_error(f"`{name}` must be between 0 and 1, but is {getattr(self, name)} instead.")
+                yield f"{name}: found {getattr(self, name)}, expected between 0 and 1"
         for name in ("silence_seconds", "gain_db"):
             if not 0 <= getattr(self, name) <= 60:
-                result.add_error(f"`{name}` must be between 0 and 60, but is {getattr(self, name)} instead.")
+                yield f"{name}: found {getattr(self, name)}, expected between 0 and 60"
         low, high = self.noise_db
         if not -20 <= low <= high <= 120:
-            result.add_error(f"`noise_db` must be two rising numbers from -20 to 120, but is {self.noise_db} instead.")
+            yield f"noise_db: found {self.noise_db}, expected two rising numbers from -20 to 120"
         if self.variants < 1:
-            result.add_error(f"`variants` must be at least 1, but is {self.variants} instead.")
-        return result
+            yield f"variants: found {self.variants}, expected at least 1"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from fairseq2.device import SupportsDeviceTransfer
 from torch import Tensor
-from typing_extensions import override
 
 
 @dataclass
-class SpeechTextBatch(SupportsDeviceTransfer):
+class SpeechTextBatch:
     """Clips in the order of their rows. Audio is ragged: padding is the encoder's business."""
 
     ids: list[str]
@@ -47,7 +45,6 @@ class SpeechTextBatch(SupportsDeviceTransfer):
         changes: dict[str, Any] = {name: value[index : index + 1] for name, value in lists.items()}
         return replace(self, **changes)
 
-    @override
     def to(self, device: torch.device, *, non_blocking: bool = False) -> None:
         """Moves the tensors in place, as fairseq2's trainer wants it."""
         for tensors in (self.waveforms, self.features):

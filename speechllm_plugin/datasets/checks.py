@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from fairseq2.logging import log
-
 from speechllm_plugin.datasets.audio import AudioError, duration
 from speechllm_plugin.datasets.manifest import seconds_of
 from speechllm_plugin.datasets.speech_text import Utterance
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.log import log
 
 _COMPARED = 8
 """Rows whose `n_frames` is compared with the audio."""

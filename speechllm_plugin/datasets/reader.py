@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from fairseq2.datasets import DataReader
-from fairseq2.logging import log
+from fairseq2.device import SupportsDeviceTransfer
 from torch import Tensor
 from typing_extensions import Self, override
 
@@ -26,6 +26,7 @@ from speechllm_plugin.datasets.speech_text import Utterance
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import language_code
+from speechllm_plugin.log import log
 
 _BLOCK = 256
 """Rows that a thread measures at a time."""
@@ -63,7 +64,11 @@ class _Clip:
     features: Tensor | None
 
 
-class SpeechTextReader(DataReader[SpeechTextBatch]):
+class TrainerBatch(SpeechTextBatch, SupportsDeviceTransfer):
+    """A batch of the class that fairseq2's trainer asks for."""
+
+
+class SpeechTextReader(DataReader[TrainerBatch]):
     """
     In evaluation a process that has run out of clips repeats one with `counted=False`, so that all make the same
     number of steps. In training a broken clip (`on_error="skip"`) leaves its batch; a batch that loses all its clips
@@ -91,7 +96,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         self._epoch = 0
         self._position = 0
         self._steps: list[list[list[int]]] = []
-        self._pending: deque[Future[list[SpeechTextBatch]]] = deque()
+        self._pending: deque[Future[list[TrainerBatch]]] = deque()
         self._executor = ThreadPoolExecutor(options.num_threads, thread_name_prefix="audio")
         self._plan_epoch()
 
@@ -118,7 +123,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         """The share of an epoch's audio that is padding."""
         return padding(self._steps, self._seconds)
 
-    def longest(self) -> SpeechTextBatch | None:
+    def longest(self) -> TrainerBatch | None:
         """The longest clip, alone; None where it cannot be read."""
         clip = self._load(max(range(len(self._seconds)), key=self._seconds.__getitem__))
         return None if clip is None else self._collate([clip], counted=False)
@@ -128,7 +133,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
         return self
 
     @override
-    def __next__(self) -> list[SpeechTextBatch]:
+    def __next__(self) -> list[TrainerBatch]:
         ahead = max(1, self._options.prefetch // self._options.num_accumulate)
         while len(self._pending) < ahead and self._position + len(self._pending) < len(self._steps):
             self._pending.append(self._executor.submit(self._load_step, self._position + len(self._pending)))
@@ -296,7 +301,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             future.cancel()
         self._pending.clear()
 
-    def _load_step(self, position: int) -> list[SpeechTextBatch]:
+    def _load_step(self, position: int) -> list[TrainerBatch]:
         step = self._steps[position]
         batches = []
         for i in range(self._options.num_accumulate):
@@ -307,7 +312,7 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
             batches.append(batch)
         return batches
 
-    def _load_batch(self, position: int, place: int) -> SpeechTextBatch:
+    def _load_batch(self, position: int, place: int) -> TrainerBatch:
         training = self._options.shuffle_seed is not None
         for number, indices in enumerate(self._from(position, place)):
             clips = [clip for index in indices if (clip := self._load(index)) is not None]
@@ -377,9 +382,9 @@ class SpeechTextReader(DataReader[SpeechTextBatch]):
     def _first_skipped(self) -> str:
         return "{}: {}".format(*next(iter(self.skipped.items())))
 
-    def _collate(self, clips: Sequence[_Clip], *, counted: bool) -> SpeechTextBatch:
+    def _collate(self, clips: Sequence[_Clip], *, counted: bool) -> TrainerBatch:
         utterances = [self._utterances[clip.index] for clip in clips]
-        return SpeechTextBatch(
+        return TrainerBatch(
             ids=[utterance.row.id for utterance in utterances],
             rows=[clip.index for clip in clips],
             audio=[utterance.row.audio for utterance in utterances],

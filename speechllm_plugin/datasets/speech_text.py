@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from fairseq2.logging import log
-
 from speechllm_plugin.datasets.audio import AudioSource, duration, resolve
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest, seconds_of
 from speechllm_plugin.datasets.text_cleaning import CleanText
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.log import log
 
 SPEECH_TEXT_DATASET = "speech_text"
 

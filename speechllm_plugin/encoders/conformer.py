@@ -33,10 +33,10 @@ class RelativeKeyAttention(nn.Module):
         self.distance_embedding = attention.distance_embedding
         self.dropout = attention.dropout
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor, **unused: object) -> tuple[Tensor, None]:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None, **unused: object) -> tuple[Tensor, None]:
         """
         :param hidden_states: `[B, T, C]`.
-        :param attention_mask: `[B, 1, T, T]`, added to the scores.
+        :param attention_mask: `[B, 1, T, T]`, added to the scores, or True where attended to; None = all is.
         :returns: `[B, T, C]`, and no weights.
         """
         batch, size, _ = hidden_states.shape
@@ -47,7 +47,11 @@ class RelativeKeyAttention(nn.Module):
         steps = torch.arange(size, device=hidden_states.device)
         distances = (steps - steps.unsqueeze(1)).clamp(-self.left, self.right) + self.left
         by_distance = query @ self.distance_embedding.weight.T / math.sqrt(query.size(-1))  # (B, heads, T, distances)
-        bias = by_distance.gather(-1, distances.expand(batch, self.num_heads, size, size)) + attention_mask
+        bias = by_distance.gather(-1, distances.expand(batch, self.num_heads, size, size))
+        if attention_mask is not None and attention_mask.dtype == torch.bool:
+            bias = bias.masked_fill(~attention_mask, torch.finfo(bias.dtype).min)
+        elif attention_mask is not None:
+            bias = bias + attention_mask
         attended = F.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, dropout_p=self.dropout.p if self.training else 0.0
         )

@@ -21,6 +21,7 @@ from speechllm_plugin.encoders.fbank import StackedFbank, check_input_dim
 from speechllm_plugin.masks import length_mask, zero_padding
 from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
+from speechllm_plugin.transformers_versions import states_of
 
 
 @dataclass(kw_only=True)
@@ -54,7 +55,7 @@ class SeamlessM4Tv2SpeechEncoder(SpeechEncoder):
         fbank, lengths = self.fbank(waveforms, lengths)
         hidden = encoder.feature_projection(fbank.to(encoder.inner_layer_norm.weight.dtype))
         mask = length_mask(lengths, hidden.size(1))
-        hidden = encoder.encoder(hidden, attention_mask=mask.long()).last_hidden_state  # (B, T, C), 50 Hz
+        hidden = states_of(encoder.encoder(hidden, attention_mask=mask.long()))  # (B, T, C), 50 Hz
         hidden = hidden + 0.5 * encoder.intermediate_ffn(hidden)
         for layer in [] if encoder.adapter is None else encoder.adapter.layers:
             hidden, lengths = adapter_layer(layer, hidden, lengths)

@@ -30,6 +30,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.masks import length_mask, zero_padding
 from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import config_values, load_preprocessor, load_submodule, source_identity
+from speechllm_plugin.transformers_versions import states_of
 
 FAMILIES: dict[str, tuple[Any, Any]] = {
     "wav2vec2": (HfWav2Vec2Config, Wav2Vec2Model),
@@ -89,7 +90,7 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
         waveforms = F.pad(waveforms, (0, max(0, self.min_samples - waveforms.size(1))))
         states, lengths = self._convolve(waveforms.to(model.dtype), lengths.clamp(min=self.min_samples))
         states = model.feature_projection(states.transpose(1, 2))  # (B, C, T) -> (B, T, C)
-        hidden = zero_padding(states[0] if isinstance(states, tuple) else states, lengths)
+        hidden = zero_padding(states_of(states), lengths)
         return zero_padding(self._transform(hidden, lengths), lengths), lengths
 
     @staticmethod
@@ -120,11 +121,11 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
             mask = length_mask(lengths, hidden.size(1)).long()
             bias = self.positions(encoder.layers[0].attention, hidden)
             for layer in encoder.layers:
-                hidden = layer(hidden, attention_mask=mask, position_bias=bias)[0]
+                hidden = states_of(layer(hidden, attention_mask=mask, position_bias=bias))
         else:
             keys = key_bias(lengths, hidden).expand(-1, -1, hidden.size(1), -1)
             for layer in encoder.layers:
-                hidden = layer(hidden, attention_mask=keys)[0]
+                hidden = states_of(layer(hidden, attention_mask=keys))
         return encoder.layer_norm(hidden) if self._final_norm else hidden
 
     def _position_features(self, hidden: Tensor, lengths: Tensor) -> Tensor:

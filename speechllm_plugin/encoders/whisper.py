@@ -21,6 +21,7 @@ from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.masks import length_mask
 from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
+from speechllm_plugin.transformers_versions import states_of
 
 HOP = 160
 """Samples between two mel frames (10 ms at 16 kHz)."""
@@ -121,7 +122,7 @@ class WhisperSpeechEncoder(SpeechEncoder):
         bias = bias.masked_fill(~mask, torch.finfo(hidden.dtype).min)[:, None, None, :]
         bias = bias.expand(-1, 1, hidden.size(1), -1)
         for layer in encoder.layers:
-            hidden = layer(hidden, attention_mask=bias, layer_head_mask=None)[0]
+            hidden = states_of(layer(hidden, attention_mask=bias, layer_head_mask=None))
         hidden = encoder.layer_norm(hidden) * mask.unsqueeze(-1)
         return hidden[:, :num_frames], lengths
 

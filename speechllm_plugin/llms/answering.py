@@ -35,7 +35,7 @@ def answer(
     :returns: the texts, and how each came about. A text that the guard against silence empties keeps its tokens.
     :raises UserError: a value of `config` is outside its range, or a clip and its text have no room in the LLM.
     """
-    config.check()
+    config.check("decoding")
     limits = [config.limit(duration) for duration in seconds]
 
     check_positions(llm, keys, prompts, lengths, limits)

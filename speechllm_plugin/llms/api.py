@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fairseq2.utils.validation import ValidationResult
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from speechllm_plugin.errors import UserError
+from speechllm_plugin.checked import Checked
 from speechllm_plugin.llms.positions import Positions
 from speechllm_plugin.parts import PretrainedPart
 from speechllm_plugin.prompts import RenderedPrompt
@@ -23,7 +22,7 @@ TOKENS_PER_SECOND = 12.0
 
 
 @dataclass(kw_only=True)
-class DecodingConfig:
+class DecodingConfig(Checked):
     beam_size: int = 1
     """Hypotheses that are kept at each step. 1 = greedy."""
     tokens_per_second: float | None = None
@@ -60,8 +59,7 @@ class DecodingConfig:
     arXiv 2212.04356, section 4.5, has 0.37, beside a measure of silence of its own. Costs one more forward pass over
     each text. None = off."""
 
-    def validate(self) -> ValidationResult:
-        result = ValidationResult()
+    def problems(self) -> Iterator[str]:
         # The upper ends keep a score finite in float32 and a length an integer of 64 bits.
         limits: tuple[tuple[str, float, float], ...] = (
             ("beam_size", 1, 1000), ("tokens_per_second", 0, 1000), ("extra_tokens", 1, 1_000_000),
@@ -72,23 +70,19 @@ class DecodingConfig:
         for name, least, most in limits:
             if (value := getattr(self, name)) is not None and not least <= value <= most:
                 bounds = f"at least {least}" + ("" if math.isinf(most) else f" and at most {most}")
-                result.add_error(f"`{name}` must be {bounds}, but is {value} instead.")
+                yield f"{name}: found {value}, expected {bounds}"
         if 0 < self.temperature < 1e-4:
-            result.add_error(f"`temperature` must be 0 or at least 0.0001, but is {self.temperature} instead.")
+            yield f"temperature: found {self.temperature}, expected 0 or at least 0.0001"
         if not 0 < self.top_p <= 1:
-            result.add_error(f"`top_p` must be above 0 and at most 1, but is {self.top_p} instead.")
+            yield f"top_p: found {self.top_p}, expected above 0 and at most 1"
         if self.max_compression_ratio is not None and not self.max_compression_ratio > 1:
-            result.add_error(f"`max_compression_ratio` must be above 1, but is {self.max_compression_ratio} instead.")
+            yield f"max_compression_ratio: found {self.max_compression_ratio}, expected above 1"
         if self.temperature > 0 and self.beam_size > 1:
-            result.add_error("`beam_size` must be 1 where `temperature` is above 0: a beam is not sampled.")
-        if self.temperature == 0 and (self.top_k > 0 or self.top_p < 1):
-            result.add_error("`top_k` and `top_p` need a `temperature` above 0.")
-        return result
-
-    def check(self) -> None:
-        """:raises UserError: a value is outside its range; a recipe's `decoding` is checked before it starts."""
-        if (result := self.validate()).has_error():
-            raise UserError(f"decoding: {result}")
+            yield f"beam_size: found {self.beam_size} with a temperature above 0, expected 1: a beam is not sampled"
+        if self.temperature == 0 and self.top_k > 0:
+            yield f"top_k: found {self.top_k} with a temperature of 0, expected 0, or a temperature above 0"
+        if self.temperature == 0 and self.top_p < 1:
+            yield f"top_p: found {self.top_p} with a temperature of 0, expected 1, or a temperature above 0"
 
     @property
     def rate(self) -> float:
@@ -109,7 +103,7 @@ class DecodingConfig:
             given = {key: value for key, value in values.items() if (key, value) != ("tokens_per_second", None)}
             values = {**asdict(self), **given}
         changed: DecodingConfig = self if values is None else structure(DecodingConfig, values, "decoding")
-        changed.check()
+        changed.check("decoding")
         return changed
 
     def described(self, run: DecodingConfig | None = None) -> str:

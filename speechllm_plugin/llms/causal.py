@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from fairseq2.logging import log
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -27,9 +26,11 @@ from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.joining import join_rows, pad_rows
 from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
+from speechllm_plugin.log import log
 from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import load_model, load_tokenizer, model_class, source_identity, without_modes
 from speechllm_plugin.prompts import RenderedPrompt
+from speechllm_plugin.transformers_versions import CACHE, own_defaults
 
 ROW, PADDING = 4, 8
 """Numbers of tokens in `_check_padding`: of a row, and of the padding beside it."""
@@ -130,7 +131,7 @@ class CausalLlm(Llm):
                 attention_mask=torch.cat([prefix_mask, (steps < row_lengths.unsqueeze(1)).long()], dim=1)
                 if self.pads else None,
                 position_ids=positions.unsqueeze(1) + steps,
-                past_key_values=cache,
+                **{CACHE: cache},
                 use_cache=cache is not None,
             ).last_hidden_state
             # The last len(target) positions of each row predict its target.
@@ -185,15 +186,15 @@ class CausalLlm(Llm):
         ids = torch.tensor([prefix], device=self.device)
         # States made in inference mode, as in validation, could not be used in training.
         with torch.inference_mode(False), torch.no_grad():
-            computed = self.decoder(
+            output = self.decoder(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 position_ids=torch.arange(len(prefix), device=self.device).unsqueeze(0),
                 # Without a cache of ours, a model with a sliding window keeps the window only.
-                past_key_values=DynamicCache(),
+                **{CACHE: DynamicCache()},
                 use_cache=True,
-            ).past_key_values
-        states = [[layer.keys, layer.values] for layer in computed.layers]
+            )
+        states = [[layer.keys, layer.values] for layer in getattr(output, CACHE).layers]
         if not self.tuned:
             if len(self._states) >= MAX_PREFIXES:
                 self._states.pop(next(iter(self._states)))
@@ -371,7 +372,8 @@ def _first_logits(llm: CausalLlm, inputs: Tensor, mask: Tensor) -> Tensor:
     config = GenerationConfig(
         do_sample=False, max_new_tokens=1, pad_token_id=0, output_logits=True, return_dict_in_generate=True
     )
-    output = generate(inputs_embeds=inputs, attention_mask=mask, generation_config=config, use_model_defaults=False)
+    with own_defaults(llm.model):
+        output = generate(inputs_embeds=inputs, attention_mask=mask, generation_config=config)
     logits: Tensor = output.logits[0]
     return logits
 

@@ -22,6 +22,7 @@ from speechllm_plugin.llms.joining import join_rows, pad_rows
 from speechllm_plugin.precision import part_dtype
 from speechllm_plugin.pretrained import config_values, load_model, load_tokenizer, source_identity
 from speechllm_plugin.prompts import RenderedPrompt
+from speechllm_plugin.transformers_versions import scales_decoder_output
 
 MODEL_TYPES = ("mt5", "t5", "umt5")
 
@@ -84,7 +85,7 @@ class EncoderDecoderLlm(Llm):
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """`[N, C]` -> `[N, V]`."""
-        if self.model.config.tie_word_embeddings:  # T5 1.0; its embeddings are too large for a head
+        if scales_decoder_output(self.model.config):  # T5 1.0; its embeddings are too large for a head
             hidden = hidden * self.dim**-0.5
         head: Any = self.model.get_output_embeddings()
         return head(hidden)

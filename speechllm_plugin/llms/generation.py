@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from speechllm_plugin.llms.api import DecodingConfig, Generated
+from speechllm_plugin.transformers_versions import own_defaults
 
 
 @dataclass(frozen=True)
@@ -84,23 +85,21 @@ def generate_rows(
         processors = LogitsProcessorList([_After(written, processors, device)])
     stops = stop_tokens(model, tokenizer, search.end_of_turn)
     generate: Any = model.generate
-    output = generate(
-        **inputs,
-        generation_config=GenerationConfig(
-            do_sample=False,
-            num_beams=config.beam_size,
-            length_penalty=config.length_penalty if config.beam_size > 1 else 1.0,
-            max_new_tokens=max(search.limits) - len(written) + 1,
-            eos_token_id=stops,
-            pad_token_id=search.end_of_turn,
-            bos_token_id=tokenizer.bos_token_id,
-            decoder_start_token_id=search.start_token,
-        ),
-        # A checkpoint's generation_config.json may sample or penalise (Qwen 3 does): transformers would put that in
-        # place of what is left at its default here.
-        use_model_defaults=False,
-        logits_processor=processors,
-    )
+    with own_defaults(model):
+        output = generate(
+            **inputs,
+            generation_config=GenerationConfig(
+                do_sample=False,
+                num_beams=config.beam_size,
+                length_penalty=config.length_penalty if config.beam_size > 1 else 1.0,
+                max_new_tokens=max(search.limits) - len(written) + 1,
+                eos_token_id=stops,
+                pad_token_id=search.end_of_turn,
+                bos_token_id=tokenizer.bos_token_id,
+                decoder_start_token_id=search.start_token,
+            ),
+            logits_processor=processors,
+        )
     hypotheses = []
     for row, limit in zip(output.tolist(), search.limits, strict=True):
         row = [*written, *row] if search.start_token is None else row[1:]

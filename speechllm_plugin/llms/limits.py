@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from fairseq2.logging import log
 
 from speechllm_plugin.datasets.speech_text import Utterance
 from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.log import log
 from speechllm_plugin.prompts import PromptRenderer
 
 MARGIN = 1.5

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fairseq2.logging import log
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.log import log
 from speechllm_plugin.prompts import RenderedPrompt
 
 if TYPE_CHECKING:

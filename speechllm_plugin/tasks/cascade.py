@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from fairseq2.logging import log
 from fairseq2.metrics import MetricBag
 from typing_extensions import override
 
@@ -14,6 +13,7 @@ from speechllm_plugin.cascade import Cascade
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.tsv import write_table
 from speechllm_plugin.llms.api import DecodingConfig, Generated
+from speechllm_plugin.log import log
 from speechllm_plugin.tasks.decoding import DecodedSplit, Decoder, gather
 from speechllm_plugin.tasks.evaluation import ScoringUnit
 from speechllm_plugin.tasks.kept import KeptHypotheses

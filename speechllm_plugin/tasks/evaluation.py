@@ -8,16 +8,15 @@ from typing import Any
 
 import torch
 from fairseq2.gang import Gang
-from fairseq2.logging import log
 from fairseq2.metrics import MetricBag
 from fairseq2.metrics.aggregation import Sum
 from fairseq2.recipe.evaluator import EvalUnit
 from fairseq2.recipe.generator import GeneratorUnit
 from typing_extensions import override
 
-from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.datasets.reader import SpeechTextReader
+from speechllm_plugin.datasets.reader import SpeechTextReader, TrainerBatch
 from speechllm_plugin.datasets.tsv import write_table
+from speechllm_plugin.log import log
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.normalizers import NormalizerName
 from speechllm_plugin.scoring.report import score, write_hypotheses, write_scores
@@ -30,7 +29,7 @@ SCORES = "scores.json"
 NO_SPEECH = "no_speech.tsv"
 
 
-class ScoringUnit(EvalUnit[SpeechTextBatch]):
+class ScoringUnit(EvalUnit[TrainerBatch]):
     """Decodes a split and scores it."""
 
     def __init__(
@@ -62,7 +61,7 @@ class ScoringUnit(EvalUnit[SpeechTextBatch]):
 
     @override
     @torch.inference_mode()
-    def process_batch(self, batch: SpeechTextBatch, metric_bag: MetricBag) -> None:
+    def process_batch(self, batch: TrainerBatch, metric_bag: MetricBag) -> None:
         self._decoder.decode(batch)
         if batch.counted:
             metric_bag.get("num_examples", Sum).update(len(batch))
@@ -129,7 +128,7 @@ class SpeechLlmEvalUnit(ScoringUnit):
 
     @override
     @torch.inference_mode()
-    def process_batch(self, batch: SpeechTextBatch, metric_bag: MetricBag) -> None:
+    def process_batch(self, batch: TrainerBatch, metric_bag: MetricBag) -> None:
         own, other, num_targets = self._model.swapped_loss(batch)
         super().process_batch(batch, metric_bag)
         if not batch.counted:
@@ -147,7 +146,7 @@ class SpeechLlmEvalUnit(ScoringUnit):
         super().process_metric_values(values)
 
 
-class SpeechLlmGeneratorUnit(GeneratorUnit[SpeechTextBatch]):
+class SpeechLlmGeneratorUnit(GeneratorUnit[TrainerBatch]):
     """Decodes a split into a TSV; references may be absent."""
 
     def __init__(self, decoder: Decoder, reader: SpeechTextReader, gang: Gang, output_dir: Path) -> None:
@@ -161,7 +160,7 @@ class SpeechLlmGeneratorUnit(GeneratorUnit[SpeechTextBatch]):
         metric_bag.add("num_examples", Sum())
 
     @override
-    def process_batch(self, batch: SpeechTextBatch, metric_bag: MetricBag) -> None:
+    def process_batch(self, batch: TrainerBatch, metric_bag: MetricBag) -> None:
         self._decoder.decode(batch)
         if batch.counted:
             metric_bag.get("num_examples", Sum).update(len(batch))

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from fairseq2.logging import log
-
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.log import log
 
 _FILES = "decoded.rank_{}.jsonl"
 

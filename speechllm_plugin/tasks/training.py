@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.datasets.reader import SpeechTextReader
+from speechllm_plugin.datasets.reader import SpeechTextReader, TrainerBatch
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.model import SpeechLlm, SpeechLlmLoss
 from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
@@ -22,7 +22,7 @@ IDLE_STEPS = 50
 """Number of steps in a row without a gradient after which a run is ended."""
 
 
-class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
+class SpeechLlmTrainUnit(TrainUnit[TrainerBatch]):
     def __init__(self, model: SpeechLlm, data_parallel: nn.Module, reader: SpeechTextReader) -> None:
         """:param data_parallel: the same model, possibly wrapped for data parallelism."""
         self._model = data_parallel
@@ -51,7 +51,7 @@ class SpeechLlmTrainUnit(TrainUnit[SpeechTextBatch]):
             metric_bag.add(name, Sum())
 
     @override
-    def process_batch(self, batch: SpeechTextBatch, metric_bag: MetricBag) -> tuple[Tensor, int]:
+    def process_batch(self, batch: TrainerBatch, metric_bag: MetricBag) -> tuple[Tensor, int]:
         loss: SpeechLlmLoss = self._model(batch, lm=self._step_nr > self._align_steps)
         if not math.isfinite(loss.total.item()):
             raise FloatingPointError(

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import MutableMapping, Sequence
 
 import torch
-from fairseq2.logging import log
 from fairseq2.metrics import MetricBag
 from fairseq2.metrics.aggregation import Sum
 from fairseq2.recipe.evaluator import EvalUnit
 from typing_extensions import override
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.reader import TrainerBatch
 from speechllm_plugin.languages import is_translation
 from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.log import log
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.wer import unit_of, word_errors
 from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
@@ -22,7 +23,7 @@ ENDLESS = 8
 """Number of answers in a row without an end after which a validation stops decoding."""
 
 
-class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
+class SpeechLlmValidUnit(EvalUnit[TrainerBatch]):
     """Reports `nll_loss`, `other_audio_loss` (the loss when each clip gets its neighbour's audio: about equal until
     the system listens) and `wer` (of the decoded transcriptions, after the `basic` normaliser; each language counts
     its own unit, as in the score file; absent where a split holds translations only).
@@ -48,7 +49,7 @@ class SpeechLlmValidUnit(EvalUnit[SpeechTextBatch]):
 
     @override
     @torch.inference_mode()
-    def process_batch(self, batch: SpeechTextBatch, metric_bag: MetricBag) -> None:
+    def process_batch(self, batch: TrainerBatch, metric_bag: MetricBag) -> None:
         with torch.autocast(next(self._model.parameters()).device.type, enabled=False):
             own, other, num_targets = self._model.swapped_loss(batch)
             texts = self._hypotheses(batch) if self._decode else []

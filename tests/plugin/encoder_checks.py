@@ -6,9 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from fairseq2 import init_fairseq2
-from fairseq2.data_type import set_dtype
-from fairseq2.runtime import dependency
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from transformers import SeamlessM4TFeatureExtractor
@@ -85,6 +82,11 @@ def check_created_on_the_device(create: Callable[[], SpeechEncoder]) -> None:
     with torch.device("meta"):
         encoder = create()
     assert {tensor.device.type for tensor in [*encoder.parameters(), *encoder.buffers()]} == {"meta"}
+
+    pytest.importorskip("fairseq2")
+    from fairseq2 import init_fairseq2
+    from fairseq2.data_type import set_dtype
+    from fairseq2.runtime import dependency
 
     if dependency._resolver is None:
         init_fairseq2()

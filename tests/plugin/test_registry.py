@@ -137,7 +137,7 @@ def test_local_paths_become_absolute(
 
 
 def test_ctc_settings_are_checked() -> None:
-    assert not CtcConfig(weight=0.5, align_steps=10).validate().has_error()
+    assert not list(CtcConfig(weight=0.5, align_steps=10).problems())
     for wrong in (
         CtcConfig(weight=-1.0),
         CtcConfig(weight=float("nan")),
@@ -147,7 +147,7 @@ def test_ctc_settings_are_checked() -> None:
         CtcConfig(weight=0.0, classifier="llm_embedding"),
         CtcConfig(weight=0.0, classifier="sentencepiece", vocabulary="x.model"),
     ):
-        assert wrong.validate().has_error()
+        assert list(wrong.problems())
 
 
 OTHER_ADAPTER = """

@@ -133,14 +133,14 @@ def test_a_file_made_again_is_another(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"classifier": "linear", "vocabulary": "x.model"}, "`vocabulary` needs the `classifier` 'sentencepiece'"),
-        ({"classifier": "llm_embedding", "vocabulary_size": 5}, "`vocabulary_size` needs .* it is 'llm_embedding'"),
-        ({"classifier": "linear", "vocabulary_sha256": "ab"}, "`vocabulary_sha256` needs the `classifier`"),
-        ({"weight": float("inf")}, "`weight` must be finite and at least 0, but is inf instead"),
+        ({"classifier": "linear", "vocabulary": "x.model"}, "vocabulary: found 'x.model' with the classifier 'linear'"),
+        ({"classifier": "llm_embedding", "vocabulary_size": 5}, "vocabulary_size: found 5 with the classifier"),
+        ({"classifier": "linear", "vocabulary_sha256": "ab"}, "vocabulary_sha256: found 'ab' with the classifier"),
+        ({"weight": float("inf")}, "weight: found inf, expected finite and at least 0"),
     ],
 )
 def test_settings_that_would_be_ignored_or_cannot_work(settings: dict[str, Any], line: str) -> None:
-    errors = CtcConfig(**{"weight": 0.1, **settings}).validate().errors
+    errors = list(CtcConfig(**{"weight": 0.1, **settings}).problems())
     assert len(errors) == 1 and re.search(line, str(errors[0]))
 
 
@@ -154,7 +154,7 @@ def test_a_saved_configuration_tells_which_file_it_was(model: Path, tmp_path: Pa
     assert (config.vocabulary_size, config.vocabulary_sha256) == (50, hashlib.sha256(path.read_bytes()).hexdigest())
 
     loaded = CtcConfig(**asdict(config))
-    assert not loaded.validate().has_error()
+    assert not list(loaded.problems())
     train_vocabulary(SENTENCES, path, size=50, model_type="bpe")
     head = create_ctc_head(loaded, 8, shape, llm)
     assert loaded == config and head is not None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import torch
-from fairseq2.recipe.config import TorchConfig
+
+ALLOW_TF32 = True
+REDUCED_PRECISION = True
+"""fairseq2's defaults (`fairseq2.recipe.config.TorchConfig`): transcribing needs no fairseq2."""
 
 
 def use_recipe_numerics() -> None:
@@ -14,11 +17,10 @@ def use_recipe_numerics() -> None:
     """
     if not torch.cuda.is_available():
         return
-    config = TorchConfig()
     backends = torch.backends
     if hasattr(backends, "fp32_precision"):  # PyTorch 2.9
-        backends.fp32_precision = "tf32" if config.allow_tf32 else "ieee"
+        backends.fp32_precision = "tf32" if ALLOW_TF32 else "ieee"
     else:
-        backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = config.allow_tf32
-    backends.cuda.matmul.allow_fp16_reduced_precision_reduction = config.fp16_reduced_precision
-    backends.cuda.matmul.allow_bf16_reduced_precision_reduction = config.bf16_reduced_precision
+        backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = ALLOW_TF32
+    backends.cuda.matmul.allow_fp16_reduced_precision_reduction = REDUCED_PRECISION
+    backends.cuda.matmul.allow_bf16_reduced_precision_reduction = REDUCED_PRECISION

@@ -149,10 +149,9 @@ def run(options: argparse.Namespace) -> int:
 def _decoding(options: argparse.Namespace, default: DecodingConfig) -> DecodingConfig:
     given = {name: value for name, value in vars(options).items() if name in DECODING}
     decoding = dataclasses.replace(default, **given)
-    try:
-        decoding.check()
-    except UserError as error:
-        raise UserError(re.sub(r"`(\w+)`", lambda name: _option(name[1]), str(error))) from error
+    names = re.compile(rf"\b({'|'.join(DECODING)})\b")
+    if problems := [names.sub(lambda name: _option(name[1]), problem) for problem in decoding.problems()]:
+        raise UserError("; ".join(problems))
     return decoding
 
 

@@ -25,6 +25,7 @@ from fairseq2.recipe.config import (
 )
 from fairseq2.utils.validation import ValidationResult
 
+from speechllm_plugin.checked import Checked
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.lengths import TooLong
 from speechllm_plugin.datasets.plan import Batching
@@ -144,6 +145,12 @@ def _common() -> CommonSection:
     return CommonSection(no_sweep_dir=True)
 
 
+def _add_problems(result: ValidationResult, key: str, config: Checked) -> None:
+    """The plugin's own configurations know no fairseq2: what they say is passed on."""
+    for problem in config.problems():
+        result.add_error(f"{key}.{problem}")
+
+
 class CheckedConfig:
     """Checks the numbers before fairseq2's own checks compute with them."""
 
@@ -193,6 +200,8 @@ class SpeechLlmTrainConfig(CheckedConfig):
         self._validate_schedule(result)
         self._validate_score_metric(result)
         self._validate_fsdp(result)
+        _add_problems(result, "decoding", self.decoding)
+        _add_problems(result, "dataset.augmentation", self.dataset.augmentation)
         return result
 
     def _validate_schedule(self, result: ValidationResult) -> None:
@@ -273,3 +282,8 @@ class CascadeConfig(CheckedConfig):
     evaluator: EvaluatorSection = field(default_factory=EvaluatorSection)
     gang: GangSection = field(default_factory=GangSection)
     common: CommonSection = field(default_factory=_common)
+
+    def validate(self) -> ValidationResult:
+        result = super().validate()
+        _add_problems(result, "decoding", self.decoding)
+        return result

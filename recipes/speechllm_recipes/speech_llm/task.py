@@ -15,7 +15,7 @@ from fairseq2.task import Task, TaskStopException
 from fairseq2.trainer import Trainer
 from typing_extensions import Self, override
 
-from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.reader import TrainerBatch
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.tasks.kept import KeptHypotheses
 from speechllm_recipes.speech_llm.disk_space import full_disk
@@ -44,10 +44,10 @@ class DelegatingTask(Task):
         return self._task.step_nr
 
 
-class WatchedReader(DataReader[SpeechTextBatch]):
+class WatchedReader(DataReader[TrainerBatch]):
     """A reader that calls a function before each step."""
 
-    def __init__(self, reader: DataReader[SpeechTextBatch], before_step: Callable[[], None]) -> None:
+    def __init__(self, reader: DataReader[TrainerBatch], before_step: Callable[[], None]) -> None:
         self._reader = reader
         self._before_step = before_step
 
@@ -56,7 +56,7 @@ class WatchedReader(DataReader[SpeechTextBatch]):
         return self
 
     @override
-    def __next__(self) -> list[SpeechTextBatch]:
+    def __next__(self) -> list[TrainerBatch]:
         self._before_step()
         return next(self._reader)
 

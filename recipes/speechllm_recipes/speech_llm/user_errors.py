@@ -11,10 +11,10 @@ from fairseq2.assets import AssetCardError
 from fairseq2.logging import log
 from fairseq2.model_checkpoint import CorruptModelCheckpointError
 from fairseq2.models import ModelArchitectureNotKnownError
+from fairseq2.models.utils.checkpoint import ModelCheckpointMismatchError
 from fairseq2.recipe.base import RecipeContext
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.models.speech_llm.checkpoint import describe_corruption
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, unknown_arch
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
@@ -45,5 +45,11 @@ def get_model(context: RecipeContext) -> SpeechLlm:
         raise unknown_arch(error.arch, "model.arch") from error
     except AssetCardError as error:
         if isinstance(error.__cause__, CorruptModelCheckpointError):
-            raise UserError(f"checkpoint: {describe_corruption(error.__cause__)}") from error
+            raise UserError(f"checkpoint: {_describe(error.__cause__)}") from error
         raise
+
+
+def _describe(error: CorruptModelCheckpointError) -> str:
+    if isinstance(error.__cause__, ModelCheckpointMismatchError):
+        return f"{error.path} does not fit its model.yaml: {' '.join(str(error.__cause__).split())}"
+    return f"found damaged files in {error.path}, expected those that a training run has written"

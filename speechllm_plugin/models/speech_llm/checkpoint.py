@@ -5,25 +5,23 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from fairseq2 import init_fairseq2
-from fairseq2.gang import create_fake_gangs
-from fairseq2.logging import log
-from fairseq2.model_checkpoint import CorruptModelCheckpointError
-from fairseq2.models import ModelFamily
-from fairseq2.models.utils.checkpoint import ModelCheckpointMismatchError
-from fairseq2.runtime import dependency
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
 from speechllm_plugin.llms.api import DecodingConfig
-from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, SpeechLlmConfig, part_dtypes
+from speechllm_plugin.log import log
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, part_dtypes
+from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.kept_vocabulary import kept_vocabulary
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.models.speech_llm.shards import load_shards
 from speechllm_plugin.precision import MachinePrecision, machine_precision
 from speechllm_plugin.registry import structure
 from speechllm_plugin.yaml_text import parse_yaml
@@ -228,21 +226,9 @@ def load_speech_llm(
     config = checkpoint.config({**{f"{part}.config.dtype": dtype for part, dtype in here.items()}, **(overrides or {})})
     if config.encoder.weights is None or config.llm.weights is None:
         log.warning("{} does not tell the weights of its encoder and LLM: they are not compared.", checkpoint.directory)
-    resolver = dependency._resolver or init_fairseq2()
-    family = resolver.resolve(ModelFamily, key=SPEECH_LLM_FAMILY)  # type: ignore[type-abstract]
-    try:
-        model = family.load_custom_model(
-            checkpoint.model_dir,
-            config,
-            create_fake_gangs(target),
-            torch.float32,
-            load_rank0_only=False,
-            mmap=False,
-            restrict=None,
-        )
-    except CorruptModelCheckpointError as error:
-        raise UserError(f"checkpoint: {describe_corruption(error)}") from error
-    assert isinstance(model, SpeechLlm)
+    with target, _float32():
+        model = create_speech_llm(config)
+    load_shards(model, checkpoint.model_dir)
     model.decoding = checkpoint.decoding()
     return model.requires_grad_(False).eval()
 
@@ -257,11 +243,15 @@ def _device(name: str | None) -> torch.device:
     return torch.device(device)
 
 
-def describe_corruption(error: CorruptModelCheckpointError) -> str:
-    """One line from fairseq2's error about a checkpoint that cannot be loaded."""
-    if isinstance(error.__cause__, ModelCheckpointMismatchError):
-        return f"{error.path} does not fit its model.yaml: {' '.join(str(error.__cause__).split())}"
-    return f"found damaged files in {error.path}, expected those that a training run has written"
+@contextmanager
+def _float32() -> Iterator[None]:
+    """What is trained is in float32, whatever the caller's default is."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _score(directory: Path, step_nr: int) -> float | None:

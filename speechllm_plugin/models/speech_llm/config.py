@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from fairseq2.runtime.config_registry import ConfigRegistrar
-from fairseq2.runtime.dependency import DependencyContainer
-from fairseq2.utils.validation import Validatable, ValidationResult
-
 from speechllm_plugin.adapters.api import ADAPTERS
+from speechllm_plugin.checked import Checked
 from speechllm_plugin.encoders.api import ENCODERS
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS
@@ -41,7 +39,7 @@ class PartSection:
 
 
 @dataclass(kw_only=True)
-class CtcConfig(Validatable):
+class CtcConfig(Checked):
     """An auxiliary CTC loss (Graves et al. 2006) that ties the adapter's frames to the transcript."""
 
     weight: float | None = None
@@ -69,25 +67,27 @@ class CtcConfig(Validatable):
     """The first steps leave the LLM out. They train on the CTC loss with weight 1, and on the adapter's own losses in
     proportion."""
 
-    def validate(self) -> ValidationResult:
-        result = ValidationResult()
+    def problems(self) -> Iterator[str]:
         if self.weight is not None and not (math.isfinite(self.weight) and self.weight >= 0):
-            result.add_error(f"`weight` must be finite and at least 0, but is {self.weight} instead.")
+            yield f"weight: found {self.weight}, expected finite and at least 0"
         if self.align_steps < 0:
-            result.add_error(f"`align_steps` must be at least 0, but is {self.align_steps} instead.")
+            yield f"align_steps: found {self.align_steps}, expected at least 0"
         if self.bos and self.classifier != "linear":
-            result.add_error(f"`bos` needs the `classifier` 'linear', but it is {self.classifier!r}.")
+            yield f"bos: found true with the classifier {self.classifier!r}, expected false, or the classifier 'linear'"
         if self.classifier == "sentencepiece" and self.vocabulary is None:
-            result.add_error("`vocabulary` must name a sentencepiece model where `classifier` is 'sentencepiece'.")
+            yield "vocabulary: found null with the classifier 'sentencepiece', expected the file of a model"
         if self.classifier != "sentencepiece":
             for name in ("vocabulary", "vocabulary_size", "vocabulary_sha256"):
-                if getattr(self, name) is not None:
-                    result.add_error(f"`{name}` needs the `classifier` 'sentencepiece', but it is {self.classifier!r}.")
+                if (value := getattr(self, name)) is not None:
+                    yield (
+                        f"{name}: found {value!r} with the classifier {self.classifier!r}, expected null, or the "
+                        "classifier 'sentencepiece'"
+                    )
         if self.weight == 0:
             for name, unused in (("align_steps", 0), ("classifier", "linear"), ("vocabulary", None)):
-                if getattr(self, name) != unused:
-                    result.add_error(f"`{name}` needs a `weight` above 0.")
-        return result
+                if (value := getattr(self, name)) != unused:
+                    expected = "null" if unused is None else repr(unused)
+                    yield f"{name}: found {value!r} with a weight of 0, expected {expected}, or a weight above 0"
 
 
 @dataclass(kw_only=True)
@@ -127,6 +127,9 @@ class SpeechLlmConfig:
         if self.frame_stack < 1:
             raise UserError(f"frame_stack: found {self.frame_stack}, expected at least 1")
         self.prompt.check()
+        self.ctc.check("ctc")
+        self.encoder_tuning.check("encoder_tuning")
+        self.llm_tuning.check("llm_tuning")
         self.encoder.config = ENCODERS.config(self.encoder.name, self.encoder.config)
         self.adapter.config = ADAPTERS.config(self.adapter.name, self.adapter.config)
         self.llm.config = LLMS.config(self.llm.name, self.llm.config)
@@ -147,8 +150,8 @@ class SpeechLlmConfig:
                 )
         if self.ctc.weight is None:
             self.ctc.weight = 0.1 if self.adapter.name in _CTC_ADAPTERS else 0.0
-            for error in self.ctc.validate().errors:
-                raise UserError(f"ctc: {error} It is 0 with the adapter {self.adapter.name!r} unless set.")
+            for problem in self.ctc.problems():
+                raise UserError(f"ctc.{problem} (it is 0 with the adapter {self.adapter.name!r} unless set)")
         for part in (self.encoder.config, self.llm.config):
             # A checkpoint is loaded from anywhere, not only from where it was trained.
             if (path := getattr(part, "path", None)) is not None and Path(path).is_dir():
@@ -256,9 +259,3 @@ def _section(name: str, arch: PartArch | None) -> PartSection:
     if arch is None:
         return PartSection(name=name)
     return PartSection(name=arch.part, config={"path": arch.path, **arch.options}, arch=name)
-
-
-def register_speech_llm_archs(container: DependencyContainer) -> None:
-    arch = ConfigRegistrar(container, SpeechLlmConfig)
-    for name in all_arch_names():
-        arch(name)(lambda name=name: arch_config(name))

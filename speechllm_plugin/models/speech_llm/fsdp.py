@@ -1,16 +1,14 @@
-"""How FSDP wraps a `SpeechLlm` (what is trained is sharded, the frozen parts are whole on every process), and how its
-shards are read."""
+"""How FSDP wraps a `SpeechLlm`: what is trained is sharded, the frozen parts are whole on every process."""
 
 from __future__ import annotations
 
 from fairseq2.nn.fsdp import FSDPWrapper
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.export import register_dataclass
 
 from speechllm_plugin.adapters.api import AdapterOutput
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import CtcLoss
 from speechllm_plugin.models.speech_llm.model import SpeechLlm, SpeechLlmLoss
 
@@ -19,20 +17,6 @@ from speechllm_plugin.models.speech_llm.model import SpeechLlm, SpeechLlmLoss
 register_dataclass(AdapterOutput)
 register_dataclass(CtcLoss)
 register_dataclass(SpeechLlmLoss)
-
-
-def convert_shard(state_dict: dict[str, object], config: SpeechLlmConfig) -> dict[str, object]:
-    """Prepares one shard of a checkpoint for fairseq2, which joins the tensors of all shards end to end.
-
-    That is right for parameters. A buffer stands whole in every shard: the vocabulary of the first is kept, which is
-    the one that holds the only element of `log_scale`.
-    """
-    scale = state_dict.get("ctc.log_scale")
-    if isinstance(scale, Tensor) and scale.numel() == 0:
-        vocabulary = state_dict["ctc.vocabulary"]
-        assert isinstance(vocabulary, Tensor)
-        state_dict["ctc.vocabulary"] = vocabulary[:0]
-    return state_dict
 
 
 def apply_fsdp_to_speech_llm(model: SpeechLlm, granularity: str, wrapper: FSDPWrapper) -> nn.Module:

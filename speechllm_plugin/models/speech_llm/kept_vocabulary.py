@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairseq2.logging import log
-
 from speechllm_plugin.files import write_atomically
+from speechllm_plugin.log import log
 
 FILE = "ctc_vocabulary.model"
 """In a run's `checkpoints`."""

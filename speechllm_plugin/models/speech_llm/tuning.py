@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 
 import torch
-from fairseq2.utils.validation import Validatable, ValidationResult
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 from typing_extensions import override
 
+from speechllm_plugin.checked import Checked
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.parts import PretrainedPart
 
@@ -29,7 +29,7 @@ ATTENTION = (
 
 
 @dataclass(kw_only=True)
-class TuningConfig(Validatable):
+class TuningConfig(Checked):
     """What of a pretrained part is trained beside the adapter: by default nothing. Its dropout stays off."""
 
     lora_rank: int = 0
@@ -46,15 +46,13 @@ class TuningConfig(Validatable):
     """Name patterns of weights to train, such as `encoder.layers.31.*` or `*layer_norm*`. The part's `dtype` must be
     float32: in bfloat16 an update below 1/256 of a weight is lost."""
 
-    def validate(self) -> ValidationResult:
-        result = ValidationResult()
+    def problems(self) -> Iterator[str]:
         if self.lora_rank < 0:
-            result.add_error(f"`lora_rank` must be at least 0, but is {self.lora_rank} instead.")
+            yield f"lora_rank: found {self.lora_rank}, expected at least 0"
         if not 0 < self.lora_alpha < math.inf:
-            result.add_error(f"`lora_alpha` must be above 0 and finite, but is {self.lora_alpha} instead.")
+            yield f"lora_alpha: found {self.lora_alpha}, expected above 0 and finite"
         if not 0 <= self.lora_dropout < 1:
-            result.add_error(f"`lora_dropout` must be at least 0 and below 1, but is {self.lora_dropout} instead.")
-        return result
+            yield f"lora_dropout: found {self.lora_dropout}, expected at least 0 and below 1"
 
 
 class TunedWeights(nn.Module):

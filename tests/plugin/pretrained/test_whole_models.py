@@ -167,6 +167,7 @@ def test_identity_follows_the_weights(copy: Path) -> None:
 
 def test_an_llm_keeps_its_dtype_where_fairseq2_creates_models(tiny_llm: Path) -> None:
     """fairseq2 builds a model under a mode that gives every new tensor the dtype of the trained part."""
+    pytest.importorskip("fairseq2")
     from fairseq2 import init_fairseq2
     from fairseq2.data_type import set_dtype
     from fairseq2.runtime import dependency

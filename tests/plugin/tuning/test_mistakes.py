@@ -71,5 +71,5 @@ def test_without_peft(tiny_config: SpeechLlmConfig, monkeypatch: pytest.MonkeyPa
     [({"lora_rank": -1}, "lora_rank"), ({"lora_alpha": 0}, "lora_alpha"), ({"lora_dropout": 1.0}, "lora_dropout")],
 )
 def test_values_out_of_range(values: dict[str, Any], words: str) -> None:
-    errors = TuningConfig(**values).validate().errors
+    errors = list(TuningConfig(**values).problems())
     assert len(errors) == 1 and words in errors[0]

@@ -146,10 +146,12 @@ class Session:
         return _Entry([item.name, str(channel)] if is_each else [item.name], place, recording, kept)
 
     def _decode(self, clips: Sequence[Named], source_lang: str, target_lang: str | None) -> Sequence[TimedText | str]:
-        languages = {"source_lang": source_lang, "target_lang": target_lang}
-        if self._timed and self._model.prompts.transcribes(source_lang, target_lang):
-            return self._model.transcribe_timed(clips, **languages, decoding=self._decoding)
-        return self._model.transcribe(clips, **languages, decoding=self._decoding)
+        model, decoding = self._model, self._decoding
+        if self._timed and model.prompts.transcribes(source_lang, target_lang):
+            return model.transcribe_timed(
+                clips, source_lang=source_lang, target_lang=target_lang, decoding=decoding
+            )
+        return model.transcribe(clips, source_lang=source_lang, target_lang=target_lang, decoding=decoding)
 
     def _keep(self, recording: Recording, number: int, text: PieceText) -> None:
         entry = self._entries[recording]

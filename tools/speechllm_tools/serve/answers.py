@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 from fastapi import Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -66,7 +66,7 @@ def answer(
     return JSONResponse(values)
 
 
-def event(values: dict[str, object]) -> bytes:
+def event(values: Mapping[str, object]) -> bytes:
     """One server-sent event."""
     return f"data: {json.dumps(values, ensure_ascii=False)}\n\n".encode()
 

@@ -133,10 +133,12 @@ def _decoder(model: SpeechLlm) -> Callable[[Sequence[Named], Way], Sequence[Time
             # Beams are not sampled.
             beam_size = 1 if way.temperature > 0 else decoding.beam_size
             decoding = replace(decoding, temperature=way.temperature, beam_size=beam_size)
-        languages = {"source_lang": way.source_lang, "target_lang": way.target_lang}
-        if way.timed and model.prompts.transcribes(way.source_lang, way.target_lang):
-            return model.transcribe_timed(clips, **languages, decoding=decoding)
-        return model.transcribe(clips, **languages, decoding=decoding)
+        source_lang, target_lang = way.source_lang, way.target_lang
+        if way.timed and model.prompts.transcribes(source_lang, target_lang):
+            return model.transcribe_timed(
+                clips, source_lang=source_lang, target_lang=target_lang, decoding=decoding
+            )
+        return model.transcribe(clips, source_lang=source_lang, target_lang=target_lang, decoding=decoding)
 
     return decode
 

@@ -1,0 +1,74 @@
+"""Reads the weights of a checkpoint in fairseq2's layout, without fairseq2.
+
+A run of one process, and one of DDP, write one file, `pp_00/tp_00/sdp_00.pt`. FSDP writes one a process; the shards of
+a weight are joined along its first dimension.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+
+from speechllm_plugin.errors import UserError
+
+
+def whole_vocabulary(state_dict: dict[str, object], config: object = None) -> dict[str, object]:
+    """Prepares one shard for being joined to the others end to end.
+
+    That is right for parameters. A buffer stands whole in every shard: the vocabulary of the first is kept, which is
+    the one that holds the only element of `log_scale`.
+
+    :param config: the model's, which fairseq2 passes and nothing here needs.
+    """
+    scale = state_dict.get("ctc.log_scale")
+    if isinstance(scale, Tensor) and scale.numel() == 0:
+        vocabulary = state_dict["ctc.vocabulary"]
+        assert isinstance(vocabulary, Tensor)
+        state_dict["ctc.vocabulary"] = vocabulary[:0]
+    return state_dict
+
+
+def load_shards(model: nn.Module, folder: Path) -> None:
+    """Copies a checkpoint's weights into a model.
+
+    :param folder: the `model` folder of a step.
+    :raises UserError: a file is damaged, or the weights are not those of the model.
+    """
+    weights = _read(folder)
+    places = model.state_dict(keep_vars=True)
+    problems = [
+        f"{name} has the shape {list(weight.shape)} in the checkpoint, and {list(places[name].shape)} in the model"
+        for name, weight in weights.items()
+        if name in places and weight.shape != places[name].shape
+    ]
+    if missing := [name for name in places if name not in weights]:
+        problems.append(f"the checkpoint lacks {', '.join(missing)}")
+    if unknown := [name for name in weights if name not in places]:
+        problems.append(f"the model lacks {', '.join(unknown)}")
+    if problems:
+        raise UserError(f"checkpoint: {folder} does not fit its model.yaml: {'; '.join(problems)}")
+    with torch.no_grad():
+        for name, weight in weights.items():
+            places[name].copy_(weight)
+
+
+def _read(folder: Path) -> dict[str, Tensor]:
+    damaged = f"checkpoint: found damaged files in {folder}, expected those that a training run has written"
+    files = sorted((folder / "pp_00" / "tp_00").glob("sdp_*.pt"))
+    if [file.name for file in files] != [f"sdp_{rank:02d}.pt" for rank in range(len(files))] or not files:
+        raise UserError(damaged)
+    try:
+        shards = [whole_vocabulary(torch.load(file, map_location="cpu", weights_only=True)) for file in files]
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise UserError(damaged) from error
+    weights: dict[str, Tensor] = {}
+    # The last shards lack what was not enough for all.
+    for name in shards[0]:
+        parts = [shard[name] for shard in shards if name in shard]
+        if not all(isinstance(part, Tensor) for part in parts):
+            raise UserError(damaged)
+        weights[name] = torch.cat(parts) if len(parts) > 1 else parts[0]  # type: ignore[arg-type,assignment]
+    return weights
