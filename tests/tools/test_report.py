@@ -102,6 +102,15 @@ def test_scores_are_marked_against_the_baseline(report: Path) -> None:
     assert len(pairs) == 3
 
 
+def test_seeds_of_one_system_are_spread(commands: Commands, tmp_path: Path) -> None:
+    for seed, heard in (("seed1", "turn on a light"), ("seed2", "turn on the light"), ("other", "turn")):
+        rows = [Hypothesis("x", "turn on the light", heard, "0.wav", 1.0, "en", "en")]
+        write_hypotheses(tmp_path / f"w.l.{seed}" / "evaluation/test/hypotheses.tsv", rows)
+    commands.speechllm("report", tmp_path, "--metrics", "wer", "--normalizers", "basic", "--no-curves").ok()
+    (row,) = csv.DictReader((tmp_path / "report/seeds-wer-basic.csv").open())
+    assert (row["system"], row["mean"], row["highest"], row["seeds"]) == ("w.l", "12.5", "25", "2")
+
+
 def test_rates_and_times_are_those_of_the_runs(report: Path) -> None:
     rows = {row["system"]: row for row in csv.DictReader((report / "table1.csv").open())}
     assert rows["tiny.llm.ctc"]["vectors a second"] == "9" and rows["tiny.llm.ctc"]["training (min)"] == "3"
