@@ -57,6 +57,8 @@ LORA = ["peft>=0.15,<1"]
 QUANTIZATION = ["bitsandbytes>=0.46,<1", "accelerate>=1.0,<2"]
 # COMET is in no list: pip finds no versions of it beside fairseq2 (numpy, protobuf). `speechllm comet install` puts it
 # into a folder of its own, which only the process that scores looks into.
+# Submits the cells of a sweep to SLURM.
+SLURM = ["submitit>=1.5,<2"]
 # Finds pauses in recordings that are longer than an encoder's window; its weights are in the wheel.
 LONG = ["silero-vad[onnx-cpu]>=6.2,<7", "onnxruntime>=1.16,<2"]
 # The server, which speaks OpenAI's audio API; multipart reads its uploads.
@@ -100,8 +102,8 @@ setup(
         "typing-extensions>=4.12",
     ],
     extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "bench": BENCH, "lora": LORA,
-                    "quantization": QUANTIZATION, "slurm": SLURM, "long": LONG, "serve": SERVE,
-                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *LORA, *SERVE, "openai>=2,<4"]},
+                    "quantization": QUANTIZATION, "long": LONG, "serve": SERVE, "slurm": SLURM,
+                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *LORA, *SERVE, *SLURM, "openai>=2,<4"]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",
