@@ -37,8 +37,6 @@ TRAIN = [
     "tensorboard>=2.16,<3",
     "rich>=13",
 ]
-# Sweeps on SLURM.
-SLURM = ["submitit>=1.5,<2"]
 DEMO = [
     # Speech is synthesised at run time; the library and its voices come with this wheel (GPL, never bundled by us).
     "espeakng-loader==0.2.4",
@@ -55,10 +53,10 @@ BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
 LORA = ["peft>=0.15,<1"]
 # Keeps the LLM in 8 or 4 bits, on a GPU.
 QUANTIZATION = ["bitsandbytes>=0.46,<1", "accelerate>=1.0,<2"]
-# COMET is in no list: pip finds no versions of it beside fairseq2 (numpy, protobuf). `speechllm comet install` puts it
-# into a folder of its own, which only the process that scores looks into.
 # Submits the cells of a sweep to SLURM.
 SLURM = ["submitit>=1.5,<2"]
+# COMET is in no list: pip finds no versions of it beside fairseq2 (numpy, protobuf). `speechllm comet install` puts it
+# into a folder of its own, which only the process that scores looks into.
 # Finds pauses in recordings that are longer than an encoder's window; its weights are in the wheel.
 LONG = ["silero-vad[onnx-cpu]>=6.2,<7", "onnxruntime>=1.16,<2"]
 # The server, which speaks OpenAI's audio API; multipart reads its uploads.
