@@ -35,6 +35,7 @@ TRAIN = [
     # OpenAI's table of British spellings, for the normaliser `whisper_english`.
     "whisper-normalizer>=0.1,<0.2",
     "tensorboard>=2.16,<3",
+    "rich>=13",
 ]
 DEMO = [
     # Speech is synthesised at run time; the library and its voices come with this wheel (GPL, never bundled by us).
@@ -52,6 +53,8 @@ BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
 LORA = ["peft>=0.15,<1"]
 # Keeps the LLM in 8 or 4 bits, on a GPU.
 QUANTIZATION = ["bitsandbytes>=0.46,<1", "accelerate>=1.0,<2"]
+# Submits the cells of a sweep to SLURM.
+SLURM = ["submitit>=1.5,<2"]
 # COMET is in no list: pip finds no versions of it beside fairseq2 (numpy, protobuf). `speechllm comet install` puts it
 # into a folder of its own, which only the process that scores looks into.
 # Finds pauses in recordings that are longer than an encoder's window; its weights are in the wheel.
@@ -97,8 +100,8 @@ setup(
         "typing-extensions>=4.12",
     ],
     extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "bench": BENCH, "lora": LORA,
-                    "quantization": QUANTIZATION, "long": LONG, "serve": SERVE,
-                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *LORA, *SERVE, "openai>=2,<4"]},
+                    "quantization": QUANTIZATION, "long": LONG, "serve": SERVE, "slurm": SLURM,
+                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *LORA, *SERVE, *SLURM, "openai>=2,<4"]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",

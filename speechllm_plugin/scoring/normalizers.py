@@ -10,8 +10,6 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Literal, get_args
 
-import jiwer
-
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import language_code
 
@@ -87,6 +85,8 @@ def _whisper_basic() -> Callable[[str], str]:
 
 @cache
 def _verdini() -> Callable[[str], str]:
+    import jiwer
+
     transform = jiwer.Compose([jiwer.ToLowerCase(), jiwer.RemovePunctuation()])
     return lambda text: collapse_spaces(transform(text))
 

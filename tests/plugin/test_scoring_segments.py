@@ -51,10 +51,11 @@ SACREBLEU: list[tuple[Callable[[Sequence[Hypothesis]], SegmentStatistics], Calla
     "rows",
     [
         noisy_rows(40, 0.3),
-        noisy_rows(40, 0.9),  # n-grams without a match: smoothed
+        noisy_rows(40, 0.9),
+        [replace(ROW, reference="a b c d e f", hypothesis="a x c y e z")],  # no 2-gram matches: smoothed
         noisy_rows(3, 0.0, longest=3),  # no segment of four words
         [replace(ROW, hypothesis="")] * 2,
-        [replace(ROW, hypothesis="zzz qqq")],  # nothing matches
+        [replace(ROW, hypothesis="zzz qqq zzz qqq")],  # nothing matches
         [replace(ROW, hypothesis="turn on the light please now then")],  # longer than the reference
     ],
 )

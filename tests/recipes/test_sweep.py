@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from speechllm_recipes.sweep.cells import CellFolder
+from speechllm_recipes.sweep.launch import submit
+from speechllm_recipes.sweep.plan import read_sweep
 
 from speechllm_plugin.datasets.manifest import read_manifest, write_manifest
 from speechllm_plugin.scoring.report import read_hypotheses
@@ -86,7 +89,7 @@ def test_a_killed_sweep_goes_on_to_the_same_results(
     swept: tuple[Path, Path, str], system: System, tmp_path: Path
 ) -> None:
     """By kill -9 of the sweep itself while a cell trains."""
-    file = write(tmp_path, system, ADAPTERS)
+    file = write(tmp_path, system, {"mlp": ADAPTERS["mlp"]})
     command = [sys.executable, "-m", "speechllm_recipes", "recipe", "run", "speech_llm", "sweep", str(tmp_path / "out"),
                "--config-file", str(file), "--no-rich"]  # fmt: skip
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -103,25 +106,49 @@ def test_a_killed_sweep_goes_on_to_the_same_results(
         if "other processes work on it" not in again.stdout + again.stderr or time.monotonic() > deadline:
             break
     assert again.returncode == 0, again.stdout + again.stderr
-    expected = {name: texts for name, texts in _read(swept[1]).items() if name != "tiny.broken"}
-    assert _read(tmp_path / "out") == expected
-
-
-def _read(out: Path) -> dict[str, list[str]]:
-    return {
-        file.parents[2].name: [row.hypothesis for row in read_hypotheses(file)]
-        for file in sorted(out.glob("*/evaluation/test/hypotheses.tsv"))
-    }
+    name = "tiny.mlp/evaluation/test/hypotheses.tsv"
+    assert (tmp_path / "out" / name).read_text() == (swept[1] / name).read_text()
+    assert metrics(tmp_path / "out/tiny.mlp", "train")[-1] == metrics(swept[1] / "tiny.mlp", "train")[-1]
 
 
 def test_a_dry_run_tells_sizes_and_hours(commands: Commands, system: System, tmp_path: Path) -> None:
-    file = write(tmp_path, system, ADAPTERS)
+    file = write(tmp_path, system, {"mlp": ADAPTERS["mlp"]})
     result = commands.recipe("sweep", tmp_path / "out", "--config-file", file, "--dry-run", "--seconds", "2").ok()
-    lines = result.stdout.splitlines()
-    assert lines[0].split()[:3] == ["cell", "trained", "M"]
-    assert [line.split()[0] for line in lines[1:3]] == ["tiny.mlp", "tiny.wide"]
-    assert "2 cells," in result.stdout
-    assert not list((tmp_path / "out").glob("*/metrics"))
+    head, row, total, *_ = result.stdout.splitlines()
+    assert head.split()[:3] == ["cell", "trained", "M"] and row.split()[0] == "tiny.mlp"
+    # 4 steps of 3 clips, one batch each.
+    assert row.split()[3:5] == ["4", "3"] and total.startswith("1 cells, ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_slurm_is_given_an_array_with_a_job_for_each_cell(commands: Commands, system: System, tmp_path: Path) -> None:
+    """SLURM's two commands are stood in for: what they are given is looked at."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (("srun", "exit 0"), ("sbatch", f'cp "$1" {tmp_path}/script; echo "Submitted batch job 12"')):
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    file = write(tmp_path, system, ADAPTERS)
+    result = commands.recipe(
+        "sweep", tmp_path / "out", "--config-file", file, "--launcher", "slurm", "--slurm", "slurm_partition=gpu",
+        "timeout_min=90", env={"PATH": f"{programs}:{os.environ['PATH']}"},
+    ).ok()  # fmt: skip
+    assert "tiny.mlp: job 12_0" in result.output and "tiny.wide: job 12_1" in result.output
+    script = (tmp_path / "script").read_text()
+    assert "#SBATCH --array=0-1" in script and "#SBATCH --partition=gpu" in script and "#SBATCH --time=90" in script
+    wrong = commands.recipe(
+        "sweep", tmp_path / "out", "--config-file", file, "--launcher", "slurm", "--slurm", "slurm_partitions=gpu",
+        env={"PATH": f"{programs}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert "--launcher slurm: " in wrong.user_error() and "slurm_partitions" in wrong.user_error()
+
+
+def test_a_job_runs_its_cell(system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By submitit's own executor for this machine, which runs what SLURM would."""
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+    (cell,) = read_sweep(write(tmp_path, system, {"broken": BROKEN}))
+    (job,) = submit([CellFolder(cell, tmp_path / "out")], 1, tmp_path / "jobs", {"timeout_min": 5}, cluster="local")
+    assert "train ended with status 2" in str(job.result())
 
 
 @pytest.mark.parametrize(

@@ -107,8 +107,10 @@ def test_the_authors_sweep_is_the_papers_with_their_settings() -> None:
 
 def test_a_cell_that_was_begun_otherwise_is_refused(tmp_path: Path) -> None:
     (cell,) = sweep(tmp_path, "axes: {seed: {a: {common.seed: 1}}}")
-    CellFolder(cell, tmp_path / "a").write_configuration()
-    CellFolder(cell, tmp_path / "a").write_configuration()
     (other,) = sweep(tmp_path, "axes: {seed: {a: {common.seed: 2}}}")
+    CellFolder(other, tmp_path / "a").write_configuration()
+    CellFolder(cell, tmp_path / "a").write_configuration()  # nothing has been trained yet
+    CellFolder(cell, tmp_path / "a").log.touch()
+    CellFolder(cell, tmp_path / "a").write_configuration()
     with pytest.raises(UserError, match="the cell was begun with common.seed = 1, found 2; expected the same"):
         CellFolder(other, tmp_path / "a").write_configuration()

@@ -56,7 +56,8 @@ class CellFolder:
         """
         for file, values in ((self.train_file, self.cell.train), (self.evaluate_file, self.cell.evaluate)):
             text = _yaml(values or {})
-            if file.is_file() and file.read_text(encoding="utf-8") != text:
+            # Until a process has worked on it, it may change.
+            if self.log.is_file() and file.is_file() and file.read_text(encoding="utf-8") != text:
                 key, before, now = _first_difference(parse_yaml(file.read_text(encoding="utf-8")) or {}, values or {})
                 raise UserError(
                     f"{file}: the cell was begun with {key} = {before!r}, found {now!r}; expected the same to go on, "

@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,14 +97,16 @@ def _submit(left: Sequence[CellFolder], processes: int, options: argparse.Namesp
 def _dry_run(cells: Sequence[CellFolder], options: argparse.Namespace) -> str:
     """By `speechllm inspect`, cell by cell, as a program: recipes import no tools."""
     facts: list[tuple[CellFolder, dict[str, Any]]] = []
-    for cell in cells:
-        cell.write_configuration()
-        result = subprocess.run(
-            [sys.executable, "-m", "speechllm_tools.cli", "inspect", str(cell.train_file), "--json", "--seconds",
-             str(options.seconds)],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        if result.returncode != 0:
-            raise UserError(f"{cell.cell.name}: {(result.stderr.strip() or 'no output').splitlines()[-1]}")
-        facts.append((cell, json.loads(result.stdout)))
+    with tempfile.TemporaryDirectory() as folder:
+        for cell in cells:
+            there = CellFolder(cell.cell, Path(folder) / cell.cell.name)
+            there.write_configuration()
+            result = subprocess.run(
+                [sys.executable, "-m", "speechllm_tools.cli", "inspect", str(there.train_file), "--json", "--seconds",
+                 str(options.seconds)],
+                capture_output=True, text=True,
+            )  # fmt: skip
+            if result.returncode != 0:
+                raise UserError(f"{cell.cell.name}: {(result.stderr.strip() or 'no output').splitlines()[-1]}")
+            facts.append((cell, json.loads(result.stdout)))
     return dry_run_table(facts, tflops=options.tflops, processes=options.processes or 1, seconds=options.seconds)

@@ -96,6 +96,8 @@ def submit(
         import submitit
     except ImportError:
         raise UserError("--launcher slurm: found no package submitit, expected it: pip install submitit") from None
+    # A job starts in another folder.
+    cells = [CellFolder(cell.cell, cell.folder.resolve()) for cell in cells]
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster)
         executor.update_parameters(name="speech_llm_sweep", **parameters)

@@ -74,7 +74,7 @@ def test_each_pause_ends_a_piece(clips: list[Sound]) -> None:
     assert [round(piece.start / RATE - start, 1) for piece, (start, _) in zip(pieces, places, strict=True)] == [
         pytest.approx(-0.25, abs=0.1)
     ] * len(places)
-    assert len(pieces_of(sound, longest=30.0, pause=2.0)) == 1
+    assert len(pieces_of(sound, longest=30.0, pause=30.0)) == 1
 
 
 def test_speech_that_goes_on_is_cut_in_a_short_pause(clips: list[Sound]) -> None:
@@ -140,8 +140,7 @@ def test_probabilities_are_those_of_silero_vad(clips: list[Sound]) -> None:
 
         sound, _ = talk(clips, 0.4)
         # As loud as speech is: nothing is raised.
-        sound /= np.sqrt(np.square(sound.reshape(-1, 160)[: len(sound) // 1600 * 10]).mean(axis=1).max())
-        sound = np.clip(0.3 * sound, -1, 1)
+        sound = np.clip(2 * sound, -1, 1)
         expected = load_silero_vad(sequence=True).audio_forward(sound)
     finally:
         torch.set_num_threads(threads)

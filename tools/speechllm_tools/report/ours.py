@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from speechllm_plugin.scoring.significance import compare
+from speechllm_plugin.scoring.significance import compare, mean_score, seed_spread
 from speechllm_tools.report.published import ASR_AVERAGE, ST_AVERAGE, table_3
 from speechllm_tools.report.runs import Run
 from speechllm_tools.report.table import Entry, Table, ranked
@@ -53,12 +53,33 @@ def score_table(metric: str, measured: Sequence[Measured], baseline: str, resamp
     notes = [
         f"{'Lower' if lower else 'Higher'} is better. Bold: best of the column; underlined: best of its block; *: the "
         f"difference from {baseline} is not significant (p >= {SIGNIFICANT}, {resampling.resamples} resamples, seed "
-        f"{resampling.seed}). {AVERAGE}: mean over the columns.",
+        f"{resampling.seed}).{f' {AVERAGE}: mean over the columns.' if AVERAGE in columns else ''}",
         *dict.fromkeys(score_of(measured[0], metric, resampling)[column]["signature"] for column in columns),
     ]
     table = Table(metric.replace(":", "-"), f"Table III: {metric}", ["system", *columns, *published], rows, notes)
     better = ["", *["lower" if lower else "higher"] * len(columns), *[""] * len(published)]
     return ranked(table, better, [name.rpartition(".")[0] for name in names])
+
+
+def seed_table(metric: str, measured: Sequence[Measured]) -> Table | None:
+    """Systems that were trained with several seeds, cells that differ in a part `seed...` of their names alone: the
+    spread over seeds, of which the interval over clips knows nothing. None where there are none."""
+    groups: dict[str, list[Measured]] = {}
+    for one in measured:
+        parts = one.system.name.split(".")
+        if any(part.startswith("seed") for part in parts):
+            groups.setdefault(".".join(part for part in parts if not part.startswith("seed")), []).append(one)
+    rows = []
+    for name, runs in groups.items():
+        if len(runs) > 1:
+            spread = seed_spread([mean_score(list(strata(one, metric).values())[-1]) for one in runs])
+            values = (spread.mean, spread.deviation, spread.low, spread.high)
+            rows.append([Entry(name), *(Entry(f"{value:.2f}", value) for value in values),
+                         Entry(str(spread.runs), float(spread.runs))])  # fmt: skip
+    if not rows:
+        return None
+    columns = ["system", "mean", "standard deviation", "lowest", "highest", "seeds"]
+    return Table(f"seeds-{metric.replace(':', '-')}", f"Over training seeds: {metric}", columns, rows)
 
 
 def _beside(name: str, metric: str) -> list[Entry]:

@@ -36,6 +36,8 @@ def page(
         sections.append(_browser(systems, len(utterances), in_all))
     links = "".join(f'<a href="#{table.name}">{html.escape(table.title)}</a>' for table in tables)
     links += '<a href="#utterances">Utterances</a>' if utterances else ""
+    tested = any(entry.more for table in tables for row in table.rows for entry in row)
+    sure = "<label><input type=checkbox id=sure> intervals and p-values</label>" if tested else ""
     # `</script>` inside a text would end the data.
     data = json.dumps({"systems": list(systems), "utterances": list(utterances)}, ensure_ascii=False)
     data = data.replace("<", "\\u003c")
@@ -44,7 +46,7 @@ def page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>{html.escape(title)}</title><style>{style}</style></head><body>"
-        f"<header><h1>{html.escape(title)}</h1><nav>{links}</nav></header><main>{''.join(sections)}</main>"
+        f"<header><h1>{html.escape(title)}</h1><nav>{links}</nav>{sure}</header><main>{''.join(sections)}</main>"
         f'<script type="application/json" id="data">{data}</script><script>{script}</script></body></html>\n'
     )
 

@@ -80,11 +80,11 @@ def latex(table: Table) -> str:
         return rf"\textbf{{{text}}}" if entry.bold else text
 
     rows = [" & ".join(cell(entry) for entry in row) + r" \\" for row in table.rows]
-    notes = " ".join(note.translate(_LATEX) for note in table.notes)
+    caption = ". ".join(text.rstrip(".").translate(_LATEX) for text in (table.title, *table.notes))
     return "\n".join([
         r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}", r"\toprule",
         " & ".join(column.translate(_LATEX) for column in table.columns) + r" \\", r"\midrule", *rows, r"\bottomrule",
-        r"\end{tabular}", rf"\caption{{{f'{table.title}. {notes}'.translate({}).strip()}}}",
+        r"\end{tabular}", rf"\caption{{{caption}.}}",
         rf"\label{{tab:{table.name}}}", r"\end{table}", "",
     ])  # fmt: skip
 
@@ -108,10 +108,10 @@ def hypertext(table: Table) -> str:
         text = html.escape(entry.text) + ("<sup>*</sup>" if entry.star else "")
         text = f"<u>{text}</u>" if entry.underlined else text
         text = f"<b>{text}</b>" if entry.bold else text
-        title = f' title="{html.escape(entry.more)}"' if entry.more else ""
+        more = f"<small>{html.escape(entry.more)}</small>" if entry.more else ""
         value = "" if entry.value is None else f' data-value="{entry.value!r}"'
         tag = 'th scope="row"' if first else "td"
-        return f"<{tag}{value}{title}>{text}</{tag[:2]}>"
+        return f"<{tag}{value}>{text}{more}</{tag[:2]}>"
 
     head = "".join(f'<th scope="col"><button type="button">{html.escape(column)}</button></th>'
                    for column in table.columns)  # fmt: skip

@@ -64,11 +64,13 @@ def _output(row: Hypothesis) -> dict[str, Any]:
 
 
 def _audio_root(one: Measured) -> Path | None:
-    """Where the paths of the hypotheses start: the folder of the manifest that was decoded."""
+    """Where the paths of the hypotheses start: the data set's `audio_root`, or the folder of its manifest."""
     for data in one.system.sets:
         try:
-            content = json.loads((data.file.parent / "scores.json").read_text(encoding="utf-8"))
-            return Path(content["provenance"]["manifests"][0]["path"]).parent
+            made = json.loads((data.file.parent / "scores.json").read_text(encoding="utf-8"))["provenance"]
+            dataset = (made.get("config") or {}).get("dataset") or {}
+            root = (dataset.get("config_overrides") or {}).get("audio_root")
+            return Path(root) if root else Path(made["manifests"][0]["path"]).parent
         except (OSError, ValueError, KeyError, IndexError, TypeError):
             continue
     return None

@@ -24,6 +24,9 @@
     }));
   }
 
+  document.getElementById("sure")?.addEventListener("change", event =>
+    document.body.classList.toggle("sure", event.target.checked));
+
   // --- utterances
   const { systems, utterances } = JSON.parse(document.getElementById("data").textContent);
   if (!utterances.length) return;
