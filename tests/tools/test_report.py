@@ -98,6 +98,7 @@ def test_scores_are_marked_against_the_baseline(report: Path) -> None:
     assert float(rows["tiny.llm.ctc"]["en"]) < float(rows["tiny.llm.base"]["en"]) < float(rows["tiny.llm.bad"]["en"])
     significant = {name: row["en not significant"] for name, row in rows.items()}
     assert significant == {"tiny.llm.base": "", "tiny.llm.ctc": "yes", "tiny.llm.bad": ""}
+    assert "95 % intervals of 24 clips hold the truth in about 90 % of sets" in (report / "report.md").read_text()
     pairs = list(csv.DictReader((report / "pairs-wer-basic.csv").open()))
     assert len(pairs) == 3
 

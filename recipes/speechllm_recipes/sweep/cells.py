@@ -100,7 +100,6 @@ def _yaml(values: Mapping[str, Any]) -> str:
     stream = io.StringIO()
     writer = YAML(typ="safe", pure=True)
     writer.default_flow_style = False
-    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     writer.dump(values, stream)
     return stream.getvalue()
 

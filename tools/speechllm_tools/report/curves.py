@@ -72,4 +72,5 @@ def _svg(figure: Any) -> str:
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
     text = re.sub(r"\s(width|height)=\"[\d.]+pt\"", "", text[text.index("<svg") :], count=2)
+    text = text.replace("<svg", f'<svg style="max-width: {130 * figure.get_size_inches()[0]:.0f}px"', 1)
     return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -31,7 +31,7 @@ def baseline_of(name: str, names: Sequence[str], baseline: str) -> str | None:
 def score_table(metric: str, measured: Sequence[Measured], baseline: str, resampling: Resampling) -> Table:
     names = [one.system.name for one in measured]
     columns = list(strata(measured[0], metric))
-    lower = lower_is_better(metric)
+    lower, first = lower_is_better(metric), score_of(measured[0], metric, resampling)
     rows = []
     for one in measured:
         scores, mine = score_of(one, metric, resampling), strata(one, metric)
@@ -54,8 +54,12 @@ def score_table(metric: str, measured: Sequence[Measured], baseline: str, resamp
         f"{'Lower' if lower else 'Higher'} is better. Bold: best of the column; underlined: best of its block; *: the "
         f"difference from {baseline} is not significant (p >= {SIGNIFICANT}, {resampling.resamples} resamples, seed "
         f"{resampling.seed}).{f' {AVERAGE}: mean over the columns.' if AVERAGE in columns else ''}",
-        *dict.fromkeys(score_of(measured[0], metric, resampling)[column]["signature"] for column in columns),
+        *dict.fromkeys(first[column]["signature"] for column in columns),
     ]
+    small = {each["segments"]: found["coverage"] for each in first.values()
+             if (found := each["interval"]) is not None and found["coverage"] < 0.95}  # fmt: skip
+    notes += [f"95 % intervals of {segments} clips hold the truth in about {100 * share:g} % of sets."
+              for segments, share in small.items()]  # fmt: skip
     table = Table(metric.replace(":", "-"), f"Table III: {metric}", ["system", *columns, *published], rows, notes)
     better = ["", *["lower" if lower else "higher"] * len(columns), *[""] * len(published)]
     return ranked(table, better, [name.rpartition(".")[0] for name in names])
