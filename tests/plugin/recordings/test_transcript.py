@@ -42,12 +42,10 @@ def test_words_that_two_pieces_share_are_kept_once(timed: bool, edges: tuple[str
 
 def test_case_and_punctuation_do_not_hide_that_a_word_is_the_same() -> None:
     pieces = [
-        heard(0, 5, 0, "We will now look at the second half. of the", timed=True),
-        heard(3, 8.5, 2, "Second half of the year, and see what it brought us.", timed=True),
+        heard(0, 5, 0, "We will now look at the second half.", timed=True),
+        heard(3, 8.5, 2, "then Second half, of the year", timed=True),
     ]
-    assert join(pieces, 9.0, spaces=True).text == (
-        "We will now look at the second half. of the year, and see what it brought us."
-    )
+    assert join(pieces, 9.0, spaces=True).text == "We will now look at the second half. of the year"
 
 
 def test_texts_with_nothing_in_common_meet_in_the_middle() -> None:
