@@ -20,6 +20,7 @@ from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import adapter_layer, use_relative_key_attention
 from speechllm_plugin.encoders.fbank import StackedFbank, check_input_dim
 from speechllm_plugin.masks import length_mask, zero_padding
+from speechllm_plugin.parts import cast
 from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
 from speechllm_plugin.transformers_versions import states_of
@@ -79,7 +80,7 @@ def outline_seamless_m4t_v2(
     config: SeamlessM4Tv2Config, hf_config: HfSeamlessConfig, dtype: torch.dtype
 ) -> SeamlessM4Tv2SpeechEncoder:
     encoder: Any = HfSeamlessSpeechEncoder(hf_config)
-    return SeamlessM4Tv2SpeechEncoder(config, hf_config, encoder.to(dtype))
+    return SeamlessM4Tv2SpeechEncoder(config, hf_config, cast(encoder, dtype))
 
 
 def create_seamless_m4t_v2(config: SeamlessM4Tv2Config) -> SeamlessM4Tv2SpeechEncoder:

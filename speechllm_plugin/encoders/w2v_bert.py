@@ -17,6 +17,7 @@ from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import adapter_layer, use_relative_key_attention
 from speechllm_plugin.encoders.fbank import StackedFbank, check_input_dim
 from speechllm_plugin.masks import length_mask, zero_padding
+from speechllm_plugin.parts import cast
 from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
 
@@ -83,7 +84,7 @@ def outline_w2v_bert(
     config: W2vBertConfig, hf_config: HfWav2Vec2BertConfig, dtype: torch.dtype
 ) -> W2vBertSpeechEncoder:
     model: Any = Wav2Vec2BertModel(hf_config)
-    return W2vBertSpeechEncoder(config, hf_config, model.to(dtype))
+    return W2vBertSpeechEncoder(config, hf_config, cast(model, dtype))
 
 
 def create_w2v_bert(config: W2vBertConfig) -> W2vBertSpeechEncoder:

@@ -27,6 +27,7 @@ from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import key_bias
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.masks import length_mask, zero_padding
+from speechllm_plugin.parts import cast
 from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import config_values, load_preprocessor, load_submodule, source_identity
 from speechllm_plugin.transformers_versions import states_of
@@ -224,7 +225,7 @@ def _take_layers(config: Wav2Vec2Config, hf_config: Any) -> bool:
 
 def outline_wav2vec2(config: Wav2Vec2Config, hf_config: Any, dtype: torch.dtype) -> Wav2Vec2SpeechEncoder:
     final_norm = _take_layers(config, hf_config)
-    model = FAMILIES[hf_config.model_type][1](hf_config).to(dtype)
+    model = cast(FAMILIES[hf_config.model_type][1](hf_config), dtype)
     return Wav2Vec2SpeechEncoder(config, hf_config, model, config.normalize is not False, final_norm)
 
 

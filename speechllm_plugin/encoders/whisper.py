@@ -19,6 +19,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhi
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.masks import length_mask
+from speechllm_plugin.parts import cast
 from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
 from speechllm_plugin.transformers_versions import states_of
@@ -142,7 +143,7 @@ def check_whisper(config: WhisperConfig) -> HfWhisperConfig:
 
 def outline_whisper(config: WhisperConfig, hf_config: HfWhisperConfig, dtype: torch.dtype) -> WhisperSpeechEncoder:
     encoder: Any = HfWhisperEncoder(hf_config)
-    return WhisperSpeechEncoder(config, hf_config, encoder.to(dtype))
+    return WhisperSpeechEncoder(config, hf_config, cast(encoder, dtype))
 
 
 def create_whisper(config: WhisperConfig) -> WhisperSpeechEncoder:
