@@ -10,7 +10,7 @@ LATEST_TORCH ?= torch
 LATEST_TESTS := tests/plugin/pretrained tests/plugin/prompts $(addprefix tests/plugin/test_,$(addsuffix .py, \
 	adapters adapters_base adapters_cif adapters_conv adapters_ctc adapters_published adapters_subsample \
 	adapters_wlq_former encoders_apart seamless_encoder w2v_bert_encoder wav2vec2_encoder whisper_encoder \
-	causal_llm exact_decoding llm_families llm_generation prefix_states alignment ctc_head vocabulary))
+	causal_llm exact_decoding llm_families llm_generation prefix_states preflight alignment ctc_head vocabulary))
 
 .PHONY: help demo test test-latest lint install bench docs clean-demo
 

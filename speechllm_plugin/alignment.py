@@ -70,20 +70,21 @@ def time_texts(
 
 
 def _time_text(model: SpeechLlm, batch: SpeechTextBatch, speech: AdapterOutput, row: int, text: str) -> TimedText:
-    seconds = batch.seconds[row]
+    clip = batch.clips[row]
+    seconds = clip.seconds
     whole = [Timed(text, 0.0, seconds)]
     if not text:
         return TimedText(text, whole, whole, 1.0)
-    if not model.prompts.transcribes(batch.source_langs[row], batch.target_langs[row]):
+    if not clip.task.writes_speech:
         return TimedText(text, whole, whole, 0.0)
     # As in the transcripts that CTC and CIF were trained on.
     tokens = [Piece(*piece) for piece in model.prompts.pieces(text)]
-    waveform = batch.waveforms[row]
+    waveform = clip.waveform
     assert waveform is not None
     pieces, spans = _piece_spans(model, speech, row, text, tokens, waveform)
     frame = 1.0 / model.frame_rate
     times = [None if span is None else (min(span[0] * frame, seconds), min(span[1] * frame, seconds)) for span in spans]
-    units = _units(text, pieces, spaces=has_spaces(batch.source_langs[row]))
+    units = _units(text, pieces, spaces=has_spaces(clip.source_lang))
     if not units:
         return TimedText(text, whole, whole, 0.0)
     words = [_span_of(unit, pieces, times) for unit in units]

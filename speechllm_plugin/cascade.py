@@ -22,18 +22,12 @@ from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_plugin.recognizers.api import Recognized, Recognizer
 
 
-def needs_llm(prompt: PromptConfig, source_lang: str, target_lang: str) -> bool:
-    """Whether a clip goes on to the second stage: all but those that are to be transcribed."""
-    return not prompt.transcribes(source_lang, target_lang)
-
-
 class Cascade(nn.Module):
     def __init__(self, recognizer: Recognizer, llm: Llm | None, prompt: PromptConfig) -> None:
         """:param llm: None where no clip needs it."""
         super().__init__()
         self.recognizer = freeze(recognizer)
         self.llm = None if llm is None else freeze(llm)
-        self._prompt = prompt
         self._recognized: dict[tuple[str, str], Recognized] = {}
         """What is said in a clip, by the identity of its audio and its language."""
         self.prompts = None if llm is None else PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)
@@ -44,11 +38,11 @@ class Cascade(nn.Module):
 
     def recognize(self, batch: SpeechTextBatch) -> list[Recognized]:
         """The first stage: what is said, in its own language."""
-        keys = list(zip(batch.audio_keys, batch.source_langs, strict=True))
+        keys = [(clip.audio_key, clip.source_lang) for clip in batch]
         # A clip that is to be translated into several languages has several rows, and is recognised once.
         new = {key: row for row, key in enumerate(keys) if key not in self._recognized}
         if new:
-            waveforms = [waveform for row in new.values() if (waveform := batch.waveforms[row]) is not None]
+            waveforms = [waveform for row in new.values() if (waveform := batch.clips[row].waveform) is not None]
             transcripts = self._recognize(waveforms, [language for _, language in new])
             self._recognized.update(zip(new, transcripts, strict=True))
         return [self._recognized[key] for key in keys]
@@ -69,14 +63,18 @@ class Cascade(nn.Module):
         """
         texts = [transcript.text for transcript in transcripts]
         generated = [Generated([], cut=transcript.cut) for transcript in transcripts]
-        languages = list(zip(batch.source_langs, batch.target_langs, strict=True))
+        clips = batch.clips
         # Of silence there is nothing to translate, and an LLM that is given nothing makes something up.
-        rows = [row for row in range(len(batch)) if needs_llm(self._prompt, *languages[row]) and texts[row]]
+        rows = [row for row, clip in enumerate(clips) if not clip.task.writes_speech and texts[row]]
         if not rows:
             return texts, generated
         if self.llm is None or self.prompts is None:
-            raise ValueError(f"{batch.ids[rows[0]]}: the clip needs an LLM, but the cascade has none")
-        prompts, ids = zip(*(self.prompts.render_text(*languages[row], texts[row]) for row in rows), strict=True)
+            raise ValueError(f"{clips[rows[0]].id}: the clip needs an LLM, but the cascade has none")
+        rendered = [
+            self.prompts.render_text(clip.source_lang, clip.target_lang, texts[row], clip.task)
+            for row, clip in ((row, clips[row]) for row in rows)
+        ]
+        prompts, ids = zip(*rendered, strict=True)
         device = self.llm.embedding_table.device
         embeddings = [self.llm.embed(torch.tensor(words, dtype=torch.long, device=device)) for words in ids]
         answers, answered = answer(
@@ -85,9 +83,9 @@ class Cascade(nn.Module):
             prompts,
             nn.utils.rnn.pad_sequence(embeddings, batch_first=True),
             torch.tensor([len(words) for words in ids], device=device),
-            keys=[batch.ids[row] for row in rows],
-            seconds=[batch.seconds[row] for row in rows],
-            waveforms=[batch.waveforms[row] for row in rows],
+            keys=[clips[row].id for row in rows],
+            seconds=[clips[row].seconds for row in rows],
+            waveforms=[clips[row].waveform for row in rows],
             config=config,
         )
         for row, text, hypothesis in zip(rows, answers, answered, strict=True):

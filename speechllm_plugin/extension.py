@@ -20,10 +20,10 @@ from speechllm_plugin.models.speech_llm.config import (
     arch_config,
 )
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
-from speechllm_plugin.models.speech_llm.fsdp import apply_fsdp_to_speech_llm
-from speechllm_plugin.models.speech_llm.layers import apply_ac_to_speech_llm, compile_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.shards import whole_vocabulary
+from speechllm_plugin.units.fsdp import apply_fsdp_to_speech_llm
+from speechllm_plugin.units.layers import apply_ac_to_speech_llm, compile_speech_llm
 
 
 def setup(container: DependencyContainer) -> None:

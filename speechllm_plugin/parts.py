@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +24,12 @@ class PretrainedPart(nn.Module):
     def layer_lists(self) -> list[nn.ModuleList]:
         """The layers that activation checkpointing takes one by one."""
         return _outer_lists(self)
+
+
+def cast(model: Any, dtype: torch.dtype) -> Any:
+    """A model in `dtype`. One that is in it already is left alone: PyTorch 2.13 refuses to swap some parameters that
+    have no memory."""
+    return model if next(model.parameters()).dtype == dtype else model.to(dtype)
 
 
 def rounds(*parts: nn.Module) -> bool:

@@ -29,7 +29,7 @@ from speechllm_plugin.hub import NoSuchFileError, advice, find_file, local_path,
 from speechllm_plugin.identity import hash_weights, mark
 from speechllm_plugin.log import log
 from speechllm_plugin.transformers_versions import HEAD, VERSION, has_own_head, without_weights
-from speechllm_plugin.weights import read_weights, weight_files
+from speechllm_plugin.weights import check_files, read_weights, weight_files
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 """One of them is in every checkpoint of an LLM."""
@@ -74,6 +74,21 @@ def config_values(path: str, key: str) -> dict[str, Any]:
             "model"
         )
     return values
+
+
+def load_hf_config(path: str, key: str) -> PretrainedConfig:
+    """transformers' configuration of a checkpoint, of whatever class it is."""
+    return _read(key, path, lambda: AutoConfig.from_pretrained(local_path(path, key)))
+
+
+def check_weight_files(path: str, key: str) -> None:
+    """
+    :raises UserError: of a local directory: files of weights are missing or are not whole. On the hub nothing is looked
+        at: it would be downloaded.
+    """
+    source = local_path(path, key)
+    if Path(source).is_dir():
+        _read(key, path, lambda: check_files(source))
 
 
 def load_preprocessor(path: str, key: str) -> dict[str, Any]:
@@ -238,7 +253,7 @@ def _follow_its_file(tokenizer: PreTrainedTokenizerFast, source: str) -> None:
 def model_class(kls: Any, path: str, key: str) -> tuple[type[PreTrainedModel], PretrainedConfig]:
     """What one of transformers' Auto classes would load, and its configuration; reads no weights."""
     config_values(path, key)
-    config = _read(key, path, lambda: AutoConfig.from_pretrained(local_path(path, key)))
+    config = load_hf_config(path, key)
     return _model_class(kls, config, f"{key}: {path}"), config
 
 
@@ -334,11 +349,17 @@ def _needed(
 
 
 def _model_class(kls: Any, config: PretrainedConfig, where: str) -> Any:
-    """The class that an Auto class loads for a configuration."""
-    mapping = getattr(kls, "_model_mapping", {type(config): kls})
-    if type(config) not in mapping:
+    """
+    :raises UserError: the Auto class loads no model of that kind.
+    """
+    if type(config) not in getattr(kls, "_model_mapping", {type(config): kls}):
         raise UserError(f"{where} holds a model of type {config.model_type!r}, which {kls.__name__} does not load")
-    found = mapping[type(config)]
+    return model_of(kls, config)
+
+
+def model_of(kls: Any, config: PretrainedConfig) -> Any:
+    """The class that an Auto class makes of a configuration that it knows."""
+    found = getattr(kls, "_model_mapping", {type(config): kls})[type(config)]
     classes = {one.__name__: one for one in (found if isinstance(found, (tuple, list)) else [found])}
     return next((classes[name] for name in config.architectures or [] if name in classes), next(iter(classes.values())))
 

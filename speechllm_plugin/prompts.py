@@ -17,7 +17,10 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import is_translation, language_name
+from speechllm_plugin.languages import language_name
+from speechllm_plugin.tasks.api import Task, task_named, task_names, task_of_row
+from speechllm_plugin.tasks.transcribe import TRANSCRIBE
+from speechllm_plugin.tasks.translate import TRANSLATE
 
 SPEECH = "<speech>"
 """The place of the speech embeddings in a prompt template."""
@@ -36,16 +39,14 @@ _FIXED_DATE = (
     + "".join(f"|replace('%{letter}', {_TODAY.strftime(f'%{letter}')!r})" for letter in _DIRECTIVES)
     + "|replace('%%', '%') }}{% endmacro %}{{ '' }}"
 )
-# The names that each instruction may hold.
-_NAMES = {"transcribe": ("source",), "translate": ("source", "target"), "answer": ("source", "target")}
 _ORDERS = {"speech_first": f"{SPEECH}\n{{}}", "instruction_first": f"{{}} {SPEECH}"}
 
 
 @dataclass(kw_only=True)
 class PromptConfig:
-    transcribe: str = "can you transcribe {source}?"
+    transcribe: str = TRANSCRIBE.instruction
     """Instruction for speech recognition; `{source}` becomes the language's name (arXiv 2409.17044, section 3)."""
-    translate: str = "can you translate from {source} to {target}?"
+    translate: str = TRANSLATE.instruction
     """Instruction for speech translation; `{source}` and `{target}` become the languages' names."""
     order: str = "speech_first"
     """Place of the speech in an instruction without `<speech>`. `speech_first`: on a line of its own before it, as in
@@ -68,54 +69,63 @@ class PromptConfig:
         """
         if self.order not in _ORDERS:
             raise UserError(f"prompt.order: found {self.order!r}, expected {' or '.join(_ORDERS)}")
-        for key in _NAMES:
-            if (found := (getattr(self, key) or "").count(SPEECH)) > 1:
-                raise UserError(f"prompt.{key}: found {found} times {SPEECH}, expected one, or none for prompt.order")
-            self._placeholders(key)
+        tasks = [task_named(name, "prompt") for name in task_names()]
+        for task in tasks:
+            if (found := self._template(task).count(SPEECH)) > 1:
+                raise UserError(
+                    f"prompt.{task.name}: found {found} times {SPEECH}, expected one, or none for prompt.order"
+                )
+            self._placeholders(task)
         around = ("system", "before_speech", "after_speech")
         for key in around:
             if found := (getattr(self, key) or "").count(SPEECH):
                 raise UserError(f"prompt.{key}: found {found} times {SPEECH}, expected none")
-        for key in (*_NAMES, *around):
-            if _PLACE in (getattr(self, key) or ""):
+        for key in (*(task.name for task in tasks), *around):
+            if _PLACE in (getattr(self, key, None) or ""):
                 raise UserError(f"prompt.{key}: found the character U+{ord(_PLACE):X}, which is none; expected text")
 
-    def transcribes(self, source_lang: str, target_lang: str | None) -> bool:
-        """Whether a clip is to be written down as it is spoken, neither translated nor answered."""
-        return self.answer is None and not is_translation(source_lang, target_lang)
+    def task_of(self, source_lang: str, target_lang: str | None, stated: str = "") -> Task:
+        """What is asked of a clip: what its row states; else to answer, where there is an instruction for it; else what
+        the languages tell."""
+        return task_of_row(source_lang, target_lang, stated or ("" if self.answer is None else "answer"))
 
-    def instruction(self, source_lang: str, target_lang: str | None) -> str:
-        """What is asked for one clip, with its place for speech: `answer` where there is one; else `translate` or
-        `transcribe`, as the languages tell.
+    def instruction(self, source_lang: str, target_lang: str | None, task: Task | None = None) -> str:
+        """What is asked for one clip, with its place for speech.
 
+        :param task: None = see `task_of`.
         :raises UserError: it names a language that has no name.
         """
-        named = self.named(source_lang, target_lang)
+        task = task or self.task_of(source_lang, target_lang)
+        named = self.named(source_lang, target_lang, task)
         names = {name: language_name(language) for name, language in named.items()}
-        text: str = getattr(self, self._key(source_lang, target_lang)).format(**names)
+        text = self._template(task).format(**names)
         if SPEECH not in text:
             text = _ORDERS[self.order].format(text)
         return text.replace(SPEECH, f"{self.before_speech}{SPEECH}{self.after_speech}")
 
-    def named(self, source_lang: str, target_lang: str | None) -> dict[str, str]:
+    def named(self, source_lang: str, target_lang: str | None, task: Task | None = None) -> dict[str, str]:
         """The languages that the instruction names, by `source` and `target`."""
+        task = task or self.task_of(source_lang, target_lang)
         languages = {"source": source_lang, "target": target_lang or source_lang}
-        return {name: languages[name] for name in sorted(self._placeholders(self._key(source_lang, target_lang)))}
+        return {name: languages[name] for name in sorted(self._placeholders(task))}
 
-    def _key(self, source_lang: str, target_lang: str | None) -> str:
-        if self.transcribes(source_lang, target_lang):
-            return "transcribe"
-        return "translate" if self.answer is None else "answer"
+    def named_in(self, source_lang: str, target_lang: str, stated: str) -> dict[str, str]:
+        """`named`, for a row that states its task, or does not."""
+        return self.named(source_lang, target_lang, self.task_of(source_lang, target_lang, stated))
 
-    def _placeholders(self, key: str) -> set[str]:
-        template = getattr(self, key) or ""
-        expected = f"{' or '.join(f'{{{name}}}' for name in _NAMES[key])}, and {{{{ or }}}} for a brace of the text"
+    def _template(self, task: Task) -> str:
+        configured: str | None = getattr(self, task.name, None)
+        return task.instruction if configured is None else configured
+
+    def _placeholders(self, task: Task) -> set[str]:
+        template, key = self._template(task), task.name
+        expected = f"{' or '.join(f'{{{name}}}' for name in task.names)}, and {{{{ or }}}} for a brace of the text"
         try:
             found = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
-            for name in sorted(found - {*_NAMES[key]}):
+            for name in sorted(found - {*task.names}):
                 raise UserError(f"prompt.{key}: found placeholder {{{name}}}, expected {expected}")
             # Conversions and formats: {source!x}, {source:d}.
-            template.format(**dict.fromkeys(_NAMES[key], ""))
+            template.format(**dict.fromkeys(task.names, ""))
         except (KeyError, IndexError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
@@ -149,7 +159,7 @@ class PromptRenderer:
         self._place = self._joint.convert_tokens_to_ids(_PLACE)
         self._config = config
         self._chat = chat
-        self._rendered: dict[tuple[str, str], RenderedPrompt] = {}
+        self._rendered: dict[tuple[str, str, Task], RenderedPrompt] = {}
         added = tokenizer.added_tokens_decoder.items()
         self._special = {*tokenizer.all_special_ids, *(token for token, content in added if content.special)}
         self._opening, self._lead, end_of_turn = self._read_answer_turn() if chat else ("", "", None)
@@ -162,22 +172,24 @@ class PromptRenderer:
         # The unknown token is not a control token: texts may hold it.
         self._control = self._special - {tokenizer.unk_token_id} | {end_of_turn, self._place}
 
-    def render(self, source_lang: str, target_lang: str) -> RenderedPrompt:
+    def render(self, source_lang: str, target_lang: str, task: Task | None = None) -> RenderedPrompt:
         """The prompt for one clip; see `PromptConfig.instruction`."""
-        key = (source_lang, target_lang)
+        key = (source_lang, target_lang, task or self._config.task_of(source_lang, target_lang))
         if key not in self._rendered:
-            before, after = self._around(self._config.instruction(source_lang, target_lang))
+            before, after = self._around(self._config.instruction(*key))
             ids = [token for token, _, _ in self._tokenize(before + _PLACE + after)]
             place = ids.index(self._place)
             self._rendered[key] = RenderedPrompt(tuple(ids[:place]), (*ids[place + 1 :], *self._end_of_input))
         return self._rendered[key]
 
-    def render_text(self, source_lang: str, target_lang: str, text: str) -> tuple[RenderedPrompt, list[int]]:
+    def render_text(
+        self, source_lang: str, target_lang: str, text: str, task: Task | None = None
+    ) -> tuple[RenderedPrompt, list[int]]:
         """The prompt with a text in the place of the speech, tokenised as one.
 
         :returns: the prompt, and the token ids of the text, in which special tokens are read as plain text.
         """
-        before, after = self._around(self._config.instruction(source_lang, target_lang))
+        before, after = self._around(self._config.instruction(source_lang, target_lang, task))
         first, last = len(before), len(before) + len(text)
         heads: list[int] = []
         words: list[int] = []
@@ -193,25 +205,6 @@ class PromptRenderer:
             else:
                 heads.append(token)
         return RenderedPrompt(tuple(heads), (*tails, *self._end_of_input)), words
-
-    @property
-    def answers(self) -> bool:
-        """Whether speech is answered, not written down."""
-        return self._config.answer is not None
-
-    def transcribes(self, source_lang: str, target_lang: str | None) -> bool:
-        """See `PromptConfig`."""
-        return self._config.transcribes(source_lang, target_lang)
-
-    def spoken(self, source_lang: str, target_lang: str | None, text: str, transcript: str) -> str | None:
-        """What is said in a clip; None where nothing tells.
-
-        :param text: what the LLM should write: what is said, where that is to be transcribed or is nothing.
-        :param transcript: empty where there is none.
-        """
-        if transcript or not text:
-            return transcript
-        return text if self.transcribes(source_lang, target_lang) else None
 
     def encode_target(self, text: str) -> list[int]:
         """Token ids of an answer with the end of its turn, as the chat template has them after the prompt.

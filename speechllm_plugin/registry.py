@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
+from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar
 
 from speechllm_plugin.errors import UserError
@@ -25,28 +26,42 @@ PartT = TypeVar("PartT")
 
 @dataclass(frozen=True)
 class Part(Generic[PartT]):
-    """A registered part: the configuration it takes and the function that builds it."""
+    """A registered part: what it says of itself."""
 
     name: str
     config_kls: type[Any]
+    """Its configuration."""
     build: Callable[..., PartT]
+    """Makes it; of a pretrained part, `build(config)` loads its weights."""
+    outline: Callable[[Any, Any, Any], PartT] | None = None
+    """Of a pretrained part: `outline(config, hf_config, dtype)` makes it without weights, under a mode in which tensors
+    have no memory. None = `build` does so itself."""
+    model_types: tuple[str, ...] = ()
+    """The `model_type`s of the config.json that it can load; () = any, or there is none."""
+    check: Callable[[Any], object] | None = None
+    """Of a pretrained part: `check(config)` raises `UserError` where its checkpoint is not what the configuration says.
+    It reads no weight. None = there is nothing to be known before."""
 
 
 class Registry(Generic[PartT]):
     """Looks parts up by name; imports our own modules and other packages' entry points on first use."""
 
-    def __init__(self, kind: str, own_modules: tuple[str, ...]) -> None:
-        """:param kind: "adapter", "encoder" or "llm": names the entry-point group and appears in errors."""
+    def __init__(self, kind: str, package: str | None = None) -> None:
+        """
+        :param kind: "adapter", "encoder" or "llm": names the entry-point group and appears in errors.
+        :param package: ours, whose modules register the parts that we have: a new file is enough.
+        """
         self.kind = kind
-        self._own_modules = own_modules
+        self._package = package
         self._parts: dict[str, Part[PartT]] = {}
         self._own: frozenset[str] = frozenset()
         self._loaded = False
 
-    def register(self, name: str, config_kls: type[Any], build: Callable[..., PartT]) -> None:
+    def register(self, name: str, config_kls: type[Any], build: Callable[..., PartT], **more: Any) -> None:
+        """:param more: see `Part`."""
         if name in self._parts and self._parts[name].build is not build:
             raise ValueError(f"{self.kind} {name!r} is registered twice")
-        self._parts[name] = Part(name, config_kls, build)
+        self._parts[name] = Part(name, config_kls, build, **more)
 
     def names(self) -> list[str]:
         self._load()
@@ -74,8 +89,9 @@ class Registry(Generic[PartT]):
         if self._loaded:
             return
         self._loaded = True
-        for module in self._own_modules:
-            import_module(module)
+        if self._package is not None:
+            for module in iter_modules(import_module(self._package).__path__, f"{self._package}."):
+                import_module(module.name)
         self._own = frozenset(self._parts)
         for entry_point in entry_points(group=f"speechllm_plugin.{self.kind}s"):
             entry_point.load()

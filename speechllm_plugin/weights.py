@@ -59,6 +59,15 @@ def read_weights(path: str, files: Mapping[str, str], dtype: torch.dtype | None)
     return weights
 
 
+def check_files(path: str) -> None:
+    """
+    :param path: a local directory.
+    :raises OSError: it has no weights, or a file of them is missing or is not whole.
+    """
+    for file, names in _shards(path, weight_files(path)):
+        _open_for(str(file), names)
+
+
 def _shards(path: str, files: Mapping[str, str]) -> Iterator[tuple[Path, list[str]]]:
     """Each file, and the weights that are wanted of it."""
     for file in sorted(set(files.values())):

@@ -21,9 +21,7 @@ PACKAGES = {
 SHELL = (
     "speechllm_plugin.extension",
     "speechllm_plugin.datasets.reader",
-    "speechllm_plugin.models.speech_llm.fsdp",
-    "speechllm_plugin.models.speech_llm.layers",
-    "speechllm_plugin.tasks",
+    "speechllm_plugin.units",
 )
 """The modules and packages of the plugin that fairseq2 runs; all others are the core, and do without it."""
 
@@ -33,12 +31,12 @@ ROOMS: dict[str, set[str]] = {
     "cards": {"models"},
     "cascade": {"datasets", "llms", "parts", "pretrained", "prompts", "recognizers"},
     "checked": {"errors"},
-    "datasets": {"checked", "encoders", "errors", "files", "languages", "log"},
+    "datasets": {"checked", "encoders", "errors", "files", "languages", "log", "tasks"},
     "encoders": {
         "datasets", "errors", "masks", "parts", "precision", "pretrained", "registry", "transformers_versions"
     },
     "errors": set(),
-    "extension": {"cards", "datasets", "models"},
+    "extension": {"cards", "datasets", "models", "units"},
     "files": {"errors"},
     "hub": {"errors"},
     "identity": {"errors", "log", "weights"},
@@ -56,17 +54,18 @@ ROOMS: dict[str, set[str]] = {
     "parts": set(),
     "precision": set(),
     "pretrained": {"errors", "hub", "identity", "log", "transformers_versions", "weights"},
-    "prompts": {"errors", "languages"},
+    "prompts": {"errors", "languages", "tasks"},
     "recordings": {"datasets", "errors", "scoring", "timed_text"},
     "recognizers": {"datasets", "errors", "languages", "precision", "pretrained", "registry"},
     "registry": {"errors"},
     "repetition": set(),
-    "scoring": {"datasets", "errors", "files", "languages", "repetition"},
+    "scoring": {"datasets", "errors", "files", "languages", "repetition", "tasks"},
     "sndfile": set(),
-    "tasks": {"cascade", "datasets", "errors", "files", "languages", "llms", "log", "models", "scoring"},
+    "tasks": {"errors", "languages"},
     "threads": set(),
     "timed_text": set(),
     "transformers_versions": set(),
+    "units": {"adapters", "cascade", "datasets", "errors", "files", "llms", "log", "models", "scoring"},
     "vocabulary": {"errors", "files"},
     "weights": {"hub"},
     "yaml_text": {"errors"},

@@ -136,11 +136,11 @@ def _action_parser(name: str, action_name: str, entry: RecipeEntry, action: Acti
 def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     from fairseq2.recipe.cli import main as recipe_main
 
-    from speechllm_recipes.local_paths import read_local_paths_whole
-    from speechllm_recipes.log_filter import install_log_filter
-    from speechllm_recipes.one_config import read_configuration_once
-    from speechllm_recipes.stop_signal import die_as_told
-    from speechllm_recipes.strict_numbers import refuse_numbers_of_another_kind
+    from speechllm_recipes.workarounds.local_paths import read_local_paths_whole
+    from speechllm_recipes.workarounds.log_filter import install_log_filter
+    from speechllm_recipes.workarounds.one_config import read_configuration_once
+    from speechllm_recipes.workarounds.stop_signal import die_as_told
+    from speechllm_recipes.workarounds.strict_numbers import refuse_numbers_of_another_kind
 
     forwarded: list[str] = []
     if options.output_dir is not None:

@@ -99,6 +99,10 @@ class Adapter(nn.Module):
     """Whether `target_lengths` may be -1 in training (`ctc.no_transcript=leave_out`); set by the model."""
     loss_weights: Mapping[str, float] = MappingProxyType({})
     """Weights of the adapter's own losses beside the LLM's."""
+    ctc_weight: float = 0.0
+    """Weight of the auxiliary CTC loss that it is trained with unless the configuration says otherwise."""
+    loss_names: Mapping[str, str] = MappingProxyType({})
+    """What logs call its own losses, by the keys of `loss_weights`."""
 
     @abstractmethod
     def forward(
@@ -126,13 +130,7 @@ class Adapter(nn.Module):
         return [module for module in self.modules() if isinstance(module, nn.ModuleList)]
 
 
-ADAPTERS: Registry[Adapter] = Registry(
-    "adapter",
-    tuple(
-        f"speechllm_plugin.adapters.{name}"
-        for name in ("base", "conv", "cif", "ctc", "wlq_former", "subsample", "mlp")
-    ),
-)
+ADAPTERS: Registry[Adapter] = Registry("adapter", "speechllm_plugin.adapters")
 
 
 def output_norm(shape: AdapterShape) -> nn.LayerNorm:

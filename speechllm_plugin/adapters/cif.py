@@ -6,6 +6,7 @@ Continuous integrate-and-fire is from arXiv 1905.11235.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +82,8 @@ class CifAdapter(ProjectedAdapter):
     """
 
     vector_per_token = True
+    ctc_weight = 0.1  # arXiv 2409.17044
+    loss_names = MappingProxyType({"quantity": "CIF quantity loss", "token": "CIF token loss"})
 
     def __init__(self, config: CifConfig, shape: AdapterShape) -> None:
         check_at_least(config, layers_before=0, layers_after=0, quantity_weight=0, scale_eps=0, token_weight=0)

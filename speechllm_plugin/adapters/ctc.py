@@ -43,6 +43,7 @@ class CtcAdapter(ProjectedAdapter):
     """
 
     needs_classifier = True
+    ctc_weight = 0.1  # arXiv 2409.17044
 
     def __init__(self, config: CtcAdapterConfig, shape: AdapterShape) -> None:
         check_at_least(config, layers_before=0, layers_after=0)

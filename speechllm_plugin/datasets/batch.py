@@ -1,51 +1,104 @@
-"""A batch of clips with their texts."""
+"""A clip with its task and its texts, and a batch of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from speechllm_plugin.tasks.api import Task
 
-@dataclass
-class SpeechTextBatch:
-    """Clips in the order of their rows. Audio is ragged: padding is the encoder's business."""
 
-    ids: list[str]
-    rows: list[int]
-    """Each clip's place in its split, to put results back in order."""
-    audio: list[str]
-    """Each clip's audio as its manifest names it."""
-    audio_keys: list[str]
-    """Identity of each clip's audio, for the feature cache."""
-    seconds: list[float]
-    """Duration of each clip."""
-    texts: list[str]
-    """What the LLM should answer; empty where unknown."""
-    transcripts: list[str]
-    """What is said, in the language of the speech; empty where the manifest has no `src_text`."""
-    source_langs: list[str]
-    target_langs: list[str]
+@dataclass(kw_only=True)
+class Clip:
+    """One row of a manifest, or one file, from reading to its score."""
+
+    id: str
+    row: int
+    """Place in its split, to put results back in order."""
+    task: Task
+    source_lang: str
+    target_lang: str
     """Equal to the source language for speech recognition."""
-    waveforms: list[Tensor | None]
-    """Float32 at 16 kHz, `[samples]`; None where `features` has the clip."""
-    features: list[Tensor | None]
+    text: str = ""
+    """What the LLM should answer; empty where unknown."""
+    transcript: str = ""
+    """What is said, in the language of the speech; empty where the manifest has no `src_text`."""
+    audio: str
+    """The audio as its manifest names it."""
+    audio_key: str
+    """Identity of the audio, for the feature cache."""
+    seconds: float
+    """Duration."""
+    waveform: Tensor | None = None
+    """Float32 at 16 kHz, `[samples]`; None where there are `features`."""
+    features: Tensor | None = None
     """Cached encoder features, `[T, C]`."""
-    counted: bool = True
-    """False for a batch that only keeps this process in step with the others: it is run but enters no result."""
+
+    @property
+    def spoken(self) -> str | None:
+        """See `Task.spoken`."""
+        return self.task.spoken(self.text, self.transcript)
+
+
+class SpeechTextBatch:
+    """Clips in the order of their rows. Audio is ragged: padding is the encoder's business.
+
+    The lists are made anew of the clips at each call: a change belongs into a clip.
+    """
+
+    def __init__(self, clips: Sequence[Clip], *, counted: bool = True) -> None:
+        """
+        :param counted: False for a batch that only keeps this process in step with the others: it is run but enters no
+            result.
+        """
+        self.clips = list(clips)
+        self.counted = counted
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.clips)
+
+    def __iter__(self) -> Iterator[Clip]:
+        return iter(self.clips)
 
     def row(self, index: int) -> SpeechTextBatch:
         """One clip as a batch of its own."""
-        lists = {field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), list)}
-        changes: dict[str, Any] = {name: value[index : index + 1] for name, value in lists.items()}
-        return replace(self, **changes)
+        return SpeechTextBatch([self.clips[index]], counted=self.counted)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> None:
         """Moves the tensors in place, as fairseq2's trainer wants it."""
-        for tensors in (self.waveforms, self.features):
-            tensors[:] = [None if x is None else x.to(device, non_blocking=non_blocking) for x in tensors]
+        for clip in self.clips:
+            if clip.waveform is not None:
+                clip.waveform = clip.waveform.to(device, non_blocking=non_blocking)
+            if clip.features is not None:
+                clip.features = clip.features.to(device, non_blocking=non_blocking)
+
+    @property
+    def ids(self) -> list[str]:
+        return [clip.id for clip in self.clips]
+
+    @property
+    def rows(self) -> list[int]:
+        return [clip.row for clip in self.clips]
+
+    @property
+    def seconds(self) -> list[float]:
+        return [clip.seconds for clip in self.clips]
+
+    @property
+    def texts(self) -> list[str]:
+        return [clip.text for clip in self.clips]
+
+    @property
+    def transcripts(self) -> list[str]:
+        return [clip.transcript for clip in self.clips]
+
+    @property
+    def waveforms(self) -> list[Tensor | None]:
+        return [clip.waveform for clip in self.clips]
+
+    @property
+    def features(self) -> list[Tensor | None]:
+        return [clip.features for clip in self.clips]

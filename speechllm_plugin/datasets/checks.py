@@ -18,19 +18,20 @@ _COMPARED_SECONDS = 0.5
 
 def check_languages(
     utterances: Sequence[Utterance],
-    needed: Callable[[str, str], Mapping[str, str]],
+    needed: Callable[[Utterance], Mapping[str, str]],
     check: Callable[[str], object],
 ) -> None:
     """
-    :param needed: gives, for the languages of speech and text, those that must be known, by `source` and `target`.
+    :param needed: gives the languages of a row that must be known, by `source` and `target`. It depends on what the
+        row has `asked` alone.
     :param check: raises `UserError` for a language that is not.
     :raises UserError: for the first row with such a language.
     """
-    first: dict[tuple[str, str], Utterance] = {}
+    first: dict[tuple[str, str, str], Utterance] = {}
     for utterance in utterances:
-        first.setdefault((utterance.source_lang, utterance.target_lang), utterance)
-    for languages, utterance in first.items():
-        for name, language in needed(*languages).items():
+        first.setdefault(utterance.asked, utterance)
+    for utterance in first.values():
+        for name, language in needed(utterance).items():
             try:
                 check(language)
             except UserError as error:

@@ -21,7 +21,8 @@ from speechllm_plugin.datasets.audio import (
     read_audio,
     resolve,
 )
-from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
+from speechllm_plugin.tasks.api import Task, task_of_languages
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,18 @@ def batch_of_files(
     source_lang: str,
     target_lang: str | None,
     check: Callable[[str, float], None] = lambda name, seconds: None,
+    *,
+    task: Task | None = None,
 ) -> SpeechTextBatch:
     """
     :param audio: clips; one alone is a batch of one.
     :param check: given each clip's name and seconds before it is decoded, and again afterwards.
+    :param task: of all clips; None = as the languages tell.
     :raises AudioError: a file is missing, is not audio, or holds no samples; an array is no waveform.
     """
-    clips = [audio] if isinstance(audio, Audio) else list(audio)
-    names, keys, waveforms = [], [], []
-    for number, clip in enumerate(clips):
+    task = task or task_of_languages(source_lang, target_lang)
+    clips = []
+    for number, clip in enumerate([audio] if isinstance(audio, Audio) else audio):
         if isinstance(clip, (Path, str, AudioSource)):
             source = clip if isinstance(clip, AudioSource) else resolve(str(clip), Path())
             name, key, waveform = source.name, audio_key(source), _read(source, check)
@@ -58,23 +62,15 @@ def batch_of_files(
             name = clip.name if isinstance(clip, Named) else f"audio[{number}]"
             waveform = _samples(clip.samples if isinstance(clip, Named) else clip, name)
             key = hashlib.sha256(waveform.numpy().tobytes()).hexdigest()
-        check(name, len(waveform) / SAMPLE_RATE)
-        names.append(name)
-        keys.append(key)
-        waveforms.append(waveform)
-    return SpeechTextBatch(
-        ids=names,
-        rows=list(range(len(names))),
-        audio=names,
-        audio_keys=keys,
-        seconds=[len(waveform) / SAMPLE_RATE for waveform in waveforms],
-        texts=[""] * len(names),
-        transcripts=[""] * len(names),
-        source_langs=[source_lang] * len(names),
-        target_langs=[target_lang or source_lang] * len(names),
-        waveforms=list(waveforms),
-        features=[None] * len(names),
-    )
+        seconds = len(waveform) / SAMPLE_RATE
+        check(name, seconds)
+        clips.append(
+            Clip(
+                id=name, row=number, task=task, source_lang=source_lang, target_lang=target_lang or source_lang,
+                audio=name, audio_key=key, seconds=seconds, waveform=waveform,
+            )
+        )  # fmt: skip
+    return SpeechTextBatch(clips)
 
 
 def _read(source: AudioSource, check: Callable[[str, float], None]) -> Tensor:

@@ -7,6 +7,8 @@ Columns, found by name and in any order:
 ``n_frames``  length in 10 ms frames (see :func:`frames_of`); the column, or a field of it, may be missing
 ``tgt_text``  what the model is to write: the transcript, or the translation
 ``channel``   the one channel of the sound, counted from 1; the column, or a field of it, may be missing: all, mixed
+``task``      what is asked: a name of ``speechllm_plugin.tasks``; the column, or a field of it, may be missing:
+              languages and prompt tell
 ``src_text``, ``speaker``, ``src_lang``, ``tgt_lang``  optional
 
 There is no quoting and no escaping, so a text holds no tab and no line end: the writer replaces them by spaces.
@@ -23,6 +25,7 @@ from typing import Literal
 from speechllm_plugin.datasets.text_cleaning import CleanText, clean, tell_of_marks
 from speechllm_plugin.datasets.tsv import Record, read_table, write_table
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.tasks.api import task_named
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,9 @@ class ManifestRow:
 
     channel: int | None = None
     """The one channel to read, counted from 1; ``None`` = the mean of all."""
+
+    task: str = ""
+    """What is asked of the clip, by the name of its task; empty where languages and prompt tell."""
 
 
 def frames_of(seconds: float) -> int:
@@ -140,6 +146,7 @@ def read_manifest(
                 src_lang=record.fields.get("src_lang", ""),
                 tgt_lang=record.fields.get("tgt_lang", ""),
                 line=record.line,
+                task=_read_task(path, record),
             )
         )
     tell_of_marks(path, texts, clean_text)
@@ -153,7 +160,8 @@ def read_manifest(
 def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     """Write a manifest that :func:`read_manifest` reads back, whole or not at all.
 
-    Tabs and line ends in texts become spaces. The columns ``src_text`` and ``channel`` are written where a row has one.
+    Tabs and line ends in texts become spaces. The columns ``src_text``, ``channel`` and ``task`` are written where a
+    row has one.
 
     :raises UserError: an id is repeated, an id or a path is empty, a path holds a tab or a line end, or the place
         cannot be written.
@@ -162,6 +170,7 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     rows = list(rows)
     with_source = any(row.src_text for row in rows)
     with_channel = any(row.channel is not None for row in rows)
+    with_task = any(row.task for row in rows)
     ids: set[str] = set()
     table = []
     for row in rows:
@@ -174,6 +183,7 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
         fields += [row.src_text] if with_source else []
         fields += [row.speaker, row.src_lang, row.tgt_lang]
         fields += ["" if row.channel is None else str(row.channel)] if with_channel else []
+        fields += [row.task] if with_task else []
         if row.id in ids:
             raise UserError(f"{path}, row {row.id!r}: found its id twice, expected each id once")
         ids.add(row.id)
@@ -182,6 +192,7 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     columns += ["src_text"] if with_source else []
     columns += ["speaker", "src_lang", "tgt_lang"]
     columns += ["channel"] if with_channel else []
+    columns += ["task"] if with_task else []
     write_table(path, columns, table)
 
 
@@ -200,6 +211,11 @@ def _cleaned(path: Path, record: Record, mode: CleanText, texts: list[tuple[int,
 def _read_n_frames(path: Path, record: Record, unit: Literal["frames", "samples"]) -> int | None:
     count = _read_count(path, record, "n_frames", "a positive integer")
     return count if count is None or unit == "frames" else frames_of(count / _SAMPLE_RATE)
+
+
+def _read_task(path: Path, record: Record) -> str:
+    stated = record.fields.get("task", "").strip()
+    return task_named(stated, f"{path}, line {record.line}, column 'task'").name if stated else ""
 
 
 def _read_count(path: Path, record: Record, column: str, expected: str) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -18,7 +18,7 @@ from typing_extensions import Self, override
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, audio_key, duration, read_audio
 from speechllm_plugin.datasets.augmentation import Augmentation, AugmentationConfig, augment, draw
-from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.checks import check_n_frames
 from speechllm_plugin.datasets.lengths import LeftOut, LengthPolicy
 from speechllm_plugin.datasets.plan import Batching, BatchLimits, evaluation_steps, padding, training_steps
@@ -27,6 +27,7 @@ from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import language_code
 from speechllm_plugin.log import log
+from speechllm_plugin.tasks.api import Task, task_of_row
 
 _BLOCK = 256
 """Rows that a thread measures at a time."""
@@ -53,15 +54,8 @@ class ReadOptions:
     """Batches read ahead."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """Of training clips."""
-
-
-@dataclass(frozen=True)
-class _Clip:
-    index: int
-    key: str
-    seconds: float
-    waveform: Tensor | None
-    features: Tensor | None
+    task_of: Callable[[str, str, str], Task] = task_of_row
+    """What is asked of a clip, by its languages and by what its row states."""
 
 
 class TrainerBatch(SpeechTextBatch, SupportsDeviceTransfer):
@@ -126,7 +120,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
     def longest(self) -> TrainerBatch | None:
         """The longest clip, alone; None where it cannot be read."""
         clip = self._load(max(range(len(self._seconds)), key=self._seconds.__getitem__))
-        return None if clip is None else self._collate([clip], counted=False)
+        return None if clip is None else TrainerBatch([clip], counted=False)
 
     @override
     def __iter__(self) -> Self:
@@ -294,6 +288,8 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             "languages": languages,
             "lengths": self._seconds,
         }
+        if any(row.task for row in rows):
+            columns["task"] = (row.task for row in rows)
         return {name: _digest(values) for name, values in columns.items()}
 
     def _drop_pending(self) -> None:
@@ -318,7 +314,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             clips = [clip for index in indices if (clip := self._load(index)) is not None]
             if clips:
                 # A stand-in for a batch that lost all its clips has its own turn in an evaluation.
-                return self._collate(clips, counted=training or number == 0)
+                return TrainerBatch(clips, counted=training or number == 0)
         raise UserError(f"all clips are broken, for instance {self._first_skipped()}")
 
     def _from(self, position: int, place: int) -> Iterator[list[int]]:
@@ -328,7 +324,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         for step in [*self._steps[position + 1 :], *self._steps[:position]]:
             yield from step
 
-    def _load(self, index: int) -> _Clip | None:
+    def _load(self, index: int) -> Clip | None:
         utterance = self._utterances[index]
         if utterance.row.id in self.skipped:
             return None
@@ -341,15 +337,14 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             key = " ".join([audio_key(source), *changed, *([] if changes is None else [changes.key])])
             features = self._cache.get(key) if self._cache is not None else None
             if features is not None:
-                seconds = policy.used(duration(source))
-                return _Clip(index, key, seconds + self._added_seconds(index), None, features)
+                return self._clip(index, key, policy.used(duration(source)), features=features)
             samples = read_audio(source, check=policy.used)
             # Again: what a container states may be an estimate.
             samples = samples[: policy.samples(len(samples) / SAMPLE_RATE)]
             seconds = len(samples) / SAMPLE_RATE
             if changes is not None:
                 samples = augment(samples, changes)
-            return _Clip(index, key, seconds + self._added_seconds(index), torch.from_numpy(samples), None)
+            return self._clip(index, key, seconds, waveform=torch.from_numpy(samples))
         except AudioError as error:
             self._refuse(utterance, error)
             return None
@@ -382,21 +377,25 @@ class SpeechTextReader(DataReader[TrainerBatch]):
     def _first_skipped(self) -> str:
         return "{}: {}".format(*next(iter(self.skipped.items())))
 
-    def _collate(self, clips: Sequence[_Clip], *, counted: bool) -> TrainerBatch:
-        utterances = [self._utterances[clip.index] for clip in clips]
-        return TrainerBatch(
-            ids=[utterance.row.id for utterance in utterances],
-            rows=[clip.index for clip in clips],
-            audio=[utterance.row.audio for utterance in utterances],
-            audio_keys=[clip.key for clip in clips],
-            seconds=[clip.seconds for clip in clips],
-            texts=[utterance.row.tgt_text for utterance in utterances],
-            transcripts=[utterance.row.src_text for utterance in utterances],
-            source_langs=[utterance.source_lang for utterance in utterances],
-            target_langs=[utterance.target_lang for utterance in utterances],
-            waveforms=[clip.waveform for clip in clips],
-            features=[clip.features for clip in clips],
-            counted=counted,
+    def _clip(
+        self, index: int, key: str, seconds: float, *, waveform: Tensor | None = None, features: Tensor | None = None
+    ) -> Clip:
+        """:param seconds: of the audio as it is in its file."""
+        utterance = self._utterances[index]
+        row, source_lang, target_lang = utterance.row, utterance.source_lang, utterance.target_lang
+        return Clip(
+            id=row.id,
+            row=index,
+            task=self._options.task_of(source_lang, target_lang, row.task),
+            source_lang=source_lang,
+            target_lang=target_lang,
+            text=row.tgt_text,
+            transcript=row.src_text,
+            audio=row.audio,
+            audio_key=key,
+            seconds=seconds + self._added_seconds(index),
+            waveform=waveform,
+            features=features,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,9 @@ from speechllm_plugin.datasets.audio import AudioSource, duration, resolve
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest, seconds_of
 from speechllm_plugin.datasets.text_cleaning import CleanText
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.languages import is_translation
 from speechllm_plugin.log import log
+from speechllm_plugin.tasks.api import task_of_row
 
 SPEECH_TEXT_DATASET = "speech_text"
 
@@ -55,6 +57,11 @@ class Utterance:
     def name(self) -> str:
         """What errors call it."""
         return f"{self.manifest}, line {self.row.line}, id {self.row.id}"
+
+    @property
+    def asked(self) -> tuple[str, str, str]:
+        """The languages of speech and text, and the task where its row states one: what decides its prompt."""
+        return self.source_lang, self.target_lang, self.row.task
 
     def origin_of(self, name: str) -> str:
         """What gives the `source` or the `target` language: a column of the manifest, or a key of the dataset."""
@@ -141,7 +148,21 @@ class SpeechTextDataset:
 
     def _utterance(self, row: ManifestRow, manifest: Path, root: Path) -> Utterance:
         source_lang = row.src_lang or self.config.source_lang or "en"
-        return Utterance(row, manifest, root, source_lang, row.tgt_lang or self.config.target_lang or source_lang)
+        target_lang = row.tgt_lang or self.config.target_lang or source_lang
+        translation = is_translation(source_lang, target_lang)
+        where = f"{manifest}, line {row.line}, id {row.id}"
+        if row.task == "translate" and not translation:
+            raise UserError(
+                f"{where}, column 'task': found 'translate' into the language of the speech, expected another "
+                "tgt_lang, or another task"
+            )
+        if row.task and task_of_row(source_lang, target_lang, row.task).writes_speech and translation:
+            if not row.src_text:
+                raise UserError(
+                    f"{where}, column 'src_text': found '', expected what is said, as the task is {row.task}"
+                )
+            row, target_lang = replace(row, tgt_text=row.src_text), source_lang
+        return Utterance(row, manifest, root, source_lang, target_lang)
 
 
 def open_speech_text(config: SpeechTextConfig) -> SpeechTextDataset:

@@ -74,12 +74,4 @@ def too_long(seconds: float, max_seconds: float) -> str:
     )
 
 
-ENCODERS: Registry[SpeechEncoder] = Registry(
-    "encoder",
-    (
-        "speechllm_plugin.encoders.whisper",
-        "speechllm_plugin.encoders.seamless_m4t_v2",
-        "speechllm_plugin.encoders.w2v_bert",
-        "speechllm_plugin.encoders.wav2vec2",
-    ),
-)
+ENCODERS: Registry[SpeechEncoder] = Registry("encoder", "speechllm_plugin.encoders")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import SeamlessM4Tv2Config as HfSeamlessConfig
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import (
@@ -19,9 +20,12 @@ from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import adapter_layer, use_relative_key_attention
 from speechllm_plugin.encoders.fbank import StackedFbank, check_input_dim
 from speechllm_plugin.masks import length_mask, zero_padding
+from speechllm_plugin.parts import cast
 from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
 from speechllm_plugin.transformers_versions import states_of
+
+KEY = "encoder.config.path"
 
 
 @dataclass(kw_only=True)
@@ -65,20 +69,35 @@ class SeamlessM4Tv2SpeechEncoder(SpeechEncoder):
         return {"encoder": "seamless_m4t_v2", "source": source_identity(self.config.path), **vars(self.config)}
 
 
+def check_seamless_m4t_v2(config: SeamlessM4Tv2Config) -> HfSeamlessConfig:
+    """:raises UserError: there is no such checkpoint, or it is none of SeamlessM4T v2."""
+    hf_config = load_config(config.path, HfSeamlessConfig, KEY)
+    check_input_dim(hf_config.feature_projection_input_dim, config.path, KEY)
+    return hf_config
+
+
+def outline_seamless_m4t_v2(
+    config: SeamlessM4Tv2Config, hf_config: HfSeamlessConfig, dtype: torch.dtype
+) -> SeamlessM4Tv2SpeechEncoder:
+    encoder: Any = HfSeamlessSpeechEncoder(hf_config)
+    return SeamlessM4Tv2SpeechEncoder(config, hf_config, cast(encoder, dtype))
+
+
 def create_seamless_m4t_v2(config: SeamlessM4Tv2Config) -> SeamlessM4Tv2SpeechEncoder:
     """Loads only the speech encoder's weights of a SeamlessM4T v2 checkpoint."""
-    key = "encoder.config.path"
-    hf_config = load_config(config.path, HfSeamlessConfig, key)
-    check_input_dim(hf_config.feature_projection_input_dim, config.path, key)
+    hf_config = check_seamless_m4t_v2(config)
     encoder = load_submodule(
         HfSeamlessSpeechEncoder,
         hf_config,
         config.path,
         prefix="speech_encoder.",
         dtype=part_dtype(config),
-        key=key,
+        key=KEY,
     )
     return SeamlessM4Tv2SpeechEncoder(config, hf_config, encoder)
 
 
-ENCODERS.register("seamless_m4t_v2", SeamlessM4Tv2Config, create_seamless_m4t_v2)
+ENCODERS.register(
+    "seamless_m4t_v2", SeamlessM4Tv2Config, create_seamless_m4t_v2,
+    outline=outline_seamless_m4t_v2, model_types=("seamless_m4t_v2",), check=check_seamless_m4t_v2,
+)  # fmt: skip

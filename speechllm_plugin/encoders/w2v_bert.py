@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Wav2Vec2BertConfig as HfWav2Vec2BertConfig
 from transformers import Wav2Vec2BertModel
@@ -16,8 +17,11 @@ from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import adapter_layer, use_relative_key_attention
 from speechllm_plugin.encoders.fbank import StackedFbank, check_input_dim
 from speechllm_plugin.masks import length_mask, zero_padding
+from speechllm_plugin.parts import cast
 from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
+
+KEY = "encoder.config.path"
 
 
 @dataclass(kw_only=True)
@@ -69,10 +73,22 @@ class W2vBertSpeechEncoder(SpeechEncoder):
         return {"encoder": "w2v_bert", "source": source_identity(self.config.path), **vars(self.config)}
 
 
+def check_w2v_bert(config: W2vBertConfig) -> HfWav2Vec2BertConfig:
+    """:raises UserError: there is no such checkpoint, or it is none of w2v-BERT 2.0."""
+    hf_config = load_config(config.path, HfWav2Vec2BertConfig, KEY)
+    check_input_dim(hf_config.feature_projection_input_dim, config.path, KEY)
+    return hf_config
+
+
+def outline_w2v_bert(
+    config: W2vBertConfig, hf_config: HfWav2Vec2BertConfig, dtype: torch.dtype
+) -> W2vBertSpeechEncoder:
+    model: Any = Wav2Vec2BertModel(hf_config)
+    return W2vBertSpeechEncoder(config, hf_config, cast(model, dtype))
+
+
 def create_w2v_bert(config: W2vBertConfig) -> W2vBertSpeechEncoder:
-    key = "encoder.config.path"
-    hf_config = load_config(config.path, HfWav2Vec2BertConfig, key)
-    check_input_dim(hf_config.feature_projection_input_dim, config.path, key)
+    hf_config = check_w2v_bert(config)
     # The vector that hides spans in pretraining is not part of the encoder.
     hf_config.mask_time_prob = hf_config.mask_feature_prob = 0.0
     model = load_submodule(
@@ -83,9 +99,12 @@ def create_w2v_bert(config: W2vBertConfig) -> W2vBertSpeechEncoder:
         optional_prefix=True,
         ignored=("masked_spec_embed",),
         dtype=part_dtype(config),
-        key=key,
+        key=KEY,
     )
     return W2vBertSpeechEncoder(config, hf_config, model)
 
 
-ENCODERS.register("w2v_bert", W2vBertConfig, create_w2v_bert)
+ENCODERS.register(
+    "w2v_bert", W2vBertConfig, create_w2v_bert,
+    outline=outline_w2v_bert, model_types=("wav2vec2-bert",), check=check_w2v_bert,
+)  # fmt: skip

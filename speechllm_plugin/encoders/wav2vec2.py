@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import (
     HubertConfig,
     HubertModel,
-    PretrainedConfig,
     Wav2Vec2Model,
     WavLMConfig,
     WavLMModel,
@@ -28,10 +27,12 @@ from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import key_bias
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.masks import length_mask, zero_padding
+from speechllm_plugin.parts import cast
 from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import config_values, load_preprocessor, load_submodule, source_identity
 from speechllm_plugin.transformers_versions import states_of
 
+KEY = "encoder.config.path"
 FAMILIES: dict[str, tuple[Any, Any]] = {
     "wav2vec2": (HfWav2Vec2Config, Wav2Vec2Model),
     "hubert": (HubertConfig, HubertModel),
@@ -189,39 +190,69 @@ def norm_over_time(norm: nn.GroupNorm, states: Tensor, lengths: Tensor) -> Tenso
     return torch.stack(rows)
 
 
-def create_wav2vec2(config: Wav2Vec2Config) -> Wav2Vec2SpeechEncoder:
-    key = "encoder.config.path"
-    values = config_values(config.path, key)
+def check_wav2vec2(config: Wav2Vec2Config) -> Any:
+    """
+    :returns: transformers' configuration of the layers that run.
+    :raises UserError: there is no such checkpoint, it is of another family, or it has not so many layers.
+    """
+    values = config_values(config.path, KEY)
     if values["model_type"] not in FAMILIES:
-        raise UserError(f"{key}: {config.path} holds a model of type {values['model_type']!r}, expected one of "
+        raise UserError(f"{KEY}: {config.path} holds a model of type {values['model_type']!r}, expected one of "
                         f"{', '.join(FAMILIES)}")
-    config_kls, model_kls = FAMILIES[values["model_type"]]
-    hf_config: PretrainedConfig = config_kls.from_dict(values)
+    hf_config = FAMILIES[values["model_type"]][0].from_dict(values)
     if getattr(hf_config, "add_adapter", False):
-        raise UserError(f"{key}: {config.path} shortens its output by layers of its own (add_adapter), expected a "
+        raise UserError(f"{KEY}: {config.path} shortens its output by layers of its own (add_adapter), expected a "
                         "model without")
     num_layers = hf_config.num_hidden_layers
-    layer = num_layers if config.layer is None else config.layer
-    if not 1 <= layer <= num_layers:
-        raise UserError(f"encoder.config.layer: found {layer}, expected 1 to {num_layers}, the layers of {config.path}")
-    hf_config.num_hidden_layers = layer
+    if not 1 <= (num_layers if config.layer is None else config.layer) <= num_layers:
+        raise UserError(
+            f"encoder.config.layer: found {config.layer}, expected 1 to {num_layers}, the layers of {config.path}"
+        )
+    return hf_config
+
+
+def _take_layers(config: Wav2Vec2Config, hf_config: Any) -> bool:
+    """Leaves out of `hf_config` what does not run.
+
+    :returns: whether there is a norm after the last layer.
+    """
+    num_layers = hf_config.num_hidden_layers
+    hf_config.num_hidden_layers = num_layers if config.layer is None else config.layer
     # The vector that hides spans in pretraining is not part of the encoder.
     hf_config.mask_time_prob = hf_config.mask_feature_prob = 0.0
+    return hf_config.do_stable_layer_norm and hf_config.num_hidden_layers == num_layers
+
+
+def outline_wav2vec2(config: Wav2Vec2Config, hf_config: Any, dtype: torch.dtype) -> Wav2Vec2SpeechEncoder:
+    final_norm = _take_layers(config, hf_config)
+    model = cast(FAMILIES[hf_config.model_type][1](hf_config), dtype)
+    return Wav2Vec2SpeechEncoder(config, hf_config, model, config.normalize is not False, final_norm)
+
+
+def create_wav2vec2(config: Wav2Vec2Config) -> Wav2Vec2SpeechEncoder:
+    hf_config = check_wav2vec2(config)
+    num_layers, model_kls = hf_config.num_hidden_layers, FAMILIES[hf_config.model_type][1]
+    final_norm = _take_layers(config, hf_config)
     model = load_submodule(
         model_kls,
         hf_config,
         config.path,
         prefix=f"{model_kls.base_model_prefix}.",
         optional_prefix=True,
-        ignored=("masked_spec_embed", *(f"encoder.layers.{unused}." for unused in range(layer, num_layers))),
+        ignored=(
+            "masked_spec_embed",
+            *(f"encoder.layers.{unused}." for unused in range(hf_config.num_hidden_layers, num_layers)),
+        ),
         dtype=part_dtype(config),
-        key=key,
+        key=KEY,
     )
     normalize = config.normalize
     if normalize is None:
-        normalize = bool(load_preprocessor(config.path, key).get("do_normalize", True))
-    final_norm = hf_config.do_stable_layer_norm and layer == num_layers
+        normalize = bool(load_preprocessor(config.path, KEY).get("do_normalize", True))
     return Wav2Vec2SpeechEncoder(config, hf_config, model, normalize, final_norm)
 
 
-ENCODERS.register("wav2vec2", Wav2Vec2Config, create_wav2vec2)
+ENCODERS.register(
+    "wav2vec2", Wav2Vec2Config, create_wav2vec2,
+    outline=outline_wav2vec2, model_types=tuple(FAMILIES), check=check_wav2vec2,
+)  # fmt: skip

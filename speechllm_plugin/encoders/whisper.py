@@ -19,6 +19,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhi
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.masks import length_mask
+from speechllm_plugin.parts import cast
 from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
 from speechllm_plugin.transformers_versions import states_of
@@ -135,9 +136,19 @@ def _num_frames(samples: NumberT) -> NumberT:
     return -(-samples // HOP)
 
 
+def check_whisper(config: WhisperConfig) -> HfWhisperConfig:
+    """:raises UserError: there is no such checkpoint, or it is none of Whisper's."""
+    return load_config(config.path, HfWhisperConfig, "encoder.config.path")
+
+
+def outline_whisper(config: WhisperConfig, hf_config: HfWhisperConfig, dtype: torch.dtype) -> WhisperSpeechEncoder:
+    encoder: Any = HfWhisperEncoder(hf_config)
+    return WhisperSpeechEncoder(config, hf_config, cast(encoder, dtype))
+
+
 def create_whisper(config: WhisperConfig) -> WhisperSpeechEncoder:
     """Loads only the encoder's weights of a Whisper checkpoint."""
-    hf_config = load_config(config.path, HfWhisperConfig, "encoder.config.path")
+    hf_config = check_whisper(config)
     encoder = load_submodule(
         HfWhisperEncoder,
         hf_config,
@@ -150,4 +161,7 @@ def create_whisper(config: WhisperConfig) -> WhisperSpeechEncoder:
     return WhisperSpeechEncoder(config, hf_config, encoder)
 
 
-ENCODERS.register("whisper", WhisperConfig, create_whisper)
+ENCODERS.register(
+    "whisper", WhisperConfig, create_whisper,
+    outline=outline_whisper, model_types=("whisper",), check=check_whisper,
+)  # fmt: skip

@@ -188,4 +188,4 @@ class Llm(PretrainedPart):
         """What tells this LLM from another, for score files."""
 
 
-LLMS: Registry[Llm] = Registry("llm", ("speechllm_plugin.llms.causal", "speechllm_plugin.llms.encoder_decoder"))
+LLMS: Registry[Llm] = Registry("llm", "speechllm_plugin.llms")

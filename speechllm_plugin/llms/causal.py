@@ -28,7 +28,14 @@ from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
 from speechllm_plugin.log import log
 from speechllm_plugin.precision import Dtype, part_dtype
-from speechllm_plugin.pretrained import load_model, load_tokenizer, model_class, source_identity, without_modes
+from speechllm_plugin.pretrained import (
+    load_model,
+    load_tokenizer,
+    model_class,
+    model_of,
+    source_identity,
+    without_modes,
+)
 from speechllm_plugin.prompts import RenderedPrompt
 from speechllm_plugin.transformers_versions import CACHE, own_defaults
 
@@ -299,6 +306,28 @@ def _why_not_sdpa(model_kls: type[PreTrainedModel], config: PretrainedConfig) ->
     return None
 
 
+def check_causal_llm(config: CausalLlmConfig) -> tuple[type[PreTrainedModel], PretrainedConfig]:
+    """
+    :returns: transformers' class of the checkpoint and its configuration.
+    :raises UserError: there is no such checkpoint, its architecture takes no speech (see `_check`), or it cannot be
+        quantised here.
+    """
+    model_kls, model_config = model_class(AutoModelForCausalLM, config.path, "llm.config.path")
+    _check(model_kls, model_config, config.path)
+    quantization_options(config.quantization, part_dtype(config), "llm.config.quantization")
+    return model_kls, model_config
+
+
+def outline_causal_llm(config: CausalLlmConfig, hf_config: PretrainedConfig, dtype: torch.dtype) -> CausalLlm:
+    # FlashAttention 2 is no part of PyTorch; in shapes and memory it is what `sdpa` is.
+    attention = "sdpa" if config.attention == "flash_attention_2" else config.attention
+    if attention == "sdpa" and _why_not_sdpa(model_of(AutoModelForCausalLM, hf_config), hf_config) is not None:
+        attention = "eager"  # as the LLM is loaded
+    no_tokenizer: Any = None
+    model = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation=attention)
+    return CausalLlm(config, model, no_tokenizer)
+
+
 def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
     """
     `config.attention` is set to what the model runs with.
@@ -306,8 +335,7 @@ def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
     :raises UserError: the checkpoint cannot be loaded, it cannot be quantised here, or its architecture takes no
         speech (see `_check`).
     """
-    model_kls, model_config = model_class(AutoModelForCausalLM, config.path, "llm.config.path")
-    _check(model_kls, model_config, config.path)
+    model_kls, model_config = check_causal_llm(config)
     if config.attention == "sdpa" and (why := _why_not_sdpa(model_kls, model_config)) is not None:
         log.info("{} {}: it runs with eager.", config.path, why)
         config.attention = "eager"
@@ -384,4 +412,4 @@ def _alike(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).norm() < 0.1 * expected.norm())
 
 
-LLMS.register("causal", CausalLlmConfig, create_causal_llm)
+LLMS.register("causal", CausalLlmConfig, create_causal_llm, outline=outline_causal_llm, check=check_causal_llm)

@@ -148,18 +148,33 @@ class _EncoderDecoderRows:
         return self._llm._logits(hidden)
 
 
-def create_encoder_decoder_llm(config: EncoderDecoderLlmConfig) -> EncoderDecoderLlm:
-    """
-    :raises UserError: the checkpoint cannot be loaded, or is of another family.
-    """
+def check_encoder_decoder_llm(config: EncoderDecoderLlmConfig) -> None:
+    """:raises UserError: there is no such checkpoint, or it is of another family."""
     found = config_values(config.path, "llm.config.path")["model_type"]
     if found not in MODEL_TYPES:
         raise UserError(
             f"llm.config.path: {config.path} holds a model of type {found!r}, expected one of {', '.join(MODEL_TYPES)}"
         )
+
+
+def outline_encoder_decoder_llm(
+    config: EncoderDecoderLlmConfig, hf_config: Any, dtype: torch.dtype
+) -> EncoderDecoderLlm:
+    no_tokenizer: Any = None
+    return EncoderDecoderLlm(config, AutoModelForSeq2SeqLM.from_config(hf_config, dtype=dtype), no_tokenizer)
+
+
+def create_encoder_decoder_llm(config: EncoderDecoderLlmConfig) -> EncoderDecoderLlm:
+    """
+    :raises UserError: the checkpoint cannot be loaded, or is of another family.
+    """
+    check_encoder_decoder_llm(config)
     tokenizer = load_tokenizer(config.path, "llm.config.path")
     model = load_model(AutoModelForSeq2SeqLM, config.path, dtype=part_dtype(config), key="llm.config.path")
     return EncoderDecoderLlm(config, model, tokenizer)
 
 
-LLMS.register("encoder_decoder", EncoderDecoderLlmConfig, create_encoder_decoder_llm)
+LLMS.register(
+    "encoder_decoder", EncoderDecoderLlmConfig, create_encoder_decoder_llm,
+    outline=outline_encoder_decoder_llm, model_types=MODEL_TYPES, check=check_encoder_decoder_llm,
+)  # fmt: skip

@@ -46,6 +46,4 @@ class Recognizer(nn.Module):
         """What tells this recogniser from another, for score files."""
 
 
-RECOGNIZERS: Registry[Recognizer] = Registry(
-    "recognizer", ("speechllm_plugin.recognizers.whisper", "speechllm_plugin.recognizers.seamless_m4t_v2")
-)
+RECOGNIZERS: Registry[Recognizer] = Registry("recognizer", "speechllm_plugin.recognizers")

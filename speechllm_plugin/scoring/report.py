@@ -12,14 +12,16 @@ from typing import Any
 from speechllm_plugin.datasets.tsv import read_table, write_table
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
-from speechllm_plugin.languages import direction_of, is_translation
+from speechllm_plugin.languages import direction_of
 from speechllm_plugin.repetition import LOOP_RATIO, compression_ratio
 from speechllm_plugin.scoring.bootstrap import rate_interval
+from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.translation import TranslationResult, chrf_score, pooled_bleu, translation_scores
 from speechllm_plugin.scoring.wer import Unit, WerResult, count_units, error_rate, unit_of, word_errors
+from speechllm_plugin.tasks.api import task_named, task_of_row
 
 _REQUIRED = ("id", "reference", "hypothesis", "source", "duration", "src_lang", "tgt_lang")
-_COLUMNS = (*_REQUIRED, "transcript")
+_COLUMNS = (*_REQUIRED, "transcript", "task")
 
 
 @dataclass(frozen=True)
@@ -48,26 +50,35 @@ class Hypothesis:
     transcript: str = ""
     """What is said, which COMET compares a translation with; empty where it is not known."""
 
+    task: str = ""
+    """What was asked, by the name of its task; empty where the languages tell."""
+
+    @property
+    def scored_by(self) -> str:
+        """See :attr:`~speechllm_plugin.tasks.api.Task.scored_by`."""
+        return task_of_row(self.src_lang, self.tgt_lang, self.task).scored_by
+
     @property
     def is_translation(self) -> bool:
-        return is_translation(self.src_lang, self.tgt_lang)
+        return self.scored_by == "translation"
 
     @property
     def direction(self) -> str:
         """What its scores are counted under; see :func:`~speechllm_plugin.languages.direction_of`."""
-        return direction_of(self.src_lang, self.tgt_lang)
+        direction = direction_of(self.src_lang, self.tgt_lang)
+        return f"{direction} ({self.task})" if self.scored_by == "answers" else direction
 
 
 def write_hypotheses(path: Path | str, rows: Iterable[Hypothesis]) -> None:
-    """Write a TSV with the columns id, reference, hypothesis, source, duration, src_lang, tgt_lang and transcript,
-    whole or not at all. Tabs and line ends in texts become spaces; the duration has milliseconds.
+    """Write a TSV with the columns id, reference, hypothesis, source, duration, src_lang, tgt_lang, transcript and
+    task, whole or not at all. Tabs and line ends in texts become spaces; the duration has milliseconds.
 
     :raises UserError: the place cannot be written.
     """
     table = (
         (
             row.id, row.reference, row.hypothesis, row.source, f"{row.duration:.3f}", row.src_lang, row.tgt_lang,
-            row.transcript,
+            row.transcript, row.task,
         )
         for row in rows
     )
@@ -75,7 +86,7 @@ def write_hypotheses(path: Path | str, rows: Iterable[Hypothesis]) -> None:
 
 
 def read_hypotheses(path: Path | str) -> list[Hypothesis]:
-    """Read what :func:`write_hypotheses` wrote, also before it had the column `transcript`.
+    """Read what :func:`write_hypotheses` wrote, also before it had the columns `transcript` and `task`.
 
     :raises UserError: with file, line and column, what was found and what was expected.
     """
@@ -83,6 +94,8 @@ def read_hypotheses(path: Path | str) -> list[Hypothesis]:
     rows = []
     for record in read_table(path, required=_REQUIRED):
         fields = {name: record.fields.get(name, "") for name in _COLUMNS}
+        if fields["task"]:
+            task_named(fields["task"], f"{path}, line {record.line}, column 'task'")
         try:
             seconds = float(fields["duration"])
         except ValueError:
@@ -101,6 +114,7 @@ def read_hypotheses(path: Path | str) -> list[Hypothesis]:
                 src_lang=fields["src_lang"],
                 tgt_lang=fields["tgt_lang"],
                 transcript=fields["transcript"],
+                task=fields["task"],
             )
         )
     return rows
@@ -130,6 +144,9 @@ def score(rows: Sequence[Hypothesis], wer_normalizer: str = "basic") -> dict[str
         :class:`~speechllm_plugin.scoring.translation.TranslationResult`. Over several directions ``bleu`` and ``chrf``
         are of all rows as one corpus (n-grams for BLEU in each target language's own tokens; the signatures are all
         that occur), and ``bleu_mean``, ``chrf_mean`` the means of the directions' scores, each weighing the same.
+    ``answers``
+        where speech was answered: ``utterances``, ``empty_references``, ``exact`` (share of the hypotheses that are the
+        reference, after the normaliser ``basic``) and ``chrf``.
     ``silence``
         where there are empty references: ``clips``, ``seconds``, ``clips_with_words``, ``words`` that were written for
         them all the same, and ``words_per_minute`` of their sound. Characters in languages without spaces.
@@ -145,9 +162,12 @@ def score(rows: Sequence[Hypothesis], wer_normalizer: str = "basic") -> dict[str
         groups.setdefault(row.direction, []).append(row)
     transcribed: dict[str, tuple[Unit, WerResult]] = {}
     translated: dict[str, TranslationResult] = {}
+    answered: list[Hypothesis] = []
     for direction, group in sorted(groups.items()):
         if group[0].is_translation:
             translated[direction] = translation_scores(_references(group), _hypotheses(group), group[0].tgt_lang)
+        elif group[0].scored_by == "answers":
+            answered += group
         else:
             transcribed[direction] = _score_transcription(group, wer_normalizer)
 
@@ -162,6 +182,8 @@ def score(rows: Sequence[Hypothesis], wer_normalizer: str = "basic") -> dict[str
     if translated:
         own = [row for direction in translated for row in groups[direction]]
         scores["st"] = _translation_scores(own, list(translated.values()))
+    if answered:
+        scores["answers"] = _answer_scores(answered)
     if silence := _silence_scores(groups, transcribed):
         scores["silence"] = silence
     if len(groups) > 1:
@@ -224,6 +246,18 @@ def _translation_scores(rows: Sequence[Hypothesis], directions: Sequence[Transla
         for name in ("bleu", "chrf"):
             scores[f"{name}_mean"] = sum(getattr(direction, name) for direction in directions) / len(directions)
     return scores
+
+
+def _answer_scores(rows: Sequence[Hypothesis]) -> dict[str, Any]:
+    """An answer may be right in other words: neither WER nor BLEU is counted."""
+    normalize = get_normalizer("basic")
+    right = sum(normalize(row.reference) == normalize(row.hypothesis) for row in rows)
+    return {
+        "utterances": len(rows),
+        "empty_references": sum(not row.reference.strip() for row in rows),
+        "exact": right / len(rows),
+        "chrf": chrf_score(_references(rows), _hypotheses(rows)),
+    }
 
 
 def _silence_scores(

@@ -1,1 +1,1 @@
-"""What fairseq2's trainer, evaluator and generator run on each batch."""
+"""What is asked of a clip: one file a task."""

@@ -12,7 +12,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
-from speechllm_plugin.tasks.alignable import check_alignable, ctc_frames
+from speechllm_plugin.units.alignable import check_alignable, ctc_frames
 
 SHORT, LONG = "turn", "turn the kitchen light on and " * 5
 

@@ -25,12 +25,13 @@ from speechllm_plugin.alignment import (
     sounding,
     time_texts,
 )
-from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead, SentencePieceCtcHead
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.tasks.api import task_of_row
 from speechllm_plugin.vocabulary import Vocabulary, train_vocabulary
 
 RATE = 16000
@@ -47,13 +48,14 @@ def create(config: SpeechLlmConfig) -> SpeechLlm:
 def batch_of(
     waveforms: Sequence[Tensor], texts: Sequence[str], source_lang: str = "en", target_lang: str = "en"
 ) -> SpeechTextBatch:
-    names = [f"clip_{i}" for i in range(len(texts))]
-    return SpeechTextBatch(
-        ids=names, rows=list(range(len(names))), audio=names, audio_keys=names,
-        seconds=[len(waveform) / RATE for waveform in waveforms], texts=list(texts), transcripts=list(texts),
-        source_langs=[source_lang] * len(names), target_langs=[target_lang] * len(names),
-        waveforms=list(waveforms), features=[None] * len(names),
-    )
+    task = task_of_row(source_lang, target_lang)
+    return SpeechTextBatch([
+        Clip(
+            id=f"clip_{i}", row=i, task=task, source_lang=source_lang, target_lang=target_lang, text=text,
+            transcript=text, audio=f"clip_{i}", audio_key=f"clip_{i}", seconds=len(waveform) / RATE, waveform=waveform,
+        )
+        for i, (waveform, text) in enumerate(zip(waveforms, texts, strict=True))
+    ])
 
 
 # --- forced alignment

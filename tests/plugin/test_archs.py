@@ -124,7 +124,7 @@ def test_an_arch_is_composed_of_its_parts() -> None:
     [
         ("whisper_large_v3.llama31_8b.cfi", ("did you mean whisper_large_v3.llama31_8b.cif",)),
         ("whisper_large_v3.llama31_8b", ("encoder.llm.adapter", "encoders: whisper_large_v3,", "LLMs: mistral_7b,")),
-        ("?", ("'?'", "adapters: base, conv, cif, ctc, wlq_former, subsample, mlp")),
+        ("?", ("'?'", "adapters: base, cif, conv, ctc, mlp, subsample, wlq_former")),
     ],
 )
 def test_an_unknown_arch_is_one_line(name: str, words: tuple[str, ...]) -> None:

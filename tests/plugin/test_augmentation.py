@@ -188,11 +188,11 @@ def test_cached_features_are_those_of_the_changed_clip(manifest: Path, tmp_path:
     keys = []
     reader = reader_of(manifest, config, cache=FeatureCache(tmp_path / "cache", "encoder", torch.float32))
     for _ in range(3):
-        keys.append({i: k for step in reader for b in step for i, k in zip(b.ids, b.audio_keys, strict=True)})
+        keys.append({i: k for step in reader for b in step for i, k in ((clip.id, clip.audio_key) for clip in b)})
         reader.reset()
     assert keys[0] == keys[2] and not set(keys[0].values()) & set(keys[1].values())
     plain = reader_of(manifest, AugmentationConfig())
-    unchanged = {k for step in plain for batch in step for k in batch.audio_keys}
+    unchanged = {k for step in plain for batch in step for k in (clip.audio_key for clip in batch)}
     assert not unchanged & {*keys[0].values(), *keys[1].values()}
 
 

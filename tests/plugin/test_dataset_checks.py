@@ -41,7 +41,7 @@ def rows_of(folder: Path, columns: str, *rows: str, **config: Any) -> list[Utter
 
 def error_of(utterances: list[Utterance], prompt: PromptConfig) -> str:
     with pytest.raises(UserError) as caught:
-        check_languages(utterances, prompt.named, language_name)
+        check_languages(utterances, lambda row: prompt.named_in(*row.asked), language_name)
     return str(caught.value)
 
 
@@ -53,8 +53,9 @@ def test_a_language_without_a_name_is_told_with_its_row_and_column(clips: Path) 
     assert error_of(utterances, PromptConfig()) == f"{where} 4, id c2, column 'src_lang': found 'xx', {what}"
     only_target = PromptConfig(translate=f"into {{target}}: {SPEECH}", transcribe=f"write {SPEECH}")
     assert error_of(utterances, only_target) == f"{where} 5, id c3, column 'tgt_lang': found 'yy', {what}"
-    check_languages(utterances, PromptConfig(translate=SPEECH, transcribe=SPEECH).named, language_name)
-    check_languages(utterances[:2], PromptConfig().named, language_name)
+    silent, spoken = PromptConfig(translate=SPEECH, transcribe=SPEECH), PromptConfig()
+    check_languages(utterances, lambda row: silent.named_in(*row.asked), language_name)
+    check_languages(utterances[:2], lambda row: spoken.named_in(*row.asked), language_name)
 
 
 def test_a_language_without_a_name_is_told_with_its_key(clips: Path) -> None:

@@ -78,7 +78,7 @@ def test_an_adapter_without_frames_has_no_ctc(tiny_config: object) -> None:
     from speechllm_plugin.adapters.api import Adapter, AdapterShape
     from speechllm_plugin.errors import UserError
     from speechllm_plugin.models.speech_llm.config import CtcConfig
-    from speechllm_plugin.models.speech_llm.factory import create_ctc_head
+    from speechllm_plugin.models.speech_llm.sizes import create_ctc_head
 
     llm = nn.Module()
     shape = AdapterShape(4, 8, 50.0)

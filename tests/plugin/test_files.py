@@ -31,8 +31,8 @@ def test_files_and_arrays_together(samples: np.ndarray, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "clip.wav", samples, 16000, subtype="FLOAT")
     given = samples.astype(np.float64)[::-1]
     batch = batch_of_files([given, tmp_path / "clip.wav", torch.from_numpy(samples)], "en", "de")
-    assert batch.audio == ["audio[0]", str(tmp_path / "clip.wav"), "audio[2]"]
-    assert len(set(batch.audio_keys)) == 3 and batch.target_langs == ["de"] * 3
+    assert [clip.audio for clip in batch] == ["audio[0]", str(tmp_path / "clip.wav"), "audio[2]"]
+    assert len({clip.audio_key for clip in batch}) == 3 and [clip.target_lang for clip in batch] == ["de"] * 3
     first = batch.waveforms[0]
     assert first is not None and first.dtype == torch.float32
     first.zero_()

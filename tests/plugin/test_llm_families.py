@@ -227,7 +227,8 @@ def test_every_family_trains_an_adapter(
     torch.manual_seed(0)
     model = create_speech_llm(config).train()
     batch = batch_of_files([tiny_manifest / f"train_{i}.{('wav', 'flac')[i % 2]}" for i in range(4)], "en", None)
-    batch.texts = batch.transcripts = TEXTS
+    for clip, text in zip(batch, TEXTS, strict=True):
+        clip.text = clip.transcript = text
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
     for _ in range(5):

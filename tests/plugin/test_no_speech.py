@@ -33,7 +33,7 @@ def read_batch(manifest: Path) -> SpeechTextBatch:
     for row, scale in ((1, 1e-4), (2, 0.0)):
         waveform = batch.waveforms[row]
         assert waveform is not None
-        batch.waveforms[row] = waveform * scale
+        batch.clips[row].waveform = waveform * scale
     return batch
 
 
@@ -97,7 +97,7 @@ def test_a_clip_without_words_trains_too(tiny_config: SpeechLlmConfig, batch: Sp
     tiny_config.ctc = CtcConfig(weight=0.3, classifier="linear")
     torch.manual_seed(0)
     model = create_speech_llm(tiny_config).train()
-    batch.texts[1] = batch.transcripts[1] = ""
+    batch.clips[1].text = batch.clips[1].transcript = ""
     loss = model(batch)
     # Its one target is the end of the answer.
     assert loss.num_targets == sum(len(model.prompts.encode_target(text)) for text in batch.texts)

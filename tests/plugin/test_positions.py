@@ -79,7 +79,8 @@ def test_a_clip_beyond_a_table_of_positions_is_named(
     with pytest.raises(UserError, match=r"short\.wav: found 10 vectors of speech, which make 129 positions"):
         model.transcribe(clips[:1], decoding=DecodingConfig(tokens_per_second=0, extra_tokens=room + 1))
     batch = batch_of_files(clips, "en", None)
-    batch.texts[:] = batch.transcripts[:] = ["turn the light on"] * 2
+    for clip in batch:
+        clip.text = clip.transcript = "turn the light on"
     for run in (model, model.swapped_loss):
         with pytest.raises(UserError, match=r"long\.wav: found 150 vectors"):
             run(batch)

@@ -76,12 +76,12 @@ def test_a_batch_says_all_about_its_clips(tiny_manifest: Path) -> None:
             assert batch.seconds[i] == len(expected) / 16000
             assert batch.ids[i] == utterance.row.id
             assert batch.texts[i] == utterance.row.tgt_text
-            assert batch.audio[i] == utterance.row.audio
-            assert (batch.source_langs[i], batch.target_langs[i]) == ("en", "de" if row >= 4 else "en")
+            assert batch.clips[i].audio == utterance.row.audio
+            assert (batch.clips[i].source_lang, batch.clips[i].target_lang) == ("en", "de" if row >= 4 else "en")
             assert batch.features[i] is None
             seen.append(row)
     assert sorted(seen) == list(range(6))
-    assert len({key for batch in batches for key in batch.audio_keys}) == 6
+    assert len({clip.audio_key for batch in batches for clip in batch}) == 6
 
 
 def test_languages_of_rows_and_of_the_dataset(corpus: Path) -> None:
@@ -329,7 +329,7 @@ def test_a_clip_that_is_cut(corpus: Path, caplog: pytest.LogCaptureFixture) -> N
         assert waveform is not None and expected is not None
         assert torch.equal(waveform, expected[:1600])
         # Features of a part are not those of the whole.
-        assert (batch.audio_keys == whole[identity].audio_keys) == (len(expected) <= 1600)
+        assert (batch.clips[0].audio_key == whole[identity].clips[0].audio_key) == (len(expected) <= 1600)
     assert "5 clips are cut to 0.1 s (dataset.too_long=cut), and their texts are not." in caplog.text
 
 

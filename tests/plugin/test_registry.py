@@ -110,7 +110,7 @@ def test_an_unknown_part_names_the_known_ones() -> None:
 
 
 def test_a_name_is_taken_once() -> None:
-    registry: Registry[object] = Registry("thing", ())
+    registry: Registry[object] = Registry("thing")
     registry.register("one", Outer, Outer)
     registry.register("one", Outer, Outer)  # the same part again, as a reloaded module does
     with pytest.raises(ValueError, match="thing 'one' is registered twice"):

@@ -13,6 +13,7 @@ from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.prompts import PromptConfig
+from speechllm_plugin.tasks.translate import TRANSLATE
 from tests.plugin.speech_llm.systems import batches_of
 
 SIZES = {"dim": 16, "num_heads": 2, "ffn_dim": 32, "dropout": 0.0}
@@ -31,7 +32,7 @@ def mixed(tiny_manifest: Path) -> SpeechTextBatch:
     """Twelve clips, longest first; the third and the last are translations without a transcript."""
     batch = batches_of(tiny_manifest / "train.tsv")[0]
     for row in (2, 11):
-        batch.target_langs[row] = "de"
+        batch.clips[row].task, batch.clips[row].target_lang = TRANSLATE, "de"
     return batch
 
 
@@ -60,7 +61,7 @@ def test_they_add_to_the_llms_loss_alone(
         assert alone[index].ctc.loss == 0 and alone[index].ctc.num_labels == 0
         assert all(value == 0 for value in alone[index].adapter.values())
     # A transcript brings them back.
-    mixed.transcripts[2] = mixed.texts[2]
+    mixed.clips[2].transcript = mixed.clips[2].text
     assert model(mixed).ctc.num_labels > loss.ctc.num_labels
 
 
@@ -87,8 +88,5 @@ def test_cif_then_counts_its_own_weights(tiny_config: SpeechLlmConfig, mixed: Sp
         ("en", "it rains", "weather?", "<speech>", "weather?"), ("de", "", "", None, ""),
     ],
 )
-def test_what_is_said(
-    tiny_config: SpeechLlmConfig, target: str, text: str, transcript: str, answer: str | None, spoken: str | None
-) -> None:
-    tiny_config.prompt = PromptConfig(answer=answer)
-    assert create(tiny_config).prompts.spoken("en", target, text, transcript) == spoken
+def test_what_is_said(target: str, text: str, transcript: str, answer: str | None, spoken: str | None) -> None:
+    assert PromptConfig(answer=answer).task_of("en", target).spoken(text, transcript) == spoken

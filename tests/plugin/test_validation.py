@@ -8,21 +8,23 @@ import pytest
 import torch
 from fairseq2.metrics import MetricBag
 
-from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
-from speechllm_plugin.tasks.validation import ENDLESS, SpeechLlmValidUnit, recognition_errors
+from speechllm_plugin.tasks.api import task_of_row
+from speechllm_plugin.units.validation import ENDLESS, SpeechLlmValidUnit, recognition_errors
 
 
-def batch(*rows: tuple[str, str, str]) -> SpeechTextBatch:
-    """:param rows: source language, target language and reference of each."""
-    sources, targets, texts = (list(column) for column in zip(*rows, strict=True))
-    names, empty = [str(row) for row in range(len(rows))], [None] * len(rows)
-    return SpeechTextBatch(
-        ids=names, rows=list(range(len(rows))), audio=names, audio_keys=names, seconds=[1.0] * len(rows), texts=texts,
-        transcripts=texts, source_langs=sources, target_langs=targets, waveforms=[*empty], features=[*empty],
-    )
+def batch(*rows: tuple[str, ...]) -> SpeechTextBatch:
+    """:param rows: source language, target language, reference and, where stated, the task of each."""
+    return SpeechTextBatch([
+        Clip(
+            id=str(number), row=number, task=task_of_row(source, target, *task), source_lang=source, target_lang=target,
+            text=text, transcript=text, audio="", audio_key=str(number), seconds=1.0,
+        )
+        for number, (source, target, text, *task) in enumerate(rows)
+    ])
 
 
 ENGLISH, CHINESE, GERMAN = ("en", "en", "one two three"), ("zh", "", "一二三四"), ("en", "de", "eins zwei drei vier")
@@ -34,6 +36,9 @@ def test_each_transcription_counts_its_own_unit(order: tuple[int, ...]) -> None:
     rows, texts = (ENGLISH, CHINESE, GERMAN), ("one two four", "一二五六", "nichts davon")
     chosen = batch(*(rows[row] for row in order))
     assert recognition_errors(chosen, [texts[row] for row in order]) == (2, 1 + 2, 3 + 4)
+    answer = ("en", "en", "four", "answer")
+    assert recognition_errors(batch(answer), ["five"]) == (0, 0, 0)
+    assert recognition_errors(batch(answer, ENGLISH), ["five", "one two"]) == (1, 1, 3)
 
 
 def test_each_language_has_its_own_capitals() -> None:
@@ -54,7 +59,8 @@ def test_a_system_that_does_not_end_its_answers_is_soon_left_alone(
         model, name="dev", decode=True, decoding=DecodingConfig(extra_tokens=1, tokens_per_second=0)
     )
     rows = batch(*[ENGLISH] * 5)
-    rows.waveforms = [torch.randn(4000) for _ in range(5)]
+    for clip in rows:
+        clip.waveform = torch.randn(4000)
     for _ in range(2):  # each validation begins anew
         bag = MetricBag(torch.device("cpu"))
         unit.prepare_metric_bag(bag)

@@ -14,7 +14,7 @@ import sentencepiece
 from speechllm_plugin.adapters.api import AdapterShape
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import CtcConfig
-from speechllm_plugin.models.speech_llm.factory import create_ctc_head
+from speechllm_plugin.models.speech_llm.sizes import create_ctc_head
 from speechllm_plugin.vocabulary import Vocabulary, train_vocabulary
 from tests.conftest import SENTENCES
 

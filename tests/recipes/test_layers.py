@@ -10,7 +10,7 @@ import torch
 
 from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
-from speechllm_plugin.models.speech_llm.layers import compile_speech_llm
+from speechllm_plugin.units.layers import compile_speech_llm
 from tests.commands import Commands, System, metrics
 
 ADAPTER = {

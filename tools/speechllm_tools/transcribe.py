@@ -139,9 +139,10 @@ def run(options: argparse.Namespace) -> int:
     if model.encoder.languages and language_code(options.source_lang) not in model.encoder.languages:
         _say(f"--source-lang: found {options.source_lang!r}, but the speech encoder was pretrained on "
              f"{', '.join(model.encoder.languages)} alone")
-    if options.timestamps and not model.prompts.transcribes(options.source_lang, options.target_lang):
-        what = "an answer has other words than" if model.prompts.answers else "a translation puts words in another "\
-            "order than"
+    task = model.config.prompt.task_of(options.source_lang, options.target_lang)
+    if options.timestamps and not task.writes_speech:
+        what = "a translation puts words in another order than" if task.name == "translate" else "an answer has other "\
+            "words than"
         _say(f"{what} the speech; each text gets the times of its whole file")
     return Session(model, checkpoint, decoding, options, _say).run(inputs)
 

@@ -12,7 +12,7 @@ from fairseq2.task import Task
 from torch.nn import Module
 from typing_extensions import override
 
-from speechllm_plugin.cascade import Cascade, needs_llm
+from speechllm_plugin.cascade import Cascade
 from speechllm_plugin.datasets.checks import check_languages
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
@@ -24,8 +24,8 @@ from speechllm_plugin.precision import MachinePrecision, describe_decoding
 from speechllm_plugin.recognizers.api import RECOGNIZERS
 from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.provenance import provenance as collect_provenance
-from speechllm_plugin.tasks.cascade import CascadeDecoder, CascadeEvalUnit
-from speechllm_plugin.tasks.kept import KeptHypotheses
+from speechllm_plugin.units.cascade import CascadeDecoder, CascadeEvalUnit
+from speechllm_plugin.units.kept import KeptHypotheses
 from speechllm_recipes.speech_llm.common import arithmetic, open_reader, register_common
 from speechllm_recipes.speech_llm.config import CascadeConfig
 from speechllm_recipes.speech_llm.precision import shared_precision
@@ -55,12 +55,14 @@ class CascadeRecipe(Recipe):
         cascade = _create(context, config, machine)
         units, readers, kept = [], [], []
         for split in config.dataset.splits:
-            reader = open_reader(context, config.dataset, split, max_seconds=cascade.recognizer.max_seconds)
+            reader = open_reader(
+                context, config.dataset, split, max_seconds=cascade.recognizer.max_seconds, prompt=config.prompt
+            )
             beyond = 0.0
             if cascade.prompts is not None:
                 clips = [
                     (clip, seconds) for clip, seconds in reader.clips
-                    if needs_llm(config.prompt, clip.source_lang, clip.target_lang)
+                    if not config.prompt.task_of(*clip.asked).writes_speech
                 ]
                 beyond = report_limit(split, reference_lengths(cascade.prompts, clips), config.decoding)
             provenance = _provenance(context, config, cascade, split)
@@ -109,12 +111,12 @@ def _create(context: RecipeContext, config: CascadeConfig, machine: MachinePreci
     dataset = context.get_dataset_as(SpeechTextDataset)
     config.prompt.check()
     rows = [row for split in config.dataset.splits for row in dataset.read(split)]
-    answered = [row for row in rows if needs_llm(config.prompt, row.source_lang, row.target_lang)]
-    check_languages(answered, config.prompt.named, language_name)
+    answered = [row for row in rows if not config.prompt.task_of(*row.asked).writes_speech]
+    check_languages(answered, lambda row: config.prompt.named_in(*row.asked), language_name)
     with context.device:
         recognizer = RECOGNIZERS.get(config.recognizer.name).build(config.recognizer.config)
         llm = LLMS.get(config.llm.name).build(config.llm.config) if answered else None
-    check_languages(rows, lambda source, target: {"source": source}, recognizer.code)
+    check_languages(rows, lambda row: {"source": row.source_lang}, recognizer.code)
     log.info(
         "Cascade: a recogniser of {:.1f} M parameters, {}.",
         _millions(recognizer),

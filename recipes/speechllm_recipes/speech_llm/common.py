@@ -17,6 +17,7 @@ from fairseq2.recipe.config import EvaluatorSection
 from fairseq2.runtime.dependency import DependencyContainer
 from torch.nn import Module
 
+from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.datasets.audio import AudioError
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.checks import check_languages
@@ -31,7 +32,7 @@ from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.checkpoint import describe_choice, named_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.prompts import PromptRenderer
+from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_recipes.speech_llm.config import (
     SpeechDatasetSection,
     SpeechLlmEvaluateConfig,
@@ -46,8 +47,7 @@ def register_common(container: DependencyContainer) -> None:
         register_cli_error(container, kls, report_user_error)
     for descriptor in (
         MetricDescriptor("other_audio_loss", "NLL Loss with another clip's audio", 101, format_as_float),
-        MetricDescriptor("quantity_loss", "CIF quantity loss", 101, format_as_float),
-        MetricDescriptor("token_loss", "CIF token loss", 101, format_as_float),
+        *(MetricDescriptor(f"{key}_loss", name, 101, format_as_float) for key, name in _adapter_losses().items()),
         MetricDescriptor("ctc_infeasible", "CTC rows that cannot be aligned", 102, format_as_int),
         MetricDescriptor("chrf2", "chrF2", 200, format_as_float, higher_better=True),
         MetricDescriptor("bleu_mean", "BLEU, mean of directions", 201, format_as_float, higher_better=True),
@@ -58,6 +58,12 @@ def register_common(container: DependencyContainer) -> None:
         MetricDescriptor("skipped_clips", "Clips left out", 826, format_as_int),
     ):
         container.collection.register_instance(MetricDescriptor, descriptor)
+
+
+def _adapter_losses() -> dict[str, str]:
+    """What the adapters' own losses are called, by their keys."""
+    builders = (ADAPTERS.get(name).build for name in ADAPTERS.names())
+    return {key: name for build in builders for key, name in getattr(build, "loss_names", {}).items()}
 
 
 def feature_cache(section: SpeechDatasetSection, model: SpeechLlm) -> FeatureCache | None:
@@ -146,7 +152,8 @@ def create_reader(
     :raises UserError: a row is wrong, or the longest clip has no room in the LLM.
     """
     utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
-    check_languages(utterances, model.config.prompt.named, language_name)
+    prompt = model.config.prompt
+    check_languages(utterances, lambda row: prompt.named_in(*row.asked), language_name)
     reader = open_reader(
         context,
         section,
@@ -161,11 +168,22 @@ def create_reader(
         batching=batching,
         augmentation=augmentation,
         accept_new_rows=accept_new_rows,
+        prompt=prompt,
     )
     if (longest := reader.longest()) is not None:
         longest.to(context.gangs.root.device)
         model.check_room(longest)
     return reader
+
+
+def read_manifests(context: RecipeContext, splits: Sequence[str], *, require_text: bool = True) -> None:
+    """Before a model of gigabytes is loaded; a split is parsed once.
+
+    :raises UserError: a manifest is missing, or a row is wrong.
+    """
+    dataset = context.get_dataset_as(SpeechTextDataset)
+    for split in splits:
+        dataset.read(split, require_text=require_text)
 
 
 def warn_of_languages(split: str, utterances: Sequence[Utterance], known: Collection[str] | None) -> None:
@@ -196,12 +214,14 @@ def open_reader(
     batching: Batching = "bucketed",
     augmentation: AugmentationConfig | None = None,
     accept_new_rows: bool = False,
+    prompt: PromptConfig,
 ) -> SpeechTextReader:
     """`create_reader` for models other than `SpeechLlm`.
 
     :param max_seconds: the longest clip that can be taken; None = any.
     :param languages: codes of those that the clips should be in; None = any.
     :param sample: read so many clips of the split, drawn at random, the same each time; None = all.
+    :param prompt: decides what is asked of a clip.
     """
     utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
     if sample is not None and sample < len(utterances):
@@ -224,6 +244,7 @@ def open_reader(
         prefetch=section.prefetch,
         batching=batching,
         augmentation=augmentation or AugmentationConfig(),
+        task_of=prompt.task_of,
     )
     gang = context.gangs.dp
     reader = SpeechTextReader(

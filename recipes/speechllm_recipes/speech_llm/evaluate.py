@@ -15,15 +15,16 @@ from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.provenance import provenance as collect_provenance
-from speechllm_plugin.tasks.decoding import Decoder
-from speechllm_plugin.tasks.evaluation import SpeechLlmEvalUnit
-from speechllm_plugin.tasks.kept import KeptHypotheses
+from speechllm_plugin.units.decoding import Decoder
+from speechllm_plugin.units.evaluation import SpeechLlmEvalUnit
+from speechllm_plugin.units.kept import KeptHypotheses
 from speechllm_recipes.speech_llm.common import (
     arithmetic,
     check_references,
     create_reader,
     decoding_of,
     feature_cache,
+    read_manifests,
     register_common,
 )
 from speechllm_recipes.speech_llm.config import SpeechLlmEvaluateConfig
@@ -47,6 +48,7 @@ class SpeechLlmEvaluateRecipe(Recipe):
         config = context.get_config_as(SpeechLlmEvaluateConfig)
         get_normalizer(config.wer_normalizer)  # reports a missing package before anything is decoded
         decoding = decoding_of(config)
+        read_manifests(context, config.dataset.splits)
         precision = settle_decoding(context, config.model, config.common)
         model = get_model(context)
         log.info("{}", precision.describe(model.precision))

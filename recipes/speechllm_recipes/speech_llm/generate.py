@@ -12,14 +12,15 @@ from typing_extensions import override
 
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.scoring.provenance import provenance
-from speechllm_plugin.tasks.decoding import Decoder
-from speechllm_plugin.tasks.evaluation import SpeechLlmGeneratorUnit
-from speechllm_plugin.tasks.kept import KeptHypotheses
+from speechllm_plugin.units.decoding import Decoder
+from speechllm_plugin.units.evaluation import SpeechLlmGeneratorUnit
+from speechllm_plugin.units.kept import KeptHypotheses
 from speechllm_recipes.speech_llm.common import (
     check_references,
     create_reader,
     decoding_of,
     feature_cache,
+    read_manifests,
     register_common,
 )
 from speechllm_recipes.speech_llm.config import SpeechLlmGenerateConfig
@@ -42,6 +43,7 @@ class SpeechLlmGenerateRecipe(Recipe):
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmGenerateConfig)
         decoding = decoding_of(config)
+        read_manifests(context, [config.dataset.split], require_text=False)
         precision = settle_decoding(context, config.model, config.common)
         model = get_model(context)
         log.info("{}", precision.describe(model.precision))

@@ -13,16 +13,11 @@ from fairseq2.recipe.config import CommonSection, ModelSection, ReferenceModelSe
 from fairseq2.utils.config import StandardConfigMerger
 from fairseq2.utils.structured import StandardValueConverter
 
-from speechllm_plugin.encoders.api import ENCODERS
-from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.models.speech_llm.checkpoint import Checkpoint, decoding_dtypes, named_checkpoint
-from speechllm_plugin.models.speech_llm.config import all_arch_names, arch_config
+from speechllm_plugin.models.speech_llm.config import PRETRAINED, all_arch_names, arch_config
 from speechllm_plugin.precision import DTYPES, MachinePrecision, describe, describe_decoding, machine_precision
-from speechllm_plugin.registry import Registry
 from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
 from speechllm_recipes.speech_llm.run_record import MIXED_PRECISION, recorded_precision
-
-_REGISTRIES: dict[str, Registry[Any]] = {"encoder": ENCODERS, "llm": LLMS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,13 +105,13 @@ def _auto_parts(section: ModelSection) -> list[str]:
     values: Any = StandardValueConverter().unstructure(arch_config(section.arch))
     if section.config_overrides is not None:
         values = StandardConfigMerger().merge(values, section.config_overrides)
-    return [part for part in _REGISTRIES if _dtype(part, values) == "auto"]
+    return [part for part in PRETRAINED if _dtype(part, values) == "auto"]
 
 
 def _dtype(part: str, values: Any) -> object:
     try:
         name, config = values[part]["name"], values[part]["config"] or {}
-        return config.get("dtype", getattr(_REGISTRIES[part].get(name).config_kls(), "dtype", None))
+        return config.get("dtype", getattr(PRETRAINED[part].get(name).config_kls(), "dtype", None))
     except (TypeError, KeyError, AttributeError):
         return None  # not what a configuration looks like: what reads it next says so
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,22 +19,23 @@ from speechllm_plugin.datasets.reader import SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_atomically
-from speechllm_plugin.languages import is_translation
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.llms.limits import rate_for, reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.checkpoint import Checkpoint, keep_decoding, step_numbers
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.kept_vocabulary import keep_vocabulary, use_kept_vocabulary
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.tasks.alignable import check_alignable, known_transcripts
-from speechllm_plugin.tasks.training import SpeechLlmTrainUnit
-from speechllm_plugin.tasks.validation import SpeechLlmValidUnit
+from speechllm_plugin.prompts import PromptConfig
+from speechllm_plugin.units.alignable import check_alignable, known_transcripts
+from speechllm_plugin.units.training import SpeechLlmTrainUnit
+from speechllm_plugin.units.validation import SpeechLlmValidUnit
 from speechllm_recipes.speech_llm.common import (
     check_level,
     check_references,
     create_reader,
     dtype_name,
     feature_cache,
+    read_manifests,
     register_common,
 )
 from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
@@ -67,7 +68,7 @@ class SpeechLlmTrainRecipe(Recipe):
         model.feature_cache = feature_cache(config.dataset, model)
         if isinstance(model.ctc, LlmEmbeddingCtcHead):
             texts = (
-                model.prompts.spoken(row.source_lang, row.target_lang, row.row.tgt_text, row.row.src_text)
+                model.config.prompt.task_of(*row.asked).spoken(row.row.tgt_text, row.row.src_text)
                 for row in self._train_rows(context, config)
             )
             tokens = {token for text in texts if text is not None for token in model.transcript_tokens(text)}
@@ -88,6 +89,7 @@ class SpeechLlmTrainRecipe(Recipe):
         config = context.get_config_as(SpeechLlmTrainConfig)
         _check_model_section(config)
         check_steps(context.output_dir, config.regime.num_steps)
+        read_manifests(context, [config.dataset.train_split, *config.dataset.valid_splits])
         self._check_score_metric(context, config)
         check_level(config.decoding, config.dataset)
         self._precision = settle_training(context, config)
@@ -152,16 +154,28 @@ class SpeechLlmTrainRecipe(Recipe):
         if config.regime.score_metric != "wer" or not splits:
             return
         dataset = context.get_dataset_as(SpeechTextDataset)
-        rows = (row for split in splits for row in dataset.read(split))
-        if all(is_translation(row.source_lang, row.target_lang) for row in rows):
+        prompt = _prompt_of(config.model.config_overrides)
+        tasks = {prompt.task_of(*row.asked) for split in splits for row in dataset.read(split)}
+        if all(task.scored_by != "wer" for task in tasks):
+            kinds = " and ".join(sorted({_NAMES.get(task.name, task.name) for task in tasks}))
             raise UserError(
-                f"regime.score_metric: found 'wer', but {', '.join(splits)} (dataset.valid_splits) holds translations "
-                "only, expected regime.score_metric=nll_loss"
+                f"regime.score_metric: found 'wer', but {', '.join(splits)} (dataset.valid_splits) holds {kinds} only, "
+                "expected regime.score_metric=nll_loss"
             )
 
     @staticmethod
     def _train_rows(context: RecipeContext, config: SpeechLlmTrainConfig) -> list:
         return context.get_dataset_as(SpeechTextDataset).read(config.dataset.train_split)
+
+
+_NAMES = {"translate": "translations", "answer": "answers"}
+
+
+def _prompt_of(overrides: object) -> PromptConfig:
+    """As far as it decides what is asked of a clip."""
+    prompt = overrides.get("prompt") if isinstance(overrides, Mapping) else None
+    answer = prompt.get("answer") if isinstance(prompt, Mapping) else None
+    return PromptConfig(answer=answer if isinstance(answer, str) else None)
 
 
 def _resolve_decoding(

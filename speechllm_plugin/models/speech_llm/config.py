@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.checked import Checked
@@ -18,8 +18,12 @@ from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.models.speech_llm.archs import ADAPTER_ARCHS, ENCODER_ARCHS, LLM_ARCHS, PartArch
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
 from speechllm_plugin.prompts import PromptConfig
+from speechllm_plugin.registry import Registry
 
 SPEECH_LLM_FAMILY = "speech_llm"
+
+PRETRAINED: dict[str, Registry[Any]] = {"encoder": ENCODERS, "llm": LLMS}
+"""The kinds of pretrained parts, each under its key in the configuration."""
 
 
 @dataclass(kw_only=True)
@@ -135,7 +139,8 @@ class SpeechLlmConfig:
         self.llm.config = LLMS.config(self.llm.name, self.llm.config)
         if self.adapter.arch is not None:
             raise UserError(f"adapter.arch: found {self.adapter.arch!r}, expected null: no adapter is published")
-        if getattr(ADAPTERS.get(self.adapter.name).build, "needs_classifier", False) and self.ctc.weight == 0:
+        adapter: Any = ADAPTERS.get(self.adapter.name).build  # its class, or a function of another package
+        if getattr(adapter, "needs_classifier", False) and self.ctc.weight == 0:
             raise UserError(
                 f"ctc.weight: found 0, expected more (0.1 is published): the adapter {self.adapter.name!r} compresses "
                 "by what the CTC head says of the frames"
@@ -149,7 +154,7 @@ class SpeechLlmConfig:
                     "adapter.config.token_weight each vector stands for one token of the LLM"
                 )
         if self.ctc.weight is None:
-            self.ctc.weight = 0.1 if self.adapter.name in _CTC_ADAPTERS else 0.0
+            self.ctc.weight = getattr(adapter, "ctc_weight", 0.0)
             for problem in self.ctc.problems():
                 raise UserError(f"ctc.{problem} (it is 0 with the adapter {self.adapter.name!r} unless set)")
         for part in (self.encoder.config, self.llm.config):
@@ -168,12 +173,12 @@ def part_dtypes(config: SpeechLlmConfig) -> dict[str, str]:
     return dtypes
 
 
-# An architecture is `encoder.llm.adapter`, composed from the tables of encoders, LLMs and adapters, never written out.
-_ADAPTERS = ("base", "conv", "cif", "ctc", "wlq_former", "subsample", "mlp")
-# Published with an auxiliary CTC loss of weight 0.1 (arXiv 2409.17044).
-_CTC_ADAPTERS = ("cif", "ctc")
-
-GRID = (("whisper_large_v3", "seamless_m4t_v2"), ("mistral_7b", "llama31_8b"), _ADAPTERS[:5])
+# An architecture is `encoder.llm.adapter`, composed of known encoders and LLMs and of the adapters, never written out.
+GRID = (
+    ("whisper_large_v3", "seamless_m4t_v2"),
+    ("mistral_7b", "llama31_8b"),
+    ("base", "conv", "cif", "ctc", "wlq_former"),
+)
 """Encoders, LLMs and adapters of arXiv 2409.17044: 20 systems."""
 SLM = (("w2v_bert", *GRID[0]), ("mt0_xxl_mt",), ("slm",))
 """SLM (arXiv 2310.00230); `w2v_bert` and the others stand in for its encoder, which is not public."""
@@ -183,7 +188,7 @@ AUTHORS = (*GRID[:2], ("cif_authors", "ctc_authors", "wlq_former_authors"))
 # Every composition can be asked for; these are the ones that are listed.
 _LISTED = (
     GRID,
-    (*GRID[:2], _ADAPTERS[5:]),
+    (*GRID[:2], ("subsample", "mlp")),
     SLM,
     AUTHORS,
     (SLM[0], ("mt0_small", "mt0_xl", "mt0_xxl_mt"), ("subsample",)),
@@ -193,7 +198,7 @@ _LISTED = (
         ("llama32_1b", "llama32_3b", "qwen25_7b", "qwen3_06b", "qwen3_8b", "gemma2_9b", "gemma3_1b"),
         ("base", "mlp"),
     ),
-    (("whisper_tiny_en",), ("smollm2_135m",), _ADAPTERS),
+    (("whisper_tiny_en",), ("smollm2_135m",), (*GRID[2], "subsample", "mlp")),
 )
 
 
@@ -212,7 +217,7 @@ def _names() -> tuple[list[str], list[str], list[str]]:
     return (
         [*ENCODER_ARCHS, *ENCODERS.foreign_names()],
         [*LLM_ARCHS, *LLMS.foreign_names()],
-        [*_ADAPTERS, *ADAPTER_ARCHS, *ADAPTERS.foreign_names()],
+        [*ADAPTERS.names(), *ADAPTER_ARCHS],
     )
 
 

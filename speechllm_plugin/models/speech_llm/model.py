@@ -122,10 +122,7 @@ class SpeechLlm(nn.Module):
         """
         targets = [self.prompts.encode_target(text) for text in batch.texts]
         # Frames follow the words as they are spoken, which a translation does not.
-        spoken = [
-            self.prompts.spoken(*row)
-            for row in zip(batch.source_langs, batch.target_langs, batch.texts, batch.transcripts, strict=True)
-        ]
+        spoken = [clip.spoken for clip in batch]
         transcripts = [None if text is None else self.transcript_tokens(text) for text in spoken]
         speech = self.adapt(batch, transcripts)
         ctc = self._ctc_loss(speech, spoken, transcripts)
@@ -289,7 +286,7 @@ class SpeechLlm(nn.Module):
         """
         batch = self._read(audio, source_lang, target_lang)
         speech = self.listen(batch, score_frames=True)
-        if self.prompts.transcribes(source_lang, target_lang):
+        if any(clip.task.writes_speech for clip in batch):
             check_timestamps(self, speech)
         return time_texts(self, batch, speech, self.decode(batch, speech, decoding or self.decoding)[0])
 
@@ -297,7 +294,8 @@ class SpeechLlm(nn.Module):
         def check(name: str, seconds: float) -> None:
             check_duration(name, seconds, self.encoder)
 
-        batch = batch_of_files(audio, source_lang, target_lang, check)
+        task = self.config.prompt.task_of(source_lang, target_lang)
+        batch = batch_of_files(audio, source_lang, target_lang, check, task=task)
         batch.to(next(self.parameters()).device)
         return batch
 
@@ -321,14 +319,11 @@ class SpeechLlm(nn.Module):
         if missing := [i for i, features in enumerate(rows) if features is None]:
             encoded = encode_apart(self.encoder, [_waveform(batch, i) for i in missing])
             for i, features in zip(missing, encoded, strict=True):
-                rows[i] = cache.put(batch.audio_keys[i], features)
+                rows[i] = cache.put(batch.clips[i].audio_key, features)
         return [features.float() for features in rows if features is not None]
 
     def _prompts(self, batch: SpeechTextBatch) -> list[RenderedPrompt]:
-        return [
-            self.prompts.render(source, target)
-            for source, target in zip(batch.source_langs, batch.target_langs, strict=True)
-        ]
+        return [self.prompts.render(clip.source_lang, clip.target_lang, clip.task) for clip in batch]
 
 
 def _beginning(llm: Llm) -> list[int]:

@@ -54,6 +54,16 @@ class TuningConfig(Checked):
         if not 0 <= self.lora_dropout < 1:
             yield f"lora_dropout: found {self.lora_dropout}, expected at least 0 and below 1"
 
+    def check_installed(self, key: str) -> None:
+        """
+        :param key: what holds the configuration.
+        :raises UserError: a package is missing.
+        """
+        if self.lora_rank > 0 and find_spec("peft") is None:
+            raise UserError(
+                f"{key}.lora_rank: found {self.lora_rank}, which needs peft, which is not installed: pip install peft"
+            )
+
 
 class TunedWeights(nn.Module):
     """The trained weights of a part, under their names in it.
@@ -114,10 +124,7 @@ def add_lora(part: PretrainedPart, config: TuningConfig, key: str) -> list[nn.Mo
 
     :returns: their dropouts.
     """
-    if find_spec("peft") is None:
-        raise UserError(
-            f"{key}.lora_rank: found {config.lora_rank}, which needs peft, which is not installed: pip install peft"
-        )
+    config.check_installed(key)
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 

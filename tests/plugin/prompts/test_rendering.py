@@ -12,6 +12,9 @@ from transformers import (
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.prompts import SPEECH, PromptConfig, PromptRenderer
+from speechllm_plugin.tasks.answer import ANSWER
+from speechllm_plugin.tasks.transcribe import TRANSCRIBE
+from speechllm_plugin.tasks.translate import TRANSLATE
 
 CONTROL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "</s>", "<|eot_id|>", "[INST]"]
 NO_SYSTEM_TURN = (
@@ -182,7 +185,8 @@ def test_a_language_needs_a_name_only_where_the_prompt_names_it(tokenizer: PreTr
 def test_the_names_of_a_language_are_one_task(renderer: PromptRenderer) -> None:
     assert renderer.render("en", "en-US") == renderer.render("eng", "English") == renderer.render("EN", "")
     assert renderer.render("en", "German") == renderer.render("English", "deu") != renderer.render("en", "en")
-    assert renderer.transcribes("en", "en-US") and not renderer.transcribes("en", "de")
+    config = PromptConfig()
+    assert config.task_of("en", "en-US") == TRANSCRIBE and config.task_of("en", "de") == TRANSLATE
 
 
 @pytest.mark.parametrize(
@@ -242,11 +246,15 @@ def test_a_chat_template_that_fails(tokenizer: PreTrainedTokenizerFast) -> None:
 def test_speech_that_is_answered(tokenizer: PreTrainedTokenizerFast) -> None:
     for source, target in (("en", "en"), ("en", ""), ("de", "en")):
         config = PromptConfig(answer=SPEECH, system="be brief")
-        assert PromptRenderer(tokenizer, config).answers
+        assert config.task_of(source, target) == ANSWER
         assert texts_around(tokenizer, config, source, target) == [
             "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
         ]
     config = PromptConfig(answer=f"from {{source}}, in {{target}}: {SPEECH}")
     assert texts_around(tokenizer, config, "de", "")[0].endswith("from German, in German: ")
     assert texts_around(tokenizer, config, "de", "en")[0].endswith("from German, in English: ")
-    assert not PromptRenderer(tokenizer, PromptConfig()).answers
+    # A row may state what is asked of it, whatever the others are.
+    asked = PromptConfig()
+    assert asked.task_of("en", "en", "answer") == ANSWER
+    assert asked.instruction("en", "en", ANSWER) == SPEECH
+    assert config.instruction("en", "en", TRANSCRIBE) == asked.instruction("en", "en")

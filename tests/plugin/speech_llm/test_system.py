@@ -193,13 +193,16 @@ def test_stacked_frames_are_what_the_mlp_stacks_itself(
 
 
 def test_ctc_reads_the_transcript_and_the_llm_the_translation(model: SpeechLlm, batch: SpeechTextBatch) -> None:
-    batch.transcripts = list(batch.texts)
+    for clip in batch:
+        clip.transcript = clip.text
     before = model(batch)
-    batch.texts = [text[::-1] for text in batch.texts]
+    for clip in batch:
+        clip.text = clip.text[::-1]
     translated = model(batch)
     assert torch.equal(translated.ctc.loss, before.ctc.loss)
     assert not torch.equal(translated.lm, before.lm)
-    batch.transcripts = [text[::-1] for text in batch.transcripts]
+    for clip in batch:
+        clip.transcript = clip.transcript[::-1]
     assert not torch.equal(model(batch).ctc.loss, before.ctc.loss)
 
 
@@ -207,7 +210,9 @@ def test_swapped_loss_is_the_loss_with_the_neighbours_audio(model: SpeechLlm, ba
     with torch.inference_mode():
         own, other, count = model.swapped_loss(batch)
         torch.testing.assert_close(own, model(batch).lm)
-        batch.waveforms = [batch.waveforms[-1], *batch.waveforms[:-1]]
+        waveforms = [batch.waveforms[-1], *batch.waveforms[:-1]]
+        for clip, waveform in zip(batch, waveforms, strict=True):
+            clip.waveform = waveform
         expected = model(batch)
     torch.testing.assert_close(other, expected.lm, atol=1e-2, rtol=1e-5)
     assert count == expected.num_targets

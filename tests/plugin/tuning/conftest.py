@@ -14,5 +14,6 @@ from tests.plugin.tuning.models import TEXTS
 @pytest.fixture
 def batch(tiny_manifest: Path) -> SpeechTextBatch:
     batch = batch_of_files([tiny_manifest / f"train_{i}.{('wav', 'flac')[i % 2]}" for i in range(4)], "en", None)
-    batch.texts = batch.transcripts = TEXTS
+    for clip, text in zip(batch, TEXTS, strict=True):
+        clip.text = clip.transcript = text
     return batch

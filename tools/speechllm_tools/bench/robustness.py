@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
 from speechllm_plugin.datasets.augmentation import Augmentation, augment
-from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
@@ -22,6 +22,7 @@ from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.scoring.report import Hypothesis, score
 from speechllm_plugin.scoring.table import format_wer
+from speechllm_plugin.tasks.api import task_of_row
 from speechllm_tools.bench.report import describe_machine
 
 AS_THEY_ARE = "as they are"
@@ -85,20 +86,18 @@ def _decode(model: SpeechLlm, rows: Sequence[ManifestRow], waveforms: Sequence[T
 
 
 def _batch(rows: Sequence[ManifestRow], waveforms: Sequence[Tensor]) -> SpeechTextBatch:
-    languages = [row.src_lang or "en" for row in rows]
-    return SpeechTextBatch(
-        ids=[row.id for row in rows],
-        rows=list(range(len(rows))),
-        audio=[row.audio for row in rows],
-        audio_keys=[row.id for row in rows],
-        seconds=[len(waveform) / SAMPLE_RATE for waveform in waveforms],
-        texts=[row.tgt_text for row in rows],
-        transcripts=[row.src_text or row.tgt_text for row in rows],
-        source_langs=languages,
-        target_langs=[row.tgt_lang or language for row, language in zip(rows, languages, strict=True)],
-        waveforms=list(waveforms),
-        features=[None] * len(rows),
-    )
+    clips = []
+    for number, (row, waveform) in enumerate(zip(rows, waveforms, strict=True)):
+        source_lang = row.src_lang or "en"
+        target_lang = row.tgt_lang or source_lang
+        clips.append(
+            Clip(
+                id=row.id, row=number, task=task_of_row(source_lang, target_lang, row.task), source_lang=source_lang,
+                target_lang=target_lang, text=row.tgt_text, transcript=row.src_text or row.tgt_text, audio=row.audio,
+                audio_key=row.id, seconds=len(waveform) / SAMPLE_RATE, waveform=waveform,
+            )
+        )  # fmt: skip
+    return SpeechTextBatch(clips)
 
 
 def _figures(name: str, rows: Sequence[ManifestRow], waveforms: Sequence[Tensor], texts: Sequence[str]) -> Row:

@@ -146,7 +146,7 @@ def _read_yaml(file: Path, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, 
     from speechllm_recipes.given_keys import given_keys, nested
     from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
     from speechllm_recipes.speech_llm.steps import derived_steps
-    from speechllm_recipes.strict_numbers import refuse_numbers_of_another_kind
+    from speechllm_recipes.workarounds.strict_numbers import refuse_numbers_of_another_kind
 
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, arch_config
     from speechllm_plugin.registry import structure

@@ -6,7 +6,7 @@ and without memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,27 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig, Wav2Vec2BertModel
-from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import (
-    SeamlessM4Tv2SpeechEncoder as HfSeamlessSpeechEncoder,
-)
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers import AutoConfig, PretrainedConfig
 
 from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterShape
-from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
-from speechllm_plugin.encoders.seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
-from speechllm_plugin.encoders.w2v_bert import W2vBertSpeechEncoder
-from speechllm_plugin.encoders.wav2vec2 import FAMILIES, Wav2Vec2Config, Wav2Vec2SpeechEncoder
-from speechllm_plugin.encoders.whisper import WhisperSpeechEncoder
+from speechllm_plugin.encoders.api import SpeechEncoder
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
-from speechllm_plugin.llms.causal import CausalLlm
-from speechllm_plugin.llms.encoder_decoder import MODEL_TYPES, EncoderDecoderLlm
 from speechllm_plugin.models.speech_llm.archs import PART_ARCHS, check_part_arch
-from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.config import PRETRAINED, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import CtcHead
-from speechllm_plugin.models.speech_llm.factory import adapter_shape, create_ctc_head
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.models.speech_llm.sizes import adapter_shape, create_ctc_head
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
 from speechllm_plugin.precision import DTYPES
 from speechllm_plugin.pretrained import config_values, freeze
@@ -104,37 +94,32 @@ class SkeletonBuilder:
         key = f"{kind} {section}"
         if key in self._frozen and tuning == TuningConfig():
             return self._frozen[key]
-        known, build = _BUILDERS[kind]
-        if section.name in known:
-            hf_config = _hf_config(kind, section)
+        registered = PRETRAINED[kind].get(section.name)
+        if registered.outline is not None:
+            hf_config = _hf_config(kind, section, registered.model_types)
             with self._mode:
-                part = freeze(build(section, hf_config))
-        elif kind == "encoder":
-            part = freeze(self._foreign_encoder(section))
+                part = freeze(registered.outline(section.config, hf_config, gpu_dtype(section.config)))
         else:
-            raise UserError(
-                f"{kind}.name: found {section.name!r}, expected one of {', '.join(known)}: the cost of another LLM is "
-                "not known"
-            )
+            part = freeze(self._by_its_own_code(kind, section))
         if tuning == TuningConfig():  # otherwise the model will change it
             self._frozen[key] = part
         return part
 
-    def _foreign_encoder(self, section: PartSection) -> SpeechEncoder:
-        """An encoder of another package, by its own code."""
+    def _by_its_own_code(self, kind: str, section: PartSection) -> Any:
+        """A part that has no outline."""
         try:
             with self._mode:
-                return ENCODERS.get(section.name).build(section.config)
+                return PRETRAINED[kind].get(section.name).build(section.config)
         except UserError:
             raise
         except Exception as error:  # what its loading does to fake tensors may raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(
-                f"encoder.name: found {section.name!r}, expected one that can be built without weights ({reason[:200]})"
+                f"{kind}.name: found {section.name!r}, expected one that can be built without weights ({reason[:200]})"
             ) from error
 
 
-def _hf_config(kind: str, section: PartSection) -> PretrainedConfig:
+def _hf_config(kind: str, section: PartSection, model_types: Collection[str]) -> PretrainedConfig:
     """What a part is made of: its directory's own config.json, or else what is known of its architecture."""
     path = str(vars(section.config)["path"])  # every part that is built here has one
     known = PART_ARCHS[kind]
@@ -142,11 +127,10 @@ def _hf_config(kind: str, section: PartSection) -> PretrainedConfig:
         if section.arch is not None:
             check_part_arch(kind, section.arch, section.name, section.config)
         values = config_values(path, f"{kind}.config.path")
-        expected = _MODEL_TYPES.get(section.name, (values["model_type"],))
-        if values["model_type"] not in expected:
+        if model_types and values["model_type"] not in model_types:
             raise UserError(
                 f"{kind}.config.path: {path} holds a model of type {values['model_type']!r}, expected "
-                f"{' or '.join(expected)}"
+                f"{' or '.join(model_types)}"
             )
         return AutoConfig.for_model(**values)
     for name, arch in known.items():
@@ -158,67 +142,9 @@ def _hf_config(kind: str, section: PartSection) -> PretrainedConfig:
     )
 
 
-_MODEL_TYPES: dict[str, Collection[str]] = {
-    "whisper": ("whisper",),
-    "seamless_m4t_v2": ("seamless_m4t_v2",),
-    "w2v_bert": ("wav2vec2-bert",),
-    "wav2vec2": FAMILIES,
-    "encoder_decoder": MODEL_TYPES,
-}
-"""What a part loads, by the `model_type` of a config.json; the other parts load any."""
-
 def gpu_dtype(config: Any) -> torch.dtype:
     """A part's precision where the estimates are of: on a GPU that multiplies bfloat16."""
     return DTYPES["bfloat16" if config.dtype == "auto" else config.dtype]
-
-
-_ENCODERS: dict[str, tuple[Any, Any]] = {
-    "whisper": (WhisperSpeechEncoder, WhisperEncoder),
-    "seamless_m4t_v2": (SeamlessM4Tv2SpeechEncoder, HfSeamlessSpeechEncoder),
-    "w2v_bert": (W2vBertSpeechEncoder, Wav2Vec2BertModel),
-}
-"""Our class and the one of transformers inside it."""
-
-
-def _encoder(section: PartSection, hf_config: Any) -> SpeechEncoder:
-    config: Any = section.config
-    if section.name == "wav2vec2":
-        return _wav2vec2(config, hf_config)
-    kls, hf_kls = _ENCODERS[section.name]
-    encoder: SpeechEncoder = kls(config, hf_config, hf_kls(hf_config).to(gpu_dtype(config)))
-    return encoder
-
-
-def _wav2vec2(config: Wav2Vec2Config, hf_config: Any) -> Wav2Vec2SpeechEncoder:
-    """Without the layers that do not run, and the vector that hides spans in pretraining."""
-    all_layers = config.layer in (None, hf_config.num_hidden_layers)
-    hf_config.num_hidden_layers = config.layer or hf_config.num_hidden_layers
-    hf_config.mask_time_prob = hf_config.mask_feature_prob = 0.0
-    model = FAMILIES[hf_config.model_type][1](hf_config).to(gpu_dtype(config))
-    return Wav2Vec2SpeechEncoder(
-        config, hf_config, model, config.normalize is not False, all_layers and hf_config.do_stable_layer_norm
-    )
-
-
-def _llm(section: PartSection, hf_config: PretrainedConfig) -> Llm:
-    config: Any = section.config
-    dtype = gpu_dtype(config)
-    tokenizer: Any = None
-    if section.name == "encoder_decoder":
-        return EncoderDecoderLlm(config, AutoModelForSeq2SeqLM.from_config(hf_config, dtype=dtype), tokenizer)
-    # FlashAttention 2 is no part of PyTorch; in shapes and memory it is what `sdpa` is.
-    attention = "sdpa" if config.attention == "flash_attention_2" else config.attention
-    if getattr(hf_config, "attn_logit_softcapping", None):
-        attention = "eager"  # as the LLM is loaded
-    model = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation=attention)
-    return CausalLlm(config, model, tokenizer)
-
-
-_BUILDERS: dict[str, tuple[Collection[str], Callable[[PartSection, PretrainedConfig], nn.Module]]] = {
-    "encoder": ((*_ENCODERS, "wav2vec2"), _encoder),
-    "llm": (("causal", "encoder_decoder"), _llm),
-}
-"""The parts that can be built without weights."""
 
 
 def count_parameters(*modules: nn.Module | None) -> int:

@@ -147,11 +147,14 @@ class Session:
 
     def _decode(self, clips: Sequence[Named], source_lang: str, target_lang: str | None) -> Sequence[TimedText | str]:
         model, decoding = self._model, self._decoding
-        if self._timed and model.prompts.transcribes(source_lang, target_lang):
+        if self._timed and self._writes_speech(source_lang, target_lang):
             return model.transcribe_timed(
                 clips, source_lang=source_lang, target_lang=target_lang, decoding=decoding
             )
         return model.transcribe(clips, source_lang=source_lang, target_lang=target_lang, decoding=decoding)
+
+    def _writes_speech(self, source_lang: str, target_lang: str | None) -> bool:
+        return self._model.config.prompt.task_of(source_lang, target_lang).writes_speech
 
     def _keep(self, recording: Recording, number: int, text: PieceText) -> None:
         entry = self._entries[recording]
@@ -176,7 +179,7 @@ class Session:
         if (
             self._timed
             and transcript.text
-            and self._model.prompts.transcribes(recording.source_lang, recording.target_lang)
+            and self._writes_speech(recording.source_lang, recording.target_lang)
         ):
             if transcript.placed == 0:
                 self._say(f"{name}: no word could be found in the audio; the times are spread evenly over it")

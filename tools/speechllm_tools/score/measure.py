@@ -96,7 +96,7 @@ def measure(one: Measured, metrics: Sequence[str], normalizers: Sequence[str]) -
             translation = rows[0].is_translation
             if metric in TRANSLATION and translation:
                 one.statistics.setdefault(metric, {})[label] = TRANSLATION[metric](rows)
-            elif metric in RECOGNITION and not translation:
+            elif metric in RECOGNITION and rows[0].scored_by == "wer":
                 for normalizer in normalizers:
                     statistics = RECOGNITION[metric](rows, normalizer)
                     one.statistics.setdefault(f"{metric}:{normalizer}", {})[label] = statistics

@@ -134,7 +134,7 @@ def _decoder(model: SpeechLlm) -> Callable[[Sequence[Named], Way], Sequence[Time
             beam_size = 1 if way.temperature > 0 else decoding.beam_size
             decoding = replace(decoding, temperature=way.temperature, beam_size=beam_size)
         source_lang, target_lang = way.source_lang, way.target_lang
-        if way.timed and model.prompts.transcribes(source_lang, target_lang):
+        if way.timed and model.config.prompt.task_of(source_lang, target_lang).writes_speech:
             return model.transcribe_timed(
                 clips, source_lang=source_lang, target_lang=target_lang, decoding=decoding
             )

@@ -13,7 +13,7 @@ from fairseq2.gang import Gang
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.llms.api import DecodingConfig, Generated
 from speechllm_plugin.scoring.report import Hypothesis
-from speechllm_plugin.tasks.kept import KeptHypotheses
+from speechllm_plugin.units.kept import KeptHypotheses
 
 
 @dataclass
@@ -45,17 +45,19 @@ class DecodedSplit:
         self.cut += sum(row.cut for row in generated)
         self.speech_vectors += sum(row.speech_vectors for row in generated)
         self.decoded_again += sum(row.decoded_again for row in generated)
-        self.no_speech.update({batch.rows[i]: row.no_speech for i, row in enumerate(generated) if row.no_speech})
-        for i, text in enumerate(texts):
-            self.rows[batch.rows[i]] = Hypothesis(
-                id=batch.ids[i],
-                reference=batch.texts[i],
+        rows = list(zip(batch, generated, texts, strict=True))
+        self.no_speech.update({clip.row: row.no_speech for clip, row, _ in rows if row.no_speech})
+        for clip, _, text in rows:
+            self.rows[clip.row] = Hypothesis(
+                id=clip.id,
+                reference=clip.text,
                 hypothesis=text,
-                source=batch.audio[i],
-                duration=batch.seconds[i],
-                src_lang=batch.source_langs[i],
-                tgt_lang=batch.target_langs[i],
-                transcript=batch.transcripts[i],
+                source=clip.audio,
+                duration=clip.seconds,
+                src_lang=clip.source_lang,
+                tgt_lang=clip.target_lang,
+                task=clip.task.name,
+                transcript=clip.transcript,
             )
 
     def ordered(self) -> list[Hypothesis]:

@@ -30,7 +30,8 @@ def known_transcripts(
     """
     known, seconds, unknown = [], [], []
     for clip, length in clips:
-        text = model.prompts.spoken(clip.source_lang, clip.target_lang, clip.row.tgt_text, clip.row.src_text)
+        task = model.config.prompt.task_of(*clip.asked)
+        text = task.spoken(clip.row.tgt_text, clip.row.src_text)
         if text is None:
             unknown.append(clip)
         else:

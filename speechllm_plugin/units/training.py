@@ -16,7 +16,7 @@ from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.reader import SpeechTextReader, TrainerBatch
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.model import SpeechLlm, SpeechLlmLoss
-from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
+from speechllm_plugin.units.metrics import LossMean, drop_absent, number
 
 IDLE_STEPS = 50
 """Number of steps in a row without a gradient after which a run is ended."""

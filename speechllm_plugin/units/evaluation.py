@@ -21,8 +21,8 @@ from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.normalizers import NormalizerName
 from speechllm_plugin.scoring.report import score, write_hypotheses, write_scores
 from speechllm_plugin.scoring.table import format_table
-from speechllm_plugin.tasks.decoding import DecodedSplit, Decoder
-from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
+from speechllm_plugin.units.decoding import DecodedSplit, Decoder
+from speechllm_plugin.units.metrics import LossMean, drop_absent, number
 
 HYPOTHESES = "hypotheses.tsv"
 SCORES = "scores.json"

@@ -12,12 +12,11 @@ from typing_extensions import override
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.reader import TrainerBatch
-from speechllm_plugin.languages import is_translation
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.log import log
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.wer import unit_of, word_errors
-from speechllm_plugin.tasks.metrics import LossMean, drop_absent, number
+from speechllm_plugin.units.metrics import LossMean, drop_absent, number
 
 ENDLESS = 8
 """Number of answers in a row without an end after which a validation stops decoding."""
@@ -26,7 +25,7 @@ ENDLESS = 8
 class SpeechLlmValidUnit(EvalUnit[TrainerBatch]):
     """Reports `nll_loss`, `other_audio_loss` (the loss when each clip gets its neighbour's audio: about equal until
     the system listens) and `wer` (of the decoded transcriptions, after the `basic` normaliser; each language counts
-    its own unit, as in the score file; absent where a split holds translations only).
+    its own unit, as in the score file; absent where a split holds none).
 
     It computes without autocast, as evaluation and transcription do: the best checkpoint here is the best there."""
 
@@ -102,12 +101,12 @@ def recognition_errors(batch: SpeechTextBatch, texts: Sequence[str]) -> tuple[in
     :param texts: what was decoded, one for each row.
     """
     rows: dict[str, list[int]] = {}
-    for row, (source, target) in enumerate(zip(batch.source_langs, batch.target_langs, strict=True)):
-        if not is_translation(source, target):
-            rows.setdefault(source, []).append(row)
+    for row, clip in enumerate(batch):
+        if clip.task.scored_by == "wer":
+            rows.setdefault(clip.source_lang, []).append(row)
     results = [
         word_errors(
-            [batch.texts[row] for row in own], [texts[row] for row in own],
+            [batch.clips[row].text for row in own], [texts[row] for row in own],
             unit=unit_of(language), language=language,
         )
         for language, own in rows.items()

@@ -14,9 +14,9 @@ from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.tsv import write_table
 from speechllm_plugin.llms.api import DecodingConfig, Generated
 from speechllm_plugin.log import log
-from speechllm_plugin.tasks.decoding import DecodedSplit, Decoder, gather
-from speechllm_plugin.tasks.evaluation import ScoringUnit
-from speechllm_plugin.tasks.kept import KeptHypotheses
+from speechllm_plugin.units.decoding import DecodedSplit, Decoder, gather
+from speechllm_plugin.units.evaluation import ScoringUnit
+from speechllm_plugin.units.kept import KeptHypotheses
 
 TRANSCRIPTS = "transcripts.tsv"
 

@@ -1,0 +1,68 @@
+"""Finds in a second what is wrong with a system: before the first weight of gigabytes is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from speechllm_plugin.adapters.api import ADAPTERS
+from speechllm_plugin.models.speech_llm.archs import check_part_arch
+from speechllm_plugin.models.speech_llm.config import PRETRAINED, PartSection, SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.sizes import adapter_shape, create_ctc_head
+from speechllm_plugin.pretrained import check_weight_files, load_hf_config, load_tokenizer, without_modes
+from speechllm_plugin.prompts import PromptRenderer
+
+
+def check_before_loading(config: SpeechLlmConfig) -> None:
+    """Checks values, combinations, files and sizes; `config` is resolved in place.
+
+    :raises UserError: something is wrong; the line begins with its key.
+    """
+    config.resolve()
+    for kind, section in (("encoder", config.encoder), ("llm", config.llm)):
+        _check_pretrained(kind, section)
+    for key, tuning in (("encoder_tuning", config.encoder_tuning), ("llm_tuning", config.llm_tuning)):
+        tuning.check_installed(key)
+    outlines = [_outline(kind, section) for kind, section in (("encoder", config.encoder), ("llm", config.llm))]
+    if None in outlines:
+        return  # of another package, whose sizes only its weights tell
+    encoder, llm = outlines
+    if (path := getattr(config.llm.config, "path", None)) is not None:
+        PromptRenderer(load_tokenizer(path, "llm.config.path"), config.prompt, chat=llm.chat)
+    with _without_memory():
+        shape = adapter_shape(config, encoder, llm)
+        adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, shape)
+        create_ctc_head(config.ctc, adapter.frame_dim, shape, llm)
+
+
+def _check_pretrained(kind: str, section: PartSection) -> None:
+    if section.arch is not None:
+        check_part_arch(kind, section.arch, section.name, section.config)
+    if (check := PRETRAINED[kind].get(section.name).check) is not None:
+        check(section.config)
+    if (path := getattr(section.config, "path", None)) is not None:
+        check_weight_files(path, f"{kind}.config.path")
+
+
+def _outline(kind: str, section: PartSection) -> Any:
+    """The part without weights and without memory; None where only its weights tell what it is."""
+    outline = PRETRAINED[kind].get(section.name).outline
+    if outline is None:
+        return None
+    config: Any = section.config
+    hf_config = load_hf_config(config.path, f"{kind}.config.path")
+    with _without_memory():
+        return outline(config, hf_config, torch.float32)
+
+
+@contextmanager
+def _without_memory() -> Iterator[None]:
+    """Modules that are made have the shapes of real ones, and no values."""
+    # The numbers that are drawn for a run begin where they would without this. Tensors that know no gradient, as those
+    # of inference mode, cannot be cast in place.
+    with torch.random.fork_rng(devices=[]), without_modes(), torch.inference_mode(False), FakeTensorMode():
+        yield

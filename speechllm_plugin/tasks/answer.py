@@ -1,0 +1,16 @@
+"""Spoken instructions: what is said is to be answered (arXiv 2310.00230)."""
+
+from __future__ import annotations
+
+from speechllm_plugin.tasks.api import Task, register
+
+ANSWER = register(
+    Task(
+        name="answer",
+        # What is said is the whole instruction.
+        instruction="<speech>",
+        names=("source", "target"),
+        writes_speech=False,
+        scored_by="answers",
+    )
+)

@@ -1,0 +1,89 @@
+"""The contract of a task, and which one a clip has: decided once, carried by the clip.
+
+Another package adds a task through the entry-point group `speechllm_plugin.tasks`, as with adapters: importing the
+module that it names calls `register`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+from typing import Literal
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.languages import is_translation
+
+_tasks: dict[str, Task] = {}
+_loaded = False
+
+
+@dataclass(frozen=True)
+class Task:
+    name: str
+    """As the column `task` of a manifest has it; a key of `PromptConfig` of that name holds another instruction."""
+    instruction: str
+    """What is asked where the configuration says nothing. It may hold `<speech>`, and `names` in braces."""
+    names: tuple[str, ...]
+    """The languages that an instruction may name: `source`, `target`."""
+    writes_speech: bool
+    """Whether the text is what is said, in its own words and order: it can then be aligned with the sound, a recogniser
+    alone could write it, and errors are counted by WER."""
+    scored_by: Literal["wer", "translation", "answers"]
+    """The part of a score file that its texts are counted in: `asr`, `st` or `answers`."""
+
+    def spoken(self, text: str, transcript: str) -> str | None:
+        """What is said in a clip; None where nothing tells.
+
+        :param text: what the LLM should write. Where that is nothing, nothing is said.
+        :param transcript: empty where there is none.
+        """
+        if transcript or not text:
+            return transcript
+        return text if self.writes_speech else None
+
+
+def register(task: Task) -> Task:
+    if _tasks.get(task.name, task) != task:
+        raise ValueError(f"task {task.name!r} is registered twice")
+    _tasks[task.name] = task
+    return task
+
+
+def task_names() -> list[str]:
+    _load()
+    return sorted(_tasks)
+
+
+def task_named(name: str, where: str) -> Task:
+    """
+    :param where: what held the name, for the error.
+    :raises UserError: there is no such task.
+    """
+    _load()
+    if name not in _tasks:
+        raise UserError(f"{where}: found {name!r}, expected one of {', '.join(sorted(_tasks))}")
+    return _tasks[name]
+
+
+def task_of_languages(source_lang: str, target_lang: str | None) -> Task:
+    """What is asked where nothing else tells: a text in another language is a translation."""
+    return task_named("translate" if is_translation(source_lang, target_lang) else "transcribe", "task")
+
+
+def task_of_row(source_lang: str, target_lang: str | None, stated: str = "") -> Task:
+    """:param stated: the column `task` of its row; empty = the languages tell."""
+    return task_named(stated, "task") if stated else task_of_languages(source_lang, target_lang)
+
+
+def _load() -> None:
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
+    package = "speechllm_plugin.tasks"
+    for module in iter_modules(import_module(package).__path__, f"{package}."):
+        import_module(module.name)
+    for entry_point in entry_points(group="speechllm_plugin.tasks"):
+        entry_point.load()

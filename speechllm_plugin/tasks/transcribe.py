@@ -1,0 +1,16 @@
+"""Speech recognition: what is said, in its own language."""
+
+from __future__ import annotations
+
+from speechllm_plugin.tasks.api import Task, register
+
+TRANSCRIBE = register(
+    Task(
+        name="transcribe",
+        # arXiv 2409.17044, section 3.
+        instruction="can you transcribe {source}?",
+        names=("source",),
+        writes_speech=True,
+        scored_by="wer",
+    )
+)
