@@ -27,13 +27,15 @@ def check_before_loading(config: SpeechLlmConfig) -> None:
         _check_pretrained(kind, section)
     for key, tuning in (("encoder_tuning", config.encoder_tuning), ("llm_tuning", config.llm_tuning)):
         tuning.check_installed(key)
-    outlines = [_outline(kind, section) for kind, section in (("encoder", config.encoder), ("llm", config.llm))]
+    # One for all: tensors of two modes cannot meet.
+    mode = FakeTensorMode()
+    outlines = [_outline(kind, section, mode) for kind, section in (("encoder", config.encoder), ("llm", config.llm))]
     if None in outlines:
         return  # of another package, whose sizes only its weights tell
     encoder, llm = outlines
     if (path := getattr(config.llm.config, "path", None)) is not None:
         PromptRenderer(load_tokenizer(path, "llm.config.path"), config.prompt, chat=llm.chat)
-    with _without_memory():
+    with _without_memory(mode):
         shape = adapter_shape(config, encoder, llm)
         adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, shape)
         create_ctc_head(config.ctc, adapter.frame_dim, shape, llm)
@@ -48,21 +50,21 @@ def _check_pretrained(kind: str, section: PartSection) -> None:
         check_weight_files(path, f"{kind}.config.path")
 
 
-def _outline(kind: str, section: PartSection) -> Any:
+def _outline(kind: str, section: PartSection, mode: FakeTensorMode) -> Any:
     """The part without weights and without memory; None where only its weights tell what it is."""
     outline = PRETRAINED[kind].get(section.name).outline
     if outline is None:
         return None
     config: Any = section.config
     hf_config = load_hf_config(config.path, f"{kind}.config.path")
-    with _without_memory():
+    with _without_memory(mode):
         return outline(config, hf_config, torch.float32)
 
 
 @contextmanager
-def _without_memory() -> Iterator[None]:
+def _without_memory(mode: FakeTensorMode) -> Iterator[None]:
     """Modules that are made have the shapes of real ones, and no values."""
     # The numbers that are drawn for a run begin where they would without this. Tensors that know no gradient, as those
     # of inference mode, cannot be cast in place.
-    with torch.random.fork_rng(devices=[]), without_modes(), torch.inference_mode(False), FakeTensorMode():
+    with torch.random.fork_rng(devices=[]), without_modes(), torch.inference_mode(False), mode:
         yield
