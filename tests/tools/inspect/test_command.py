@@ -133,7 +133,7 @@ def test_mistakes_are_one_line(
     [
         ("model: {arch: x.y.z}", ("arch: found 'x.y.z'", "encoder.llm.adapter")),
         ("model: {config_overrides: {adapter: {nme: base}}}", ("model.config_overrides.adapter.nme", "unknown key")),
-        ("model: {config_overrides: {ctc: {weight: -1}}}", ("model.config_overrides.ctc.weight: found -1",)),
+        ("model: {config_overrides: {ctc: {weight: -1}}}", ("ctc.weight: found -1.0, expected finite and at least 0",)),
         ("model: {config_overrides: {encoder_tuning: {lora_rank: -3}}}", ("encoder_tuning.lora_rank: found -3",)),
         ("modle: {arch: x}", ("config.yaml: modle: found an unknown key",)),
         ("dataset: {batch_sise: 3}", ("config.yaml: dataset.batch_sise: found an unknown key",)),
