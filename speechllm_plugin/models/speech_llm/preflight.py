@@ -23,13 +23,18 @@ def check_before_loading(config: SpeechLlmConfig) -> None:
     :raises UserError: something is wrong; the line begins with its key.
     """
     config.resolve()
-    for kind, section in (("encoder", config.encoder), ("llm", config.llm)):
+    pretrained = (("encoder", config.encoder), ("llm", config.llm))
+    # First whether they are the right models at all, by a file of a kilobyte each.
+    for kind, section in pretrained:
+        if section.arch is not None:
+            check_part_arch(kind, section.arch, section.name, section.config)
+    for kind, section in pretrained:
         _check_pretrained(kind, section)
     for key, tuning in (("encoder_tuning", config.encoder_tuning), ("llm_tuning", config.llm_tuning)):
         tuning.check_installed(key)
     # One for all: tensors of two modes cannot meet.
     mode = FakeTensorMode()
-    outlines = [_outline(kind, section, mode) for kind, section in (("encoder", config.encoder), ("llm", config.llm))]
+    outlines = [_outline(kind, section, mode) for kind, section in pretrained]
     if None in outlines:
         return  # of another package, whose sizes only its weights tell
     encoder, llm = outlines
@@ -42,8 +47,6 @@ def check_before_loading(config: SpeechLlmConfig) -> None:
 
 
 def _check_pretrained(kind: str, section: PartSection) -> None:
-    if section.arch is not None:
-        check_part_arch(kind, section.arch, section.name, section.config)
     if (check := PRETRAINED[kind].get(section.name).check) is not None:
         check(section.config)
     if (path := getattr(section.config, "path", None)) is not None:
