@@ -44,14 +44,16 @@ def transcribe(
     decode: Decode,
     *,
     batch_size: int,
+    decode_pieces: Decode | None = None,
     keep: Callable[[Recording, int, PieceText], None] = lambda recording, number, text: None,
 ) -> Iterator[Recording]:
     """Each recording with its transcript or its error, in order. At most a batch of pieces is held.
 
     :param batch_size: pieces decoded together, of one recording or of several.
+    :param decode_pieces: for those of recordings that are cut, whose words are joined by their times. None = `decode`.
     :param keep: given each new text with the number of its piece; those of a recording come in order.
     """
-    batcher = _Batcher(decode, keep)
+    batcher = _Batcher(decode, decode_pieces or decode, keep)
     under_way: deque[Recording] = deque()
     for recording in recordings:
         under_way.append(recording)
@@ -75,8 +77,10 @@ def _pieces(recording: Recording) -> Iterator[Piece]:
 
 
 class _Batcher:
-    def __init__(self, decode: Decode, keep: Callable[[Recording, int, PieceText], None]) -> None:
-        self._decode, self._keep = decode, keep
+    def __init__(
+        self, decode: Decode, decode_pieces: Decode, keep: Callable[[Recording, int, PieceText], None]
+    ) -> None:
+        self._decoders, self._keep = {False: decode, True: decode_pieces}, keep
         self.waiting: list[tuple[Recording, int, Piece]] = []
 
     def add(self, recording: Recording, piece: Piece) -> None:
@@ -95,16 +99,18 @@ class _Batcher:
 
     def decode(self) -> None:
         waiting, self.waiting = self.waiting, []
-        for (source, target), group in groupby(waiting, _languages):
+        for (source, target, is_long), group in groupby(waiting, _kind):
             entries = list(group)
-            texts = self._decode([_clip(recording, piece) for recording, _, piece in entries], source, target)
+            clips = [_clip(recording, piece) for recording, _, piece in entries]
+            texts = self._decoders[is_long](clips, source, target)
             for (recording, number, piece), text in zip(entries, texts, strict=True):
                 recording.texts[number] = placed = place(piece, text)
                 self._keep(recording, number, placed)
 
 
-def _languages(entry: tuple[Recording, int, Piece]) -> tuple[str, str | None]:
-    return entry[0].source_lang, entry[0].target_lang
+def _kind(entry: tuple[Recording, int, Piece]) -> tuple[str, str | None, bool]:
+    recording = entry[0]
+    return recording.source_lang, recording.target_lang, recording.hearing.is_long
 
 
 def _clip(recording: Recording, piece: Piece) -> Named:

@@ -86,7 +86,10 @@ class Session:
 
     def run(self, inputs: Sequence[Input]) -> int:
         """The exit status: 2 where a recording could not be read."""
-        found = transcribe(self._recordings(inputs), self._decode, batch_size=self._options.batch_size, keep=self._keep)
+        found = transcribe(
+            self._recordings(inputs), self._decode, batch_size=self._options.batch_size,
+            decode_pieces=self._decode_pieces, keep=self._keep,
+        )  # fmt: skip
         try:
             for recording in found:
                 entry = self._entries.pop(recording)
@@ -146,8 +149,19 @@ class Session:
         return _Entry([item.name, str(channel)] if is_each else [item.name], place, recording, kept)
 
     def _decode(self, clips: Sequence[Named], source_lang: str, target_lang: str | None) -> Sequence[TimedText | str]:
+        return self._texts(clips, source_lang, target_lang, self._timed)
+
+    def _decode_pieces(
+        self, clips: Sequence[Named], source_lang: str, target_lang: str | None
+    ) -> Sequence[TimedText | str]:
+        """With times whatever is printed: the text of a recording is the same in every format."""
+        return self._texts(clips, source_lang, target_lang, self._timed or _tells_times(self._model))
+
+    def _texts(
+        self, clips: Sequence[Named], source_lang: str, target_lang: str | None, timed: bool
+    ) -> Sequence[TimedText | str]:
         model, decoding = self._model, self._decoding
-        if self._timed and self._writes_speech(source_lang, target_lang):
+        if timed and self._writes_speech(source_lang, target_lang):
             return model.transcribe_timed(
                 clips, source_lang=source_lang, target_lang=target_lang, decoding=decoding
             )
