@@ -62,7 +62,7 @@ def test_changes_are_checked_and_leave_the_rest() -> None:
     for values, message in (
         ({"beam_sise": 2}, r"decoding\.beam_sise: found an unknown key, expected one of beam_size"),
         ({"beam_size": "two"}, r"decoding\.beam_size: found 'two', expected int"),
-        ({"beam_size": 0}, "decoding: `beam_size` must be at least 1"),
+        ({"beam_size": 0}, r"decoding\.beam_size: found 0, expected at least 1"),
         (3, "decoding: found 3, expected a mapping"),
     ):
         with pytest.raises(UserError, match=message):
