@@ -23,7 +23,7 @@ class LeftOut(AudioError):
 @dataclass(frozen=True, kw_only=True)
 class LengthPolicy:
     window: float | None = None
-    """The longest clip that the encoder takes, in seconds; None = any."""
+    """The longest clip that the encoder takes, in seconds; None = any. The reader sets it."""
     min_seconds: float = 0.0
     """Shorter clips are left out."""
     max_seconds: float | None = None

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -41,8 +41,10 @@ class ReadOptions:
     limits: BatchLimits
     shuffle_seed: int | None
     """None = evaluation: every clip once, nothing shuffled."""
+    max_seconds: float | None
+    """Longest clip that the encoder takes."""
     lengths: LengthPolicy = field(default_factory=LengthPolicy)
-    """Which clips are too short or too long."""
+    """Which clips are too short or too long beside that."""
     batching: Batching = "bucketed"
     """Of training clips."""
     on_error: Literal["raise", "skip"] = "raise"
@@ -79,6 +81,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         feature_cache: FeatureCache | None = None,
     ) -> None:
         self._options = options
+        self._policy = replace(options.lengths, window=options.max_seconds)
         self._rank = rank
         self._world_size = world_size
         self._cache = feature_cache
@@ -222,10 +225,10 @@ class SpeechTextReader(DataReader[TrainerBatch]):
     def _used(self, length: float | UserError) -> float:
         if isinstance(length, UserError):
             raise length
-        return self._options.lengths.used(length)
+        return self._policy.used(length)
 
     def _tell_lengths(self, cut: int) -> None:
-        policy = self._options.lengths
+        policy = self._policy
         if self.left_out:
             log.warning(
                 "{:,} clips are left out: {:,} shorter than {:g} s (dataset.min_seconds), {:,} longer than {} s "
@@ -331,7 +334,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         try:
             source = utterance.source()
             changes = self._changes(index)
-            policy = self._options.lengths
+            policy = self._policy
             cut = policy.samples(duration(source)) if policy.too_long == "cut" else None
             changed = [f"cut {cut}"] if cut is not None else []
             key = " ".join([audio_key(source), *changed, *([] if changes is None else [changes.key])])
@@ -354,7 +357,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         options = self._options
         if options.augmentation.probability == 0 or options.shuffle_seed is None:
             return None
-        room = float("inf") if options.lengths.window is None else options.lengths.window - self._seconds[index]
+        room = float("inf") if options.max_seconds is None else options.max_seconds - self._seconds[index]
         variant = self._epoch % options.augmentation.variants
         key = f"{options.augmentation.seed}:{self._utterances[index].row.id}:{variant}"
         # A margin for a manifest's durations, which are up to a frame of 10 ms too short.

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
@@ -39,7 +38,7 @@ def create(config: SpeechLlmConfig, name: str) -> SpeechLlm:
 
 def batches_of(manifest: Path, batch_size: int) -> list[SpeechTextBatch]:
     utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(manifest)})).read("all")
-    options = ReadOptions(limits=BatchLimits(batch_size, None), shuffle_seed=None, lengths=LengthPolicy(window=30.0))
+    options = ReadOptions(limits=BatchLimits(batch_size, None), shuffle_seed=None, max_seconds=30.0)
     return [batch for step in SpeechTextReader(utterances, options) for batch in step]
 
 

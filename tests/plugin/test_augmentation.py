@@ -11,7 +11,6 @@ import soundfile
 import torch
 
 from speechllm_plugin.datasets.augmentation import SAMPLE_RATE, Augmentation, AugmentationConfig, augment, draw
-from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.manifest import ManifestRow, write_manifest
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
@@ -146,7 +145,7 @@ def reader_of(
 ) -> SpeechTextReader:
     utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(manifest)})).read("all")
     options = ReadOptions(
-        limits=BatchLimits(2, None), shuffle_seed=seed, lengths=LengthPolicy(window=30.0), augmentation=config
+        limits=BatchLimits(2, None), shuffle_seed=seed, max_seconds=30.0, augmentation=config
     )
     return SpeechTextReader(utterances, options, feature_cache=cache)
 
@@ -200,7 +199,7 @@ def test_a_plan_counts_the_added_silence(manifest: Path) -> None:
     config = dataclasses.replace(ALWAYS, silence_seconds=20.0)
     utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(manifest)})).read("all")
     options = ReadOptions(
-        limits=BatchLimits(6, 12.0), shuffle_seed=1, lengths=LengthPolicy(window=30.0), augmentation=config
+        limits=BatchLimits(6, 12.0), shuffle_seed=1, max_seconds=30.0, augmentation=config
     )
     batches = [batch for step in SpeechTextReader(utterances, options) for batch in step]
     for batch in batches:

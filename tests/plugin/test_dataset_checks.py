@@ -10,7 +10,6 @@ import pytest
 import soundfile
 
 from speechllm_plugin.datasets.checks import check_languages, check_n_frames
-from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset, Utterance
@@ -101,7 +100,7 @@ def test_lengths_in_the_other_unit_are_told(clips: Path, unit: Any, per_second: 
     assert "dataset.config_overrides.n_frames_unit=samples" in line
     # The reader asks before it blames a clip for being too long.
     options = ReadOptions(
-        limits=BatchLimits(8, None), shuffle_seed=None, lengths=LengthPolicy(window=30.0), on_error="skip"
+        limits=BatchLimits(8, None), shuffle_seed=None, max_seconds=30.0, on_error="skip"
     )
     with pytest.raises(UserError, match="column 'n_frames'"):
         SpeechTextReader(utterances, options)
@@ -124,7 +123,7 @@ def test_lengths_that_are_right_or_cannot_be_compared(clips: Path, caplog: pytes
 
 def test_a_missing_file_is_found_though_its_length_is_stated(clips: Path) -> None:
     utterances = rows_of(clips, "n_frames", *["1.0.wav 98"] * 600, "gone.wav 98")
-    options = ReadOptions(limits=BatchLimits(8, None), shuffle_seed=1)
+    options = ReadOptions(limits=BatchLimits(8, None), shuffle_seed=1, max_seconds=None)
     with pytest.raises(UserError) as caught:
         SpeechTextReader(utterances, options)
     assert str(caught.value).startswith(

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.manifest import read_manifest
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
@@ -28,7 +27,7 @@ SIZES = {"dim": 16, "num_heads": 2, "ffn_dim": 32, "layers_before": 1, "layers_a
 def read_batch(manifest: Path) -> SpeechTextBatch:
     """The twelve training clips; the second as still as a quiet room, the third without any sound."""
     utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(manifest)})).read("all")
-    options = ReadOptions(limits=BatchLimits(12, None), shuffle_seed=None, lengths=LengthPolicy(window=30.0))
+    options = ReadOptions(limits=BatchLimits(12, None), shuffle_seed=None, max_seconds=30.0)
     batch = next(SpeechTextReader(utterances, options))[0]
     for row, scale in ((1, 1e-4), (2, 0.0)):
         waveform = batch.waveforms[row]

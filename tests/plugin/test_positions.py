@@ -21,7 +21,6 @@ from transformers import (
 )
 
 from speechllm_plugin.datasets.files import batch_of_files
-from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
@@ -110,7 +109,7 @@ def test_the_longest_clip_is_checked_beforehand(
     model.adapter.register_forward_pre_hook(lambda module, arguments: encoded.append(arguments[0].size(1)))
     (tmp_path / "all.tsv").write_text("id\taudio\ttgt_text\na\tshort.wav\tplay\nb\tlong.wav\tplay\n")
     utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(tmp_path / "all.tsv")})).read("all")
-    options = ReadOptions(limits=BatchLimits(1, None), shuffle_seed=None, lengths=LengthPolicy(window=30.0))
+    options = ReadOptions(limits=BatchLimits(1, None), shuffle_seed=None, max_seconds=30.0)
     longest = SpeechTextReader(utterances, options).longest()
     assert longest is not None and longest.ids == ["b"]
     with pytest.raises(UserError, match=r"^b: found 150 vectors of speech, which make .* expected at most 128"):

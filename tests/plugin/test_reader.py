@@ -49,7 +49,7 @@ def utterances_of(manifest: Path) -> list[Utterance]:
 
 def options(seed: int | None = 3, **values: Any) -> ReadOptions:
     limits = BatchLimits(values.pop("batch_size", 2), values.pop("max_batch_seconds", None))
-    return ReadOptions(limits=limits, shuffle_seed=seed, **{"lengths": LengthPolicy(window=30.0), **values})
+    return ReadOptions(limits=limits, shuffle_seed=seed, **{"max_seconds": 30.0, **values})
 
 
 def epoch(reader: SpeechTextReader) -> list[list[SpeechTextBatch]]:
@@ -308,7 +308,7 @@ def test_clips_that_are_too_short_or_too_long_are_left_out_by_choice(
     utterances = with_rows(corpus, 0, rows, tmp_path)
     everything = lengths(SpeechTextReader(utterances, options()))
     assert min(everything.values()) == 0.05 and max(everything.values()) == 0.15 and len(everything) == SIZE
-    policy = LengthPolicy(window=30.0, min_seconds=0.0749, max_seconds=0.1251, too_long="skip")
+    policy = LengthPolicy(min_seconds=0.0749, max_seconds=0.1251, too_long="skip")
     reader = SpeechTextReader(utterances, options(lengths=policy))
     assert lengths(reader) == {name: value for name, value in everything.items() if 0.0749 < value < 0.1251}
     assert reader.left_out == {"short": 3, "long": 3} and len(reader.skipped) == 6

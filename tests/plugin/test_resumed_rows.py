@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
@@ -35,7 +34,7 @@ def reader_of(rows: Rows, folder: Path, **options: Any) -> SpeechTextReader:
     file.write_text("".join("\t".join(row) + "\n" for row in (HEADER, *rows)))
     dataset = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(file)}))
     limits = BatchLimits(options.pop("batch_size", 2), None)
-    read = ReadOptions(limits=limits, shuffle_seed=1, lengths=LengthPolicy(window=30.0), **options)
+    read = ReadOptions(limits=limits, shuffle_seed=1, max_seconds=30.0, **options)
     return SpeechTextReader(dataset.read("all"), read)
 
 

@@ -55,7 +55,7 @@ def test_a_row_may_state_its_task_and_else_the_languages_tell(manifest: Path) ->
 
 def test_the_clips_of_a_batch_carry_it_to_their_prompts(manifest: Path, tiny_config: SpeechLlmConfig) -> None:
     model = create_speech_llm(tiny_config)
-    options = ReadOptions(limits=BatchLimits(8, None), shuffle_seed=None)
+    options = ReadOptions(limits=BatchLimits(8, None), shuffle_seed=None, max_seconds=None)
     (batch,) = next(SpeechTextReader(read(manifest), options))
     prompts = dict(zip(batch.ids, model._prompts(batch), strict=True))
     assert prompts["asr"] == prompts["heard"] == model.prompts.render("en", "en")

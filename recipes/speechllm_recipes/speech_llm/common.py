@@ -231,8 +231,8 @@ def open_reader(
     options = ReadOptions(
         limits=BatchLimits(section.batch_size, section.max_batch_seconds),
         shuffle_seed=shuffle_seed,
+        max_seconds=max_seconds,
         lengths=LengthPolicy(
-            window=max_seconds,
             min_seconds=section.min_seconds,
             max_seconds=section.max_seconds,
             too_long=section.too_long,

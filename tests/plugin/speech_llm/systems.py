@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
@@ -30,5 +29,5 @@ def batches_of(
     manifest: Path, *, batch_size: int = 12, cache: FeatureCache | None = None
 ) -> list[SpeechTextBatch]:
     utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(manifest)})).read("all")
-    options = ReadOptions(limits=BatchLimits(batch_size, None), shuffle_seed=None, lengths=LengthPolicy(window=30.0))
+    options = ReadOptions(limits=BatchLimits(batch_size, None), shuffle_seed=None, max_seconds=30.0)
     return [batch for step in SpeechTextReader(utterances, options, feature_cache=cache) for batch in step]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
@@ -23,7 +22,7 @@ def test_the_papers_training_data_is_read_whole(tmp_path: Path) -> None:
     directions = []
     for manifests in ([str(path) for path in both], str(tmp_path / "mix.tsv")):
         utterances = SpeechTextDataset(SpeechTextConfig(manifests={"train": manifests})).read("train")
-        options = ReadOptions(limits=BatchLimits(3, None), shuffle_seed=None, lengths=LengthPolicy(window=30.0))
+        options = ReadOptions(limits=BatchLimits(3, None), shuffle_seed=None, max_seconds=30.0)
         batches = [batch for step in SpeechTextReader(utterances, options) for batch in step]
         assert sum(map(len, batches)) == len(utterances) == 20
         for waveform in (waveform for batch in batches for waveform in batch.waveforms):
