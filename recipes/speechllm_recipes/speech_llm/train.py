@@ -191,7 +191,8 @@ def _resolve_decoding(
         decoding = replace(decoding, tokens_per_second=kept or rate_for(lengths))
     report_limit(config.dataset.train_split, lengths, decoding)
     if context.gangs.root.rank == 0:
-        keep_decoding(checkpoints, decoding, max(seconds for _, seconds in reader.clips))
+        clean_text = context.get_dataset_as(SpeechTextDataset).config.clean_text
+        keep_decoding(checkpoints, decoding, max(seconds for _, seconds in reader.clips), clean_text)
     model.decoding = decoding
     log.info("Decoding of this run, also in evaluate, generate and transcribe: {}", decoding.described())
     return decoding

@@ -90,15 +90,27 @@ class Checkpoint:
 
         :raises UserError: the file cannot be read.
         """
+        seconds = self._kept("longest_clip")
+        return float(seconds) if isinstance(seconds, int | float) else None
+
+    def clean_text(self) -> str | None:
+        """What was removed from the training texts (`SpeechTextConfig.clean_text`); None where nothing tells.
+
+        :raises UserError: the file cannot be read.
+        """
+        kept = self._kept("clean_text")
+        return kept if isinstance(kept, str) else None
+
+    def _kept(self, key: str) -> object:
         file = self.directory / DECODING
         if not file.is_file():
             return None
         try:
-            seconds = json.loads(file.read_text(encoding="utf-8")).get("longest_clip")
-            return None if seconds is None else float(seconds)
-        except (OSError, ValueError, AttributeError, TypeError) as error:
+            return json.loads(file.read_text(encoding="utf-8")).get(key)
+        except (OSError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
+
 
 
 def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
@@ -198,12 +210,13 @@ def decoding_dtypes(checkpoint: Checkpoint, machine: MachinePrecision) -> dict[s
     return {part: dtype for part, dtype in here.items() if dtype != trained[part]}
 
 
-def keep_decoding(directory: Path, decoding: DecodingConfig, longest_clip: float) -> None:
+def keep_decoding(directory: Path, decoding: DecodingConfig, longest_clip: float, clean_text: str) -> None:
     """
     :param directory: the `checkpoints` folder of the run.
     :param longest_clip: see `Checkpoint.longest_clip`.
+    :param clean_text: see `Checkpoint.clean_text`.
     """
-    values = {"decoding": asdict(decoding), "longest_clip": round(longest_clip, 3)}
+    values = {"decoding": asdict(decoding), "longest_clip": round(longest_clip, 3), "clean_text": clean_text}
     write_text_atomically(directory / DECODING, json.dumps(values, indent=2) + "\n")
 
 
