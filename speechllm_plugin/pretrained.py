@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -60,7 +61,13 @@ def load_config(path: str, kls: type[ConfigT], key: str) -> ConfigT:
 
 def config_values(path: str, key: str) -> dict[str, Any]:
     """What a checkpoint's config.json holds; its `model_type` is one that transformers knows."""
-    values: dict[str, Any] = _read(key, path, lambda: PretrainedConfig.get_config_dict(local_path(path, key))[0])
+    def read() -> dict[str, Any]:
+        source = local_path(path, key)
+        if (file := Path(source) / "config.json").is_file():
+            read_json(file)  # whose errors tell what is wrong
+        return PretrainedConfig.get_config_dict(source)[0]
+
+    values: dict[str, Any] = _read(key, path, read)
     if not values:
         raise UserError(f"{key}: {path} has no config.json; expected a checkpoint directory in Hugging Face's format")
     found = values.get("model_type")
@@ -406,7 +413,7 @@ def _read(key: str, path: str, load: Callable[[], ResultT]) -> ResultT:
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{key}: cannot load {path}: {advice(path, error) or reason[:300]}") from error
-    except (KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError, StrictDataclassError) as error:
         # The files of weights and tokenizers speak for themselves: what is left is a value that transformers trips on.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{key}: cannot load {path}: its config.json cannot be used ({reason[:300]})") from error

@@ -82,7 +82,7 @@ def test_a_damaged_generation_config(text: str, expected: str, llm_copy: Path) -
         pytest.param({"rope_scaling": {"rope_type": "no", "factor": 2.0}},
                      "its config.json cannot be used (KeyError: 'no')", id="rope"),
         pytest.param({"num_attention_heads": 0}, "its config.json cannot be used (ZeroDivisionError: ", id="heads"),
-        pytest.param({"hidden_size": "x"}, "its config.json cannot be used (TypeError: ", id="size"),
+        pytest.param({"hidden_size": "x"}, "its config.json cannot be used (", id="size"),
         pytest.param({"hidden_size": -8}, "cannot load ", id="negative size"),
     ],
 )
@@ -98,7 +98,7 @@ def test_an_encoders_config_with_a_bad_value(copy: Path) -> None:
 
 def test_a_config_that_is_a_list(llm_copy: Path) -> None:
     (llm_copy / "config.json").write_text("[]")
-    assert f"cannot load {llm_copy}: its config.json cannot be used (TypeError: " in llm_error(llm_copy)
+    assert f"cannot load {llm_copy}: {llm_copy / 'config.json'} holds a list, expected" in llm_error(llm_copy)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from speechllm_plugin.pretrained import (
     load_tokenizer,
     source_identity,
 )
+from speechllm_plugin.transformers_versions import VERSION
 from tests.plugin.pretrained.checkpoints import add_weights, llm_error
 
 
@@ -90,7 +91,8 @@ def test_a_table_with_several_names_is_read_once(tmp_path: Path) -> None:
 
 
 def test_a_table_saved_once_has_all_its_names(tmp_path: Path) -> None:
-    """As `save_pretrained` leaves the others out of safetensors; the head of mT5 is another table."""
+    """As `save_pretrained` leaves the others out of safetensors; the head of mT5 is another table (before transformers
+    5, which ties it)."""
     torch.manual_seed(0)
     model = tiny_t5()
     model.save_pretrained(tmp_path)
@@ -100,7 +102,7 @@ def test_a_table_saved_once_has_all_its_names(tmp_path: Path) -> None:
     assert found.encoder.embed_tokens.weight is found.shared.weight is found.decoder.embed_tokens.weight
     assert torch.equal(found.shared.weight, model.shared.weight)
     assert torch.equal(found.lm_head.weight, model.lm_head.weight)
-    assert not torch.equal(found.lm_head.weight, found.shared.weight)
+    assert torch.equal(found.lm_head.weight, found.shared.weight) == (VERSION >= 5)
 
 
 def test_weights_of_other_names_are_left_to_transformers(tiny_llm: Path, tmp_path: Path) -> None:
