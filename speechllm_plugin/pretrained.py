@@ -228,7 +228,8 @@ def load_tokenizer(path: str, key: str) -> PreTrainedTokenizerFast:
 
 def _read_tokenizer(source: str) -> PreTrainedTokenizerFast:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        kls: Any = PreTrainedTokenizerFast if _names_the_class_of_5(source) else AutoTokenizer
+        tokenizer = kls.from_pretrained(source)
         if VERSION >= 5 and tokenizer.is_fast:
             _follow_its_file(tokenizer, source)
         return tokenizer
@@ -244,6 +245,17 @@ def _read_tokenizer(source: str) -> PreTrainedTokenizerFast:
         if isinstance(error, (OSError, ValueError, ImportError)):
             raise
         raise OSError(f"no tokenizer can be made of {found} ({error}); download it again") from error
+
+
+def _names_the_class_of_5(source: str) -> bool:
+    """transformers 5 writes `TokenizersBackend` where 4 wrote `PreTrainedTokenizerFast`, and 4 knows no such class."""
+    if VERSION >= 5:
+        return False
+    try:
+        values = read_json(find_file(source, "tokenizer_config.json"))
+    except NoSuchFileError:
+        return False
+    return values.get("tokenizer_class") == "TokenizersBackend"
 
 
 def _follow_its_file(tokenizer: PreTrainedTokenizerFast, source: str) -> None:
