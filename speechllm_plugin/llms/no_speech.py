@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
+from speechllm_plugin.llms.api import Llm
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.prompts import RenderedPrompt
 
 _BLOCK = 1600

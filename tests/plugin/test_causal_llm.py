@@ -32,8 +32,8 @@ from transformers import (
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms import cross_entropy
-from speechllm_plugin.llms.api import DecodingConfig, Generated
 from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.generation import stop_tokens
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt

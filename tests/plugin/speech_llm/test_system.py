@@ -13,7 +13,7 @@ import torch
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.masks import length_mask
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import ALIGNED_LOGIT, LlmEmbeddingCtcHead
