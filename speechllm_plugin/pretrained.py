@@ -131,7 +131,7 @@ def load_submodule(
         name: file for name, file in files.items()
         if name.startswith(prefix) and not name.removeprefix(prefix).startswith(ignored)
     }
-    with torch.device("meta"):
+    with without_weights():
         names = _read(key, path, lambda: set(kls(config).state_dict()))
     found = {_present_name(name.removeprefix(prefix)) for name in files}
     if missing := sorted(names - found):

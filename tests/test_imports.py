@@ -26,8 +26,8 @@ SHELL = (
 """The modules and packages of the plugin that fairseq2 runs; all others are the core, and do without it."""
 
 ROOMS: dict[str, set[str]] = {
-    "adapters": {"errors", "masks", "registry", "transformers_versions"},
-    "alignment": {"adapters", "datasets", "errors", "models", "scoring", "timed_text"},
+    "adapters": {"errors", "logits", "masks", "registry", "transformers_versions"},
+    "alignment": {"adapters", "datasets", "errors", "logits", "models", "scoring", "timed_text"},
     "cards": {"models"},
     "cascade": {"datasets", "llms", "parts", "pretrained", "prompts", "recognizers"},
     "checked": {"errors"},
@@ -42,14 +42,16 @@ ROOMS: dict[str, set[str]] = {
     "identity": {"errors", "log", "weights"},
     "languages": {"errors"},
     "llms": {
-        "checked", "datasets", "errors", "log", "parts", "precision", "pretrained", "prompts", "registry",
+        "checked", "datasets", "errors", "log", "logits", "parts", "precision", "pretrained", "prompts", "registry",
         "repetition", "transformers_versions",
     },
     "log": set(),
+    "logits": set(),
     "masks": set(),
     "models": {
         "adapters", "alignment", "checked", "datasets", "encoders", "errors", "files", "identity", "llms", "log",
-        "masks", "parts", "precision", "pretrained", "prompts", "registry", "vocabulary", "yaml_text",
+        "logits", "masks", "parts", "precision", "pretrained", "prompts", "registry", "transformers_versions",
+        "vocabulary", "yaml_text",
     },
     "parts": set(),
     "precision": set(),
@@ -65,7 +67,7 @@ ROOMS: dict[str, set[str]] = {
     "threads": set(),
     "timed_text": set(),
     "transformers_versions": set(),
-    "units": {"adapters", "cascade", "datasets", "errors", "files", "llms", "log", "models", "scoring"},
+    "units": {"adapters", "cascade", "datasets", "errors", "files", "llms", "log", "logits", "models", "scoring"},
     "vocabulary": {"errors", "files"},
     "weights": {"hub"},
     "yaml_text": {"errors"},

@@ -30,10 +30,10 @@ from transformers import (
     RecurrentGemmaConfig,
 )
 
+import speechllm_plugin.logits
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms import cross_entropy
-from speechllm_plugin.llms.api import DecodingConfig, Generated
 from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.generation import stop_tokens
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt
@@ -145,7 +145,7 @@ def test_the_loss_in_chunks_is_the_loss(
     (whole_gradient,) = torch.autograd.grad(whole, speech)
 
     sizes: list[int] = []
-    monkeypatch.setattr(cross_entropy, "LOGITS_AT_A_TIME", chunk * 320)
+    monkeypatch.setattr(speechllm_plugin.logits, "LOGITS_AT_A_TIME", chunk * 320)
     hook = llm.head.register_forward_hook(lambda module, inputs, logits: sizes.append(len(logits)))
     loss, chunked_count = llm.loss(prompts, speech, LENGTHS, targets)
     hook.remove()

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms.api import LLMS, DecodingConfig, Generated, Llm
+from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.llms.causal import CausalLlm
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm, EncoderDecoderLlmConfig, create_encoder_decoder_llm
 from speechllm_plugin.llms.generation import stop_tokens
 from speechllm_plugin.models.speech_llm.archs import LLM_ARCHS
