@@ -38,8 +38,6 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "extension": {"cards", "datasets", "models", "units"},
     "files": {"errors"},
-    "hub": {"errors"},
-    "identity": {"errors", "log", "weights"},
     "languages": {"errors"},
     "llms": {
         "checked", "datasets", "errors", "log", "logits", "parts", "precision", "pretrained", "prompts", "registry",
@@ -49,13 +47,13 @@ ROOMS: dict[str, set[str]] = {
     "logits": set(),
     "masks": set(),
     "models": {
-        "adapters", "alignment", "checked", "datasets", "encoders", "errors", "files", "identity", "llms", "log",
+        "adapters", "alignment", "checked", "datasets", "encoders", "errors", "files", "llms", "log",
         "logits", "masks", "parts", "precision", "pretrained", "prompts", "registry", "transformers_versions",
         "vocabulary", "yaml_text",
     },
     "parts": set(),
     "precision": set(),
-    "pretrained": {"errors", "hub", "identity", "log", "transformers_versions", "weights"},
+    "pretrained": {"errors", "log", "transformers_versions"},
     "prompts": {"errors", "languages", "tasks"},
     "recordings": {"datasets", "errors", "scoring", "timed_text"},
     "recognizers": {"datasets", "errors", "languages", "precision", "pretrained", "registry"},
@@ -69,7 +67,6 @@ ROOMS: dict[str, set[str]] = {
     "transformers_versions": set(),
     "units": {"adapters", "cascade", "datasets", "errors", "files", "llms", "log", "logits", "models", "scoring"},
     "vocabulary": {"errors", "files"},
-    "weights": {"hub"},
     "yaml_text": {"errors"},
 }  # fmt: skip
 """The rooms of the plugin, and what each may import of the others."""

@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
-import speechllm_plugin.weights
+import speechllm_plugin.pretrained.weights
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
@@ -40,7 +40,7 @@ class NamesOnly:
 
 @pytest.fixture
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speechllm_plugin.weights, "safe_open", NamesOnly)
+    monkeypatch.setattr(speechllm_plugin.pretrained.weights, "safe_open", NamesOnly)
 
 
 def adapter(name: str, **values: Any) -> Change:

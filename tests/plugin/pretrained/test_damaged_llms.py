@@ -13,9 +13,9 @@ from transformers import (
     AutoModelForCausalLM,
 )
 
-from speechllm_plugin import pretrained
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained import (
+    building,
     load_model,
     load_tokenizer,
 )
@@ -52,7 +52,7 @@ def test_an_llm_of_another_architecture_than_its_config(name: str, llm_copy: Pat
 
 def test_parts_beside_an_llm_are_named(llm_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
-    monkeypatch.setattr(pretrained.log, "warning", lambda text, *values: warnings.append(text.format(*values)))
+    monkeypatch.setattr(building.log, "warning", lambda text, *values: warnings.append(text.format(*values)))
     # What older versions of transformers saved is no part.
     old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4),
            "model.layers.1.self_attn.masked_bias": torch.zeros(1), "model.layers.1.attn.bias": torch.zeros(1)}

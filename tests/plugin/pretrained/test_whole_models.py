@@ -19,9 +19,9 @@ from transformers import (
     MT5ForConditionalGeneration,
 )
 
-from speechllm_plugin import pretrained
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained import (
+    building,
     load_model,
     load_tokenizer,
     source_identity,
@@ -117,7 +117,7 @@ def test_weights_of_other_names_are_left_to_transformers(tiny_llm: Path, tmp_pat
 
 def test_a_head_saved_although_it_is_tied(tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
-    monkeypatch.setattr(pretrained.log, "warning", lambda text, *values: warnings.append(text.format(*values)))
+    monkeypatch.setattr(building.log, "warning", lambda text, *values: warnings.append(text.format(*values)))
     model = LlamaForCausalLM(LlamaConfig.from_pretrained(tiny_llm, tie_word_embeddings=True))
     model.save_pretrained(tmp_path)
     add_weights(tmp_path, **{"lm_head.weight": model.lm_head.weight.detach().clone()})
