@@ -30,6 +30,7 @@ from speechllm_tools.manifest.rows import (
     write_rows,
 )
 from speechllm_tools.prepare.kept import KeptResults
+from speechllm_tools.prepare.rows import unbroken
 
 if TYPE_CHECKING:
     from speechllm_tools.manifest.written import Request, WritingLlm
@@ -178,7 +179,7 @@ class _Counts:
         for one in asked:
             self.read += 1
             found = None if one.request is None else answers[one.request.key]
-            text = "" if found is None else " ".join(str(found["text"]).split())
+            text = "" if found is None else unbroken(str(found["text"])).strip()
             self.cut += found is not None and found["cut"]
             reason = NO_TRANSCRIPT if found is None else EMPTY if not text else None
             if found is not None and reason is None and found["cut"] and not options.keep_cut:

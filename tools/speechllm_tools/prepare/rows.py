@@ -89,7 +89,7 @@ class ManifestWriter:
     def _clean(self, text: str) -> str:
         if text.isascii() and text.isprintable() and text == text.strip():
             return text
-        for change, how in ((_COMPOSED, _compose), (_UNBROKEN, _unbreak), (_STRIPPED, str.strip)):
+        for change, how in ((_COMPOSED, _compose), (_UNBROKEN, unbroken), (_STRIPPED, str.strip)):
             if (after := how(text)) != text:
                 self.report.changed[change] += 1
                 text = after
@@ -105,5 +105,6 @@ def _compose(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _unbreak(text: str) -> str:
+def unbroken(text: str) -> str:
+    """A text that a row of a manifest can hold."""
     return _BREAKS.sub(" ", text)
