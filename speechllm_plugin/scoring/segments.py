@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sacrebleu.metrics import BLEU, CHRF, TER
 
+from speechllm_plugin.scoring.biasing import biased_errors
 from speechllm_plugin.scoring.normalizers import get_normalizer
+from speechllm_plugin.scoring.phrase_lists import PhraseLists
 from speechllm_plugin.scoring.report import Hypothesis
 from speechllm_plugin.scoring.scripts import bleu_tokenizer, has_spaces
 from speechllm_plugin.scoring.wer import unit_of, word_errors
@@ -69,6 +71,21 @@ def mean_over_clips(errors: SegmentStatistics) -> SegmentStatistics:
     rates = np.divide(wrong, words, out=np.zeros_like(wrong), where=counted)
     counts = np.stack([rates, counted.astype(float)], axis=1)
     return SegmentStatistics(counts, percentage, False, f"{errors.signature}|mean over clips")
+
+
+def biased_statistics(
+    rows: Sequence[Hypothesis], normalizer: str, phrases: PhraseLists, *, in_list: bool
+) -> SegmentStatistics:
+    """B-WER or U-WER: errors of the words in a list, or of all others, in percent of those words.
+
+    :raises UserError: there is no list for a row.
+    """
+    language = rows[0].tgt_lang or rows[0].src_lang
+    unit = unit_of(language)
+    indices = phrases.indices([row.id for row in rows], normalizer, unit, language)
+    counts = biased_errors(_references(rows), _hypotheses(rows), indices)
+    signature = f"normalizer:{normalizer}|unit:{unit}|jiwer:{_jiwer()}|list:{phrases.file.name}"
+    return SegmentStatistics(counts[:, :2] if in_list else counts[:, 2:], percentage, False, signature)
 
 
 def bleu_statistics(rows: Sequence[Hypothesis]) -> SegmentStatistics:

@@ -18,6 +18,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.yaml_text import parse_assignment
 from speechllm_tools.demo.completion import fingerprint
 from speechllm_tools.demo.progress import ProgressLine
+from speechllm_tools.manifest.requests import languages_of, transcript_of
 from speechllm_tools.manifest.rows import (
     Row,
     add_audio_root,
@@ -109,16 +110,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _read(manifest: Path, instruction: str) -> Iterator[_Asked]:
-    from speechllm_plugin.tasks.api import task_named, task_of_row
     from speechllm_tools.manifest.written import Request
 
     for row in read_rows(manifest, required=("id", "audio")):
-        source = row.get("src_lang") or "en"
-        target = row.get("tgt_lang") or source
-        if stated := row.get("task"):
-            task_named(stated, f"{row.manifest}, line {row.line}, column 'task'")
-        text = task_of_row(source, target, stated).spoken(row.get("tgt_text"), row.get("src_text")) or ""
-        yield _Asked(row, Request(text, source, target) if text.strip() else None)
+        text = transcript_of(row)
+        yield _Asked(row, Request(text, *languages_of(row)) if text.strip() else None)
 
 
 def _load(options: argparse.Namespace) -> tuple[WritingLlm, dict[str, Any]]:

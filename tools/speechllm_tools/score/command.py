@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, metavar="NAME",
                         help=f"of {', '.join(METRICS)} (default: wer, wer_clips and cer of transcriptions, bleu and "
-                        "chrf of translations, comet where --comet is given)")
+                        "chrf of translations, b_wer and u_wer where --phrases is given, comet where --comet is)")
+    parser.add_argument("--phrases", type=Path, metavar="FILE", help="for b_wer and u_wer: a phrase a line; or a "
+                        "manifest with the column context, as speechllm manifest phrases writes it")
     parser.add_argument("--normalizers", nargs="+", choices=_NORMALIZERS, metavar="NAME", default=["basic", "verdini"],
                         help=f"for error rates, of {', '.join(_NORMALIZERS)} (default: basic verdini)")
     parser.add_argument("--baseline", metavar="NAME", help="test every other system against this one")
@@ -81,13 +83,16 @@ def run(options: argparse.Namespace) -> int:
 
 def measure_all(options: argparse.Namespace, systems: Sequence[Any]) -> list[Any]:
     """Aligned and counted, COMET included where it is asked for."""
+    from speechllm_plugin.scoring.phrase_lists import read_phrase_lists
     from speechllm_tools.comet.scoring import measure_comet
-    from speechllm_tools.score.measure import COMET, RECOGNITION, TRANSLATION, aligned, measure
+    from speechllm_tools.score.measure import BIASING, COMET, RECOGNITION, TRANSLATION, aligned, measure
 
-    metrics = options.metrics or [*RECOGNITION, "bleu", "chrf", *([COMET] if options.comet else [])]
+    phrases = None if options.phrases is None else read_phrase_lists(options.phrases)
+    biasing = [] if phrases is None else [*BIASING]
+    metrics = options.metrics or [*RECOGNITION, *biasing, "bleu", "chrf", *([COMET] if options.comet else [])]
     measured = aligned(systems)
     for one in measured:
-        measure(one, metrics, options.normalizers)
+        measure(one, metrics, options.normalizers, phrases)
     if COMET in metrics:
         measure_comet(measured, options)
     for one in measured:
@@ -105,6 +110,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--seed: found {options.seed}, expected 0 or more")
     if options.seeds and len(options.runs) < 2:
         raise UserError("--seeds: found one run, expected two or more")
+    if options.phrases is None and (wrong := {"b_wer", "u_wer"} & set(options.metrics or ())):
+        raise UserError(f"--metrics: found {min(wrong)} without --phrases, expected the list of phrases")
     if (options.baseline or options.pairs) and len(options.runs) < 2:
         raise UserError("--baseline, --pairs: found one run, expected two or more")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.scoring import segments
+from speechllm_plugin.scoring.phrase_lists import PhraseLists
 from speechllm_plugin.scoring.report import Hypothesis, is_looping, score
 from speechllm_plugin.scoring.segments import SegmentStatistics
 from speechllm_plugin.scoring.wrong_language import wrong_language_share
@@ -27,8 +28,11 @@ TRANSLATION: Mapping[str, Statistics] = {
     "chrf": segments.chrf_statistics,
     "ter": segments.ter_statistics,
 }
+BIASING: Mapping[str, bool] = {"b_wer": True, "u_wer": False}
+"""Metrics of transcriptions that need a list of phrases, by name: whether the words in it are counted, or the
+others."""
 COMET = "comet"
-METRICS = (*RECOGNITION, *TRANSLATION, COMET)
+METRICS = (*RECOGNITION, *BIASING, *TRANSLATION, COMET)
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,13 @@ def _in_order(
     return ordered
 
 
-def measure(one: Measured, metrics: Sequence[str], normalizers: Sequence[str]) -> None:
-    """Counts everything but COMET."""
+def measure(
+    one: Measured, metrics: Sequence[str], normalizers: Sequence[str], phrases: PhraseLists | None = None
+) -> None:
+    """Counts everything but COMET.
+
+    :param phrases: for the metrics of `BIASING`.
+    """
     for metric in metrics:
         for label, rows in one.sets.items():
             translation = rows[0].is_translation
@@ -99,6 +108,10 @@ def measure(one: Measured, metrics: Sequence[str], normalizers: Sequence[str]) -
             elif metric in RECOGNITION and rows[0].scored_by == "wer":
                 for normalizer in normalizers:
                     statistics = RECOGNITION[metric](rows, normalizer)
+                    one.statistics.setdefault(f"{metric}:{normalizer}", {})[label] = statistics
+            elif metric in BIASING and phrases is not None and rows[0].scored_by == "wer":
+                for normalizer in normalizers:
+                    statistics = segments.biased_statistics(rows, normalizer, phrases, in_list=BIASING[metric])
                     one.statistics.setdefault(f"{metric}:{normalizer}", {})[label] = statistics
 
 

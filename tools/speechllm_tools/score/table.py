@@ -7,7 +7,7 @@ from typing import Any
 
 from speechllm_tools.score.results import AVERAGE
 
-_LOWER = ("wer", "wer_clips", "cer", "ter")
+_LOWER = ("wer", "wer_clips", "cer", "b_wer", "u_wer", "ter")
 """Metrics where less is better, by the part of their name before the colon."""
 SIGNIFICANT = 0.05
 
