@@ -63,6 +63,22 @@ def test_a_batch_answers_as_single_requests_do(
     assert (tmp_path / "1.tsv").read_text() == (tmp_path / "7.tsv").read_text()
 
 
+def test_a_rows_instruction_goes_before_that_of_the_command(corpus: Path, tiny_llm: Path, tmp_path: Path) -> None:
+    lines = corpus.read_text().splitlines()
+    own = ["instruction", "What is {this}: <speech>?", *[""] * (len(lines) - 2)]
+    write_lines(corpus, [f"{line}\t{field}" for line, field in zip(lines, own, strict=True)])
+    for name, more in (("own", ()), ("both", ("--instruction", "Name the room."))):
+        manifest(*command(corpus, tiny_llm, tmp_path / f"{name}.tsv", *more)).ok()
+    rows, both = rows_of(tmp_path / "own.tsv"), rows_of(tmp_path / "both.tsv")
+    assert both[0] == rows[0] and both[0]["instruction"] == "What is {this}: <speech>?"
+    assert {row["instruction"] for row in both[1:]} == {"Name the room."}
+    assert rows[0]["tgt_text"] != rows[-2]["tgt_text"]  # the same words, asked otherwise
+    assert sum(one["tgt_text"] != other["tgt_text"] for one, other in zip(rows[1:], both[1:], strict=True)) > 5
+    write_lines(corpus, [line.replace("{this}", "<speech>") for line in corpus.read_text().splitlines()])
+    line = manifest(*command(corpus, tiny_llm, tmp_path / "two.tsv")).user_error()
+    assert line.startswith(f"{corpus}, line 2, column 'instruction': found 2 times <speech>")
+
+
 def test_an_encoder_decoder_answers_too(corpus: Path, tmp_path: Path) -> None:
     llm = save_family("mt5", tmp_path / "llm")
     result = manifest(*command(corpus, llm, tmp_path / "out.tsv", "--max-tokens", 8))

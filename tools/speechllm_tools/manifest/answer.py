@@ -113,8 +113,10 @@ def _read(manifest: Path, instruction: str) -> Iterator[_Asked]:
     from speechllm_tools.manifest.written import Request
 
     for row in read_rows(manifest, required=("id", "audio")):
-        text = transcript_of(row)
-        yield _Asked(row, Request(text, *languages_of(row)) if text.strip() else None)
+        if found := [name for name in ("context", "history") if row.get(name)]:
+            raise UserError(row.wrong(found[0], "none: it is not in the prompt that the LLM is given here"))
+        text, asked = transcript_of(row), row.get("instruction") or instruction
+        yield _Asked(row, Request(text, *languages_of(row), asked) if text.strip() else None)
 
 
 def _load(options: argparse.Namespace) -> tuple[WritingLlm, dict[str, Any]]:

@@ -6,11 +6,12 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.identity import identity_of
 from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import LLMS, DecodingConfig, Llm
@@ -32,6 +33,8 @@ class Request:
     """The transcript."""
     src_lang: str
     tgt_lang: str
+    instruction: str = ""
+    """What is asked of it, with `<speech>` in its place; empty = it is the whole instruction."""
 
     @property
     def key(self) -> str:
@@ -84,8 +87,9 @@ class WritingLlm:
         """
         decoding.check("decoding")
         self._llm = llm
+        self._prompt = prompt
         self._decoding = decoding
-        self._renderer = PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)
+        self._renderers = {"": PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)}
 
     def identity(self) -> dict[str, Any]:
         """What tells this LLM from another: its configuration, and the hash of its weights."""
@@ -116,13 +120,24 @@ class WritingLlm:
             progress(number / len(batches))
 
     def _render(self, where: str, request: Request) -> _Rendered:
-        prompt, ids = self._renderer.render_text(request.src_lang, request.tgt_lang, request.text, ANSWER)
+        if request.instruction not in self._renderers:
+            # A row's instruction is text: its braces stand for themselves.
+            template = request.instruction.replace("{", "{{").replace("}", "}}")
+            try:
+                prompt_config = replace(self._prompt, answer=template)
+                renderer = PromptRenderer(self._llm.tokenizer, prompt_config, chat=self._llm.chat)
+            except UserError as error:
+                reason = str(error).removeprefix("prompt.answer: ")
+                raise UserError(f"{where}, column 'instruction': {reason}") from None
+            self._renderers[request.instruction] = renderer
+        renderer = self._renderers[request.instruction]
+        prompt, ids = renderer.render_text(request.src_lang, request.tgt_lang, request.text, ANSWER)
         return _Rendered(request.key, where, prompt, ids)
 
     def _answer(self, batch: Sequence[_Rendered]) -> dict[str, Written]:
         texts, generated = answer(
             self._llm,
-            self._renderer,
+            self._renderers[""],
             [one.prompt for one in batch],
             *embed_texts(self._llm, [one.ids for one in batch]),
             keys=[one.key for one in batch],
