@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from speechllm_tools.manifest.written import Request
+from speechllm_tools.prepare.kept import KeptResults
 
 from speechllm_plugin.datasets.manifest import read_manifest
 from speechllm_plugin.identity import identity_of
@@ -102,6 +104,15 @@ def test_after_a_kill_the_same_command_goes_on(
     assert f"going on after {before} answers" in result.stdout
     commands.speechllm(*words("whole.tsv")).ok()
     assert (tmp_path / "killed.tsv").read_text() == (tmp_path / "whole.tsv").read_text()
+
+
+def test_answers_of_another_decoding_are_not_taken(corpus: Path, tiny_llm: Path, tmp_path: Path) -> None:
+    kept = KeptResults(tmp_path / ".out.tsv.answers", "another")
+    kept.add({Request(SENTENCES[0], "en", "en").key: {"text": "of another run", "cut": False}})
+    kept.close()
+    result = manifest(*command(corpus, tiny_llm, tmp_path / "out.tsv")).ok()
+    assert "going on" not in result.stdout
+    assert "of another run" not in (tmp_path / "out.tsv").read_text()
 
 
 def test_mistakes_are_one_line(corpus: Path, tiny_llm: Path, tmp_path: Path) -> None:

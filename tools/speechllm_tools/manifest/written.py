@@ -89,6 +89,7 @@ class WritingLlm:
         self._llm = llm
         self._prompt = prompt
         self._decoding = decoding
+        self._prompts: dict[RenderedPrompt, RenderedPrompt] = {}
         self._renderers = {"": PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)}
 
     def identity(self) -> dict[str, Any]:
@@ -132,7 +133,8 @@ class WritingLlm:
             self._renderers[request.instruction] = renderer
         renderer = self._renderers[request.instruction]
         prompt, ids = renderer.render_text(request.src_lang, request.tgt_lang, request.text, ANSWER)
-        return _Rendered(request.key, where, prompt, ids)
+        # A million rows have a few prompts.
+        return _Rendered(request.key, where, self._prompts.setdefault(prompt, prompt), ids)
 
     def _answer(self, batch: Sequence[_Rendered]) -> dict[str, Written]:
         texts, generated = answer(
