@@ -25,6 +25,7 @@ def answer(
     keys: Sequence[str],
     seconds: Sequence[float],
     waveforms: Sequence[Tensor | None],
+    blank_shares: Sequence[float] | None = None,
     config: DecodingConfig,
 ) -> tuple[list[str], list[Generated]]:
     """
@@ -32,6 +33,7 @@ def answer(
     :param keys: see `Llm.generate`.
     :param seconds: durations of the audio, which limit the texts.
     :param waveforms: the audio, where the level of the sound is asked for.
+    :param blank_shares: of each clip's frames, where the CTC head's view of them is asked for.
     :returns: the texts, and how each came about. A text that the guard against silence empties keeps its tokens.
     :raises UserError: a value of `config` is outside its range, or a clip and its text have no room in the LLM.
     """
@@ -56,6 +58,7 @@ def answer(
     generated = [
         replace(row, speech_vectors=length) for row, length in zip(generated, lengths.tolist(), strict=True)
     ]
-    for row, reason in find_no_speech(llm, prompts, embeddings, lengths, generated, waveforms, config).items():
+    reasons = find_no_speech(llm, prompts, embeddings, lengths, generated, waveforms, blank_shares, config)
+    for row, reason in reasons.items():
         generated[row] = replace(generated[row], no_speech=reason)
     return ["" if row.no_speech else renderer.decode(row.tokens) for row in generated], generated

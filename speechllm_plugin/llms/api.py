@@ -58,6 +58,9 @@ class DecodingConfig(Checked):
     """A text counts as made up, and becomes empty, if the geometric mean of its tokens' probabilities is below this.
     arXiv 2212.04356, section 4.5, has 0.37, beside a measure of silence of its own. Costs one more forward pass over
     each text. None = off."""
+    no_speech_blank_share: float | None = None
+    """A clip of which the CTC head reads at least this share of the frames as blank counts as having no speech. 1 =
+    it reads nothing at all. Needs an adapter with a CTC head on its frames. None = off."""
 
     def problems(self) -> Iterator[str]:
         # The upper ends keep a score finite in float32 and a length an integer of 64 bits.
@@ -66,6 +69,7 @@ class DecodingConfig(Checked):
             ("length_penalty", -10, 10), ("temperature", 0, 1000), ("top_k", 0, math.inf),
             ("repetition_penalty", 0.01, 100), ("no_repeat_ngram_size", 0, math.inf),
             ("no_speech_level", -200, 0), ("no_speech_probability", 0, 1),
+            ("no_speech_blank_share", 0, 1),
         )  # fmt: skip
         for name, least, most in limits:
             if (value := getattr(self, name)) is not None and not least <= value <= most:

@@ -325,7 +325,9 @@ def outline_causal_llm(config: CausalLlmConfig, hf_config: PretrainedConfig, dty
         attention = "eager"  # as the LLM is loaded
     no_tokenizer: Any = None
     model = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation=attention)
-    return CausalLlm(config, model, no_tokenizer)
+    llm = CausalLlm(config, model, no_tokenizer)
+    llm.positions = positions_of(model, hf_config.get_text_config())
+    return llm
 
 
 def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:

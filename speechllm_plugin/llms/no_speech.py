@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
 from speechllm_plugin.prompts import RenderedPrompt
 
@@ -22,13 +23,21 @@ def find_no_speech(
     lengths: Tensor,
     generated: Sequence[Generated],
     waveforms: Sequence[Tensor | None],
+    blank_shares: Sequence[float] | None,
     config: DecodingConfig,
 ) -> dict[int, str]:
-    """The rows whose text `config.no_speech_level` or `config.no_speech_probability` takes away, each with the reason.
+    """The rows whose text `config.no_speech_*` takes away, each with the reason.
 
     :param speech: `[B, T, dim]` with `lengths` `[B]`.
     :param waveforms: `[samples]` of each row, for the level.
+    :param blank_shares: see `blank_shares`; None without a CTC head.
+    :raises UserError: there is no CTC head for `config.no_speech_blank_share`.
     """
+    if config.no_speech_blank_share is not None and blank_shares is None:
+        raise UserError(
+            f"decoding.no_speech_blank_share: found {config.no_speech_blank_share}, expected null: no CTC head scores "
+            "the frames"
+        )
     found: dict[int, str] = {}
     for row, hypothesis in enumerate(generated):
         if not hypothesis.tokens:
@@ -39,6 +48,10 @@ def find_no_speech(
             if (level := loudness(waveform)) < config.no_speech_level:
                 found[row] = f"level {level:.1f} dB"
                 continue
+        least = config.no_speech_blank_share
+        if least is not None and blank_shares is not None and (share := blank_shares[row]) >= least:
+            found[row] = f"blank share {share:.3f}"
+            continue
         if config.no_speech_probability is not None:
             # Each row alone, so that the result does not depend on its batch.
             own = slice(row, row + 1)
@@ -46,6 +59,16 @@ def find_no_speech(
             if (probability := math.exp(-float(loss) / count)) < config.no_speech_probability:
                 found[row] = f"probability {probability:.3f}"
     return found
+
+
+def blank_shares(frame_logits: Tensor, frame_lengths: Tensor) -> list[float]:
+    """The share of each clip's frames whose likeliest label is the blank.
+
+    :param frame_logits: `[B, T, labels]`; label 0 is the blank.
+    :param frame_lengths: `[B]`.
+    """
+    blank = (frame_logits.argmax(dim=-1) == 0).cpu()
+    return [int(row[:length].sum()) / length for row, length in zip(blank, frame_lengths.tolist(), strict=True)]
 
 
 def loudness(waveform: Tensor) -> float:

@@ -58,12 +58,22 @@ def check_positions(
         return
     longest = max(beyond, key=lambda row: needed[row])
     others = f" (and {len(beyond) - 1} more clips of its batch)" if len(beyond) > 1 else ""
-    message = (
-        f"{names[longest]}{others}: found {int(lengths[longest])} vectors of speech, which make {needed[longest]} "
-        f"positions with the prompt and at most {texts[longest]} tokens of text, expected at most {limit}, "
-        f"{'all that the LLM has' if llm.positions.table else 'what the LLM was trained on'}; cut the clip into "
+    words = len(prompts[longest].before) + len(prompts[longest].after)
+    error = needs_more(f"{names[longest]}{others}", llm.positions, words, int(lengths[longest]), texts[longest])
+    if llm.positions.table:
+        raise error
+    log.warning("{}", error)
+
+
+def needs_more(name: str, positions: Positions, words: int, vectors: int, text: int) -> UserError:
+    """
+    :param name: of the clip.
+    :param words: tokens of its prompt.
+    :param text: the most tokens that its text has.
+    """
+    return UserError(
+        f"{name}: found {vectors} vectors of speech, which make {words + vectors + text} positions with the prompt and "
+        f"at most {text} tokens of text, expected at most {positions.limit}, "
+        f"{'all that the LLM has' if positions.table else 'what the LLM was trained on'}; cut the clip into "
         "segments, choose an adapter with fewer vectors, or lower decoding.tokens_per_second"
     )
-    if llm.positions.table:
-        raise UserError(message)
-    log.warning("{}", message)

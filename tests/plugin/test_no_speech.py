@@ -18,6 +18,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.llms.no_speech import loudness
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.ctc import LinearCtcHead
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
@@ -118,3 +119,34 @@ def test_an_empty_text_is_a_mistake_unless_it_is_said_to_be_silence(tmp_path: Pa
     file.write_text("id\taudio\na\ta.wav\n")
     with pytest.raises(UserError, match="expected also 'tgt_text'"):
         read_manifest(file, empty_text=True)
+
+
+@torch.inference_mode()
+def test_clips_that_ctc_reads_as_blank_have_no_text(tiny_config: SpeechLlmConfig, batch: SpeechTextBatch) -> None:
+    tiny_config.adapter = PartSection(name="base", config={"dim": 16, "num_heads": 2, "num_layers": 1})
+    tiny_config.ctc = CtcConfig(weight=1.0)
+    torch.manual_seed(0)
+    model = create_speech_llm(tiny_config).eval()
+    assert isinstance(model.ctc, LinearCtcHead)
+    untrained = model.adapt(batch, score_frames=True).frame_logits
+    assert untrained is not None
+    # About half of the frames become blank.
+    model.ctc.classifier.bias.data[0] += (untrained[..., 1:].amax(-1) - untrained[..., 0]).median()
+    config = DecodingConfig(tokens_per_second=4.0)
+    texts, _ = model.generate(batch, config)
+    speech = model.adapt(batch, score_frames=True)
+    assert speech.frame_logits is not None and speech.frame_lengths is not None
+    shares = [
+        sum(int(frame.argmax()) == 0 for frame in logits[:length]) / length
+        for logits, length in zip(speech.frame_logits, speech.frame_lengths.tolist(), strict=True)
+    ]
+    threshold = sorted(shares)[9]
+    assert min(shares) < threshold
+    found, generated = model.generate(batch, replace(config, no_speech_blank_share=threshold))
+    assert found == ["" if share >= threshold else text for share, text in zip(shares, texts, strict=True)]
+    assert [bool(row.no_speech) for row in generated] == [share >= threshold for share in shares]
+
+
+def test_the_share_of_blanks_needs_a_ctc_head(model: SpeechLlm, batch: SpeechTextBatch) -> None:
+    with pytest.raises(UserError, match=r"decoding.no_speech_blank_share: found 1.0, expected null"):
+        model.generate(batch, DecodingConfig(tokens_per_second=1.0, no_speech_blank_share=1.0))

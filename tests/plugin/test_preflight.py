@@ -8,14 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 import speechllm_plugin.weights
 from speechllm_plugin.adapters.api import ADAPTERS
+from speechllm_plugin.datasets.files import batch_of_files
+from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
+from speechllm_plugin.models.speech_llm.preflight import also_checking
+from speechllm_plugin.models.speech_llm.room import check_room_of_rows, count_vectors
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
 from speechllm_plugin.prompts import PromptConfig
 
@@ -150,3 +156,39 @@ def test_the_check_draws_no_numbers(name: str, tiny_config: SpeechLlmConfig) -> 
     before = torch.get_rng_state()
     check_before_loading(tiny_config)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_row_without_room_is_told_before_a_weight_is_read(
+    tiny_config: SpeechLlmConfig, tiny_llm: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llm)
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    hf_config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=4, n_positions=128)
+    AutoModelForCausalLM.from_config(hf_config).save_pretrained(tmp_path / "gpt2")
+    tiny_config.llm = PartSection(name="causal", config={"path": str(tmp_path / "gpt2"), "dtype": "float32"})
+    manifest = tmp_path / "all.tsv"
+    manifest.write_text("id\taudio\tn_frames\ttgt_text\nshort\ts.wav\t98\tplay\nlong\tl.wav\t1498\tplay\n")
+    rows = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(manifest)})).read("all")
+    with (
+        also_checking(lambda outline: check_room_of_rows(outline, rows, longest=None)),
+        pytest.raises(UserError) as caught,
+    ):
+        create_speech_llm(tiny_config)
+    assert str(caught.value).startswith(f"{manifest}, line 3, id long: found 150 vectors of speech, which make ")
+    # Longer clips are left to the rules for lengths.
+    with (
+        also_checking(lambda outline: check_room_of_rows(outline, rows, longest=14.0)),
+        pytest.raises(UserError, match="get_slice"),
+    ):
+        create_speech_llm(tiny_config)
+
+
+@pytest.mark.parametrize(("name", "fixed"), [("mlp", True), ("base", True), ("wlq_former", True), ("cif", False)])
+def test_vectors_are_counted_where_the_rate_is_fixed(name: str, fixed: bool, tiny_config: SpeechLlmConfig) -> None:
+    tiny_config.adapter = PartSection(name=name)
+    counted: list[int | None] = []
+    with also_checking(lambda outline: counted.append(count_vectors(outline, 2.0))):
+        model = create_speech_llm(tiny_config).eval()
+    batch = batch_of_files([np.zeros(32000, dtype=np.float32)], "en", None)
+    assert counted == [int(model.listen(batch).lengths) if fixed else None]

@@ -50,6 +50,10 @@ DECODING: dict[str, tuple[Callable[[str], object], str]] = {
         _number_or_off, "a text whose tokens have a lower mean probability than this was made up and is left out; off "
         "= keep it"
     ),
+    "no_speech_blank_share": (
+        _number_or_off, "a file of which the CTC head reads at least this share of frames as blank gets no text; 1 = "
+        "it reads nothing; off = every file gets one"
+    ),
 }
 """Fields of `DecodingConfig`: what each takes, and what it does."""
 

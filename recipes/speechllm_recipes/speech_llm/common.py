@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from fairseq2.device import Device
@@ -32,6 +32,8 @@ from speechllm_plugin.llms.api import DecodingConfig
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.checkpoint import describe_choice, named_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.models.speech_llm.preflight import Outline
+from speechllm_plugin.models.speech_llm.room import check_room_of_rows
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_recipes.speech_llm.config import (
     SpeechDatasetSection,
@@ -176,14 +178,22 @@ def create_reader(
     return reader
 
 
-def read_manifests(context: RecipeContext, splits: Sequence[str], *, require_text: bool = True) -> None:
+def read_manifests(
+    context: RecipeContext, section: SpeechDatasetSection, splits: Sequence[str], *, require_text: bool = True
+) -> Callable[[Outline], None]:
     """Before a model of gigabytes is loaded; a split is parsed once.
 
+    :returns: what is to be checked of them once it is known which model that is.
     :raises UserError: a manifest is missing, or a row is wrong.
     """
     dataset = context.get_dataset_as(SpeechTextDataset)
-    for split in splits:
-        dataset.read(split, require_text=require_text)
+    rows = [row for split in splits for row in dataset.read(split, require_text=require_text)]
+
+    def check(outline: Outline) -> None:
+        windows = (section.max_seconds, outline.encoder.max_seconds)
+        check_room_of_rows(outline, rows, longest=min((value for value in windows if value is not None), default=None))
+
+    return check
 
 
 def warn_of_languages(split: str, utterances: Sequence[Utterance], known: Collection[str] | None) -> None:

@@ -48,9 +48,9 @@ class SpeechLlmEvaluateRecipe(Recipe):
         config = context.get_config_as(SpeechLlmEvaluateConfig)
         get_normalizer(config.wer_normalizer)  # reports a missing package before anything is decoded
         decoding = decoding_of(config)
-        read_manifests(context, config.dataset.splits)
+        check = read_manifests(context, config.dataset, config.dataset.splits)
         precision = settle_decoding(context, config.model, config.common)
-        model = get_model(context)
+        model = get_model(context, check)
         log.info("{}", precision.describe(model.precision))
         model.feature_cache = feature_cache(config.dataset, model)
         units, readers, kept = [], [], []

@@ -43,9 +43,9 @@ class SpeechLlmGenerateRecipe(Recipe):
     def create_task(self, context: RecipeContext) -> Task:
         config = context.get_config_as(SpeechLlmGenerateConfig)
         decoding = decoding_of(config)
-        read_manifests(context, [config.dataset.split], require_text=False)
+        check = read_manifests(context, config.dataset, [config.dataset.split], require_text=False)
         precision = settle_decoding(context, config.model, config.common)
-        model = get_model(context)
+        model = get_model(context, check)
         log.info("{}", precision.describe(model.precision))
         model.feature_cache = feature_cache(config.dataset, model)
         reader = create_reader(context, config.dataset, model, config.dataset.split, require_text=False)

@@ -89,14 +89,14 @@ class SpeechLlmTrainRecipe(Recipe):
         config = context.get_config_as(SpeechLlmTrainConfig)
         _check_model_section(config)
         check_steps(context.output_dir, config.regime.num_steps)
-        read_manifests(context, [config.dataset.train_split, *config.dataset.valid_splits])
+        check = read_manifests(context, config.dataset, [config.dataset.train_split, *config.dataset.valid_splits])
         self._check_score_metric(context, config)
         check_level(config.decoding, config.dataset)
         self._precision = settle_training(context, config)
         checkpoints = context.output_dir / "checkpoints"
         use_kept_vocabulary(config.model.config_overrides, checkpoints)
         with _model_yaml_unchanged_if_refused(checkpoints / "model.yaml", context.gangs.root.rank):
-            model = get_model(context)
+            model = get_model(context, check)
         if context.gangs.root.rank == 0:
             keep_vocabulary(model.config.ctc.vocabulary, checkpoints)
         if config.model.name is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 
 from fairseq2.assets import AssetCardError
@@ -17,6 +18,7 @@ from fairseq2.recipe.base import RecipeContext
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, unknown_arch
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.models.speech_llm.preflight import Outline, also_checking
 
 _MODEL_KEYS = {field.name for field in fields(SpeechLlmConfig)}
 
@@ -29,13 +31,15 @@ def report_user_error(ex: Exception) -> int:
     return 2
 
 
-def get_model(context: RecipeContext) -> SpeechLlm:
+def get_model(context: RecipeContext, check: Callable[[Outline], None]) -> SpeechLlm:
     """The model of the configuration.
 
+    :param check: what else is checked of it before its weights are read.
     :raises UserError: there is no such architecture, or the checkpoint is damaged or of another one.
     """
     try:
-        return context.get_model_as(SpeechLlm)
+        with also_checking(check):
+            return context.get_model_as(SpeechLlm)
     except UserError as error:
         # Parts name keys relative to the model's configuration.
         if re.split(r"\W", str(error), maxsplit=1)[0] in _MODEL_KEYS:

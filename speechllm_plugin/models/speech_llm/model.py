@@ -19,6 +19,7 @@ from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
+from speechllm_plugin.llms.no_speech import blank_shares
 from speechllm_plugin.llms.positions import check_positions
 from speechllm_plugin.masks import stack_frames
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, part_dtypes
@@ -222,7 +223,7 @@ class SpeechLlm(nn.Module):
 
     def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]:
         """Decodes a batch; each row gives the same tokens as it would alone."""
-        return self.decode(batch, self.listen(batch), config)
+        return self.decode(batch, self.listen(batch, score_frames=config.no_speech_blank_share is not None), config)
 
     def listen(self, batch: SpeechTextBatch, *, score_frames: bool = False) -> AdapterOutput:
         """`adapt`, for decoding: the same vectors of a clip to the bit, alone and in a batch.
@@ -239,6 +240,10 @@ class SpeechLlm(nn.Module):
     ) -> tuple[list[str], list[Generated]]:
         if config.tokens_per_second is None:
             config = replace(config, tokens_per_second=self.decoding.tokens_per_second)
+        shares = None
+        if config.no_speech_blank_share is not None and speech.frame_logits is not None:
+            assert speech.frame_lengths is not None
+            shares = blank_shares(speech.frame_logits, speech.frame_lengths)
         return answer(
             self.llm,
             self.prompts,
@@ -248,6 +253,7 @@ class SpeechLlm(nn.Module):
             keys=batch.ids,
             seconds=batch.seconds,
             waveforms=batch.waveforms,
+            blank_shares=shares,
             config=config,
         )
 

@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from speechllm_plugin.adapters.api import ADAPTERS
+from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterShape
+from speechllm_plugin.encoders.api import SpeechEncoder
+from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.models.speech_llm.archs import check_part_arch
 from speechllm_plugin.models.speech_llm.config import PRETRAINED, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.sizes import adapter_shape, create_ctc_head
 from speechllm_plugin.pretrained import check_weight_files, load_hf_config, load_tokenizer, without_modes
 from speechllm_plugin.prompts import PromptRenderer
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A system without weights and without memory: its modules know their shapes."""
+
+    config: SpeechLlmConfig
+    encoder: SpeechEncoder
+    adapter: Adapter
+    llm: Llm
+    prompts: PromptRenderer | None
+    """None for an LLM whose tokenizer is no file of a checkpoint."""
+    shape: AdapterShape
+    mode: FakeTensorMode
+
+    def without_memory(self) -> AbstractContextManager[None]:
+        """Within it the modules compute shapes."""
+        return _without_memory(self.mode)
+
+
+_further: ContextVar[tuple[Callable[[Outline], None], ...]] = ContextVar("further checks", default=())
+
+
+@contextmanager
+def also_checking(check: Callable[[Outline], None]) -> Iterator[None]:
+    """What is loaded within it is first checked by `check`, too: of manifests, which the model does not know."""
+    token = _further.set((*_further.get(), check))
+    try:
+        yield
+    finally:
+        _further.reset(token)
 
 
 def check_before_loading(config: SpeechLlmConfig) -> None:
@@ -38,12 +73,15 @@ def check_before_loading(config: SpeechLlmConfig) -> None:
     if None in outlines:
         return  # of another package, whose sizes only its weights tell
     encoder, llm = outlines
+    prompts = None
     if (path := getattr(config.llm.config, "path", None)) is not None:
-        PromptRenderer(load_tokenizer(path, "llm.config.path"), config.prompt, chat=llm.chat)
+        prompts = PromptRenderer(load_tokenizer(path, "llm.config.path"), config.prompt, chat=llm.chat)
     with _without_memory(mode):
         shape = adapter_shape(config, encoder, llm)
         adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, shape)
         create_ctc_head(config.ctc, adapter.frame_dim, shape, llm)
+    for check in _further.get():
+        check(Outline(config, encoder, adapter, llm, prompts, shape, mode))
 
 
 def _check_pretrained(kind: str, section: PartSection) -> None:
