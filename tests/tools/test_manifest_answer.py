@@ -120,6 +120,7 @@ def test_mistakes_are_one_line(corpus: Path, tiny_llm: Path, tmp_path: Path) -> 
         return manifest(*command(corpus, tiny_llm, tmp_path / "o.tsv", *more)).user_error()
 
     assert error("--max-tokens", 0) == "--max-tokens: found 0, expected at least 1"
+    assert error("--decoding", "no_speech_level=-60").startswith("--decoding: found no_speech_level, expected keys")
     assert error("--output", corpus).startswith(f"--output: found {corpus}, one of the manifests")
     assert error("--llm-config", "dtipe=float32").startswith("llm.config")
     assert "o.tsv" not in {file.name for file in tmp_path.iterdir()}

@@ -40,6 +40,8 @@ SUMMARY = "write what a frozen LLM answers to the transcripts of a manifest, as 
 NO_TRANSCRIPT = "no transcript"
 EMPTY = "empty answer"
 CUT = "answer cut off at the length limit"
+_OF_SOUND = ("tokens_per_second", "extra_tokens", "no_speech_level", "no_speech_blank_share")
+"""Keys of decoding that limit or guard by the sound, of which there is none."""
 _SPACED = "answers whose line ends and tabs became spaces"
 
 
@@ -127,7 +129,10 @@ def _load(options: argparse.Namespace) -> tuple[WritingLlm, dict[str, Any]]:
     from speechllm_tools.manifest.written import WritingLlm, load_llm
 
     decoding = DecodingConfig(tokens_per_second=0.0, extra_tokens=options.max_tokens)
-    decoding = decoding.changed(dict(parse_assignment(item, "--decoding") for item in options.decoding))
+    changes = dict(parse_assignment(item, "--decoding") for item in options.decoding)
+    if wrong := [name for name in changes if name in _OF_SOUND]:
+        raise UserError(f"--decoding: found {wrong[0]}, expected keys that need no sound (--max-tokens limits answers)")
+    decoding = decoding.changed(changes)
     config = dict(parse_assignment(item, "--llm-config") for item in options.llm_config)
     prompt = PromptConfig(system=options.system)
     prompt.check()
