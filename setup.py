@@ -48,6 +48,8 @@ DEMO = [
 AUDIO = ["av>=12,<19"]
 # Reads parquet, as Hugging Face's data sets are published in, and draws a manifest's histograms.
 DATA = ["pyarrow>=18,<27", "matplotlib>=3.8"]
+# Finds the phrases of a list that a first pass heard nearly right.
+BIASING = ["rapidfuzz>=3,<4"]
 BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
 # Trains updates of the LLM's and the encoder's layers.
 LORA = ["peft>=0.15,<1"]
@@ -99,9 +101,9 @@ setup(
         "ruamel.yaml>=0.18,<1",
         "typing-extensions>=4.12",
     ],
-    extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "bench": BENCH, "lora": LORA,
-                    "quantization": QUANTIZATION, "long": LONG, "serve": SERVE, "slurm": SLURM,
-                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *LORA, *SERVE, *SLURM, "openai>=2,<4"]},
+    extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "biasing": BIASING, "bench": BENCH,
+                    "lora": LORA, "quantization": QUANTIZATION, "long": LONG, "serve": SERVE, "slurm": SLURM,
+                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *BIASING, *LORA, *SERVE, *SLURM, "openai>=2,<4"]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
+from speechllm_plugin.llms.texts import embed_texts
 from speechllm_plugin.parts import rounds
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
@@ -76,14 +76,11 @@ class Cascade(nn.Module):
             for row, clip in ((row, clips[row]) for row in rows)
         ]
         prompts, ids = zip(*rendered, strict=True)
-        device = self.llm.embedding_table.device
-        embeddings = [self.llm.embed(torch.tensor(words, dtype=torch.long, device=device)) for words in ids]
         answers, answered = answer(
             self.llm,
             self.prompts,
             prompts,
-            nn.utils.rnn.pad_sequence(embeddings, batch_first=True),
-            torch.tensor([len(words) for words in ids], device=device),
+            *embed_texts(self.llm, ids),
             keys=[clips[row].id for row in rows],
             seconds=[clips[row].seconds for row in rows],
             waveforms=[clips[row].waveform for row in rows],

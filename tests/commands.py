@@ -84,8 +84,10 @@ class Commands:
     ) -> Result:
         return self._run("speechllm_recipes.cli", argv, env or {}, processes, kill_when, kill_by)
 
-    def speechllm(self, *argv: object, env: Mapping[str, str] | None = None) -> Result:
-        return self._run("speechllm_tools.cli", argv, env or {}, 1, None)
+    def speechllm(
+        self, *argv: object, env: Mapping[str, str] | None = None, kill_when: tuple[Path, str] | None = None
+    ) -> Result:
+        return self._run("speechllm_tools.cli", argv, env or {}, 1, kill_when)
 
     def recipe(self, action: str, output: Path, *argv: object, **options: Any) -> Result:
         """`fairseq2 recipe run speech_llm ACTION OUTPUT --no-rich ...`; options as for `fairseq2`."""

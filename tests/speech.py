@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import soxr
-from speechllm_tools.demo.espeak import Espeak
+from speechllm_tools.speech.espeak import Espeak
 
 RATE = 16000
 

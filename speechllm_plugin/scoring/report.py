@@ -14,8 +14,8 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
 from speechllm_plugin.languages import direction_of
 from speechllm_plugin.repetition import LOOP_RATIO, compression_ratio
+from speechllm_plugin.scoring.answers import exact_match, is_refusal, token_f1
 from speechllm_plugin.scoring.bootstrap import rate_interval
-from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.translation import TranslationResult, chrf_score, pooled_bleu, translation_scores
 from speechllm_plugin.scoring.wer import Unit, WerResult, count_units, error_rate, unit_of, word_errors
 from speechllm_plugin.tasks.api import task_named, task_of_row
@@ -145,8 +145,9 @@ def score(rows: Sequence[Hypothesis], wer_normalizer: str = "basic") -> dict[str
         are of all rows as one corpus (n-grams for BLEU in each target language's own tokens; the signatures are all
         that occur), and ``bleu_mean``, ``chrf_mean`` the means of the directions' scores, each weighing the same.
     ``answers``
-        where speech was answered: ``utterances``, ``empty_references``, ``exact`` (share of the hypotheses that are the
-        reference, after the normaliser ``basic``) and ``chrf``.
+        where speech was answered: ``utterances``, ``empty_references``, ``exact`` and ``f1`` (0 to 1, means over the
+        rows with a reference; :mod:`~speechllm_plugin.scoring.answers`), ``refusals`` (a share), ``words`` (mean
+        length) and ``chrf``.
     ``silence``
         where there are empty references: ``clips``, ``seconds``, ``clips_with_words``, ``words`` that were written for
         them all the same, and ``words_per_minute`` of their sound. Characters in languages without spaces.
@@ -250,14 +251,21 @@ def _translation_scores(rows: Sequence[Hypothesis], directions: Sequence[Transla
 
 def _answer_scores(rows: Sequence[Hypothesis]) -> dict[str, Any]:
     """An answer may be right in other words: neither WER nor BLEU is counted."""
-    normalize = get_normalizer("basic")
-    right = sum(normalize(row.reference) == normalize(row.hypothesis) for row in rows)
+    compared = [row for row in rows if row.reference.strip()]
+    exact = [exact_match(row.hypothesis, row.reference) for row in compared]
+    f1 = [token_f1(row.hypothesis, row.reference, row.tgt_lang or row.src_lang) for row in compared]
     return {
         "utterances": len(rows),
-        "empty_references": sum(not row.reference.strip() for row in rows),
-        "exact": right / len(rows),
+        "empty_references": len(rows) - len(compared),
+        "exact": sum(exact) / len(compared) if compared else math.nan,
+        "f1": sum(f1) / len(compared) if compared else math.nan,
+        "refusals": sum(is_refusal(row.hypothesis) for row in rows) / len(rows),
+        "words": sum(
+            count_units(row.hypothesis, "basic", unit_of(language := row.tgt_lang or row.src_lang), language)
+            for row in rows
+        ) / len(rows),
         "chrf": chrf_score(_references(rows), _hypotheses(rows)),
-    }
+    }  # fmt: skip
 
 
 def _silence_scores(

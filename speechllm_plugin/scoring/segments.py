@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sacrebleu.metrics import BLEU, CHRF, TER
 
+from speechllm_plugin.scoring.answers import exact_match, is_refusal, token_f1
+from speechllm_plugin.scoring.biasing import biased_errors
 from speechllm_plugin.scoring.normalizers import get_normalizer
+from speechllm_plugin.scoring.phrase_lists import PhraseLists
 from speechllm_plugin.scoring.report import Hypothesis
 from speechllm_plugin.scoring.scripts import bleu_tokenizer, has_spaces
-from speechllm_plugin.scoring.wer import unit_of, word_errors
+from speechllm_plugin.scoring.wer import count_units, unit_of, word_errors
 
 Floats = NDArray[np.float64]
 
@@ -71,6 +74,21 @@ def mean_over_clips(errors: SegmentStatistics) -> SegmentStatistics:
     return SegmentStatistics(counts, percentage, False, f"{errors.signature}|mean over clips")
 
 
+def biased_statistics(
+    rows: Sequence[Hypothesis], normalizer: str, phrases: PhraseLists, *, in_list: bool
+) -> SegmentStatistics:
+    """B-WER or U-WER: errors of the words in a list, or of all others, in percent of those words.
+
+    :raises UserError: there is no list for a row.
+    """
+    language = rows[0].tgt_lang or rows[0].src_lang
+    unit = unit_of(language)
+    indices = phrases.indices([row.id for row in rows], normalizer, unit, language)
+    counts = biased_errors(_references(rows), _hypotheses(rows), indices)
+    signature = f"normalizer:{normalizer}|unit:{unit}|jiwer:{_jiwer()}|list:{phrases.file.name}"
+    return SegmentStatistics(counts[:, :2] if in_list else counts[:, 2:], percentage, False, signature)
+
+
 def bleu_statistics(rows: Sequence[Hypothesis]) -> SegmentStatistics:
     """Hypothesis and reference length, then matches and totals of 1- to 4-grams."""
     metric = BLEU(tokenize=bleu_tokenizer(rows[0].tgt_lang))
@@ -87,6 +105,34 @@ def ter_statistics(rows: Sequence[Hypothesis]) -> SegmentStatistics:
     """Edits and the reference's words."""
     metric = TER()
     return SegmentStatistics(_sacrebleu(metric, rows), percentage, False, str(metric.get_signature()))
+
+
+def answer_statistics(rows: Sequence[Hypothesis], metric: str, references: Sequence[str]) -> SegmentStatistics:
+    """
+    :param metric: `exact` or `f1`, in percent of the rows that have a reference.
+    :param references: of the rows; empty = there is none.
+    """
+    pairs = [(row.hypothesis, reference, row.tgt_lang or row.src_lang)
+             for row, reference in zip(rows, references, strict=True)]
+    scores = [
+        np.nan if not reference.strip()
+        else float(exact_match(answer, reference)) if metric == "exact" else token_f1(answer, reference, language)
+        for answer, reference, language in pairs
+    ]
+    return mean_statistics(scores, "SQuAD's normalisation|rows with a reference")
+
+
+def refusal_statistics(rows: Sequence[Hypothesis]) -> SegmentStatistics:
+    """Refusals in percent of all rows."""
+    return mean_statistics([float(is_refusal(row.hypothesis)) for row in rows], "English patterns")
+
+
+def length_statistics(rows: Sequence[Hypothesis]) -> SegmentStatistics:
+    """Mean length in words, or characters in languages without spaces."""
+    language = rows[0].tgt_lang or rows[0].src_lang
+    unit = unit_of(language)
+    lengths = [float(count_units(row.hypothesis, "basic", unit, language)) for row in rows]
+    return mean_statistics(lengths, f"normalizer:basic|unit:{unit}", scale=1.0)
 
 
 def mean_statistics(scores: Sequence[float], signature: str, scale: float = 100.0) -> SegmentStatistics:

@@ -75,7 +75,7 @@ def word_errors(
         )
     if not references:
         return WerResult(0, 0, 0, 0, 0, 0.0, [], [])
-    prepare = _preparation(normalizer, unit, language)
+    prepare = preparation(normalizer, unit, language)
     output = jiwer.process_words([prepare(text) for text in references], [prepare(text) for text in hypotheses])
     errors = output.substitutions + output.deletions + output.insertions
     words = output.substitutions + output.deletions + output.hits
@@ -94,10 +94,10 @@ def word_errors(
 
 def count_units(text: str, normalizer: str, unit: Unit, language: str) -> int:
     """How many words, or characters, of a text count."""
-    return len(_preparation(normalizer, unit, language)(text).split())
+    return len(preparation(normalizer, unit, language)(text).split())
 
 
-def _preparation(normalizer: str, unit: Unit, language: str) -> Callable[[str], str]:
+def preparation(normalizer: str, unit: Unit, language: str) -> Callable[[str], str]:
     """Text to what jiwer aligns: normalised, with a space between the units."""
     normalize = get_normalizer(normalizer, language)
 

@@ -94,6 +94,9 @@ def test_an_answer_is_not_scored_as_a_transcription(tmp_path: Path) -> None:
     spoken = Hypothesis("c", "one two", "one too", "c.wav", 1.0, "en", "en", task="transcribe")
     scores = score([ANSWER, wrong, spoken])
     assert scores["answers"]["utterances"] == 2 and scores["answers"]["exact"] == 0.5
+    assert {name: scores["answers"][name] for name in ("f1", "refusals", "words")} == {
+        "f1": 0.5, "refusals": 0, "words": 2
+    }
     assert scores["asr"]["utterances"] == 1 and scores["asr"]["words"] == 2
     assert score([spoken])["asr"] == scores["asr"]
     assert score([ANSWER]).keys() & {"asr", "st", "answers"} == {"answers"}

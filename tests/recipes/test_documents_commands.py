@@ -31,7 +31,8 @@ RESULTS = {
     "README.md": ["data/train.tsv", "runs/mine-test/test/scores.json", "runs/mine-test/test/hypotheses.tsv"],
     "docs/training.md": ["runs/base/config.yaml", "runs/mine-tuned/run.json"],
     "docs/scoring.md": ["runs/mine-out/hypotheses.tsv", "runs/cascade-test/test/transcripts.tsv"],
-    "docs/manifests.md": ["data/both.tsv", "data/covost2/train.json", "data/ctc.model"],
+    "docs/manifests.md": ["data/both.tsv", "data/covost2/train.json", "data/ctc.model", "data/spoken.tsv",
+                          "data/test.names.tsv"],
 }
 """What a page says is there in the end."""
 
@@ -51,6 +52,8 @@ def place(system: System, trained: Path, tmp_path: Path) -> Path:
     sounds = ["clip.wav", "talk.flac", "voice.mp3", "note.ogg"] * 2
     rows = [f"{sound},sentence {number},{'ab'[number % 2]}" for number, sound in enumerate(sounds)]
     (tmp_path / "clips.csv").write_text("path,sentence,speaker\n" + "\n".join(rows) + "\n")
+    (tmp_path / "instructions.json").write_text(json.dumps([{"instruction": "Name a colour.", "output": "Red."}]))
+    (tmp_path / "names.txt").write_text("Berlin\nkitchen light\nKavanagh\nthe sister\n")
     system.write(tmp_path / "base.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1)
     return tmp_path
 

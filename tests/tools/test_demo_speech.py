@@ -17,10 +17,10 @@ import soundfile
 
 pytest.importorskip("espeakng_loader")
 
-from speechllm_tools.demo import voices
 from speechllm_tools.demo.data import DataConfig, plan_clips, summarise_data, write_data
-from speechllm_tools.demo.espeak import Espeak
-from speechllm_tools.demo.synthesis import BATCH_SIZE, SAMPLE_RATE, Clip, synthesise
+from speechllm_tools.speech import voices
+from speechllm_tools.speech.espeak import Espeak
+from speechllm_tools.speech.synthesis import BATCH_SIZE, SAMPLE_RATE, Clip, synthesise
 
 from speechllm_plugin.datasets.manifest import frames_of, read_manifest
 from speechllm_plugin.errors import UserError

@@ -181,3 +181,46 @@ def test_the_language_of_a_text_is_told() -> None:
     assert wrong_language_share(["你好,很高兴认识你。"], "zh") == 0.0
     assert wrong_language_share([""], "de") is None
     assert wrong_language_share(GERMAN, "xx") is None
+
+
+def answers(texts: list[str]) -> list[Hypothesis]:
+    asked = ["Where is it?", "Who wrote it?", "Tell a story."]
+    references = ["in the kitchen", "Anna Seghers", ""]
+    return [
+        Hypothesis(f"q{i}", references[i], texts[i], "a.wav", 2.0, "en", "en", asked[i], task="answer")
+        for i in range(3)
+    ]
+
+
+def test_answers_are_scored_and_exported_for_a_judge(commands: Commands, tmp_path: Path) -> None:
+    write_hypotheses(tmp_path / "ours/test/hypotheses.tsv",
+                     answers(["The kitchen.", "I'm sorry, I can't.", "Once upon a time"]))
+    write_hypotheses(tmp_path / "theirs/test/hypotheses.tsv", answers(["In the kitchen", "Seghers", "No"]))
+    # What the LLM itself answers to the text.
+    written = [("q0", "kitchen"), ("q1", "Anna Seghers wrote it"), ("q2", "Once upon a time")]
+    rows = "".join(f"{name}\ta.wav\t{text}\n" for name, text in written)
+    (tmp_path / "answers.tsv").write_text(f"id\taudio\ttgt_text\n{rows}")
+    judge = tmp_path / "judge.jsonl"
+    result = found(commands, tmp_path / "ours", tmp_path / "theirs", "--answers", tmp_path / "answers.tsv",
+                   "--judge-jsonl", judge)  # fmt: skip
+    ours, theirs = (
+        {metric: entry["en (answer)"]["score"] for metric, entry in result["systems"][name]["scores"].items()}
+        for name in ("ours", "theirs")
+    )
+    # The story has no reference.
+    assert ours == pytest.approx({"exact": 0, "f1": 100 * (2 / 3 + 0) / 2, "refusals": 100 / 3, "words": 10 / 3,
+                                  "agreement": 200 / 3, "agreement_f1": 200 / 3})  # fmt: skip
+    assert theirs == pytest.approx({"exact": 50, "f1": 100 * (1 + 2 / 3) / 2, "refusals": 0, "words": 5 / 3,
+                                    "agreement": 0, "agreement_f1": 100 * (2 / 3 + 2 / 5) / 3})  # fmt: skip
+    lines = [json.loads(line) for line in judge.read_text().splitlines()]
+    assert len(lines) == 6
+    assert lines[0] == {"id": "q0", "system": "ours", "question": "Where is it?", "reference": "in the kitchen",
+                        "hypothesis": "The kitchen."}  # fmt: skip
+    table = commands.speechllm("score", tmp_path / "ours", "--metrics", "exact", "words").ok().stdout
+    assert "exact (higher is better)" in table and "words  " in table and "words (" not in table
+    error = commands.speechllm("score", tmp_path / "ours", "--metrics", "wer").user_error()
+    assert error == ("--metrics: found wer, expected one for the answers of ours (of exact, f1, refusals, words, "
+                     "agreement, agreement_f1)")  # fmt: skip
+    (tmp_path / "answers.tsv").write_text("id\taudio\ttgt_text\nq0\ta.wav\tkitchen\n")
+    error = commands.speechllm("score", tmp_path / "ours", "--answers", tmp_path / "answers.tsv").user_error()
+    assert error.startswith("--answers: found no answer of 2 ids, the first 'q1'")

@@ -10,21 +10,18 @@ from pathlib import Path
 import soundfile
 
 from speechllm_plugin.datasets.manifest import ManifestRow, frames_of, read_manifest, seconds_of, write_manifest
-from speechllm_tools.demo import completion, voices
+from speechllm_plugin.errors import UserError
+from speechllm_tools.demo import completion
 from speechllm_tools.demo.progress import ProgressLine
 from speechllm_tools.demo.sentences import make_sentences
-from speechllm_tools.demo.synthesis import SAMPLE_RATE, Clip, synthesise
+from speechllm_tools.speech import voices
+from speechllm_tools.speech.synthesis import SAMPLE_RATE, Clip, draw_clip, synthesise
 
 VOICES = {"test_seen": voices.SEEN, "test_unseen": voices.UNSEEN, "dev": voices.SEEN, "train": voices.SEEN}
 """Split -> the voices that speak it. The test splits come first: they stay the same when training grows."""
 
 # Another number where the same clips come to sound otherwise.
 _SYNTHESIS = 1
-
-# Moderate: about what people do, and what the voices were chosen at.
-_WORDS_PER_MINUTE = (140, 165)
-_PITCH = (42, 58)
-_SILENCE_MS = (60, 200)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +57,8 @@ def plan_clips(config: DataConfig) -> dict[str, list[Clip]]:
         for index, text in enumerate(sentences):
             # Text seeds are hashed by SHA-512: a clip of its own randomness, whatever the size of the split.
             generator = random.Random(f"{config.seed} {split} {index}")
-            plan[split].append(
-                Clip(
-                    file=f"audio/{split}/{split}_{index:05d}.flac",
-                    text=text,
-                    voice=VOICES[split][index % len(VOICES[split])],
-                    words_per_minute=generator.randint(*_WORDS_PER_MINUTE),
-                    pitch=generator.randint(*_PITCH),
-                    silence_ms=generator.randint(*_SILENCE_MS),
-                )
-            )
+            voice = VOICES[split][index % len(VOICES[split])]
+            plan[split].append(draw_clip(f"audio/{split}/{split}_{index:05d}.flac", text, voice, generator))
     return plan
 
 
@@ -96,7 +85,9 @@ def write_data(folder: Path, config: DataConfig, *, num_processes: int = 2) -> N
         def progress(done: int) -> None:
             line.update(f"{done}/{len(clips)} clips", done / len(clips))
 
-        synthesise(clips, folder, num_processes=num_processes, progress=progress)
+        refused = synthesise(clips, folder, num_processes=num_processes, progress=progress)
+    if refused:
+        raise UserError(next(iter(refused.values())))
     for partial in (folder / "audio").rglob("*.partial"):  # left by processes that were killed
         partial.unlink(missing_ok=True)
     for split, split_clips in plan.items():

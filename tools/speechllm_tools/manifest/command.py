@@ -8,12 +8,13 @@ import pkgutil
 from collections.abc import Mapping
 
 from speechllm_tools import corpora
-from speechllm_tools.manifest import filter, mix, split, stats, validate, vocabulary
+from speechllm_tools.manifest import answer, filter, mix, phrases, speak, split, stats, validate, vocabulary
 from speechllm_tools.prepare import run as preparation
 from speechllm_tools.prepare.api import Corpus
 
 _ACTIONS = {
     "validate": validate, "stats": stats, "filter": filter, "split": split, "mix": mix, "vocabulary": vocabulary,
+    "speak": speak, "answer": answer, "phrases": phrases,
 }  # fmt: skip
 _EPILOG = (
     "A corpus as it was downloaded becomes manifests, the tables that the recipe trains on; --help of each tells the "

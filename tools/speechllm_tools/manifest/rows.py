@@ -43,11 +43,12 @@ def add_audio_root(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_rows(manifest: Path) -> Iterator[Row]:
+def read_rows(manifest: Path, required: Sequence[str] = REQUIRED) -> Iterator[Row]:
     """
+    :param required: the columns that it must have.
     :raises UserError: there is no such file, it lacks a column, or a row has another number of fields.
     """
-    for line, fields in read_tsv(manifest, REQUIRED):
+    for line, fields in read_tsv(manifest, required):
         if fields is None:
             columns = ", ".join(columns_of(manifest))
             raise UserError(f"{manifest}, line {line}: found another number of fields, expected those of {columns}")
@@ -94,6 +95,16 @@ def seconds_of_row(row: Row, root: Path) -> float:
         raise UserError(f"{row.manifest}, line {row.line}, column 'audio': {error}") from None
 
 
+def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool) -> None:
+    """
+    :raises UserError: the place has a file already, or is that of an input.
+    """
+    if output.exists() and any(manifest.exists() and output.samefile(manifest) for manifest in inputs):
+        raise UserError(f"--output: found {output}, one of the manifests that are read, expected another file")
+    if output.exists() and not overwrite:
+        raise UserError(f"--output: found {output}, expected no file at its place, or --overwrite")
+
+
 def write_rows(
     output: Path, columns: Sequence[str], rows: Iterable[dict[str, str]], *, inputs: Sequence[Path], overwrite: bool,
     story: dict[str, Any],
@@ -104,10 +115,7 @@ def write_rows(
     :param story: may be filled in while the rows are read.
     :raises UserError: the place cannot be written, or has a file already.
     """
-    if output.exists() and any(output.samefile(manifest) for manifest in inputs):
-        raise UserError(f"--output: found {output}, one of the manifests that are read, expected another file")
-    if output.exists() and not overwrite:
-        raise UserError(f"--output: found {output}, expected no file at its place, or --overwrite")
+    check_output(output, inputs, overwrite=overwrite)
     sources = hashes(inputs)
     temporary = output.with_name(f".{output.name}.part")
     try:

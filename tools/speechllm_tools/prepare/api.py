@@ -16,8 +16,9 @@ from speechllm_plugin.errors import UserError
 
 _TEST = re.compile(r"(?<![a-z])(test|tst)(?![a-z])")
 
-Task = Literal["transcribe", "translate"]
+Task = Literal["transcribe", "translate", "answer"]
 TASKS: tuple[Task, ...] = ("transcribe", "translate")
+"""Of `--tasks`: what any transcribed or translated corpus may be used for."""
 
 
 VERDINI: Mapping[str, object] = {"tasks": "transcribe,translate", "min_seconds": 0.1, "max_seconds": 30.0}
@@ -49,6 +50,8 @@ class Target:
     task: Task
     lang: str
     text: str
+    optional: bool = False
+    """Whether the row stands without a text: a question whose answer nobody has written down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,8 @@ class Line:
     src_lang: str
     src_text: str = ""
     speaker: str = ""
+    context: str = ""
+    """What the prompt is to hold beside the speech."""
     sound: Sound | None = None
     reason: str | None = None
     """Why it makes no rows, in a few words that are the same for all such lines; then there is no `sound`."""
@@ -78,7 +83,7 @@ class Line:
         return f"{target.task} {self.direction(target)}"
 
     def direction(self, target: Target) -> str:
-        return self.src_lang if target.task == "transcribe" else f"{self.src_lang}-{target.lang}"
+        return f"{self.src_lang}-{target.lang}" if target.task == "translate" else self.src_lang
 
 
 class Corpus(ABC):
@@ -95,6 +100,9 @@ class Corpus(ABC):
 
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Selections of published systems, by name: values of options that the user has not set."""
+
+    columns: ClassVar[Sequence[str]] = ()
+    """Of `task` and `context`, what its manifests have beside the usual columns."""
 
     rows_per_clip: int = 1
     """How many rows a clip may make over the whole corpus. Where it is more than one, ids get the direction

@@ -87,7 +87,7 @@ def _outcome(place: int, line: Line, options: ChunkOptions, store: Store) -> Out
     if line.sound is None:
         assert line.reason is not None
         return Outcome(reason=line.reason, message=line.where, changes=tuple(line.changes))
-    if not any(target.text.strip() for target in line.targets):
+    if not any(target.text.strip() or target.optional for target in line.targets):
         # It makes no rows, which its rows' counts will say: its sound need not be read.
         return Outcome(message=line.where, changes=tuple(line.changes))
     try:

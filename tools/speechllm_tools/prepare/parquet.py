@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
 
+_SHARD = re.compile(r"(.+)-\d+-of-\d+\.parquet")
 _ROWS = 64
 """Rows in memory at a time: with their sound some MB."""
+
+
+def shards_of(folder: Path) -> dict[str, list[Path]]:
+    """Split -> its shards in order, named `SPLIT-00000-of-00008.parquet`."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.parquet")):
+        if match := _SHARD.fullmatch(path.name):
+            found.setdefault(match[1], []).append(path)
+    return found
 
 
 def count_rows(path: Path) -> int:

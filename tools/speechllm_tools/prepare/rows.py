@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from speechllm_plugin.datasets.manifest import frames_of
-from speechllm_tools.prepare.api import Line
+from speechllm_tools.prepare.api import Line, Target
 from speechllm_tools.prepare.chunk import Outcome
 from speechllm_tools.prepare.report import SplitReport
 from speechllm_tools.prepare.writing import told
 
 COLUMNS = ("id", "audio", "n_frames", "duration", "tgt_text", "src_text", "speaker", "src_lang", "tgt_lang")
 
-EMPTY = {"transcribe": "empty transcript", "translate": "empty translation"}
+EMPTY = {"transcribe": "empty transcript", "translate": "empty translation", "answer": "empty answer"}
 REPEATED = "an id that an earlier row has"
 BROKEN_NAME = "a tab or line end in the id or the path"
 _BREAKS = re.compile(r"[\t\r\n]+")
@@ -28,17 +29,19 @@ class ManifestWriter:
     """The rows of one split. They are written to `file`, which the caller puts at its place.
 
     :param rows_per_clip: above 1, ids get their direction behind them.
+    :param more: of `task` and `context`, the columns behind the usual ones.
     :raises UserError: the place cannot be written.
     """
 
-    def __init__(self, file: Path, rows_per_clip: int) -> None:
+    def __init__(self, file: Path, rows_per_clip: int, more: Sequence[str] = ()) -> None:
+        self._more = more
         self.report = SplitReport()
         self._file = file
         self._plain_ids = rows_per_clip == 1
         self._ids: set[str] = set()
         with told(file):
             self._output = file.open("w", encoding="utf-8", newline="")
-            self._output.write("\t".join(COLUMNS) + "\n")
+            self._output.write("\t".join((*COLUMNS, *more)) + "\n")
 
     def __enter__(self) -> ManifestWriter:
         return self
@@ -55,7 +58,7 @@ class ManifestWriter:
         """
         report = self.report
         report.changed.update(outcome.changes)
-        src_text = self._clean(line.src_text)
+        src_text, context = self._clean(line.src_text), self._clean(line.context)
         kept = 0
         for target in line.targets:
             text = src_text if target.text == line.src_text else self._clean(target.text)
@@ -63,8 +66,9 @@ class ManifestWriter:
             fields = (
                 identity, outcome.audio, str(frames_of(outcome.seconds)), seconds_text(outcome.seconds), text,
                 src_text, self._clean(line.speaker), line.src_lang, target.lang,
+                *({"task": target.task, "context": context}[name] for name in self._more),
             )  # fmt: skip
-            reason = outcome.reason or self._why_not(target.task, fields)
+            reason = outcome.reason or self._why_not(target, fields)
             report.add(line.label(target), reason, outcome.message or line.where)
             if reason is not None:
                 continue
@@ -79,9 +83,9 @@ class ManifestWriter:
             if line.speaker:
                 report.speakers.add(line.speaker)
 
-    def _why_not(self, task: str, fields: tuple[str, ...]) -> str | None:
-        if not fields[COLUMNS.index("tgt_text")]:
-            return EMPTY[task]
+    def _why_not(self, target: Target, fields: tuple[str, ...]) -> str | None:
+        if not fields[COLUMNS.index("tgt_text")] and not target.optional:
+            return EMPTY[target.task]
         if any(_BREAKS.search(field) for field in fields):
             return BROKEN_NAME
         return REPEATED if fields[0] in self._ids else None
@@ -89,7 +93,7 @@ class ManifestWriter:
     def _clean(self, text: str) -> str:
         if text.isascii() and text.isprintable() and text == text.strip():
             return text
-        for change, how in ((_COMPOSED, _compose), (_UNBROKEN, _unbreak), (_STRIPPED, str.strip)):
+        for change, how in ((_COMPOSED, _compose), (_UNBROKEN, unbroken), (_STRIPPED, str.strip)):
             if (after := how(text)) != text:
                 self.report.changed[change] += 1
                 text = after
@@ -105,5 +109,6 @@ def _compose(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _unbreak(text: str) -> str:
+def unbroken(text: str) -> str:
+    """A text that a row of a manifest can hold."""
     return _BREAKS.sub(" ", text)

@@ -91,7 +91,8 @@ def run(name: str, corpus: Corpus, options: argparse.Namespace) -> int:
 
     with ExitStack() as stack:
         writers = {
-            split: stack.enter_context(ManifestWriter(work / f"{split}.tsv", corpus.rows_per_clip)) for split in splits
+            split: stack.enter_context(ManifestWriter(work / f"{split}.tsv", corpus.rows_per_clip, corpus.columns))
+            for split in splits
         }
         progress = stack.enter_context(ProgressLine("preparing"))
         total, done = sum(splits.values()), 0

@@ -14,6 +14,7 @@ from speechllm_plugin.scoring.normalizers import NormalizerName
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from speechllm_tools.comet.scoring import add_comet_arguments
+    from speechllm_tools.score.command import add_beside_arguments
     from speechllm_tools.score.measure import METRICS
 
     parser.description = __doc__
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="utterances whose sound is in the page, 43 kB a second each (default: 30)")
     parser.add_argument("--no-curves", action="store_true", help="without figures, which need matplotlib")
     parser.add_argument("--card", action="store_true", help="also card.md: versions, hashes, configuration, hours")
+    add_beside_arguments(parser)
     add_comet_arguments(parser)
 
 
@@ -68,12 +70,13 @@ def _report(options: argparse.Namespace, folder: Path, published: Sequence[Any])
     from speechllm_tools.score.command import measure_all
     from speechllm_tools.score.reading import Side, read_systems
     from speechllm_tools.score.results import Resampling
+    from speechllm_tools.score.table import NEITHER
 
     folders = find_runs(options.output_dir)
     measured = measure_all(options, read_systems([str(one) for one in folders], Side()))
     runs = [read_run(one.system.name, place) for one, place in zip(measured, folders, strict=True)]
     resampling = Resampling(options.resamples, options.seed)
-    metrics = list(measured[0].statistics)
+    metrics = [metric for metric in measured[0].statistics if metric not in NEITHER]
     scores = [score_table(metric, measured, options.baseline, resampling) for metric in metrics]
     pairs = [pair_table(metric, measured, resampling) for metric in metrics] if len(measured) > 1 else []
     seeds = [table for metric in metrics if (table := seed_table(metric, measured)) is not None]

@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, metavar="NAME",
                         help=f"of {', '.join(METRICS)} (default: wer, wer_clips and cer of transcriptions, bleu and "
-                        "chrf of translations, comet where --comet is given)")
+                        "chrf of translations, exact, f1, refusals and words of answers; those that need --phrases, "
+                        "--answers or --comet where that is given)")
     parser.add_argument("--normalizers", nargs="+", choices=_NORMALIZERS, metavar="NAME", default=["basic", "verdini"],
                         help=f"for error rates, of {', '.join(_NORMALIZERS)} (default: basic verdini)")
     parser.add_argument("--baseline", metavar="NAME", help="test every other system against this one")
@@ -54,13 +55,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="text, one a line; or a TSV with ids: a manifest or a hypotheses.tsv of ours")
     side.add_argument("--transcripts", type=Path, metavar="FILE", help="of the speech, one a line")
     side.add_argument("--direction", default="", metavar="SRC[-TGT]", help="en for transcripts, en-de for translations")
+    parser.add_argument("--judge-jsonl", type=Path, metavar="FILE", help="write the answers for a judge: a line with "
+                        "id, system, question, reference and hypothesis each")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON there")
+    add_beside_arguments(parser)
     add_comet_arguments(parser)
+
+
+def add_beside_arguments(parser: argparse.ArgumentParser) -> None:
+    """Files that some metrics need."""
+    parser.add_argument("--phrases", type=Path, metavar="FILE", help="for b_wer and u_wer: a phrase a line; or a "
+                        "manifest with the column context, as speechllm manifest phrases writes it")
+    parser.add_argument("--answers", type=Path, metavar="FILE", help="for agreement and agreement_f1: other answers to "
+                        "the same questions, such as the manifest that speechllm manifest answer writes")
 
 
 def run(options: argparse.Namespace) -> int:
     _check(options)
+    from speechllm_tools.score.judge import write_for_judge
     from speechllm_tools.score.reading import Side, read_systems
     from speechllm_tools.score.results import Resampling, results
     from speechllm_tools.score.table import tables
@@ -72,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
     measured = measure_all(options, systems)
     found = results(measured, Resampling(options.resamples, options.seed, options.method),
                     baseline=options.baseline, pairs=options.pairs, seeds=options.seeds)
+    if options.judge_jsonl is not None:
+        write_for_judge(options.judge_jsonl, measured)
     finite = finite_values(found)
     if options.output is not None:
         write_text_atomically(options.output, json.dumps(finite, indent=1, ensure_ascii=False) + "\n")
@@ -80,21 +95,51 @@ def run(options: argparse.Namespace) -> int:
 
 
 def measure_all(options: argparse.Namespace, systems: Sequence[Any]) -> list[Any]:
-    """Aligned and counted, COMET included where it is asked for."""
-    from speechllm_tools.comet.scoring import measure_comet
-    from speechllm_tools.score.measure import COMET, RECOGNITION, TRANSLATION, aligned, measure
+    """Aligned and counted, COMET included where it is asked for.
 
-    metrics = options.metrics or [*RECOGNITION, "bleu", "chrf", *([COMET] if options.comet else [])]
+    :raises UserError: a metric lacks what it needs, or none fits a system's rows.
+    """
+    from speechllm_plugin.scoring.phrase_lists import read_phrase_lists
+    from speechllm_tools.comet.scoring import measure_comet
+    from speechllm_tools.score.measure import (
+        AGREEMENT,
+        ANSWERS,
+        BIASING,
+        COMET,
+        RECOGNITION,
+        TRANSLATION,
+        Beside,
+        aligned,
+        measure,
+    )
+    from speechllm_tools.score.reading import read_answers
+
+    for option, names, what in (("phrases", ("b_wer", "u_wer"), "the list of phrases"),
+                                ("answers", ("agreement", "agreement_f1"), "the answers to compare with")):
+        if getattr(options, option) is None and (wrong := {*names} & {*(options.metrics or ())}):
+            raise UserError(f"--metrics: found {min(wrong)} without --{option}, expected {what}")
+    beside = Beside(
+        None if options.phrases is None else read_phrase_lists(options.phrases),
+        None if options.answers is None else read_answers(options.answers),
+    )
+    metrics = options.metrics or [
+        *RECOGNITION, *(BIASING if beside.phrases else ()), "bleu", "chrf", *ANSWERS,
+        *(AGREEMENT if beside.answers else ()), *([COMET] if options.comet else []),
+    ]  # fmt: skip
     measured = aligned(systems)
     for one in measured:
-        measure(one, metrics, options.normalizers)
+        measure(one, metrics, options.normalizers, beside)
     if COMET in metrics:
         measure_comet(measured, options)
     for one in measured:
         if not one.statistics:
+            kinds = sorted({rows[0].scored_by for rows in one.sets.values()})
+            fitting = {"wer": [*RECOGNITION, *BIASING], "translation": [*TRANSLATION, COMET],
+                       "answers": [*ANSWERS, *AGREEMENT]}  # fmt: skip
+            called = {"wer": "transcriptions", "translation": "translations", "answers": "answers"}
             raise UserError(f"--metrics: found {' '.join(metrics)}, expected one for the "
-                            f"{'translations' if set(metrics) <= set(RECOGNITION) else 'transcriptions'} of "
-                            f"{one.system.name} (of {', '.join([*RECOGNITION, *TRANSLATION, COMET])})")
+                            f"{' and '.join(called[kind] for kind in kinds)} of {one.system.name} (of "
+                            f"{', '.join(metric for kind in kinds for metric in fitting[kind])})")
     return measured
 
 

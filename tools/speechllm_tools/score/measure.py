@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.scoring import segments
+from speechllm_plugin.scoring.phrase_lists import PhraseLists
 from speechllm_plugin.scoring.report import Hypothesis, is_looping, score
 from speechllm_plugin.scoring.segments import SegmentStatistics
 from speechllm_plugin.scoring.wrong_language import wrong_language_share
@@ -27,8 +28,30 @@ TRANSLATION: Mapping[str, Statistics] = {
     "chrf": segments.chrf_statistics,
     "ter": segments.ter_statistics,
 }
+BIASING: Mapping[str, bool] = {"b_wer": True, "u_wer": False}
+"""Metrics of transcriptions that need a list of phrases, by name: whether the words in it are counted, or the
+others."""
+ANSWERS: Mapping[str, Statistics] = {
+    "exact": lambda rows: segments.answer_statistics(rows, "exact", [row.reference for row in rows]),
+    "f1": lambda rows: segments.answer_statistics(rows, "f1", [row.reference for row in rows]),
+    "refusals": segments.refusal_statistics,
+    "words": segments.length_statistics,
+}
+"""Metrics of answers, by name."""
+AGREEMENT: Mapping[str, str] = {"agreement": "exact", "agreement_f1": "f1"}
+"""Metrics of answers that need other answers to compare with, by name: what is counted."""
 COMET = "comet"
-METRICS = (*RECOGNITION, *TRANSLATION, COMET)
+METRICS = (*RECOGNITION, *BIASING, *TRANSLATION, *ANSWERS, *AGREEMENT, COMET)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What metrics need beside hypotheses and references."""
+
+    phrases: PhraseLists | None = None
+    """For those of `BIASING`."""
+    answers: Mapping[str, str] | None = None
+    """For those of `AGREEMENT`, by id."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +112,36 @@ def _in_order(
     return ordered
 
 
-def measure(one: Measured, metrics: Sequence[str], normalizers: Sequence[str]) -> None:
+def measure(one: Measured, metrics: Sequence[str], normalizers: Sequence[str], beside: Beside) -> None:
     """Counts everything but COMET."""
     for metric in metrics:
         for label, rows in one.sets.items():
-            translation = rows[0].is_translation
-            if metric in TRANSLATION and translation:
-                one.statistics.setdefault(metric, {})[label] = TRANSLATION[metric](rows)
-            elif metric in RECOGNITION and rows[0].scored_by == "wer":
-                for normalizer in normalizers:
-                    statistics = RECOGNITION[metric](rows, normalizer)
-                    one.statistics.setdefault(f"{metric}:{normalizer}", {})[label] = statistics
+            for name, statistics in _counted(metric, rows, normalizers, beside):
+                one.statistics.setdefault(name, {})[label] = statistics
+
+
+def _counted(
+    metric: str, rows: Sequence[Hypothesis], normalizers: Sequence[str], beside: Beside
+) -> Iterator[tuple[str, SegmentStatistics]]:
+    """One metric under each of its names; nothing where it is not one of these rows."""
+    scored_by = rows[0].scored_by
+    if metric in TRANSLATION and scored_by == "translation":
+        yield metric, TRANSLATION[metric](rows)
+    elif metric in ANSWERS and scored_by == "answers":
+        yield metric, ANSWERS[metric](rows)
+    elif metric in AGREEMENT and scored_by == "answers" and beside.answers is not None:
+        if missing := [row.id for row in rows if row.id not in beside.answers]:
+            raise UserError(f"--answers: found no answer of {len(missing):,} ids, the first {missing[0]!r}; expected "
+                            "one of every clip")
+        others = [beside.answers[row.id] for row in rows]
+        yield metric, segments.answer_statistics(rows, AGREEMENT[metric], others)
+    elif metric in RECOGNITION and scored_by == "wer":
+        for normalizer in normalizers:
+            yield f"{metric}:{normalizer}", RECOGNITION[metric](rows, normalizer)
+    elif metric in BIASING and scored_by == "wer" and beside.phrases is not None:
+        for normalizer in normalizers:
+            statistics = segments.biased_statistics(rows, normalizer, beside.phrases, in_list=BIASING[metric])
+            yield f"{metric}:{normalizer}", statistics
 
 
 def counts(rows: Sequence[Hypothesis]) -> dict[str, Any]:

@@ -192,6 +192,17 @@ def _read_references(path: Path) -> list[Mapping[str, str]]:
     return known
 
 
+def read_answers(path: Path) -> dict[str, str]:
+    """By id: `tgt_text` of a manifest, or `reference` of hypotheses.
+
+    :raises UserError: the file has no ids or no answers.
+    """
+    rows = _read_references(path)
+    if "id" not in rows[0]:
+        raise UserError(f"{path}: found no ids, expected a manifest")
+    return {row["id"]: row["reference"] for row in rows}
+
+
 def _read_public(path: Path, side: Side) -> DataSet:
     """Hearing to Translate's (arXiv 2512.16378): `outputs/SYSTEM/SET/en-de.jsonl`; references are those of
     `manifests/SET/en-de.jsonl` beside `outputs`."""

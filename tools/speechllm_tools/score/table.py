@@ -7,8 +7,10 @@ from typing import Any
 
 from speechllm_tools.score.results import AVERAGE
 
-_LOWER = ("wer", "wer_clips", "cer", "ter")
+_LOWER = ("wer", "wer_clips", "cer", "b_wer", "u_wer", "ter")
 """Metrics where less is better, by the part of their name before the colon."""
+NEITHER = ("refusals", "words")
+"""Metrics of which neither more nor less is better."""
 SIGNIFICANT = 0.05
 
 
@@ -37,7 +39,8 @@ def _scores(
         for each in comparisons
         if each["metric"] == metric and each["second"] == baseline
     }
-    rows = [[f"{metric} ({'lower' if lower_is_better(metric) else 'higher'} is better)", *columns]]
+    better = "" if metric in NEITHER else f" ({'lower' if lower_is_better(metric) else 'higher'} is better)"
+    rows = [[f"{metric}{better}", *columns]]
     small = False
     for name, system in systems.items():
         cells = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -15,10 +16,14 @@ import numpy as np
 import soundfile
 import soxr
 
-from speechllm_tools.demo.espeak import Espeak
+from speechllm_plugin.files import write_text_atomically
+from speechllm_tools.speech.espeak import Espeak, NothingSaid
 
 SAMPLE_RATE = 16000
 """Of the files, in Hz: the rate that speech encoders take."""
+
+WORDS_PER_MINUTE, PITCH, SILENCE_MS = (140, 165), (42, 58), (60, 200)
+"""Moderate: about what people do, and what the voices were chosen at."""
 
 BATCH_SIZE = 100
 """Clips that one process speaks. It is the unit of repeatability, hence also of going on after an interruption."""
@@ -29,7 +34,7 @@ class Clip:
     """What is to be said, how, and where to."""
 
     file: str
-    """Path of the FLAC file, relative to the data folder."""
+    """Path of the FLAC file, relative to the folder of all."""
 
     text: str
 
@@ -43,21 +48,39 @@ class Clip:
     """Digital silence before the speech. espeak-ng itself leaves 60 ms at most, which few recordings do."""
 
 
+def draw_clip(file: str, text: str, voice: str, generator: random.Random) -> Clip:
+    """A clip whose speed, pitch and silence are drawn."""
+    return Clip(
+        file=file,
+        text=text,
+        voice=voice,
+        words_per_minute=generator.randint(*WORDS_PER_MINUTE),
+        pitch=generator.randint(*PITCH),
+        silence_ms=generator.randint(*SILENCE_MS),
+    )
+
+
+def refusal_of(clip: Clip, folder: Path) -> Path:
+    """The file that says why a clip has no sound."""
+    return (folder / clip.file).with_suffix(".refused")
+
+
 def synthesise(
     clips: Sequence[Clip], folder: Path, *, num_processes: int, progress: Callable[[int], None] = lambda done: None
-) -> None:
+) -> dict[str, str]:
     """Write all ``clips`` to ``folder`` (16 bits, one channel). Batches whose files are all there are left alone.
 
     Each batch is spoken by a fresh process, since espeak-ng's state carries over from clip to clip: the files depend
     on the clips alone, not on the number of processes or on interruptions.
 
     :param progress: told now and then how many clips are there.
+    :returns: by file, why a clip has none: there is nothing to say in its text.
     :raises RuntimeError: if a process fails; it has printed why.
     """
     done, batches = 0, []
     for start in range(0, len(clips), BATCH_SIZE):
         batch = clips[start : start + BATCH_SIZE]
-        if all((folder / clip.file).is_file() for clip in batch):
+        if all((folder / clip.file).is_file() or refusal_of(clip, folder).is_file() for clip in batch):
             done += len(batch)
         else:
             batches.append(batch)
@@ -86,12 +109,20 @@ def synthesise(
             process.terminate()
             process.join()
     progress(done)
+    refused = [(clip.file, refusal_of(clip, folder)) for clip in clips if not (folder / clip.file).is_file()]
+    return {file: refusal.read_text(encoding="utf-8") for file, refusal in refused}
 
 
 def _speak_batch(batch: Sequence[Clip], folder: Path) -> None:
     espeak = Espeak()
     for clip in batch:
-        speech = espeak.speak(clip.text, voice=clip.voice, words_per_minute=clip.words_per_minute, pitch=clip.pitch)
+        try:
+            speech = espeak.speak(
+                clip.text, voice=clip.voice, words_per_minute=clip.words_per_minute, pitch=clip.pitch
+            )
+        except NothingSaid as error:
+            write_text_atomically(refusal_of(clip, folder), str(error))
+            continue
         # Not as integers: those soxr would dither. (N) -> (N * 16000 / 22050)
         resampled = soxr.resample(speech.astype(np.float32), espeak.sample_rate, SAMPLE_RATE, quality="HQ")
         samples = np.pad(resampled, (clip.silence_ms * SAMPLE_RATE // 1000, 0)).round().clip(-32768, 32767)

@@ -22,6 +22,11 @@ _SYNCHRONOUS, _DONT_EXIT = 2, 0x8000
 _RATE, _PITCH = 1, 3
 _UTF8 = 1
 
+
+class NothingSaid(UserError):
+    """A text without anything to say."""
+
+
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
@@ -70,7 +75,8 @@ class Espeak:
         :param voice: a voice of espeak-ng, such as ``en-US`` or, with a variant, ``en-US+f2``.
         :param words_per_minute: one of :data:`WORDS_PER_MINUTE`.
         :param pitch: one of :data:`PITCHES`.
-        :raises UserError: no such voice or variant, a setting out of range, or a text without anything to say.
+        :raises UserError: no such voice or variant, or a setting out of range.
+        :raises NothingSaid: a text without anything to say.
         """
         if words_per_minute not in WORDS_PER_MINUTE:
             raise UserError(f"`words_per_minute` is {words_per_minute}, expected one of {WORDS_PER_MINUTE}")
@@ -84,7 +90,7 @@ class Espeak:
         self._check(self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None), "the text")
         speech = np.concatenate(self._chunks) if self._chunks else np.zeros(0, dtype=np.int16)
         if not speech.any():
-            raise UserError(f"espeak-ng says nothing for {text!r}, expected words")
+            raise NothingSaid(f"espeak-ng says nothing for {text!r}, expected words")
         return speech
 
     def _set_voice(self, voice: str) -> None:

@@ -1,0 +1,71 @@
+"""HeySQuAD (arXiv 2304.13689): questions of SQuAD 2 asked by people, to be answered from a written paragraph."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from speechllm_tools.prepare.api import Corpus, Line, Sound, Target, add_root, add_splits, folder_of, splits_of
+from speechllm_tools.prepare.parquet import count_rows, read_parquet, shards_of, sound_of
+
+UNANSWERABLE = "question that its paragraph does not answer"
+NO_SOUND = "row that names no sound"
+
+
+class HeySquad(Corpus):
+    summary = "HeySQuAD: spoken questions about a written paragraph, with their answers"
+    # As in the card of yijingwu/HeySQuAD_human.
+    description = (
+        "ROOT/data/SPLIT-*-of-*.parquet (or ROOT/SPLIT-*-of-*.parquet) with the columns audio, question, context, "
+        "answers, id, as published on the hub. A row has the question as its transcript, the paragraph as its context "
+        "and the first answer as tgt_text; questions without an answer make no rows."
+    )
+    example = "HeySQuAD_human --splits validation --output data"
+    columns = ("task", "context")
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        add_root(parser, "folder of the parquet shards, or the one above it")
+        add_splits(parser, "train,validation")
+        parser.add_argument("--transcripts", choices=("question", "transcription"), default="question",
+                            help="the question as the speaker was given it, or the corpus' own transcription of what "
+                            "was said (default: question)")  # fmt: skip
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        root = folder_of(options.root)
+        shards = shards_of(root / "data") or shards_of(root)
+        self._shards = {split: shards[split] for split in splits_of(options, sorted(shards), root)}
+        self._transcript = options.transcripts
+
+    def sources(self) -> list[Path]:
+        return [shard for shards in self._shards.values() for shard in shards]
+
+    def splits(self) -> dict[str, int]:
+        counts: Counter[str] = Counter()
+        for split, shards in self._shards.items():
+            counts[split] = sum(map(count_rows, shards))
+        return dict(counts)
+
+    def lines(self) -> Iterator[Line]:
+        for split, shards in self._shards.items():
+            for shard in shards:
+                for number, row in read_parquet(shard, ("audio", "id", "context", "answers", self._transcript)):
+                    yield self._line(f"{shard}, row {number}", split, row)
+
+    def _line(self, where: str, split: str, row: dict[str, Any]) -> Line:
+        # The loader of SQuAD has lists of texts in one object, HeySQuAD objects with a text each.
+        answers = row["answers"] or []
+        texts = answers.get("text", []) if isinstance(answers, dict) else [answer["text"] for answer in answers]
+        sound = sound_of(row["audio"])
+        reason = NO_SOUND if sound is None else None if texts else UNANSWERABLE
+        return Line(
+            where=where, split=split, id=str(row["id"]), src_lang="en", src_text=row[self._transcript] or "",
+            context=row["context"] or "", targets=[Target("answer", "en", texts[0] if texts else "")], reason=reason,
+            sound=None if reason is not None or sound is None else Sound(audio=sound[0], data=sound[1]),
+        )  # fmt: skip
+
+
+CORPUS = HeySquad

@@ -1,0 +1,215 @@
+"""`speechllm manifest answer`: targets that the frozen LLM writes itself.
+
+An adapter that is trained towards what the LLM answers to the text learns to make speech mean to it what the text
+does, whatever is asked; no answers need to be collected (arXiv 2310.00230 needs them).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.yaml_text import parse_assignment
+from speechllm_tools.demo.completion import fingerprint
+from speechllm_tools.demo.progress import ProgressLine
+from speechllm_tools.manifest.requests import languages_of, transcript_of
+from speechllm_tools.manifest.rows import (
+    Row,
+    add_audio_root,
+    add_output,
+    check_output,
+    columns_of,
+    folder_of,
+    placed,
+    read_rows,
+    write_rows,
+)
+from speechllm_tools.prepare.kept import KeptResults
+from speechllm_tools.prepare.rows import unbroken
+
+if TYPE_CHECKING:
+    from speechllm_tools.manifest.written import Request, WritingLlm
+
+SUMMARY = "write what a frozen LLM answers to the transcripts of a manifest, as targets"
+NO_TRANSCRIPT = "no transcript"
+EMPTY = "empty answer"
+CUT = "answer cut off at the length limit"
+_OF_SOUND = ("tokens_per_second", "extra_tokens", "no_speech_level", "no_speech_blank_share")
+"""Keys of decoding that limit or guard by the sound, of which there is none."""
+_SPACED = "answers whose line ends and tabs became spaces"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A row, and what is asked for it."""
+
+    row: Row
+    request: Request | None
+    """None = it has no transcript."""
+
+    @property
+    def where(self) -> str:
+        return f"{self.row.manifest}, line {self.row.line}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="TSV manifest; the transcript is src_text, or "
+                        "tgt_text of rows that are to be transcribed")
+    parser.add_argument("--llm", metavar="NAME", required=True,
+                        help="the LLM that is trained with: a published one (smollm2_135m), a hub id or a directory")
+    parser.add_argument("--llm-config", metavar="KEY=VALUE", nargs="+", default=[],
+                        help="of the LLM: dtype=float32, quantization=int8")
+    parser.add_argument("--instruction", metavar="TEXT", default="",
+                        help="what is asked, with <speech> in the place of the transcript; it becomes the column "
+                        "instruction of rows that have none (default: the transcript is the whole instruction)")
+    parser.add_argument("--system", metavar="TEXT", help="text of the system turn, as prompt.system in training")
+    parser.add_argument("--max-tokens", metavar="N", type=int, default=256,
+                        help="most tokens of an answer (default: 256)")
+    parser.add_argument("--decoding", metavar="KEY=VALUE", nargs="+", default=[],
+                        help="keys of decoding, such as temperature=0.7 seed=2 (default: the likeliest token)")
+    parser.add_argument("--keep-cut", action="store_true",
+                        help="keep answers that the limit ended; without it their rows are left out, since training "
+                        "would learn to stop in the middle")
+    parser.add_argument("--batch-size", metavar="N", type=int, default=16, help="default: 16")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    add_output(parser)
+    add_audio_root(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    for name in ("batch_size", "max_tokens"):
+        if (found := getattr(options, name)) < 1:
+            raise UserError(f"--{name.replace('_', '-')}: found {found}, expected at least 1")
+    check_output(options.output, [options.manifest], overwrite=options.overwrite)
+    asked = list(_read(options.manifest, options.instruction))
+    if not any(one.request for one in asked):
+        raise UserError(f"{options.manifest}: found no transcript in {len(asked):,} rows, expected src_text, or "
+                        "tgt_text of rows that are to be transcribed")
+    llm, decoding = _load(options)
+    made_by = {
+        "version": version("speechllm-plugin"), "transformers": version("transformers"), "llm": llm.identity(),
+        "decoding": decoding, "system": options.system,
+    }  # fmt: skip
+    kept = KeptResults(options.output.with_name(f".{options.output.name}.answers"), fingerprint(made_by))
+    _answer(llm, asked, kept, options.batch_size)
+    counts = _Counts()
+    rows = counts.rows(asked, kept.found, options)
+    columns = [*columns_of(options.manifest)]
+    columns += [name for name in ("tgt_text", "src_text", "task") if name not in columns]
+    if options.instruction and "instruction" not in columns:
+        columns.append("instruction")
+    story = {"action": "answer", **made_by, "instruction": options.instruction, "rows": counts.figures}
+    write_rows(options.output, columns, rows, inputs=[options.manifest], overwrite=options.overwrite, story=story)
+    kept.remove()
+    print(counts.table(options.output))
+    return 0
+
+
+def _read(manifest: Path, instruction: str) -> Iterator[_Asked]:
+    from speechllm_tools.manifest.written import Request
+
+    for row in read_rows(manifest, required=("id", "audio")):
+        if found := [name for name in ("context", "history") if row.get(name)]:
+            raise UserError(row.wrong(found[0], "none: it is not in the prompt that the LLM is given here"))
+        text, asked = transcript_of(row), row.get("instruction") or instruction
+        yield _Asked(row, Request(text, *languages_of(row), asked) if text.strip() else None)
+
+
+def _load(options: argparse.Namespace) -> tuple[WritingLlm, dict[str, Any]]:
+    import torch
+
+    from speechllm_plugin.llms.decoding import DecodingConfig
+    from speechllm_plugin.prompts import PromptConfig
+    from speechllm_tools.manifest.written import WritingLlm, load_llm
+
+    decoding = DecodingConfig(tokens_per_second=0.0, extra_tokens=options.max_tokens)
+    changes = dict(parse_assignment(item, "--decoding") for item in options.decoding)
+    if wrong := [name for name in changes if name in _OF_SOUND]:
+        raise UserError(f"--decoding: found {wrong[0]}, expected keys that need no sound (--max-tokens limits answers)")
+    decoding = decoding.changed(changes)
+    config = dict(parse_assignment(item, "--llm-config") for item in options.llm_config)
+    prompt = PromptConfig(system=options.system)
+    prompt.check()
+    try:
+        device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise UserError(f"--device: found {options.device!r}, expected cpu, cuda or cuda:N") from None
+    llm = load_llm(options.llm, config, device)
+    return WritingLlm(llm, prompt, decoding), asdict(decoding)
+
+
+def _answer(llm: WritingLlm, asked: list[_Asked], kept: KeptResults, batch_size: int) -> None:
+    """What is not known yet, each request once."""
+    distinct: dict[str, tuple[str, Request]] = {}
+    for one in asked:
+        if one.request is not None:
+            distinct.setdefault(one.request.key, (one.where, one.request))
+    requests = dict(asking for key, asking in distinct.items() if key not in kept.found)
+    total, done = len(distinct), len(distinct) - len(requests)
+    if done:
+        print(f"going on after {done:,} answers, which an earlier run wrote", flush=True)
+    with ProgressLine("answering") as line:
+
+        def progress(share: float) -> None:
+            now = done + round(share * (total - done))
+            line.update(f"{now:,}/{total:,} requests", now / total)
+
+        progress(0.0)
+        for answers in llm.answer(requests, batch_size, progress):
+            kept.add({key: asdict(written) for key, written in answers.items()})
+
+
+class _Counts:
+    """What became of the rows."""
+
+    def __init__(self) -> None:
+        self.read = self.kept = self.cut = 0
+        self.dropped: Counter[str] = Counter()
+        self.changed: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+        self.figures: dict[str, Any] = {}
+
+    def rows(
+        self, asked: list[_Asked], answers: Mapping[str, Any], options: argparse.Namespace
+    ) -> Iterator[dict[str, str]]:
+        root = folder_of(options.manifest, options.audio_root)
+        for one in asked:
+            self.read += 1
+            found = None if one.request is None else answers[one.request.key]
+            text = "" if found is None else unbroken(str(found["text"])).strip()
+            self.cut += found is not None and found["cut"]
+            reason = NO_TRANSCRIPT if found is None else EMPTY if not text else None
+            if found is not None and reason is None and found["cut"] and not options.keep_cut:
+                reason = CUT
+            if reason is not None or one.request is None or found is None:
+                reason = reason or NO_TRANSCRIPT
+                self.dropped[reason] += 1
+                self.first.setdefault(reason, one.where)
+                continue
+            self.kept += 1
+            self.changed[_SPACED] += text != found["text"]
+            yield one.row.fields | {
+                "audio": placed(one.row.get("audio"), root, options.output, options.audio_root),
+                "tgt_text": text, "src_text": one.request.text, "task": "answer",
+                "instruction": one.row.get("instruction") or options.instruction,
+            }  # fmt: skip
+        self.figures |= {
+            "read": self.read, "kept": self.kept, "dropped": dict(self.dropped), "first_dropped": self.first,
+            "cut": self.cut, "changed": dict(self.changed),
+        }  # fmt: skip
+        if not self.kept:
+            raise UserError(f"{options.manifest}: found no usable answer for {self.read:,} rows ("
+                            f"{', '.join(f'{count:,} {reason}' for reason, count in self.dropped.items())})")
+
+    def table(self, output: Path) -> str:
+        lines = [f"{output}: {self.kept:,} of {self.read:,} rows"]
+        lines += [f"  {count:,} left out, {reason}; first: {self.first[reason]}" for reason, count in
+                  self.dropped.most_common()]
+        lines += [f"  {count:,} {change}" for change, count in self.changed.items() if count]
+        return "\n".join(lines)

@@ -1,0 +1,153 @@
+"""A frozen LLM that is asked in writing: transcripts in the place of the speech, texts out, in batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.answering import answer
+from speechllm_plugin.llms.api import LLMS, Llm
+from speechllm_plugin.llms.decoding import DecodingConfig
+from speechllm_plugin.llms.encoder_decoder import MODEL_TYPES
+from speechllm_plugin.llms.positions import check_positions
+from speechllm_plugin.llms.texts import embed_texts
+from speechllm_plugin.models.speech_llm.archs import LLM_ARCHS
+from speechllm_plugin.precision import machine_precision
+from speechllm_plugin.pretrained import config_values, freeze
+from speechllm_plugin.pretrained.identity import identity_of
+from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt
+from speechllm_plugin.tasks.answer import ANSWER
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the LLM reads. Equal requests are answered once."""
+
+    text: str
+    """The transcript."""
+    src_lang: str
+    tgt_lang: str
+    instruction: str = ""
+    """What is asked of it, with `<speech>` in its place; empty = it is the whole instruction."""
+
+    @property
+    def key(self) -> str:
+        """Names it, the same in every manifest; samples follow from it and the seed."""
+        values = json.dumps(asdict(self), sort_keys=True).encode(errors="surrogatepass")
+        return hashlib.sha256(values).hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class Written:
+    text: str
+    cut: bool
+    """Whether the length limit ended it."""
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    key: str
+    where: str
+    prompt: RenderedPrompt
+    ids: list[int]
+
+
+def load_llm(name: str, options: Mapping[str, object], device: torch.device) -> Llm:
+    """
+    :param name: of a published LLM (`smollm2_135m`), else a hub id or a local directory.
+    :param options: keys of the part's configuration, such as `dtype`.
+    :raises UserError: there is no such checkpoint, or no such key.
+    """
+    if name in LLM_ARCHS:
+        part, path, known = LLM_ARCHS[name].part, LLM_ARCHS[name].path, LLM_ARCHS[name].options
+    else:
+        encodes = config_values(name, "--llm")["model_type"] in MODEL_TYPES
+        part, path, known = "encoder_decoder" if encodes else "causal", name, {}
+    config = LLMS.config(part, {"path": path, **known, **options})
+    if getattr(config, "dtype", None) == "auto":
+        config.dtype = machine_precision(device).auto
+    with device:
+        llm = LLMS.get(part).build(config)
+    return freeze(llm)
+
+
+class WritingLlm:
+    """Answers requests, each the same alone and in any batch."""
+
+    def __init__(self, llm: Llm, prompt: PromptConfig, decoding: DecodingConfig) -> None:
+        """
+        :param decoding: its `extra_tokens` alone limit an answer: there is no audio.
+        :raises UserError: the prompt or the decoding is not of use.
+        """
+        decoding.check("decoding")
+        self._llm = llm
+        self._prompt = prompt
+        self._decoding = decoding
+        self._prompts: dict[RenderedPrompt, RenderedPrompt] = {}
+        self._renderers = {"": PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)}
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this LLM from another: its configuration, and the hash of its weights."""
+        return {**self._llm.identity(), "weights": identity_of(self._llm)}
+
+    def answer(
+        self, requests: Mapping[str, Request], batch_size: int, progress: Callable[[float], None]
+    ) -> Iterator[dict[str, Written]]:
+        """
+        :param requests: by a name for messages, such as a row's place.
+        :param progress: told the share of the work that is done.
+        :returns: batch by batch, the answers by the requests' keys.
+        :raises UserError: a request and its answer have no room in the LLM; all are measured before the first is
+            answered.
+        """
+        rendered = [self._render(where, request) for where, request in requests.items()]
+        limit = self._decoding.limit(0.0)
+        check_positions(
+            self._llm, [one.where for one in rendered], [one.prompt for one in rendered],
+            torch.tensor([len(one.ids) for one in rendered]), [limit] * len(rendered),
+        )  # fmt: skip
+        # Rows of about one length to a batch. The batches come in a mixed order: the time left is then known early.
+        rendered.sort(key=lambda one: len(one.ids))
+        batches = [rendered[start : start + batch_size] for start in range(0, len(rendered), batch_size)]
+        random.Random(0).shuffle(batches)
+        for number, batch in enumerate(batches, start=1):
+            yield self._answer(batch)
+            progress(number / len(batches))
+
+    def _render(self, where: str, request: Request) -> _Rendered:
+        if request.instruction not in self._renderers:
+            # A row's instruction is text: its braces stand for themselves.
+            template = request.instruction.replace("{", "{{").replace("}", "}}")
+            try:
+                prompt_config = replace(self._prompt, answer=template)
+                renderer = PromptRenderer(self._llm.tokenizer, prompt_config, chat=self._llm.chat)
+            except UserError as error:
+                reason = str(error).removeprefix("prompt.answer: ")
+                raise UserError(f"{where}, column 'instruction': {reason}") from None
+            self._renderers[request.instruction] = renderer
+        renderer = self._renderers[request.instruction]
+        prompt, ids = renderer.render_text(request.src_lang, request.tgt_lang, request.text, ANSWER)
+        # A million rows have a few prompts.
+        return _Rendered(request.key, where, self._prompts.setdefault(prompt, prompt), ids)
+
+    def _answer(self, batch: Sequence[_Rendered]) -> dict[str, Written]:
+        texts, generated = answer(
+            self._llm,
+            self._renderers[""],
+            [one.prompt for one in batch],
+            *embed_texts(self._llm, [one.ids for one in batch]),
+            keys=[one.key for one in batch],
+            seconds=[0.0] * len(batch),
+            waveforms=[None] * len(batch),
+            config=self._decoding,
+        )
+        return {
+            one.key: Written(text, row.cut) for one, text, row in zip(batch, texts, generated, strict=True)
+        }

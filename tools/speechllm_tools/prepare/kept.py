@@ -1,0 +1,62 @@
+"""Results on disk while a command works, so that it goes on from them after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from speechllm_plugin.files import write_text_atomically
+from speechllm_tools.prepare.writing import told
+
+
+class KeptResults:
+    """One line of JSON for each result, by its key; the first line tells what they all depend on."""
+
+    def __init__(self, file: Path, mark: str) -> None:
+        """
+        :param mark: of everything that results depend on beside their key; those of another mark are dropped.
+        :raises UserError: the place cannot be written.
+        """
+        self._file = file
+        self.found: dict[str, Any] = {}
+        header = json.dumps({"mark": mark})
+        lines = self._valid_lines(header)
+        # Written again, because the last line may be incomplete.
+        write_text_atomically(file, "\n".join([header, *lines]) + "\n")
+        with told(file):
+            self._stream: TextIO = file.open("a", encoding="utf-8")
+
+    def add(self, results: Mapping[str, Any]) -> None:
+        """:param results: by key, as JSON can hold them.
+        :raises UserError: the disk is full."""
+        self.found.update(results)
+        with told(self._file):
+            self._stream.writelines(json.dumps([key, value]) + "\n" for key, value in results.items())
+            self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def remove(self) -> None:
+        """Once what was made of the results is complete."""
+        self.close()
+        self._file.unlink(missing_ok=True)
+
+    def _valid_lines(self, header: str) -> list[str]:
+        if not self._file.is_file():
+            return []
+        with told(self._file):
+            first, *lines = self._file.read_text(encoding="utf-8", errors="replace").split("\n")
+        if first != header:
+            return []
+        valid = []
+        for line in lines:
+            try:
+                key, value = json.loads(line)
+            except (ValueError, TypeError):
+                continue  # an incomplete line of a killed process
+            self.found[key] = value
+            valid.append(line)
+        return valid

@@ -1,0 +1,1 @@
+"""Texts into speech: the embedded synthesiser, its voices, and any command of the user."""

@@ -1,0 +1,119 @@
+"""Speech by any command of the user's, such as piper: one call for each text, several at a time."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechllm_plugin.datasets.audio import AudioError, read_audio, resolve
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.files import write_atomically
+from speechllm_tools.prepare.storage import encode_flac
+from speechllm_tools.speech.synthesis import Clip
+
+_PLACES = re.compile(r"\{(out|text|voice)\}")
+_HOPELESS = 20
+"""So many texts without one that is spoken: the command is wrong, not the texts."""
+_TEMPORARY = ".speaking-"
+
+
+@dataclass(frozen=True)
+class TtsCommand:
+    words: tuple[str, ...]
+    """With `{out}`, and perhaps `{text}` and `{voice}`, in them."""
+
+    @staticmethod
+    def parse(text: str, option: str) -> TtsCommand:
+        """
+        :param text: as a shell splits it; no shell runs it.
+        :raises UserError: it is no command of this machine, or says nothing of the file to write.
+        """
+        try:
+            words = tuple(shlex.split(text))
+        except ValueError as error:
+            raise UserError(f"{option}: found {text!r} ({error}), expected a command") from None
+        if not words or shutil.which(words[0]) is None:
+            raise UserError(f"{option}: found {(words or ('',))[0]!r}, expected a command of this machine")
+        if not any("{out}" in word for word in words):
+            raise UserError(f"{option}: found {text!r}, expected {{out}} in the place of the file to write")
+        return TtsCommand(words)
+
+    @property
+    def names_voice(self) -> bool:
+        return any("{voice}" in word for word in self.words)
+
+    def filled(self, text: str, voice: str, out: Path) -> list[str]:
+        """The words of one call: a text with spaces, quotes or braces stays one word, and is text."""
+        values = {"out": str(out), "text": text, "voice": voice}
+        return [_PLACES.sub(lambda place: values[place[1]], word) for word in self.words]
+
+    def speak(self, clip: Clip, folder: Path) -> str | None:
+        """Writes the clip's FLAC file.
+
+        :returns: why there is none.
+        """
+        on_stdin = not any("{text}" in word for word in self.words)
+        with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=folder) as place:
+            out = Path(place).absolute() / "speech.wav"
+            try:
+                done = subprocess.run(
+                    self.filled(clip.text, clip.voice, out), input=clip.text.encode() + b"\n" if on_stdin else b"",
+                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
+                )  # fmt: skip
+            except (OSError, ValueError) as error:  # a text with U+0000, or longer than a command line
+                return f"the command cannot be called: {error}"
+            if done.returncode != 0:
+                last = (done.stderr.decode(errors="replace").split("\n") or [""])
+                said = next((line.strip() for line in reversed(last) if line.strip()), "no message")
+                return f"the command ended with status {done.returncode}: {said[:200]}"
+            try:
+                samples = read_audio(resolve(str(out), Path(place)))
+            except AudioError as error:
+                return f"the command wrote no sound: {error}"
+        write_atomically(folder / clip.file, encode_flac(samples))
+        return None
+
+
+def speak_all(
+    command: TtsCommand, clips: Sequence[Clip], folder: Path, *, workers: int, progress: Callable[[int], None]
+) -> dict[str, str]:
+    """Writes all clips that are not there yet.
+
+    :param progress: told how many clips are there.
+    :returns: by file, why a clip has none.
+    :raises UserError: the command speaks none of the first texts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{_TEMPORARY}*"):  # by calls that were killed
+        shutil.rmtree(left, ignore_errors=True)
+    missing = [clip for clip in clips if not (folder / clip.file).is_file()]
+    done = len(clips) - len(missing)
+    progress(done)
+    refused: dict[str, str] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        pending: dict[Future[str | None], Clip] = {}
+        waiting = iter(missing)
+        try:
+            while True:
+                while len(pending) < workers and (clip := next(waiting, None)) is not None:
+                    pending[pool.submit(command.speak, clip, folder)] = clip
+                if not pending:
+                    return refused
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    clip = pending.pop(future)
+                    if (reason := future.result()) is not None:
+                        refused[clip.file] = reason
+                    done += 1
+                progress(done)
+                if len(refused) >= _HOPELESS and done == len(refused):
+                    raise UserError(f"--tts: found that none of the first {done} texts was spoken "
+                                    f"({next(iter(refused.values()))}), expected a sound file at {{out}}")
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
