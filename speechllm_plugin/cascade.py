@@ -72,7 +72,9 @@ class Cascade(nn.Module):
         if self.llm is None or self.prompts is None:
             raise ValueError(f"{clips[rows[0]].id}: the clip needs an LLM, but the cascade has none")
         rendered = [
-            self.prompts.render_text(clip.source_lang, clip.target_lang, texts[row], clip.task)
+            self.prompts.render_text(
+                clip.source_lang, clip.target_lang, texts[row], clip.task, clip.asks, clip.draw
+            )
             for row, clip in ((row, clips[row]) for row in rows)
         ]
         prompts, ids = zip(*rendered, strict=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from speechllm_plugin.tasks.api import Task
+from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt
 
 
 @dataclass(kw_only=True)
@@ -26,6 +27,10 @@ class Clip:
     """What the LLM should answer; empty where unknown."""
     transcript: str = ""
     """What is said, in the language of the speech; empty where the manifest has no `src_text`."""
+    asks: RowPrompt = NOTHING
+    """What its row asks beside the task."""
+    draw: str = ""
+    """Draws one of several instructions of its task; empty = the first."""
     audio: str
     """The audio as its manifest names it."""
     audio_key: str

@@ -23,13 +23,13 @@ def check_languages(
 ) -> None:
     """
     :param needed: gives the languages of a row that must be known, by `source` and `target`. It depends on what the
-        row has `asked` alone.
+        row has `asked`, and on whether it has an instruction of its own.
     :param check: raises `UserError` for a language that is not.
     :raises UserError: for the first row with such a language.
     """
-    first: dict[tuple[str, str, str], Utterance] = {}
+    first: dict[object, Utterance] = {}
     for utterance in utterances:
-        first.setdefault(utterance.asked, utterance)
+        first.setdefault((utterance.asked, utterance.row.asks.instruction == ""), utterance)
     for utterance in first.values():
         for name, language in needed(utterance).items():
             try:

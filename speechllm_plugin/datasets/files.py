@@ -23,6 +23,7 @@ from speechllm_plugin.datasets.audio import (
 from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.sound.float_sound import LOUDEST
 from speechllm_plugin.tasks.api import Task, task_of_languages
+from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ def batch_of_files(
     check: Callable[[str, float], None] = lambda name, seconds: None,
     *,
     task: Task | None = None,
+    asks: RowPrompt = NOTHING,
 ) -> SpeechTextBatch:
     """
     :param audio: clips; one alone is a batch of one.
     :param check: given each clip's name and seconds before it is decoded, and again afterwards.
     :param task: of all clips; None = as the languages tell.
+    :param asks: beside the task, of all clips.
     :raises AudioError: a file is missing, is not audio, or holds no samples; an array is no waveform.
     """
     task = task or task_of_languages(source_lang, target_lang)
@@ -67,7 +70,7 @@ def batch_of_files(
         clips.append(
             Clip(
                 id=name, row=number, task=task, source_lang=source_lang, target_lang=target_lang or source_lang,
-                audio=name, audio_key=key, seconds=seconds, waveform=waveform,
+                audio=name, audio_key=key, seconds=seconds, waveform=waveform, asks=asks,
             )
         )  # fmt: skip
     return SpeechTextBatch(clips)

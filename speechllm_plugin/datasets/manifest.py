@@ -9,6 +9,7 @@ Columns, found by name and in any order:
 ``channel``   the one channel of the sound, counted from 1; the column, or a field of it, may be missing: all, mixed
 ``task``      what is asked: a name of ``speechllm_plugin.tasks``; the column, or a field of it, may be missing:
               languages and prompt tell
+``instruction``, ``context``, ``history``  what a row asks itself; see ``tasks.row_prompt``; optional
 ``src_text``, ``speaker``, ``src_lang``, ``tgt_lang``  optional
 
 There is no quoting and no escaping, so a text holds no tab and no line end: the writer replaces them by spaces.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +28,7 @@ from speechllm_plugin.datasets.text_cleaning import CleanText, clean, tell_of_ma
 from speechllm_plugin.datasets.tsv import Record, read_table, write_table
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.tasks.api import task_named
+from speechllm_plugin.tasks.row_prompt import COLUMNS, NOTHING, RowPrompt, read_row_prompt
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,9 @@ class ManifestRow:
 
     task: str = ""
     """What is asked of the clip, by the name of its task; empty where languages and prompt tell."""
+
+    asks: RowPrompt = NOTHING
+    """What is asked beside the task."""
 
 
 def frames_of(seconds: float) -> int:
@@ -147,6 +153,7 @@ def read_manifest(
                 tgt_lang=record.fields.get("tgt_lang", ""),
                 line=record.line,
                 task=_read_task(path, record),
+                asks=read_row_prompt(record.fields, partial(_wrong, path, record)),
             )
         )
     tell_of_marks(path, texts, clean_text)
@@ -160,8 +167,8 @@ def read_manifest(
 def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     """Write a manifest that :func:`read_manifest` reads back, whole or not at all.
 
-    Tabs and line ends in texts become spaces. The columns ``src_text``, ``channel`` and ``task`` are written where a
-    row has one.
+    Tabs and line ends in texts become spaces. The columns ``src_text``, ``channel``, ``task``, ``instruction``,
+    ``context`` and ``history`` are written where a row has one.
 
     :raises UserError: an id is repeated, an id or a path is empty, a path holds a tab or a line end, or the place
         cannot be written.
@@ -171,6 +178,7 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     with_source = any(row.src_text for row in rows)
     with_channel = any(row.channel is not None for row in rows)
     with_task = any(row.task for row in rows)
+    asked = [name for name in COLUMNS if any(getattr(row.asks, name) for row in rows)]
     ids: set[str] = set()
     table = []
     for row in rows:
@@ -184,6 +192,7 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
         fields += [row.speaker, row.src_lang, row.tgt_lang]
         fields += ["" if row.channel is None else str(row.channel)] if with_channel else []
         fields += [row.task] if with_task else []
+        fields += [row.asks.columns()[name] for name in asked]
         if row.id in ids:
             raise UserError(f"{path}, row {row.id!r}: found its id twice, expected each id once")
         ids.add(row.id)
@@ -193,6 +202,7 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     columns += ["speaker", "src_lang", "tgt_lang"]
     columns += ["channel"] if with_channel else []
     columns += ["task"] if with_task else []
+    columns += asked
     write_table(path, columns, table)
 
 

@@ -28,6 +28,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import language_code
 from speechllm_plugin.log import log
 from speechllm_plugin.tasks.api import Task, task_of_row
+from speechllm_plugin.tasks.row_prompt import NOTHING
 
 _BLOCK = 256
 """Rows that a thread measures at a time."""
@@ -293,6 +294,8 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         }
         if any(row.task for row in rows):
             columns["task"] = (row.task for row in rows)
+        if any(row.asks != NOTHING for row in rows):
+            columns["asks"] = (row.asks for row in rows)
         return {name: _digest(values) for name, values in columns.items()}
 
     def _drop_pending(self) -> None:
@@ -394,6 +397,8 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             target_lang=target_lang,
             text=row.tgt_text,
             transcript=row.src_text,
+            asks=row.asks,
+            draw=row.id,
             audio=row.audio,
             audio_key=key,
             seconds=seconds + self._added_seconds(index),

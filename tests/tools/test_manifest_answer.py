@@ -78,7 +78,7 @@ def test_a_rows_instruction_goes_before_that_of_the_command(corpus: Path, tiny_l
     assert sum(one["tgt_text"] != other["tgt_text"] for one, other in zip(rows[1:], both[1:], strict=True)) > 5
     write_lines(corpus, [line.replace("{this}", "<speech>") for line in corpus.read_text().splitlines()])
     line = manifest(*command(corpus, tiny_llm, tmp_path / "two.tsv")).user_error()
-    assert line.startswith(f"{corpus}, line 2, column 'instruction': found 2 times <speech>")
+    assert line.startswith(f"{corpus}, line 2, column 'instruction': found 'What is <speech>: <speech>?', expected one")
 
 
 def test_an_encoder_decoder_answers_too(corpus: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def _create(context: RecipeContext, config: CascadeConfig, machine: MachinePreci
     config.prompt.check()
     rows = [row for split in config.dataset.splits for row in dataset.read(split)]
     answered = [row for row in rows if not config.prompt.task_of(*row.asked).writes_speech]
-    check_languages(answered, lambda row: config.prompt.named_in(*row.asked), language_name)
+    check_languages(answered, lambda row: config.prompt.named_in(*row.asked, row.row.asks), language_name)
     with context.device:
         recognizer = RECOGNIZERS.get(config.recognizer.name).build(config.recognizer.config)
         llm = LLMS.get(config.llm.name).build(config.llm.config) if answered else None

@@ -155,7 +155,7 @@ def create_reader(
     """
     utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
     prompt = model.config.prompt
-    check_languages(utterances, lambda row: prompt.named_in(*row.asked), language_name)
+    check_languages(utterances, lambda row: prompt.named_in(*row.asked, row.row.asks), language_name)
     reader = open_reader(
         context,
         section,

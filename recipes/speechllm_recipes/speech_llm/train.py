@@ -175,7 +175,7 @@ def _prompt_of(overrides: object) -> PromptConfig:
     """As far as it decides what is asked of a clip."""
     prompt = overrides.get("prompt") if isinstance(overrides, Mapping) else None
     answer = prompt.get("answer") if isinstance(prompt, Mapping) else None
-    return PromptConfig(answer=answer if isinstance(answer, str) else None)
+    return PromptConfig(answer=answer if isinstance(answer, (str, list)) else None)
 
 
 def _resolve_decoding(

@@ -330,7 +330,9 @@ class SpeechLlm(nn.Module):
         return [features.float() for features in rows if features is not None]
 
     def _prompts(self, batch: SpeechTextBatch) -> list[RenderedPrompt]:
-        return [self.prompts.render(clip.source_lang, clip.target_lang, clip.task) for clip in batch]
+        return [
+            self.prompts.render(clip.source_lang, clip.target_lang, clip.task, clip.asks, clip.draw) for clip in batch
+        ]
 
 
 def _beginning(llm: Llm) -> list[int]:

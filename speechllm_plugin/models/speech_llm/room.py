@@ -35,7 +35,8 @@ def check_room_of_rows(outline: Outline, rows: Iterable[Utterance], *, longest: 
     if (most := vectors(max(seconds for _, seconds in known))) is None:
         return
     for row, seconds in known:
-        prompt = prompts.render(row.source_lang, row.target_lang, outline.config.prompt.task_of(*row.asked))
+        task = outline.config.prompt.task_of(*row.asked)
+        prompt = prompts.render(row.source_lang, row.target_lang, task, row.row.asks, row.row.id)
         words = len(prompt.before) + len(prompt.after)
         # A token has a byte at least: most texts need not be tokenised, nor their clips measured.
         if words + most + len(row.row.tgt_text.encode()) + 2 <= positions.limit:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.tasks.row_prompt import COLUMNS, read_row_prompt
 from speechllm_plugin.yaml_text import parse_assignment
 from speechllm_tools.demo.completion import fingerprint
 from speechllm_tools.demo.progress import ProgressLine
@@ -115,10 +116,13 @@ def _read(manifest: Path, instruction: str) -> Iterator[_Asked]:
     from speechllm_tools.manifest.written import Request
 
     for row in read_rows(manifest, required=("id", "audio")):
-        if found := [name for name in ("context", "history") if row.get(name)]:
-            raise UserError(row.wrong(found[0], "none: it is not in the prompt that the LLM is given here"))
-        text, asked = transcript_of(row), row.get("instruction") or instruction
-        yield _Asked(row, Request(text, *languages_of(row), asked) if text.strip() else None)
+        def wrong(name: str, expected: str, row: Row = row) -> UserError:
+            return UserError(row.wrong(name, expected))
+
+        fields = {name: row.get(name) for name in COLUMNS}
+        asks = read_row_prompt({**fields, "instruction": fields["instruction"] or instruction}, wrong)
+        text = transcript_of(row)
+        yield _Asked(row, Request(text, *languages_of(row), asks) if text.strip() else None)
 
 
 def _load(options: argparse.Namespace) -> tuple[WritingLlm, dict[str, Any]]:

@@ -6,12 +6,11 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.llms.decoding import DecodingConfig
@@ -24,6 +23,7 @@ from speechllm_plugin.pretrained import config_values, freeze
 from speechllm_plugin.pretrained.identity import identity_of
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt
 from speechllm_plugin.tasks.answer import ANSWER
+from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Request:
     """The transcript."""
     src_lang: str
     tgt_lang: str
-    instruction: str = ""
-    """What is asked of it, with `<speech>` in its place; empty = it is the whole instruction."""
+    asks: RowPrompt = NOTHING
+    """What is asked of it; without an instruction it is the instruction itself."""
 
     @property
     def key(self) -> str:
@@ -88,10 +88,9 @@ class WritingLlm:
         """
         decoding.check("decoding")
         self._llm = llm
-        self._prompt = prompt
         self._decoding = decoding
         self._prompts: dict[RenderedPrompt, RenderedPrompt] = {}
-        self._renderers = {"": PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)}
+        self._renderer = PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)
 
     def identity(self) -> dict[str, Any]:
         """What tells this LLM from another: its configuration, and the hash of its weights."""
@@ -122,25 +121,16 @@ class WritingLlm:
             progress(number / len(batches))
 
     def _render(self, where: str, request: Request) -> _Rendered:
-        if request.instruction not in self._renderers:
-            # A row's instruction is text: its braces stand for themselves.
-            template = request.instruction.replace("{", "{{").replace("}", "}}")
-            try:
-                prompt_config = replace(self._prompt, answer=template)
-                renderer = PromptRenderer(self._llm.tokenizer, prompt_config, chat=self._llm.chat)
-            except UserError as error:
-                reason = str(error).removeprefix("prompt.answer: ")
-                raise UserError(f"{where}, column 'instruction': {reason}") from None
-            self._renderers[request.instruction] = renderer
-        renderer = self._renderers[request.instruction]
-        prompt, ids = renderer.render_text(request.src_lang, request.tgt_lang, request.text, ANSWER)
+        prompt, ids = self._renderer.render_text(
+            request.src_lang, request.tgt_lang, request.text, ANSWER, request.asks
+        )
         # A million rows have a few prompts.
         return _Rendered(request.key, where, self._prompts.setdefault(prompt, prompt), ids)
 
     def _answer(self, batch: Sequence[_Rendered]) -> dict[str, Written]:
         texts, generated = answer(
             self._llm,
-            self._renderers[""],
+            self._renderer,
             [one.prompt for one in batch],
             *embed_texts(self._llm, [one.ids for one in batch]),
             keys=[one.key for one in batch],

@@ -8,26 +8,22 @@ Rendering gives the token ids before and after that place; the speech embeddings
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from string import Formatter
 
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_name
-from speechllm_plugin.tasks.api import Task, task_named, task_names, task_of_row
-from speechllm_plugin.tasks.transcribe import TRANSCRIBE
-from speechllm_plugin.tasks.translate import TRANSLATE
+from speechllm_plugin.prompts.config import PLACE, PromptConfig, marked, without_marks
+from speechllm_plugin.tasks.api import Task
+from speechllm_plugin.tasks.row_prompt import NOTHING, SPEECH, RowPrompt
 
-SPEECH = "<speech>"
-"""The place of the speech embeddings in a prompt template."""
 _ANSWER = "<answer>"
-_PLACE = "\ufdd0"
-"""Stands for the speech where a prompt is tokenised, and shows what a template writes. Unicode keeps this code point
-out of texts."""
+_KEPT = 4096
+"""Number of prompts that are remembered: rows without texts of their own have a few, others one each."""
 _TODAY = datetime(2024, 7, 26)
 """What templates that write the date are told (the date that Llama 3.1's falls back on): a prompt is the same
 tomorrow."""
@@ -39,99 +35,6 @@ _FIXED_DATE = (
     + "".join(f"|replace('%{letter}', {_TODAY.strftime(f'%{letter}')!r})" for letter in _DIRECTIVES)
     + "|replace('%%', '%') }}{% endmacro %}{{ '' }}"
 )
-_ORDERS = {"speech_first": f"{SPEECH}\n{{}}", "instruction_first": f"{{}} {SPEECH}"}
-
-
-@dataclass(kw_only=True)
-class PromptConfig:
-    transcribe: str = TRANSCRIBE.instruction
-    """Instruction for speech recognition; `{source}` becomes the language's name (arXiv 2409.17044, section 3)."""
-    translate: str = TRANSLATE.instruction
-    """Instruction for speech translation; `{source}` and `{target}` become the languages' names."""
-    order: str = "speech_first"
-    """Place of the speech in an instruction without `<speech>`. `speech_first`: on a line of its own before it, as in
-    LLaVA (arXiv 2304.08485), which arXiv 2409.17044 follows. `instruction_first`: behind it."""
-    before_speech: str = ""
-    """Text or special tokens of the LLM directly before the speech, wherever the speech stands."""
-    after_speech: str = ""
-    """Text or special tokens of the LLM directly behind the speech."""
-    answer: str | None = None
-    """Instruction for speech that is to be answered, such as a spoken question (arXiv 2310.00230). It replaces
-    `transcribe` and `translate`. `<speech>` alone makes the speech the whole instruction. None = speech is transcribed
-    or translated."""
-    system: str | None = None
-    """Text of the system turn. For an LLM without system turns it is put before the instruction. None or empty = what
-    the chat template writes by default."""
-
-    def check(self) -> None:
-        """
-        :raises UserError: an instruction has several places for speech, or holds what stands for nothing.
-        """
-        if self.order not in _ORDERS:
-            raise UserError(f"prompt.order: found {self.order!r}, expected {' or '.join(_ORDERS)}")
-        tasks = [task_named(name, "prompt") for name in task_names()]
-        for task in tasks:
-            if (found := self._template(task).count(SPEECH)) > 1:
-                raise UserError(
-                    f"prompt.{task.name}: found {found} times {SPEECH}, expected one, or none for prompt.order"
-                )
-            self._placeholders(task)
-        around = ("system", "before_speech", "after_speech")
-        for key in around:
-            if found := (getattr(self, key) or "").count(SPEECH):
-                raise UserError(f"prompt.{key}: found {found} times {SPEECH}, expected none")
-        for key in (*(task.name for task in tasks), *around):
-            if _PLACE in (getattr(self, key, None) or ""):
-                raise UserError(f"prompt.{key}: found the character U+{ord(_PLACE):X}, which is none; expected text")
-
-    def task_of(self, source_lang: str, target_lang: str | None, stated: str = "") -> Task:
-        """What is asked of a clip: what its row states; else to answer, where there is an instruction for it; else what
-        the languages tell."""
-        return task_of_row(source_lang, target_lang, stated or ("" if self.answer is None else "answer"))
-
-    def instruction(self, source_lang: str, target_lang: str | None, task: Task | None = None) -> str:
-        """What is asked for one clip, with its place for speech.
-
-        :param task: None = see `task_of`.
-        :raises UserError: it names a language that has no name.
-        """
-        task = task or self.task_of(source_lang, target_lang)
-        named = self.named(source_lang, target_lang, task)
-        names = {name: language_name(language) for name, language in named.items()}
-        text = self._template(task).format(**names)
-        if SPEECH not in text:
-            text = _ORDERS[self.order].format(text)
-        return text.replace(SPEECH, f"{self.before_speech}{SPEECH}{self.after_speech}")
-
-    def named(self, source_lang: str, target_lang: str | None, task: Task | None = None) -> dict[str, str]:
-        """The languages that the instruction names, by `source` and `target`."""
-        task = task or self.task_of(source_lang, target_lang)
-        languages = {"source": source_lang, "target": target_lang or source_lang}
-        return {name: languages[name] for name in sorted(self._placeholders(task))}
-
-    def named_in(self, source_lang: str, target_lang: str, stated: str) -> dict[str, str]:
-        """`named`, for a row that states its task, or does not."""
-        return self.named(source_lang, target_lang, self.task_of(source_lang, target_lang, stated))
-
-    def _template(self, task: Task) -> str:
-        configured: str | None = getattr(self, task.name, None)
-        return task.instruction if configured is None else configured
-
-    def _placeholders(self, task: Task) -> set[str]:
-        template, key = self._template(task), task.name
-        expected = f"{' or '.join(f'{{{name}}}' for name in task.names)}, and {{{{ or }}}} for a brace of the text"
-        try:
-            found = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
-            for name in sorted(found - {*task.names}):
-                raise UserError(f"prompt.{key}: found placeholder {{{name}}}, expected {expected}")
-            # Conversions and formats: {source!x}, {source:d}.
-            template.format(**dict.fromkeys(task.names, ""))
-        except (KeyError, IndexError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"prompt.{key}: found {template!r} ({error}), expected {expected}") from error
-        return found
-
 
 @dataclass(frozen=True)
 class RenderedPrompt:
@@ -155,11 +58,11 @@ class PromptRenderer:
         # One added token stands for the speech, so that prompt and answer are tokenised in one piece. Tokenised apart,
         # the text after the speech would begin like a new text: with a space, in many sentencepiece models.
         self._joint = copy.deepcopy(tokenizer)
-        self._joint.add_tokens([AddedToken(_PLACE, special=False, normalized=False)])
-        self._place = self._joint.convert_tokens_to_ids(_PLACE)
+        self._joint.add_tokens([AddedToken(PLACE, special=False, normalized=False)])
+        self._place = self._joint.convert_tokens_to_ids(PLACE)
         self._config = config
         self._chat = chat
-        self._rendered: dict[tuple[str, str, Task], RenderedPrompt] = {}
+        self._rendered: OrderedDict[tuple[str, RowPrompt], RenderedPrompt] = OrderedDict()
         added = tokenizer.added_tokens_decoder.items()
         self._special = {*tokenizer.all_special_ids, *(token for token, content in added if content.special)}
         self._opening, self._lead, end_of_turn = self._read_answer_turn() if chat else ("", "", None)
@@ -172,35 +75,50 @@ class PromptRenderer:
         # The unknown token is not a control token: texts may hold it.
         self._control = self._special - {tokenizer.unk_token_id} | {end_of_turn, self._place}
 
-    def render(self, source_lang: str, target_lang: str, task: Task | None = None) -> RenderedPrompt:
+    def render(
+        self,
+        source_lang: str,
+        target_lang: str,
+        task: Task | None = None,
+        row: RowPrompt = NOTHING,
+        key: str = "",
+    ) -> RenderedPrompt:
         """The prompt for one clip; see `PromptConfig.instruction`."""
-        key = (source_lang, target_lang, task or self._config.task_of(source_lang, target_lang))
-        if key not in self._rendered:
-            before, after = self._around(self._config.instruction(*key))
-            ids = [token for token, _, _ in self._tokenize(before + _PLACE + after)]
+        instruction = self._config.instruction(source_lang, target_lang, task, row, key)
+        known = (instruction, row)
+        if known not in self._rendered:
+            before, after = self._around(instruction, row)
+            ids = [token for token, _, _ in self._tokenize_marked(before + PLACE + after)]
             place = ids.index(self._place)
-            self._rendered[key] = RenderedPrompt(tuple(ids[:place]), (*ids[place + 1 :], *self._end_of_input))
-        return self._rendered[key]
+            self._rendered[known] = RenderedPrompt(tuple(ids[:place]), (*ids[place + 1 :], *self._end_of_input))
+            if len(self._rendered) > _KEPT:
+                self._rendered.popitem(last=False)
+        return self._rendered[known]
 
     def render_text(
-        self, source_lang: str, target_lang: str, text: str, task: Task | None = None
+        self,
+        source_lang: str,
+        target_lang: str,
+        text: str,
+        task: Task | None = None,
+        row: RowPrompt = NOTHING,
+        key: str = "",
     ) -> tuple[RenderedPrompt, list[int]]:
         """The prompt with a text in the place of the speech, tokenised as one.
 
         :returns: the prompt, and the token ids of the text, in which special tokens are read as plain text.
         """
-        before, after = self._around(self._config.instruction(source_lang, target_lang, task))
-        first, last = len(before), len(before) + len(text)
+        before, after = self._around(self._config.instruction(source_lang, target_lang, task, row, key), row)
+        first = len(without_marks(before)[0])
+        last = first + len(text)
         heads: list[int] = []
         words: list[int] = []
         tails: list[int] = []
-        for token, start, end in self._tokenize(before + text + after):
+        for token, start, end in self._tokenize_marked(before + marked(text) + after):
             if start >= last:
                 tails.append(token)
-            elif start >= first:
-                words += self._as_text(token)
-            # A word's token may begin with the space before it.
-            elif end > first and token not in self._special:
+            elif start >= first or (end > first and token not in self._special):
+                # A word's token may begin with the space before it.
                 words.append(token)
             else:
                 heads.append(token)
@@ -221,7 +139,7 @@ class PromptRenderer:
         tokens = self._tokenize(opening + self._lead + text, plain=True)
         if tokens[: len(head)] != head:
             # A token would span the end of the prompt and the start of the text, but the prompt comes first.
-            opening = _PLACE
+            opening = PLACE
             head, tokens = [(self._place, 0, 1)], self._tokenize(opening + self._lead + text, plain=True)
         shift = len(opening) + len(self._lead)
         return [
@@ -244,6 +162,17 @@ class PromptRenderer:
         )
         return [(token, *span) for token, span in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
 
+    def _tokenize_marked(self, text: str) -> Iterator[tuple[int, int, int]]:
+        """`_tokenize`, with control tokens that a row's own text spells out read as text."""
+        plain, spans = without_marks(text)
+        own = iter([*spans, (len(plain) + 1, len(plain) + 1)])
+        first, last = next(own)
+        for token, start, end in self._tokenize(plain):
+            while start >= last:
+                first, last = next(own)
+            for piece in self._as_text(token) if start >= first and token != self._place else [token]:
+                yield piece, start, end
+
     def _as_text(self, token: int) -> Iterator[int]:
         """A control token's name, character by character; any other token as it is.
 
@@ -260,12 +189,14 @@ class PromptRenderer:
             else:
                 yield piece
 
-    def _around(self, instruction: str) -> tuple[str, str]:
-        """What the whole prompt has before and after the speech."""
+    def _around(self, instruction: str, row: RowPrompt) -> tuple[str, str]:
+        """What the whole prompt has before and after the speech, with marks."""
+        turns = [{"role": role, "content": marked(content)} for role, content in row.history]
         if self._chat:
-            text = self._apply_template([{"role": "user", "content": instruction}], generate=True)
+            text = self._apply_template([*turns, {"role": "user", "content": instruction}], generate=True)
         else:
-            text = _with_system(self._config.system, instruction)
+            earlier = "".join(f"{turn['role']}: {turn['content']}\n" for turn in turns)
+            text = _with_system(self._config.system, earlier + instruction)
         if text.count(SPEECH) != 1:
             raise UserError(
                 f"prompt: the LLM's chat template wrote {SPEECH} {text.count(SPEECH)} times, expected exactly once"
@@ -283,7 +214,7 @@ class PromptRenderer:
             return self._template(turns, generate)
         try:
             # The system's own words may stand in the user's turn too, or in the template's default.
-            if _PLACE in self._template([{"role": "system", "content": _PLACE}, *turns], generate):
+            if PLACE in self._template([{"role": "system", "content": PLACE}, *turns], generate):
                 return self._template([{"role": "system", "content": system}, *turns], generate)
         except UserError:
             pass
@@ -321,7 +252,7 @@ class PromptRenderer:
         ends = self._special | set(self._tokenizer.get_added_vocab().values())
         end_of_turn = next((token for token, _, _ in self._tokenize(closing) if token in ends), None)
         # Other text than white space would be part of the answer that the LLM writes.
-        return _PLACE + after[start:], lead if lead.isspace() else "", end_of_turn
+        return PLACE + after[start:], lead if lead.isspace() else "", end_of_turn
 
 
 def _with_system(system: str | None, instruction: str) -> str:

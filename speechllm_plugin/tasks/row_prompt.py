@@ -1,0 +1,81 @@
+"""What a row, or a caller, asks beside its task: an instruction of its own, a context, earlier turns."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from speechllm_plugin.errors import UserError
+
+SPEECH = "<speech>"
+"""The place of the speech embeddings in an instruction."""
+ROLES = ("user", "assistant")
+COLUMNS = ("instruction", "context", "history")
+
+
+@dataclass(frozen=True, slots=True)
+class RowPrompt:
+    """All of it is text: names of control tokens in it stay text, and braces stand for themselves."""
+
+    instruction: str = ""
+    """In place of the task's; the speech has at most one place in it. Empty = the task's."""
+    context: str = ""
+    """Phrases or documents, for `prompt.context`."""
+    history: tuple[tuple[str, str], ...] = ()
+    """Earlier turns, in writing: role and text, from the user's first to the assistant's last."""
+
+    def columns(self) -> dict[str, str]:
+        """As a manifest has it."""
+        turns = [{"role": role, "content": text} for role, text in self.history]
+        history = json.dumps(turns, ensure_ascii=False) if turns else ""
+        return {"instruction": self.instruction, "context": self.context, "history": history}
+
+
+NOTHING = RowPrompt()
+
+
+def read_row_prompt(fields: Mapping[str, str], wrong: Callable[[str, str], UserError]) -> RowPrompt:
+    """
+    :param fields: `instruction`, `context` and `history`, each empty or missing where there is none.
+    :param wrong: the error for a field, given its name and what was expected.
+    :raises UserError: the speech has two places, or one outside the instruction; `history` is no list of turns.
+    """
+    if not any(fields.get(name, "").strip() for name in COLUMNS):
+        return NOTHING
+    for name in COLUMNS:
+        if re.search("[\ufdd0-\ufdef]", fields.get(name, "")):
+            raise wrong(name, "text without the code points U+FDD0 to U+FDEF, which are no characters")
+    instruction, context = fields.get("instruction", "").strip(), fields.get("context", "").strip()
+    if instruction.count(SPEECH) > 1:
+        raise wrong("instruction", f"one place for the speech, {SPEECH}, or none for prompt.order")
+    if SPEECH in context:
+        raise wrong("context", f"text without {SPEECH}")
+    history = fields.get("history", "").strip()
+    return RowPrompt(instruction, context, read_history(history, lambda expected: wrong("history", expected)))
+
+
+def read_history(text: str, wrong: Callable[[str], UserError]) -> tuple[tuple[str, str], ...]:
+    """
+    :param text: JSON, `[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]`; empty = none.
+    :param wrong: the error, given what was expected.
+    :raises UserError: it is something else.
+    """
+    if not text:
+        return ()
+    example = '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
+    try:
+        turns = json.loads(text)
+    except ValueError as error:
+        raise wrong(f"{example} ({error})") from None
+    read: list[tuple[str, str]] = []
+    for turn in turns if isinstance(turns, list) else [None]:
+        if not isinstance(turn, dict) or turn.keys() != {"role", "content"} or not isinstance(turn["content"], str):
+            raise wrong(f"{example}: turns in writing (earlier speech is not taken)")
+        read.append((turn["role"], turn["content"].strip()))
+    if [role for role, _ in read] != [ROLES[place % 2] for place in range(len(read))] or len(read) % 2:
+        raise wrong(f"{example}: turns of user and assistant by turns, the last of the assistant")
+    if any(SPEECH in content or not content for _, content in read):
+        raise wrong(f"turns that are not empty, and hold no {SPEECH}")
+    return tuple(read)
