@@ -41,6 +41,7 @@ PRELOADED = (
     "speechllm_recipes.speech_llm.generate",
     "speechllm_recipes.speech_llm.train",
     "speechllm_tools.cli",
+    "speechllm_tools.ask",
     "speechllm_tools.transcribe",
     "torch.utils.tensorboard",
     "transformers.models.llama.modeling_llama",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from speechllm_plugin.checked import Checked
 from speechllm_plugin.registry import structure
@@ -129,3 +129,8 @@ class Generated:
     """Whether it stands in place of one that repeated itself; see `DecodingConfig.max_compression_ratio`."""
     no_speech: str = ""
     """Why the guard against silence takes its text away; empty = it does not."""
+
+
+def without_guards(config: DecodingConfig) -> DecodingConfig:
+    """Without those against texts for silence, which know what a transcript looks like, not an answer."""
+    return replace(config, no_speech_level=None, no_speech_probability=None, no_speech_blank_share=None)

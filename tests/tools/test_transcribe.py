@@ -18,7 +18,7 @@ import torch
 from fairseq2.recipe.config import CommonSection
 from fairseq2.recipe.internal.torch import _TorchConfigurer
 from speechllm_tools.numerics import use_recipe_numerics
-from speechllm_tools.transcribe import DECODING
+from speechllm_tools.system_options import DECODING
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.decoding import DecodingConfig

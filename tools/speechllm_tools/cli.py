@@ -14,6 +14,7 @@ from speechllm_plugin.threads import wait_passively
 # `speechllm --help` answers at once.
 COMMANDS = {
     "transcribe": ("speechllm_tools.transcribe", "transcribe or translate audio files with a trained system"),
+    "ask": ("speechllm_tools.ask", "ask a trained system anything about audio files"),
     "serve": ("speechllm_tools.serve.command", "answer the audio API of OpenAI's clients with a trained system"),
     "inspect": ("speechllm_tools.inspect.command", "parameters, output rates and training cost of a system, offline"),
     "score": ("speechllm_tools.score.command", "score and compare hypotheses on disk: WER, BLEU, COMET, p-values"),

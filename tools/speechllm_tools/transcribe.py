@@ -3,59 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.recordings.formats import FORMATS
-from speechllm_plugin.yaml_text import parse_assignment
-
-if TYPE_CHECKING:
-    from speechllm_plugin.llms.decoding import DecodingConfig
-
-
-def _number_or_off(value: str) -> float | None:
-    return None if value == "off" else float(value)
-
-
-_number_or_off.__name__ = "number"  # what argparse calls it
-
-DECODING: dict[str, tuple[Callable[[str], object], str]] = {
-    "beam_size": (int, "hypotheses kept side by side; 1 = greedy; 4 costs more time and often errs less"),
-    "length_penalty": (float, "for beams: above 1 favours long texts, below 1 short ones"),
-    "temperature": (float, "0 = the likeliest token each time; above 0 tokens are drawn, the more freely the higher"),
-    "top_k": (int, "for a temperature: draws from this many of the likeliest tokens; 0 = from all"),
-    "top_p": (float, "for a temperature: draws from the likeliest tokens that together have this probability; 1 = all"),
-    "seed": (int, "for a temperature: the same seed draws the same text of a file"),
-    "repetition_penalty": (float, "above 1 discourages tokens already said; 1 = off"),
-    "no_repeat_ngram_size": (int, "no n-gram of this many tokens occurs twice; 0 = off"),
-    "max_compression_ratio": (
-        _number_or_off, "a text that zlib shrinks more than this many times loops, and is decoded again without "
-        "repetitions; 2.4 suits speech; off = keep it"
-    ),
-    "tokens_per_second": (
-        float, "limit of a text's length, in tokens per second of audio, beside --extra-tokens; if the run was given "
-        "none, it is from its training references"
-    ),
-    "extra_tokens": (int, "limit of a text's length, in tokens, beside --tokens-per-second"),
-    "no_speech_level": (
-        _number_or_off, "a file whose loudest 0.1 s is below this level, in dB under full scale, gets no text; -60 is "
-        "silence; off = every file gets one"
-    ),
-    "no_speech_probability": (
-        _number_or_off, "a text whose tokens have a lower mean probability than this was made up and is left out; off "
-        "= keep it"
-    ),
-    "no_speech_blank_share": (
-        _number_or_off, "a file of which the CTC head reads at least this share of frames as blank gets no text; 1 = "
-        "it reads nothing; off = every file gets one"
-    ),
-}
-"""Fields of `DecodingConfig`: what each takes, and what it does."""
+from speechllm_tools.system_options import add_decoding, add_system, decoding_of, files_and_overrides, option_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,9 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channel", type=_channel, metavar="N|each",
                         help="hear one channel, counted from 1, or each for itself: AUDIO<TAB>CHANNEL<TAB>TEXT "
                         "(default: their mean)")
-    parser.add_argument("--checkpoint", metavar="DIR", required=True, type=Path,
-                        help="output directory of a training run, or one checkpoints/step_N in it")
-    parser.add_argument("--step", default="best", help="best (default), last, or a step number")
     parser.add_argument("--source-lang", default="en", help="language of the speech (default: en)")
     parser.add_argument("--target-lang", help="language to translate into (default: transcribe)")
     parser.add_argument("--timestamps", nargs="?", const="segments", type=_unit, metavar="segments|words",
@@ -87,13 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="files or pieces decoded together (default: 8); "
                         "changes the speed, not the text: exactly in bfloat16 and float16, up to ties within 1e-5 in "
                         "float32")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[],
-                        help="change a key of the checkpoint's model configuration, for instance where the frozen "
-                        "models lie now: --set llm.config.path=DIR")
-    group = parser.add_argument_group("decoding", "What is not given is as in the validation of the training run.")
-    for name, (kind, meaning) in DECODING.items():
-        group.add_argument(_option(name), type=kind, default=argparse.SUPPRESS, help=meaning)
+    add_system(parser)
+    add_decoding(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -102,11 +47,7 @@ def run(options: argparse.Namespace) -> int:
     2."""
     if options.batch_size < 1:
         raise UserError(f"--batch-size: found {options.batch_size}, expected at least 1")
-    files = [name for name in options.audio if not (options.set and _is_assignment(name))]
-    options.set += [name for name in options.audio if name not in files]
-    overrides = dict(parse_assignment(item, "--set") for item in options.set)
-    if not files:
-        raise UserError("AUDIO: found none, expected at least one file")
+    files, overrides = files_and_overrides(options)
 
     from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
     from speechllm_tools.recordings.inputs import check_places, find_inputs, missing_files
@@ -115,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     step = parse_step(options.step)
     checkpoint = find_checkpoint(options.checkpoint, step)
     of_the_run = checkpoint.decoding()
-    decoding = _decoding(options, of_the_run)
+    decoding = decoding_of(options, of_the_run)
     inputs, passed_over = find_inputs(files, options.audio_root)
     if passed_over:
         _say(f"{passed_over} files in the directories have no ending of a file with sound; they are left out")
@@ -125,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--format: found {len(inputs)} recordings, expected --output DIR for their documents")
     for name in ("source_lang", "target_lang"):
         if getattr(options, name) == "":
-            raise UserError(f"{_option(name)}: found '', expected a language")
+            raise UserError(f"{option_of(name)}: found '', expected a language")
     missing = missing_files(inputs)
     for error in missing.values():
         print(f"speechllm transcribe: error: {error}", file=sys.stderr)
@@ -163,19 +104,6 @@ def run(options: argparse.Namespace) -> int:
     return Session(model, checkpoint, decoding, options, _say).run(inputs, missing.keys())
 
 
-def _decoding(options: argparse.Namespace, default: DecodingConfig) -> DecodingConfig:
-    given = {name: value for name, value in vars(options).items() if name in DECODING}
-    decoding = dataclasses.replace(default, **given)
-    names = re.compile(rf"\b({'|'.join(DECODING)})\b")
-    if problems := [names.sub(lambda name: _option(name[1]), problem) for problem in decoding.problems()]:
-        raise UserError("; ".join(problems))
-    return decoding
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _channel(value: str) -> int | str:
     if value == "each" or (value.isascii() and value.isdigit() and int(value) > 0):
         return value if value == "each" else int(value)
@@ -189,11 +117,6 @@ def _unit(value: str) -> str:
             f"found {value!r}, expected segments or words; a file after --timestamps needs --timestamps=segments"
         )
     return value
-
-
-def _is_assignment(name: str) -> bool:
-    """A second KEY=VALUE behind one `--set`, which argparse takes for a file."""
-    return re.match(r"[a-z_]+(\.[a-z_]+)*=", name) is not None and not Path(name).exists()
 
 
 def _say(message: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,7 +20,7 @@ from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import Llm
-from speechllm_plugin.llms.decoding import DecodingConfig, Generated
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated, without_guards
 from speechllm_plugin.llms.no_speech import blank_shares
 from speechllm_plugin.llms.positions import check_positions
 from speechllm_plugin.masks import stack_frames
@@ -29,6 +30,9 @@ from speechllm_plugin.models.speech_llm.tuning import TunedWeights
 from speechllm_plugin.parts import rounds
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
+from speechllm_plugin.tasks.answer import ANSWER
+from speechllm_plugin.tasks.api import Task
+from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt, read_row_prompt
 
 
 @dataclass(frozen=True)
@@ -297,12 +301,48 @@ class SpeechLlm(nn.Module):
             check_timestamps(self, speech)
         return time_texts(self, batch, speech, self.decode(batch, speech, decoding or self.decoding)[0])
 
-    def _read(self, audio: Audio | Sequence[Audio], source_lang: str, target_lang: str | None) -> SpeechTextBatch:
+    @torch.inference_mode()
+    def ask(
+        self,
+        audio: Audio | Sequence[Audio],
+        instruction: str,
+        *,
+        context: str = "",
+        history: Sequence[Mapping[str, str]] = (),
+        source_lang: str = "en",
+        max_tokens: int = 128,
+        decoding: DecodingConfig | None = None,
+    ) -> list[str]:
+        """What the LLM answers to an instruction about each clip, as one batch, whatever the system was trained on
+        (arXiv 2310.00230, section 5).
+
+        :param audio: as in `transcribe`.
+        :param instruction: with `<speech>` in the place of the clip, or without: `prompt.order` then places it.
+        :param context: phrases or documents, for `prompt.context`.
+        :param history: earlier turns, `{"role": "user" or "assistant", "content": TEXT}`.
+        :param max_tokens: the most that an answer has.
+        :param decoding: all else; None = as the training run decoded its validation, without its guards against
+            silence, which tell a transcript that was made up.
+        :raises UserError: as `transcribe`, or the instruction, the context or the history is not of use.
+        """
+        turns = json.dumps(list(history)) if history else ""
+        asks = read_row_prompt({"instruction": instruction, "context": context, "history": turns}, _wrong_question)
+        config = replace(decoding or without_guards(self.decoding), tokens_per_second=0.0, extra_tokens=max_tokens)
+        return self.generate(self._read(audio, source_lang, None, ANSWER, asks), config)[0]
+
+    def _read(
+        self,
+        audio: Audio | Sequence[Audio],
+        source_lang: str,
+        target_lang: str | None,
+        task: Task | None = None,
+        asks: RowPrompt = NOTHING,
+    ) -> SpeechTextBatch:
         def check(name: str, seconds: float) -> None:
             check_duration(name, seconds, self.encoder)
 
-        task = self.config.prompt.task_of(source_lang, target_lang)
-        batch = batch_of_files(audio, source_lang, target_lang, check, task=task)
+        task = task or self.config.prompt.task_of(source_lang, target_lang)
+        batch = batch_of_files(audio, source_lang, target_lang, check, task=task, asks=asks)
         batch.to(next(self.parameters()).device)
         return batch
 
@@ -342,6 +382,10 @@ def _beginning(llm: Llm) -> list[int]:
     if llm.tokenizer.bos_token_id is None:
         raise UserError("ctc.bos: found true, expected false: the LLM's tokenizer has no beginning of the sequence")
     return [llm.tokenizer.bos_token_id]
+
+
+def _wrong_question(name: str, expected: str) -> UserError:
+    return UserError(f"{name}: expected {expected}")
 
 
 def check_duration(name: str, seconds: float, encoder: SpeechEncoder) -> None:

@@ -1,0 +1,107 @@
+"""Options of the commands that load a trained system: which one, where its parts lie, and how it decodes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.yaml_text import parse_assignment
+
+if TYPE_CHECKING:
+    from speechllm_plugin.llms.decoding import DecodingConfig
+
+
+def _number_or_off(value: str) -> float | None:
+    return None if value == "off" else float(value)
+
+
+_number_or_off.__name__ = "number"  # what argparse calls it
+
+DECODING: dict[str, tuple[Callable[[str], object], str]] = {
+    "beam_size": (int, "hypotheses kept side by side; 1 = greedy; 4 costs more time and often errs less"),
+    "length_penalty": (float, "for beams: above 1 favours long texts, below 1 short ones"),
+    "temperature": (float, "0 = the likeliest token each time; above 0 tokens are drawn, the more freely the higher"),
+    "top_k": (int, "for a temperature: draws from this many of the likeliest tokens; 0 = from all"),
+    "top_p": (float, "for a temperature: draws from the likeliest tokens that together have this probability; 1 = all"),
+    "seed": (int, "for a temperature: the same seed draws the same text of a file"),
+    "repetition_penalty": (float, "above 1 discourages tokens already said; 1 = off"),
+    "no_repeat_ngram_size": (int, "no n-gram of this many tokens occurs twice; 0 = off"),
+    "max_compression_ratio": (
+        _number_or_off, "a text that zlib shrinks more than this many times loops, and is decoded again without "
+        "repetitions; 2.4 suits speech; off = keep it"
+    ),
+    "tokens_per_second": (
+        float, "limit of a text's length, in tokens per second of audio, beside --extra-tokens; if the run was given "
+        "none, it is from its training references"
+    ),
+    "extra_tokens": (int, "limit of a text's length, in tokens, beside --tokens-per-second"),
+    "no_speech_level": (
+        _number_or_off, "a file whose loudest 0.1 s is below this level, in dB under full scale, gets no text; -60 is "
+        "silence; off = every file gets one"
+    ),
+    "no_speech_probability": (
+        _number_or_off, "a text whose tokens have a lower mean probability than this was made up and is left out; off "
+        "= keep it"
+    ),
+    "no_speech_blank_share": (
+        _number_or_off, "a file of which the CTC head reads at least this share of frames as blank gets no text; 1 = "
+        "it reads nothing; off = every file gets one"
+    ),
+}
+"""Fields of `DecodingConfig`: what each takes, and what it does."""
+
+
+def add_system(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", metavar="DIR", required=True, type=Path,
+                        help="output directory of a training run, or one checkpoints/step_N in it")
+    parser.add_argument("--step", default="best", help="best (default), last, or a step number")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[],
+                        help="change a key of the checkpoint's model configuration, for instance where the frozen "
+                        "models lie now: --set llm.config.path=DIR")
+
+
+def add_decoding(parser: argparse.ArgumentParser, *, left_out: Collection[str] = ()) -> None:
+    group = parser.add_argument_group("decoding", "What is not given is as in the validation of the training run.")
+    for name, (kind, meaning) in DECODING.items():
+        if name not in left_out:
+            group.add_argument(option_of(name), type=kind, default=argparse.SUPPRESS, help=meaning)
+
+
+def files_and_overrides(options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
+    """The files among `options.audio`, and the keys that `--set` changes: also those behind the first, which argparse
+    takes for files.
+
+    :raises UserError: there is no file.
+    """
+    files = [name for name in options.audio if not (options.set and _is_assignment(name))]
+    others = [name for name in options.audio if name not in files]
+    if not files:
+        raise UserError("AUDIO: found none, expected at least one file")
+    return files, dict(parse_assignment(item, "--set") for item in [*options.set, *others])
+
+
+def decoding_of(options: argparse.Namespace, default: DecodingConfig) -> DecodingConfig:
+    """
+    :param default: what is not given.
+    :raises UserError: a value is outside its range.
+    """
+    given = {name: value for name, value in vars(options).items() if name in DECODING}
+    decoding = dataclasses.replace(default, **given)
+    names = re.compile(rf"\b({'|'.join(DECODING)})\b")
+    if problems := [names.sub(lambda name: option_of(name[1]), problem) for problem in decoding.problems()]:
+        raise UserError("; ".join(problems))
+    return decoding
+
+
+def option_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _is_assignment(name: str) -> bool:
+    return re.match(r"[a-z_]+(\.[a-z_]+)*=", name) is not None and not Path(name).exists()
