@@ -14,7 +14,8 @@ from speechllm_plugin.sndfile import preload_sndfile
 if TYPE_CHECKING:
     from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterOutput, AdapterShape
     from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
-    from speechllm_plugin.llms.api import LLMS, DecodingConfig, Llm
+    from speechllm_plugin.llms.api import LLMS, Llm
+    from speechllm_plugin.llms.decoding import DecodingConfig
     from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
     from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -28,7 +29,8 @@ __all__ = [
 _HOMES = {
     "adapters.api": ("ADAPTERS", "Adapter", "AdapterOutput", "AdapterShape"),
     "encoders.api": ("ENCODERS", "SpeechEncoder"),
-    "llms.api": ("LLMS", "DecodingConfig", "Llm"),
+    "llms.api": ("LLMS", "Llm"),
+    "llms.decoding": ("DecodingConfig",),
     "models.speech_llm.checkpoint": ("load_speech_llm",),
     "models.speech_llm.config": ("SpeechLlmConfig",),
     "models.speech_llm.model": ("SpeechLlm",),

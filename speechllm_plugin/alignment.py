@@ -27,6 +27,7 @@ from speechllm_plugin.adapters.api import AdapterOutput
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.logits import Logits, columns, first_frames
 from speechllm_plugin.models.speech_llm.ctc import Piece, frames_needed
 from speechllm_plugin.scoring.scripts import has_spaces
 from speechllm_plugin.timed_text import Timed, TimedText
@@ -106,10 +107,10 @@ def _piece_spans(
         stride = model.adapter.frame_stride
         rate = model.frame_rate / stride
         # Speech ends with the clip, however far the encoder has padded it.
-        logits = speech.frame_logits[row, : min(int(speech.frame_lengths[row]), math.ceil(seconds * rate))]
-        sound = sounding(waveform, len(logits), rate)
+        length = min(int(speech.frame_lengths[row]), math.ceil(seconds * rate))
+        sound = sounding(waveform, length, rate)
         known = [piece.label for piece in pieces if piece.label is not None]
-        spans = forced_alignment(logits, known, sound)
+        spans = forced_alignment(first_frames(speech.frame_logits, row, length), known, sound)
         if spans is None:
             return pieces, [None] * len(pieces)
         found = iter(lengthen(spans, sound.tolist(), int(SOUNDS_ON * rate)))
@@ -134,20 +135,20 @@ def sounding(waveform: Tensor, num_frames: int, rate: float) -> Tensor:
     return power >= power.max() * 10 ** (-SILENCE / 10)
 
 
-def forced_alignment(logits: Tensor, labels: Sequence[int], sound: Tensor) -> list[tuple[int, int]] | None:
+def forced_alignment(logits: Logits, labels: Sequence[int], sound: Tensor) -> list[tuple[int, int]] | None:
     """The likeliest way through CTC's states that spells the labels with as few of them on silent frames as can be.
 
     :param logits: of the frames, `[T, labels]`; label 0 is the blank.
     :param sound: which frames are not silent, bool `[T]`.
     :returns: the first frame of each label and one past its last; None where the frames are too few.
     """
-    num_frames, num_states = len(logits), 2 * len(labels) + 1
+    num_frames, num_states = len(sound), 2 * len(labels) + 1
     if not labels or frames_needed(labels) > num_frames:
         return None
     states = torch.zeros(num_states, dtype=torch.long)  # blank, label, blank, label, ..., blank
     states[1::2] = torch.tensor(labels)
     # The softmax's denominator is the same for every way.
-    scores = logits[:, states.to(logits.device)].double().cpu()  # (T, states)
+    scores = columns(logits, states).double().cpu()  # (T, states)
     scores[:, 1::2] -= 1e6 * (~sound).unsqueeze(1)
     # The blank between two labels may be left out if they differ.
     may_skip = F.pad((states[2:] != states[:-2]) & (states[2:] != 0), (2, 0))

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.llms.answering import answer
-from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
+from speechllm_plugin.llms.api import Llm
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.texts import embed_texts
 from speechllm_plugin.parts import rounds
 from speechllm_plugin.pretrained import freeze

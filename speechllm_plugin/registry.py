@@ -1,7 +1,7 @@
 """Named parts: encoders, adapters and LLMs register under a name, and so can other packages.
 
-A part is one file that holds its configuration dataclass, its module and one `register` call. Another package adds
-its own through the entry-point group of the registry, for instance::
+A part is one file of its name that holds its configuration dataclass, its module and one `register` call. Another
+package adds its own through the entry-point group of the registry, for instance::
 
     entry_points={"speechllm_plugin.adapters": ["mine = my_package.my_adapter"]}
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -44,7 +44,9 @@ class Part(Generic[PartT]):
 
 
 class Registry(Generic[PartT]):
-    """Looks parts up by name; imports our own modules and other packages' entry points on first use."""
+    """Looks parts up by name. A part of ours is imported when it is asked for, from the module of its name: the
+    classes of transformers behind all of them take seconds. Other packages' entry points are loaded for a name that is
+    not ours, and for a list."""
 
     def __init__(self, kind: str, package: str | None = None) -> None:
         """
@@ -54,7 +56,7 @@ class Registry(Generic[PartT]):
         self.kind = kind
         self._package = package
         self._parts: dict[str, Part[PartT]] = {}
-        self._own: frozenset[str] = frozenset()
+        self._own: Set[str] = frozenset()
         self._loaded = False
 
     def register(self, name: str, config_kls: type[Any], build: Callable[..., PartT], **more: Any) -> None:
@@ -73,7 +75,10 @@ class Registry(Generic[PartT]):
         return sorted(set(self._parts) - self._own)
 
     def get(self, name: str) -> Part[PartT]:
-        self._load()
+        if name not in self._parts:
+            self._import_own(name)
+        if name not in self._parts:
+            self._load()
         if name not in self._parts:
             raise UserError(f"{self.kind}.name: found {name!r}, expected one of {', '.join(sorted(self._parts))}")
         return self._parts[name]
@@ -85,14 +90,22 @@ class Registry(Generic[PartT]):
         """
         return structure(self.get(name).config_kls, values, f"{self.kind}.config")
 
+    def _import_own(self, name: str) -> None:
+        if name in self._own_modules():
+            import_module(f"{self._package}.{name}")
+
+    def _own_modules(self) -> list[str]:
+        if self._package is None:
+            return []
+        return [module.name for module in iter_modules(import_module(self._package).__path__)]
+
     def _load(self) -> None:
         if self._loaded:
             return
         self._loaded = True
-        if self._package is not None:
-            for module in iter_modules(import_module(self._package).__path__, f"{self._package}."):
-                import_module(module.name)
-        self._own = frozenset(self._parts)
+        for module in self._own_modules():
+            self._import_own(module)
+        self._own = self._parts.keys() & frozenset(self._own_modules())
         for entry_point in entry_points(group=f"speechllm_plugin.{self.kind}s"):
             entry_point.load()
 

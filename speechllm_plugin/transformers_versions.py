@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, masking_utils
 
 VERSION = int(transformers.__version__.partition(".")[0])
 
@@ -80,3 +80,23 @@ def has_own_head(values: dict[str, Any], names: object) -> bool:
 
 HEAD = "lm_head.weight"
 """Name of the head of the T5 family."""
+
+
+def _on_all_indices(mask_function: Callable[..., Tensor], bh_indices: bool = True) -> Callable[..., Tensor]:
+    """A mask from a function of the indices of batch, head, query and key, which takes them all at once: what stands in
+    a mask is made of comparisons and look-ups, which broadcast."""
+
+    assert bh_indices, "a mask of queries and keys alone is for PyTorch before 2.6"
+
+    def mask(batch: Tensor, heads: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        size = (len(batch), len(heads), len(queries), len(keys))
+        places = [batch.view(-1, 1, 1, 1), heads.view(1, -1, 1, 1), queries.view(1, 1, -1, 1), keys.view(1, 1, 1, -1)]
+        return mask_function(*places).expand(size)
+
+    return mask
+
+
+if VERSION < 5:
+    # transformers 4 maps the function over one index after the other (torch.vmap), which took most of a step of a small
+    # model: 7 of 10 ms. transformers 5 does as we do.
+    vars(masking_utils).update(_vmap_for_bhqkv=_on_all_indices, TransformGetItemToIndex=nullcontext)

@@ -26,8 +26,8 @@ SHELL = (
 """The modules and packages of the plugin that fairseq2 runs; all others are the core, and do without it."""
 
 ROOMS: dict[str, set[str]] = {
-    "adapters": {"errors", "masks", "registry", "transformers_versions"},
-    "alignment": {"adapters", "datasets", "errors", "models", "scoring", "timed_text"},
+    "adapters": {"errors", "logits", "masks", "registry", "transformers_versions"},
+    "alignment": {"adapters", "datasets", "errors", "logits", "models", "scoring", "timed_text"},
     "cards": {"models"},
     "cascade": {"datasets", "llms", "parts", "pretrained", "prompts", "recognizers"},
     "checked": {"errors"},
@@ -38,22 +38,22 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "extension": {"cards", "datasets", "models", "units"},
     "files": {"errors"},
-    "hub": {"errors"},
-    "identity": {"errors", "log", "weights"},
     "languages": {"errors"},
     "llms": {
-        "checked", "datasets", "errors", "log", "parts", "precision", "pretrained", "prompts", "registry",
+        "checked", "datasets", "errors", "log", "logits", "parts", "precision", "pretrained", "prompts", "registry",
         "repetition", "transformers_versions",
     },
     "log": set(),
+    "logits": set(),
     "masks": set(),
     "models": {
-        "adapters", "alignment", "checked", "datasets", "encoders", "errors", "files", "identity", "llms", "log",
-        "masks", "parts", "precision", "pretrained", "prompts", "registry", "vocabulary", "yaml_text",
+        "adapters", "alignment", "checked", "datasets", "encoders", "errors", "files", "llms", "log",
+        "logits", "masks", "parts", "precision", "pretrained", "prompts", "registry", "transformers_versions",
+        "vocabulary", "yaml_text",
     },
     "parts": set(),
     "precision": set(),
-    "pretrained": {"errors", "hub", "identity", "log", "transformers_versions", "weights"},
+    "pretrained": {"errors", "log", "transformers_versions"},
     "prompts": {"errors", "languages", "tasks"},
     "recordings": {"datasets", "errors", "scoring", "timed_text"},
     "recognizers": {"datasets", "errors", "languages", "precision", "pretrained", "registry"},
@@ -65,9 +65,8 @@ ROOMS: dict[str, set[str]] = {
     "threads": set(),
     "timed_text": set(),
     "transformers_versions": set(),
-    "units": {"adapters", "cascade", "datasets", "errors", "files", "llms", "log", "models", "scoring"},
+    "units": {"adapters", "cascade", "datasets", "errors", "files", "llms", "log", "logits", "models", "scoring"},
     "vocabulary": {"errors", "files"},
-    "weights": {"hub"},
     "yaml_text": {"errors"},
 }  # fmt: skip
 """The rooms of the plugin, and what each may import of the others."""

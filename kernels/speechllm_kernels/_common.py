@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,35 @@ _TRITON_INSTALLED: Final = importlib.util.find_spec("triton") is not None
 _TRITON_INTERPRETED: Final = os.environ.get("TRITON_INTERPRET") == "1"
 
 DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+class Operator:
+    """
+    A function as an operator that autograd, `torch.compile` and fake tensors see. Where none of them looks, the
+    function is called itself: the first call of a custom operator imports PyTorch's compiler, which takes seconds.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.definition = torch.library.custom_op(name, function, mutates_args=())
+        self.register_fake = self.definition.register_fake
+        self.register_autograd = self.definition.register_autograd
+
+    def __call__(self, *arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or any(map(_is_seen, arguments)):
+            return self.definition(*arguments)
+        return self._function(*arguments)
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
+    """Makes an `Operator` of a function."""
+    return lambda function: Operator(name, function)
+
+
+def _is_seen(argument: object) -> bool:
+    if not isinstance(argument, Tensor):
+        return False
+    return type(argument) not in (Tensor, torch.nn.Parameter) or (argument.requires_grad and torch.is_grad_enabled())
 
 
 def resolve_backend(backend: str, tensor: Tensor) -> str:

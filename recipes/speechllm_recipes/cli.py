@@ -221,7 +221,7 @@ def _run_options(action: Action) -> list[str]:
 
 def _trains_published(path: Path) -> bool:
     """Whether a run's architecture is a published one."""
-    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
+    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint
     from speechllm_plugin.models.speech_llm.config import is_published
 
     file = find_checkpoint(path, "last").directory.parent / "config.yaml"
@@ -232,7 +232,7 @@ def _trains_published(path: Path) -> bool:
 
 
 def _checkpoint_overrides(path: Path, step: str) -> list[str]:
-    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, parse_step
+    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
 
     checkpoint = find_checkpoint(path, parse_step(step))
     config = checkpoint.config()  # reports a damaged file before anything starts

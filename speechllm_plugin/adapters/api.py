@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from speechllm_plugin.logits import Logits, stack_logits
 from speechllm_plugin.registry import Registry
 
 
@@ -31,12 +32,12 @@ class AdapterShape:
 class FrameClassifier(Protocol):
     """Scores frames for CTC; label 0 is the blank."""
 
-    def __call__(self, frames: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
+    def __call__(self, frames: Tensor, embed: Callable[[Tensor], Tensor]) -> Logits:
         """
         :param frames: `[B, T, frame_dim]`.
         :param embed: takes frames to the LLM's embedding space, `[B, T, llm_dim]`: for a classifier that compares
             them with the LLM's own embedding table.
-        :returns: logits, `[B, T, labels]`.
+        :returns: logits, `[B, T, labels]`, as the rule to compute them: they may be too many to exist.
         """
 
 
@@ -46,14 +47,14 @@ class AdapterOutput:
     """Speech embeddings, `[B, U, llm_dim]`, zeros beyond each length."""
     lengths: Tensor
     """`[B]`, int64; at least 1 for every clip."""
-    frame_logits: Tensor | None = None
+    frame_logits: Logits | None = None
     """What the classifier said of the frames before any learnt compression, `[B, T, labels]`; None without one."""
     frame_lengths: Tensor | None = None
     """`[B]`, int64; of `frame_logits`."""
     losses: dict[str, Tensor] = field(default_factory=dict)
     """The adapter's own losses, one of each clip, `[B]`, unweighted, where `target_lengths` were given. The keys are
     among those of `Adapter.loss_weights`."""
-    token_logits: Tensor | None = None
+    token_logits: Logits | None = None
     """What the classifier said of the output vectors, `[B, U, labels]`, where the i-th is trained on the i-th token of
     the transcript: the model takes the loss `token` on them, by the weight in `Adapter.loss_weights`."""
     starts: Tensor | None = None
@@ -69,16 +70,20 @@ def stack_outputs(rows: Sequence[AdapterOutput]) -> AdapterOutput:
         values = [getattr(row, name) for row in rows]
         return None if values[0] is None else nn.utils.rnn.pad_sequence([value[0] for value in values], True)
 
+    def stacked(name: str) -> Logits | None:
+        values = [getattr(row, name) for row in rows]
+        return None if values[0] is None else stack_logits(values)
+
     seqs = padded("seqs")
     assert seqs is not None
     return AdapterOutput(
         seqs,
         torch.cat([row.lengths for row in rows]),
-        frame_logits=padded("frame_logits"),
+        frame_logits=stacked("frame_logits"),
         frame_lengths=None if rows[0].frame_lengths is None else torch.cat(
             [row.frame_lengths for row in rows if row.frame_lengths is not None]
         ),
-        token_logits=padded("token_logits"),
+        token_logits=stacked("token_logits"),
         starts=padded("starts"),
         ends=padded("ends"),
     )

@@ -16,6 +16,7 @@ from speechllm_plugin.adapters.bert import BertLayers, BertSizes
 from speechllm_plugin.adapters.checks import check_at_least
 from speechllm_plugin.adapters.projected import ProjectedAdapter
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.logits import LinearLogits, whole
 from speechllm_plugin.masks import zero_padding
 
 
@@ -67,10 +68,15 @@ class CtcAdapter(ProjectedAdapter):
             )
         frames = self.layers_before(self.project_in(seqs, lengths), lengths)
         logits = classify(frames, self.project_out)
+        # Weights of frames are probabilities, whose gradient needs all logits; means need the labels alone.
+        labels = None
+        if isinstance(logits, LinearLogits) and logits.are_many and self.config.weighting == "mean":
+            labels = logits.best()
         collapsed = ctc_collapse(
             frames.detach() if self.config.detach else frames,
             lengths,
-            logits=logits,
+            logits=whole(logits) if labels is None else None,
+            labels=labels,
             weighting=self.config.weighting,
             detach=self.config.detach,
         )

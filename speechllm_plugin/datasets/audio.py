@@ -29,6 +29,7 @@ import soxr
 
 from speechllm_plugin.datasets.sound.api import Sound, SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.datasets.sound.float_sound import LOUDEST, FloatSound
 from speechllm_plugin.datasets.sound.mixing import Mixer
 from speechllm_plugin.datasets.sound.notes import tell
 from speechllm_plugin.datasets.sound.opening import open_sound
@@ -39,9 +40,6 @@ SAMPLE_RATE = 16000
 
 _RATES = range(4000, 192_001)
 _RANGE = re.compile(r"(?P<path>.+):(?P<start>[0-9]+):(?P<length>[0-9]+)", re.DOTALL)
-LOUDEST = 10.0
-"""Floating point numbers may go beyond full scale (1) a little; speech in units of integers reaches hundreds."""
-
 # More samples than any file holds.
 _ALL = 1 << 62
 
@@ -71,12 +69,16 @@ class AudioSource:
     channel: int | None = None
     """The one channel to read, counted from 1; ``None`` = the mean of all."""
 
+    scales_floats: bool = True
+    """Whether floating point numbers in units of integers are divided by their full scale; otherwise an error."""
 
-def resolve(audio: str, root: Path, channel: int | None = None) -> AudioSource:
+
+def resolve(audio: str, root: Path, channel: int | None = None, *, scales_floats: bool = True) -> AudioSource:
     """Find the file behind a manifest's ``audio`` field. Looks at names and sizes only, opens nothing.
 
     :param root: folder that relative paths start from.
     :param channel: see :class:`AudioSource`; whether the file has it shows when it is read.
+    :param scales_floats: see :class:`AudioSource`.
     :raises AudioError: there is no such file, it is no regular file, or a range is empty or beyond an archive's end.
     """
     whole = root / audio
@@ -88,9 +90,9 @@ def resolve(audio: str, root: Path, channel: int | None = None) -> AudioSource:
         is_zip = path.suffix.lower() == ".zip"
         if is_zip:
             _check_range(audio, start, length, status.st_size)
-        return AudioSource(audio, path, "zip" if is_zip else "segment", start, length, channel)
+        return AudioSource(audio, path, "zip" if is_zip else "segment", start, length, channel, scales_floats)
     _check_file(audio, whole)
-    return AudioSource(audio, whole, "file", 0, None, channel)
+    return AudioSource(audio, whole, "file", 0, None, channel, scales_floats)
 
 
 def read_audio(source: AudioSource, check: Callable[[float], object] | None = None) -> npt.NDArray[np.float32]:
@@ -174,6 +176,8 @@ def _open(source: AudioSource) -> Iterator[tuple[Sound, int, int]]:
             raise AudioError(f"{source.name}: {error}") from None
         except OSError as error:
             raise _unreadable(source, error) from None
+        if isinstance(sound, FloatSound):
+            sound.may_scale = source.scales_floats
         yield sound, *_range(source, sound)
     finally:
         if sound is not None:
@@ -251,10 +255,7 @@ def _check_samples(samples: npt.NDArray[np.float32], before: int) -> None:
     if not np.isfinite(samples).all():
         index = int(np.flatnonzero(~np.isfinite(samples))[0])
         raise SoundError(f"found {samples[index]} at sample {before + index}, expected finite samples")
-    raise SoundError(
-        f"found samples up to {peak:.6g}, expected them within 1, full scale; a file of floating point numbers in "
-        "units of 16-bit integers must be divided by 32768"
-    )
+    raise SoundError(f"found samples up to {peak:.6g}, expected them within 1, full scale")
 
 
 def _stat(path: Path) -> os.stat_result | None:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from speechllm_plugin.datasets.audio import (
-    LOUDEST,
     SAMPLE_RATE,
     AudioError,
     AudioSource,
@@ -22,6 +21,7 @@ from speechllm_plugin.datasets.audio import (
     resolve,
 )
 from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
+from speechllm_plugin.datasets.sound.float_sound import LOUDEST
 from speechllm_plugin.tasks.api import Task, task_of_languages
 
 

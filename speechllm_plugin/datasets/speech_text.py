@@ -41,6 +41,9 @@ class SpeechTextConfig:
     """What is removed from texts, in training and in scoring. `entities`: HTML entities become characters
     (`don&apos;t`). `marks`: `[laughter]`, `<unk>`, `(%HESITATION)`, speaker labels, word fragments (`th-`) and
     invisible characters are removed. `all`: both, and superfluous spaces. The log has the counts for each manifest."""
+    float_units: Literal["scale", "error"] = "scale"
+    """What becomes of sound files whose floating point numbers are in units of integers (up to 32768 in place of 1).
+    `scale`: they are divided, and the log says so. `error`: a mistake."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Utterance:
     root: Path
     source_lang: str
     target_lang: str
+    scales_floats: bool = True
+    """See `AudioSource`."""
 
     @property
     def name(self) -> str:
@@ -72,7 +77,7 @@ class Utterance:
         return "column 'src_lang'" if self.row.src_lang else "dataset.config_overrides.source_lang"
 
     def source(self) -> AudioSource:
-        return resolve(self.row.audio, self.root, self.row.channel)
+        return resolve(self.row.audio, self.root, self.row.channel, scales_floats=self.scales_floats)
 
     def seconds(self) -> float:
         """Duration by the manifest, or by the audio file's header where the manifest has none.
@@ -162,7 +167,8 @@ class SpeechTextDataset:
                     f"{where}, column 'src_text': found '', expected what is said, as the task is {row.task}"
                 )
             row, target_lang = replace(row, tgt_text=row.src_text), source_lang
-        return Utterance(row, manifest, root, source_lang, target_lang)
+        scales = self.config.float_units == "scale"
+        return Utterance(row, manifest, root, source_lang, target_lang, scales_floats=scales)
 
 
 def open_speech_text(config: SpeechTextConfig) -> SpeechTextDataset:

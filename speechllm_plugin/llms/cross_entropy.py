@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-LOGITS_AT_A_TIME = 2**27
-"""Maximum number of logits in memory: 0.5 GB in float32, 1,046 positions over Llama 3's 128,256 tokens."""
+from speechllm_plugin import logits
 
 
 def cross_entropy(
@@ -25,7 +24,7 @@ def cross_entropy(
     def chunk_loss(hidden: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits_of(hidden).float(), labels, reduction="sum")
 
-    size = max(1, LOGITS_AT_A_TIME // vocabulary_size)
+    size = max(1, logits.LOGITS_AT_A_TIME // vocabulary_size)
     if len(labels) <= size:
         return chunk_loss(hidden, labels)
     # Checkpointed: the logits of a chunk are computed again in the backward pass, and freed after it.

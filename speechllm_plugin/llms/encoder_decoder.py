@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms.api import LLMS, DecodingConfig, Generated, Llm
+from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.llms.cross_entropy import cross_entropy
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.exact import decode
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.joining import join_rows, pad_rows

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from speechllm_plugin.llms.api import Generated
+from speechllm_plugin.llms.decoding import Generated
 from speechllm_plugin.llms.generation import Search
 
 PLACES = 32

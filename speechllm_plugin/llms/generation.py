@@ -22,7 +22,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from speechllm_plugin.llms.api import DecodingConfig, Generated
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.transformers_versions import own_defaults
 
 

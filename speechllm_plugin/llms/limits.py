@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from speechllm_plugin.datasets.speech_text import Utterance
-from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.log import log
 from speechllm_plugin.prompts import PromptRenderer
 

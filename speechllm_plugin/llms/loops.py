@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from speechllm_plugin.llms.api import DecodingConfig, Generated
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.repetition import compression_ratio
 
 NO_REPEAT = 3

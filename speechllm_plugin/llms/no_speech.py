@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
+from speechllm_plugin.llms.api import Llm
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
+from speechllm_plugin.logits import Logits
 from speechllm_plugin.prompts import RenderedPrompt
 
 _BLOCK = 1600
@@ -61,13 +63,14 @@ def find_no_speech(
     return found
 
 
-def blank_shares(frame_logits: Tensor, frame_lengths: Tensor) -> list[float]:
+def blank_shares(frame_logits: Logits, frame_lengths: Tensor) -> list[float]:
     """The share of each clip's frames whose likeliest label is the blank.
 
     :param frame_logits: `[B, T, labels]`; label 0 is the blank.
     :param frame_lengths: `[B]`.
     """
-    blank = (frame_logits.argmax(dim=-1) == 0).cpu()
+    best = frame_logits.argmax(dim=-1) if isinstance(frame_logits, Tensor) else frame_logits.best()
+    blank = (best == 0).cpu()
     return [int(row[:length].sum()) / length for row, length in zip(blank, frame_lengths.tolist(), strict=True)]
 
 

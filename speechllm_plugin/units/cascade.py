@@ -12,7 +12,7 @@ from typing_extensions import override
 from speechllm_plugin.cascade import Cascade
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.tsv import write_table
-from speechllm_plugin.llms.api import DecodingConfig, Generated
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.log import log
 from speechllm_plugin.units.decoding import DecodedSplit, Decoder, gather
 from speechllm_plugin.units.evaluation import ScoringUnit

@@ -11,7 +11,7 @@ import torch
 from fairseq2.gang import Gang
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.llms.api import DecodingConfig, Generated
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.scoring.report import Hypothesis
 from speechllm_plugin.units.kept import KeptHypotheses
 

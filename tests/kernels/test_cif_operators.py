@@ -36,13 +36,13 @@ def test_operators_keep_their_contracts() -> None:
     arguments = (lengths, targets, 31, 1.0, 0.0, 0.5, False, False, "torch")
     plan = ops.cif_plan(alpha, *arguments)
     checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(ops.cif_plan, (alpha, *arguments), test_utils=checks)
+    torch.library.opcheck(ops.cif_plan.definition, (alpha, *arguments), test_utils=checks)
     options = (True, 1.0, False, False, "torch")
-    torch.library.opcheck(ops.cif_integrate, (h, alpha, lengths, *plan, *options), test_utils=checks)
+    torch.library.opcheck(ops.cif_integrate.definition, (h, alpha, lengths, *plan, *options), test_utils=checks)
     seqs = ops.cif_integrate(h, alpha, lengths, *plan, *options)
     for need in ((True, True), (True, False), (False, True)):
         torch.library.opcheck(
-            ops.cif_integrate_backward,
+            ops.cif_integrate_backward.definition,
             (torch.randn_like(seqs), h, lengths, *plan, *options, torch.float32, *need),
             test_utils=checks,
         )

@@ -52,7 +52,7 @@ def test_operators_are_well_formed() -> None:
         # PyTorch's fourth check adds up all outputs, which it cannot where some are integers; the test of
         # torch.compile above stands for it.
         checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-        torch.library.opcheck(operator, arguments, test_utils=checks)
+        torch.library.opcheck(operator.definition, arguments, test_utils=checks)
 
 
 GOOD: dict[str, Any] = {"h": torch.ones(2, 3, 4), "lengths": torch.tensor([3, 2]), "logits": torch.ones(2, 3, 5)}

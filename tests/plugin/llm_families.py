@@ -127,7 +127,8 @@ def _from_sentencepiece(
     with TemporaryDirectory() as folder:
         file = Path(folder) / ("spiece.model" if kls is T5TokenizerFast else "tokenizer.model")
         file.write_bytes(_sentencepiece(kind, controls, symbols))
-        return kls(vocab_file=str(file), **options)
+        # By the folder: transformers 5 ignores the file as an argument.
+        return kls.from_pretrained(folder, **options)
 
 
 def llama_tokenizer() -> PreTrainedTokenizerFast:

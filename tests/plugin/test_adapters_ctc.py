@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import speechllm_plugin.logits
 from speechllm_plugin.adapters.api import Adapter
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.logits import LinearLogits
 
 LENGTHS = torch.tensor([1, 4, 23, 50])
 
@@ -109,3 +111,19 @@ def test_it_needs_the_classifier(
     assert adapter.needs_classifier
     with pytest.raises(UserError, match=r"^ctc\.weight: found 0, expected a number above 0: the adapter 'ctc' .*$"):
         adapter(encoder_features(LENGTHS), LENGTHS)
+
+
+def test_many_labels_are_found_in_pieces(
+    create_adapter: Callable[..., Adapter], encoder_features: Callable[..., Tensor], classifier: nn.Linear,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    adapter, seqs = create_adapter("ctc").eval(), encoder_features(LENGTHS)
+
+    def classify(frames: Tensor, embed: Callable[[Tensor], Tensor]) -> LinearLogits:
+        return LinearLogits(frames, classifier.weight, classifier.bias)
+
+    expected = adapter(seqs, LENGTHS, classify=classify)
+    monkeypatch.setattr(speechllm_plugin.logits, "LOGITS_AT_A_TIME", 2 * classifier.out_features)
+    found = adapter(seqs, LENGTHS, classify=classify)
+    assert found.frame_logits.are_many and "whole" not in vars(found.frame_logits)
+    assert torch.equal(found.seqs, expected.seqs) and torch.equal(found.starts, expected.starts)

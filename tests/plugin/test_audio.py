@@ -25,6 +25,7 @@ from speechllm_plugin.datasets.audio import (
 )
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.mp3 import Mp3Frames, read_frames
+from speechllm_plugin.datasets.sound.notes import forget
 from tests.plugin.sounds import error_of, noise, read
 
 HERTZ = 440.0
@@ -114,10 +115,30 @@ def test_channels_that_cancel_each_other_are_not_silence(tmp_path: Path) -> None
     assert peaks == pytest.approx({"one": 0.25, "near": 0.025, "silence": 0.0}, abs=1e-3)
 
 
+@pytest.mark.parametrize(("format", "bits"), [("WAV", 16), ("W64", 24), ("AIFF", 32), ("CAF", 16)])
+def test_floats_in_units_of_integers_are_scaled_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, format: str, bits: int
+) -> None:
+    # Too soft for 0.1 s to be more than noise of integers.
+    sound = sine(44100)
+    sound[:30000] *= 1e-4
+    full_scale = 2 ** (bits - 1)
+    soundfile.write(tmp_path / "integers", sound * full_scale, 44100, subtype="FLOAT", format=format)
+    soundfile.write(tmp_path / "floats.wav", sound, 44100, subtype="FLOAT")
+    forget()
+    np.testing.assert_allclose(read(tmp_path, "integers"), read(tmp_path, "floats.wav"), atol=1e-6)
+    assert f"units of {bits}-bit integers: they were divided by {full_scale}" in caplog.text
+    # A soft segment has the unit of its file.
+    np.testing.assert_allclose(
+        read(tmp_path, "integers:100:20000"), read(tmp_path, "floats.wav:100:20000"), atol=1e-6
+    )
+    with pytest.raises(AudioError, match=rf"found samples up to .* units of {bits}-bit .*float_units=scale"):
+        read_audio(resolve("integers", tmp_path, scales_floats=False))
+
+
 def test_samples_far_beyond_full_scale_are_said(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "integers.wav", 32768 * sine(44100), 44100, subtype="FLOAT")
-    message = error_of(tmp_path, "integers.wav")
-    assert message.startswith("found samples up to 16384, expected them within 1, full scale") and "32768" in message
+    soundfile.write(tmp_path / "beyond.wav", 1e12 * sine(16000), 16000, subtype="FLOAT")
+    assert error_of(tmp_path, "beyond.wav") == "found samples up to 5e+11, expected them within 1, full scale"
     soundfile.write(tmp_path / "loud.wav", 6 * sine(16000), 16000, subtype="FLOAT")
     assert np.abs(read(tmp_path, "loud.wav")).max() == pytest.approx(3.0, abs=0.01)
 

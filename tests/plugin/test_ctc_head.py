@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import speechllm_plugin.logits
 from speechllm_plugin.adapters.api import AdapterShape
+from speechllm_plugin.logits import columns, first_frames
 from speechllm_plugin.models.speech_llm.ctc import ALIGNED_LOGIT, CtcHead, CtcLoss, LinearCtcHead, LlmEmbeddingCtcHead
 
 WORDS = 30
@@ -179,7 +181,7 @@ def test_an_embedding_starts_as_its_own_token() -> None:
     words = table()
     words = words * TABLE_RMS / words.pow(2).mean(-1, keepdim=True).sqrt()
     speech = words[sorted(KNOWN)].unsqueeze(0) * SHAPE.output_rms / TABLE_RMS
-    logits = head(speech, lambda frames: frames, lambda ids: words[ids])
+    logits = head(speech, lambda frames: frames, lambda ids: words[ids]).whole
     assert logits[0].argmax(-1).tolist() == list(range(1, len(KNOWN) + 1))
     torch.testing.assert_close(logits[0].diagonal(offset=1), torch.full((len(KNOWN),), ALIGNED_LOGIT))
 
@@ -213,3 +215,30 @@ def test_autocast_does_not_round_the_loss() -> None:
         plain = loss_of(head, output, TARGETS).loss
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(loss_of(head, output, TARGETS).loss, plain)
+
+
+@pytest.mark.parametrize("kind", ["linear", "llm_embedding"])
+@pytest.mark.parametrize("at_a_time", [1, 31 * 2], ids=["a frame at a time", "two frames at a time"])
+def test_in_pieces_all_is_as_with_whole_logits(kind: str, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeated labels, no label, no transcript, and a row that cannot be aligned."""
+    head, output = create(kind), speech(torch.tensor([9, 4, 6, 1, 5]))
+    targets: list[list[int] | None] = [[3, 5, 5, 7, 3], [11, 11, 13, 17], [7], [], None]
+    texts = ["", "", "", "", None]
+
+    def results() -> list[Tensor]:
+        logits = head(output.frames, lambda _: output.embedded, lambda ids: table()[ids])
+        loss = head.loss(logits, output.lengths, texts, targets)
+        labels = [[3], [5], [7], [], None]
+        tokens = head.token_loss(logits, torch.tensor([1, 1, 1, 0, 5]), texts, labels)
+        gradients = torch.autograd.grad(loss.loss + tokens.loss, [output.read_by(kind), *head.parameters()])
+        assert (loss.infeasible, loss.num_labels, tokens.num_labels) == (1, 6, 3)
+        return [loss.loss, loss.clip_mean, tokens.loss, *gradients]
+
+    expected = results()
+    monkeypatch.setattr(speechllm_plugin.logits, "LOGITS_AT_A_TIME", at_a_time)
+    for found, wanted in zip(results(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    logits = head(output.frames, lambda _: output.embedded, lambda ids: table()[ids])
+    assert logits.are_many and torch.equal(logits.best(), logits.whole.argmax(-1))
+    labels = torch.tensor([0, 2, 2])
+    torch.testing.assert_close(columns(first_frames(logits, 1, 4), labels), logits.whole[1, :4, labels])

@@ -15,8 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.encoders import whisper
-from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
+from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.causal import CausalLlmConfig, _CausalRows, create_causal_llm
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm, _EncoderDecoderRows
 from speechllm_plugin.llms.exact import decode
 from speechllm_plugin.llms.generation import Search

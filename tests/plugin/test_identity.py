@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.identity import hash_weights, identity_of
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
-from speechllm_plugin.weights import weight_files
+from speechllm_plugin.pretrained.identity import hash_weights, identity_of
+from speechllm_plugin.pretrained.weights import weight_files
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.limits import ReferenceLength, rate_for, reference_lengths, report_limit
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms.api import LLMS, DecodingConfig, Generated, Llm
+from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.llms.causal import CausalLlm
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm, EncoderDecoderLlmConfig, create_encoder_decoder_llm
 from speechllm_plugin.llms.generation import stop_tokens
 from speechllm_plugin.models.speech_llm.archs import LLM_ARCHS
@@ -229,7 +230,7 @@ def test_every_family_trains_an_adapter(
     batch = batch_of_files([tiny_manifest / f"train_{i}.{('wav', 'flac')[i % 2]}" for i in range(4)], "en", None)
     for clip, text in zip(batch, TEXTS, strict=True):
         clip.text = clip.transcript = text
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(5):
         loss = model(batch)

@@ -17,8 +17,8 @@ from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms import quantization as quantization_module
-from speechllm_plugin.llms.api import DecodingConfig, Generated
 from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.generation import _RowLimits, _RowSamples
 from speechllm_plugin.llms.loops import break_loops
 from speechllm_plugin.llms.quantization import quantization_options

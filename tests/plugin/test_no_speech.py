@@ -15,8 +15,9 @@ from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.no_speech import loudness
+from speechllm_plugin.logits import whole
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import LinearCtcHead
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
@@ -128,8 +129,9 @@ def test_clips_that_ctc_reads_as_blank_have_no_text(tiny_config: SpeechLlmConfig
     torch.manual_seed(0)
     model = create_speech_llm(tiny_config).eval()
     assert isinstance(model.ctc, LinearCtcHead)
-    untrained = model.adapt(batch, score_frames=True).frame_logits
-    assert untrained is not None
+    frame_logits = model.adapt(batch, score_frames=True).frame_logits
+    assert frame_logits is not None
+    untrained = whole(frame_logits)
     # About half of the frames become blank.
     model.ctc.classifier.bias.data[0] += (untrained[..., 1:].amax(-1) - untrained[..., 0]).median()
     config = DecodingConfig(tokens_per_second=4.0)
@@ -138,7 +140,7 @@ def test_clips_that_ctc_reads_as_blank_have_no_text(tiny_config: SpeechLlmConfig
     assert speech.frame_logits is not None and speech.frame_lengths is not None
     shares = [
         sum(int(frame.argmax()) == 0 for frame in logits[:length]) / length
-        for logits, length in zip(speech.frame_logits, speech.frame_lengths.tolist(), strict=True)
+        for logits, length in zip(whole(speech.frame_logits), speech.frame_lengths.tolist(), strict=True)
     ]
     threshold = sorted(shares)[9]
     assert min(shares) < threshold

@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
-import speechllm_plugin.weights
+import speechllm_plugin.pretrained.weights
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
@@ -21,7 +21,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.preflight import also_checking
-from speechllm_plugin.models.speech_llm.room import check_room_of_rows, count_vectors
+from speechllm_plugin.models.speech_llm.room import check_room_of_rows, vector_counter
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
 from speechllm_plugin.prompts import PromptConfig
 
@@ -40,7 +40,7 @@ class NamesOnly:
 
 @pytest.fixture
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speechllm_plugin.weights, "safe_open", NamesOnly)
+    monkeypatch.setattr(speechllm_plugin.pretrained.weights, "safe_open", NamesOnly)
 
 
 def adapter(name: str, **values: Any) -> Change:
@@ -188,7 +188,7 @@ def test_a_row_without_room_is_told_before_a_weight_is_read(
 def test_vectors_are_counted_where_the_rate_is_fixed(name: str, fixed: bool, tiny_config: SpeechLlmConfig) -> None:
     tiny_config.adapter = PartSection(name=name)
     counted: list[int | None] = []
-    with also_checking(lambda outline: counted.append(count_vectors(outline, 2.0))):
+    with also_checking(lambda outline: counted.append(vector_counter(outline)(2.0))):
         model = create_speech_llm(tiny_config).eval()
     batch = batch_of_files([np.zeros(32000, dtype=np.float32)], "en", None)
     assert counted == [int(model.listen(batch).lengths) if fixed else None]

@@ -9,7 +9,7 @@ import torch
 from fairseq2.metrics import MetricBag
 
 from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
-from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.tasks.api import task_of_row

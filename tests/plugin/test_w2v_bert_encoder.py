@@ -12,6 +12,7 @@ from transformers import Wav2Vec2BertConfig, Wav2Vec2BertForCTC, Wav2Vec2BertMod
 from speechllm_plugin.encoders.w2v_bert import W2vBertConfig, W2vBertSpeechEncoder, create_w2v_bert
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained import freeze
+from speechllm_plugin.transformers_versions import VERSION
 from tests.plugin.encoder_checks import (
     RATE,
     SECONDS_30,
@@ -69,6 +70,7 @@ def test_features_are_those_of_transformers_in_any_batch(options: dict[str, Any]
     check_batch_is_single(encoder, [1, 560, *lengths], 1e-5)
 
 
+@pytest.mark.skipif(VERSION >= 5, reason="transformers 5 looks into the mask of these layers")
 def test_lengths_are_those_of_transformers_for_every_duration(tmp_path: Path) -> None:
     """Of the layers only the lengths are looked at: the meta device computes nothing else."""
     path = write_model(tmp_path, **ADAPTERS)

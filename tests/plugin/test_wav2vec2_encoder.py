@@ -25,6 +25,7 @@ from speechllm_plugin.encoders.wav2vec2 import Wav2Vec2Config as EncoderConfig
 from speechllm_plugin.encoders.wav2vec2 import Wav2Vec2SpeechEncoder, create_wav2vec2
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained import freeze
+from speechllm_plugin.transformers_versions import VERSION
 from tests.plugin.encoder_checks import (
     RATE,
     SECONDS_30,
@@ -78,8 +79,9 @@ def reference(model: Any, waveform: Tensor, path: Path) -> tuple[Tensor, ...]:
     extractor = Wav2Vec2FeatureExtractor.from_pretrained(path)
     values = extractor(waveform.numpy(), sampling_rate=RATE, return_tensors="pt").input_values
     output = model(values, output_hidden_states=True)
-    assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
-    return tuple(states[0] for states in output.hidden_states)
+    # transformers 5 gives the last layer's states before the norm that may follow.
+    assert VERSION >= 5 or torch.equal(output.hidden_states[-1], output.last_hidden_state)
+    return tuple(states[0] for states in (*output.hidden_states[:-1], output.last_hidden_state))
 
 
 @pytest.mark.parametrize(("config_kls", "model_kls", "options"), MODELS)

@@ -17,7 +17,8 @@ from transformers import GenerationConfig
 from speechllm_plugin.cascade import Cascade
 from speechllm_plugin.datasets.audio import read_audio, resolve
 from speechllm_plugin.datasets.tsv import read_table
-from speechllm_plugin.llms.api import LLMS, DecodingConfig
+from speechllm_plugin.llms.api import LLMS
+from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.prompts import PromptConfig
 from speechllm_plugin.recognizers.api import RECOGNIZERS
 from speechllm_plugin.scoring.report import Hypothesis, read_hypotheses

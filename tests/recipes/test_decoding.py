@@ -76,9 +76,11 @@ def test_evaluate_generate_and_transcribe_decode_as_the_run(
 
 
 def test_keys_are_changed_one_by_one(commands: Commands, system: System, run: Path, tmp_path: Path) -> None:
-    options = keys(system, "dataset.splits=dev", "decoding.extra_tokens=6", "wer_normalizer=whisper_basic")
+    options = keys(system, "dataset.splits=dev", "decoding.extra_tokens=6", "wer_normalizer=whisper_basic",
+                   "dataset.config_overrides.clean_text=marks")
     result = commands.recipe("evaluate", tmp_path / "long", "--checkpoint", run, *options).ok()
     assert "Decoding as in the training run, but for extra_tokens=6 (" in result.output
+    assert "clean_text: found marks, but the run was trained with none" in " ".join(result.output.split())
     content = json.loads((tmp_path / "long/dev/scores.json").read_text())
     recorded = content["provenance"]["config"]["decoding"]
     assert {name: recorded[name] for name in DECODING} == {**DECODING, "extra_tokens": 6}

@@ -63,7 +63,7 @@ def test_checkpoint_holds_the_adapter_alone(trained: Path) -> None:
 @pytest.mark.parametrize("beam_size", [1, 4], ids=["greedy", "beam 4"])
 def test_batch_decodes_like_its_clips_alone(model: SpeechLlm, clips: list[Path], beam_size: int) -> None:
     """8 utterances of mixed lengths; peers have gone from 2 to 14.6 % WER here."""
-    from speechllm_plugin.llms.api import DecodingConfig
+    from speechllm_plugin.llms.decoding import DecodingConfig
 
     decoding = DecodingConfig(beam_size=beam_size, tokens_per_second=2.0, extra_tokens=3)
     together = model.transcribe(clips, decoding=decoding)
@@ -125,8 +125,8 @@ def test_the_llm_answers_text_as_it_does_alone(embedded: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    from speechllm_plugin.llms.api import DecodingConfig
     from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
+    from speechllm_plugin.llms.decoding import DecodingConfig
     from speechllm_plugin.pretrained import freeze
     from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 

@@ -15,7 +15,7 @@ from speechllm_plugin.recordings.formats import FORMATS
 from speechllm_plugin.yaml_text import parse_assignment
 
 if TYPE_CHECKING:
-    from speechllm_plugin.llms.api import DecodingConfig
+    from speechllm_plugin.llms.decoding import DecodingConfig
 
 
 def _number_or_off(value: str) -> float | None:
@@ -108,8 +108,14 @@ def run(options: argparse.Namespace) -> int:
     if not files:
         raise UserError("AUDIO: found none, expected at least one file")
 
-    from speechllm_tools.recordings.inputs import check_places, find_inputs
+    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
+    from speechllm_tools.recordings.inputs import check_places, find_inputs, missing_files
 
+    # What needs no model comes before the seconds that importing torch and transformers takes.
+    step = parse_step(options.step)
+    checkpoint = find_checkpoint(options.checkpoint, step)
+    of_the_run = checkpoint.decoding()
+    decoding = _decoding(options, of_the_run)
     inputs, passed_over = find_inputs(files, options.audio_root)
     if passed_over:
         _say(f"{passed_over} files in the directories have no ending of a file with sound; they are left out")
@@ -117,20 +123,26 @@ def run(options: argparse.Namespace) -> int:
         check_places(inputs)
     elif options.format is not None and len(inputs) > 1:
         raise UserError(f"--format: found {len(inputs)} recordings, expected --output DIR for their documents")
+    for name in ("source_lang", "target_lang"):
+        if getattr(options, name) == "":
+            raise UserError(f"{_option(name)}: found '', expected a language")
+    missing = missing_files(inputs)
+    for error in missing.values():
+        print(f"speechllm transcribe: error: {error}", file=sys.stderr)
+    if missing and not (inputs := [item for item in inputs if item.name not in missing]):
+        _say(f"0 transcribed, {len(missing)} failed")
+        return 2
+
+    from speechllm_tools.light_imports import import_transformers
+
+    import_transformers()
 
     from speechllm_plugin.languages import language_code
-    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm, parse_step
+    from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
     from speechllm_plugin.precision import describe_decoding, machine_precision
     from speechllm_tools.numerics import use_recipe_numerics
     from speechllm_tools.recordings.session import Session
 
-    step = parse_step(options.step)
-    checkpoint = find_checkpoint(options.checkpoint, step)
-    of_the_run = checkpoint.decoding()
-    decoding = _decoding(options, of_the_run)
-    for name in ("source_lang", "target_lang"):
-        if getattr(options, name) == "":
-            raise UserError(f"{_option(name)}: found '', expected a language")
     # Before anything is loaded: a language that the prompt names must have a name.
     prompt = checkpoint.config(overrides).prompt
     for source, target in {(item.source_lang, item.target_lang) for item in inputs} | {("", "")}:
@@ -148,7 +160,7 @@ def run(options: argparse.Namespace) -> int:
         what = "a translation puts words in another order than" if task.name == "translate" else "an answer has other "\
             "words than"
         _say(f"{what} the speech; each text gets the times of its whole file")
-    return Session(model, checkpoint, decoding, options, _say).run(inputs)
+    return Session(model, checkpoint, decoding, options, _say).run(inputs, missing.keys())
 
 
 def _decoding(options: argparse.Namespace, default: DecodingConfig) -> DecodingConfig:

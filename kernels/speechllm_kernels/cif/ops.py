@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechllm_kernels._common import valid_frames
+from speechllm_kernels._common import operator, valid_frames
 from speechllm_kernels.cif import torch_impl
 from speechllm_kernels.cif.plan import Plan, Rules
 
@@ -22,7 +22,7 @@ def _implementation(backend: str) -> ModuleType:
     return triton_impl
 
 
-@torch.library.custom_op("speechllm_kernels::cif_plan", mutates_args=())
+@operator("speechllm_kernels::cif_plan")
 def cif_plan(
     alpha: Tensor,
     lengths: Tensor,
@@ -80,7 +80,7 @@ def _backward_plan(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]
 cif_plan.register_autograd(_backward_plan, setup_context=_setup_plan)
 
 
-@torch.library.custom_op("speechllm_kernels::cif_integrate", mutates_args=())
+@operator("speechllm_kernels::cif_integrate")
 def cif_integrate(
     h: Tensor,
     alpha: Tensor,
@@ -128,7 +128,7 @@ def _backward_integrate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (grad_h if need_h else None, grad_alpha if need_alpha else None, *[None] * 13)
 
 
-@torch.library.custom_op("speechllm_kernels::cif_integrate_backward", mutates_args=())
+@operator("speechllm_kernels::cif_integrate_backward")
 def cif_integrate_backward(
     grad: Tensor,
     h: Tensor,

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
+from speechllm_kernels._common import operator
 from speechllm_kernels.ctc_collapse import torch_impl
 from speechllm_kernels.ctc_collapse.steps import FrameLabels, Plan, Pooled, PoolGradients
 
@@ -26,7 +26,7 @@ def _implementation(backend: str) -> ModuleType:
     return triton_impl
 
 
-@custom_op("speechllm_kernels::ctc_label_frames", mutates_args=())
+@operator("speechllm_kernels::ctc_label_frames")
 def label_frames(
     logits: Tensor, lengths: Tensor, probabilities: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -39,7 +39,7 @@ def _(logits: Tensor, lengths: Tensor, probabilities: bool, backend: str) -> Fra
     return FrameLabels.empty(logits, probabilities)
 
 
-@custom_op("speechllm_kernels::ctc_label_frames_backward", mutates_args=())
+@operator("speechllm_kernels::ctc_label_frames_backward")
 def label_frames_backward(
     grad: Tensor,
     logits: Tensor,
@@ -72,7 +72,7 @@ def _backward_labels(ctx: Any, _labels: Tensor, grad: Tensor, _rest: Tensor, _su
 label_frames.register_autograd(_backward_labels, setup_context=_save_labels)
 
 
-@custom_op("speechllm_kernels::ctc_plan", mutates_args=())
+@operator("speechllm_kernels::ctc_plan")
 def plan(
     frame_labels: Tensor, lengths: Tensor, blank: int, keep_blank: bool, width: int, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -89,7 +89,7 @@ def _(frame_labels: Tensor, lengths: Tensor, blank: int, keep_blank: bool, width
     return Plan.empty(frame_labels, width)
 
 
-@custom_op("speechllm_kernels::ctc_pool", mutates_args=())
+@operator("speechllm_kernels::ctc_pool")
 def pool(
     h: Tensor, scores: Tensor | None, slots: Tensor, starts: Tensor, ends: Tensor, width: int, holes: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -110,7 +110,7 @@ def _(
     return Pooled.empty(h, width)
 
 
-@custom_op("speechllm_kernels::ctc_pool_backward", mutates_args=())
+@operator("speechllm_kernels::ctc_pool_backward")
 def pool_backward(
     grad: Tensor,
     h: Tensor,

@@ -28,9 +28,9 @@ from speechllm_plugin.datasets.speech_text import SpeechTextDataset, Utterance
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import direction_of, language_code, language_name
-from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
-from speechllm_plugin.models.speech_llm.checkpoint import describe_choice, named_checkpoint
+from speechllm_plugin.models.speech_llm.checkpoint_files import describe_choice, named_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.preflight import Outline
 from speechllm_plugin.models.speech_llm.room import check_room_of_rows

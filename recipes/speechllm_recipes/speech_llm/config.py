@@ -30,7 +30,7 @@ from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.lengths import TooLong
 from speechllm_plugin.datasets.plan import Batching
 from speechllm_plugin.datasets.speech_text import SPEECH_TEXT_DATASET
-from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, PartSection
 from speechllm_plugin.prompts import PromptConfig
 from speechllm_plugin.repetition import LOOP_RATIO

@@ -52,6 +52,8 @@ class SpeechLlmEvaluateRecipe(Recipe):
         precision = settle_decoding(context, config.model, config.common)
         model = get_model(context, check)
         log.info("{}", precision.describe(model.precision))
+        if precision.checkpoint is not None:
+            _warn_of_cleaning(precision.checkpoint.clean_text(), context)
         model.feature_cache = feature_cache(config.dataset, model)
         units, readers, kept = [], [], []
         for split in config.dataset.splits:
@@ -101,3 +103,12 @@ class SpeechLlmEvaluateRecipe(Recipe):
             }
 
         return collect
+
+
+def _warn_of_cleaning(trained: str | None, context: RecipeContext) -> None:
+    here = context.get_dataset_as(SpeechTextDataset).config.clean_text
+    if trained not in (None, here):
+        log.warning(
+            "dataset.config_overrides.clean_text: found {}, but the run was trained with {}: what only one of them "
+            "removes counts as errors.", here, trained,
+        )

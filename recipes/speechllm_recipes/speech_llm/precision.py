@@ -13,7 +13,8 @@ from fairseq2.recipe.config import CommonSection, ModelSection, ReferenceModelSe
 from fairseq2.utils.config import StandardConfigMerger
 from fairseq2.utils.structured import StandardValueConverter
 
-from speechllm_plugin.models.speech_llm.checkpoint import Checkpoint, decoding_dtypes, named_checkpoint
+from speechllm_plugin.models.speech_llm.checkpoint import decoding_dtypes
+from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint, named_checkpoint
 from speechllm_plugin.models.speech_llm.config import PRETRAINED, all_arch_names, arch_config
 from speechllm_plugin.precision import DTYPES, MachinePrecision, describe, describe_decoding, machine_precision
 from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig

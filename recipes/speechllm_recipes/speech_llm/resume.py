@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.models.speech_llm.checkpoint import step_numbers
+from speechllm_plugin.models.speech_llm.checkpoint_files import step_numbers
 
 _PROGRESS = ("last_epoch", "_step_count", "_last_lr", "_is_initial", "_get_lr_called_within_step")
 """The part of a schedule's state that counts steps; the rest is configuration."""

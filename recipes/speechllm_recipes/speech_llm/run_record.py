@@ -10,7 +10,7 @@ from typing import Any
 from fairseq2.gang import Gangs
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.models.speech_llm.checkpoint import check_files, step_numbers
+from speechllm_plugin.models.speech_llm.checkpoint_files import check_files, step_numbers
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.registry import structure
 

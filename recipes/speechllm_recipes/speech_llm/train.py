@@ -19,9 +19,9 @@ from speechllm_plugin.datasets.reader import SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_atomically
-from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.limits import rate_for, reference_lengths, report_limit
-from speechllm_plugin.models.speech_llm.checkpoint import Checkpoint, keep_decoding, step_numbers
+from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint, keep_decoding, step_numbers
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.kept_vocabulary import keep_vocabulary, use_kept_vocabulary
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -191,7 +191,8 @@ def _resolve_decoding(
         decoding = replace(decoding, tokens_per_second=kept or rate_for(lengths))
     report_limit(config.dataset.train_split, lengths, decoding)
     if context.gangs.root.rank == 0:
-        keep_decoding(checkpoints, decoding, max(seconds for _, seconds in reader.clips))
+        clean_text = context.get_dataset_as(SpeechTextDataset).config.clean_text
+        keep_decoding(checkpoints, decoding, max(seconds for _, seconds in reader.clips), clean_text)
     model.decoding = decoding
     log.info("Decoding of this run, also in evaluate, generate and transcribe: {}", decoding.described())
     return decoding

@@ -55,13 +55,14 @@ WHOLE = Opening()
 class SndfileSound:
     """See `Sound`."""
 
-    def __init__(self, data: ByteRange, opening: Opening = WHOLE) -> None:
+    def __init__(self, data: ByteRange, opening: Opening = WHOLE, *, by_position: bool = False) -> None:
         """
+        :param by_position: reads beside another sound of the same open file.
         :raises soundfile.LibsndfileError: it is of no kind that libsndfile knows.
         :raises SoundError: the header states more than there is.
         """
         # A descriptor, where that will do: no name, whose ending libsndfile would believe, and no lock of Python's.
-        whole = not opening.head and data.is_whole_file
+        whole = not by_position and not opening.head and data.is_whole_file
         raw: dict[str, Any] = (
             {"samplerate": 8000, "channels": 1, "format": "RAW", "subtype": "GSM610"} if opening.is_gsm else {}
         )
@@ -70,7 +71,7 @@ class SndfileSound:
             self._file = _File(data.descriptor, closefd=False, **raw)
         else:
             self._file = _File(Spliced(opening.head, data), **raw)
-        self._opening = opening
+        self._data, self._opening = data, opening
         self.format: str = self._file.format
         self.subtype: str = self._file.subtype
         self.rate: int = self._file.samplerate
@@ -94,6 +95,10 @@ class SndfileSound:
                 raise SoundError(
                     f"found {present} bytes of samples where its header states {stated}, expected a whole file"
                 )
+
+    def again(self) -> SndfileSound:
+        """The same sound once more, read independently."""
+        return SndfileSound(self._data, self._opening, by_position=True)
 
     def blocks(self, start: int, length: int) -> Iterator[Block]:
         buffer = np.empty((min(_BLOCK, max(1, length)), self.channels), dtype=np.float32)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 
 from speechllm_plugin.datasets.sound.api import Block
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.libsndfile import Opening, SndfileSound
 from speechllm_plugin.datasets.sound.mp3 import RUN_UP, Mp3Frames, cut_out, read_frames
+from speechllm_plugin.datasets.sound.remembered import Remembered
 
-_KEPT = 64
-"""Files whose frames are remembered: a corpus cuts a talk into hundreds of segments."""
-_lock = threading.Lock()
-_frames: OrderedDict[tuple[str, int, int], Mp3Frames | None] = OrderedDict()
+_frames: Remembered[Mp3Frames | None] = Remembered()
 
 
 def frames_of_file(data: ByteRange, key: str) -> Mp3Frames | None:
@@ -22,17 +18,7 @@ def frames_of_file(data: ByteRange, key: str) -> Mp3Frames | None:
 
     :param key: changes with the file.
     """
-    place = (key, data.start, data.stop)
-    with _lock:
-        if place in _frames:
-            _frames.move_to_end(place)
-            return _frames[place]
-    frames = read_frames(data)
-    with _lock:
-        _frames[place] = frames
-        while len(_frames) > _KEPT:
-            _frames.popitem(last=False)
-    return frames
+    return _frames.get((key, data.start, data.stop), lambda: read_frames(data))
 
 
 class Mp3Sound:

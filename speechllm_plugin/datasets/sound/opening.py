@@ -12,6 +12,7 @@ from speechllm_plugin.datasets.sound.api import Joined, Sound, SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.ffmpeg import FfmpegSound
 from speechllm_plugin.datasets.sound.flac_sound import FlacSound
+from speechllm_plugin.datasets.sound.float_sound import SUBTYPES, FloatSound
 from speechllm_plugin.datasets.sound.libsndfile import WHOLE, Opening, SndfileSound
 from speechllm_plugin.datasets.sound.mp3_sound import Mp3Sound, frames_of_file
 from speechllm_plugin.datasets.sound.notes import tell
@@ -39,7 +40,10 @@ def open_sound(data: ByteRange, name: str, key: str) -> Sound:
     if kind in kinds.FFMPEG:
         return _by_ffmpeg(data, kinds.FFMPEG[kind], name)
     opener = _OPENERS.get(kind)
-    return opener(data, name, key) if opener else _by_sndfile(data)
+    sound = opener(data, name, key) if opener else _by_sndfile(data)
+    if isinstance(sound, SndfileSound) and sound.subtype in SUBTYPES:
+        return FloatSound(sound, name, key)
+    return sound
 
 
 def _wav(data: ByteRange, name: str, key: str) -> Sound:

@@ -38,7 +38,7 @@ class PartSection:
     """For an encoder or an LLM: the name of the published model whose shape the checkpoint under `config.path` must
     have. None = any shape."""
     weights: str | None = None
-    """For an encoder or an LLM: identity of its weights (`speechllm_plugin.identity`), filled in. A trained checkpoint
+    """For an encoder or an LLM: identity of its weights (`pretrained.identity`), filled in. A trained checkpoint
     refuses an encoder or LLM with other weights."""
 
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechllm_plugin.adapters.api import AdapterShape
+from speechllm_plugin.logits import LinearLogits, Logits
+from speechllm_plugin.models.speech_llm.ctc_loss import ctc_loss, label_loss
 from speechllm_plugin.vocabulary import Vocabulary
 
 ALIGNED_LOGIT = 12.0
@@ -46,7 +47,7 @@ class CtcHead(nn.Module):
     @abstractmethod
     def forward(
         self, frames: Tensor, embed: Callable[[Tensor], Tensor], embed_tokens: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    ) -> LinearLogits:
         """Logits of the labels, `[B, T, labels]`; see `FrameClassifier`.
 
         :param embed_tokens: gives the LLM's input embeddings of token ids.
@@ -54,7 +55,7 @@ class CtcHead(nn.Module):
 
     def loss(
         self,
-        logits: Tensor,
+        logits: Logits,
         lengths: Tensor,
         texts: Sequence[str | None],
         tokens: Sequence[Sequence[int] | None],
@@ -64,7 +65,6 @@ class CtcHead(nn.Module):
         :param texts: the transcripts. A clip without one is left out.
         :param tokens: the same as token ids of the LLM.
         """
-        log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)  # (B, T, V) -> (T, B, V)
         labels = self._known_labels(texts, tokens)
         feasible = [
             row is not None and frames_needed(row) <= length
@@ -72,14 +72,7 @@ class CtcHead(nn.Module):
         ]
         # A row left out gets no label at all and its loss is masked, so that neither inf nor NaN exists anywhere.
         kept = [row if ok and row is not None else [] for row, ok in zip(labels, feasible, strict=True)]
-        losses = F.ctc_loss(
-            log_probs,
-            torch.tensor([label for row in kept for label in row], dtype=torch.long, device=log_probs.device),
-            lengths,
-            torch.tensor([len(row) for row in kept], device=log_probs.device),
-            reduction="none",
-            zero_infinity=True,
-        )
+        losses = ctc_loss(logits, lengths, kept)
         mask = torch.tensor(feasible, device=losses.device)
         losses = losses.masked_fill(~mask, 0.0)
         given = sum(row is not None for row in tokens)
@@ -97,7 +90,7 @@ class CtcHead(nn.Module):
 
     def token_loss(
         self,
-        logits: Tensor,
+        logits: Logits,
         lengths: Tensor,
         texts: Sequence[str | None],
         tokens: Sequence[Sequence[int] | None],
@@ -115,9 +108,7 @@ class CtcHead(nn.Module):
             elif tokens[row] is not None:
                 infeasible += 1
         scored = int((labels != _NO_LABEL).sum())
-        loss = F.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten().to(logits.device), ignore_index=_NO_LABEL, reduction="sum"
-        )
+        loss = label_loss(logits, labels.to(lengths.device), ignored=_NO_LABEL)
         return CtcLoss(loss, scored, infeasible, loss / max(1, scored))
 
     @abstractmethod
@@ -144,9 +135,10 @@ class LinearCtcHead(CtcHead):
 
     def forward(
         self, frames: Tensor, embed: Callable[[Tensor], Tensor], embed_tokens: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    ) -> LinearLogits:
         with torch.autocast(frames.device.type, enabled=False):
-            return self.classifier(frames.to(self.classifier.weight.dtype))
+            weight, bias = self.classifier.weight, self.classifier.bias
+            return LinearLogits(frames.to(weight.dtype), weight, bias)
 
     def labels(self, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[list[int] | None]:
         return [[token + 1 for token in row] for row in tokens]
@@ -214,12 +206,12 @@ class LlmEmbeddingCtcHead(CtcHead):
 
     def forward(
         self, frames: Tensor, embed: Callable[[Tensor], Tensor], embed_tokens: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    ) -> LinearLogits:
         embedded = embed(frames)
         with torch.autocast(frames.device.type, enabled=False):
             words = embed_tokens(self._known()[0]).detach().float()
             classes = torch.cat([self.blank.float().unsqueeze(0), words])
-            return F.linear(embedded.float(), classes) * self.log_scale.exp()
+            return LinearLogits(embedded.float() * self.log_scale.exp(), classes)
 
     def labels(self, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[list[int] | None]:
         label_of = self._known()[1]

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.encoders.api import ENCODERS
-from speechllm_plugin.identity import check_identity
 from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.preflight import check_before_loading
 from speechllm_plugin.models.speech_llm.sizes import adapter_shape, create_ctc_head
+from speechllm_plugin.pretrained.identity import check_identity
 from speechllm_plugin.prompts import PromptRenderer
 
 

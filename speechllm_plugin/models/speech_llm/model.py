@@ -18,7 +18,8 @@ from speechllm_plugin.encoders.api import SpeechEncoder, too_long
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.answering import answer
-from speechllm_plugin.llms.api import DecodingConfig, Generated, Llm
+from speechllm_plugin.llms.api import Llm
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.no_speech import blank_shares
 from speechllm_plugin.llms.positions import check_positions
 from speechllm_plugin.masks import stack_frames

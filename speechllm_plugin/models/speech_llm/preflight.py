@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterShape
 from speechllm_plugin.encoders.api import SpeechEncoder
@@ -19,6 +18,7 @@ from speechllm_plugin.models.speech_llm.config import PRETRAINED, PartSection, S
 from speechllm_plugin.models.speech_llm.sizes import adapter_shape, create_ctc_head
 from speechllm_plugin.pretrained import check_weight_files, load_hf_config, load_tokenizer, without_modes
 from speechllm_plugin.prompts import PromptRenderer
+from speechllm_plugin.transformers_versions import without_weights
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,6 @@ class Outline:
     prompts: PromptRenderer | None
     """None for an LLM whose tokenizer is no file of a checkpoint."""
     shape: AdapterShape
-    mode: FakeTensorMode
-
-    def without_memory(self) -> AbstractContextManager[None]:
-        """Within it the modules compute shapes."""
-        return _without_memory(self.mode)
 
 
 _further: ContextVar[tuple[Callable[[Outline], None], ...]] = ContextVar("further checks", default=())
@@ -67,21 +62,19 @@ def check_before_loading(config: SpeechLlmConfig) -> None:
         _check_pretrained(kind, section)
     for key, tuning in (("encoder_tuning", config.encoder_tuning), ("llm_tuning", config.llm_tuning)):
         tuning.check_installed(key)
-    # One for all: tensors of two modes cannot meet.
-    mode = FakeTensorMode()
-    outlines = [_outline(kind, section, mode) for kind, section in pretrained]
+    outlines = [_outline(kind, section) for kind, section in pretrained]
     if None in outlines:
         return  # of another package, whose sizes only its weights tell
     encoder, llm = outlines
     prompts = None
     if (path := getattr(config.llm.config, "path", None)) is not None:
         prompts = PromptRenderer(load_tokenizer(path, "llm.config.path"), config.prompt, chat=llm.chat)
-    with _without_memory(mode):
+    with without_memory():
         shape = adapter_shape(config, encoder, llm)
         adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, shape)
         create_ctc_head(config.ctc, adapter.frame_dim, shape, llm)
     for check in _further.get():
-        check(Outline(config, encoder, adapter, llm, prompts, shape, mode))
+        check(Outline(config, encoder, adapter, llm, prompts, shape))
 
 
 def _check_pretrained(kind: str, section: PartSection) -> None:
@@ -91,21 +84,22 @@ def _check_pretrained(kind: str, section: PartSection) -> None:
         check_weight_files(path, f"{kind}.config.path")
 
 
-def _outline(kind: str, section: PartSection, mode: FakeTensorMode) -> Any:
+def _outline(kind: str, section: PartSection) -> Any:
     """The part without weights and without memory; None where only its weights tell what it is."""
     outline = PRETRAINED[kind].get(section.name).outline
     if outline is None:
         return None
     config: Any = section.config
     hf_config = load_hf_config(config.path, f"{kind}.config.path")
-    with _without_memory(mode):
+    with without_memory():
         return outline(config, hf_config, torch.float32)
 
 
 @contextmanager
-def _without_memory(mode: FakeTensorMode) -> Iterator[None]:
-    """Modules that are made have the shapes of real ones, and no values."""
+def without_memory() -> Iterator[None]:
+    """Modules that are made have the shapes of real ones, and no values. They are not run: fake tensors, which could
+    be, would take the seconds that PyTorch's compiler takes to import."""
     # The numbers that are drawn for a run begin where they would without this. Tensors that know no gradient, as those
     # of inference mode, cannot be cast in place.
-    with torch.random.fork_rng(devices=[]), without_modes(), torch.inference_mode(False), mode:
+    with torch.random.fork_rng(devices=[]), without_modes(), torch.inference_mode(False), without_weights():
         yield

@@ -22,6 +22,7 @@ from speechllm_plugin.pretrained import (
     load_tokenizer,
     source_identity,
 )
+from speechllm_plugin.transformers_versions import VERSION
 from tests.plugin.pretrained.checkpoints import KEY, error_of, load_encoder, shard
 
 ROOT = Path(__file__).parents[3]
@@ -31,7 +32,9 @@ ROOT = Path(__file__).parents[3]
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the hub, which cannot be reached."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(transformers.utils.hub, "TRANSFORMERS_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    if VERSION < 5:
+        monkeypatch.setattr(transformers.utils.hub, "TRANSFORMERS_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 

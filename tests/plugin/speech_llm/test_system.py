@@ -13,7 +13,7 @@ import torch
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms.api import DecodingConfig
+from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.masks import length_mask
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc import ALIGNED_LOGIT, LlmEmbeddingCtcHead
@@ -71,7 +71,7 @@ def test_speech_starts_at_the_scale_that_is_asked_for(
     assert isinstance(model.ctc, LlmEmbeddingCtcHead)
     word = words[6:7].unsqueeze(0)
     aligned = word * expected / word.pow(2).mean().sqrt()
-    logit = model.ctc(aligned, lambda frames: frames, model.llm.embed)[0, 0, 1]
+    logit = model.ctc(aligned, lambda frames: frames, model.llm.embed).whole[0, 0, 1]
     size = word.pow(2).mean().sqrt() / words.pow(2).mean().sqrt()
     torch.testing.assert_close(logit, ALIGNED_LOGIT * size)
 

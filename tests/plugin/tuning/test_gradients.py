@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.llms.api import DecodingConfig, Llm
+from speechllm_plugin.llms.api import Llm
+from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.tuning import TunedWeights, TuningConfig
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer

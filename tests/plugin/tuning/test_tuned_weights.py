@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.encoders.api import SpeechEncoder
 from speechllm_plugin.encoders.whisper import WhisperConfig, create_whisper
-from speechllm_plugin.llms.api import DecodingConfig, Llm
+from speechllm_plugin.llms.api import Llm
+from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import CtcConfig, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.tuning import TunedWeights, TuningConfig

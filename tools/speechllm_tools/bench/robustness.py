@@ -17,7 +17,8 @@ from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
-from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm
+from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.scoring.report import Hypothesis, score

@@ -22,7 +22,7 @@ from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest
 from speechllm_plugin.encoders.whisper import WhisperConfig, create_whisper
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
-from speechllm_plugin.llms.api import TOKENS_PER_SECOND, DecodingConfig
+from speechllm_plugin.llms.decoding import TOKENS_PER_SECOND, DecodingConfig
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.recognizers.api import Recognized
 from speechllm_plugin.recognizers.whisper import (

@@ -101,7 +101,7 @@ def _check_settings(folder: Path, name: str) -> None:
 
 
 def _train(options: argparse.Namespace, folder: Path, name: str) -> None:
-    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
+    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint
 
     steps = options.align_steps + options.llm_steps
     run_recipe(

@@ -95,7 +95,7 @@ def evaluation(root: Path) -> list[str]:
 
 
 def _evaluate(root: Path, expected_seconds: float) -> None:
-    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
+    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint
     from speechllm_tools.demo.launch import num_processes
     from speechllm_tools.demo.watch import TimedProgress, run_recipe
 

@@ -102,7 +102,7 @@ def _read(target: str, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, int]
 
     :param overrides: keys to change, by dotted path.
     """
-    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint
+    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint
     from speechllm_plugin.models.speech_llm.config import all_arch_names, arch_config, unknown_arch
 
     path = Path(target)

@@ -124,7 +124,7 @@ def _read(manifest: Path, instruction: str) -> Iterator[_Asked]:
 def _load(options: argparse.Namespace) -> tuple[WritingLlm, dict[str, Any]]:
     import torch
 
-    from speechllm_plugin.llms.api import DecodingConfig
+    from speechllm_plugin.llms.decoding import DecodingConfig
     from speechllm_plugin.prompts import PromptConfig
     from speechllm_tools.manifest.written import WritingLlm, load_llm
 

@@ -12,15 +12,16 @@ from typing import Any
 import torch
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.identity import identity_of
 from speechllm_plugin.llms.answering import answer
-from speechllm_plugin.llms.api import LLMS, DecodingConfig, Llm
+from speechllm_plugin.llms.api import LLMS, Llm
+from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.encoder_decoder import MODEL_TYPES
 from speechllm_plugin.llms.positions import check_positions
 from speechllm_plugin.llms.texts import embed_texts
 from speechllm_plugin.models.speech_llm.archs import LLM_ARCHS
 from speechllm_plugin.precision import machine_precision
 from speechllm_plugin.pretrained import config_values, freeze
+from speechllm_plugin.pretrained.identity import identity_of
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt
 from speechllm_plugin.tasks.answer import ANSWER
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from speechllm_plugin.datasets.audio import AudioSource, count_channels, resolve
+from speechllm_plugin.datasets.audio import AudioError, AudioSource, count_channels, resolve
 from speechllm_plugin.datasets.manifest import read_manifest
 from speechllm_plugin.errors import UserError
 
@@ -91,6 +91,17 @@ def find_inputs(names: Sequence[str], audio_root: Path | None) -> tuple[list[Inp
         else:
             inputs.append(Input(name, name, Path(), PurePath(name).stem))
     return inputs, passed_over
+
+
+def missing_files(inputs: Sequence[Input]) -> dict[str, AudioError]:
+    """What is wrong with those inputs whose files are not there, by name; no file is opened."""
+    missing = {}
+    for item in inputs:
+        try:
+            item.source(None)
+        except AudioError as error:
+            missing[item.name] = error
+    return missing
 
 
 def check_places(inputs: Sequence[Input]) -> None:

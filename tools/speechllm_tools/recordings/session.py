@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,8 @@ from speechllm_tools.recordings.kept import KeptPieces
 
 if TYPE_CHECKING:
     from speechllm_plugin.datasets.files import Named
-    from speechllm_plugin.llms.api import DecodingConfig
-    from speechllm_plugin.models.speech_llm.checkpoint import Checkpoint
+    from speechllm_plugin.llms.decoding import DecodingConfig
+    from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint
     from speechllm_plugin.models.speech_llm.model import SpeechLlm
     from speechllm_plugin.timed_text import TimedText
 
@@ -84,8 +84,12 @@ class Session:
         self._progress = _Progress()
         self._were_there = self._done = 0
 
-    def run(self, inputs: Sequence[Input]) -> int:
-        """The exit status: 2 where a recording could not be read."""
+    def run(self, inputs: Sequence[Input], failed: Iterable[str] = ()) -> int:
+        """
+        :param failed: names of inputs that have been told to be wrong already, and are not among `inputs`.
+        :returns: the exit status, 2 where a recording could not be read.
+        """
+        self._failed.update(failed)
         found = transcribe(
             self._recordings(inputs), self._decode, batch_size=self._options.batch_size,
             decode_pieces=self._decode_pieces, keep=self._keep,
@@ -107,9 +111,8 @@ class Session:
         if self._were_there:
             self._say(f"{self._done} transcribed, {self._were_there} were there already, {len(self._failed)} failed")
         elif self._failed:
-            self._say(
-                f"{len({item.name for item in inputs}) - len(self._failed)} transcribed, {len(self._failed)} failed"
-            )
+            names = {item.name for item in inputs} | self._failed
+            self._say(f"{len(names) - len(self._failed)} transcribed, {len(self._failed)} failed")
         return 2 if self._failed else 0
 
     def _recordings(self, inputs: Sequence[Input]) -> Iterator[Recording]:

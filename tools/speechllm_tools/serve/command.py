@@ -96,7 +96,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _service(options: argparse.Namespace) -> Service:
-    from speechllm_plugin.models.speech_llm.checkpoint import find_checkpoint, load_speech_llm, parse_step
+    from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
     from speechllm_plugin.recordings.cutting import CutConfig, piece_lengths
     from speechllm_tools.numerics import use_recipe_numerics
     from speechllm_tools.serve.app import Service

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from speechllm_plugin.hub import NoSuchFileError, find_file, read_json
+from speechllm_plugin.pretrained.hub import NoSuchFileError, find_file, read_json
 
 PIECE = 16 * 2**20
 """Bytes read between two releases of a mapped file."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
-from speechllm_plugin.weights import read_samples
+from speechllm_plugin.pretrained.hub import snapshot
+from speechllm_plugin.pretrained.weights import read_samples
 
 if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.config import PartSection
@@ -65,3 +67,17 @@ def check_identity(kind: str, section: PartSection, part: nn.Module, *, other_we
         if not other_weights:
             raise UserError(f"{message}; give the path of those, or set other_weights=true to use these")
         log.warning("{}; they are used, as other_weights says.", message)
+
+
+def source_identity(path: str) -> dict[str, object]:
+    """What tells one version of a checkpoint from another without reading its weights.
+
+    For a local directory: names, sizes and modification times of its weight files; for the hub: its id and, once it
+    was downloaded, the commit.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        found = snapshot(path)
+        return {"path": path} if found is None else {"path": path, "commit": found.name}
+    files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin"))
+    return {"files": [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]}

@@ -1,0 +1,229 @@
+"""The files of a training run's checkpoints. Imports no torch: what is wrong with them is told at once."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.llms.decoding import DecodingConfig
+from speechllm_plugin.models.speech_llm.kept_vocabulary import kept_vocabulary
+from speechllm_plugin.registry import structure
+from speechllm_plugin.yaml_text import parse_yaml
+
+if TYPE_CHECKING:
+    from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+
+Step = int | Literal["best", "last"]
+DECODING = "decoding.json"
+"""Lies beside the checkpoints: how their run decodes, with what it derived from its data."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    directory: Path
+    """The `checkpoints` folder of a run."""
+    step_nr: int
+
+    @property
+    def name(self) -> str:
+        """What fairseq2 calls it."""
+        return f"checkpoint_step_{self.step_nr}"
+
+    @property
+    def model_dir(self) -> Path:
+        return self.directory / f"step_{self.step_nr}" / "model"
+
+    def config(self, overrides: dict[str, Any] | None = None) -> SpeechLlmConfig:
+        """
+        :param overrides: keys to change, by dotted path.
+        :raises UserError: the configuration cannot be read, or has a key or a value that this version does not know.
+        """
+        file = self.directory / "model.yaml"
+        try:
+            values = parse_yaml(file.read_text(encoding="utf-8"))["model_config"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
+        if (kept := kept_vocabulary(values, self.directory)) is not None:
+            values["ctc"]["vocabulary"] = kept
+        for key, value in (overrides or {}).items():
+            _override(values, key, value)
+        from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+
+        return structure(SpeechLlmConfig, values, "model")
+
+    def precision(self) -> dict[str, str]:
+        """What each frozen part was trained in, by its name."""
+        from speechllm_plugin.models.speech_llm.config import part_dtypes
+
+        return part_dtypes(self.config())
+
+    def decoding(self) -> DecodingConfig:
+        """How the run decoded its validation; the defaults where neither its `decoding.json` nor, from a run before
+        there was one, its configuration came along.
+
+        :raises UserError: the file cannot be read.
+        """
+        file = self.directory / DECODING
+        if not file.is_file():
+            file = self.directory.parent / "config.yaml"
+        if not file.is_file():
+            return DecodingConfig()
+        try:
+            values = parse_yaml(file.read_text(encoding="utf-8")).get("decoding")
+        except (OSError, ValueError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
+        return structure(DecodingConfig, values, f"{file}: decoding")
+
+    def longest_clip(self) -> float | None:
+        """Seconds of the longest clip that the run was trained on; None where its `decoding.json` does not tell.
+
+        :raises UserError: the file cannot be read.
+        """
+        seconds = self._kept("longest_clip")
+        return float(seconds) if isinstance(seconds, int | float) else None
+
+    def clean_text(self) -> str | None:
+        """What was removed from the training texts (`SpeechTextConfig.clean_text`); None where nothing tells.
+
+        :raises UserError: the file cannot be read.
+        """
+        kept = self._kept("clean_text")
+        return kept if isinstance(kept, str) else None
+
+    def _kept(self, key: str) -> object:
+        file = self.directory / DECODING
+        if not file.is_file():
+            return None
+        try:
+            return json.loads(file.read_text(encoding="utf-8")).get(key)
+        except (OSError, ValueError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
+
+
+def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
+    """
+    :param path: a run directory, its `checkpoints` folder, or one `step_N` in it (`step` is then ignored).
+    :param step: a step number; "last"; or "best" by the validation score, which falls back on the last.
+    :raises UserError: there is no such checkpoint, or its files are damaged.
+    """
+    checkpoint = _choose_checkpoint(Path(path), step)
+    check_files(checkpoint.model_dir)
+    return checkpoint
+
+
+def parse_step(text: str) -> Step:
+    """A step as a command line gives it.
+
+    :raises UserError: it is none.
+    """
+    if text in ("best", "last"):
+        return text  # type: ignore[return-value]
+    # Digits of other scripts, and those that are no numbers, are none of a folder's name.
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"--step: found {text!r}, expected best, last or a step number")
+    return int(text)
+
+
+def step_numbers(directory: Path) -> list[int]:
+    """The steps whose checkpoints lie in `directory`, in order; not those that are still being written."""
+    return sorted(int(folder.name[5:]) for folder in directory.glob("step_*") if folder.name[5:].isdecimal())
+
+
+def check_files(folder: Path) -> None:
+    """Tells files that a full disk or an unfinished copy has cut. Their directories are read, not their tensors.
+
+    :raises UserError: a file is damaged, or there is none.
+    """
+    files = sorted(folder.rglob("*.pt"))
+    if not files:
+        raise UserError(f"checkpoint: found no file in {folder}, expected those that a training run has written")
+    for file in files:
+        try:
+            zipfile.ZipFile(file).close()
+        except (zipfile.BadZipFile, OSError) as error:
+            raise UserError(
+                f"checkpoint: found a damaged file {file} ({error}), expected a whole one; other steps of the run may "
+                "be usable"
+            ) from error
+
+
+def _choose_checkpoint(path: Path, step: Step) -> Checkpoint:
+    if not path.exists():
+        raise UserError(f"checkpoint: found no {path}, expected the output directory of a training run")
+    if match := re.fullmatch(r"step_(\d+)", path.resolve().name):
+        step, path = int(match[1]), path.resolve().parent
+    directory = path if (path / "model.yaml").is_file() else path / "checkpoints"
+    if not (directory / "model.yaml").is_file():
+        raise UserError(f"checkpoint: found no model.yaml in {path} or {path / 'checkpoints'}, expected the output "
+                        "directory of a training run")
+    steps = step_numbers(directory)
+    if not steps:
+        raise UserError(f"checkpoint: found no step_N in {directory}; the run has not saved a checkpoint yet")
+    if isinstance(step, int):
+        if step not in steps:
+            raise UserError(f"checkpoint: found steps {', '.join(map(str, steps))} in {directory}, not {step}")
+        return Checkpoint(directory, step)
+    scores = {number: score for number in steps if (score := _score(directory, number)) is not None}
+    if step == "best" and scores:
+        # Of equal scores the later, as fairseq2 has it.
+        return Checkpoint(directory, max(scores, key=lambda number: (scores[number], number)))
+    return Checkpoint(directory, steps[-1])
+
+
+def describe_choice(checkpoint: Checkpoint) -> str:
+    """Which of its run's checkpoints one is."""
+    chosen = (("the last", "last"), ("the best by validation", "best"))
+    steps = {name: find_checkpoint(checkpoint.directory, parse_step(step)).step_nr for name, step in chosen}
+    own = [name for name, step in steps.items() if step == checkpoint.step_nr]
+    others = [f"{name} is step {step}" for name, step in steps.items() if step != checkpoint.step_nr]
+    return "; ".join([", ".join([f"step {checkpoint.step_nr} of {checkpoint.directory.parent}", *own]), *others])
+
+
+def named_checkpoint(directory: Path | None, name: str | None) -> Checkpoint | None:
+    """A checkpoint that is known by fairseq2's name for it; None for a model that is no run's."""
+    if directory is None or name is None:
+        return None
+    if match := re.fullmatch(r"checkpoint_step_(\d+)", name):
+        return find_checkpoint(directory, int(match[1]))
+    if name in ("last_checkpoint", "best_checkpoint"):
+        return find_checkpoint(directory, "last" if name == "last_checkpoint" else "best")
+    return None
+
+
+def keep_decoding(directory: Path, decoding: DecodingConfig, longest_clip: float, clean_text: str) -> None:
+    """
+    :param directory: the `checkpoints` folder of the run.
+    :param longest_clip: see `Checkpoint.longest_clip`.
+    :param clean_text: see `Checkpoint.clean_text`.
+    """
+    values = {"decoding": asdict(decoding), "longest_clip": round(longest_clip, 3), "clean_text": clean_text}
+    write_text_atomically(directory / DECODING, json.dumps(values, indent=2) + "\n")
+
+
+def _score(directory: Path, step_nr: int) -> float | None:
+    file = directory / "scores" / f"step_{step_nr}.txt"
+    if not file.is_file():
+        return None
+    text = file.read_text()
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"checkpoint: found {text!r} in {file}, expected the score of step {step_nr}") from error
+
+
+def _override(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UserError(f"overrides: found key {key!r}, expected a known one; {parent!r} has no keys of its own")
+    values[last] = value

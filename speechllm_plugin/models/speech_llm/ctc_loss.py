@@ -1,0 +1,72 @@
+"""Losses of a CTC head, of logits that exist or of those that are too many to exist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from speechllm_plugin.llms.cross_entropy import cross_entropy
+from speechllm_plugin.logits import LinearLogits, Logits, whole
+
+_NEVER = -1e30
+"""Logit of a class that a row does not have: finite, as torch's gradient is NaN for one of probability 0."""
+
+
+def ctc_loss(logits: Logits, lengths: Tensor, labels: Sequence[Sequence[int]]) -> Tensor:
+    """
+    :param logits: of the frames, `[B, T, V]`; label 0 is the blank.
+    :param lengths: `[B]`.
+    :param labels: of each row, below V.
+    :returns: the loss of each row in nats, `[B]`; 0 where there are too few frames.
+    """
+    if isinstance(logits, LinearLogits) and logits.are_many:
+        classes, labels = _own_classes(logits, labels)
+        # Few as they are, float64 costs nothing, and path sums of 10,000 nats are exact.
+        return _ctc_loss(classes.double(), labels, lengths).float()
+    return _ctc_loss(whole(logits).float(), labels, lengths)
+
+
+def _ctc_loss(logits: Tensor, labels: Sequence[Sequence[int]], lengths: Tensor) -> Tensor:
+    return F.ctc_loss(
+        logits.log_softmax(dim=-1).transpose(0, 1),  # (B, T, V) -> (T, B, V)
+        torch.tensor([label for row in labels for label in row], dtype=torch.long, device=logits.device),
+        lengths,
+        torch.tensor([len(row) for row in labels], device=logits.device),
+        reduction="none",
+        zero_infinity=True,
+    )
+
+
+def label_loss(logits: Logits, labels: Tensor, *, ignored: int) -> Tensor:
+    """
+    :param logits: `[B, U, V]`.
+    :param labels: `[B, U]`; `ignored` where there is none.
+    :returns: the sum of the cross entropies of all vectors with their labels, in nats.
+    """
+    chosen = labels != ignored
+    if isinstance(logits, Tensor):
+        return F.cross_entropy(logits[chosen].float(), labels[chosen], reduction="sum")
+    weight, bias = logits.weight, logits.bias
+    with torch.autocast(labels.device.type, enabled=False):
+        rows = logits.inputs[chosen]
+        return cross_entropy(rows, labels[chosen], lambda rows: F.linear(rows, weight, bias), len(weight))
+
+
+def _own_classes(logits: LinearLogits, labels: Sequence[Sequence[int]]) -> tuple[Tensor, list[list[int]]]:
+    """The same rows over vocabularies of their own, for the same loss: the blank, the labels that a row has, and one
+    class for all others, whose probability is the sum of theirs.
+
+    :returns: logits `[B, T, classes]`, and the labels in them.
+    """
+    known = [[0, *sorted(set(row))] for row in labels]
+    size = max(map(len, known))
+    # A row with fewer repeats its blank, in classes that nothing reads.
+    ids = torch.tensor([row + [0] * (size - len(row)) for row in known], device=logits.inputs.device)
+    spare = torch.tensor([[i >= len(row) for i in range(size)] for row in known], device=ids.device)
+    own = logits.of(ids).masked_fill(spare.unsqueeze(1), _NEVER)
+    others = logits.log_sum_of_others(ids).unsqueeze(2)
+    renamed = [[classes.index(label) for label in row] for classes, row in zip(known, labels, strict=True)]
+    return torch.cat([own, others], dim=2), renamed

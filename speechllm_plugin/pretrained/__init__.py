@@ -1,0 +1,25 @@
+"""Loads parts of pretrained checkpoints in Hugging Face's format, from the hub or from a local directory."""
+
+from speechllm_plugin.pretrained.building import freeze, without_modes
+from speechllm_plugin.pretrained.classes import model_class, model_of
+from speechllm_plugin.pretrained.configs import config_values, load_config, load_hf_config, load_preprocessor
+from speechllm_plugin.pretrained.identity import source_identity
+from speechllm_plugin.pretrained.models import check_weight_files, load_model
+from speechllm_plugin.pretrained.submodules import load_submodule
+from speechllm_plugin.pretrained.tokenizer import load_tokenizer
+
+__all__ = [
+    "check_weight_files",
+    "config_values",
+    "freeze",
+    "load_config",
+    "load_hf_config",
+    "load_model",
+    "load_preprocessor",
+    "load_submodule",
+    "load_tokenizer",
+    "model_class",
+    "model_of",
+    "source_identity",
+    "without_modes",
+]

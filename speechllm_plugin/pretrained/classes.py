@@ -1,0 +1,41 @@
+"""Which of transformers' classes loads a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.pretrained.configs import config_values, load_hf_config
+
+
+def model_class(kls: Any, path: str, key: str) -> tuple[type[PreTrainedModel], PretrainedConfig]:
+    """What one of transformers' Auto classes would load, and its configuration; reads no weights."""
+    config_values(path, key)
+    config = load_hf_config(path, key)
+    return class_of(kls, config, f"{key}: {path}"), config
+
+
+def class_of(kls: Any, config: PretrainedConfig, where: str) -> Any:
+    """
+    :raises UserError: the Auto class loads no model of that kind.
+    """
+    if type(config) not in getattr(kls, "_model_mapping", {type(config): kls}):
+        raise UserError(f"{where} holds a model of type {config.model_type!r}, which {kls.__name__} does not load")
+    return model_of(kls, config)
+
+
+def model_of(kls: Any, config: PretrainedConfig) -> Any:
+    """The class that an Auto class makes of a configuration that it knows."""
+    found = getattr(kls, "_model_mapping", {type(config): kls})[type(config)]
+    classes = {one.__name__: one for one in (found if isinstance(found, (tuple, list)) else [found])}
+    return next((classes[name] for name in config.architectures or [] if name in classes), next(iter(classes.values())))
+
+
+def keeps_float32(kls: type[PreTrainedModel], dtype: torch.dtype) -> bool:
+    """Whether transformers leaves some weights of a model in float32 when the others become `dtype` (T5's, say)."""
+    names = {torch.float16: ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"),
+             torch.bfloat16: ("_keep_in_fp32_modules_strict",)}
+    return any(getattr(kls, name, None) for name in names.get(dtype, ()))

@@ -1,0 +1,70 @@
+"""Reads tokenizers, and follows their files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.pretrained.explaining import explained
+from speechllm_plugin.pretrained.hub import NoSuchFileError, find_file, local_path, read_json
+from speechllm_plugin.transformers_versions import VERSION
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+"""One of them is in every checkpoint of an LLM."""
+
+LFS_POINTER = b"version https://git-lfs"
+"""What a clone without git-LFS leaves in place of a large file starts with."""
+
+
+def load_tokenizer(path: str, key: str) -> PreTrainedTokenizerFast:
+    tokenizer = explained(key, path, lambda: _read_tokenizer(local_path(path, key)))
+    if not tokenizer.is_fast:
+        raise UserError(f"{key}: {path} has no fast tokenizer (tokenizer.json), which is needed to keep special "
+                        "tokens inside transcripts from being read as control tokens")
+    return tokenizer
+
+
+def _read_tokenizer(source: str) -> PreTrainedTokenizerFast:
+    try:
+        kls: Any = PreTrainedTokenizerFast if _names_the_class_of_5(source) else AutoTokenizer
+        tokenizer = kls.from_pretrained(source)
+        if VERSION >= 5 and tokenizer.is_fast:
+            _follow_its_file(tokenizer, source)
+        return tokenizer
+    except Exception as error:  # tokenizers raises no other
+        # Which file it missed or could not read, transformers does not say.
+        found = find_file(source, *TOKENIZER_FILES)
+        for name in (*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+            file = found.parent / name
+            if file.suffix == ".json" and file.is_file():
+                read_json(file)
+            elif file.is_file() and file.read_bytes()[: len(LFS_POINTER)] in (b"", LFS_POINTER):
+                raise OSError(f"{file} is not whole; download it again") from error
+        if isinstance(error, (OSError, ValueError, ImportError)):
+            raise
+        raise OSError(f"no tokenizer can be made of {found} ({error}); download it again") from error
+
+
+def _names_the_class_of_5(source: str) -> bool:
+    """transformers 5 writes `TokenizersBackend` where 4 wrote `PreTrainedTokenizerFast`, and 4 knows no such class."""
+    if VERSION >= 5:
+        return False
+    try:
+        values = read_json(find_file(source, "tokenizer_config.json"))
+    except NoSuchFileError:
+        return False
+    return values.get("tokenizer_class") == "TokenizersBackend"
+
+
+def _follow_its_file(tokenizer: PreTrainedTokenizerFast, source: str) -> None:
+    """transformers 5 takes vocabulary and merges from tokenizer.json, and the steps around them from the class that
+    tokenizer_config.json names: other ids, and other texts, for a tokenizer whose file has other steps."""
+    try:
+        file = Tokenizer.from_file(str(find_file(source, "tokenizer.json")))
+    except NoSuchFileError:
+        return
+    for step in ("normalizer", "pre_tokenizer", "decoder"):
+        setattr(tokenizer.backend_tokenizer, step, getattr(file, step))

@@ -1,0 +1,47 @@
+"""Imports transformers without PyTorch's compiler, for commands that compile nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+_COMPILER = "torch._dynamo"
+_MASKS = "torch._dynamo._trace_wrapped_higher_order_op"
+
+
+def import_transformers() -> None:
+    """
+    Imports transformers' models before anything else does. It imports PyTorch's compiler, with a system of computer
+    algebra, to mark two functions for it and to name one class: 2.9 s of the 8.4 s that a command took to start. Names
+    stand in for these while it does so. Whoever compiles later imports the compiler as ever; the two functions are then
+    compiled through and not left as they are. For a command's own process only.
+    """
+    if _COMPILER in sys.modules:
+        return
+    compiler, masks = ModuleType(_COMPILER), ModuleType(_MASKS)
+    compiler.__path__ = []
+    vars(compiler).update(allow_in_graph=_unmarked, disable=_unmarked)
+    vars(masks).update(TransformGetItemToIndex=_real_masks)
+    sys.modules.update({_COMPILER: compiler, _MASKS: masks})
+    try:
+        # A version that wants more of the compiler gets it, and the command starts as slowly as without this.
+        with suppress(ImportError, AttributeError):
+            import transformers.masking_utils
+            import transformers.modeling_utils  # noqa: F401
+    finally:
+        for name in (_MASKS, _COMPILER):
+            del sys.modules[name]
+
+
+def _unmarked(function: Any = None, *_: object, **__: object) -> Any:
+    """A decorator, with or without arguments, that leaves its function alone."""
+    return function if isinstance(function, Callable) else _unmarked  # type: ignore[arg-type]
+
+
+def _real_masks() -> Any:
+    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+
+    return TransformGetItemToIndex()
