@@ -118,4 +118,8 @@ def test_mistakes_are_one_line(tmp_path: Path, tts: str) -> None:
     assert "expected {out}" in error("--tts", sys.executable)
     assert "{voice}" in error("--tts", tts, "--voices", "anna")
     write_lines(texts, [json.dumps({"text": f"refuse {number}"}) for number in range(40)])
+    lists = write_lines(tmp_path / "t.csv", ["instruction,output", "Say hello,Hello"])
+    assert manifest("speak", lists, "--output", tmp_path / "t.tsv").user_error() == (
+        f"{lists}: found no text to speak in 2 entries (entry that is no JSON object: {lists}, line 1)"
+    )
     assert "none of the first 20 texts was spoken" in error("--tts", tts, "--workers", 1)

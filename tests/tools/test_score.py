@@ -224,3 +224,17 @@ def test_answers_are_scored_and_exported_for_a_judge(commands: Commands, tmp_pat
     (tmp_path / "answers.tsv").write_text("id\taudio\ttgt_text\nq0\ta.wav\tkitchen\n")
     error = commands.speechllm("score", tmp_path / "ours", "--answers", tmp_path / "answers.tsv").user_error()
     assert error.startswith("--answers: found no answer of 2 ids, the first 'q1'")
+
+
+def test_what_the_llm_answers_in_writing_is_a_system_too(commands: Commands, tmp_path: Path) -> None:
+    file = tmp_path / "ours/test/hypotheses.tsv"
+    write_hypotheses(file, answers(["The kitchen.", "Who knows", "Once"]))
+    header = "id\taudio\ttgt_text\tsrc_lang\ttgt_lang\ttask\n"
+    rows = [f"q{i}\ta.wav\t{text}\ten\ten\tanswer\n" for i, text in enumerate(["In the kitchen", "Seghers", "No"])]
+    (tmp_path / "written.tsv").write_text(header + "".join(rows))
+    # Without languages and task of its own: those of the references.
+    (tmp_path / "other.tsv").write_text("id\thypothesis\n" + "".join(f"q{i}\tAnna Seghers\n" for i in range(3)))
+    result = found(commands, tmp_path / "ours", tmp_path / "written.tsv", tmp_path / "other.tsv", "--references", file,
+                   "--metrics", "exact")  # fmt: skip
+    scores = {name: one["scores"]["exact"]["en (answer)"]["score"] for name, one in result["systems"].items()}
+    assert scores == {"ours": 0.0, "written": 50.0, "other": 50.0}

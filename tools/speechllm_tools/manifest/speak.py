@@ -97,8 +97,8 @@ def run(options: argparse.Namespace) -> int:
     counts = _Counts()
     planned = list(_plan(options, voices, counts))
     if not planned:
-        raise UserError(f"{options.texts}: found no text to speak in {counts.read:,} entries (first: "
-                        f"{next(iter(counts.first.items()), 'no entry')})")
+        why = next((f"{reason}: {where}" for reason, where in counts.first.items()), "it is empty")
+        raise UserError(f"{options.texts}: found no text to speak in {counts.read:,} entries ({why})")
     made_by = {"synthesiser": _name_of(tts), "voices": list(voices), "seed": options.seed,
                "sources": hashes([options.texts]), "max_words": options.max_words, "input": options.input,
                "columns": options.columns, "voices_per_text": options.voices_per_text}  # fmt: skip

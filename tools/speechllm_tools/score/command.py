@@ -7,11 +7,14 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
 from speechllm_plugin.scoring.normalizers import NormalizerName
+
+if TYPE_CHECKING:
+    from speechllm_tools.score.measure import Beside
 
 _NORMALIZERS = get_args(NormalizerName)
 
@@ -99,7 +102,6 @@ def measure_all(options: argparse.Namespace, systems: Sequence[Any]) -> list[Any
 
     :raises UserError: a metric lacks what it needs, or none fits a system's rows.
     """
-    from speechllm_plugin.scoring.phrase_lists import read_phrase_lists
     from speechllm_tools.comet.scoring import measure_comet
     from speechllm_tools.score.measure import (
         AGREEMENT,
@@ -108,20 +110,11 @@ def measure_all(options: argparse.Namespace, systems: Sequence[Any]) -> list[Any
         COMET,
         RECOGNITION,
         TRANSLATION,
-        Beside,
         aligned,
         measure,
     )
-    from speechllm_tools.score.reading import read_answers
 
-    for option, names, what in (("phrases", ("b_wer", "u_wer"), "the list of phrases"),
-                                ("answers", ("agreement", "agreement_f1"), "the answers to compare with")):
-        if getattr(options, option) is None and (wrong := {*names} & {*(options.metrics or ())}):
-            raise UserError(f"--metrics: found {min(wrong)} without --{option}, expected {what}")
-    beside = Beside(
-        None if options.phrases is None else read_phrase_lists(options.phrases),
-        None if options.answers is None else read_answers(options.answers),
-    )
+    beside = _beside(options)
     metrics = options.metrics or [
         *RECOGNITION, *(BIASING if beside.phrases else ()), "bleu", "chrf", *ANSWERS,
         *(AGREEMENT if beside.answers else ()), *([COMET] if options.comet else []),
@@ -131,16 +124,36 @@ def measure_all(options: argparse.Namespace, systems: Sequence[Any]) -> list[Any
         measure(one, metrics, options.normalizers, beside)
     if COMET in metrics:
         measure_comet(measured, options)
+    fitting = {
+        "wer": ("transcriptions", [*RECOGNITION, *BIASING]),
+        "translation": ("translations", [*TRANSLATION, COMET]),
+        "answers": ("answers", [*ANSWERS, *AGREEMENT]),
+    }
     for one in measured:
         if not one.statistics:
-            kinds = sorted({rows[0].scored_by for rows in one.sets.values()})
-            fitting = {"wer": [*RECOGNITION, *BIASING], "translation": [*TRANSLATION, COMET],
-                       "answers": [*ANSWERS, *AGREEMENT]}  # fmt: skip
-            called = {"wer": "transcriptions", "translation": "translations", "answers": "answers"}
+            found = [fitting[kind] for kind in sorted({rows[0].scored_by for rows in one.sets.values()})]
             raise UserError(f"--metrics: found {' '.join(metrics)}, expected one for the "
-                            f"{' and '.join(called[kind] for kind in kinds)} of {one.system.name} (of "
-                            f"{', '.join(metric for kind in kinds for metric in fitting[kind])})")
+                            f"{' and '.join(what for what, _ in found)} of {one.system.name} (of "
+                            f"{', '.join(metric for _, known in found for metric in known)})")
     return measured
+
+
+def _beside(options: argparse.Namespace) -> Beside:
+    """
+    :raises UserError: a metric lacks its file, or the file is of no use.
+    """
+    from speechllm_plugin.scoring.phrase_lists import read_phrase_lists
+    from speechllm_tools.score.measure import Beside
+    from speechllm_tools.score.reading import read_answers
+
+    for option, metrics, what in (("phrases", ("b_wer", "u_wer"), "the list of phrases"),
+                                  ("answers", ("agreement", "agreement_f1"), "the answers to compare with")):
+        if getattr(options, option) is None and (wrong := {*metrics} & {*(options.metrics or ())}):
+            raise UserError(f"--metrics: found {min(wrong)} without --{option}, expected {what}")
+    return Beside(
+        None if options.phrases is None else read_phrase_lists(options.phrases),
+        None if options.answers is None else read_answers(options.answers),
+    )
 
 
 def _check(options: argparse.Namespace) -> None:

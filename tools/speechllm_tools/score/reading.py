@@ -12,6 +12,7 @@ from typing import Any
 from speechllm_plugin.datasets.tsv import read_table
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.scoring.report import Hypothesis, read_hypotheses
+from speechllm_plugin.tasks.api import task_named
 
 HYPOTHESES = "hypotheses.tsv"
 
@@ -114,12 +115,18 @@ def _row(identity: str, hypothesis: str, **fields: Any) -> Hypothesis:
 
 
 def _read_tsv(path: Path) -> list[Hypothesis]:
-    """A table with the columns id and hypothesis, and any others of our own files."""
-    optional = ("reference", "transcript", "source", "src_lang", "tgt_lang")
+    """A table with the columns id and hypothesis, and any others of our own files; or a manifest, whose texts are the
+    hypotheses: what the LLM answers in writing (`speechllm manifest answer`) is a system, too."""
+    optional = ("reference", "transcript", "source", "src_lang", "tgt_lang", "task")
+    records = read_table(path, required=("id",))
+    columns = records[0].fields if records else {}
+    column = next((name for name in ("hypothesis", "tgt_text") if name in columns), None)
+    if records and column is None:
+        raise UserError(f"{path}, line 1: found columns {', '.join(columns)}, expected also 'hypothesis'")
     return [
-        _row(record.fields["id"], record.fields["hypothesis"],
+        _row(record.fields["id"], record.fields[column or ""],
              **{name: record.fields[name] for name in optional if name in record.fields})
-        for record in read_table(path, required=("id", "hypothesis"))
+        for record in records
     ]
 
 
@@ -151,6 +158,8 @@ def _completed(rows: list[Hypothesis], path: Path, side: Side, by_line: bool = F
             row, transcript=transcript or row.transcript, src_lang=row.src_lang or source,
             tgt_lang=row.tgt_lang or target or source,
         ))  # fmt: skip
+    for name in {row.task for row in completed if row.task}:
+        task_named(name, f"{path}, column 'task'")
     if not any(row.reference for row in completed):
         raise UserError(f"{path}: found no references, expected a column 'reference' or --references FILE")
     return completed
@@ -179,7 +188,8 @@ def _read_references(path: Path) -> list[Mapping[str, str]]:
         if records and not {"reference", "tgt_text"} & set(records[0].fields):
             raise UserError(f"{path}: found columns {', '.join(records[0].fields)}, expected 'reference' or 'tgt_text'")
         columns = {"id": ("id",), "reference": ("reference", "tgt_text"), "transcript": ("transcript", "src_text"),
-                   "src_lang": ("src_lang",), "tgt_lang": ("tgt_lang",), "source": ("source", "audio")}
+                   "src_lang": ("src_lang",), "tgt_lang": ("tgt_lang",), "source": ("source", "audio"),
+                   "task": ("task",)}  # fmt: skip
         known = [
             {field: next((record.fields[name] for name in names if name in record.fields), "")
              for field, names in columns.items()}
