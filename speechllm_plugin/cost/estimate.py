@@ -191,7 +191,7 @@ def _encoder_work(skeleton: Skeleton, seconds: float) -> tuple[int, Work]:
     """Also gives the number of feature vectors."""
     samples, encoder = round(seconds * SAMPLE_RATE), skeleton.encoder
     kept = Kept(encoder, _layers(encoder))
-    with skeleton.mode, torch.set_grad_enabled(encoder.tuned), _precision(encoder), _Counter() as counter, kept:
+    with skeleton.mode, torch.set_grad_enabled(encoder.tuned), _precision(encoder), FlopCounter() as counter, kept:
         features, lengths = encoder.encode(torch.empty(1, samples), torch.tensor([samples]))
     flops = counter.with_backward(skeleton.config.encoder_tuning) if encoder.tuned else counter.forward()
     # The adapter gets the features in float32.
@@ -239,7 +239,7 @@ def _run_adapter(skeleton: Skeleton, frames: int, vectors: int | None) -> Adapte
 
     target_lengths = None if vectors is None else torch.tensor([vectors])
     kept = Kept(adapter, _layers(adapter))
-    with _Counter() as counter, kept:
+    with FlopCounter() as counter, kept:
         output = adapter(seqs, torch.tensor([frames]), target_lengths, classify if skeleton.ctc else None)
     work = Work(3 * counter.forward(), kept.total, kept.recomputed)
     return Adapted(output.seqs.size(1), sum(scored_sizes), work)
@@ -263,7 +263,7 @@ def _ctc_work(head: CtcHead | None, frames: int) -> Work:
 
 def _llm_work(skeleton: Skeleton, vectors: int, target_tokens: int) -> Work:
     kept = Kept(skeleton.llm, _layers(skeleton.llm))
-    with skeleton.mode, _precision(skeleton.llm), _Counter() as counter, kept:
+    with skeleton.mode, _precision(skeleton.llm), FlopCounter() as counter, kept:
         _llm_logits(skeleton.llm, vectors + PROMPT_TOKENS, target_tokens).float().log_softmax(-1)
     return Work(counter.with_backward(skeleton.config.llm_tuning), kept.total, kept.recomputed)
 
@@ -299,7 +299,7 @@ def _precision(part: PretrainedPart) -> Iterator[None]:
         yield
 
 
-class _Counter(FlopCounterMode):
+class FlopCounter(FlopCounterMode):
     """Counts matrix products, those of fused attention on a CPU among them."""
 
     def __init__(self) -> None:
