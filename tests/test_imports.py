@@ -31,6 +31,9 @@ ROOMS: dict[str, set[str]] = {
     "cards": {"models"},
     "cascade": {"datasets", "llms", "parts", "pretrained", "prompts", "recognizers"},
     "checked": {"errors"},
+    "cost": {
+        "adapters", "datasets", "encoders", "errors", "llms", "logits", "models", "parts", "precision", "pretrained"
+    },
     "datasets": {"checked", "encoders", "errors", "files", "languages", "log", "tasks"},
     "encoders": {
         "datasets", "errors", "masks", "parts", "precision", "pretrained", "registry", "transformers_versions"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -20,10 +20,11 @@ from transformers import (
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS, Llm
+from speechllm_plugin.llms.causal_rows import CausalRows
 from speechllm_plugin.llms.cross_entropy import cross_entropy
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.exact import decode
-from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
+from speechllm_plugin.llms.generation import Search
 from speechllm_plugin.llms.joining import join_rows, pad_rows
 from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
@@ -122,11 +123,11 @@ class CausalLlm(Llm):
         # Gradients do not reach cached states, and a layer that is computed again would add to the cache twice.
         cached = self.pads and not (torch.is_grad_enabled() and (self.tuned or self.recomputes))
         with self.precision(speech.device.type):
-            cache, prefix_mask, positions = self._prefix_cache([prompt.before if cached else () for prompt in prompts])
+            cache, prefix_mask, positions = self.prefix_cache([prompt.before if cached else () for prompt in prompts])
             rows = [
-                torch.cat([self._embed(() if cached else prompts[i].before),
+                torch.cat([self.embed_ids(() if cached else prompts[i].before),
                            speech[i, : int(length)].to(self._weight.dtype),
-                           self._embed([*prompts[i].after, *targets[i][:-1]])])
+                           self.embed_ids([*prompts[i].after, *targets[i][:-1]])])
                 for i, length in enumerate(lengths.tolist())
             ]
             # (B, [before +] speech + after + target - 1, C)
@@ -146,10 +147,10 @@ class CausalLlm(Llm):
             wanted = torch.tensor([len(target) for target in targets], device=self.device)
             selected = (steps < row_lengths.unsqueeze(1)) & (steps >= (row_lengths - wanted).unsqueeze(1))
             labels = torch.tensor([token for target in targets for token in target], device=self.device)
-            loss = cross_entropy(hidden[selected], labels, self._logits, self._weight.size(0))
+            loss = cross_entropy(hidden[selected], labels, self.logits, self._weight.size(0))
             return loss, len(labels)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
         """`[N, C]` -> `[N, V]`, with what some models do to the logits after their head."""
         config = self.model.config.get_text_config()
         logits = self.head(hidden)
@@ -161,7 +162,7 @@ class CausalLlm(Llm):
             logits = logits / divisor
         return logits
 
-    def _prefix_cache(self, prefixes: Sequence[tuple[int, ...]]) -> tuple[DynamicCache | None, Tensor, Tensor]:
+    def prefix_cache(self, prefixes: Sequence[tuple[int, ...]]) -> tuple[DynamicCache | None, Tensor, Tensor]:
         """Keys and values of the tokens before the speech, through which no gradient passes.
 
         :returns: the cache, its mask `[B, P]`, and the position that follows each row's prefix, `[B]`.
@@ -213,7 +214,7 @@ class CausalLlm(Llm):
         embed: Any = self.model.get_input_embeddings()
         return embed(ids)
 
-    def _embed(self, ids: Sequence[int]) -> Tensor:
+    def embed_ids(self, ids: Sequence[int]) -> Tensor:
         return self.embed(torch.tensor(ids, dtype=torch.long, device=self.device))
 
     @torch.no_grad()
@@ -229,8 +230,13 @@ class CausalLlm(Llm):
         config: DecodingConfig,
     ) -> list[Generated]:
         search = Search(keys, limits, end_of_turn, config)
+        # Rows of several lengths have padding between prefix and speech, which a window would count.
+        apart = self.pads and not _has_window(self.model.config)
+        prefixes = [prompt.before if apart else () for prompt in prompts]
+        rest = [replace(prompt, before=()) if apart else prompt for prompt in prompts]
         with torch.autocast(speech.device.type, enabled=False):
-            return decode(_CausalRows(self, join_rows(self._embed, prompts, speech, lengths), end_of_turn), search)
+            rows = join_rows(self.embed_ids, rest, speech, lengths)
+            return decode(CausalRows(self, rows, end_of_turn, prefixes), search)
 
     def identity(self) -> dict[str, Any]:
         return {"llm": "causal", "source": source_identity(self.config.path), **vars(self.config)}
@@ -241,37 +247,6 @@ def _contiguous(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ..
     CPU multiplies by frozen weights row by row, copying the weights for each: 2.8 s instead of 14 ms for 8 rows of
     SmolLM2-135M in bfloat16 (findings/frozen_weights_times_a_slice.sh)."""
     return (inputs[0].contiguous(), *inputs[1:])
-
-
-class _CausalRows:
-    """See `speechllm_plugin.llms.exact.Rows`."""
-
-    def __init__(self, llm: CausalLlm, rows: Sequence[Tensor], end_of_turn: int) -> None:
-        """:param rows: prompt and speech of each, `[N, C]`."""
-        self._llm = llm
-        self._rows = rows
-        self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
-        self.dtype = llm.embedding_table.dtype
-        self.apart = not llm.pads
-        # With experts, or int8, the rounding of a token depends on the tokens behind it.
-        self.one_pass = not _has_experts(llm.model.config) and llm.config.quantization != "int8"
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def generate(self, rows: Sequence[int], search: Search, written: Sequence[int] = ()) -> list[Generated]:
-        known = self._llm._embed(written)
-        inputs, mask = pad_rows([torch.cat([self._rows[row], known]) for row in rows], "left")
-        embeddings = {"inputs_embeds": inputs, "attention_mask": mask}
-        return generate_rows(self._llm.model, self._llm.tokenizer, embeddings, search, written)
-
-    def hidden(self, row: int, tokens: Sequence[int]) -> Tensor:
-        inputs = torch.cat([self._rows[row], self._llm._embed(tokens)]).unsqueeze(0)
-        states: Tensor = self._llm.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        return states[0, -len(tokens) - 1 :]
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self._llm._logits(hidden)
 
 
 def _check(model_kls: type[PreTrainedModel], config: PretrainedConfig, path: str) -> None:
@@ -295,8 +270,10 @@ def _check(model_kls: type[PreTrainedModel], config: PretrainedConfig, path: str
     )
 
 
-def _has_experts(config: PretrainedConfig) -> bool:
-    return any("expert" in name and value for name, value in config.get_text_config().to_dict().items())
+def _has_window(config: PretrainedConfig) -> bool:
+    text = config.get_text_config()
+    layers = set(getattr(text, "layer_types", None) or ())
+    return bool(layers - {"full_attention", "attention"}) or getattr(text, "sliding_window", None) is not None
 
 
 def _why_not_sdpa(model_kls: type[PreTrainedModel], config: PretrainedConfig) -> str | None:
@@ -374,7 +351,7 @@ def _check_padding(llm: CausalLlm) -> None:
 
     :raises UserError: tokens behind the row change it: the model is no decoder.
     """
-    embeddings = llm._embed(range(1, 1 + ROW + PADDING))
+    embeddings = llm.embed_ids(range(1, 1 + ROW + PADDING))
     padding, row = embeddings[:PADDING], embeddings[PADDING:]
     alone = llm.decoder(inputs_embeds=row.unsqueeze(0), use_cache=False).last_hidden_state[0]
     behind = torch.cat([row, padding]).unsqueeze(0)

@@ -16,7 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.encoders import whisper
 from speechllm_plugin.llms.api import Llm
-from speechllm_plugin.llms.causal import CausalLlmConfig, _CausalRows, create_causal_llm
+from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.causal_rows import CausalRows
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm, _EncoderDecoderRows
 from speechllm_plugin.llms.exact import decode
@@ -58,7 +59,7 @@ class Case:
     kls: type
     llm: Llm
 
-    def rows(self, rows: Sequence[int]) -> tuple[_CausalRows | _EncoderDecoderRows, Search]:
+    def rows(self, rows: Sequence[int]) -> tuple[CausalRows | _EncoderDecoderRows, Search]:
         generator = torch.Generator().manual_seed(0)
         inputs = [torch.randn(length, self.llm.dim, generator=generator).bfloat16() for length in LENGTHS]
         search = Search(
@@ -71,7 +72,7 @@ class Case:
 @pytest.fixture(scope="module", params=["causal", "encoder-decoder"])
 def case(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
     if request.param == "causal":
-        return Case(_CausalRows, freeze(create_causal_llm(CausalLlmConfig(path=str(folder), dtype="bfloat16"))))
+        return Case(CausalRows, freeze(create_causal_llm(CausalLlmConfig(path=str(folder), dtype="bfloat16"))))
     return Case(_EncoderDecoderRows, load_family("mt5", save_family("mt5", tmp_path_factory.mktemp("mt5")), "bfloat16"))
 
 

@@ -25,6 +25,8 @@ TUNED: dict[str, Any] = {
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "checkpointed": CHECKPOINTED,
+    "chosen by estimate": {"trainer__activation_checkpointing": {"memory_gb": 0.0005}},
+    "not needed": {"trainer__activation_checkpointing": {"memory_gb": 10.0}},
     "every second": {"trainer__activation_checkpointing": {"mode": "layerwise", "every_nth_layer": 2}},
     "tuned": TUNED,
     "tuned, checkpointed": {**TUNED, **CHECKPOINTED},
@@ -51,6 +53,8 @@ def runs(commands: Commands, system: System, tmp_path_factory: pytest.TempPathFa
         # The prompt before the speech is run with the rest instead of cached: rounding.
         ("checkpointed", "plain", 1e-4),
         ("every second", "plain", 1e-4),
+        ("chosen by estimate", "checkpointed", 0.0),
+        ("not needed", "plain", 0.0),
         # With a tuned LLM it never is cached.
         ("tuned, checkpointed", "tuned", 0.0),
     ],
@@ -62,6 +66,13 @@ def test_checkpointing_gives_the_same_numbers(
     lines = metrics(runs[way], "train")
     for found, expected in zip(lines, metrics(runs[reference], "train"), strict=True):
         assert found == pytest.approx(expected, rel=tolerance, abs=0.0)
+
+
+def test_the_log_tells_the_estimate(runs: dict[str, Path]) -> None:
+    found = {way: "".join(file.read_text() for file in (run / "logs").glob("*.log")) for way, run in runs.items()}
+    assert "without activation checkpointing" in found["not needed"]
+    assert "not even one clip is within 90% of its 0.0 GB" in found["chosen by estimate"]
+    assert "Memory of a GPU" not in found["plain"]  # on a CPU
 
 
 def test_compiled_layers_give_nearly_the_same_numbers(runs: dict[str, Path]) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from fairseq2.data_type import DataType
 from fairseq2.recipe.config import (
+    ActivationCheckpointingConfig,
     AdamWConfig,
     CommonSection,
     CosineAnnealingLRConfig,
@@ -135,7 +136,26 @@ class MixedPrecision(MixedPrecisionConfig):
 
 
 @dataclass(kw_only=True)
+class ActivationCheckpointing(ActivationCheckpointingConfig):
+    """fairseq2's section with `mode: auto`."""
+
+    mode: Literal["auto", "off", "layerwise"] = "auto"  # type: ignore[assignment]
+    """Whether the layers of adapter and LLM (and of a tuned encoder) keep their inputs alone and are run again in the
+    backward pass: far less memory for one more forward pass. `auto`: on a GPU, where the estimate of `speechllm
+    inspect` for a batch of the longest clips is more than 90 % of its memory. The log has the figures."""
+    memory_gb: float | None = None
+    """Memory of a GPU for `auto`, in GB. None = what the device has; on a CPU `auto` is then `off`."""
+
+    def validate(self) -> ValidationResult:
+        result = super().validate()
+        if self.memory_gb is not None and self.memory_gb <= 0:
+            result.add_error(f"`memory_gb` must be more than 0, but is {self.memory_gb:g} instead.")
+        return result
+
+
+@dataclass(kw_only=True)
 class SpeechTrainerSection(TrainerSection):
+    activation_checkpointing: ActivationCheckpointing = field(default_factory=ActivationCheckpointing)
     mixed_precision: MixedPrecision = field(default_factory=MixedPrecision)
 
 

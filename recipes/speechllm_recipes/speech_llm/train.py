@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_atomically
 from speechllm_plugin.llms.decoding import DecodingConfig
-from speechllm_plugin.llms.limits import rate_for, reference_lengths, report_limit
+from speechllm_plugin.llms.limits import ReferenceLength, rate_for, reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint, keep_decoding, step_numbers
 from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.kept_vocabulary import keep_vocabulary, use_kept_vocabulary
@@ -40,6 +40,7 @@ from speechllm_recipes.speech_llm.common import (
 )
 from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
 from speechllm_recipes.speech_llm.disk_space import ask_for_space_first
+from speechllm_recipes.speech_llm.memory import settle_checkpointing
 from speechllm_recipes.speech_llm.precision import TrainingPrecision, settle_training
 from speechllm_recipes.speech_llm.resume import check_steps, follow_configuration
 from speechllm_recipes.speech_llm.run_record import check_run_record
@@ -117,7 +118,10 @@ class SpeechLlmTrainRecipe(Recipe):
         transcripts, seconds = known_transcripts(model, reader.clips, config.dataset.train_split)
         check_alignable(model, transcripts, seconds, config.dataset.train_split)
         unit = SpeechLlmTrainUnit(model, context.get_data_parallel_model(), reader)
-        decoding = _resolve_decoding(context, config, model, reader)
+        lengths = reference_lengths(model.prompts, reader.clips)
+        longest = 1 + max((length.tokens for length in lengths), default=0)
+        settle_checkpointing(config, model, reader, longest, context.device)
+        decoding = _resolve_decoding(context, config, model, reader, lengths)
         manager = context.get_checkpoint_manager()
         stop = Stop(context.gangs.root)
         valid_units, valid_readers = [], []
@@ -179,12 +183,15 @@ def _prompt_of(overrides: object) -> PromptConfig:
 
 
 def _resolve_decoding(
-    context: RecipeContext, config: SpeechLlmTrainConfig, model: SpeechLlm, reader: SpeechTextReader
+    context: RecipeContext,
+    config: SpeechLlmTrainConfig,
+    model: SpeechLlm,
+    reader: SpeechTextReader,
+    lengths: Sequence[ReferenceLength],
 ) -> DecodingConfig:
     """The run's decoding, saved beside its checkpoints. A length limit that is not set comes from the training
     references, or for a resumed run from what it has saved."""
     checkpoints, decoding = context.output_dir / "checkpoints", config.decoding
-    lengths = reference_lengths(model.prompts, reader.clips)
     if decoding.tokens_per_second is None:
         steps = step_numbers(checkpoints)
         kept = Checkpoint(checkpoints, steps[-1]).decoding().tokens_per_second if steps else None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from speechllm_tools.inspect.cost import CostModel
 from speechllm_tools.inspect.facts import Facts, gather
-from speechllm_tools.inspect.skeleton import SkeletonBuilder
 
+from speechllm_plugin.cost.estimate import CostModel
+from speechllm_plugin.cost.skeleton import SkeletonBuilder
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, arch_config
 from tests.tools.inspect.systems import Inspect
 
@@ -26,7 +26,8 @@ def inspect() -> Inspect:
         name = config if isinstance(config, str) else "test"
         skeleton = builder.build(arch_config(config) if isinstance(config, str) else config)
         return gather(
-            name, skeleton, costs, seconds=seconds, target_tokens=target_tokens, batch_size=batch_size, clips=clips
+            name, skeleton, costs, seconds=seconds, target_tokens=target_tokens, batch_size=batch_size, clips=clips,
+            memory=80_000_000_000,
         )
 
     return run

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from speechllm_tools.inspect.skeleton import SkeletonBuilder, count_parameters
 
+from speechllm_plugin.cost.skeleton import SkeletonBuilder, count_parameters
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.archs import ENCODER_ARCHS
 from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig

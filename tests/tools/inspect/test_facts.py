@@ -10,8 +10,8 @@ from speechllm_tools.inspect.command import _published
 from speechllm_tools.inspect.facts import CLIPS
 from speechllm_tools.inspect.published import RATES, SIZES
 from speechllm_tools.inspect.report import describe, table
-from speechllm_tools.inspect.skeleton import count_parameters
 
+from speechllm_plugin.cost.skeleton import count_parameters
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.masks import stack_frames
 from speechllm_plugin.models.speech_llm.config import GRID, SpeechLlmConfig, arch_config

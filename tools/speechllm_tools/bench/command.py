@@ -28,6 +28,8 @@ examples:
 """
 _ROBUSTNESS = "WER of a trained system with silence, noise, another level or a telephone line"
 _BATCH_SIZE = "whether texts depend on the batch, in bfloat16 and float32, and what a batch saves"
+_STEP = "a training step beside transformers' Voxtral, Qwen2-Audio and Granite Speech of equal widths"
+_DECODE = "decoding beside the same classes"
 _AUDIO = "how fast sound is read, and in how much memory, beside soundfile and PyAV alone"
 _WHISPER_PADDING = "vectors, time and WER with and without Whisper's padding, on the demo's clips"
 
@@ -61,6 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     audio.add_argument("--only", nargs="+", metavar="FILE", help="only these rows of the table, e.g. wav mp3")
     audio.add_argument("--output", type=Path, metavar="FILE", help="write the page here, too")
     audio.set_defaults(measure=_run_audio)
+    for name, summary in (("step", _STEP), ("decode", _DECODE)):
+        speed = benchmarks.add_parser(name, help=summary, description=summary)
+        _add_step_arguments(speed)
+        speed.set_defaults(measure=_run_step)
     for subparser in benchmarks.choices.values():
         _add_common_arguments(subparser)
 
@@ -122,6 +128,15 @@ def _add_batch_size_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clips", nargs="+", type=float, default=[2.0, 4.0, 6.0, 10.0], metavar="SECONDS",
+                        help="lengths of the batch's clips (default: 2 4 6 10)")
+    parser.add_argument("--tokens", type=int, default=24, metavar="N", help="of each text (default: 24)")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="after one to warm up (default: 2)")
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="systems whose names hold one of these words")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the page here, too")
+
+
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one, else cpu")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: PyTorch's choice")
@@ -170,6 +185,14 @@ def _run_audio(options: argparse.Namespace, device: str) -> int:
     from speechllm_tools.bench.audio import run as run_audio
 
     return run_audio(options, report=_report)
+
+
+def _run_step(options: argparse.Namespace, device: str) -> int:
+    from speechllm_tools.bench.step import run as run_step
+
+    if device != "cpu":
+        raise UserError("--device: found cuda, expected cpu: these two are measured on a CPU")
+    return run_step(options, report=_report)
 
 
 def _run_kernel(options: argparse.Namespace, device: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import importlib.metadata
 import math
 import os
@@ -43,6 +44,16 @@ def describe_run(timer: Timer) -> dict[str, Any]:
         },
         "commit": _commit(),
     }
+
+
+def footer() -> str:
+    """The line that ends a page of results."""
+    names = ", ".join(f"{name} {_version(name)}" for name in ("torch", "transformers"))
+    commit = (_commit() or "unknown").partition("-")
+    return (
+        f"{datetime.date.today()}, {_cpu_name()}, {torch.get_num_threads()} thread(s), {names}, commit "
+        f"{commit[0][:12]}{commit[1]}{commit[2]}."
+    )
 
 
 def as_json(kernel: str, dimensions: Sequence[str], results: Sequence[Result], timer: Timer) -> dict[str, Any]:

@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N",
                         help="clips that a GPU trains on at a time (default: dataset.batch_size of the YAML file, "
                         f"else {BATCH_SIZE})")
+    parser.add_argument("--gpu-memory", type=float, metavar="GB", default=80.0,
+                        help="memory of the GPU that it is compared with (default: 80)")
     parser.add_argument("--set", metavar="KEY=VALUE", nargs="*", action="extend", default=[],
                         help="change a key of the model's configuration, for instance where the frozen models of a "
                         "run lie now: --set llm.config.path=DIR")
@@ -54,15 +56,15 @@ def run(options: argparse.Namespace) -> int:
     if (options.target is None) != options.all:
         raise UserError("ARCH_OR_CONFIG: expected either an architecture, a file or a directory, or --all; see --help")
     for name, value in (("seconds", options.seconds), ("target-tokens", options.target_tokens),
-                        ("batch-size", options.batch_size)):
+                        ("batch-size", options.batch_size), ("gpu-memory", options.gpu_memory)):
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{name}: found {value:g}, expected more than 0, and finite")
 
+    from speechllm_plugin.cost.estimate import CostModel
+    from speechllm_plugin.cost.skeleton import SkeletonBuilder
     from speechllm_plugin.encoders.api import too_long
     from speechllm_tools.inspect import report
-    from speechllm_tools.inspect.cost import CostModel
     from speechllm_tools.inspect.facts import Facts, gather
-    from speechllm_tools.inspect.skeleton import SkeletonBuilder
 
     builder, costs = SkeletonBuilder(), CostModel()
 
@@ -72,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         if window is not None and options.seconds > window:
             raise UserError(f"--seconds: {too_long(options.seconds, window)}")
         return gather(name, skeleton, costs, seconds=options.seconds, target_tokens=options.target_tokens,
-                      batch_size=options.batch_size or batch_size, **choices)
+                      batch_size=options.batch_size or batch_size, memory=round(options.gpu_memory * 1e9), **choices)
 
     if options.all:
         all_facts = [inspect(name, config, BATCH_SIZE, clips=(options.seconds,)) for name, config in _published()]

@@ -12,11 +12,12 @@ from torch import nn
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.adapters.bert import BertLayers
 from speechllm_plugin.adapters.projected import ProjectedAdapter
+from speechllm_plugin.cost.estimate import PROMPT_TOKENS, Cost, CostModel, stacked
+from speechllm_plugin.cost.room import Room, room_for
+from speechllm_plugin.cost.skeleton import Skeleton, count_parameters, count_trained
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.precision import MachinePrecision, machine_precision
-from speechllm_tools.inspect.cost import PROMPT_TOKENS, Cost, CostModel, stacked
 from speechllm_tools.inspect.published import RATES, SIZE_NOTES, SIZES, Rate, Size, closest_encoder
-from speechllm_tools.inspect.skeleton import Skeleton, count_parameters, count_trained
 
 CLIPS = (1.0, 5.0, 15.0, 30.0)
 """Lengths in seconds whose compression is shown."""
@@ -58,6 +59,8 @@ class Facts:
     """The one whose cost is estimated."""
     target_tokens: int
     batch_size: int
+    memory: int
+    """Bytes of the GPU that it is compared with."""
     costs: CostModel
     machine: MachinePrecision
     """What `dtype: auto` means here; in the estimates, which are for a GPU, it is bfloat16."""
@@ -65,6 +68,10 @@ class Facts:
     @cached_property
     def cost(self) -> Cost:
         return self.costs.estimate(self.skeleton, self.clip.seconds, self.clip.vectors, self.target_tokens)
+
+    @property
+    def room(self) -> Room:
+        return room_for(self.cost, self.batch_size, self.memory)
 
     @property
     def padded(self) -> bool:
@@ -125,6 +132,8 @@ class Facts:
                 "frozen_bytes": cost.frozen_bytes,
                 "trained_bytes": cost.trained_bytes,
                 "bytes_per_gpu": cost.gpu_bytes(self.batch_size),
+                "bytes_per_gpu_recomputed": cost.gpu_bytes(self.batch_size, recompute=True),
+                "room": {**asdict(self.room), "recompute": self.room.recompute},
             },
         }
 
@@ -137,12 +146,14 @@ def gather(
     seconds: float,
     target_tokens: int,
     batch_size: int,
+    memory: int,
     clips: tuple[float, ...] = CLIPS,
 ) -> Facts:
     """
     :param seconds: length of the clip whose cost is estimated.
     :param target_tokens: of its answer.
     :param batch_size: clips that a GPU trains on at a time.
+    :param memory: bytes of the GPU that it is compared with.
     :param clips: lengths whose compression is told.
     """
     encoder, adapter = skeleton.encoder, skeleton.adapter
@@ -182,6 +193,7 @@ def gather(
         clip=chosen,
         target_tokens=target_tokens,
         batch_size=batch_size,
+        memory=memory,
         costs=costs,
         machine=machine_precision("cuda" if torch.cuda.is_available() else "cpu"),
     )

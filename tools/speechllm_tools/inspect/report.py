@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from speechllm_plugin.cost.estimate import PROMPT_TOKENS, TEXT_VOCABULARY
+from speechllm_plugin.cost.room import USABLE
+from speechllm_plugin.cost.skeleton import count_parameters, count_trained
 from speechllm_plugin.models.speech_llm.config import part_dtypes
-from speechllm_tools.inspect.cost import PROMPT_TOKENS, TEXT_VOCABULARY
 from speechllm_tools.inspect.facts import Facts
 from speechllm_tools.inspect.published import SIZE_NOTES, SIZES
-from speechllm_tools.inspect.skeleton import count_parameters, count_trained
 
 
 def describe(facts: Facts) -> str:
@@ -24,7 +25,7 @@ def table(all_facts: Sequence[Facts]) -> str:
     """Many systems, a row each."""
     first = all_facts[0]
     header = ["architecture", "trained M", "length M", "layers M", "published M", "frozen B", "vectors", "TFLOP",
-              "GB/sample", "GB/GPU"]
+              "GB/sample", "GB/GPU", "recomputed", "clips"]
     rows = [header]
     for facts in all_facts:
         skeleton, cost = facts.skeleton, facts.cost
@@ -40,12 +41,16 @@ def table(all_facts: Sequence[Facts]) -> str:
                 f"{'~' if facts.content_dependent else ''}{facts.clip.vectors}",
                 f"{cost.flops / 1e12:.2f}",
                 f"{cost.sample_bytes / 1e9:.2f}",
-                f"{cost.gpu_bytes(facts.batch_size) / 1e9:.1f}",
+                f"{facts.room.plain / 1e9:.1f}",
+                f"{facts.room.recomputed / 1e9:.1f}",
+                f"{facts.room.fits}",
             ]
         )
     notes = [
         f"Training on clips of {first.clip.seconds:g} s with {first.target_tokens} target tokens, {first.batch_size} "
         "clips on a GPU. Estimates; 1 GB is 1e9 bytes.",
+        f"recomputed: GB on a GPU with activation checkpointing; clips: how many of the {first.batch_size} then fit "
+        f"within {USABLE:.0%} of {first.memory / 1e9:g} GB.",
         "length + layers: the length and modality adapters as arXiv 2409.17044 counts them (table II), with its own "
         "figures, which are for Mistral's vocabulary.",
         f"conv: {SIZE_NOTES['conv']}.",
@@ -152,13 +157,15 @@ def _memory(facts: Facts) -> list[str]:
         ["training, per GPU", "GB"],
         ["frozen weights", f"{cost.frozen_bytes / 1e9:.2f}"],
         ["trained, float32 with gradients and Adam", f"{cost.trained_bytes / 1e9:.2f}"],
-        [f"{facts.batch_size} samples", f"{facts.batch_size * cost.sample_bytes / 1e9:.2f}"],
-        ["in all", f"{cost.gpu_bytes(facts.batch_size) / 1e9:.2f}"],
+        [f"{facts.batch_size} samples", f"{(facts.room.plain - cost.frozen_bytes - cost.trained_bytes) / 1e9:.2f}"],
+        ["in all", f"{facts.room.plain / 1e9:.2f}"],
+        ["with activation checkpointing", f"{facts.room.recomputed / 1e9:.2f}"],
     ]
     lines = [
         *_aligned(rows),
-        "Estimates; 1 GB is 1e9 bytes. Nothing sharded, no activation computed again, every clip of the batch as long. "
-        "Not in it: libraries, temporaries of single operations, fragmentation.",
+        f"On one GPU: {facts.room.describe()}.",
+        "Estimates; 1 GB is 1e9 bytes. Nothing sharded, every clip of the batch as long. Not in it: libraries, "
+        "temporaries of single operations, fragmentation.",
     ]
     if facts.skeleton.ctc is not None and facts.skeleton.config.ctc.classifier == "llm_embedding":
         lines.append(f"The CTC head's labels follow from the training text: {TEXT_VOCABULARY:,} are assumed.")

@@ -11,11 +11,12 @@ halves nothing). Backward is twice the forward, one product for each factor's gr
 frozen weight: through the LLM's linear layers the gradient only passes. The encoder, unless it is tuned, has no
 backward pass.
 
-    memory of a GPU = frozen weights + 16 x trained parameters + samples x (features + kept by adapter, CTC and LLM)
+    memory of a GPU = frozen weights + 16 x trained parameters + samples x (features + kept by adapter and LLM) + CTC
 
-where 16 bytes are a trained parameter, its gradient and Adam's two moments in float32. Nothing is sharded, and nothing
-recomputed. Not in it: the libraries, what an operation needs while it runs (the encoder's layers, the gradients on
-their way back) and what the allocator cannot use.
+where 16 bytes are a trained parameter, its gradient and Adam's two moments in float32, and CTC's logits are taken in
+pieces where they are many. With activation checkpointing the LLM and the adapter keep the input of each layer, and all
+of one. Nothing is sharded. Not in it: the libraries, what an operation needs while it runs (the encoder's layers, the
+gradients on their way back) and what the allocator cannot use.
 """
 
 from __future__ import annotations
@@ -32,16 +33,18 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils.flop_counter import FlopCounterMode
 
-from speechllm_plugin.adapters.api import ADAPTERS
+from speechllm_plugin.adapters.api import ADAPTERS, Adapter
+from speechllm_plugin.cost.kept import Kept
+from speechllm_plugin.cost.skeleton import Skeleton, count_parameters, frozen_bytes
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.causal import CausalLlm
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm
+from speechllm_plugin.logits import LOGITS_AT_A_TIME
 from speechllm_plugin.models.speech_llm.ctc import CtcHead, LinearCtcHead, LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
 from speechllm_plugin.parts import PretrainedPart
-from speechllm_tools.inspect.skeleton import Skeleton, count_parameters, frozen_bytes
 
 ResultT = TypeVar("ResultT")
 
@@ -54,6 +57,10 @@ TEXT_VOCABULARY = 8192
 """Tokens that occur in a training text: the labels of a CTC head that is restricted to them."""
 
 
+LOGITS_BYTES = 3 * 4 * LOGITS_AT_A_TIME
+"""Of CTC's logits in a piece: they, a copy without the own labels, and their gradient, in float32."""
+
+
 @dataclass(frozen=True)
 class Work:
     """Of one training sample."""
@@ -62,6 +69,8 @@ class Work:
     """Forward and backward."""
     kept_bytes: int
     """Held from the forward to the backward pass."""
+    recomputed_bytes: int
+    """The same with activation checkpointing."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +102,17 @@ class Cost:
 
     @property
     def sample_bytes(self) -> int:
-        """What one more sample in a batch takes."""
-        return sum(work.kept_bytes for work in (self.encoder, self.adapter, self.ctc, self.llm))
+        """What one sample takes."""
+        return self._batch_bytes(1, recompute=False)
 
-    def gpu_bytes(self, batch_size: int) -> int:
-        return self.frozen_bytes + self.trained_bytes + batch_size * self.sample_bytes
+    def gpu_bytes(self, batch_size: int, *, recompute: bool = False) -> int:
+        """:param recompute: with activation checkpointing."""
+        return self.frozen_bytes + self.trained_bytes + self._batch_bytes(batch_size, recompute=recompute)
+
+    def _batch_bytes(self, size: int, *, recompute: bool) -> int:
+        works = (self.encoder, self.adapter, self.llm)
+        kept = sum(work.recomputed_bytes if recompute else work.kept_bytes for work in works)
+        return size * kept + min(size * self.ctc.kept_bytes, LOGITS_BYTES)
 
 
 def stacked(skeleton: Skeleton, frames: int) -> int:
@@ -118,6 +133,15 @@ class CostModel:
     def vectors(self, skeleton: Skeleton, frames: int) -> int:
         """Output vectors of an adapter of a fixed rate, for so many frames as it takes them."""
         return self._adapt(skeleton, frames, 1).vectors
+
+    def most_vectors(self, skeleton: Skeleton, frames: int, target_tokens: int) -> int:
+        """The most that the adapter can make of a clip in training.
+
+        :param frames: as it takes them.
+        """
+        if skeleton.adapter.vector_per_token:
+            return min(target_tokens, frames)
+        return self.fixed_vectors(skeleton, frames) or frames
 
     def fixed_vectors(self, skeleton: Skeleton, frames: int) -> int | None:
         """`vectors`, for an adapter that does not tell whether its rate is fixed; None where it is not."""
@@ -166,12 +190,13 @@ class CostModel:
 def _encoder_work(skeleton: Skeleton, seconds: float) -> tuple[int, Work]:
     """Also gives the number of feature vectors."""
     samples, encoder = round(seconds * SAMPLE_RATE), skeleton.encoder
-    kept = Kept(encoder)
-    with skeleton.mode, torch.set_grad_enabled(encoder.tuned), _precision(encoder), _Counter() as counter, kept:
+    kept = Kept(encoder, _layers(encoder))
+    with skeleton.mode, torch.set_grad_enabled(encoder.tuned), _precision(encoder), FlopCounter() as counter, kept:
         features, lengths = encoder.encode(torch.empty(1, samples), torch.tensor([samples]))
     flops = counter.with_backward(skeleton.config.encoder_tuning) if encoder.tuned else counter.forward()
     # The adapter gets the features in float32.
-    return int(lengths), Work(flops, 4 * features.numel() + kept.total)
+    given = 4 * features.numel()
+    return int(lengths), Work(flops, given + kept.total, given + kept.recomputed)
 
 
 def _adapt(skeleton: Skeleton, frames: int, vectors: int) -> Adapted:
@@ -213,10 +238,11 @@ def _run_adapter(skeleton: Skeleton, frames: int, vectors: int | None) -> Adapte
         return nn.functional.one_hot(run % 2, 2).to(scored.dtype).unsqueeze(0)
 
     target_lengths = None if vectors is None else torch.tensor([vectors])
-    kept = Kept(adapter)
-    with _Counter() as counter, kept:
+    kept = Kept(adapter, _layers(adapter))
+    with FlopCounter() as counter, kept:
         output = adapter(seqs, torch.tensor([frames]), target_lengths, classify if skeleton.ctc else None)
-    return Adapted(output.seqs.size(1), sum(scored_sizes), Work(3 * counter.forward(), kept.total))
+    work = Work(3 * counter.forward(), kept.total, kept.recomputed)
+    return Adapted(output.seqs.size(1), sum(scored_sizes), work)
 
 
 def _ctc_work(head: CtcHead | None, frames: int) -> Work:
@@ -225,20 +251,25 @@ def _ctc_work(head: CtcHead | None, frames: int) -> Work:
     :param frames: all that the head scores, output vectors among them where they are taught their tokens.
     """
     if head is None:
-        return Work(0, 0)
+        return Work(0, 0, 0)
     if isinstance(head, LlmEmbeddingCtcHead):
         labels, dim, passes = 1 + TEXT_VOCABULARY, head.blank.numel(), 2  # the table is frozen
     else:
         assert isinstance(head, LinearCtcHead)
         labels, dim, passes = head.classifier.out_features, head.classifier.in_features, 3
-    return Work(passes * 2 * frames * dim * labels, 2 * frames * labels * 4)
+    kept = 2 * frames * labels * 4
+    return Work(passes * 2 * frames * dim * labels, kept, kept)
 
 
 def _llm_work(skeleton: Skeleton, vectors: int, target_tokens: int) -> Work:
-    kept = Kept(skeleton.llm)
-    with skeleton.mode, _precision(skeleton.llm), _Counter() as counter, kept:
+    kept = Kept(skeleton.llm, _layers(skeleton.llm))
+    with skeleton.mode, _precision(skeleton.llm), FlopCounter() as counter, kept:
         _llm_logits(skeleton.llm, vectors + PROMPT_TOKENS, target_tokens).float().log_softmax(-1)
-    return Work(counter.with_backward(skeleton.config.llm_tuning), kept.total)
+    return Work(counter.with_backward(skeleton.config.llm_tuning), kept.total, kept.recomputed)
+
+
+def _layers(part: Adapter | PretrainedPart) -> list[nn.Module]:
+    return [layer for layers in part.layer_lists() for layer in layers]
 
 
 def _llm_logits(llm: Llm, inputs: int, target_tokens: int) -> Tensor:
@@ -268,7 +299,7 @@ def _precision(part: PretrainedPart) -> Iterator[None]:
         yield
 
 
-class _Counter(FlopCounterMode):
+class FlopCounter(FlopCounterMode):
     """Counts matrix products, those of fused attention on a CPU among them."""
 
     def __init__(self) -> None:
@@ -288,19 +319,3 @@ class _Counter(FlopCounterMode):
 def _attention_flops(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
     """:param query: its shape, `[B, heads, T, width]`, as that of `key`, which may have fewer heads."""
     return 4 * math.prod(query) * key[2]
-
-
-class Kept(torch.autograd.graph.saved_tensors_hooks):
-    """Adds up the memory of what autograd keeps, the weights of `module` aside; what is kept twice counts once."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._seen: dict[int, Tensor] = {weight.untyped_storage()._cdata: weight for weight in module.parameters()}
-        self.total = 0
-        super().__init__(self._keep, lambda tensor: tensor)
-
-    def _keep(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._seen:
-            self._seen[storage._cdata] = tensor  # alive, so that no other storage gets its address
-            self.total += storage.nbytes()
-        return tensor

@@ -1,0 +1,77 @@
+"""Our own greedy search against transformers' `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.causal_rows import CausalRows
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
+from speechllm_plugin.llms.generation import Search, generate_rows
+from speechllm_plugin.llms.joining import pad_rows
+from speechllm_plugin.pretrained import freeze
+
+PREFIXES = [(5, 9, 3), (), (7,), (5, 9, 3), (2, 4, 8, 6)]
+LENGTHS = [4, 11, 1, 7, 3]
+LIMITS = [3, 30, 8, 1, 12]
+DECODINGS = [
+    DecodingConfig(),
+    DecodingConfig(repetition_penalty=1.3, no_repeat_ngram_size=2),
+    DecodingConfig(temperature=1.0, top_k=50, seed=4),
+]
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_llm: Path) -> CausalLlm:
+    return freeze(create_causal_llm(CausalLlmConfig(path=str(tiny_llm), dtype="float32")))
+
+
+@pytest.fixture
+def shapes(llm: CausalLlm) -> Iterator[list[tuple[int, int]]]:
+    """Rows and positions of each call of the decoder."""
+    seen: list[tuple[int, int]] = []
+
+    def see(module: object, inputs: object, options: dict[str, Tensor]) -> None:
+        rows = options["input_ids"] if options.get("inputs_embeds") is None else options["inputs_embeds"]
+        seen.append((rows.size(0), rows.size(1)))
+
+    hook = llm.decoder.register_forward_pre_hook(see, with_kwargs=True)
+    yield seen
+    hook.remove()
+
+
+def rows_of(llm: CausalLlm) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [0.3 * torch.randn(length, llm.dim, generator=generator) for length in LENGTHS]
+
+
+@pytest.mark.parametrize("config", DECODINGS, ids=["greedy", "without repetitions", "samples"])
+@torch.no_grad()
+def test_the_tokens_are_those_of_generate(
+    llm: CausalLlm, shapes: list[tuple[int, int]], config: DecodingConfig
+) -> None:
+    rows, end = rows_of(llm), llm.tokenizer.eos_token_id
+    search = Search([str(row) for row in range(5)], LIMITS, end, config)
+    llm.prefix_cache(PREFIXES)  # whose states are known from now on
+    shapes.clear()
+    found = CausalRows(llm, rows, end, PREFIXES).generate(range(5), search)
+    prompt, steps = shapes[0], shapes[1:]
+    assert prompt == (5, max(LENGTHS)), "the prefix is run again"
+    assert [size for _, size in steps] == [1] * len(steps)
+    sizes = [size for size, _ in steps]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 5, "rows that have ended stay"
+    whole = [torch.cat([llm.embed_ids(prefix), row]) for prefix, row in zip(PREFIXES, rows, strict=True)]
+    inputs, mask = pad_rows(whole, "left")
+    expected = generate_rows(
+        llm.model, llm.tokenizer, {"inputs_embeds": inputs, "attention_mask": mask}, search
+    )
+    assert found == expected
+    assert [len(row.tokens) for row in found] == LIMITS and found[3] == Generated(found[3].tokens, cut=True)
+    # A row goes on from what it has as if it had just written it.
+    goes_on = CausalRows(llm, rows, end, PREFIXES).generate([1], search.only([1]), found[1].tokens[:9])
+    assert goes_on == [found[1]]

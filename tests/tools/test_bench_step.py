@@ -1,0 +1,23 @@
+"""`speechllm bench step` and `bench decode`, with one system of theirs and one of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from speechllm_tools.cli import main
+
+
+@pytest.mark.parametrize("benchmark", ["step", "decode"])
+def test_systems_are_measured_in_turn(benchmark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    options = ["--clips", "1", "0.5", "--tokens", "3", "--rounds", "1", "--output", str(page)]
+    assert main(["bench", benchmark, *options, "--only", "granite", "not padded"]) == 0
+    lines = page.read_text().splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith(("| ours", "| transformers"))]
+    assert [row[0] for row in rows] == ["| ours, not padded", "| transformers' Granite Speech"]
+    # Two rows of 13 vectors, 12 tokens behind them and 3 - 1 of the target; or the tokens that were written.
+    place, expected = {"step": (1, "54"), "decode": (2, "6")}[benchmark]
+    assert rows[0][place] == expected
+    assert main(["bench", benchmark, "--only", "nothing"]) == 2
+    assert "--only: found nothing, expected words of ours" in capsys.readouterr().err

@@ -1,0 +1,207 @@
+"""`speechllm bench step` and `bench decode`: our steps and texts beside those of transformers' classes."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from speechllm_plugin.cost.estimate import FlopCounter
+from speechllm_plugin.errors import UserError
+from speechllm_tools.bench.report import footer
+from speechllm_tools.bench.systems import SYSTEMS, Clips, System
+
+REFERENCE = "transformers' Voxtral"
+"""What times are told beside."""
+
+STEP_HEAD = """\
+# A training step beside transformers' classes
+
+Whisper tiny's encoder, SmolLM2-135M's LLM and what joins them, with random weights, in float32: encoder and LLM are
+frozen, forward and backward of one batch. The systems take turns, in one run; a time is the median of its rounds.
+
+- positions: of the LLM in a step, padding included, without ours before the speech, whose states are kept.
+- of the matrix rate: matrix products of the step by its seconds, as a share of what one product of 1024 x 1024 x 1024
+  reaches in the same run.
+- peak: growth of the process's memory in a step.
+"""
+DECODE_HEAD = """\
+# Decoding beside transformers' classes
+
+The same systems; every row writes the same number of tokens, greedily, from audio to tokens. The systems take turns, in
+one run; a time is the median of its rounds.
+"""
+
+
+@dataclass
+class Figures:
+    seconds: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=lambda: {"encoder": [], "adapter": [], "LLM": []})
+    flops: int = 0
+    written: int = 0
+    """Tokens, in decoding."""
+    peak: int | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def run(options: argparse.Namespace, *, report: Callable[[str], None]) -> int:
+    if not all(0.5 <= seconds <= 30 for seconds in options.clips):
+        raise UserError(f"--clips: found {options.clips}, expected lengths of 0.5 to 30 seconds")
+    for name in ("tokens", "rounds"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name}: found {getattr(options, name)}, expected at least 1")
+    decodes, clips = options.benchmark == "decode", Clips(options.clips, options.tokens)
+    words = [word.lower() for word in options.only or [""]]
+    torch.manual_seed(0)
+    systems = [make() for name, make in SYSTEMS.items() if any(word in name.lower() for word in words)]
+    if not systems:
+        raise UserError(f"--only: found {' '.join(options.only)}, expected words of {'; '.join(SYSTEMS)}")
+    figures = {system.name: Figures() for system in systems}
+    for system in systems:
+        system.prepare(clips)
+    for number in range(options.rounds + 1):
+        for system in systems:
+            found = figures[system.name]
+            (_decode if decodes else _step)(system, found, options.tokens, is_first=number == 0)
+            report(f"round {number}: {system.name}: {found.seconds[-1]:.2f} s" if number else f"ready: {system.name}")
+    page = decode_page(systems, figures, options) if decodes else step_page(systems, figures, options)
+    print(page)
+    if options.output is not None:
+        options.output.write_text(page + "\n", encoding="utf-8")
+    return 0
+
+
+def _step(system: System, found: Figures, _: int, *, is_first: bool) -> None:
+    parameters = list(system.adapter.parameters())
+    for parameter in parameters:
+        parameter.grad = None
+    if is_first:
+        with FlopCounter() as counter:
+            system.loss().backward()
+        found.flops = counter.get_total_flops()
+        return
+    timers = {name: _Timer(getattr(system, name.lower())) for name in found.parts}
+    before = _reset_peak()
+    start = time.perf_counter()
+    loss = system.loss()
+    loss.backward()
+    found.seconds.append(time.perf_counter() - start)
+    if before is not None:
+        found.peak = max(found.peak or 0, _memory("VmHWM") - before)
+    for name, timer in timers.items():
+        found.parts[name].append(timer.close())
+
+
+def _decode(system: System, found: Figures, tokens: int, *, is_first: bool) -> None:
+    start = time.perf_counter()
+    written = system.decode(2 if is_first else tokens)
+    if not is_first:
+        found.seconds.append(time.perf_counter() - start)
+        found.written = written
+
+
+class _Timer:
+    """Seconds within a module's forward pass."""
+
+    def __init__(self, module: nn.Module) -> None:
+        # Ours calls the decoder inside of the part.
+        module = getattr(module, "decoder", module)
+        self._seconds, self._start = 0.0, 0.0
+        self._hooks = [module.register_forward_pre_hook(self._begin), module.register_forward_hook(self._end)]
+
+    def _begin(self, *_: Any) -> None:
+        self._start = time.perf_counter()
+
+    def _end(self, *_: Any) -> None:
+        self._seconds += time.perf_counter() - self._start
+
+    def close(self) -> float:
+        for hook in self._hooks:
+            hook.remove()
+        return self._seconds
+
+
+def step_page(systems: Sequence[System], figures: dict[str, Figures], options: argparse.Namespace) -> str:
+    rate = matrix_rate()
+    columns = ("positions", "encoder s", "adapter s", "LLM s", "step s", "Voxtral's by it", "positions/s",
+               "of the matrix rate", "peak GB")
+    rows = [f"| system | {' | '.join(columns)} |", "| --- " + "| ---: " * len(columns) + "|"]
+    reference = figures[REFERENCE].median if REFERENCE in figures else None
+    for system in systems:
+        found = figures[system.name]
+        parts = " | ".join(f"{statistics.median(times):.2f}" for times in found.parts.values())
+        times = f"{reference / found.median:.1f}x" if reference else "-"
+        peak = "-" if found.peak is None else f"{found.peak / 1e9:.2f}"
+        rows.append(
+            f"| {system.name} | {system.positions()} | {parts} | {found.median:.2f} | {times} | "
+            f"{system.positions() / found.median:.0f} | {found.flops / found.median / rate:.0%} | {peak} |"
+        )
+    notes = [
+        f"Clips of {', '.join(f'{seconds:g}' for seconds in options.clips)} s, {options.tokens} target tokens each; "
+        f"{options.rounds} round(s). The matrix rate: {rate / 1e9:.0f} GFLOP/s. Encoder, adapter and LLM are their "
+        "forward passes; the rest of a step is the loss and the backward pass.",
+        "", f"    speechllm bench step --threads {torch.get_num_threads()} --rounds {options.rounds}", "", footer(),
+    ]
+    return "\n".join([STEP_HEAD, *rows, "", *notes])
+
+
+def decode_page(systems: Sequence[System], figures: dict[str, Figures], options: argparse.Namespace) -> str:
+    rows = ["| system | seconds | tokens | tokens/s | Voxtral's by it |", "| --- " + "| ---: " * 4 + "|"]
+    reference = figures[REFERENCE].median if REFERENCE in figures else None
+    for system in systems:
+        found = figures[system.name]
+        times = f"{reference / found.median:.1f}x" if reference else "-"
+        rate = found.written / found.median
+        rows.append(f"| {system.name} | {found.median:.2f} | {found.written} | {rate:.1f} | {times} |")
+    notes = [
+        f"Clips of {', '.join(f'{seconds:g}' for seconds in options.clips)} s, {options.tokens} tokens each; "
+        f"{options.rounds} round(s).",
+        "", f"    speechllm bench decode --threads {torch.get_num_threads()} --rounds {options.rounds}", "", footer(),
+    ]
+    return "\n".join([DECODE_HEAD, *rows, "", *notes])
+
+
+def matrix_rate(size: int = 1024) -> float:
+    """FLOP/s of a product of two float32 matrices, the best of five."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+def _memory(key: str) -> int:
+    """Of this process, in bytes: `VmRSS` or its peak, `VmHWM`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return 1024 * int(line.split()[1])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _reset_peak() -> int | None:
+    """Begins a new peak where the system can.
+
+    :returns: the memory now; None where it cannot.
+    """
+    try:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier steps have freed is given back, and counts again
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return None
+    return _memory("VmRSS")

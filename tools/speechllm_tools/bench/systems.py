@@ -1,0 +1,285 @@
+"""Speech LLMs of equal widths with random weights: ours, and the classes of transformers that a user might take.
+
+Each reads the same clips and is trained on the same number of target tokens: a step trains what joins the encoder to
+the LLM, as it would be used frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    GraniteSpeechConfig,
+    GraniteSpeechForConditionalGeneration,
+    LlamaForCausalLM,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    VoxtralConfig,
+    VoxtralForConditionalGeneration,
+    WhisperConfig,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhisperEncoder
+
+from speechllm_plugin.adapters.api import ADAPTERS, AdapterShape
+from speechllm_plugin.encoders.whisper import WhisperConfig as WhisperPartConfig
+from speechllm_plugin.encoders.whisper import WhisperSpeechEncoder
+from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig
+from speechllm_plugin.llms.decoding import DecodingConfig
+from speechllm_plugin.prompts import RenderedPrompt
+
+RATE = 16000
+VOCABULARY = 49152
+AUDIO = VOCABULARY - 1
+"""Token that stands for a vector of audio."""
+BEFORE, AFTER = 12, 12
+"""Tokens of the prompt around the speech."""
+
+ENCODER: dict[str, Any] = {"d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536}
+"""Whisper tiny's."""
+LLM: dict[str, Any] = {
+    "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 576, "num_hidden_layers": 30,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536, "tie_word_embeddings": True,
+    "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
+"""SmolLM2-135M's."""
+QUERIES, WINDOW, STRIDE = 3, 15, 2
+"""Of Granite Speech: queries for each window of its encoder's frames, of two mel frames each."""
+
+
+@dataclass(frozen=True)
+class Clips:
+    seconds: Sequence[float]
+    target_tokens: int
+
+    def waveforms(self) -> tuple[Tensor, Tensor]:
+        lengths = torch.tensor([round(RATE * seconds) for seconds in self.seconds])
+        generator = torch.Generator().manual_seed(0)
+        noise = 0.1 * torch.randn(len(lengths), int(lengths.max()), generator=generator)
+        return noise * (torch.arange(noise.size(1)) < lengths.unsqueeze(1)), lengths
+
+    def tokens(self, count: int) -> list[int]:
+        return [100 + i for i in range(count)]
+
+
+class System:
+    """What is measured."""
+
+    name: str
+    encoder: nn.Module
+    adapter: nn.Module
+    llm: nn.Module
+
+    def prepare(self, clips: Clips) -> None:
+        """Makes a batch of the clips; no part of the step."""
+        raise NotImplementedError
+
+    def loss(self) -> Tensor:
+        raise NotImplementedError
+
+    def positions(self) -> int:
+        """Of the LLM in a step, padding included."""
+        raise NotImplementedError
+
+    def decode(self, tokens: int) -> int:
+        """:returns: how many tokens were written, in all rows."""
+        raise NotImplementedError
+
+
+class Ours(System):
+    def __init__(self, name: str, *, cached: bool = False, stack: int = 4, **encoder: Any) -> None:
+        """
+        :param cached: the features are on disk.
+        :param stack: frames that one vector stands for: 12.5 vectors a second, as Voxtral's.
+        :param encoder: keys of Whisper's configuration.
+        """
+        self.name, self._cached = name, cached
+        config = WhisperConfig(**ENCODER)
+        self._encoder = WhisperSpeechEncoder(WhisperPartConfig(**encoder), config, HfWhisperEncoder(config)).eval()
+        shape = AdapterShape(encoder_dim=ENCODER["d_model"], llm_dim=LLM["hidden_size"], frame_rate=50.0)
+        adapter = ADAPTERS.get("mlp")
+        self.adapter = adapter.build(adapter.config_kls(stack=stack, hidden_dim=LLM["hidden_size"]), shape)
+        tokenizer: Any = SimpleNamespace(eos_token_id=None, bos_token_id=None)
+        self._llm = CausalLlm(CausalLlmConfig(), LlamaForCausalLM(AutoConfig.for_model(**LLM)).eval(), tokenizer)
+        self.encoder, self.llm = self._encoder, self._llm
+        for part in (self.encoder, self.llm):
+            part.requires_grad_(False)
+
+    def prepare(self, clips: Clips) -> None:
+        self._waveforms, self._lengths = clips.waveforms()
+        self._prompts = [RenderedPrompt(tuple(clips.tokens(BEFORE)), tuple(clips.tokens(AFTER)))] * len(clips.seconds)
+        self._targets = [clips.tokens(clips.target_tokens)] * len(clips.seconds)
+        self._features = self._encode() if self._cached else None
+
+    def _encode(self) -> tuple[Tensor, Tensor]:
+        features, lengths = self._encoder(self._waveforms, self._lengths)
+        return features.float(), lengths
+
+    def _speech(self) -> tuple[Tensor, Tensor]:
+        output = self.adapter(*(self._features or self._encode()))
+        return output.seqs, output.lengths
+
+    def loss(self) -> Tensor:
+        loss, count = self._llm.loss(self._prompts, *self._speech(), self._targets)
+        return loss / count
+
+    def positions(self) -> int:
+        with torch.no_grad():
+            lengths = self._speech()[1]
+        return len(lengths) * (int(lengths.max()) + AFTER + len(self._targets[0]) - 1)
+
+    def decode(self, tokens: int) -> int:
+        with torch.no_grad():
+            speech, lengths = self._speech()
+            rows = self._llm.generate(
+                self._prompts, speech, lengths, keys=[str(i) for i in range(len(lengths))],
+                limits=[tokens] * len(lengths), end_of_turn=1, config=DecodingConfig(),
+            )  # fmt: skip
+        return sum(len(row.tokens) for row in rows)
+
+
+class Peer(System):
+    """A class of transformers."""
+
+    model: Any
+
+    def __init__(self) -> None:
+        self.model.eval().requires_grad_(False)
+        self.adapter.requires_grad_(True)
+
+    def vectors(self, seconds: float) -> int:
+        """Of audio in the prompt."""
+        raise NotImplementedError
+
+    def features(self, clips: Clips) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def prepare(self, clips: Clips) -> None:
+        prompts = [
+            [*clips.tokens(BEFORE), *[AUDIO] * self.vectors(seconds), *clips.tokens(AFTER)] for seconds in clips.seconds
+        ]
+        target = clips.tokens(clips.target_tokens)
+        rows = [[*prompt, *target] for prompt in prompts]
+        size = max(map(len, rows))
+        # On the left, as their processors pad.
+        def padded(values: list[list[int]], fill: int, size: int) -> Tensor:
+            return torch.tensor([[fill] * (size - len(row)) + row for row in values])
+
+        features = self.features(clips)
+        self._batch = {
+            "input_ids": padded(rows, 0, size), **features,
+            "attention_mask": padded([[1] * len(row) for row in rows], 0, size),
+            "labels": padded([[-100] * (len(row) - len(target)) + target for row in rows], -100, size),
+        }
+        size -= len(target)
+        self._prompt = {
+            "input_ids": padded(prompts, 0, size), **features,
+            "attention_mask": padded([[1] * len(row) for row in prompts], 0, size),
+        }
+
+    def loss(self) -> Tensor:
+        loss: Tensor = self.model(**self._batch, use_cache=False).loss
+        return loss
+
+    def positions(self) -> int:
+        return self._batch["input_ids"].numel()
+
+    def decode(self, tokens: int) -> int:
+        with torch.no_grad():
+            output = self.model.generate(
+                **self._prompt, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0
+            )
+        return len(output) * tokens
+
+
+class Voxtral(Peer):
+    name = "transformers' Voxtral"
+
+    def __init__(self) -> None:
+        encoder = {
+            "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 6,
+            "num_mel_bins": 80,
+        }  # fmt: skip
+        self.model = VoxtralForConditionalGeneration(
+            VoxtralConfig(audio_config=encoder, text_config=LLM, audio_token_id=AUDIO)
+        )
+        self.encoder, self.adapter = self.model.audio_tower, self.model.multi_modal_projector
+        self.llm = self.model.language_model
+        super().__init__()
+
+    def vectors(self, seconds: float) -> int:
+        return 375
+
+    def features(self, clips: Clips) -> dict[str, Tensor]:
+        return {"input_features": torch.randn(len(clips.seconds), 80, 3000)}
+
+
+class Qwen2Audio(Peer):
+    name = "transformers' Qwen2-Audio"
+
+    def __init__(self) -> None:
+        encoder = {**ENCODER, "num_mel_bins": 80, "model_type": "qwen2_audio_encoder"}
+        self.model = Qwen2AudioForConditionalGeneration(
+            Qwen2AudioConfig(audio_config=encoder, text_config=LLM, audio_token_index=AUDIO)
+        )
+        self.encoder, self.adapter = self.model.audio_tower, self.model.multi_modal_projector
+        self.llm = self.model.language_model
+        super().__init__()
+
+    def vectors(self, seconds: float) -> int:
+        frames = (round(100 * seconds) - 1) // 2 + 1
+        return (frames - 2) // 2 + 1
+
+    def features(self, clips: Clips) -> dict[str, Tensor]:
+        frames = torch.tensor([round(100 * seconds) for seconds in clips.seconds])
+        mask = (torch.arange(3000) < frames.unsqueeze(1)).long()
+        return {"input_features": torch.randn(len(frames), 80, 3000), "feature_attention_mask": mask}
+
+
+class GraniteSpeech(Peer):
+    name = "transformers' Granite Speech"
+
+    def __init__(self) -> None:
+        encoder = {"hidden_dim": 384, "num_layers": 4, "num_heads": 6, "dim_head": 64, "input_dim": 160}
+        projector = {
+            "model_type": "blip_2_qformer", "hidden_size": 384, "num_hidden_layers": 2, "num_attention_heads": 6,
+            "intermediate_size": 1536, "encoder_hidden_size": 384,
+        }  # fmt: skip
+        config = GraniteSpeechConfig(
+            encoder_config=encoder, projector_config=projector, text_config=LLM, audio_token_index=AUDIO,
+            has_lora_adapter=False, downsample_rate=WINDOW // QUERIES, window_size=WINDOW,
+        )  # fmt: skip
+        self.model = GraniteSpeechForConditionalGeneration(config)
+        self.encoder, self.adapter = self.model.encoder, self.model.projector
+        self.llm = self.model.language_model
+        super().__init__()
+
+    def vectors(self, seconds: float) -> int:
+        frames = round(100 * seconds) // STRIDE
+        return -(-frames // WINDOW) * QUERIES
+
+    def features(self, clips: Clips) -> dict[str, Tensor]:
+        longest = round(100 * max(clips.seconds)) // STRIDE
+        most = max(map(self.vectors, clips.seconds))
+        counts = torch.tensor([self.vectors(seconds) for seconds in clips.seconds])
+        return {
+            "input_features": torch.randn(len(clips.seconds), longest, 160),
+            "input_features_mask": torch.arange(most) < counts.unsqueeze(1),
+        }
+
+
+SYSTEMS: dict[str, Callable[[], System]] = {
+    "ours, padded to 30 s": lambda: Ours("ours, padded to 30 s"),
+    "ours, trimmed": lambda: Ours("ours, trimmed", trim=True),
+    "ours, not padded": lambda: Ours("ours, not padded", pad_to_30s=False),
+    "ours, cached": lambda: Ours("ours, cached", trim=True, cached=True),
+    Voxtral.name: Voxtral,
+    Qwen2Audio.name: Qwen2Audio,
+    GraniteSpeech.name: GraniteSpeech,
+}
+"""By name: each takes seconds to make."""
