@@ -51,7 +51,7 @@ ROOMS: dict[str, set[str]] = {
     "masks": set(),
     "models": {
         "adapters", "alignment", "checked", "datasets", "encoders", "errors", "files", "llms", "log",
-        "logits", "masks", "parts", "precision", "pretrained", "prompts", "registry", "transformers_versions",
+        "logits", "masks", "parts", "precision", "pretrained", "prompts", "registry", "tasks", "transformers_versions",
         "vocabulary", "yaml_text",
     },
     "parts": set(),

@@ -1,0 +1,40 @@
+"""`speechllm ask`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands import Commands, System
+
+
+@pytest.fixture(scope="module")
+def trained(commands: Commands, system: System, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output directory of a run of two steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = system.write(folder / "config.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1)
+    commands.recipe("train", folder / "run", "--config-file", config).ok()
+    return folder / "run"
+
+
+def test_anything_can_be_asked(commands: Commands, system: System, trained: Path, tmp_path: Path) -> None:
+    audio = sorted(system.corpus.glob("*.wav"))[:4]
+    ask = ("ask", "--checkpoint", trained, "--max-tokens", 4, "--instruction")
+    question = (*ask, "Which room? <speech>", "--context", "kitchen", *audio)
+    answers = commands.speechllm(*question, "--batch-size", 1).ok().stdout
+    assert [line.split("\t")[0] for line in answers.splitlines()] == [str(file) for file in audio]
+    assert commands.speechllm(*question, "--batch-size", 3).ok().stdout == answers
+    (tmp_path / "turns.json").write_text('[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]')
+    assert commands.speechllm(*question, "--history", tmp_path / "turns.json").ok().stdout != answers
+    some = commands.speechllm(*ask, "Which room?", audio[0], tmp_path / "lost.wav")
+    assert some.status == 2 and some.stdout.startswith(f"{audio[0]}\t")
+    assert f"error: {tmp_path / 'lost.wav'}: found no such file" in some.stderr
+    (tmp_path / "turns.json").write_text("[]x")
+    for options, message in (
+        (("<speech> <speech>", audio[0]), "--instruction: expected one place for the speech"),
+        (("a", "--history", tmp_path / "turns.json", audio[0]), "--history: expected [{"),
+        (("a", "--context", "@lost.txt", audio[0]), "--context: cannot read lost.txt"),
+        (("a", "--max-tokens", 0, audio[0]), "--max-tokens: found 0, expected at least 1"),
+    ):
+        assert commands.speechllm(*ask, *options).user_error().startswith(message)
