@@ -52,3 +52,18 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_lines(path: Path, expected: str) -> list[str]:
+    """The lines of a text file; they end with LF or CR LF alone, other line breaks of Unicode are text.
+
+    :param expected: what the file should be, for the error.
+    :raises UserError: it cannot be read, or is no UTF-8.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}), expected {expected}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: found byte 0x{error.object[error.start]:02x}, expected UTF-8") from None
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []

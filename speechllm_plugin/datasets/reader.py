@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from fairseq2.datasets import DataReader
@@ -22,19 +21,16 @@ from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.checks import check_n_frames
 from speechllm_plugin.datasets.lengths import LeftOut, LengthPolicy
 from speechllm_plugin.datasets.plan import Batching, BatchLimits, evaluation_steps, padding, training_steps
+from speechllm_plugin.datasets.same_rows import are_new_rows, row_digests, without_rows
 from speechllm_plugin.datasets.speech_text import Utterance
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_code
 from speechllm_plugin.log import log
 from speechllm_plugin.tasks.api import Task, task_of_row
-from speechllm_plugin.tasks.row_prompt import NOTHING
 
 _BLOCK = 256
 """Rows that a thread measures at a time."""
 _MEASURING_THREADS = 16
-# What the fingerprint of a plan says of its rows; the rest is how they are read.
-_ROWS = {"clips", "seconds", "rows"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,42 +152,16 @@ class SpeechTextReader(DataReader[TrainerBatch]):
     @override
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         found, now = state_dict.get("plan"), self._fingerprint()
-        if not isinstance(found, Mapping) or _without_rows(found) != _without_rows(now):
+        if not isinstance(found, Mapping) or without_rows(found) != without_rows(now):
             raise UserError(
-                f"resume: the checkpoint was written while reading {_without_rows(found)}, found {_without_rows(now)}; "
+                f"resume: the checkpoint was written while reading {without_rows(found)}, found {without_rows(now)}; "
                 "expected the same manifests, batch settings, seed and batches per step (processes x accumulation)"
             )
         self._drop_pending()
         self._epoch, self._position = int(str(state_dict["epoch"])), int(str(state_dict["position"]))
-        if self._are_new_rows(found, now):
+        if are_new_rows(found, now, accept=self._options.accept_new_rows):
             self._epoch, self._position = self._epoch + 1, 0
         self._plan_epoch()
-
-    def _are_new_rows(self, found: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-        """
-        :raises UserError: they are, and new ones are not accepted.
-        """
-        before = found.get("rows")
-        same = [found.get(key) == now[key] for key in ("clips", "seconds")]
-        if before is None and all(same):
-            log.warning(
-                "resume: the checkpoint was written by an earlier version and does not tell which rows it read; "
-                "resumed over as many clips and seconds ({}, {}).", now["clips"], now["seconds"],
-            )  # fmt: skip
-            return False
-        other = [name for name, digest in now["rows"].items() if (before or {}).get(name) != digest]
-        if all(same) and not other:
-            return False
-        # The columns of more or fewer rows all differ.
-        columns = f" with other {', '.join(other)}" if before and found.get("clips") == now["clips"] else ""
-        line = (
-            f"resume: the checkpoint was written over other rows: {found.get('clips')} clips, "
-            f"{found.get('seconds')} s; found {now['clips']} clips, {now['seconds']} s{columns}"
-        )
-        if not self._options.accept_new_rows:
-            raise UserError(f"{line}; expected the same manifests in the same order, or dataset.accept_new_rows=true")
-        log.warning("{}; accepted (dataset.accept_new_rows), and a new epoch begins.", line)
-        return True
 
     @property
     @override
@@ -281,22 +251,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
 
     @cached_property
     def _row_digests(self) -> dict[str, str]:
-        """A hash for each column of all rows in order. Of the audio it is the name, so that a corpus may move."""
-        rows = [utterance.row for utterance in self._utterances]
-        languages = [(language_code(one.source_lang), language_code(one.target_lang)) for one in self._utterances]
-        columns: dict[str, Iterable[object]] = {
-            "id": (row.id for row in rows),
-            "audio": (row.audio if row.channel is None else f"{row.audio} {row.channel}" for row in rows),
-            "tgt_text": (row.tgt_text for row in rows),
-            "src_text": (row.src_text for row in rows),
-            "languages": languages,
-            "lengths": self._seconds,
-        }
-        if any(row.task for row in rows):
-            columns["task"] = (row.task for row in rows)
-        if any(row.asks != NOTHING for row in rows):
-            columns["asks"] = (row.asks for row in rows)
-        return {name: _digest(values) for name, values in columns.items()}
+        return row_digests(self._utterances, self._seconds)
 
     def _drop_pending(self) -> None:
         for future in self._pending:
@@ -405,15 +360,3 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             waveform=waveform,
             features=features,
         )
-
-
-def _digest(values: Iterable[object]) -> str:
-    content = hashlib.sha256()
-    for value in values:
-        # No field holds a line end.
-        content.update(f"{value}\n".encode())
-    return content.hexdigest()[:16]
-
-
-def _without_rows(plan: object) -> object:
-    return {key: value for key, value in plan.items() if key not in _ROWS} if isinstance(plan, Mapping) else plan

@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained.explaining import explained
@@ -29,8 +30,7 @@ def load_tokenizer(path: str, key: str) -> PreTrainedTokenizerFast:
 
 def _read_tokenizer(source: str) -> PreTrainedTokenizerFast:
     try:
-        kls: Any = PreTrainedTokenizerFast if _names_the_class_of_5(source) else AutoTokenizer
-        tokenizer = kls.from_pretrained(source)
+        tokenizer = _as_saved_by_5(source) or AutoTokenizer.from_pretrained(source)
         if VERSION >= 5 and tokenizer.is_fast:
             _follow_its_file(tokenizer, source)
         return tokenizer
@@ -48,15 +48,30 @@ def _read_tokenizer(source: str) -> PreTrainedTokenizerFast:
         raise OSError(f"no tokenizer can be made of {found} ({error}); download it again") from error
 
 
-def _names_the_class_of_5(source: str) -> bool:
-    """transformers 5 writes `TokenizersBackend` where 4 wrote `PreTrainedTokenizerFast`, and 4 knows no such class."""
+def _as_saved_by_5(source: str) -> PreTrainedTokenizerFast | None:
+    """A tokenizer that transformers 5 saved and 4 does not read by itself; None where `AutoTokenizer` does.
+
+    5 writes `TokenizersBackend` where 4 wrote `PreTrainedTokenizerFast`, and lists further special tokens under a name
+    that 4 has for a mapping.
+    """
     if VERSION >= 5:
-        return False
+        return None
     try:
         values = read_json(find_file(source, "tokenizer_config.json"))
     except NoSuchFileError:
-        return False
-    return values.get("tokenizer_class") == "TokenizersBackend"
+        return None
+    if values.get("tokenizer_class") != "TokenizersBackend":
+        return None
+    more = values.get("extra_special_tokens")
+    options: dict[str, Any] = {}
+    if isinstance(more, list):
+        options = {"extra_special_tokens": {}, "additional_special_tokens": more}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns of the name
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(source, **options)
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _follow_its_file(tokenizer: PreTrainedTokenizerFast, source: str) -> None:

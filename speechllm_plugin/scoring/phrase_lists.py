@@ -10,6 +10,7 @@ from pathlib import Path
 
 from speechllm_plugin.datasets.tsv import read_table
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files import read_lines
 from speechllm_plugin.scoring.biasing import PhraseIndex
 from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.wer import Unit
@@ -51,7 +52,7 @@ def read_phrase_lists(path: Path) -> PhraseLists:
         their script its own rare words count.
     :raises UserError: it is none of these, or holds no phrase.
     """
-    lines = _lines(path)
+    lines = read_lines(path, "a list of phrases")
     fields = lines[0].split("\t") if lines else []
     if "id" in fields and "context" in fields:
         records = read_table(path, required=("id", "context"))
@@ -72,7 +73,7 @@ def read_phrases(path: Path) -> tuple[str, ...]:
     :raises UserError: there is none, or one that the column `context` could not hold.
     """
     phrases: dict[str, None] = {}
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(read_lines(path, "a list of phrases"), start=1):
         phrase = " ".join(line.split())
         if SEPARATOR.strip() in phrase:
             raise UserError(f"{path}, line {number}: found {phrase!r}, expected a phrase without a comma, which parts "
@@ -100,7 +101,7 @@ def rare_words(texts: Iterable[str], common: int, language: str = "") -> tuple[s
 
 def read_authors_lists(path: Path) -> dict[str, tuple[str, ...]] | None:
     """By id, all phrases of a file of the authors of arXiv 2104.02194; None = it is no such file."""
-    lines = _lines(path)
+    lines = read_lines(path, "a list of phrases")
     fields = lines[0].split("\t") if lines else []
     if len(fields) != 4 or not fields[2].startswith("["):
         return None
@@ -115,13 +116,3 @@ def _authors(path: Path, lines: Sequence[str]) -> Iterable[tuple[str, tuple[tupl
             raise UserError(f"{path}, line {number}: found {line[:60]!r}, expected id, text and two JSON lists, with "
                             "tabs between them") from None
         yield line, (own, every)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a list of phrases") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: found byte 0x{error.object[error.start]:02x}, expected UTF-8") from None
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []

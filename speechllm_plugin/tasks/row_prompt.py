@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from speechllm_plugin.errors import UserError
@@ -54,6 +54,19 @@ def read_row_prompt(fields: Mapping[str, str], wrong: Callable[[str, str], UserE
         raise wrong("context", f"text without {SPEECH}")
     history = fields.get("history", "").strip()
     return RowPrompt(instruction, context, read_history(history, lambda expected: wrong("history", expected)))
+
+
+def question(instruction: str, context: str, history: Sequence[Mapping[str, str]]) -> RowPrompt:
+    """
+    :param history: turns, `{"role": "user" or "assistant", "content": TEXT}`.
+    :raises UserError: see `read_row_prompt`.
+    """
+    turns = json.dumps(list(history)) if history else ""
+
+    def wrong(name: str, expected: str) -> UserError:
+        return UserError(f"{name}: expected {expected}")
+
+    return read_row_prompt({"instruction": instruction, "context": context, "history": turns}, wrong)
 
 
 def read_history(text: str, wrong: Callable[[str], UserError]) -> tuple[tuple[str, str], ...]:

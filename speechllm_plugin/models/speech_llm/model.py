@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +31,7 @@ from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
 from speechllm_plugin.tasks.answer import ANSWER
 from speechllm_plugin.tasks.api import Task
-from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt, read_row_prompt
+from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt, question
 
 
 @dataclass(frozen=True)
@@ -325,8 +324,7 @@ class SpeechLlm(nn.Module):
             silence, which tell a transcript that was made up.
         :raises UserError: as `transcribe`, or the instruction, the context or the history is not of use.
         """
-        turns = json.dumps(list(history)) if history else ""
-        asks = read_row_prompt({"instruction": instruction, "context": context, "history": turns}, _wrong_question)
+        asks = question(instruction, context, history)
         config = replace(decoding or without_guards(self.decoding), tokens_per_second=0.0, extra_tokens=max_tokens)
         return self.generate(self._read(audio, source_lang, None, ANSWER, asks), config)[0]
 
@@ -382,10 +380,6 @@ def _beginning(llm: Llm) -> list[int]:
     if llm.tokenizer.bos_token_id is None:
         raise UserError("ctc.bos: found true, expected false: the LLM's tokenizer has no beginning of the sequence")
     return [llm.tokenizer.bos_token_id]
-
-
-def _wrong_question(name: str, expected: str) -> UserError:
-    return UserError(f"{name}: expected {expected}")
 
 
 def check_duration(name: str, seconds: float, encoder: SpeechEncoder) -> None:

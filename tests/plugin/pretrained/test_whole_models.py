@@ -179,3 +179,19 @@ def test_an_llm_keeps_its_dtype_where_fairseq2_creates_models(tiny_llm: Path) ->
     with torch.device("cpu"), set_dtype(torch.float32):
         model = load_model(AutoModelForCausalLM, str(tiny_llm), dtype=torch.bfloat16, key="llm.config.path")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_tokenizer_saved_by_transformers_5_is_read(tiny_llm: Path, tmp_path: Path) -> None:
+    """It names another class, and lists what 4 has in a mapping or under another name."""
+    shutil.copytree(tiny_llm, tmp_path / "llm")
+    file = tmp_path / "llm" / "tokenizer_config.json"
+    values = json.loads(file.read_text())
+    more = values.pop("additional_special_tokens", None) or values["extra_special_tokens"]
+    values |= {"tokenizer_class": "TokenizersBackend", "backend": "tokenizers", "extra_special_tokens": more}
+    values.pop("added_tokens_decoder", None)
+    file.write_text(json.dumps(values))
+    (tmp_path / "llm" / "special_tokens_map.json").unlink(missing_ok=True)
+    found, expected = (load_tokenizer(str(path), "llm.config.path") for path in (tmp_path / "llm", tiny_llm))
+    text = f"turn {more[0]} it on"
+    assert found(text)["input_ids"] == expected(text)["input_ids"]
+    assert set(found.all_special_ids) == set(expected.all_special_ids)

@@ -11,6 +11,7 @@ from typing import Any
 
 from speechllm_plugin.datasets.tsv import read_table
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files import read_lines
 from speechllm_plugin.scoring.report import Hypothesis, read_hypotheses
 from speechllm_plugin.tasks.api import task_named
 
@@ -105,7 +106,7 @@ def _read_file(path: Path, side: Side) -> DataSet:
         return _read_public(path, side)
     if path.suffix == ".tsv":
         return DataSet(path.stem, path, _completed(_read_tsv(path), path, side))
-    rows = [_row(str(number), text) for number, text in enumerate(_lines(path), start=1)]
+    rows = [_row(str(number), text) for number, text in enumerate(read_lines(path, "a text file"), start=1)]
     return DataSet(path.stem, path, _completed(rows, path, side, by_line=True))
 
 
@@ -144,7 +145,7 @@ def _completed(rows: list[Hypothesis], path: Path, side: Side, by_line: bool = F
                 raise UserError(f"{path}: found {len(missing):,} ids that {side.references} lacks, the first "
                                 f"{missing[0]!r}; expected its ids")
             fields = [by_id[row.id] for row in rows]
-    transcripts = [""] * len(rows) if side.transcripts is None else _lines(side.transcripts)
+    transcripts = [""] * len(rows) if side.transcripts is None else read_lines(side.transcripts, "a text file")
     if side.transcripts is not None:
         _check_count(path, len(rows), side.transcripts, len(transcripts))
     source, _, target = side.direction.partition("-")
@@ -196,7 +197,7 @@ def _read_references(path: Path) -> list[Mapping[str, str]]:
             for record in records
         ]
     else:
-        known = [{"reference": text} for text in _lines(path)]
+        known = [{"reference": text} for text in read_lines(path, "a text file")]
     if not known:
         raise UserError(f"{path}: found no rows, expected references")
     return known
@@ -230,7 +231,7 @@ def _read_public(path: Path, side: Side) -> DataSet:
 
 def _json_lines(path: Path, required: Sequence[str]) -> list[Mapping[str, Any]]:
     items = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(read_lines(path, "a text file"), start=1):
         try:
             item = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -244,14 +245,3 @@ def _json_lines(path: Path, required: Sequence[str]) -> list[Mapping[str, Any]]:
 
 def _text(value: object) -> str:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
-
-
-def _lines(path: Path) -> list[str]:
-    """Lines end with LF alone: other line breaks of Unicode are text."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a text file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: found byte 0x{error.object[error.start]:02x}, expected UTF-8") from None
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
