@@ -18,8 +18,9 @@ from typing_extensions import Self, override
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, audio_key, duration, read_audio
 from speechllm_plugin.datasets.augmentation import Augmentation, AugmentationConfig, augment, draw
 from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
-from speechllm_plugin.datasets.checks import check_n_frames
 from speechllm_plugin.datasets.lengths import LeftOut, LengthPolicy
+from speechllm_plugin.datasets.measured import measure
+from speechllm_plugin.datasets.mixture import Draws, MixtureConfig, draw_epoch
 from speechllm_plugin.datasets.plan import Batching, BatchLimits, evaluation_steps, padding, training_steps
 from speechllm_plugin.datasets.same_rows import are_new_rows, row_digests, without_rows
 from speechllm_plugin.datasets.speech_text import Utterance
@@ -27,10 +28,6 @@ from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
 from speechllm_plugin.tasks.api import Task, task_of_row
-
-_BLOCK = 256
-"""Rows that a thread measures at a time."""
-_MEASURING_THREADS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +49,8 @@ class ReadOptions:
     prefetch: int = 4
     """Batches read ahead."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Of training clips."""
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """Of training clips."""
     task_of: Callable[[str, str, str], Task] = task_of_row
     """What is asked of a clip, by its languages and by what its row states."""
@@ -83,13 +82,20 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         self._world_size = world_size
         self._cache = feature_cache
         self.skipped: dict[str, str] = {}
-        """Clips left out: id -> reason."""
+        """Clips left out: id, or split/id where there are several splits -> reason."""
+        self._one_split = len({utterance.split for utterance in utterances}) == 1
         self.left_out: Counter[str] = Counter()
         """How many of them are too `short`, and how many too `long`."""
-        self._utterances, self._seconds = self._measure(utterances)
+        self._utterances, self._seconds = measure(utterances, self._policy, self._refuse)
+        self._tell_left_out()
+        if not self._utterances:
+            raise UserError(f"found no usable clip among {len(utterances)}, for instance {self._first_skipped()}")
+        self._quotas = options.mixture.quotas({split: len(own) for split, own in self._by_split.items()})
         self._epoch = 0
         self._position = 0
+        self._draws = Draws((), ())
         self._steps: list[list[list[int]]] = []
+        """Places among the draws of the epoch."""
         self._pending: deque[Future[list[TrainerBatch]]] = deque()
         self._executor = ThreadPoolExecutor(options.num_threads, thread_name_prefix="audio")
         self._plan_epoch()
@@ -115,11 +121,22 @@ class SpeechTextReader(DataReader[TrainerBatch]):
     @property
     def padding(self) -> float:
         """The share of an epoch's audio that is padding."""
-        return padding(self._steps, self._seconds)
+        return padding(self._steps, [self._seconds[index] for index in self._draws.indices])
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of those that the clips have."""
+        asked = {utterance.asked for utterance in self._utterances}
+        return sorted({self._options.task_of(*one).name for one in asked})
+
+    @property
+    def shares(self) -> dict[str, tuple[int, int]]:
+        """Split -> how many clips it has, and how many of them are in an epoch."""
+        return {split: (len(own), self._quotas[split]) for split, own in self._by_split.items()}
 
     def longest(self) -> TrainerBatch | None:
         """The longest clip, alone; None where it cannot be read."""
-        clip = self._load(max(range(len(self._seconds)), key=self._seconds.__getitem__))
+        clip = self._load(max(range(len(self._seconds)), key=self._seconds.__getitem__), turn=0)
         return None if clip is None else TrainerBatch([clip], counted=False)
 
     @override
@@ -168,37 +185,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
     def num_accumulate(self) -> int:
         return self._options.num_accumulate
 
-    def _measure(self, utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[float]]:
-        """Durations, without the clips that cannot be used."""
-        check_n_frames(utterances)
-        kept, seconds, cut = [], [], 0
-        blocks = [utterances[start : start + _BLOCK] for start in range(0, len(utterances), _BLOCK)]
-        # Most of the time goes into waiting for the file system.
-        executor = ThreadPoolExecutor(_MEASURING_THREADS, thread_name_prefix="lengths")
-        try:
-            for block, lengths in zip(blocks, executor.map(self._lengths, blocks), strict=True):
-                for utterance, length in zip(block, lengths, strict=True):
-                    try:
-                        used = self._used(length)
-                    except UserError as error:
-                        self._refuse(utterance, error)
-                        continue
-                    kept.append(utterance)
-                    seconds.append(used)
-                    cut += used != length
-        finally:
-            executor.shutdown(cancel_futures=True)
-        self._tell_lengths(cut)
-        if not kept:
-            raise UserError(f"found no usable clip among {len(utterances)}, for instance {self._first_skipped()}")
-        return kept, seconds
-
-    def _used(self, length: float | UserError) -> float:
-        if isinstance(length, UserError):
-            raise length
-        return self._policy.used(length)
-
-    def _tell_lengths(self, cut: int) -> None:
+    def _tell_left_out(self) -> None:
         policy = self._policy
         if self.left_out:
             log.warning(
@@ -206,36 +193,40 @@ class SpeechTextReader(DataReader[TrainerBatch]):
                 "(dataset.too_long=skip).", self.left_out.total(), self.left_out["short"], policy.min_seconds,
                 self.left_out["long"], policy.longest,
             )  # fmt: skip
-        if cut:
-            log.warning(
-                "{:,} clips are cut to {:g} s (dataset.too_long=cut), and their texts are not.", cut, policy.longest
-            )
-
-    def _lengths(self, utterances: Sequence[Utterance]) -> list[float | UserError]:
-        """Seconds of each, or why they are not known."""
-        lengths: list[float | UserError] = []
-        for utterance in utterances:
-            try:
-                lengths.append(utterance.seconds())
-            except UserError as error:
-                lengths.append(error)
-        return lengths
 
     def _plan_epoch(self) -> None:
         options = self._options
         per_step = options.num_accumulate * self._world_size
         if options.shuffle_seed is None:
+            self._draws = Draws(range(self.num_clips), [0] * self.num_clips)
             self._steps = evaluation_steps(self._seconds, options.limits, per_step)
             return
-        seconds = [own + self._added_seconds(index) for index, own in enumerate(self._seconds)]
+        self._draws = self._draw()
+        seconds = [
+            self._seconds[index] + self._added_seconds(index, turn)
+            for index, turn in zip(self._draws.indices, self._draws.turns, strict=True)
+        ]
         self._steps, repeated = training_steps(
             seconds, options.limits, per_step, options.shuffle_seed, self._epoch, options.batching
         )
         if repeated and self._epoch == 0:
             log.info("{} batch(es) are seen twice an epoch to fill its last step.", repeated)
 
+    def _draw(self) -> Draws:
+        seed = self._options.shuffle_seed
+        if self._options.mixture.by == "size" or seed is None:
+            return Draws(range(self.num_clips), [self._epoch] * self.num_clips)
+        return draw_epoch(self._by_split, self._quotas, seed, self._epoch)
+
+    @cached_property
+    def _by_split(self) -> dict[str, list[int]]:
+        places: dict[str, list[int]] = {}
+        for index, utterance in enumerate(self._utterances):
+            places.setdefault(utterance.split, []).append(index)
+        return places
+
     def _fingerprint(self) -> dict[str, object]:
-        limits, augmentation = self._options.limits, self._options.augmentation
+        limits, augmentation, mixture = self._options.limits, self._options.augmentation, self._options.mixture
         return {
             "clips": len(self._utterances),
             "seconds": round(sum(self._seconds), 1),
@@ -246,12 +237,13 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             # What earlier versions did has no key, so that their checkpoints are resumed.
             **({"batching": self._options.batching} if self._options.batching != "bucketed_steps" else {}),
             **({"augmentation": asdict(augmentation)} if augmentation.probability > 0 else {}),
+            **({"mixture": asdict(mixture)} if mixture.by != "size" else {}),
             "rows": self._row_digests,
         }
 
     @cached_property
     def _row_digests(self) -> dict[str, str]:
-        return row_digests(self._utterances, self._seconds)
+        return row_digests(self._utterances, self._seconds, of_splits=self._options.mixture.by != "size")
 
     def _drop_pending(self) -> None:
         for future in self._pending:
@@ -271,8 +263,8 @@ class SpeechTextReader(DataReader[TrainerBatch]):
 
     def _load_batch(self, position: int, place: int) -> TrainerBatch:
         training = self._options.shuffle_seed is not None
-        for number, indices in enumerate(self._from(position, place)):
-            clips = [clip for index in indices if (clip := self._load(index)) is not None]
+        for number, places in enumerate(self._from(position, place)):
+            clips = [clip for place in places if (clip := self._load_drawn(place)) is not None]
             if clips:
                 # A stand-in for a batch that lost all its clips has its own turn in an evaluation.
                 return TrainerBatch(clips, counted=training or number == 0)
@@ -285,61 +277,75 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         for step in [*self._steps[position + 1 :], *self._steps[:position]]:
             yield from step
 
-    def _load(self, index: int) -> Clip | None:
+    def _load_drawn(self, place: int) -> Clip | None:
+        return self._load(self._draws.indices[place], self._draws.turns[place])
+
+    def _load(self, index: int, turn: int) -> Clip | None:
+        """:param turn: how often it has been read before, which its augmentation follows from."""
         utterance = self._utterances[index]
-        if utterance.row.id in self.skipped:
+        if self._key(utterance) in self.skipped:
             return None
         try:
             source = utterance.source()
-            changes = self._changes(index)
+            changes = self._changes(index, turn)
             policy = self._policy
             cut = policy.samples(duration(source)) if policy.too_long == "cut" else None
             changed = [f"cut {cut}"] if cut is not None else []
             key = " ".join([audio_key(source), *changed, *([] if changes is None else [changes.key])])
             features = self._cache.get(key) if self._cache is not None else None
             if features is not None:
-                return self._clip(index, key, policy.used(duration(source)), features=features)
+                return self._clip(index, turn, key, policy.used(duration(source)), features=features)
             samples = read_audio(source, check=policy.used)
             # Again: what a container states may be an estimate.
             samples = samples[: policy.samples(len(samples) / SAMPLE_RATE)]
             seconds = len(samples) / SAMPLE_RATE
             if changes is not None:
                 samples = augment(samples, changes)
-            return self._clip(index, key, seconds, waveform=torch.from_numpy(samples))
+            return self._clip(index, turn, key, seconds, waveform=torch.from_numpy(samples))
         except AudioError as error:
             self._refuse(utterance, error)
             return None
 
-    def _changes(self, index: int) -> Augmentation | None:
-        """What is done to a clip in this epoch."""
+    def _changes(self, index: int, turn: int) -> Augmentation | None:
+        """What is done to a clip in this turn."""
         options = self._options
         if options.augmentation.probability == 0 or options.shuffle_seed is None:
             return None
         room = float("inf") if options.max_seconds is None else options.max_seconds - self._seconds[index]
-        variant = self._epoch % options.augmentation.variants
+        variant = turn % options.augmentation.variants
         key = f"{options.augmentation.seed}:{self._utterances[index].row.id}:{variant}"
         # A margin for a manifest's durations, which are up to a frame of 10 ms too short.
         return draw(options.augmentation, key, room - 0.01)
 
-    def _added_seconds(self, index: int) -> float:
-        changes = self._changes(index)
+    def _added_seconds(self, index: int, turn: int) -> float:
+        changes = self._changes(index, turn)
         return 0.0 if changes is None else changes.added_seconds
 
     def _refuse(self, utterance: Utterance, error: UserError) -> None:
         if isinstance(error, LeftOut):
-            self.skipped[utterance.row.id] = str(error)
+            self.skipped[self._key(utterance)] = str(error)
             self.left_out[error.reason] += 1
             return
         if self._options.on_error == "raise":
             raise UserError(f"{utterance.name}, column 'audio': {error}") from error
-        self.skipped[utterance.row.id] = str(error)
+        self.skipped[self._key(utterance)] = str(error)
         log.warning("Clip left out (number {}): {}, column 'audio': {}", len(self.skipped), utterance.name, error)
+
+    def _key(self, utterance: Utterance) -> str:
+        return utterance.row.id if self._one_split else f"{utterance.split}/{utterance.row.id}"
 
     def _first_skipped(self) -> str:
         return "{}: {}".format(*next(iter(self.skipped.items())))
 
     def _clip(
-        self, index: int, key: str, seconds: float, *, waveform: Tensor | None = None, features: Tensor | None = None
+        self,
+        index: int,
+        turn: int,
+        key: str,
+        seconds: float,
+        *,
+        waveform: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> Clip:
         """:param seconds: of the audio as it is in its file."""
         utterance = self._utterances[index]
@@ -356,7 +362,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             draw=row.id,
             audio=row.audio,
             audio_key=key,
-            seconds=seconds + self._added_seconds(index),
+            seconds=seconds + self._added_seconds(index, turn),
             waveform=waveform,
             features=features,
         )

@@ -16,10 +16,11 @@ from speechllm_plugin.tasks.row_prompt import NOTHING
 _ROWS = {"clips", "seconds", "rows"}
 
 
-def row_digests(utterances: Sequence[Utterance], seconds: Sequence[float]) -> dict[str, str]:
+def row_digests(utterances: Sequence[Utterance], seconds: Sequence[float], *, of_splits: bool) -> dict[str, str]:
     """A hash for each column of all rows in order. Of the audio it is the name, so that a corpus may move.
 
     :param seconds: of each row's clip.
+    :param of_splits: whether it matters which split a row is in.
     """
     rows = [utterance.row for utterance in utterances]
     columns: dict[str, Iterable[object]] = {
@@ -34,6 +35,8 @@ def row_digests(utterances: Sequence[Utterance], seconds: Sequence[float]) -> di
         columns["task"] = (row.task for row in rows)
     if any(row.asks != NOTHING for row in rows):
         columns["asks"] = (row.asks for row in rows)
+    if of_splits:
+        columns["split"] = (utterance.split for utterance in utterances)
     return {name: _digest(values) for name, values in columns.items()}
 
 

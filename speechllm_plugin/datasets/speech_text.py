@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -55,6 +55,7 @@ class Utterance:
     root: Path
     source_lang: str
     target_lang: str
+    split: str = ""
     scales_floats: bool = True
     """See `AudioSource`."""
 
@@ -118,6 +119,13 @@ class SpeechTextDataset:
             self._splits[split, require_text] = self._read(split, require_text)
         return list(self._splits[split, require_text])
 
+    def read_together(self, splits: Sequence[str], *, require_text: bool = True) -> list[Utterance]:
+        """The utterances of several splits, one split after the other: a clip may be in several, by the same id.
+
+        :raises UserError: as `read`.
+        """
+        return [row for split in splits for row in self.read(split, require_text=require_text)]
+
     def _read(self, split: str, require_text: bool) -> list[Utterance]:
         utterances: list[Utterance] = []
         for file in self.manifest_files(split):
@@ -132,12 +140,8 @@ class SpeechTextDataset:
             )
             self._tell_language(file, rows)
             root = Path(self.config.audio_root) if self.config.audio_root is not None else file.parent
-            utterances += [self._utterance(row, file, root) for row in rows]
-        seen: dict[str, Utterance] = {}
-        for utterance in utterances:
-            if (other := seen.setdefault(utterance.row.id, utterance)) is not utterance:
-                raise UserError(f"{utterance.name}: repeated id, first in {other.manifest}, line {other.row.line}; "
-                                "expected ids that differ across the manifests of a split")
+            utterances += [self._utterance(row, file, root, split) for row in rows]
+        _check_ids(utterances)
         if not utterances:
             raise UserError(f"split {split!r}: found no rows in {', '.join(map(str, self.manifest_files(split)))}")
         return utterances
@@ -151,7 +155,7 @@ class SpeechTextDataset:
             )  # fmt: skip
             self._told_language = True
 
-    def _utterance(self, row: ManifestRow, manifest: Path, root: Path) -> Utterance:
+    def _utterance(self, row: ManifestRow, manifest: Path, root: Path, split: str) -> Utterance:
         source_lang = row.src_lang or self.config.source_lang or "en"
         target_lang = row.tgt_lang or self.config.target_lang or source_lang
         translation = is_translation(source_lang, target_lang)
@@ -168,7 +172,17 @@ class SpeechTextDataset:
                 )
             row, target_lang = replace(row, tgt_text=row.src_text), source_lang
         scales = self.config.float_units == "scale"
-        return Utterance(row, manifest, root, source_lang, target_lang, scales_floats=scales)
+        return Utterance(row, manifest, root, source_lang, target_lang, split, scales)
+
+
+def _check_ids(utterances: Iterable[Utterance]) -> None:
+    seen: dict[str, Utterance] = {}
+    for utterance in utterances:
+        if (other := seen.setdefault(utterance.row.id, utterance)) is not utterance:
+            raise UserError(
+                f"{utterance.name}: repeated id, first in {other.manifest}, line {other.row.line}; expected ids that "
+                "differ across the manifests of a split"
+            )
 
 
 def open_speech_text(config: SpeechTextConfig) -> SpeechTextDataset:

@@ -6,9 +6,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from speechllm_plugin.llms.cross_entropy import cross_entropy, sum_rows
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.positions import Positions
 from speechllm_plugin.parts import PretrainedPart
@@ -21,6 +23,8 @@ class Llm(PretrainedPart):
 
     dim: int
     """Width of an input embedding."""
+    vocabulary_size: int
+    """Number of input embeddings, and of logits."""
     tokenizer: PreTrainedTokenizerBase
     chat: bool = True
     """Whether prompts are turns of the tokenizer's chat template; otherwise they are plain instructions."""
@@ -37,14 +41,34 @@ class Llm(PretrainedPart):
         """Input embeddings of token ids, `[..., dim]`, without touching the rest of the table."""
 
     @abstractmethod
+    def target_states(
+        self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """The states that predict the target tokens after prompt and speech.
+
+        :param speech: `[B, T, dim]` with `lengths` `[B]`.
+        :returns: `[N, C]`, for the N tokens of all targets, one target after the other.
+        """
+
+    @abstractmethod
+    def logits(self, states: Tensor) -> Tensor:
+        """Of states, `[N, C]` -> `[N, V]`."""
+
     def loss(
         self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
-    ) -> tuple[Tensor, int]:
+    ) -> Tensor:
         """Cross entropy of the target tokens after prompt and speech; logits exist at target positions only.
 
         :param speech: `[B, T, dim]` with `lengths` `[B]`.
-        :returns: the sum over all target tokens in nats, and how many there are.
+        :returns: the sum over the target tokens of each row, in nats, `[B]`.
         """
+        return self.loss_of(self.target_states(prompts, speech, lengths, targets), targets)
+
+    def loss_of(self, states: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+        """`loss`, of `target_states`."""
+        labels = torch.tensor([token for target in targets for token in target], device=states.device)
+        with self.precision(states.device.type):
+            return sum_rows(cross_entropy(states, labels, self.logits, self.vocabulary_size), targets)
 
     @abstractmethod
     def generate(

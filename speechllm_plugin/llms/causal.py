@@ -21,7 +21,6 @@ from transformers import (
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.llms.causal_rows import CausalRows
-from speechllm_plugin.llms.cross_entropy import cross_entropy
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.exact import decode
 from speechllm_plugin.llms.generation import Search
@@ -75,7 +74,7 @@ class CausalLlm(Llm):
         self.config = config
         self.model = model
         self.tokenizer = tokenizer
-        self.dim = self.embedding_table.size(1)
+        self.vocabulary_size, self.dim = self._weight.shape
         self.head.register_forward_pre_hook(_contiguous)
         self._states: dict[tuple[int, ...], list[list[Tensor]]] = {}
 
@@ -117,9 +116,9 @@ class CausalLlm(Llm):
     def device(self) -> torch.device:
         return self._weight.device
 
-    def loss(
+    def target_states(
         self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
-    ) -> tuple[Tensor, int]:
+    ) -> Tensor:
         # Gradients do not reach cached states, and a layer that is computed again would add to the cache twice.
         cached = self.pads and not (torch.is_grad_enabled() and (self.tuned or self.recomputes))
         with self.precision(speech.device.type):
@@ -146,14 +145,12 @@ class CausalLlm(Llm):
             # The last len(target) positions of each row predict its target.
             wanted = torch.tensor([len(target) for target in targets], device=self.device)
             selected = (steps < row_lengths.unsqueeze(1)) & (steps >= (row_lengths - wanted).unsqueeze(1))
-            labels = torch.tensor([token for target in targets for token in target], device=self.device)
-            loss = cross_entropy(hidden[selected], labels, self.logits, self._weight.size(0))
-            return loss, len(labels)
+            return hidden[selected]
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """`[N, C]` -> `[N, V]`, with what some models do to the logits after their head."""
+    def logits(self, states: Tensor) -> Tensor:
+        """With what some models do to the logits after their head."""
         config = self.model.config.get_text_config()
-        logits = self.head(hidden)
+        logits = self.head(states)
         if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
             logits = cap * torch.tanh(logits / cap)
         if scale := getattr(config, "logit_scale", None):  # Cohere

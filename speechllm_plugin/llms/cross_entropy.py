@@ -1,8 +1,8 @@
-"""Cross entropy over a large vocabulary in bounded memory."""
+"""Losses over a large vocabulary in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,25 +11,59 @@ from torch.utils.checkpoint import checkpoint
 
 from speechllm_plugin import logits
 
+LogitsOf = Callable[[Tensor], Tensor]
+"""`[N, C]` -> `[N, V]`."""
 
-def cross_entropy(
-    hidden: Tensor, labels: Tensor, logits_of: Callable[[Tensor], Tensor], vocabulary_size: int
+
+def cross_entropy(states: Tensor, labels: Tensor, logits_of: LogitsOf, vocabulary_size: int) -> Tensor:
+    """
+    :param states: `[N, C]`, of the positions that predict `labels` `[N]`.
+    :returns: that of each position, `[N]`, in nats.
+    """
+
+    def loss(states: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits_of(states).float(), labels, reduction="none")
+
+    return _in_pieces(loss, states, labels, size=max(1, logits.LOGITS_AT_A_TIME // vocabulary_size))
+
+
+def divergence(
+    states: Tensor, teacher: Tensor, logits_of: LogitsOf, vocabulary_size: int, temperature: float
 ) -> Tensor:
-    """
-    :param hidden: `[N, C]`, the positions that predict `labels` `[N]`.
-    :param logits_of: `[N, C]` -> `[N, V]`.
-    :returns: the sum over N, in nats.
+    """Kullback-Leibler divergence of the distributions over the vocabulary from those of a teacher.
+
+    :param states: `[N, C]`.
+    :param teacher: `[N, C]`, the teacher's, through which no gradient passes.
+    :param temperature: that both logits are divided by.
+    :returns: that of each position, `[N]`, in nats.
     """
 
-    def chunk_loss(hidden: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits_of(hidden).float(), labels, reduction="sum")
+    def loss(states: Tensor, teacher: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = F.log_softmax(logits_of(teacher).float() / temperature, dim=1)
+        found = F.log_softmax(logits_of(states).float() / temperature, dim=1)
+        return F.kl_div(found, wanted, reduction="none", log_target=True).sum(dim=1)
 
-    size = max(1, logits.LOGITS_AT_A_TIME // vocabulary_size)
-    if len(labels) <= size:
-        return chunk_loss(hidden, labels)
-    # Checkpointed: the logits of a chunk are computed again in the backward pass, and freed after it.
+    return _in_pieces(loss, states, teacher, size=max(1, logits.LOGITS_AT_A_TIME // (2 * vocabulary_size)))
+
+
+def _in_pieces(loss: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor, *, size: int) -> Tensor:
+    """
+    :param size: number of positions whose logits may exist at once.
+    """
+    if len(first) <= size:
+        return loss(first, second)
+    # Checkpointed: the logits of a piece are computed again in the backward pass, and freed after it.
     losses = [
-        checkpoint(chunk_loss, *pair, use_reentrant=False)
-        for pair in zip(hidden.split(size), labels.split(size), strict=True)
+        checkpoint(loss, *pair, use_reentrant=False)
+        for pair in zip(first.split(size), second.split(size), strict=True)
     ]
-    return torch.stack(losses).sum()
+    return torch.cat(losses)
+
+
+def sum_rows(losses: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+    """
+    :param losses: `[N]`, of the tokens of all targets, one target after the other.
+    :returns: the sum of each target, `[B]`.
+    """
+    return torch.stack([row.sum() for row in losses.split([len(target) for target in targets])])

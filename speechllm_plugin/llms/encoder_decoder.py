@@ -15,7 +15,6 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS, Llm
-from speechllm_plugin.llms.cross_entropy import cross_entropy
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.exact import decode
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
@@ -50,7 +49,7 @@ class EncoderDecoderLlm(Llm):
         self.config = config
         self.model = model
         self.tokenizer = tokenizer
-        self.dim = self.embedding_table.size(1)
+        self.vocabulary_size, self.dim = self.embedding_table.shape
 
     @property
     def embedding_table(self) -> Tensor:
@@ -65,9 +64,9 @@ class EncoderDecoderLlm(Llm):
         assert isinstance(token, int)
         return token
 
-    def loss(
+    def target_states(
         self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
-    ) -> tuple[Tensor, int]:
+    ) -> Tensor:
         with self.precision(speech.device.type):
             inputs, mask = pad_rows(join_rows(self._embed, prompts, speech, lengths), "right")
             model: Any = self.model
@@ -80,16 +79,13 @@ class EncoderDecoderLlm(Llm):
             ).last_hidden_state
             wanted = torch.tensor([len(target) for target in targets], device=inputs.device)
             selected = torch.arange(ids.size(1), device=inputs.device) < wanted.unsqueeze(1)
-            labels = torch.tensor([token for target in targets for token in target], device=inputs.device)
-            loss = cross_entropy(hidden[selected], labels, self._logits, self.embedding_table.size(0))
-            return loss, len(labels)
+            return hidden[selected]
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """`[N, C]` -> `[N, V]`."""
+    def logits(self, states: Tensor) -> Tensor:
         if scales_decoder_output(self.model.config):  # T5 1.0; its embeddings are too large for a head
-            hidden = hidden * self.dim**-0.5
+            states = states * self.dim**-0.5
         head: Any = self.model.get_output_embeddings()
-        return head(hidden)
+        return head(states)
 
     def embed(self, ids: Tensor) -> Tensor:
         embed: Any = self.model.get_input_embeddings()
@@ -146,7 +142,7 @@ class _EncoderDecoderRows:
         return states[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self._llm._logits(hidden)
+        return self._llm.logits(hidden)
 
 
 def check_encoder_decoder_llm(config: EncoderDecoderLlmConfig) -> None:

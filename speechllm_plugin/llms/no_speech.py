@@ -57,8 +57,9 @@ def find_no_speech(
         if config.no_speech_probability is not None:
             # Each row alone, so that the result does not depend on its batch.
             own = slice(row, row + 1)
-            loss, count = llm.loss(prompts[own], speech[own, : int(lengths[row])], lengths[own], [hypothesis.tokens])
-            if (probability := math.exp(-float(loss) / count)) < config.no_speech_probability:
+            tokens = hypothesis.tokens
+            loss = llm.loss(prompts[own], speech[own, : int(lengths[row])], lengths[own], [tokens])
+            if (probability := math.exp(-float(loss) / len(tokens))) < config.no_speech_probability:
                 found[row] = f"probability {probability:.3f}"
     return found
 

@@ -38,6 +38,7 @@ def known_transcripts(
             known.append(text)
             seconds.append(length)
     losses = [*(["CTC"] if model.ctc is not None else []), *model.adapter.loss_weights]
+    losses += ["distillation"] if model.config.distillation.weight else []
     if unknown and losses:
         line = (
             f"{unknown[0].name}, column 'src_text': found none for {len(unknown):,} of {len(clips):,} rows of split "

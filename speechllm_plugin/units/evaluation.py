@@ -22,7 +22,7 @@ from speechllm_plugin.scoring.normalizers import NormalizerName
 from speechllm_plugin.scoring.report import score, write_hypotheses, write_scores
 from speechllm_plugin.scoring.table import format_table
 from speechllm_plugin.units.decoding import DecodedSplit, Decoder
-from speechllm_plugin.units.metrics import LossMean, drop_absent, number
+from speechllm_plugin.units.metrics import LossMean, drop_absent, headline, number
 
 HYPOTHESES = "hypotheses.tsv"
 SCORES = "scores.json"
@@ -80,14 +80,7 @@ class ScoringUnit(EvalUnit[TrainerBatch]):
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
         # Called on one process only, after the metrics of all have been put together.
-        if "asr" in self._scores:
-            values["wer"] = 100.0 * self._scores["asr"]["wer"]
-        if "st" in self._scores:
-            # `chrf` is what fairseq2 calls chrF++, which also counts words.
-            names = {"bleu": "bleu", "chrf": "chrf2", "bleu_mean": "bleu_mean", "chrf_mean": "chrf2_mean"}
-            values.update({names[key]: value for key, value in self._scores["st"].items() if key in names})
-        if "silence" in self._scores:
-            values["words_in_silence"] = self._scores["silence"]["words_per_minute"]
+        values.update(headline(self._scores))
         values["rtf"] = self._scores["rtf"]
         write_scores(self._output_dir / SCORES, self._scores, self._provenance())
         log.info("{} written to {}.", SCORES, self._output_dir)
@@ -129,13 +122,13 @@ class SpeechLlmEvalUnit(ScoringUnit):
     @override
     @torch.inference_mode()
     def process_batch(self, batch: TrainerBatch, metric_bag: MetricBag) -> None:
-        own, other, num_targets = self._model.swapped_loss(batch)
+        own, other, targets = self._model.swapped_loss(batch)
         super().process_batch(batch, metric_bag)
         if not batch.counted:
             return
-        metric_bag.get("nll_loss", LossMean).add(own, num_targets)
+        metric_bag.get("nll_loss", LossMean).add(own.sum(), sum(targets))
         if len(batch) > 1:
-            metric_bag.get("other_audio_loss", LossMean).add(other, num_targets)
+            metric_bag.get("other_audio_loss", LossMean).add(other.sum(), sum(targets))
 
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:

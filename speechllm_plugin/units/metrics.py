@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
 
 import torch
-from fairseq2.metrics.aggregation import Mean
+from fairseq2.metrics import MetricBag
+from fairseq2.metrics.aggregation import Mean, Sum
 from torch import Tensor
+
+from speechllm_plugin.datasets.batch import SpeechTextBatch
 
 
 class LossMean(Mean):
@@ -25,6 +29,38 @@ class LossMean(Mean):
         self.update(total.detach() / count, weight=count)
 
 
+class TaskLosses:
+    """`nll_loss` and the number of clips of each task, where there is more than one task."""
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        """:param tasks: the names of all that occur, in any process."""
+        self._tasks = list(tasks) if len(tasks) > 1 else []
+
+    def prepare(self, metric_bag: MetricBag) -> None:
+        for task in self._tasks:
+            metric_bag.add(f"nll_loss_{task}", LossMean())
+            metric_bag.add(f"num_examples_{task}", Sum())
+
+    @torch.inference_mode()
+    def update(
+        self, metric_bag: MetricBag, batch: SpeechTextBatch, losses: Tensor | None, targets: Sequence[int]
+    ) -> None:
+        """
+        :param losses: of each clip, `[B]`; None in a step without the LLM.
+        :param targets: tokens of each.
+        """
+        for task in self._tasks:
+            rows = [row for row, clip in enumerate(batch) if clip.task.name == task]
+            metric_bag.get(f"num_examples_{task}", Sum).update(len(rows))
+            if losses is not None and rows:
+                own = torch.stack([losses[row] for row in rows]).sum()
+                metric_bag.get(f"nll_loss_{task}", LossMean).add(own, sum(targets[row] for row in rows))
+
+    def drop_absent(self, values: MutableMapping[str, object]) -> None:
+        """Without the losses of tasks that had no clip."""
+        drop_absent(values, *(f"nll_loss_{task}" for task in self._tasks))
+
+
 def drop_absent(values: MutableMapping[str, object], *names: str) -> None:
     """Removes the losses that had no token: a CTC-only step has no LLM loss, a batch of one no neighbour."""
     for name in names:
@@ -35,3 +71,19 @@ def drop_absent(values: MutableMapping[str, object], *names: str) -> None:
 def number(value: object) -> float:
     """A metric's value, tensor or not."""
     return value.item() if isinstance(value, Tensor) else float(str(value))
+
+
+def headline(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Of a score file, the figures that stand in the log: fairseq2's metrics by name."""
+    found = {}
+    if "asr" in scores:
+        found["wer"] = 100.0 * scores["asr"]["wer"]
+    if "st" in scores:
+        # `chrf` is what fairseq2 calls chrF++, which also counts words.
+        names = {"bleu": "bleu", "chrf": "chrf2", "bleu_mean": "bleu_mean", "chrf_mean": "chrf2_mean"}
+        found.update({names[key]: value for key, value in scores["st"].items() if key in names})
+    if "answers" in scores:
+        found.update({f"answer_{key}": 100.0 * scores["answers"][key] for key in ("exact", "f1")})
+    if "silence" in scores:
+        found["words_in_silence"] = scores["silence"]["words_per_minute"]
+    return found

@@ -15,8 +15,9 @@ from typing_extensions import override
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.reader import SpeechTextReader, TrainerBatch
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.models.speech_llm.model import SpeechLlm, SpeechLlmLoss
-from speechllm_plugin.units.metrics import LossMean, drop_absent, number
+from speechllm_plugin.models.speech_llm.loss import SpeechLlmLoss
+from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.units.metrics import LossMean, TaskLosses, drop_absent, number
 
 IDLE_STEPS = 50
 """Number of steps in a row without a gradient after which a run is ended."""
@@ -27,8 +28,10 @@ class SpeechLlmTrainUnit(TrainUnit[TrainerBatch]):
         """:param data_parallel: the same model, possibly wrapped for data parallelism."""
         self._model = data_parallel
         self._align_steps = model.config.ctc.align_steps
+        self._distils = model.config.distillation.weight > 0
         self._has_ctc = model.ctc is not None
         self._adapter_losses = tuple(model.adapter.loss_weights)
+        self._by_task = TaskLosses(reader.tasks)
         self._reader = reader
         self._step_nr = 0
         self._steps_since_report = 0
@@ -42,6 +45,8 @@ class SpeechLlmTrainUnit(TrainUnit[TrainerBatch]):
     @override
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
         metric_bag.add("nll_loss", LossMean())
+        if self._distils:
+            metric_bag.add("divergence", LossMean())
         if self._has_ctc:
             metric_bag.add("ctc_loss", LossMean())
             metric_bag.add("ctc_infeasible", Sum())
@@ -49,6 +54,7 @@ class SpeechLlmTrainUnit(TrainUnit[TrainerBatch]):
             metric_bag.add(f"{name}_loss", LossMean())
         for name in ("num_examples", "num_target_elements", "audio_seconds", "skipped_clips"):
             metric_bag.add(name, Sum())
+        self._by_task.prepare(metric_bag)
 
     @override
     def process_batch(self, batch: TrainerBatch, metric_bag: MetricBag) -> tuple[Tensor, int]:
@@ -63,7 +69,10 @@ class SpeechLlmTrainUnit(TrainUnit[TrainerBatch]):
     @torch.inference_mode()
     def _update_metrics(self, metric_bag: MetricBag, batch: SpeechTextBatch, loss: SpeechLlmLoss) -> None:
         if loss.lm is not None:
-            metric_bag.get("nll_loss", LossMean).add(loss.lm, loss.num_targets)
+            metric_bag.get("nll_loss", LossMean).add(loss.lm.sum(), loss.num_targets)
+        if loss.distilled is not None:
+            metric_bag.get("divergence", LossMean).add(loss.distilled.divergence.sum(), loss.distilled.num_targets)
+        self._by_task.update(metric_bag, batch, loss.lm, loss.targets)
         if loss.ctc is not None:
             if loss.ctc.num_labels:
                 metric_bag.get("ctc_loss", LossMean).add(loss.ctc.loss, loss.ctc.num_labels)
@@ -82,7 +91,8 @@ class SpeechLlmTrainUnit(TrainUnit[TrainerBatch]):
 
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
-        drop_absent(values, "nll_loss", "ctc_loss", "token_loss")
+        drop_absent(values, "nll_loss", "divergence", "ctc_loss", "token_loss")
+        self._by_task.drop_absent(values)
         self._check_gradient(number(values["grad_norm"]))
 
     def _check_gradient(self, norm: float) -> None:

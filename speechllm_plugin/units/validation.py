@@ -1,10 +1,13 @@
-"""The validation unit: loss, whether the system listens, and word error rate."""
+"""The validation unit: loss, whether the system listens, and the scores of what it writes."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import MutableMapping, Sequence
 
 import torch
+from fairseq2.gang import Gang
 from fairseq2.metrics import MetricBag
 from fairseq2.metrics.aggregation import Sum
 from fairseq2.recipe.evaluator import EvalUnit
@@ -15,8 +18,9 @@ from speechllm_plugin.datasets.reader import TrainerBatch
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.log import log
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.scoring.wer import unit_of, word_errors
-from speechllm_plugin.units.metrics import LossMean, drop_absent, number
+from speechllm_plugin.scoring.report import score
+from speechllm_plugin.units.decoding import DecodedSplit, gather
+from speechllm_plugin.units.metrics import LossMean, TaskLosses, drop_absent, headline
 
 ENDLESS = 8
 """Number of answers in a row without an end after which a validation stops decoding."""
@@ -24,91 +28,92 @@ ENDLESS = 8
 
 class SpeechLlmValidUnit(EvalUnit[TrainerBatch]):
     """Reports `nll_loss`, `other_audio_loss` (the loss when each clip gets its neighbour's audio: about equal until
-    the system listens) and `wer` (of the decoded transcriptions, after the `basic` normaliser; each language counts
-    its own unit, as in the score file; absent where a split holds none).
+    the system listens) and the scores of a score file: `wer` of transcriptions (after the `basic` normaliser), `bleu`
+    and `chrf2` of translations, `answer_exact` and `answer_f1` of answers.
 
     It computes without autocast, as evaluation and transcription do: the best checkpoint here is the best there."""
 
-    def __init__(self, model: SpeechLlm, *, name: str, decode: bool, decoding: DecodingConfig) -> None:
+    def __init__(
+        self,
+        model: SpeechLlm,
+        *,
+        name: str,
+        tasks: Sequence[str],
+        gang: Gang,
+        decode: bool,
+        decoding: DecodingConfig,
+    ) -> None:
+        """
+        :param tasks: the names of all that the split holds.
+        """
         self._model = model
         self._name = name
+        self._gang = gang
+        self._by_task = TaskLosses(tasks)
         self._decode = decode
         self._endless = 0
         """Hypotheses in a row that the length limit ended."""
         self._left_out = 0
         """Clips that were not decoded."""
         self._decoding = decoding
+        self._decoded = DecodedSplit()
+        self._scores: dict[str, float] = {}
 
     @override
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
         metric_bag.add("nll_loss", LossMean())
         metric_bag.add("other_audio_loss", LossMean())
-        for name in ("num_examples", "wer_rows", "wer_errors", "wer_words"):
-            metric_bag.add(name, Sum())
+        metric_bag.add("num_examples", Sum())
+        self._by_task.prepare(metric_bag)
 
     @override
     @torch.inference_mode()
     def process_batch(self, batch: TrainerBatch, metric_bag: MetricBag) -> None:
         with torch.autocast(next(self._model.parameters()).device.type, enabled=False):
-            own, other, num_targets = self._model.swapped_loss(batch)
-            texts = self._hypotheses(batch) if self._decode else []
+            own, other, targets = self._model.swapped_loss(batch)
+            if self._decode:
+                self._try_to_decode(batch)
         if not batch.counted:
             return
-        metric_bag.get("nll_loss", LossMean).add(own, num_targets)
+        metric_bag.get("nll_loss", LossMean).add(own.sum(), sum(targets))
         if len(batch) > 1:
-            metric_bag.get("other_audio_loss", LossMean).add(other, num_targets)
+            metric_bag.get("other_audio_loss", LossMean).add(other.sum(), sum(targets))
         metric_bag.get("num_examples", Sum).update(len(batch))
-        if texts:
-            for name, count in zip(("rows", "errors", "words"), recognition_errors(batch, texts), strict=True):
-                metric_bag.get(f"wer_{name}", Sum).update(count)
+        self._by_task.update(metric_bag, batch, own, targets)
 
-    def _hypotheses(self, batch: SpeechTextBatch) -> list[str]:
-        """Nothing once `ENDLESS` answers in a row did not end: a system that is not trained yet runs to the limit with
+    def _try_to_decode(self, batch: SpeechTextBatch) -> None:
+        """Not once `ENDLESS` answers in a row did not end: a system that is not trained yet runs to the limit with
         every clip, and minutes would tell no more than seconds."""
         if self._endless >= ENDLESS:
             self._left_out += len(batch) * batch.counted
-            return []
+            return
+        start = time.perf_counter()
         texts, generated = self._model.generate(batch, self._decoding)
         for hypothesis in generated:
             self._endless = self._endless + 1 if hypothesis.cut else 0
-        return texts
+        if batch.counted:
+            self._decoded.add(batch, texts, generated, time.perf_counter() - start)
 
     @override
     def finalize(self, metric_bag: MetricBag) -> None:
         if self._left_out:
             log.info(
-                "{}: {} clips were not decoded, as the answers to {} in a row did not end; the word error rate is that "
-                "of the others.", self._name, self._left_out, self._endless,
+                "{}: {} clips were not decoded, as the answers to {} in a row did not end; the scores are those of the "
+                "others.", self._name, self._left_out, self._endless,
             )
+        decoded = gather(self._decoded, self._gang)
+        scores = headline(score(decoded.ordered())) if decoded.rows else {}
+        self._scores = {name: value for name, value in scores.items() if math.isfinite(value)}
+        self._decoded = DecodedSplit()
         self._endless = self._left_out = 0
 
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
         drop_absent(values, "other_audio_loss")
-        rows, errors, words = (number(values.pop(f"wer_{name}")) for name in ("rows", "errors", "words"))
-        if rows > 0:
-            values["wer"] = 100.0 * errors / max(words, 1.0)
+        self._by_task.drop_absent(values)
+        values.update(self._scores)
 
     @property
     @override
     def name(self) -> str | None:
         return self._name
-
-
-def recognition_errors(batch: SpeechTextBatch, texts: Sequence[str]) -> tuple[int, int, int]:
-    """How many rows are transcriptions, and their errors and reference words: characters in languages without spaces.
-
-    :param texts: what was decoded, one for each row.
-    """
-    rows: dict[str, list[int]] = {}
-    for row, clip in enumerate(batch):
-        if clip.task.scored_by == "wer":
-            rows.setdefault(clip.source_lang, []).append(row)
-    results = [
-        word_errors(
-            [batch.clips[row].text for row in own], [texts[row] for row in own],
-            unit=unit_of(language), language=language,
-        )
-        for language, own in rows.items()
-    ]
-    return sum(map(len, rows.values())), sum(r.errors for r in results), sum(r.words for r in results)

@@ -139,7 +139,7 @@ def test_means_of_each_batch(tiny_config: SpeechLlmConfig, tiny_manifest: Path) 
         assert loss.lm is not None and loss.count == 1
         ctc = sum(one.ctc.loss / max(1, one.ctc.num_labels) for one in alone) / len(batch)
         quantity = sum(one.adapter["quantity"] / one.num_targets for one in alone) / len(batch)
-        expected = loss.lm / loss.num_targets + 0.1 * ctc + 0.1 * quantity
+        expected = loss.lm.sum() / loss.num_targets + 0.1 * ctc + 0.1 * quantity
         torch.testing.assert_close(loss.total, expected, atol=1e-4, rtol=1e-5)
         torch.testing.assert_close(loss.ctc.clip_mean, ctc, atol=1e-4, rtol=1e-5)
         # On CTC alone, CTC counts in full.

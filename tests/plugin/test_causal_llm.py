@@ -106,13 +106,12 @@ def assert_loss_is_transformers(llm: CausalLlm, renderer: PromptRenderer) -> Non
     targets = [renderer.encode_target(text) for text in TEXTS]
     assert len({len(prompt.before) for prompt in prompts}) > 1, "prefixes of one length would not test their mask"
     speech = speech_of(llm)
-    loss, count = llm.loss(prompts, speech, LENGTHS, targets)
+    losses = llm.loss(prompts, speech, LENGTHS, targets)
     rows = [
         own_loss(llm.model, prompts[i], speech[i, : int(LENGTHS[i])], targets[i]) for i in range(len(targets))
     ]
-    assert count == sum(map(len, targets))
-    torch.testing.assert_close(loss, torch.stack(rows).sum(), atol=1e-3, rtol=1e-5)
-    (found,) = torch.autograd.grad(loss, speech)
+    torch.testing.assert_close(losses, torch.stack(rows), atol=1e-3, rtol=1e-5)
+    (found,) = torch.autograd.grad(losses.sum(), speech)
     (expected,) = torch.autograd.grad(torch.stack(rows).sum(), speech)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
     assert all(found[i, : int(length)].any() for i, length in enumerate(LENGTHS))
@@ -129,9 +128,9 @@ def test_the_loss_without_a_prefix(llm: CausalLlm) -> None:
     """The speech first, as in a template that opens no turn."""
     prompt = RenderedPrompt(before=(), after=(7, 8))
     speech = speech_of(llm)
-    loss, _ = llm.loss([prompt] * 8, speech, LENGTHS, [[9, 10]] * 8)
+    losses = llm.loss([prompt] * 8, speech, LENGTHS, [[9, 10]] * 8)
     rows = [own_loss(llm.model, prompt, speech[i, : int(LENGTHS[i])], [9, 10]) for i in range(8)]
-    torch.testing.assert_close(loss, torch.stack(rows).sum(), atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(losses, torch.stack(rows), atol=1e-3, rtol=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 10_000])
@@ -141,35 +140,34 @@ def test_the_loss_in_chunks_is_the_loss(
     prompts = [renderer.render(*pair) for pair in LANGUAGES]
     targets = [renderer.encode_target(text) for text in TEXTS]
     speech = speech_of(llm)
-    whole, count = llm.loss(prompts, speech, LENGTHS, targets)
-    (whole_gradient,) = torch.autograd.grad(whole, speech)
+    whole = llm.loss(prompts, speech, LENGTHS, targets)
+    (whole_gradient,) = torch.autograd.grad(whole.sum(), speech)
 
     sizes: list[int] = []
     monkeypatch.setattr(speechllm_plugin.logits, "LOGITS_AT_A_TIME", chunk * 320)
     hook = llm.head.register_forward_hook(lambda module, inputs, logits: sizes.append(len(logits)))
-    loss, chunked_count = llm.loss(prompts, speech, LENGTHS, targets)
+    losses = llm.loss(prompts, speech, LENGTHS, targets)
     hook.remove()
-    assert sum(sizes) == count == chunked_count, "logits of other positions were computed"
+    assert sum(sizes) == sum(map(len, targets)), "logits of other positions were computed"
     assert max(sizes) <= chunk, "the logits of more positions existed at once"
-    (gradient,) = torch.autograd.grad(loss, speech)
-    torch.testing.assert_close(loss, whole)
+    (gradient,) = torch.autograd.grad(losses.sum(), speech)
+    torch.testing.assert_close(losses, whole)
     torch.testing.assert_close(gradient, whole_gradient, atol=1e-5, rtol=1e-4)
 
 
 def test_the_loss_trains_nothing_of_the_llm(llm: CausalLlm, renderer: PromptRenderer) -> None:
     speech = speech_of(llm)
     prompts = [renderer.render(*pair) for pair in LANGUAGES]
-    loss, _ = llm.loss(prompts, speech, LENGTHS, [renderer.encode_target(text) for text in TEXTS])
-    loss.backward()
+    llm.loss(prompts, speech, LENGTHS, [renderer.encode_target(text) for text in TEXTS]).sum().backward()
     assert all(parameter.grad is None for parameter in llm.parameters())
 
 
 def test_the_loss_ignores_autocast(llm: CausalLlm, renderer: PromptRenderer) -> None:
     prompts = [renderer.render(*pair) for pair in LANGUAGES]
     targets = [renderer.encode_target(text) for text in TEXTS]
-    plain, _ = llm.loss(prompts, speech_of(llm), LENGTHS, targets)
+    plain = llm.loss(prompts, speech_of(llm), LENGTHS, targets)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        under_autocast, _ = llm.loss(prompts, speech_of(llm), LENGTHS, targets)
+        under_autocast = llm.loss(prompts, speech_of(llm), LENGTHS, targets)
     assert torch.equal(plain, under_autocast)
 
 
@@ -260,13 +258,14 @@ def test_bfloat16_weights_take_float32_speech(tiny_llm: Path) -> None:
     renderer = PromptRenderer(llm.tokenizer, PromptConfig(order="instruction_first"))
     prompts = [renderer.render(*pair) for pair in LANGUAGES]
     speech = speech_of(llm).detach().float().requires_grad_()
-    loss, count = llm.loss(prompts, speech, LENGTHS, [renderer.encode_target(text) for text in TEXTS])
+    targets = [renderer.encode_target(text) for text in TEXTS]
+    loss = llm.loss(prompts, speech, LENGTHS, targets).sum()
     assert loss.dtype == torch.float32
     (gradient,) = torch.autograd.grad(loss, speech)
     assert gradient.dtype == torch.float32 and gradient.isfinite().all()
     exact = freeze(create_causal_llm(CausalLlmConfig(path=str(tiny_llm), dtype="float32")))
-    expected, _ = exact.loss(prompts, speech_of(exact), LENGTHS, [renderer.encode_target(text) for text in TEXTS])
-    assert abs(loss.item() - expected.item()) / count < 0.1
+    expected = exact.loss(prompts, speech_of(exact), LENGTHS, targets).sum()
+    assert abs(loss.item() - expected.item()) / sum(map(len, targets)) < 0.1
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

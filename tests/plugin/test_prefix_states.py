@@ -46,7 +46,7 @@ def prompts_of(llm: CausalLlm, *languages: tuple[str, str]) -> list[RenderedProm
 
 
 def loss_of(llm: CausalLlm, prompts: list[RenderedPrompt], speech: torch.Tensor) -> torch.Tensor:
-    return llm.loss(prompts, speech, LENGTHS, [[5, 6], [7], [8, 9, 10]])[0]
+    return llm.loss(prompts, speech, LENGTHS, [[5, 6], [7], [8, 9, 10]]).sum()
 
 
 def speech_of(llm: CausalLlm) -> torch.Tensor:

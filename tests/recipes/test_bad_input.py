@@ -134,7 +134,8 @@ def test_manifests_that_are_wrong(
         ("optimizer.name=sgd", ("optimizer.name: found 'sgd', expected adamw or adafactor",)),
         ("model.config_overrides.prompt.transcribe=write <speech> # down", ("found 'write <speech> # down'", "quotes")),
         ("model.config_overrides.prompt.transcribe=a: <speech>: b", ("prompt.transcribe", "expected a value in YAML")),
-        ("regime.score_metric=bleu", ("regime.score_metric", "'bleu'", "'wer', 'nll_loss'")),
+        ("regime.score_metric=blue", ("regime.score_metric", "'blue'", "'answer_f1', 'nll_loss'")),
+        ("regime.score_metric=bleu", ("regime.score_metric: found 'bleu'", "transcriptions only, expected wer, nll_l")),
         ("dataset.valid_decode=false", ("regime.score_metric", "'nll_loss'", "dataset.valid_decode")),
         # Names that nothing has.
         ("model.arch=whisper.gpt.mlp", ("model.arch", "'whisper.gpt.mlp'", "whisper_tiny_en", "smollm2_135m")),
@@ -172,7 +173,7 @@ def test_translations_have_no_word_error_rate(
     manifest.write_text(f"id\taudio\ttgt_text\ttgt_lang\n1\t{system.corpus / 'train_0.wav'}\tan\tde\n")
     override = f"dataset.config_overrides.manifests.dev={manifest}"
     line = _train(commands, config, tmp_path, override)
-    for word in ("regime.score_metric: found 'wer'", "dev", "translations only", "regime.score_metric=nll_loss"):
+    for word in ("regime.score_metric: found 'wer'", "dev", "translations only, expected bleu, chrf2, nll_loss"):
         assert word in line
     run = tmp_path / "by_loss"
     overrides = [override, "regime.score_metric=nll_loss"]

@@ -56,7 +56,7 @@ class CascadeRecipe(Recipe):
         units, readers, kept = [], [], []
         for split in config.dataset.splits:
             reader = open_reader(
-                context, config.dataset, split, max_seconds=cascade.recognizer.max_seconds, prompt=config.prompt
+                context, config.dataset, [split], max_seconds=cascade.recognizer.max_seconds, prompt=config.prompt
             )
             beyond = 0.0
             if cascade.prompts is not None:

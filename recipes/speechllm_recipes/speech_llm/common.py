@@ -22,6 +22,7 @@ from speechllm_plugin.datasets.audio import AudioError
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.checks import check_languages
 from speechllm_plugin.datasets.lengths import LengthPolicy
+from speechllm_plugin.datasets.mixture import MixtureConfig
 from speechllm_plugin.datasets.plan import Batching, BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset, Utterance
@@ -35,6 +36,7 @@ from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.preflight import Outline
 from speechllm_plugin.models.speech_llm.room import check_room_of_rows
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
+from speechllm_plugin.tasks.api import task_names
 from speechllm_recipes.speech_llm.config import (
     SpeechDatasetSection,
     SpeechLlmEvaluateConfig,
@@ -48,12 +50,17 @@ def register_common(container: DependencyContainer) -> None:
     for kls in (UserError, AudioError):
         register_cli_error(container, kls, report_user_error)
     for descriptor in (
+        MetricDescriptor("divergence", "Divergence from the LLM given the text", 101, format_as_float),
         MetricDescriptor("other_audio_loss", "NLL Loss with another clip's audio", 101, format_as_float),
         *(MetricDescriptor(f"{key}_loss", name, 101, format_as_float) for key, name in _adapter_losses().items()),
         MetricDescriptor("ctc_infeasible", "CTC rows that cannot be aligned", 102, format_as_int),
         MetricDescriptor("chrf2", "chrF2", 200, format_as_float, higher_better=True),
         MetricDescriptor("bleu_mean", "BLEU, mean of directions", 201, format_as_float, higher_better=True),
         MetricDescriptor("chrf2_mean", "chrF2, mean of directions", 201, format_as_float, higher_better=True),
+        MetricDescriptor("answer_exact", "Answers that match exactly (%)", 201, format_as_float, higher_better=True),
+        MetricDescriptor("answer_f1", "Token F1 of answers (%)", 201, format_as_float, higher_better=True),
+        *(MetricDescriptor(f"nll_loss_{task}", f"NLL Loss of {task}", 101, format_as_float) for task in task_names()),
+        *(MetricDescriptor(f"num_examples_{task}", f"Clips to {task}", 811, format_as_int) for task in task_names()),
         MetricDescriptor("words_in_silence", "Words per minute of silence", 202, format_as_float),
         MetricDescriptor("rtf", "Real-time factor of decoding", 210, format_as_float),
         MetricDescriptor("audio_seconds", "Audio (s)", 825, format_as_int),
@@ -139,7 +146,7 @@ def create_reader(
     context: RecipeContext,
     section: SpeechDatasetSection,
     model: SpeechLlm,
-    split: str,
+    splits: Sequence[str],
     *,
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
@@ -147,19 +154,20 @@ def create_reader(
     sample: int | None = None,
     batching: Batching = "bucketed",
     augmentation: AugmentationConfig | None = None,
+    mixture: MixtureConfig | None = None,
     accept_new_rows: bool = False,
 ) -> SpeechTextReader:
-    """A reader of this process's share of a split, whose rows' languages the prompt can name.
+    """A reader of this process's share of splits, whose rows' languages the prompt can name.
 
     :raises UserError: a row is wrong, or the longest clip has no room in the LLM.
     """
-    utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
+    utterances = context.get_dataset_as(SpeechTextDataset).read_together(splits, require_text=require_text)
     prompt = model.config.prompt
     check_languages(utterances, lambda row: prompt.named_in(*row.asked, row.row.asks), language_name)
     reader = open_reader(
         context,
         section,
-        split,
+        splits,
         max_seconds=model.encoder.max_seconds,
         languages=model.encoder.languages,
         feature_cache=model.feature_cache,
@@ -169,6 +177,7 @@ def create_reader(
         sample=sample,
         batching=batching,
         augmentation=augmentation,
+        mixture=mixture,
         accept_new_rows=accept_new_rows,
         prompt=prompt,
     )
@@ -176,6 +185,11 @@ def create_reader(
         longest.to(context.gangs.root.device)
         model.check_room(longest)
     return reader
+
+
+def joint_name(splits: Sequence[str]) -> str:
+    """What the log calls splits that are read together."""
+    return " + ".join(splits)
 
 
 def read_manifests(
@@ -212,7 +226,7 @@ def warn_of_languages(split: str, utterances: Sequence[Utterance], known: Collec
 def open_reader(
     context: RecipeContext,
     section: SpeechDatasetSection,
-    split: str,
+    splits: Sequence[str],
     *,
     max_seconds: float | None,
     languages: Collection[str] | None = None,
@@ -223,6 +237,7 @@ def open_reader(
     sample: int | None = None,
     batching: Batching = "bucketed",
     augmentation: AugmentationConfig | None = None,
+    mixture: MixtureConfig | None = None,
     accept_new_rows: bool = False,
     prompt: PromptConfig,
 ) -> SpeechTextReader:
@@ -233,11 +248,12 @@ def open_reader(
     :param sample: read so many clips of the split, drawn at random, the same each time; None = all.
     :param prompt: decides what is asked of a clip.
     """
-    utterances = context.get_dataset_as(SpeechTextDataset).read(split, require_text=require_text)
+    utterances = context.get_dataset_as(SpeechTextDataset).read_together(splits, require_text=require_text)
+    name = joint_name(splits)
     if sample is not None and sample < len(utterances):
-        drawn = random.Random(f"{split}:{sample}").sample(range(len(utterances)), sample)
+        drawn = random.Random(f"{name}:{sample}").sample(range(len(utterances)), sample)
         utterances = [utterances[index] for index in sorted(drawn)]
-    warn_of_languages(split, utterances, languages)
+    warn_of_languages(name, utterances, languages)
     options = ReadOptions(
         limits=BatchLimits(section.batch_size, section.max_batch_seconds),
         shuffle_seed=shuffle_seed,
@@ -254,6 +270,7 @@ def open_reader(
         prefetch=section.prefetch,
         batching=batching,
         augmentation=augmentation or AugmentationConfig(),
+        mixture=mixture or MixtureConfig(),
         task_of=prompt.task_of,
     )
     gang = context.gangs.dp
@@ -263,7 +280,17 @@ def open_reader(
     directions = Counter(direction_of(row.source_lang, row.target_lang) for row in utterances)
     log.info(
         "Split {}: {:,} clips, {:.2f} h, {:,} steps, {:.0%} padding; {} left out; languages: {}.",
-        split, reader.num_clips, reader.hours, reader.num_steps, reader.padding, len(reader.skipped),
-        ", ".join(f"{name} {count:,}" for name, count in directions.most_common()),
+        name, reader.num_clips, reader.hours, reader.num_steps, reader.padding, len(reader.skipped),
+        ", ".join(f"{direction} {count:,}" for direction, count in directions.most_common()),
     )
+    if len(splits) > 1:
+        log.info("Mixture by {}, clips an epoch: {}.", options.mixture.by, _mixture(reader))
     return reader
+
+
+def _mixture(reader: SpeechTextReader) -> str:
+    total = sum(quota for _, quota in reader.shares.values())
+    return ", ".join(
+        f"{split} {quota:,} of {size:,} ({quota / total:.1%}, each {quota / size:.2f} times)"
+        for split, (size, quota) in reader.shares.items()
+    )

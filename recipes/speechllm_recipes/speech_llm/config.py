@@ -29,6 +29,7 @@ from fairseq2.utils.validation import ValidationResult
 from speechllm_plugin.checked import Checked
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.lengths import TooLong
+from speechllm_plugin.datasets.mixture import MixtureConfig
 from speechllm_plugin.datasets.plan import Batching
 from speechllm_plugin.datasets.speech_text import SPEECH_TEXT_DATASET
 from speechllm_plugin.llms.decoding import DecodingConfig
@@ -38,6 +39,15 @@ from speechllm_plugin.repetition import LOOP_RATIO
 from speechllm_plugin.scoring.normalizers import NormalizerName
 from speechllm_recipes.speech_llm.steps import EVERY, NUM_STEPS, PUBLISH_EVERY, WARM_UP
 from speechllm_recipes.speech_llm.value_checks import check_values
+
+SCORED_BY = {
+    "wer": "wer",
+    "bleu": "translation",
+    "chrf2": "translation",
+    "answer_exact": "answers",
+    "answer_f1": "answers",
+}
+"""Metrics of decoded texts that the best checkpoint may be chosen by -> which tasks have them (`Task.scored_by`)."""
 
 
 @dataclass(kw_only=True)
@@ -87,8 +97,10 @@ def _names(value: str | list[str]) -> list[str]:
 
 @dataclass(kw_only=True)
 class TrainDatasetSection(SpeechDatasetSection):
-    train_split: str = "train"
-    """Key of `config_overrides.manifests` to train on."""
+    train_split: str | list[str] = "train"
+    """Key of `config_overrides.manifests` to train on, or several: `[asr, st, answers]`."""
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    """How often the clips of each of them are seen."""
     batching: Batching = "bucketed"
     """Which clips share a step. `bucketed`: a step is a random sample of the clips, sorted by length into its batches
     (processes x accumulation); with one batch a step that is `random`. `bucketed_steps`: all clips of a step are of
@@ -102,13 +114,23 @@ class TrainDatasetSection(SpeechDatasetSection):
     valid_clips: int | None = None
     """Number of clips to validate on in each split: a random sample, the same for every run. None = all."""
     valid_decode: bool = True
-    """Whether the validation splits are decoded and the WER of their transcriptions is reported. False reports the loss
-    alone; `regime.score_metric` must then be `nll_loss`."""
+    """Whether the validation splits are decoded, and the WER of their transcriptions, BLEU and chrF2 of their
+    translations, exact matches and token F1 of their answers reported. `regime.score_metric` is one of `wer`, `bleu`,
+    `chrf2`, `answer_exact`, `answer_f1`, or `nll_loss`. False reports the loss alone; `regime.score_metric` must then
+    be `nll_loss`."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """Silence, noise, gain and telephone band for clips of the training split."""
 
     def __post_init__(self) -> None:
+        self.train_split = _names(self.train_split)
         self.valid_splits = _names(self.valid_splits)
+
+    def validate(self) -> ValidationResult:
+        result = super().validate()
+        if not self.train_split or len(set(self.train_split)) < len(self.train_split):
+            found = ", ".join(self.train_split) or "none"
+            result.add_error(f"`train_split` must be names of splits, each once, but is {found} instead.")
+        return result
 
 
 @dataclass(kw_only=True)
@@ -222,6 +244,7 @@ class SpeechLlmTrainConfig(CheckedConfig):
         self._validate_fsdp(result)
         _add_problems(result, "decoding", self.decoding)
         _add_problems(result, "dataset.augmentation", self.dataset.augmentation)
+        _add_problems(result, "dataset.mixture", self.dataset.mixture)
         return result
 
     def _validate_schedule(self, result: ValidationResult) -> None:
@@ -240,12 +263,13 @@ class SpeechLlmTrainConfig(CheckedConfig):
         metric = self.regime.score_metric
         if not self.dataset.valid_splits or metric in (None, "nll_loss"):
             return
-        if metric != "wer":
-            result.add_error(f"`regime.score_metric` must be 'wer', 'nll_loss' or null, but is {metric!r} instead.")
+        names = ", ".join(map(repr, [*SCORED_BY, "nll_loss"]))
+        if metric not in SCORED_BY:
+            result.add_error(f"`regime.score_metric` must be one of {names} or null, but is {metric!r} instead.")
         elif not self.dataset.valid_decode:
             result.add_error(
-                "`regime.score_metric` must be 'nll_loss' or null where `dataset.valid_decode` is false, but is 'wer' "
-                "instead."
+                "`regime.score_metric` must be 'nll_loss' or null where `dataset.valid_decode` is false, but is "
+                f"{metric!r} instead."
             )
 
     def _validate_fsdp(self, result: ValidationResult) -> None:

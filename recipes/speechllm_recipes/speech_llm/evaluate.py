@@ -57,7 +57,7 @@ class SpeechLlmEvaluateRecipe(Recipe):
         model.feature_cache = feature_cache(config.dataset, model)
         units, readers, kept = [], [], []
         for split in config.dataset.splits:
-            reader = create_reader(context, config.dataset, model, split)
+            reader = create_reader(context, config.dataset, model, [split])
             beyond = check_references(split, model.prompts, reader, decoding)
             provenance = self._provenance(context, replace(config, decoding=decoding), model, precision, split)
             kept.append(KeptHypotheses(context.output_dir / split, context.gangs.dp.rank, provenance()))

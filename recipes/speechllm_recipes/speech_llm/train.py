@@ -35,10 +35,11 @@ from speechllm_recipes.speech_llm.common import (
     create_reader,
     dtype_name,
     feature_cache,
+    joint_name,
     read_manifests,
     register_common,
 )
-from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
+from speechllm_recipes.speech_llm.config import SCORED_BY, SpeechLlmTrainConfig
 from speechllm_recipes.speech_llm.disk_space import ask_for_space_first
 from speechllm_recipes.speech_llm.memory import settle_checkpointing
 from speechllm_recipes.speech_llm.precision import TrainingPrecision, settle_training
@@ -90,7 +91,9 @@ class SpeechLlmTrainRecipe(Recipe):
         config = context.get_config_as(SpeechLlmTrainConfig)
         _check_model_section(config)
         check_steps(context.output_dir, config.regime.num_steps)
-        check = read_manifests(context, config.dataset, [config.dataset.train_split, *config.dataset.valid_splits])
+        splits = config.dataset.train_split
+        config.dataset.mixture.check_splits(splits)
+        check = read_manifests(context, config.dataset, [*splits, *config.dataset.valid_splits])
         self._check_score_metric(context, config)
         check_level(config.decoding, config.dataset)
         self._precision = settle_training(context, config)
@@ -108,15 +111,16 @@ class SpeechLlmTrainRecipe(Recipe):
             context,
             config.dataset,
             model,
-            config.dataset.train_split,
+            splits,
             shuffle_seed=config.common.seed,
             num_accumulate=config.trainer.grad_accumulation.num_batches,
             batching=config.dataset.batching,
             augmentation=config.dataset.augmentation,
+            mixture=config.dataset.mixture,
             accept_new_rows=config.dataset.accept_new_rows,
         )
-        transcripts, seconds = known_transcripts(model, reader.clips, config.dataset.train_split)
-        check_alignable(model, transcripts, seconds, config.dataset.train_split)
+        transcripts, seconds = known_transcripts(model, reader.clips, joint_name(splits))
+        check_alignable(model, transcripts, seconds, joint_name(splits))
         unit = SpeechLlmTrainUnit(model, context.get_data_parallel_model(), reader)
         lengths = reference_lengths(model.prompts, reader.clips)
         longest = 1 + max((length.tokens for length in lengths), default=0)
@@ -126,11 +130,18 @@ class SpeechLlmTrainRecipe(Recipe):
         stop = Stop(context.gangs.root)
         valid_units, valid_readers = [], []
         for split in config.dataset.valid_splits:
-            valid_reader = create_reader(context, config.dataset, model, split, sample=config.dataset.valid_clips)
+            valid_reader = create_reader(context, config.dataset, model, [split], sample=config.dataset.valid_clips)
             if config.dataset.valid_decode:
                 check_references(split, model.prompts, valid_reader, decoding)
             valid_units.append(
-                SpeechLlmValidUnit(model, name=split, decode=config.dataset.valid_decode, decoding=decoding)
+                SpeechLlmValidUnit(
+                    model,
+                    name=split,
+                    tasks=valid_reader.tasks,
+                    gang=context.gangs.dp,
+                    decode=config.dataset.valid_decode,
+                    decoding=decoding,
+                )
             )
             # The checkpoint before a validation is complete before it begins, in case the run is killed in it.
             valid_readers.append(WatchedReader(valid_reader, lambda: _complete(manager)))
@@ -153,26 +164,27 @@ class SpeechLlmTrainRecipe(Recipe):
 
     @staticmethod
     def _check_score_metric(context: RecipeContext, config: SpeechLlmTrainConfig) -> None:
-        """Without transcriptions in the validation splits there is no WER to choose the best checkpoint by."""
-        splits = config.dataset.valid_splits
-        if config.regime.score_metric != "wer" or not splits:
+        """A split without the texts that the metric scores has nothing to choose the best checkpoint by."""
+        metric, splits = config.regime.score_metric, config.dataset.valid_splits
+        if metric not in SCORED_BY or not splits:
             return
         dataset = context.get_dataset_as(SpeechTextDataset)
         prompt = _prompt_of(config.model.config_overrides)
         tasks = {prompt.task_of(*row.asked) for split in splits for row in dataset.read(split)}
-        if all(task.scored_by != "wer" for task in tasks):
+        if all(task.scored_by != SCORED_BY[metric] for task in tasks):
             kinds = " and ".join(sorted({_NAMES.get(task.name, task.name) for task in tasks}))
+            others = [name for name, kind in SCORED_BY.items() if kind in {task.scored_by for task in tasks}]
             raise UserError(
-                f"regime.score_metric: found 'wer', but {', '.join(splits)} (dataset.valid_splits) holds {kinds} only, "
-                "expected regime.score_metric=nll_loss"
+                f"regime.score_metric: found {metric!r}, but {', '.join(splits)} (dataset.valid_splits) holds {kinds} "
+                f"only, expected {', '.join([*others, 'nll_loss'])}"
             )
 
     @staticmethod
     def _train_rows(context: RecipeContext, config: SpeechLlmTrainConfig) -> list:
-        return context.get_dataset_as(SpeechTextDataset).read(config.dataset.train_split)
+        return context.get_dataset_as(SpeechTextDataset).read_together(config.dataset.train_split)
 
 
-_NAMES = {"translate": "translations", "answer": "answers"}
+_NAMES = {"transcribe": "transcriptions", "translate": "translations", "answer": "answers"}
 
 
 def _prompt_of(overrides: object) -> PromptConfig:
@@ -196,7 +208,7 @@ def _resolve_decoding(
         steps = step_numbers(checkpoints)
         kept = Checkpoint(checkpoints, steps[-1]).decoding().tokens_per_second if steps else None
         decoding = replace(decoding, tokens_per_second=kept or rate_for(lengths))
-    report_limit(config.dataset.train_split, lengths, decoding)
+    report_limit(joint_name(config.dataset.train_split), lengths, decoding)
     if context.gangs.root.rank == 0:
         clean_text = context.get_dataset_as(SpeechTextDataset).config.clean_text
         keep_decoding(checkpoints, decoding, max(seconds for _, seconds in reader.clips), clean_text)

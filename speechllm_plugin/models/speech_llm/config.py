@@ -16,6 +16,7 @@ from speechllm_plugin.encoders.api import ENCODERS
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.models.speech_llm.archs import ADAPTER_ARCHS, ENCODER_ARCHS, LLM_ARCHS, PartArch
+from speechllm_plugin.models.speech_llm.distillation import DistillationConfig
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
 from speechllm_plugin.prompts import PromptConfig
 from speechllm_plugin.registry import Registry
@@ -113,6 +114,8 @@ class SpeechLlmConfig:
     """Rendered the same way in training and in decoding, and kept in the checkpoint."""
     ctc: CtcConfig = field(default_factory=CtcConfig)
     """Auxiliary CTC loss."""
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    """The LLM given the transcript as a teacher of the LLM given the speech."""
     loss_mean: Literal["tokens", "batches"] = "tokens"
     """What the losses of a step are means over. `tokens`: the sum of each loss by the target tokens of all batches of
     all processes, so that a token weighs the same whatever batch it is in. `batches`: the mean of each batch's own
@@ -132,6 +135,7 @@ class SpeechLlmConfig:
             raise UserError(f"frame_stack: found {self.frame_stack}, expected at least 1")
         self.prompt.check()
         self.ctc.check("ctc")
+        self.distillation.check("distillation")
         self.encoder_tuning.check("encoder_tuning")
         self.llm_tuning.check("llm_tuning")
         self.encoder.config = ENCODERS.config(self.encoder.name, self.encoder.config)

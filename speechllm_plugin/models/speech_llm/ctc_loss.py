@@ -52,7 +52,7 @@ def label_loss(logits: Logits, labels: Tensor, *, ignored: int) -> Tensor:
     weight, bias = logits.weight, logits.bias
     with torch.autocast(labels.device.type, enabled=False):
         rows = logits.inputs[chosen]
-        return cross_entropy(rows, labels[chosen], lambda rows: F.linear(rows, weight, bias), len(weight))
+        return cross_entropy(rows, labels[chosen], lambda rows: F.linear(rows, weight, bias), len(weight)).sum()
 
 
 def _own_classes(logits: LinearLogits, labels: Sequence[Sequence[int]]) -> tuple[Tensor, list[list[int]]]:

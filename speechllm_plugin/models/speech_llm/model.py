@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,6 +25,8 @@ from speechllm_plugin.llms.positions import check_positions
 from speechllm_plugin.masks import stack_frames
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, part_dtypes
 from speechllm_plugin.models.speech_llm.ctc import CtcHead, CtcLoss
+from speechllm_plugin.models.speech_llm.distillation import Distilled, distill
+from speechllm_plugin.models.speech_llm.loss import SpeechLlmLoss
 from speechllm_plugin.models.speech_llm.tuning import TunedWeights
 from speechllm_plugin.parts import rounds
 from speechllm_plugin.pretrained import freeze
@@ -32,30 +34,6 @@ from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
 from speechllm_plugin.tasks.answer import ANSWER
 from speechllm_plugin.tasks.api import Task
 from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt, question
-
-
-@dataclass(frozen=True)
-class SpeechLlmLoss:
-    """Sums over the target tokens of a batch, in nats.
-
-    All are normalised by the same count, the target tokens of every process and accumulated batch: what one token
-    weighs does not depend on how the batch was divided.
-    """
-
-    total: Tensor
-    """What is minimised."""
-    lm: Tensor | None
-    """The LLM's cross entropy; None while the adapter is aligned on CTC alone."""
-    num_targets: int
-    count: int
-    """What `total` is divided by, with those of the other batches of a step: `num_targets`, or 1 where each batch
-    counts once (`loss_mean`)."""
-    ctc: CtcLoss | None
-    """The auxiliary CTC loss, unweighted."""
-    adapter: dict[str, Tensor]
-    """The adapter's own losses, unweighted, each clip's as often as it has target tokens."""
-    token: CtcLoss | None
-    """The cross entropy of the adapter's vectors with the transcript's tokens, unweighted."""
 
 
 class SpeechLlm(nn.Module):
@@ -135,14 +113,16 @@ class SpeechLlm(nn.Module):
         if lm:
             prompts = self._prompts(batch)
             check_positions(self.llm, batch.ids, prompts, speech.lengths, [len(target) for target in targets])
-            lm_loss, num_targets = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
-            total, scale = lm_loss, 1.0
+            states = self.llm.target_states(prompts, speech.seqs, speech.lengths, targets)
+            lm_loss, scale = self.llm.loss_of(states, targets), 1.0
+            distilled = self._distill(batch, states, targets)
+            total = lm_loss.sum() if distilled is None else self._mixed(lm_loss, distilled)
         else:
             # CTC has weight 1 and the others keep their proportion to it. The zero gives a gradient to the parameters
             # that only the LLM's loss trains: data parallelism waits for one from each.
             untouched = [speech.seqs, *(self.tuned["llm"].parameters() if "llm" in self.tuned else ())]
             zero = 0.0 * sum(values.float().sum() for values in untouched)
-            lm_loss, total, scale = None, zero, 1.0 / self._ctc_weight
+            lm_loss, distilled, total, scale = None, None, zero, 1.0 / self._ctc_weight
         by_batch = self.config.loss_mean == "batches"
         if by_batch:
             total = total / num_targets
@@ -158,7 +138,8 @@ class SpeechLlm(nn.Module):
         if speech.token_logits is not None and self.ctc is not None:
             token = self.ctc.token_loss(speech.token_logits, speech.lengths, spoken, transcripts)
             total = total + scale * self.adapter.loss_weights["token"] * (token.clip_mean if by_batch else token.loss)
-        return SpeechLlmLoss(total, lm_loss, num_targets, 1 if by_batch else num_targets, ctc, adapter_losses, token)
+        count = 1 if by_batch else num_targets
+        return SpeechLlmLoss(total, lm_loss, list(map(len, targets)), count, ctc, adapter_losses, token, distilled)
 
     def transcript_tokens(self, text: str) -> list[int]:
         """What CTC and CIF are trained on: the text's tokens, without the end of the turn."""
@@ -211,19 +192,35 @@ class SpeechLlm(nn.Module):
             raise ValueError(f"the adapter {self.config.adapter.name!r} gave no frames to the CTC head")
         return self.ctc.loss(speech.frame_logits, speech.frame_lengths, texts, tokens)
 
-    def swapped_loss(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor, int]:
+    def _distill(self, batch: SpeechTextBatch, states: Tensor, targets: list[list[int]]) -> Distilled | None:
+        config = self.config.distillation
+        if config.weight == 0:
+            return None
+        return distill(self.llm, self.prompts, batch.clips, states, targets, config.temperature)
+
+    def _mixed(self, cross_entropy: Tensor, distilled: Distilled) -> Tensor:
+        """
+        :param cross_entropy: of each clip, `[B]`.
+        """
+        config = self.config.distillation
+        own = torch.zeros(len(cross_entropy), dtype=torch.bool)
+        own[distilled.rows] = True
+        taught = cross_entropy * torch.where(own, 1.0 - config.weight, 1.0).to(cross_entropy.device)
+        return taught.sum() + config.weight * config.temperature**2 * distilled.divergence.sum()
+
+    def swapped_loss(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor, list[int]]:
         """The LLM's loss with each clip's own audio and with its neighbour's: a system that listens tells them apart.
 
-        :returns: both sums in nats, and the number of target tokens.
+        :returns: both for each clip in nats, `[B]`, and the target tokens of each.
         """
         prompts = self._prompts(batch)
         targets = [self.prompts.encode_target(text) for text in batch.texts]
         # As in decoding: the adapter does not know the transcripts' lengths.
         speech = self.adapt(batch)
         check_positions(self.llm, batch.ids, prompts, speech.lengths, [len(target) for target in targets])
-        own, count = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
-        other, _ = self.llm.loss(prompts, speech.seqs.roll(1, 0), speech.lengths.roll(1, 0), targets)
-        return own, other, count
+        own = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
+        other = self.llm.loss(prompts, speech.seqs.roll(1, 0), speech.lengths.roll(1, 0), targets)
+        return own, other, list(map(len, targets))
 
     def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]:
         """Decodes a batch; each row gives the same tokens as it would alone."""

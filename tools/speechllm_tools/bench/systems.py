@@ -125,8 +125,8 @@ class Ours(System):
         return output.seqs, output.lengths
 
     def loss(self) -> Tensor:
-        loss, count = self._llm.loss(self._prompts, *self._speech(), self._targets)
-        return loss / count
+        losses = self._llm.loss(self._prompts, *self._speech(), self._targets)
+        return losses.sum() / sum(map(len, self._targets))
 
     def positions(self) -> int:
         with torch.no_grad():
