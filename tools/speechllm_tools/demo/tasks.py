@@ -18,7 +18,7 @@ SYSTEMS = {
     "with answers, distilled": ["model.config_overrides.distillation.weight=0.7"],
 }
 """Row of the table -> what is changed in `demo_tasks.yaml`."""
-_TRAIN_ROWS = 1500
+_TRAIN_ROWS = 600
 """Of the demo's, that are answered."""
 _MAX_TOKENS = 32
 _SPLITS = ("transcripts", "answers")
