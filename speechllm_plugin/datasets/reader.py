@@ -21,7 +21,7 @@ from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.lengths import LeftOut, LengthPolicy
 from speechllm_plugin.datasets.measured import measure
 from speechllm_plugin.datasets.mixture import Draws, MixtureConfig, draw_epoch
-from speechllm_plugin.datasets.plan import Batching, BatchLimits, evaluation_steps, padding, training_steps
+from speechllm_plugin.datasets.plan import Batching, BatchLimits, Sizes, evaluation_steps, padding, training_steps
 from speechllm_plugin.datasets.same_rows import are_new_rows, row_digests, without_rows
 from speechllm_plugin.datasets.speech_text import Utterance
 from speechllm_plugin.encoders.cache import FeatureCache
@@ -52,6 +52,8 @@ class ReadOptions:
     """Of training clips."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """Of training clips."""
+    positions: Callable[[Utterance, float], int] | None = None
+    """How many positions of the LLM a clip of so many seconds takes; for `limits.max_positions`."""
     task_of: Callable[[str, str, str], Task] = task_of_row
     """What is asked of a clip, by its languages and by what its row states."""
 
@@ -121,7 +123,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
     @property
     def padding(self) -> float:
         """The share of an epoch's audio that is padding."""
-        return padding(self._steps, [self._seconds[index] for index in self._draws.indices])
+        return padding(self._steps, self._sizes())
 
     @property
     def tasks(self) -> list[str]:
@@ -199,18 +201,28 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         per_step = options.num_accumulate * self._world_size
         if options.shuffle_seed is None:
             self._draws = Draws(range(self.num_clips), [0] * self.num_clips)
-            self._steps = evaluation_steps(self._seconds, options.limits, per_step)
+            self._steps = evaluation_steps(self._sizes(), options.limits, per_step)
             return
         self._draws = self._draw()
-        seconds = [
-            self._seconds[index] + self._added_seconds(index, turn)
-            for index, turn in zip(self._draws.indices, self._draws.turns, strict=True)
-        ]
         self._steps, repeated = training_steps(
-            seconds, options.limits, per_step, options.shuffle_seed, self._epoch, options.batching
+            self._sizes(), options.limits, per_step, options.shuffle_seed, self._epoch, options.batching
         )
         if repeated and self._epoch == 0:
             log.info("{} batch(es) are seen twice an epoch to fill its last step.", repeated)
+
+    def _sizes(self) -> Sizes:
+        """Of the epoch's draws."""
+        draws, count = self._draws, self._options.positions
+        seconds = [
+            self._seconds[index] + self._added_seconds(index, turn)
+            for index, turn in zip(draws.indices, draws.turns, strict=True)
+        ]
+        if count is None:
+            return Sizes(seconds)
+        positions = [
+            count(self._utterances[index], length) for index, length in zip(draws.indices, seconds, strict=True)
+        ]
+        return Sizes(seconds, positions)
 
     def _draw(self) -> Draws:
         seed = self._options.shuffle_seed
@@ -237,6 +249,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             # What earlier versions did has no key, so that their checkpoints are resumed.
             **({"batching": self._options.batching} if self._options.batching != "bucketed_steps" else {}),
             **({"augmentation": asdict(augmentation)} if augmentation.probability > 0 else {}),
+            **({"max_batch_positions": limits.max_positions} if limits.max_positions is not None else {}),
             **({"mixture": asdict(mixture)} if mixture.by != "size" else {}),
             "rows": self._row_digests,
         }

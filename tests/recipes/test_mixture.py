@@ -66,7 +66,7 @@ def test_each_task_is_reported_and_a_killed_run_goes_on(commands: Commands, conf
     ("override", "words"),
     [
         ("dataset.train_split=[asr, st]", ("dataset.mixture.weights: found asr, st, answers, expected", "asr, st")),
-        ("dataset.train_split=[asr, st, asr]", ("dataset.train_split: found asr, st, asr", "names of splits, each once")),
+        ("dataset.train_split=[asr, st, asr]", ("train_split: found asr, st, asr", "names of splits, each once")),
         ("dataset.mixture.by=size", ("dataset.mixture.by: found 'size' beside weights",)),
         ("dataset.mixture.weights.st=-1", ("dataset.mixture.weights.st: found -1", "above 0")),
         ("dataset.mixture.weights.answers=0.01", ("'answers' has a share of", "none of the 8 clips")),

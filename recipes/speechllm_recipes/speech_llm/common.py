@@ -42,6 +42,7 @@ from speechllm_recipes.speech_llm.config import (
     SpeechLlmEvaluateConfig,
     SpeechLlmGenerateConfig,
 )
+from speechllm_recipes.speech_llm.positions import position_counter
 from speechllm_recipes.speech_llm.user_errors import report_user_error
 
 
@@ -155,6 +156,7 @@ def create_reader(
     batching: Batching = "bucketed",
     augmentation: AugmentationConfig | None = None,
     mixture: MixtureConfig | None = None,
+    max_positions: int | None = None,
     accept_new_rows: bool = False,
 ) -> SpeechTextReader:
     """A reader of this process's share of splits, whose rows' languages the prompt can name.
@@ -178,6 +180,8 @@ def create_reader(
         batching=batching,
         augmentation=augmentation,
         mixture=mixture,
+        max_positions=max_positions,
+        positions=None if max_positions is None else position_counter(model),
         accept_new_rows=accept_new_rows,
         prompt=prompt,
     )
@@ -238,6 +242,8 @@ def open_reader(
     batching: Batching = "bucketed",
     augmentation: AugmentationConfig | None = None,
     mixture: MixtureConfig | None = None,
+    max_positions: int | None = None,
+    positions: Callable[[Utterance, float], int] | None = None,
     accept_new_rows: bool = False,
     prompt: PromptConfig,
 ) -> SpeechTextReader:
@@ -255,7 +261,8 @@ def open_reader(
         utterances = [utterances[index] for index in sorted(drawn)]
     warn_of_languages(name, utterances, languages)
     options = ReadOptions(
-        limits=BatchLimits(section.batch_size, section.max_batch_seconds),
+        limits=BatchLimits(section.batch_size, section.max_batch_seconds, max_positions),
+        positions=positions,
         shuffle_seed=shuffle_seed,
         max_seconds=max_seconds,
         lengths=LengthPolicy(

@@ -106,6 +106,10 @@ class TrainDatasetSection(SpeechDatasetSection):
     (processes x accumulation); with one batch a step that is `random`. `bucketed_steps`: all clips of a step are of
     about one length: the least padding, but gradients of long and of short clips take turns. `random`: each batch is a
     random sample. The log tells the share of padding."""
+    max_batch_positions: int | None = None
+    """Maximum number of positions of the LLM in a batch: prompt, speech and text of its clips, padding included, with
+    as many vectors as the adapter can make of a clip. Clips that need about as many share a batch. `batch_size` and
+    `max_batch_seconds` stay limits beside it. None = no limit."""
     accept_new_rows: bool = False
     """Whether a run may be resumed over other rows than it was started with (more rows, another order, other texts).
     The log then tells what differs, and a new epoch begins. False = this is an error."""
@@ -127,6 +131,8 @@ class TrainDatasetSection(SpeechDatasetSection):
 
     def validate(self) -> ValidationResult:
         result = super().validate()
+        if self.max_batch_positions is not None and self.max_batch_positions < 1:
+            result.add_error(f"`max_batch_positions` must be at least 1, but is {self.max_batch_positions} instead.")
         if not self.train_split or len(set(self.train_split)) < len(self.train_split):
             found = ", ".join(self.train_split) or "none"
             result.add_error(f"`train_split` must be names of splits, each once, but is {found} instead.")

@@ -117,6 +117,7 @@ class SpeechLlmTrainRecipe(Recipe):
             batching=config.dataset.batching,
             augmentation=config.dataset.augmentation,
             mixture=config.dataset.mixture,
+            max_positions=config.dataset.max_batch_positions,
             accept_new_rows=config.dataset.accept_new_rows,
         )
         transcripts, seconds = known_transcripts(model, reader.clips, joint_name(splits))
