@@ -1,63 +1,104 @@
 """A cache of encoder features on disk: with a frozen encoder every epoch after the first costs no encoding.
 
 Features are kept as they were computed, to the bit, in the encoder's precision (1,280 wide at 50 Hz: 128 kB per second
-of audio in bfloat16, 256 kB in float32), one file per clip, keyed by all that decides them: the encoder with its
+of audio in bfloat16, 256 kB in float32), in packs of 1 GB, keyed by all that decides them: the encoder with its
 weights, dtype and padding, and the audio file with its size and time of change.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
+import shutil
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from speechllm_plugin.encoders.packs import Packs
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.log import log
 
-_STORED = {torch.bfloat16: torch.int16}
-"""What holds the bits of a dtype that numpy lacks."""
+_SHAPE = struct.Struct("<QQ")
+"""Before the features: frames and width."""
 
 
 class FeatureCache:
-    def __init__(self, root: Path, fingerprint: str, dtype: torch.dtype) -> None:
+    def __init__(self, root: Path, fingerprint: str, dtype: torch.dtype, *, max_bytes: float | None = None) -> None:
         """
         :param fingerprint: of the encoder (`SpeechEncoder.fingerprint`): other encoders never mix.
         :param dtype: of its features.
+        :param max_bytes: the most that all encoders' features may take: those of other encoders are deleted for it,
+            the longest unused first; those of this one are kept, and no more are added, since every epoch needs all.
         """
-        self._root = root / fingerprint
+        self._root = root
+        self._folder = root / fingerprint
         self._dtype = dtype
-        self._stored = _STORED.get(dtype, dtype)
+        self._max_bytes = max_bytes
+        self._full = False
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            self._packs = Packs(self._folder, str(dtype).removeprefix("torch."))
+            os.utime(self._folder)  # when it was last used
+            self._bytes = self._make_room() if max_bytes is not None else 0
         except OSError as error:
             raise UserError(f"dataset.feature_cache: cannot write {root}: {error.strerror}") from error
 
     def get(self, key: str) -> Tensor | None:
         """Features `[T, C]`, or None."""
-        try:
-            features = torch.from_numpy(np.load(self._path(key)))
-        except FileNotFoundError:
+        data = self._packs.get(key)
+        if data is None:
             return None
-        except (ValueError, EOFError, OSError, TypeError):
-            return None  # not a whole file: encoded and written again
-        # Earlier versions rounded the features of any encoder to bfloat16: those of others are encoded again.
-        return features.view(self._dtype) if features.dtype == self._stored else None
+        frames, width = _SHAPE.unpack_from(data)
+        if frames * width == 0:
+            return torch.empty(frames, width, dtype=self._dtype)
+        return torch.frombuffer(data, dtype=self._dtype, offset=_SHAPE.size).view(frames, width)
 
     def put(self, key: str, features: Tensor) -> Tensor:
         """Stores features; returns them as `get` will, so that a first epoch sees what later ones see."""
         features = features.detach().to(self._dtype)
-        path = self._path(key)
-        path.parent.mkdir(exist_ok=True)
-        # Another process may write the same clip, and any may be killed: only whole files ever get the name.
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            np.save(file, features.cpu().view(self._stored).numpy())
-        temporary.replace(path)
+        if not self._full:
+            values = features.cpu().contiguous().view(torch.uint8).numpy()
+            self._add(key, _SHAPE.pack(*features.shape) + values.tobytes())
         return features
 
-    def _path(self, key: str) -> Path:
-        name = hashlib.sha256(key.encode()).hexdigest()[:32]
-        return self._root / name[:2] / f"{name}.npy"
+    def _add(self, key: str, data: bytes) -> None:
+        if self._max_bytes is not None and self._bytes + len(data) > self._max_bytes:
+            self._stop(f"it has the {self._max_bytes / 1e9:g} GB that it may have (dataset.feature_cache_gb)")
+            return
+        try:
+            self._packs.put(key, data)
+        except OSError as error:
+            self._stop(str(error.strerror))
+            return
+        self._bytes += len(data)
+
+    def _stop(self, reason: str) -> None:
+        self._full = True
+        log.warning(
+            "Feature cache {}: no more is added, {}. It has {:,} clips; others are encoded in every epoch.",
+            self._root, reason, len(self._packs),
+        )  # fmt: skip
+
+    def _make_room(self) -> float:
+        """Deletes features of other encoders until the rest is within the limit.
+
+        :returns: how many bytes that rest has.
+        """
+        assert self._max_bytes is not None
+        sizes = {folder: sum(_sizes(folder)) for folder in self._root.iterdir() if folder.is_dir()}
+        total = sum(sizes.values())
+        for folder in sorted(sizes, key=lambda folder: folder.stat().st_mtime):
+            if total <= self._max_bytes:
+                break
+            if folder != self._folder:
+                shutil.rmtree(folder, ignore_errors=True)
+                total -= sizes[folder]
+                log.info("Feature cache {}: {:.1f} GB of another encoder are deleted.", self._root, sizes[folder] / 1e9)
+        return total
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            yield os.stat(os.path.join(parent, name)).st_size

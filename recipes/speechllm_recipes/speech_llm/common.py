@@ -84,7 +84,12 @@ def feature_cache(section: SpeechDatasetSection, model: SpeechLlm) -> FeatureCac
             f"dataset.feature_cache: found {section.feature_cache!r}, expected null: the encoder is trained "
             "(encoder_tuning), so that its features change from step to step"
         )
-    return FeatureCache(Path(section.feature_cache), model.encoder.fingerprint(), model.encoder.feature_dtype)
+    return FeatureCache(
+        Path(section.feature_cache),
+        model.encoder.fingerprint(),
+        model.encoder.feature_dtype,
+        max_bytes=None if section.feature_cache_gb is None else 1e9 * section.feature_cache_gb,
+    )
 
 
 def decoding_of(config: SpeechLlmEvaluateConfig | SpeechLlmGenerateConfig) -> DecodingConfig:

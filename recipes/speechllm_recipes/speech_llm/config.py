@@ -72,6 +72,9 @@ class SpeechDatasetSection(DatasetSection):
     feature_cache: str | None = None
     """Folder that keeps encoder features, so that each clip is encoded once. Whisper large-v3 needs 128 kB per second
     of audio in bfloat16, twice that in float32. None = encode in every epoch."""
+    feature_cache_gb: float | None = None
+    """The most that the folder may take, in GB: features of other encoders are deleted for it, the longest unused
+    first; when it is full, no more are added. None = no limit."""
     num_threads: int = 2
     """Threads that read audio in each process."""
     prefetch: int = 8
@@ -82,6 +85,8 @@ class SpeechDatasetSection(DatasetSection):
         for name in ("batch_size", "num_threads", "prefetch"):
             if getattr(self, name) < 1:
                 result.add_error(f"`{name}` must be at least 1, but is {getattr(self, name)} instead.")
+        if self.feature_cache_gb is not None and not self.feature_cache_gb > 0:
+            result.add_error(f"`feature_cache_gb` must be above 0, but is {self.feature_cache_gb} instead.")
         if self.max_seconds is not None and self.max_seconds <= self.min_seconds:
             result.add_error(
                 f"`max_seconds` must be more than `min_seconds` ({self.min_seconds:g}), but is {self.max_seconds:g} "

@@ -1,0 +1,161 @@
+"""Blobs by key in few large files: several processes write at once, any may be killed, any reads what all wrote.
+
+Each process appends to packs of its own: the bytes to `NAME.pack`, then an entry of fixed size to `NAME.index`. What a
+kill has cut off, in either file, is not in the index: nobody reads it, and nothing has to be locked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import uuid
+import zlib
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+_ENTRY = np.dtype([("key", "<u8"), ("check", "<u8"), ("place", "<u8"), ("size", "<u8"), ("checksum", "<u4")])
+"""The first two are halves of the key's hash; the last is the CRC-32 of the bytes."""
+PACK_BYTES = 2**30
+"""Size after which a process begins another pack."""
+_REFRESH = 10.0
+"""Seconds between two looks at what other processes have written."""
+
+
+class _Found(NamedTuple):
+    pack: Path
+    place: int
+    size: int
+    checksum: int
+
+
+class _Table:
+    """Entries in 52 bytes each, sorted by their keys; of equal ones the last that was added is found."""
+
+    def __init__(self) -> None:
+        self._entries = np.empty(0, _ENTRY)
+        self._keys = np.empty(0, np.uint64)
+        """Theirs, in one piece: a search in a column of the entries would copy it."""
+        self._numbers = np.empty(0, np.int64)
+        self._packs: list[Path] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, parts: list[tuple[Path, npt.NDArray[np.void]]]) -> None:
+        numbers = np.arange(len(self._packs), len(self._packs) + len(parts))
+        self._packs += [pack for pack, _ in parts]
+        entries = np.concatenate([self._entries, *(part for _, part in parts)])
+        of = np.concatenate([self._numbers, np.repeat(numbers, [len(part) for _, part in parts])])
+        order = np.argsort(entries["key"], kind="stable")
+        self._entries, self._numbers = entries[order], of[order]
+        self._keys = np.ascontiguousarray(self._entries["key"])
+
+    def find(self, key: int, check: int) -> _Found | None:
+        place = int(np.searchsorted(self._keys, np.uint64(key), side="right")) - 1
+        while place >= 0 and self._keys[place] == key:
+            entry = self._entries[place]
+            if entry["check"] == check:
+                pack = self._packs[self._numbers[place]]
+                return _Found(pack, int(entry["place"]), int(entry["size"]), int(entry["checksum"]))
+            place -= 1
+        return None
+
+
+class Packs:
+    def __init__(self, folder: Path, kind: str) -> None:
+        """
+        :param kind: part of the files' names: packs of another kind are not looked at.
+        :raises OSError: the folder cannot be made or read.
+        """
+        self._folder = folder
+        self._kind = kind
+        self._table = _Table()
+        self._own: dict[tuple[int, int], _Found] = {}
+        """What this process has added since it last looked."""
+        self._indexed: Counter[Path] = Counter()
+        """Index -> bytes of it that are in the table."""
+        self._pack: Path | None = None
+        """That this process appends to."""
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._look()
+
+    def __len__(self) -> int:
+        return len(self._table) + len(self._own)
+
+    def get(self, key: str) -> bytearray | None:
+        """None = it is not there, or damaged."""
+        halves = _hash(key)
+        with self._lock:
+            found = self._find(halves)
+            if found is None and time.monotonic() - self._looked > _REFRESH:
+                self._look()
+                found = self._find(halves)
+        return None if found is None else _read(found)
+
+    def put(self, key: str, data: bytes) -> None:
+        """
+        :raises OSError: there is no space; what was there before is there still.
+        """
+        with self._lock:
+            if self._pack is None:
+                self._pack = self._folder / f"{uuid.uuid4().hex}.{self._kind}.pack"
+            halves, pack, checksum = _hash(key), self._pack, zlib.crc32(data)
+            # If this fails, what was written in part stays behind, and the next pack begins anew.
+            self._pack = None
+            with pack.open("ab") as file:
+                place = file.tell()
+                file.write(data)
+            with pack.with_suffix(".index").open("ab") as file:
+                file.write(np.array([(*halves, place, len(data), checksum)], _ENTRY).tobytes())
+            self._own[halves] = _Found(pack, place, len(data), checksum)
+            self._pack = pack if place + len(data) < PACK_BYTES else None
+
+    def _find(self, halves: tuple[int, int]) -> _Found | None:
+        return self._own.get(halves) or self._table.find(*halves)
+
+    def _look(self) -> None:
+        """Reads what has been added to all indexes."""
+        self._looked = time.monotonic()
+        changed: dict[Path, float] = {}
+        for index in self._folder.glob(f"*.{self._kind}.index"):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                changed[index] = index.stat().st_mtime
+        parts = []
+        # The newest last: what was damaged has been written again.
+        for index in sorted(changed, key=changed.__getitem__):
+            with suppress(FileNotFoundError):
+                parts.append((index.with_suffix(".pack"), self._new_entries(index)))
+        self._table.add([part for part in parts if len(part[1])])
+        self._own.clear()
+
+    def _new_entries(self, index: Path) -> npt.NDArray[np.void]:
+        with index.open("rb") as file:
+            file.seek(self._indexed[index])
+            data = file.read()
+        entries = np.frombuffer(data[: len(data) - len(data) % _ENTRY.itemsize], _ENTRY)
+        self._indexed[index] += entries.nbytes
+        return entries
+
+
+def _read(found: _Found) -> bytearray | None:
+    data = bytearray(found.size)
+    try:
+        # Opened each time: a cache of a terabyte has more packs than a process may have open.
+        with found.pack.open("rb", buffering=0) as file:
+            file.seek(found.place)
+            whole = file.readinto(data) == found.size
+    except OSError:
+        return None  # deleted
+    return data if whole and zlib.crc32(data) == found.checksum else None
+
+
+def _hash(key: str) -> tuple[int, int]:
+    digest = hashlib.sha256(key.encode()).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
