@@ -53,14 +53,23 @@ def _answers(root: Path, manifest: Path, output: Path, most: int | None) -> None
     if output.is_file():
         return
     if most is not None:
-        lines = manifest.read_text(encoding="utf-8").splitlines()
-        manifest = output.with_name(f"{output.stem}.asked.tsv")
-        write_text_atomically(manifest, "\n".join(lines[: 1 + most]) + "\n")
+        manifest = _first(manifest, most, output.with_name(f"{output.stem}.asked.tsv"))
     _tool(
-        "manifest", "answer", manifest, "--audio-root", root / "data", "--llm", root / "models/smollm2-135m-instruct",
+        "manifest", "answer", manifest, "--llm", root / "models/smollm2-135m-instruct",
         "--instruction", INSTRUCTION, "--max-tokens", _MAX_TOKENS, "--decoding", "no_repeat_ngram_size=3",
         "--output", output,
     )  # fmt: skip
+
+
+def _first(manifest: Path, most: int, output: Path) -> Path:
+    """A manifest of the first rows of another."""
+    header, *rows = manifest.read_text(encoding="utf-8").splitlines()
+    place = header.split("\t").index("audio")
+    lines = [row.split("\t") for row in rows[:most]]
+    for line in lines:
+        line[place] = str(manifest.parent.absolute() / line[place])
+    write_text_atomically(output, "\n".join([header, *map("\t".join, lines)]) + "\n")
+    return output
 
 
 def _train(root: Path, run: Path, changes: list[str]) -> None:
