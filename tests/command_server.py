@@ -23,6 +23,7 @@ import sys
 import time
 import traceback
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any, NoReturn
 
 # Before any import of fairseq2: it loads libsndfile.
@@ -31,21 +32,23 @@ import speechllm_plugin  # noqa: F401
 CORE = (
     "jiwer",
     "sacrebleu",
-    "speechllm_plugin.adapters.base",
     "speechllm_plugin.scoring.report",
     "speechllm_tools.cli",
     "speechllm_tools.ask",
     "speechllm_tools.transcribe",
     "transformers.models.llama.modeling_llama",
-    "transformers.models.whisper.modeling_whisper",
 )
+PARTS = ("speechllm_plugin.adapters", "speechllm_plugin.encoders", "speechllm_plugin.llms")
+"""Packages of which every module is imported."""
 TRAINING = (
     "fairseq2.composition",
     "fairseq2.models.hg",
     "fairseq2.recipe.cli",
     "fairseq2.recipe.composition",
+    "s3fs",  # by fairseq2, when it begins
     "speechllm_plugin.extension",
     "speechllm_recipes.cli",
+    "speechllm_recipes.config_errors",
     "speechllm_recipes.speech_llm.evaluate",
     "speechllm_recipes.speech_llm.generate",
     "speechllm_recipes.speech_llm.train",
@@ -56,7 +59,8 @@ TRAINING = (
 def main() -> None:
     if without_fairseq2 := sys.argv[1:] == ["--without-fairseq2"]:
         import_module("tests.without_fairseq2").hide()
-    for module in CORE if without_fairseq2 else (*CORE, *TRAINING):
+    parts = [f"{name}.{module.name}" for name in PARTS for module in iter_modules(import_module(name).__path__)]
+    for module in (*CORE, *parts, *(() if without_fairseq2 else TRAINING)):
         import_module(module)
     # A collection in a fork would write to, and so copy, every page of what is imported here.
     gc.collect()
