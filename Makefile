@@ -25,7 +25,10 @@ help:
 
 install: $(STAMP)
 
-# Files are compiled to bytecode when they are first imported, not all of them beforehand.
+# Files are compiled to bytecode when they are first imported, not all of them beforehand. Images of containers often
+# forbid to keep it, and each process would then compile torch and transformers again: 6 seconds.
+export PYTHONDONTWRITEBYTECODE =
+
 $(STAMP): setup.py pyproject.toml
 	$(PYTHON) tools/check_machine.py
 	$(PYTHON) -m venv $(VENV)

@@ -1,10 +1,11 @@
 """Runs commands in forks of one process that has imported everything: seconds of imports are paid once, and each
 command is still a process of its own, with its own exit status, streams and environment.
+`--without-fairseq2` is for a machine that fairseq2 is not built for.
 
 It reads one JSON object a line and answers with the exit status on a line of its own, -N for signal N:
 
     module, argv     what to run: `module.main(argv)`
-    cwd, env         where, and what to add to the environment
+    cwd, env         where, and what to add to the environment; what PYTHONPATH holds can be imported
     stdout, stderr   files for the streams
     processes        how many run it together, each with the variables that torchrun sets
     kill_when        a file and a text: the processes get a signal as soon as the file holds the text
@@ -13,6 +14,7 @@ It reads one JSON object a line and answers with the exit status on a line of it
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -21,37 +23,48 @@ import sys
 import time
 import traceback
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any, NoReturn
 
 # Before any import of fairseq2: it loads libsndfile.
 import speechllm_plugin  # noqa: F401
 
-PRELOADED = (
+CORE = (
+    "jiwer",
+    "sacrebleu",
+    "speechllm_plugin.scoring.report",
+    "speechllm_tools.cli",
+    "speechllm_tools.ask",
+    "speechllm_tools.transcribe",
+    "transformers.models.llama.modeling_llama",
+)
+PARTS = ("speechllm_plugin.adapters", "speechllm_plugin.encoders", "speechllm_plugin.llms")
+"""Packages of which every module is imported."""
+TRAINING = (
     "fairseq2.composition",
     "fairseq2.models.hg",
     "fairseq2.recipe.cli",
     "fairseq2.recipe.composition",
-    "jiwer",
-    "sacrebleu",
-    "speechllm_plugin.adapters.base",
+    "s3fs",  # by fairseq2, when it begins
     "speechllm_plugin.extension",
-    "speechllm_plugin.scoring.report",
     "speechllm_recipes.cli",
+    "speechllm_recipes.config_errors",
     "speechllm_recipes.speech_llm.evaluate",
     "speechllm_recipes.speech_llm.generate",
     "speechllm_recipes.speech_llm.train",
-    "speechllm_tools.cli",
-    "speechllm_tools.ask",
-    "speechllm_tools.transcribe",
     "torch.utils.tensorboard",
-    "transformers.models.llama.modeling_llama",
-    "transformers.models.whisper.modeling_whisper",
 )
 
 
 def main() -> None:
-    for module in PRELOADED:
+    if without_fairseq2 := sys.argv[1:] == ["--without-fairseq2"]:
+        import_module("tests.without_fairseq2").hide()
+    parts = [f"{name}.{module.name}" for name in PARTS for module in iter_modules(import_module(name).__path__)]
+    for module in (*CORE, *parts, *(() if without_fairseq2 else TRAINING)):
         import_module(module)
+    # A collection in a fork would write to, and so copy, every page of what is imported here.
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         children = [fork(request, {})] if request["processes"] == 1 else fork_group(request)
@@ -76,6 +89,8 @@ def fork(request: dict[str, Any], environment: dict[str, str]) -> int:
 
 def wait(children: list[int], kill_when: tuple[str, str] | None, kill_by: int) -> int:
     """The exit status: the first that is not 0. Like torchrun it ends the other processes when one fails."""
+    if len(children) == 1 and kill_when is None:
+        return os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])
     status = 0
     alive = set(children)
     while alive:
@@ -111,6 +126,7 @@ def run(request: dict[str, Any], environment: dict[str, str]) -> NoReturn:
         os.close(descriptor)
     os.chdir(request["cwd"])
     os.environ.update(request["env"] | environment)
+    sys.path[:0] = filter(None, request["env"].get("PYTHONPATH", "").split(os.pathsep))
     status: object = 1
     try:
         status = import_module(request["module"]).main(request["argv"])

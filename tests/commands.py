@@ -55,11 +55,12 @@ class Result:
 class Commands:
     """`fairseq2` and `speechllm` in processes that start at once; see `command_server.py`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
+        """:param options: of the server."""
         self._folder = folder
         self._numbers = itertools.count()
         self._server = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "command_server.py")],
+            [sys.executable, str(ROOT / "tests" / "command_server.py"), *options],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
         )
 
@@ -88,6 +89,10 @@ class Commands:
         self, *argv: object, env: Mapping[str, str] | None = None, kill_when: tuple[Path, str] | None = None
     ) -> Result:
         return self._run("speechllm_tools.cli", argv, env or {}, 1, kill_when)
+
+    def module(self, name: str, *argv: object) -> Result:
+        """`main(argv)` of a module."""
+        return self._run(name, argv, {}, 1, None)
 
     def recipe(self, action: str, output: Path, *argv: object, **options: Any) -> Result:
         """`fairseq2 recipe run speech_llm ACTION OUTPUT --no-rich ...`; options as for `fairseq2`."""

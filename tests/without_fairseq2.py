@@ -1,13 +1,15 @@
-"""Runs `speechllm` where fairseq2 cannot be imported, as on a machine that it is not built for."""
+"""Imports as on a machine that fairseq2 is not built for. As a program: `speechllm` there."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 
 def hide() -> None:
-    """From imports, and from those who ask whether it is there."""
+    """Hides it from imports, and from those who ask whether it is there."""
     for finder in list(sys.meta_path):
         find: Any = finder.find_spec
 
@@ -17,9 +19,15 @@ def hide() -> None:
         finder.find_spec = find_others  # type: ignore[method-assign]
 
 
-hide()
+def main(argv: Sequence[str]) -> int:
+    """Imports modules."""
+    for name in argv:
+        import_module(name)
+    return 0
+
 
 if __name__ == "__main__":
-    from speechllm_tools.cli import main
+    hide()
+    from speechllm_tools.cli import main as speechllm
 
-    sys.exit(main())
+    sys.exit(speechllm())

@@ -134,14 +134,6 @@ def _action_parser(name: str, action_name: str, entry: RecipeEntry, action: Acti
 
 
 def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
-    from fairseq2.recipe.cli import main as recipe_main
-
-    from speechllm_recipes.workarounds.local_paths import read_local_paths_whole
-    from speechllm_recipes.workarounds.log_filter import install_log_filter
-    from speechllm_recipes.workarounds.one_config import read_configuration_once
-    from speechllm_recipes.workarounds.stop_signal import die_as_told
-    from speechllm_recipes.workarounds.strict_numbers import refuse_numbers_of_another_kind
-
     forwarded: list[str] = []
     if options.output_dir is not None:
         _check_writable(options.output_dir)
@@ -155,6 +147,15 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     if overrides:
         forwarded += ["--config", *overrides]
     forwarded += ["--dump-config"] * options.dump_config + ["--no-rich"] * options.no_rich
+    # After what needs no torch: mistakes of the command line are told at once.
+    from fairseq2.recipe.cli import main as recipe_main
+
+    from speechllm_recipes.workarounds.local_paths import read_local_paths_whole
+    from speechllm_recipes.workarounds.log_filter import install_log_filter
+    from speechllm_recipes.workarounds.one_config import read_configuration_once
+    from speechllm_recipes.workarounds.stop_signal import die_as_told
+    from speechllm_recipes.workarounds.strict_numbers import refuse_numbers_of_another_kind
+
     # A failing extension would only be a warning, and the recipe would then miss its model family.
     os.environ.setdefault("FAIRSEQ2_EXTENSION_TRACE", "1")
     install_log_filter()

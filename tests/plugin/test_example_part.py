@@ -9,24 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import PATHS, ROOT, System, environment
+from tests.commands import ROOT, Commands, System
 
 ARCH = "log_mel.smollm2_135m.mean_pool"
-SCRIPT = """
-import json, sys
-from speechllm_recipes.cli import main as fairseq2
-from speechllm_tools.cli import main as speechllm
-work, config, clip = sys.argv[1:]
-for argv in (["train", f"{work}/run", "--config-file", config], ):
-    try:
-        status = fairseq2(["recipe", "run", "speech_llm", *argv, "--no-rich"])
-    except SystemExit as ended:
-        status = ended.code
-    assert not status, status
-assert speechllm(["inspect", f"{work}/run", "--seconds", "1", "--json"]) == 0
-assert speechllm(["transcribe", "--checkpoint", f"{work}/run", clip]) == 0
-assert speechllm(["inspect", "log_mel.smollm2_135m.mean_pol"]) == 2
-"""
 
 
 @pytest.fixture(scope="module")
@@ -45,31 +30,30 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_parts_of_another_package_are_like_ours(
-    installed: Path, tiny_whisper: Path, tiny_llm: Path, tiny_manifest: Path, tmp_path: Path
+    commands: Commands, installed: Path, system: System, tmp_path: Path
 ) -> None:
-    system = System(tiny_whisper, tiny_llm, tiny_manifest)
-    values = system.config(
-        model={"arch": ARCH, "config_overrides": {"llm": {"arch": None, "config": {"path": str(tiny_llm)}}}},
+    env = {"PYTHONPATH": str(installed)}
+    llm = {"arch": None, "config": {"path": str(system.llm)}}
+    file = system.write(
+        tmp_path / "config.yaml",
+        model={"arch": ARCH, "config_overrides": {"llm": llm, "adapter": {"config": {"pool": 5}}}},
         dataset__valid_decode=False, regime__score_metric="nll_loss", regime__num_steps=2,
         lr_scheduler__config__num_warmup_steps=1,
     )
-    (tmp_path / "config.yaml").write_text(json.dumps(values))
-    clip = tiny_manifest / "test_0.wav"
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), str(tmp_path / "config.yaml"), str(clip)],
-        env=environment(PYTHONPATH=":".join([str(installed), *PATHS]), FAIRSEQ2_EXTENSION_TRACE="1"),
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    text = result.stdout[result.stdout.index("{\n") :]
-    inspected, end = json.JSONDecoder().raw_decode(text)
-    # 100 frames a second, ten of them in a vector; nothing is said of the adapter but what its code does.
-    assert inspected["training"]["frames"] == 100 and inspected["training"]["vectors"] == 10
+    run, clip = tmp_path / "run", system.corpus / "test_0.wav"
+    commands.recipe("train", run, "--config-file", file, env=env).ok()
+    inspected = json.loads(commands.speechllm("inspect", run, "--seconds", "1", "--json", env=env).ok().stdout)
+    # 100 frames a second, five of them in a vector; nothing is said of the adapter but what its code does.
+    assert inspected["training"]["frames"] == 100 and inspected["training"]["vectors"] == 20
     assert inspected["output"]["depends_on_content"] is False
     assert inspected["adapter"]["parameters"] == 40 * 32 + 32 + 2 * 32
     assert inspected["encoder"]["parameters"] == 0 and inspected["encoder"]["config"] == {"num_mels": 40}
-    assert f"{clip}\t" in text[end:]
-    assert "did you mean log_mel.smollm2_135m.mean_pool" in result.stderr
+    transcribed = commands.speechllm("transcribe", "--checkpoint", run, clip, env=env).ok()
+    assert transcribed.stdout.startswith(f"{clip}\t")
+    line = commands.speechllm("inspect", "log_mel.smollm2_135m.mean_pol", env=env).user_error()
+    assert "did you mean log_mel.smollm2_135m.mean_pool" in line
+    # Without the package the names are unknown.
+    assert f"found '{ARCH}'" in commands.speechllm("inspect", run).user_error()
 
 
 def test_an_adapter_without_frames_has_no_ctc(tiny_config: object) -> None:

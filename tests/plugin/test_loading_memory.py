@@ -1,23 +1,23 @@
 """Loading keeps to the bytes of what is kept, however large the checkpoint and whatever its precision.
 
 Each case runs in a process of its own, whose peak is the kernel's count of resident pages: mapped files included.
-`python tests/plugin/test_loading_memory.py PART LAYOUT DTYPE MEGABYTES` prints the same figures at another size.
+`python -m tests.plugin.test_loading_memory PART LAYOUT DTYPE MEGABYTES` prints the same figures at another size.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.commands import Commands
+
 MEGABYTES = 400
 """Bytes of the checkpoint in float32."""
 BUFFERS = 40 * 2**20
@@ -168,18 +168,14 @@ def measure(folder: Path, part: str, dtype: str) -> tuple[int, int]:
         pytest.param("speech LLM", "sharded", "bfloat16", id="encoder and mT5 joined, converted"),
     ],
 )
-def test_peak_memory_is_what_is_kept(part: str, layout: str, dtype: str) -> None:
-    result = subprocess.run(
-        [sys.executable, __file__, part, layout, dtype, str(MEGABYTES)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
-    )
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(result.stdout.splitlines()[-1])
+def test_peak_memory_is_what_is_kept(commands: Commands, part: str, layout: str, dtype: str) -> None:
+    printed = commands.module("tests.plugin.test_loading_memory", part, layout, dtype, MEGABYTES).ok().stdout
+    figures = json.loads(printed.splitlines()[-1])
     assert figures["peak"] <= 1.05 * figures["kept"] + BUFFERS, figures
 
 
-if __name__ == "__main__":
-    part, layout, dtype, megabytes = sys.argv[1:]
+def main(argv: Sequence[str]) -> int:
+    part, layout, dtype, megabytes = argv
     with tempfile.TemporaryDirectory() as folder:
         # Written by another process: what it held must not count.
         if (child := os.fork()) == 0:
@@ -190,3 +186,8 @@ if __name__ == "__main__":
             raise SystemExit("the checkpoint could not be written")
         peak, kept = measure(Path(folder), part, dtype)
         print(json.dumps({"peak": peak, "kept": kept, "ratio": round(peak / kept, 3)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,10 +1,7 @@
-"""Parts by name, their configurations, and parts of other packages."""
+"""Parts by name, and their configurations."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,8 +19,6 @@ from speechllm_plugin.models.speech_llm.config import (
     arch_names,
 )
 from speechllm_plugin.registry import Registry, structure
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(kw_only=True)
@@ -148,61 +143,3 @@ def test_ctc_settings_are_checked() -> None:
         CtcConfig(weight=0.0, classifier="sentencepiece", vocabulary="x.model"),
     ):
         assert list(wrong.problems())
-
-
-OTHER_ADAPTER = """
-from dataclasses import dataclass
-from torch import nn
-from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterOutput, output_norm
-
-@dataclass(kw_only=True)
-class MineConfig:
-    gain: float = 1.0
-
-class MineAdapter(Adapter):
-    def __init__(self, config, shape):
-        super().__init__()
-        self.config = config
-        self.frame_dim = shape.llm_dim
-        self.output = nn.Linear(shape.encoder_dim, shape.llm_dim)
-        self.norm = output_norm(shape)
-
-    def forward(self, seqs, lengths, target_lengths=None, classify=None):
-        seqs = self.norm(self.output(seqs)) * self.config.gain
-        return AdapterOutput(seqs, lengths)
-
-ADAPTERS.register("mine", MineConfig, MineAdapter)
-"""
-
-USE_OTHER_ADAPTER = """
-import sys
-from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.factory import create_speech_llm
-
-whisper, llm, clip = sys.argv[1:]
-model = create_speech_llm(SpeechLlmConfig(
-    encoder=PartSection(name="whisper", config={"path": whisper, "dtype": "float32", "pad_to_30s": False}),
-    adapter=PartSection(name="mine", config={"gain": 2}),
-    llm=PartSection(name="causal", config={"path": llm, "dtype": "float32"}),
-))
-print(type(model.adapter).__module__, model.adapter.config.gain, len(model.eval().transcribe([clip])))
-"""
-
-
-def test_another_package_adds_an_adapter(
-    tmp_path: Path, tiny_whisper: Path, tiny_llm: Path, tiny_manifest: Path
-) -> None:
-    (tmp_path / "my_package").mkdir()
-    (tmp_path / "my_package" / "__init__.py").touch()
-    (tmp_path / "my_package" / "adapter.py").write_text(OTHER_ADAPTER)
-    info = tmp_path / "my_package-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[speechllm_plugin.adapters]\nmine = my_package.adapter\n")
-    result = subprocess.run(
-        [sys.executable, "-c", USE_OTHER_ADAPTER, str(tiny_whisper), str(tiny_llm), str(tiny_manifest / "test_0.wav")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "kernels")])},
-        capture_output=True, text=True, timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["my_package.adapter", "2.0", "1"]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,10 @@ from speechllm_plugin.datasets.manifest import read_manifest, write_manifest
 from speechllm_plugin.scoring.report import read_hypotheses
 from tests.commands import Commands, System, environment, metrics
 
-ADAPTERS = {
-    "mlp": {"model.config_overrides.adapter": {"name": "mlp", "config": {"stack": 2, "hidden_dim": 48}}},
-    "wide": {"model.config_overrides.adapter": {"name": "mlp", "config": {"stack": 2, "hidden_dim": 64}}},
-}
+MLP = {"model.config_overrides.adapter": {"name": "mlp", "config": {"stack": 2, "hidden_dim": 48}}}
 BROKEN = {"model.config_overrides.adapter": {"name": "mlp", "config": {"stack": 0}}}
+BOTH = {"broken": BROKEN, "mlp": MLP}
+STEPS = 8
 
 
 def write(folder: Path, system: System, adapters: dict[str, Any]) -> Path:
@@ -36,7 +33,7 @@ def write(folder: Path, system: System, adapters: dict[str, Any]) -> Path:
               for row in read_manifest(system.corpus / "test.tsv")]  # fmt: skip
     write_manifest(folder / "test.tsv", spoken)
     base["dataset"]["config_overrides"]["manifests"] = system.manifests(test=folder / "test.tsv")
-    base["regime"] = {"num_steps": 4, "checkpoint_every_n_steps": 2, "publish_metrics_every_n_steps": 1,
+    base["regime"] = {"num_steps": STEPS, "checkpoint_every_n_steps": 4, "publish_metrics_every_n_steps": 1,
                       "score_metric": None, "keep_best_n_checkpoints": None}  # fmt: skip
     content = {"base": base, "axes": {"encoder": {"tiny": {}}, "adapter": adapters},
                "evaluate": {"dataset": {"batch_size": 3, "splits": ["test"]}}}  # fmt: skip
@@ -47,36 +44,53 @@ def write(folder: Path, system: System, adapters: dict[str, Any]) -> Path:
 
 @pytest.fixture(scope="module")
 def swept(commands: Commands, system: System, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """The file, the directory, and what was printed: two cells that work around one that does not."""
+    """The file, the directory, and what was printed. Begun with one cell and killed (-9) while that trains, then run
+    with another before it that does not work."""
     folder = tmp_path_factory.mktemp("sweep")
-    file = write(folder, system, {"mlp": ADAPTERS["mlp"], "broken": BROKEN, "wide": ADAPTERS["wide"]})
-    result = commands.recipe("sweep", folder / "out", "--config-file", file)
+    out, file = folder / "out", write(folder, system, BOTH)
+    killed = commands.recipe(
+        "sweep", out, "--config-file", file, "--only", "tiny.mlp",
+        kill_when=(out / "tiny.mlp/metrics/train.jsonl", '"Step": 2,'),
+    )
+    assert killed.status == -signal.SIGKILL, killed.output
+    # The cell's process is told to end; until then the cell is locked.
+    with open(out / "tiny.mlp/.sweep.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    result = commands.recipe("sweep", out, "--config-file", file)
     assert result.status == 1, result.output
-    return file, folder / "out", result.output
+    return file, out, result.output
 
 
-def test_every_cell_is_a_run_with_its_evaluation(swept: tuple[Path, Path, str]) -> None:
-    _, out, output = swept
-    for name in ("tiny.mlp", "tiny.wide"):
-        assert [line["Step"] for line in metrics(out / name, "train")] == [1, 2, 3, 4]
-        assert (out / name / "config.yaml").is_file()
-        assert len(read_hypotheses(out / name / "evaluation/test/hypotheses.tsv")) == 6
-        assert f"{name}: finished in" in output
+def test_a_killed_cell_is_a_whole_run_with_its_evaluation(
+    commands: Commands, swept: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    """What its configurations give without a sweep, and without a kill."""
+    cell = swept[1] / "tiny.mlp"
+    commands.recipe("train", tmp_path / "run", "--config-file", cell / "sweep.train.yaml").ok()
+    commands.recipe("evaluate", tmp_path / "evaluation", "--checkpoint", tmp_path / "run", "--step", "last",
+                    "--config-file", cell / "sweep.evaluate.yaml").ok()  # fmt: skip
+    assert [line["Step"] for line in metrics(cell, "train")] == list(range(1, STEPS + 1))
+    assert metrics(cell, "train") == metrics(tmp_path / "run", "train")
+    name = "evaluation/test/hypotheses.tsv"
+    assert len(read_hypotheses(cell / name)) == 6
+    assert (cell / name).read_text() == (tmp_path / name).read_text()
+    assert (cell / "config.yaml").is_file()
 
 
 def test_a_failed_cell_is_told_and_the_rest_goes_on(swept: tuple[Path, Path, str]) -> None:
     _, out, output = swept
-    assert "2 of 3 cells are finished" in output
+    assert output.index("tiny.broken: failed") < output.index("tiny.mlp: finished in")
+    assert "1 of 2 cells are finished" in output
     assert "failed: tiny.broken: train ended with status 2:" in output and "stack" in output
     assert not (out / "tiny.broken/evaluation").exists()
 
 
 def test_what_is_finished_is_not_run_again(commands: Commands, swept: tuple[Path, Path, str]) -> None:
     file, out, _ = swept
-    checkpoint = next((out / "tiny.mlp/checkpoints").glob("step_4/**/*.pt"))
+    checkpoint = next((out / "tiny.mlp/checkpoints").glob(f"step_{STEPS}/**/*.pt"))
     before = checkpoint.stat().st_mtime_ns
-    result = commands.recipe("sweep", out, "--config-file", file, "--only", "tiny.mlp", "tiny.wide").ok()
-    assert "tiny.mlp: finished before" in result.output and "2 of 2 cells" in result.output
+    result = commands.recipe("sweep", out, "--config-file", file, "--only", "tiny.mlp").ok()
+    assert "tiny.mlp: finished before" in result.output and "1 of 1 cells" in result.output
     assert checkpoint.stat().st_mtime_ns == before
 
 
@@ -85,39 +99,13 @@ def test_hypotheses_hold_what_was_said(swept: tuple[Path, Path, str]) -> None:
     assert [row.transcript for row in rows] == [f"said: {row.id}" for row in rows]
 
 
-def test_a_killed_sweep_goes_on_to_the_same_results(
-    swept: tuple[Path, Path, str], system: System, tmp_path: Path
-) -> None:
-    """By kill -9 of the sweep itself while a cell trains."""
-    file = write(tmp_path, system, {"mlp": ADAPTERS["mlp"]})
-    command = [sys.executable, "-m", "speechllm_recipes", "recipe", "run", "speech_llm", "sweep", str(tmp_path / "out"),
-               "--config-file", str(file), "--no-rich"]  # fmt: skip
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    trained = tmp_path / "out/tiny.mlp/metrics/train.jsonl"
-    while not (trained.is_file() and '"Step": 2,' in trained.read_text()):
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    # The cell's process is told to end; until then the cell is locked.
-    deadline = time.monotonic() + 600
-    while True:
-        again = subprocess.run(command, env=environment(), capture_output=True, text=True)
-        if "other processes work on it" not in again.stdout + again.stderr or time.monotonic() > deadline:
-            break
-    assert again.returncode == 0, again.stdout + again.stderr
-    name = "tiny.mlp/evaluation/test/hypotheses.tsv"
-    assert (tmp_path / "out" / name).read_text() == (swept[1] / name).read_text()
-    assert metrics(tmp_path / "out/tiny.mlp", "train")[-1] == metrics(swept[1] / "tiny.mlp", "train")[-1]
-
-
 def test_a_dry_run_tells_sizes_and_hours(commands: Commands, system: System, tmp_path: Path) -> None:
-    file = write(tmp_path, system, {"mlp": ADAPTERS["mlp"]})
+    file = write(tmp_path, system, {"mlp": MLP})
     result = commands.recipe("sweep", tmp_path / "out", "--config-file", file, "--dry-run", "--seconds", "2").ok()
     head, row, total, *_ = result.stdout.splitlines()
     assert head.split()[:3] == ["cell", "trained", "M"] and row.split()[0] == "tiny.mlp"
-    # 4 steps of 3 clips, one batch each.
-    assert row.split()[3:5] == ["4", "3"] and total.startswith("1 cells, ")
+    # Steps of 3 clips, one batch each.
+    assert row.split()[3:5] == [str(STEPS), "3"] and total.startswith("1 cells, ")
     assert not (tmp_path / "out").exists()
 
 
@@ -128,12 +116,12 @@ def test_slurm_is_given_an_array_with_a_job_for_each_cell(commands: Commands, sy
     for name, text in (("srun", "exit 0"), ("sbatch", f'cp "$1" {tmp_path}/script; echo "Submitted batch job 12"')):
         (programs / name).write_text(f"#!/bin/sh\n{text}\n")
         (programs / name).chmod(0o755)
-    file = write(tmp_path, system, ADAPTERS)
+    file = write(tmp_path, system, BOTH)
     result = commands.recipe(
         "sweep", tmp_path / "out", "--config-file", file, "--launcher", "slurm", "--slurm", "slurm_partition=gpu",
         "timeout_min=90", env={"PATH": f"{programs}:{os.environ['PATH']}"},
     ).ok()  # fmt: skip
-    assert "tiny.mlp: job 12_0" in result.output and "tiny.wide: job 12_1" in result.output
+    assert "tiny.broken: job 12_0" in result.output and "tiny.mlp: job 12_1" in result.output
     script = (tmp_path / "script").read_text()
     assert "#SBATCH --array=0-1" in script and "#SBATCH --partition=gpu" in script and "#SBATCH --time=90" in script
     wrong = commands.recipe(
@@ -154,7 +142,7 @@ def test_a_job_runs_its_cell(system: System, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (["--only", "x"], "--only: found 'x', expected one of tiny.mlp, tiny.wide"),
+        (["--only", "x"], "--only: found 'x', expected one of tiny.broken, tiny.mlp"),
         (["--processes", "2"], "--processes: found 2 with --launcher local, expected at least 1, and more than 1 with "
          "torchrun or slurm"),
     ],
@@ -162,5 +150,5 @@ def test_a_job_runs_its_cell(system: System, tmp_path: Path, monkeypatch: pytest
 def test_mistakes_are_one_line(
     commands: Commands, system: System, tmp_path: Path, options: list[str], error: str
 ) -> None:
-    file = write(tmp_path, system, ADAPTERS)
+    file = write(tmp_path, system, BOTH)
     assert commands.recipe("sweep", tmp_path / "out", "--config-file", file, *options).user_error() == error

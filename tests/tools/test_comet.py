@@ -15,9 +15,17 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.scoring.report import Hypothesis, write_hypotheses
 from tests.commands import Commands, environment
 
-SOURCES = ["der kleine Hund schläft heute", "die Tür ist rot", "wir lesen ein Buch", "die Tür ist rot", "er geht"]
-REFERENCES = ["the small dog sleeps today", "the door is red", "we read a book", "the door is red", "he goes"]
-TRANSLATIONS = ["the small cat sleeps today", "the door is red", "a book we sleep red", "the door is red", "a dog goes"]
+SEGMENTS = [
+    ("der kleine Hund schläft heute", "the small cat sleeps today", "the small dog sleeps today"),
+    ("die Tür ist rot", "the door is red", "the door is red"),
+    ("wir lesen ein Buch", "a book we sleep red", "we read a book"),
+    ("die Tür ist rot", "the door is red", "the door is red"),
+    ("er geht", "", "he goes"),
+    ("er geht", "goes " * 39 + "goes", "he goes"),
+    ("er geht", "a dog goes", "he goes"),
+]
+"""Sources, translations and references. One is there twice, one is empty, and one is longer than the model reads."""
+UNIQUE = (0, 1, 2, 4, 5, 6)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +44,7 @@ def comet(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model, with `expected.json`."""
     folder = tmp_path_factory.mktemp("comet")
     files = []
-    for name, lines in (("sources", SOURCES), ("translations", TRANSLATIONS), ("references", REFERENCES)):
+    for name, lines in zip(("sources", "translations", "references"), zip(*SEGMENTS, strict=True), strict=True):
         files.append(folder / f"{name}.txt")
         files[-1].write_text("\n".join(lines) + "\n")
     script = Path(__file__).with_name("tiny_comet.py")
@@ -50,34 +58,51 @@ def comet(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(tmp_path: Path) -> Path:
     rows = [
         Hypothesis(str(place), reference, translation, "a.wav", 1.0, "de", "en", source)
-        for place, (source, translation, reference) in enumerate(zip(SOURCES, TRANSLATIONS, REFERENCES, strict=True))
+        for place, (source, translation, reference) in enumerate(SEGMENTS)
     ]
     write_hypotheses(tmp_path / "run/test/hypotheses.tsv", rows)
     return tmp_path / "run"
 
 
-def score(commands: Commands, run: Path, comet: Path, *options: object) -> dict[str, Any]:
-    found = commands.speechllm("score", run, "--metrics", "comet", "--comet", comet, "--json",
-                               "--comet-cache", run / "cache", *options).ok()  # fmt: skip
+def score(commands: Commands, run: Path, *options: object) -> dict[str, Any]:
+    found = commands.speechllm("score", run, "--metrics", "comet", "--json", "--comet-cache", run / "cache",
+                               *options).ok()  # fmt: skip
     return {**json.loads(found.stdout), "stderr": found.stderr}
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_scores_are_those_of_the_python_api_and_of_comet_score(
-    commands: Commands, run: Path, comet: Path, precision: str
-) -> None:
-    expected = json.loads((comet / "expected.json").read_text())[precision]
-    found = score(commands, run, comet, "--precision", precision)
+def check_scores(commands: Commands, run: Path, expected: list[float], precision: str, *options: object) -> None:
+    options = (*options, "--precision", precision)
+    found = score(commands, run, *options)
     lines = [json.loads(line) for line in next((run / "cache").glob("*.jsonl")).read_text().splitlines()[1:]]
     # Equal segments are scored once; the order is that of the rows.
-    assert [line[1] for line in lines] == pytest.approx([expected[place] for place in (0, 1, 2, 4)], abs=1e-6)
+    assert [line[1] for line in lines] == pytest.approx([expected[place] for place in UNIQUE], abs=1e-6)
     entry = found["systems"]["run"]["scores"]["comet"]["de-en"]
     assert entry["score"] == pytest.approx(100 * sum(expected) / len(expected), abs=1e-4)
     assert precision in entry["signature"] and "unbabel-comet:2.2.7" in entry["signature"]
-    assert "5 segments, 4 of them different, 0 scored before" in found["stderr"]
-    again = score(commands, run, comet, "--precision", precision)
-    assert "4 scored before" in again["stderr"] and "scored on" not in again["stderr"]
+    assert "7 segments, 6 of them different, 0 scored before" in found["stderr"]
+    assert "de-en: 1 hypotheses are empty and were scored all the same; 1 segments hold a text" in found["stderr"]
+    again = score(commands, run, *options)
+    assert "6 scored before" in again["stderr"] and "scored on" not in again["stderr"]
     assert again["systems"]["run"]["scores"] == found["systems"]["run"]["scores"]
+
+
+def test_scores_are_those_of_the_python_api(commands: Commands, run: Path, comet: Path) -> None:
+    expected = json.loads((comet / "expected.json").read_text())["float32"]
+    check_scores(commands, run, expected, "float32", "--comet", comet)
+
+
+def test_a_moved_model_scores_as_comet_score_with_its_encoder_from_elsewhere(
+    commands: Commands, run: Path, comet: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    (moved / "checkpoints").mkdir(parents=True)
+    text = (comet / "hparams.yaml").read_text().replace(str(comet / "encoder"), "some-hub/encoder")
+    (moved / "hparams.yaml").write_text(text)
+    (moved / "checkpoints/model.ckpt").symlink_to(comet / "checkpoints/model.ckpt")
+    error = commands.speechllm("score", run, "--metrics", "comet", "--comet", moved).user_error()
+    assert "--encoder: found no folder, no local copy and no download of 'some-hub/encoder'" in error
+    expected = json.loads((comet / "expected.json").read_text())["float16"]
+    check_scores(commands, run, expected, "float16", "--comet", moved, "--encoder", comet / "encoder")
 
 
 def test_a_checkpoint_without_all_its_weights_is_refused(
@@ -98,30 +123,6 @@ def test_a_checkpoint_without_all_its_weights_is_refused(
                                "--comet-cache", tmp_path / "cache").user_error()  # fmt: skip
     assert error == (f"COMET: {broken}/checkpoints/model.ckpt: it lacks {min(lost)} ({len(lost)} in all), expected a "
                      "whole checkpoint")  # fmt: skip
-
-
-def test_empty_and_cut_segments_are_counted(commands: Commands, run: Path, comet: Path) -> None:
-    rows = [Hypothesis("0", "a dog", "", "a.wav", 1.0, "de", "en", "er"),
-            Hypothesis("1", "a dog", "dog " * 40, "a.wav", 1.0, "de", "en", "er")]
-    write_hypotheses(run / "test/hypotheses.tsv", rows)
-    found = score(commands, run, comet)
-    assert "de-en: 1 hypotheses are empty and were scored all the same; 1 segments hold a text" in found["stderr"]
-
-
-def test_a_moved_model_takes_its_encoder_from_elsewhere(
-    commands: Commands, run: Path, comet: Path, tmp_path: Path
-) -> None:
-    moved = tmp_path / "moved"
-    (moved / "checkpoints").mkdir(parents=True)
-    text = (comet / "hparams.yaml").read_text().replace(str(comet / "encoder"), "some-hub/encoder")
-    (moved / "hparams.yaml").write_text(text)
-    (moved / "checkpoints/model.ckpt").symlink_to(comet / "checkpoints/model.ckpt")
-    error = commands.speechllm("score", run, "--metrics", "comet", "--comet", moved).user_error()
-    assert "--encoder: found no folder, no local copy and no download of 'some-hub/encoder'" in error
-    found = score(commands, run, moved, "--encoder", comet / "encoder")
-    expected = json.loads((comet / "expected.json").read_text())["float32"]
-    entry = found["systems"]["run"]["scores"]["comet"]["de-en"]
-    assert entry["score"] == pytest.approx(100 * sum(expected) / 5, abs=1e-4)
 
 
 def test_a_translation_without_its_transcript_is_named(commands: Commands, run: Path, tmp_path: Path) -> None:

@@ -364,17 +364,6 @@ def test_clients_that_leave_give_their_places_back(server: Server, talk: Path) -
     assert transcribed(server, talk).text
 
 
-def test_sigterm_finishes_what_runs(trained: Path, talk: Path) -> None:
-    server = Server(trained, "--model-name", "tiny")
-    with ThreadPoolExecutor(2) as pool:
-        answers = [pool.submit(transcribed, server, talk, stream=stream) for stream in (False, True)]
-        stream = answers[1].result()
-        server.process.send_signal(signal.SIGTERM)
-        events = list(stream)
-        assert answers[0].result().text == events[-1].text != ""
-    assert server.process.wait(60) == -signal.SIGTERM
-
-
 def test_options_that_cannot_be_are_one_line(commands: Commands, trained: Path) -> None:
     for options, expected in (
         (("--batch-size", 0), "--batch-size: found 0, expected at least 1"),
@@ -382,6 +371,17 @@ def test_options_that_cannot_be_are_one_line(commands: Commands, trained: Path) 
         (("--source-lang", "xqzt"), "language: found 'xqzt'"),
     ):
         assert expected in commands.speechllm("serve", "--checkpoint", trained, *options).user_error()
+
+
+def test_sigterm_finishes_what_runs(server: Server, talk: Path) -> None:
+    """The last test: it ends the server that the others share."""
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(transcribed, server, talk, stream=stream) for stream in (False, True)]
+        stream = answers[1].result()
+        server.process.send_signal(signal.SIGTERM)
+        events = list(stream)
+        assert answers[0].result().text == events[-1].text != ""
+    assert server.process.wait(60) == -signal.SIGTERM
 
 
 def begun(server: Server, file: bytes, share: float) -> http.client.HTTPConnection:
