@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from speechllm_plugin.datasets.sound import webm
 from speechllm_plugin.datasets.sound.api import Block, SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange, Spliced
 
 INSTALL = "pip install av"
 # How many samples go by while a codec starts and ends: what it decodes may be shorter by them, or longer.
 _SLACK_SECONDS = 0.1
-# Containers whose header tells how long a track plays, and those that tell it of the longest track. What FFmpeg says of
-# others is a guess from their bit rate.
+# Containers whose header tells how long a track plays, and those that may tell it of the longest track. What FFmpeg
+# says of others is a guess from their bit rate.
 _TELLS_OF_TRACK = "mov,mp4,m4a,3gp,3g2,mj2"
-_TELL_OF_ALL = ("matroska,webm", "asf")
+_MATROSKA = "matroska,webm"
+_TELL_OF_ALL = (_MATROSKA, "asf")
 
 
 class FfmpegSound:
@@ -44,21 +46,24 @@ class FfmpegSound:
         self.channels: int = self._stream.channels
         self.slack = round(_SLACK_SECONDS * self.rate)
         try:
-            counted = self._count()
+            counted, end = self._count()
+            stated = self._stated()
+            is_exact = self._container.format.name == _TELLS_OF_TRACK and stated is not None
         except av.FFmpegError as error:
-            self._container.close()
             raise _broken(kind, error) from None
-        stated = self._stated()
-        if stated is not None and counted < stated - self.slack:
+        finally:
             self._container.close()
+        if stated is not None and max(counted, end) < stated - self.slack:
             raise SoundError(
                 f"found packets for {counted / self.rate:.2f} s where its header states {stated / self.rate:.2f} s, "
                 "expected a whole file"
             )
         # The last packet is filled up; the header of a track knows how much of it is sound.
-        is_exact = self._container.format.name == _TELLS_OF_TRACK and stated is not None
         self.is_estimate = not is_exact or counted - (stated or 0) > self.slack
         self.frames = counted if self.is_estimate or stated is None else stated
+        has_times = self._container.format.name == _MATROSKA
+        self.gap = (end - counted) / self.rate if has_times and end - counted > self.slack else 0.0
+        """Seconds that the packets' times pass over: silence that was not recorded, or parts that are missing."""
 
     def _open(self) -> None:
         """
@@ -74,15 +79,21 @@ class FfmpegSound:
             raise SoundError(f"found {self._kind} without sound, expected an audio track")
         self._stream: Any = streams[0]
 
-    def _count(self) -> int:
-        """Samples of all packets, of which none is decoded."""
-        ticks = sum(packet.duration or 0 for packet in self._container.demux(self._stream))
-        return round(ticks * self._stream.time_base * self.rate)
+    def _count(self) -> tuple[int, int]:
+        """Samples of all packets, of which none is decoded; and the time at which the last one ends, in samples."""
+        ticks = end = 0
+        for packet in self._container.demux(self._stream):
+            ticks += packet.duration or 0
+            if packet.pts is not None:
+                end = max(end, packet.pts + (packet.duration or 0))
+        return round(ticks * self._stream.time_base * self.rate), round(end * self._stream.time_base * self.rate)
 
     def _stated(self) -> int | None:
         container, stream = self._container, self._stream
         if container.format.name == _TELLS_OF_TRACK and stream.duration:
             return round(stream.duration * stream.time_base * self.rate)
+        if container.format.name == _MATROSKA and not webm.states_length(self._data):
+            return None
         # Beside a video the sound may well be shorter.
         if container.format.name in _TELL_OF_ALL and len(container.streams) == 1 and container.duration:
             return round(container.duration / self._av.time_base * self.rate)
@@ -91,7 +102,6 @@ class FfmpegSound:
     def blocks(self, start: int, length: int) -> Iterator[Block]:
         """From the first packet on: places in these containers are not exact."""
         # Anew: going back to the beginning would leave out what a codec needs in front of it.
-        self._container.close()
         self._open()
         skip, done = start, 0
         try:
@@ -112,15 +122,28 @@ class FfmpegSound:
             ) from None
 
     def _decoded(self) -> Iterator[Block]:
-        resampler = self._av.AudioResampler(format="fltp", layout=self._stream.layout, rate=self.rate)
+        layout, form, resampler = self._stream.layout, None, None
         for frame in self._container.decode(self._stream):
-            for part in resampler.resample(frame):
-                yield np.ascontiguousarray(part.to_ndarray().T, dtype=np.float32)
-        for part in resampler.resample(None):
-            yield np.ascontiguousarray(part.to_ndarray().T, dtype=np.float32)
+            found = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if resampler is None or found != form:
+                # A stream without a container may change its rate or channels on the way: it goes on as it began, and
+                # its packets were counted at the first rate.
+                if resampler is not None:
+                    self.slack = self.frames
+                    yield from _blocks(resampler.resample(None))
+                resampler, form = self._av.AudioResampler(format="fltp", layout=layout, rate=self.rate), found
+            yield from _blocks(resampler.resample(frame))
+        if resampler is not None:
+            yield from _blocks(resampler.resample(None))
 
     def close(self) -> None:
         self._container.close()
+
+
+def _blocks(frames: list[Any]) -> Iterator[Block]:
+    for frame in frames:
+        # (C, N) -> (N, C)
+        yield np.ascontiguousarray(frame.to_ndarray().T, dtype=np.float32)
 
 
 def _broken(kind: str, error: Exception) -> SoundError:

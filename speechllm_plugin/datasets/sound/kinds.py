@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from speechllm_plugin.datasets.sound import webm
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 
 _HEAD = 4096
@@ -9,7 +10,7 @@ _GSM_FRAME, _GSM_FRAMES = 33, 20
 
 _BY_START = (
     (b"fLaC", "flac"), (b"OggS", "ogg"), (b".snd", "au"), (b"dns.", "au"), (b"caff", "caf"),
-    (b"NIST_1A", "sphere"), (b"riff\x2e\x91\xcf\x11", "w64"), (b"\x1a\x45\xdf\xa3", "webm"), (b"#!AMR", "amr"),
+    (b"NIST_1A", "sphere"), (b"riff\x2e\x91\xcf\x11", "w64"), (webm.HEADER, "webm"), (b"#!AMR", "amr"),
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "wma"), (b"MAC ", "ape"), (b"wvpk", "wavpack"), (b"TTA1", "tta"),
     (b"MPCK", "musepack"), (b"MP+", "musepack"), (b"DSD ", "dsf"), (b".RMF", "real"), (b"FLV\x01", "flv"),
     (b"\x00\x00\x01\xba", "mpeg"), (b"\x0b\x77", "ac3"), (b"ADIF", "aac"),

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import soundfile
 
-from speechllm_plugin.datasets.sound import chunks, flac, kinds, ogg, wav
-from speechllm_plugin.datasets.sound.api import Joined, Sound, SoundError
+from speechllm_plugin.datasets.sound import chunks, flac, kinds, mp4, ogg, wav, webm
+from speechllm_plugin.datasets.sound.api import Joined, Sound, SoundError, later_part
 from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.datasets.sound.concatenated import recordings
 from speechllm_plugin.datasets.sound.ffmpeg import FfmpegSound
 from speechllm_plugin.datasets.sound.flac_sound import FlacSound
 from speechllm_plugin.datasets.sound.float_sound import SUBTYPES, FloatSound
@@ -27,22 +28,39 @@ _EXPECTED = "expected wav, flac, mp3 or ogg"
 _BLOCK_CODECS = {"GSM610": 640, "IMA_ADPCM": 8192, "MS_ADPCM": 8192}
 
 
-def open_sound(data: ByteRange, name: str, key: str) -> Sound:
+def open_sound(data: ByteRange, name: str, key: str, *, scales_floats: bool = True) -> Sound:
     """
     :param name: what the user calls the file, for notes.
     :param key: changes with the file.
+    :param scales_floats: whether floating point numbers in units of integers are divided by their full scale; otherwise
+        they are an error.
     :raises SoundError: it is no sound, or not whole.
     """
     data = kinds.after_tags(data)
     kind = kinds.kind_of(data)
     if kind in kinds.NO_SOUND:
         raise _no_sound(kind)
+    parts = recordings(data, kind)
+    opened: list[Sound] = []
+    try:
+        for part in parts:
+            opened.append(_open_one(part, kind, name, f"{key} {part.start}", scales_floats))
+        return opened[0] if len(opened) == 1 else Joined(opened)
+    except SoundError:
+        for sound in opened:
+            sound.close()
+        raise
+
+
+def _open_one(data: ByteRange, kind: str, name: str, key: str, scales_floats: bool) -> Sound:
+    if kind == "mp4" and (lack := mp4.lack(data)) is not None:
+        raise SoundError(lack)
     if kind in kinds.FFMPEG:
         return _by_ffmpeg(data, kinds.FFMPEG[kind], name)
     opener = _OPENERS.get(kind)
     sound = opener(data, name, key) if opener else _by_sndfile(data)
     if isinstance(sound, SndfileSound) and sound.subtype in SUBTYPES:
-        return FloatSound(sound, name, key)
+        return FloatSound(sound, name, key, may_scale=scales_floats)
     return sound
 
 
@@ -144,6 +162,8 @@ def _by_sndfile(data: ByteRange, opening: Opening = WHOLE) -> SndfileSound:
         if kind == "unknown" and kinds.kind_of(data) != "mp3":
             # Its first bytes are those of a container.
             raise SoundError(f"found no audio ({error.error_string.rstrip('.')}), {_EXPECTED}") from None
+        if kind == "unknown" and webm.is_later_part(data):
+            raise SoundError(later_part("a WebM recording", "webm")) from None
         raise _no_sound(kind) from None
     if sound.format not in _FORMATS:
         sound.close()
@@ -155,6 +175,12 @@ def _by_ffmpeg(data: ByteRange, kind: str, name: str) -> FfmpegSound:
     sound = FfmpegSound(data, kind)
     if sound.tracks > 1:
         tell("tracks", name, f"holds {sound.tracks} audio tracks; the first was read")
+    if sound.gap:
+        tell(
+            "gaps", name,
+            f"the times of its packets pass over {sound.gap:.2f} s: parts are missing, or silence was not recorded; "
+            "what there is was read without a pause",
+        )  # fmt: skip
     return sound
 
 

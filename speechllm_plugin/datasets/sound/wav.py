@@ -130,7 +130,8 @@ def _are_chunks(data: ByteRange, position: int) -> bool:
         head = data.read(position, 8)
         if not head.strip(b"\0"):
             return True
-        if len(head) < 8 or not all(32 <= letter < 127 for letter in head[:4]):
+        # Another file is not a chunk of this one.
+        if len(head) < 8 or head[:4] == b"RIFF" or not all(32 <= letter < 127 for letter in head[:4]):
             return False
         size = struct.unpack_from("<I", head, 4)[0]
         position += 8 + size
