@@ -143,3 +143,62 @@ def test_a_stream_that_changes_its_rate_goes_on_as_it_began(tmp_path: Path) -> N
     found = read(tmp_path, "x.aac")
     assert len(found) / SAMPLE_RATE == pytest.approx(2 * SECONDS, abs=0.2)
     assert shift_of(found[SECONDS * SAMPLE_RATE :], sweep(SAMPLE_RATE, SECONDS))[1] > 0.95
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128),
+        b"TAG" + bytes(125),
+        b"APETAGEX\xd0\x07\x00\x00" + (64).to_bytes(4, "little") + bytes(16) + b"\xff\xfb\x90\x00" * 16,
+    ],
+    ids=["ID3v2", "ID3v1", "APE"],
+)
+def test_mp3_files_with_tags_one_behind_the_other(tmp_path: Path, tag: bytes) -> None:
+    """Players and ffmpeg read it; a tag in front of the second file was taken for damage."""
+    for number in range(2):
+        soundfile.write(tmp_path / f"{number}.mp3", noise(16000, 3, number), 16000)
+    parts = [(tmp_path / f"{number}.mp3").read_bytes() for number in range(2)]
+    (tmp_path / "x.mp3").write_bytes(parts[0] + tag + parts[1])
+    (tmp_path / "plain.mp3").write_bytes(parts[0] + parts[1])
+    found = read(tmp_path, "x.mp3")
+    np.testing.assert_allclose(found, read(tmp_path, "plain.mp3"), rtol=0, atol=1e-4)
+    for start in (40000, 47000, 60000):
+        np.testing.assert_allclose(read(tmp_path, f"x.mp3:{start}:8000"), found[start : start + 8000], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("codec", "container", "extra", "twice"),
+    [
+        ("alac", "matroska", {}, True),  # packets that do not say how long they play
+        ("tta", "matroska", {}, True),  # or as long as all others, where the last one is short
+        ("wavpack", "matroska", {}, True),
+        ("pcm_s16le", "matroska", {}, True),
+        ("aac", "matroska", {}, False),  # whole milliseconds, of 21.3
+        ("tta", "tta", {}, True),
+        ("wmav2", "asf", {"bit_rate": 64000}, False),
+        ("aac", "flv", {}, False),
+        ("flac", "ogg", {}, True),
+        ("alac", "caf", {}, False),
+        ("adpcm_yamaha", "wav", {}, False),
+        ("mp2", "wav", {}, False),
+    ],
+)
+def test_lengths_of_all_that_ffmpeg_reads(
+    tmp_path: Path, codec: str, container: str, extra: dict[str, int], twice: bool
+) -> None:
+    """Stated, read and cut out are one; and so are two files in one."""
+    rate = 44100 if container in ("asf", "flv") else 48000 if codec == "aac" else 16000
+    write(tmp_path / "one", codec, container, rate, **extra)  # type: ignore[arg-type]
+    content = (tmp_path / "one").read_bytes()
+    (tmp_path / "two").write_bytes(content * 2)
+    # FFmpeg 8 shortens the last packet of a caf twice.
+    tolerance = 0.08 if container == "caf" else 0.05
+    for name, number in (("one", 1), ("two", 2)):
+        found = read(tmp_path, name)
+        seconds = number * SECONDS
+        assert len(found) / SAMPLE_RATE == pytest.approx(seconds, abs=0.13 * number)
+        assert duration(resolve(name, tmp_path)) == pytest.approx(len(found) / SAMPLE_RATE, abs=tolerance * number)
+        if twice or name == "one":
+            sound = np.tile(sweep(SAMPLE_RATE, SECONDS), number)
+            assert shift_of(found, sound)[1] > 0.94

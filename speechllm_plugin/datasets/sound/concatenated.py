@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 
-from speechllm_plugin.datasets.sound import mp4, webm
+from speechllm_plugin.datasets.sound import asf, mp4, webm
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 
 _HEADER = 28
@@ -105,12 +106,26 @@ def _sphere_starts(data: ByteRange) -> list[int]:
 
 def _amr_starts(data: ByteRange) -> list[int]:
     magic = next((magic for magic in _AMR if data.read(0, len(magic)) == magic), None)
+    return _search(data, magic, lambda place: True) if magic else []
+
+
+def _search(data: ByteRange, magic: bytes, is_start: Callable[[int], bool]) -> list[int]:
+    """Of containers that state no size: all bytes are searched."""
     starts: list[int] = []
-    place = 0 if magic else None
-    while magic and place is not None:
-        starts.append(place)
-        place = data.find(magic, place + len(magic))
+    place: int | None = 0
+    while place is not None and (place := data.find(magic, place)) is not None:
+        if is_start(place):
+            starts.append(place)
+        place += len(magic)
     return starts
+
+
+def _tta_starts(data: ByteRange) -> list[int]:
+    def has_checksum(place: int) -> bool:
+        head = data.read(place, 22)
+        return len(head) == 22 and zlib.crc32(head[:18]) == int.from_bytes(head[18:], "little")
+
+    return _search(data, b"TTA1", has_checksum)
 
 
 _STARTS: dict[str, Callable[[ByteRange], list[int]]] = {
@@ -121,6 +136,10 @@ _STARTS: dict[str, Callable[[ByteRange], list[int]]] = {
     "caf": _caf_starts,
     "sphere": _sphere_starts,
     "amr": _amr_starts,
-    "webm": webm.starts,
+    # Behind the flags the size of the header.
+    "flv": lambda data: _search(data, b"FLV\x01", lambda place: data.read(place + 5, 4) == b"\0\0\0\x09"),
+    "tta": _tta_starts,
+    "wma": lambda data: _search(data, asf.HEADER, lambda place: True),
+    "webm": lambda data: _search(data, webm.HEADER, lambda place: webm.is_header(data, place)),
     "mp4": mp4.starts,
 }

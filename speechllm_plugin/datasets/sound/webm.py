@@ -21,14 +21,9 @@ _BLOCK_HEAD = re.compile(rb"(?:[\x81-\xfe]|[\x40-\x7f].|[\x20-\x3f]..)(?=[\x81-\
 _DURATION = re.compile(rb"\x44\x89(?:\x84(.{4})|\x88(.{8}))", re.DOTALL)
 
 
-def starts(data: ByteRange) -> list[int]:
-    """Where a header begins: once, unless whole recordings were put together."""
-    found, position = [], 0
-    while (place := data.find(HEADER, position)) is not None:
-        if any(name in data.read(place, _LONGEST_HEADER) for name in _DOCUMENTS):
-            found.append(place)
-        position = place + len(HEADER)
-    return found
+def is_header(data: ByteRange, place: int) -> bool:
+    """Whether the bytes of `HEADER` at `place` are one, and not chance."""
+    return any(name in data.read(place, _LONGEST_HEADER) for name in _DOCUMENTS)
 
 
 def is_later_part(data: ByteRange) -> bool:
