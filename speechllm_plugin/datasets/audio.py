@@ -29,7 +29,7 @@ import soxr
 
 from speechllm_plugin.datasets.sound.api import Sound, SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange
-from speechllm_plugin.datasets.sound.float_sound import LOUDEST, FloatSound
+from speechllm_plugin.datasets.sound.float_sound import LOUDEST
 from speechllm_plugin.datasets.sound.mixing import Mixer
 from speechllm_plugin.datasets.sound.notes import tell
 from speechllm_plugin.datasets.sound.opening import open_sound
@@ -171,13 +171,12 @@ def _open(source: AudioSource) -> Iterator[tuple[Sound, int, int]]:
             _check_range(source.name, source.start, source.length, status.st_size)
             data = data.part(source.start, source.start + source.length)
         try:
-            sound = open_sound(data, source.name, f"{source.path} {status.st_size} {status.st_mtime_ns}")
+            key = f"{source.path} {status.st_size} {status.st_mtime_ns}"
+            sound = open_sound(data, source.name, key, scales_floats=source.scales_floats)
         except SoundError as error:
             raise AudioError(f"{source.name}: {error}") from None
         except OSError as error:
             raise _unreadable(source, error) from None
-        if isinstance(sound, FloatSound):
-            sound.may_scale = source.scales_floats
         yield sound, *_range(source, sound)
     finally:
         if sound is not None:

@@ -269,7 +269,8 @@ def test_mp3_frames_of_a_constant_bit_rate_are_padded(tmp_path: Path) -> None:
         ("text.raw", "found no audio (text), expected wav, flac, mp3 or ogg"),  # soundfile asks for its rate
         ("text.vox", "found no audio (text), expected wav, flac, mp3 or ogg"),  # or takes any bytes
         ("bytes0.wav", "found no audio (an empty file), expected wav, flac, mp3 or ogg"),
-        ("mat.mat", "found a file of format MAT5, expected wav, flac, mp3 or ogg"),  # libsndfile reads it
+        # libsndfile reads it.
+        ("mat.mat", "found a file of format MAT5, expected wav, flac, mp3 or ogg; `sox IN OUT.wav` may convert it"),
         ("empty.wav", "found zero samples, expected some sound"),
         ("low.wav", "found a sample rate of 3999 Hz, expected 4000 to 192000 Hz"),
         ("high.wav", "found a sample rate of 384000 Hz, expected 4000 to 192000 Hz"),

@@ -83,7 +83,7 @@ def test_an_edit_list_tells_the_length_to_the_sample(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("codec", "container", "options", "message"),
     [
-        ("aac", "ipod", {}, "found MPEG-4 (m4a, mp4, 3gp, mov) that FFmpeg cannot read"),
+        ("aac", "ipod", {}, "found MPEG-4 (m4a, mp4, 3gp, mov) without its index (box `moov`)"),
         ("aac", "ipod", {"movflags": "faststart"}, "where its header states 3.00 s, expected a whole file"),
         ("libopus", "webm", {}, "where its header states 3.01 s, expected a whole file"),
     ],

@@ -16,6 +16,14 @@ class SoundError(Exception):
     """The message goes on where "NAME: " ends: what was found and what was expected."""
 
 
+def later_part(whole: str, ending: str) -> str:
+    """What to say of a piece of a stream that lacks the stream's beginning."""
+    return (
+        f"found a later part of {whole}, without its header, expected all parts; `cat FIRST NEXT ... > OUT.{ending}` "
+        "joins them"
+    )
+
+
 class Sound(Protocol):
     """An opened sound, of which nothing is decoded yet."""
 
@@ -58,19 +66,24 @@ class Joined:
         self._parts = parts
         self.format, self.rate, self.channels = first.format, first.rate, first.channels
         self.frames = sum(part.frames for part in parts)
-        self.slack = 0
-        self.is_estimate = False
+        self.slack = sum(part.slack for part in parts)
+        self.is_estimate = any(part.is_estimate for part in parts)
 
     def blocks(self, start: int, length: int) -> Iterator[Block]:
         for part in self._parts:
             if length <= 0:
                 return
-            wanted = min(length, part.frames - start)
-            if wanted <= 0:
-                start -= part.frames
-                continue
-            yield from part.blocks(start, wanted)
-            start, length = 0, length - wanted
+            # Where only decoding tells how long a part is, it is decoded up to the place.
+            is_exact = part.slack == 0 and not part.is_estimate
+            begin = min(start, part.frames) if is_exact else 0
+            start -= begin
+            wanted = start + length if part.is_estimate else min(start + length, part.frames - begin)
+            for block in part.blocks(begin, wanted) if wanted else ():
+                kept = block[start : start + length]
+                start -= min(start, len(block))
+                length -= len(kept)
+                if len(kept):
+                    yield kept
 
     def close(self) -> None:
         for part in self._parts:

@@ -7,7 +7,7 @@ import struct
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 
 _LONGEST_HEAD = 1 << 20
-_BYTES_OF_OFFSETS = 8
+_BYTES_OF_OFFSETS, _BYTES_OF_EDITS = 8, 4
 
 SNDFILE_CODECS = frozenset({b"lpcm", b"ulaw", b"alaw", b"alac"})
 """Of a caf file: what libsndfile decodes."""
@@ -59,7 +59,8 @@ def mended_caf(data: ByteRange) -> tuple[bytes, int] | None:
         name, size = struct.unpack(">4sq", head)
         position += 12
         if name == b"data":
-            if size != -1:
+            # A recorder that was killed left the size of no samples.
+            if size not in (-1, 0, _BYTES_OF_EDITS) or data.size <= position + max(size, 0):
                 return None
             return data.read(0, position - 8) + struct.pack(">q", data.size - position), position
         position += max(size, 0)

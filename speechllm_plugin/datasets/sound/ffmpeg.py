@@ -1,23 +1,38 @@
-"""Decoding by FFmpeg, which PyAV's wheel brings: what libsndfile does not know. Never wav: FFmpeg reads 24 valid bits
-in 32 as noise up to 1e27."""
+"""Decoding by FFmpeg, which PyAV's wheel brings: what libsndfile does not know. Never samples in wav: FFmpeg reads 24
+valid bits in 32 as noise up to 1e27."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from speechllm_plugin.datasets.sound import asf, webm
 from speechllm_plugin.datasets.sound.api import Block, SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange, Spliced
 
 INSTALL = "pip install av"
 # How many samples go by while a codec starts and ends: what it decodes may be shorter by them, or longer.
 _SLACK_SECONDS = 0.1
-# Containers whose header tells how long a track plays, and those that tell it of the longest track. What FFmpeg says of
-# others is a guess from their bit rate.
-_TELLS_OF_TRACK = "mov,mp4,m4a,3gp,3g2,mj2"
-_TELL_OF_ALL = ("matroska,webm", "asf")
+# Containers whose header tells how long a track plays, and those that may tell it of the longest track. What FFmpeg
+# says of others is a guess from their bit rate.
+_TELL_OF_TRACK = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "mpc", "mpc8", "tta", "wv", "ape"})
+_MATROSKA = "matroska,webm"
+_TELL_OF_ALL = {_MATROSKA: webm.states_length, "asf": asf.states_length}
+
+
+class _Packets(NamedTuple):
+    """Numbers of samples."""
+
+    samples: int
+    """In all packets: as they say, or as their times do."""
+    end: int
+    """When the last one ends."""
+    gaps: int
+    """Between a packet's end and the next one."""
+    longest: int
+    """Of a packet, which the last one is often cut from."""
 
 
 class FfmpegSound:
@@ -42,23 +57,30 @@ class FfmpegSound:
         self.tracks: int = len(self._container.streams.audio)
         self.rate: int = self._stream.rate
         self.channels: int = self._stream.channels
-        self.slack = round(_SLACK_SECONDS * self.rate)
         try:
-            counted = self._count()
+            packets = self._count()
+            stated = self._stated()
+            container = self._container.format.name
         except av.FFmpegError as error:
-            self._container.close()
             raise _broken(kind, error) from None
-        stated = self._stated()
-        if stated is not None and counted < stated - self.slack:
+        finally:
             self._container.close()
+        self.slack = max(round(_SLACK_SECONDS * self.rate), packets.longest)
+        # Of a single packet that does not say how long it plays, the header does.
+        if stated is not None and packets.longest and max(packets.samples, packets.end) < stated - self.slack:
             raise SoundError(
-                f"found packets for {counted / self.rate:.2f} s where its header states {stated / self.rate:.2f} s, "
-                "expected a whole file"
+                f"found packets for {packets.samples / self.rate:.2f} s where its header states "
+                f"{stated / self.rate:.2f} s, expected a whole file"
             )
         # The last packet is filled up; the header of a track knows how much of it is sound.
-        is_exact = self._container.format.name == _TELLS_OF_TRACK and stated is not None
-        self.is_estimate = not is_exact or counted - (stated or 0) > self.slack
-        self.frames = counted if self.is_estimate or stated is None else stated
+        is_near = stated is not None and packets.samples - stated <= self.slack and not packets.gaps
+        self.is_estimate = not is_near or container not in _TELL_OF_TRACK
+        is_stated = is_near and (container == _MATROSKA or not self.is_estimate)
+        self.frames = stated if stated is not None and is_stated else packets.samples
+        if self.frames <= 0:
+            raise SoundError(f"found {kind} without a whole packet of sound, expected a whole file")
+        self.gap = packets.gaps / self.rate if container == _MATROSKA and packets.gaps > self.slack else 0.0
+        """Seconds that the packets' times pass over: silence that was not recorded, or parts that are missing."""
 
     def _open(self) -> None:
         """
@@ -74,24 +96,46 @@ class FfmpegSound:
             raise SoundError(f"found {self._kind} without sound, expected an audio track")
         self._stream: Any = streams[0]
 
-    def _count(self) -> int:
-        """Samples of all packets, of which none is decoded."""
-        ticks = sum(packet.duration or 0 for packet in self._container.demux(self._stream))
-        return round(ticks * self._stream.time_base * self.rate)
+    def _count(self) -> _Packets:
+        """What the packets tell, of which none is decoded."""
+        lasting = times = gaps = longest = 0
+        # Matroska's packets play for whole milliseconds.
+        is_rounded = self._container.format.name == _MATROSKA
+        first = last = end = None
+        for packet in self._container.demux(self._stream):
+            # The last one is empty: it tells the decoder to finish.
+            if not packet.size:
+                continue
+            lasts = packet.duration or 0
+            lasting += lasts
+            if packet.pts is None:
+                continue
+            # Some containers do not tell how long a packet plays: as long as the one before it.
+            is_rounded = is_rounded or not lasts
+            lasts = lasts or (packet.pts - last if last is not None else 0)
+            longest = max(longest, lasts)
+            first = packet.pts if first is None else first
+            if end is not None and lasts and packet.pts - end > lasts:
+                gaps += packet.pts - end
+            last, end = packet.pts, max(end or 0, packet.pts + lasts)
+            times = end - first - gaps
+        scale = self._stream.time_base * self.rate
+        lasting = max(lasting, times) if is_rounded else lasting
+        return _Packets(*(round(ticks * scale) for ticks in (lasting, end or 0, gaps, longest)))
 
     def _stated(self) -> int | None:
         container, stream = self._container, self._stream
-        if container.format.name == _TELLS_OF_TRACK and stream.duration:
+        if container.format.name in _TELL_OF_TRACK and stream.duration:
             return round(stream.duration * stream.time_base * self.rate)
+        states = _TELL_OF_ALL.get(container.format.name)
         # Beside a video the sound may well be shorter.
-        if container.format.name in _TELL_OF_ALL and len(container.streams) == 1 and container.duration:
+        if states is not None and states(self._data) and len(container.streams) == 1 and container.duration:
             return round(container.duration / self._av.time_base * self.rate)
         return None
 
     def blocks(self, start: int, length: int) -> Iterator[Block]:
         """From the first packet on: places in these containers are not exact."""
         # Anew: going back to the beginning would leave out what a codec needs in front of it.
-        self._container.close()
         self._open()
         skip, done = start, 0
         try:
@@ -112,15 +156,28 @@ class FfmpegSound:
             ) from None
 
     def _decoded(self) -> Iterator[Block]:
-        resampler = self._av.AudioResampler(format="fltp", layout=self._stream.layout, rate=self.rate)
+        layout, form, resampler = self._stream.layout, None, None
         for frame in self._container.decode(self._stream):
-            for part in resampler.resample(frame):
-                yield np.ascontiguousarray(part.to_ndarray().T, dtype=np.float32)
-        for part in resampler.resample(None):
-            yield np.ascontiguousarray(part.to_ndarray().T, dtype=np.float32)
+            found = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if resampler is None or found != form:
+                # A stream without a container may change its rate or channels on the way: it goes on as it began, and
+                # its packets were counted at the first rate.
+                if resampler is not None:
+                    self.slack = self.frames
+                    yield from _blocks(resampler.resample(None))
+                resampler, form = self._av.AudioResampler(format="fltp", layout=layout, rate=self.rate), found
+            yield from _blocks(resampler.resample(frame))
+        if resampler is not None:
+            yield from _blocks(resampler.resample(None))
 
     def close(self) -> None:
         self._container.close()
+
+
+def _blocks(frames: list[Any]) -> Iterator[Block]:
+    for frame in frames:
+        # (C, N) -> (N, C)
+        yield np.ascontiguousarray(frame.to_ndarray().T, dtype=np.float32)
 
 
 def _broken(kind: str, error: Exception) -> SoundError:

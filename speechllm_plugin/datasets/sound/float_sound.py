@@ -26,16 +26,16 @@ _peaks: Remembered[float] = Remembered()
 class FloatSound:
     """See `Sound`. The peak of the whole file decides its unit, so that all its segments have the same."""
 
-    def __init__(self, file: SndfileSound, name: str, key: str) -> None:
+    def __init__(self, file: SndfileSound, name: str, key: str, *, may_scale: bool) -> None:
         """
         :param name: what the user calls the file, for notes.
         :param key: changes with the file.
+        :param may_scale: False: a file in units of integers is an error.
         """
         self._file, self._name, self._key = file, name, key
         self.format, self.rate, self.channels = file.format, file.rate, file.channels
         self.frames, self.slack, self.is_estimate = file.frames, file.slack, file.is_estimate
-        self.may_scale = True
-        """False: a file in units of integers is an error."""
+        self._may_scale = may_scale
 
     def blocks(self, start: int, length: int) -> Iterator[Block]:
         peak = _peaks.get((self._key, self.frames), self._peak)
@@ -66,7 +66,7 @@ class FloatSound:
         if bits is None:
             raise SoundError(f"found samples up to {peak:.6g}, expected them within 1, full scale")
         units = f"found samples up to {peak:.6g}, as in units of {bits}-bit integers"
-        if not self.may_scale:
+        if not self._may_scale:
             raise SoundError(
                 f"{units}, expected them within 1, full scale; dataset.config_overrides.float_units=scale divides them "
                 f"by {2 ** (bits - 1)}"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from speechllm_plugin.datasets.sound import asf, webm
 from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.datasets.sound.tags import end_of_tag
 
 _HEAD = 4096
 _GSM_FRAME, _GSM_FRAMES = 33, 20
 
 _BY_START = (
     (b"fLaC", "flac"), (b"OggS", "ogg"), (b".snd", "au"), (b"dns.", "au"), (b"caff", "caf"),
-    (b"NIST_1A", "sphere"), (b"riff\x2e\x91\xcf\x11", "w64"), (b"\x1a\x45\xdf\xa3", "webm"), (b"#!AMR", "amr"),
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "wma"), (b"MAC ", "ape"), (b"wvpk", "wavpack"), (b"TTA1", "tta"),
-    (b"MPCK", "musepack"), (b"MP+", "musepack"), (b"DSD ", "dsf"), (b".RMF", "real"), (b"FLV\x01", "flv"),
+    (b"NIST_1A", "sphere"), (b"riff\x2e\x91\xcf\x11", "w64"), (webm.HEADER, "webm"), (b"#!AMR", "amr"),
+    (asf.HEADER, "wma"), (b"MAC ", "ape"), (b"wvpk", "wavpack"), (b"TTA1", "tta"),
+    (b"MPCK", "musepack"), (b"MP+", "musepack"), (b"DSD ", "dsf"), (b".RMF", "real"), (b".ra\xfd", "real"),
+    (b"FLV\x01", "flv"), (b"nut/multimedia container", "nut"), (b"\x7f\xfe\x80\x01", "dts"), (b".SoX", "sox"),
+    (b"XoS.", "sox"), (b"#!iLBC", "ilbc"),
     (b"\x00\x00\x01\xba", "mpeg"), (b"\x0b\x77", "ac3"), (b"ADIF", "aac"),
     (b"ajkg", "shorten"), (b"PK\x03\x04", "zip"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"),
     (b"\xfd7zXZ", "xz"), (b"\x93NUMPY", "npy"), (b"version https://git-lfs", "lfs"), (b"%PDF", "pdf"),
@@ -23,7 +27,8 @@ FFMPEG = {
     "mp4": "MPEG-4 (m4a, mp4, 3gp, mov)", "webm": "WebM or Matroska", "aac": "AAC", "amr": "AMR",
     "wma": "Windows Media", "ape": "Monkey's Audio", "wavpack": "WavPack", "tta": "True Audio",
     "musepack": "Musepack", "dsf": "DSD", "real": "RealMedia", "flv": "Flash video", "mpeg": "MPEG video",
-    "ac3": "AC-3", "mpegts": "an MPEG transport stream", "avi": "AVI",
+    "nut": "NUT", "dts": "DTS", "sox": "sox's own format", "adx": "ADX", "ilbc": "iLBC", "truehd": "Dolby TrueHD",
+    "latm": "AAC in LATM", "maud": "MAUD", "ac3": "AC-3", "mpegts": "an MPEG transport stream", "avi": "AVI",
 }  # fmt: skip
 """Kinds that FFmpeg decodes and libsndfile does not, and what they are called."""
 
@@ -49,10 +54,8 @@ NO_SOUND = {
 def after_tags(data: ByteRange) -> ByteRange:
     """Without the ID3 tags that may stand in front of any kind."""
     start = 0
-    while (head := data.read(start, 10)).startswith(b"ID3") and len(head) == 10:
-        # Seven bits a byte; a flag says that a footer of ten bytes repeats the header.
-        size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
-        start += 10 + size + (10 if head[5] & 0x10 else 0)
+    while data.read(start, 3) == b"ID3" and (end := end_of_tag(data, start)) is not None:
+        start = end
     return data.part(start, data.size) if start < data.size else data
 
 
@@ -67,9 +70,17 @@ def kind_of(data: ByteRange) -> str:
         return "avi" if form == b"AVI " else "wav"
     if head[:4] == b"FORM" and form in (b"AIFF", b"AIFC"):
         return "aiff"
+    if head[:4] == b"FORM" and form == b"MAUD":
+        return "maud"
     # The size of the first box, which is small unless it holds the sound.
     if head[4:8] == b"mdat" or (head[:1] == b"\0" and head[4:8] in _BOXES):
         return "mp4"
+    if head[4:8] == b"\xf8\x72\x6f\xba":
+        return "truehd"
+    if head[:2] == b"\x80\0" and b"(c)CRI" in head:
+        return "adx"
+    if _is_latm(head):
+        return "latm"
     # Frames of AAC follow each other as their headers say.
     if _is_adts(head):
         return "aac"
@@ -106,6 +117,16 @@ def _is_adts(head: bytes) -> bool:
         if size < 7:
             return False
         position += size
+    return True
+
+
+def _is_latm(head: bytes) -> bool:
+    """Three headers, each where the one before it says."""
+    position = 0
+    for _ in range(3):
+        if len(head) < position + 3 or head[position] != 0x56 or head[position + 1] & 0xE0 != 0xE0:
+            return False
+        position += 3 + ((head[position + 1] & 0x1F) << 8 | head[position + 2])
     return True
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from speechllm_plugin.datasets.sound.api import SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.datasets.sound.tags import end_of_tag
 
 # kbit/s by the header's four-bit index; 0 is "free format", which has no frame size, and 15 is invalid.
 _BITRATES_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
@@ -142,6 +143,10 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
                 continue
         header = _header(block[offset : offset + 4])
         if header is None or header[2] != kind:
+            # Between recordings that were put together.
+            if places and (end := end_of_tag(data, position)) is not None and end < data.size:
+                position = end
+                continue
             again = _find(data, position, kind)
             # What follows the last frame is no damage: tags and padding.
             if again is None:
@@ -153,7 +158,9 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
             break
         sizes[block[offset + 1] << 8 | block[offset + 2]] = header[0]
     if places:
-        places.append(position)
+        last = _header(data.read(places[-1], 4))
+        assert last is not None
+        places.append(places[-1] + last[0])
     # Of a piece out of a stream: what it begins with.
     leaning = 0 if tag.is_there else sum(1 for _ in _leaning(data, places))
     rate = _RATES[kind[1]] // _VERSIONS[kind[0]][1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from speechllm_plugin.datasets.sound.api import SoundError
+from speechllm_plugin.datasets.sound.api import SoundError, later_part
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 
 _CAPTURE = b"OggS"
@@ -36,7 +36,8 @@ class OggStream:
 
 def read_streams(data: ByteRange) -> list[OggStream]:
     """
-    :raises SoundError: the last page is not whole, or other bytes stand between two pages.
+    :raises SoundError: the first page is not that of a beginning, the last one is not whole, or other bytes stand
+        between two pages.
     """
     begun: list[tuple[int, list[str]]] = []
     ends: list[list[int]] = []
@@ -55,6 +56,8 @@ def read_streams(data: ByteRange) -> list[OggStream]:
         if len(head) < _HEADER or len(segments) < head[26] or position + size > data.size:
             raise SoundError("found an incomplete page at the end of the Ogg stream, expected a whole file")
         flags, granule = head[5], struct.unpack_from("<q", head, 6)[0]
+        if not begun and not flags & _BEGINS:
+            raise SoundError(later_part("an Ogg stream", "ogg"))
         if flags & _BEGINS:
             if not in_heads:
                 begun.append((position, []))
@@ -63,10 +66,9 @@ def read_streams(data: ByteRange) -> list[OggStream]:
             body = head[_HEADER + len(segments) :]
             begun[-1][1].append(next((name for start, name in _CODECS.items() if body.startswith(start)), "unknown"))
         in_heads = bool(flags & _BEGINS)
-        if begun:
-            marks[-1] = bool(flags & _ENDS)
-            if granule != _NO_GRANULE:
-                ends[-1].append(granule)
+        marks[-1] = bool(flags & _ENDS)
+        if granule != _NO_GRANULE:
+            ends[-1].append(granule)
         position += size
     stops = [start for start, _ in begun[1:]] + [position]
     return [

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import soundfile
 
-from speechllm_plugin.datasets.sound import chunks, flac, kinds, ogg, wav
-from speechllm_plugin.datasets.sound.api import Joined, Sound, SoundError
+from speechllm_plugin.datasets.sound import chunks, flac, kinds, mp4, ogg, wav, webm
+from speechllm_plugin.datasets.sound.api import Joined, Sound, SoundError, later_part
 from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.datasets.sound.concatenated import recordings
 from speechllm_plugin.datasets.sound.ffmpeg import FfmpegSound
 from speechllm_plugin.datasets.sound.flac_sound import FlacSound
 from speechllm_plugin.datasets.sound.float_sound import SUBTYPES, FloatSound
@@ -18,7 +19,9 @@ from speechllm_plugin.datasets.sound.mp3_sound import Mp3Sound, frames_of_file
 from speechllm_plugin.datasets.sound.notes import tell
 
 # Containers of libsndfile that say their own rate.
-_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "NIST", "RAW"})
+_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "NIST", "RAW",
+                      "VOC", "IRCAM", "SVX", "PVF", "PAF", "HTK"})
+_UNSUPPORTED_ENCODING = 4
 _MP3_SLACK = 4 * 1152
 _SPHERE_COUNT = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)
 _SPHERE_HEADER = 1024
@@ -27,22 +30,43 @@ _EXPECTED = "expected wav, flac, mp3 or ogg"
 _BLOCK_CODECS = {"GSM610": 640, "IMA_ADPCM": 8192, "MS_ADPCM": 8192}
 
 
-def open_sound(data: ByteRange, name: str, key: str) -> Sound:
+class UnknownCodecError(SoundError):
+    """libsndfile knows the container alone."""
+
+
+def open_sound(data: ByteRange, name: str, key: str, *, scales_floats: bool = True) -> Sound:
     """
     :param name: what the user calls the file, for notes.
     :param key: changes with the file.
+    :param scales_floats: whether floating point numbers in units of integers are divided by their full scale; otherwise
+        they are an error.
     :raises SoundError: it is no sound, or not whole.
     """
     data = kinds.after_tags(data)
     kind = kinds.kind_of(data)
     if kind in kinds.NO_SOUND:
         raise _no_sound(kind)
+    parts = recordings(data, kind)
+    opened: list[Sound] = []
+    try:
+        for part in parts:
+            opened.append(_open_one(part, kind, name, f"{key} {part.start}", scales_floats))
+        return opened[0] if len(opened) == 1 else Joined(opened)
+    except SoundError:
+        for sound in opened:
+            sound.close()
+        raise
+
+
+def _open_one(data: ByteRange, kind: str, name: str, key: str, scales_floats: bool) -> Sound:
+    if kind == "mp4" and (lack := mp4.lack(data)) is not None:
+        raise SoundError(lack)
     if kind in kinds.FFMPEG:
         return _by_ffmpeg(data, kinds.FFMPEG[kind], name)
     opener = _OPENERS.get(kind)
     sound = opener(data, name, key) if opener else _by_sndfile(data)
     if isinstance(sound, SndfileSound) and sound.subtype in SUBTYPES:
-        return FloatSound(sound, name, key)
+        return FloatSound(sound, name, key, may_scale=scales_floats)
     return sound
 
 
@@ -52,6 +76,8 @@ def _wav(data: ByteRange, name: str, key: str) -> Sound:
         return _by_sndfile(data)
     if found.format_tag == wav.MP3:
         return _mp3(found.samples, name, key)
+    if found.other_codec is not None:
+        return _by_ffmpeg(data, found.other_codec, name)
     sound = _by_sndfile(data) if found.head is None else _by_sndfile(found.samples, Opening(head=found.head))
     tolerance = _BLOCK_CODECS.get(sound.subtype, 0)
     if found.stated_samples and 0 < sound.frames - found.stated_samples <= tolerance:
@@ -74,7 +100,10 @@ def _caf(data: ByteRange, name: str, key: str) -> Sound:
     codec = chunks.codec_of_caf(data)
     if codec not in chunks.SNDFILE_CODECS:
         return _by_ffmpeg(data, f"{codec.decode('latin-1').strip()} in CAF", name)
-    return _with_head(data, chunks.mended_caf(data))
+    try:
+        return _with_head(data, chunks.mended_caf(data))
+    except UnknownCodecError:
+        return _by_ffmpeg(data, f"{codec.decode('latin-1').strip()} in CAF", name)
 
 
 def _with_head(data: ByteRange, mended: tuple[bytes, int] | None) -> Sound:
@@ -96,7 +125,8 @@ def _ogg(data: ByteRange, name: str, key: str) -> Sound:
     streams = ogg.read_streams(data)
     codecs = {codec for stream in streams for codec in stream.codecs}
     if not streams or not codecs <= {"Vorbis", "Opus"}:
-        return _by_ffmpeg(data, f"{' and '.join(sorted(codecs)) or 'no stream'} in Ogg", name)
+        kind = f"{' and '.join(sorted(codecs)) or 'no stream'} in Ogg"
+        return Joined([_by_ffmpeg(one.data, kind, name) for one in streams])
     if not streams[-1].has_end:
         tell("ogg", name, "the Ogg stream has no mark of its end, so it may have been cut off; all there is was read")
     return Joined([
@@ -142,12 +172,16 @@ def _by_sndfile(data: ByteRange, opening: Opening = WHOLE) -> SndfileSound:
     except soundfile.LibsndfileError as error:
         kind = kinds.kind_without_sound(data)
         if kind == "unknown" and kinds.kind_of(data) != "mp3":
+            if error.code == _UNSUPPORTED_ENCODING:
+                raise UnknownCodecError(f"found a codec that libsndfile does not know, {_EXPECTED}") from None
             # Its first bytes are those of a container.
             raise SoundError(f"found no audio ({error.error_string.rstrip('.')}), {_EXPECTED}") from None
+        if kind == "unknown" and webm.is_later_part(data):
+            raise SoundError(later_part("a WebM recording", "webm")) from None
         raise _no_sound(kind) from None
     if sound.format not in _FORMATS:
         sound.close()
-        raise SoundError(f"found a file of format {sound.format}, {_EXPECTED}")
+        raise SoundError(f"found a file of format {sound.format}, {_EXPECTED}; `sox IN OUT.wav` may convert it")
     return sound
 
 
@@ -155,6 +189,12 @@ def _by_ffmpeg(data: ByteRange, kind: str, name: str) -> FfmpegSound:
     sound = FfmpegSound(data, kind)
     if sound.tracks > 1:
         tell("tracks", name, f"holds {sound.tracks} audio tracks; the first was read")
+    if sound.gap:
+        tell(
+            "gaps", name,
+            f"the times of its packets pass over {sound.gap:.2f} s: parts are missing, or silence was not recorded; "
+            "what there is was read without a pause",
+        )  # fmt: skip
     return sound
 
 

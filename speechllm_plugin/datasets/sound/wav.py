@@ -42,11 +42,18 @@ class Wav:
     surplus: int
     """Bytes of samples behind the end that the header states."""
 
+    @property
+    def other_codec(self) -> str | None:
+        """What the file holds, where it is no samples that libsndfile reads, nor mp3."""
+        if self.format_tag in _SNDFILE or self.format_tag == MP3:
+            return None
+        return f"{_NAMES.get(self.format_tag, 'a codec')} (format 0x{self.format_tag:04X}) in wav"
+
 
 def read_wav(data: ByteRange) -> Wav | None:
     """`None` where the chunks cannot be followed to the samples: libsndfile may say why.
 
-    :raises SoundError: the file was cut short, or holds what nothing here decodes.
+    :raises SoundError: the file was cut short.
     """
     # Of numbers with their highest byte first libsndfile is left alone.
     found = None if data.read(0, 4) == b"RIFX" else _find_samples(data)
@@ -56,12 +63,6 @@ def read_wav(data: ByteRange) -> Wav | None:
     if len(chunks.get(b"fmt ", b"")) < 16:
         return None
     tag = struct.unpack_from("<H", chunks[b"fmt "])[0]
-    if tag not in _SNDFILE and tag != MP3:
-        name = f"{_NAMES[tag]} (format 0x{tag:04X})" if tag in _NAMES else f"format 0x{tag:04X}"
-        raise SoundError(
-            f"found a wav file that holds {name}, expected samples of PCM, floating point, A-law, u-law, ADPCM, GSM or "
-            "mp3; `ffmpeg -i IN -c:a pcm_s16le OUT.wav` may convert it"
-        )
     stop, surplus = _true_end(data, start, stated)
     fact = chunks.get(b"fact", b"")
     return Wav(
@@ -130,7 +131,8 @@ def _are_chunks(data: ByteRange, position: int) -> bool:
         head = data.read(position, 8)
         if not head.strip(b"\0"):
             return True
-        if len(head) < 8 or not all(32 <= letter < 127 for letter in head[:4]):
+        # Another file is not a chunk of this one.
+        if len(head) < 8 or head[:4] == b"RIFF" or not all(32 <= letter < 127 for letter in head[:4]):
             return False
         size = struct.unpack_from("<I", head, 4)[0]
         position += 8 + size
