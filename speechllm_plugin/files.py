@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from speechllm_plugin.errors import UserError
@@ -44,6 +47,47 @@ def write_atomically(path: Path, data: bytes) -> None:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
         raise UserError(f"{path}: cannot be written ({error.strerror}), expected a writable place") from None
+
+
+def check_free(path: Path, option: str) -> None:
+    """
+    :param option: what names the folder, for the error.
+    :raises UserError: there is something at ``path`` that is no empty folder.
+    """
+    if path.is_dir() and not path.is_symlink():
+        if any(path.iterdir()):
+            raise UserError(f"{option}: found files in {path}, expected a folder that is empty or not there")
+    elif os.path.lexists(path):
+        raise UserError(f"{option}: found a file at {path}, expected a folder that is empty or not there")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to be filled, which becomes ``path`` at the end, with all that is in it, or is removed after an error.
+
+    :param path: is empty or not there; the folders above are made as needed.
+    :raises UserError: the place cannot be written.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", dir=path.parent))
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb+") as opened:
+                    os.fsync(opened.fileno())
+        os.chmod(temporary, 0o777 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        # Of a call that failed: errors of libraries have no number.
+        if error.errno is None:
+            raise
+        place = error.filename or path
+        raise UserError(f"{place}: cannot be written ({error.strerror}), expected a writable place") from None
+    finally:
+        if temporary is not None and temporary.exists():
+            shutil.rmtree(temporary)
 
 
 def _umask() -> int:

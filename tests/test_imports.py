@@ -41,6 +41,9 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "extension": {"cards", "datasets", "models", "units"},
     "files": {"errors"},
+    "hf": {
+        "datasets", "errors", "llms", "models", "precision", "pretrained", "registry", "transformers_versions"
+    },
     "languages": {"errors"},
     "llms": {
         "checked", "datasets", "errors", "log", "logits", "parts", "precision", "pretrained", "prompts", "registry",

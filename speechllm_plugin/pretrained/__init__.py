@@ -3,6 +3,7 @@
 from speechllm_plugin.pretrained.building import freeze, without_modes
 from speechllm_plugin.pretrained.classes import model_class, model_of
 from speechllm_plugin.pretrained.configs import config_values, load_config, load_hf_config, load_preprocessor
+from speechllm_plugin.pretrained.copying import copy_checkpoint
 from speechllm_plugin.pretrained.identity import source_identity
 from speechllm_plugin.pretrained.models import check_weight_files, load_model
 from speechllm_plugin.pretrained.submodules import load_submodule
@@ -11,6 +12,7 @@ from speechllm_plugin.pretrained.tokenizer import load_tokenizer
 __all__ = [
     "check_weight_files",
     "config_values",
+    "copy_checkpoint",
     "freeze",
     "load_config",
     "load_hf_config",

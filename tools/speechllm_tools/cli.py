@@ -16,6 +16,7 @@ COMMANDS = {
     "transcribe": ("speechllm_tools.transcribe", "transcribe or translate audio files with a trained system"),
     "ask": ("speechllm_tools.ask", "ask a trained system anything about audio files"),
     "serve": ("speechllm_tools.serve.command", "answer the audio API of OpenAI's clients with a trained system"),
+    "export": ("speechllm_tools.export.command", "write a trained system for transformers, ONNX Runtime or Ultravox"),
     "inspect": ("speechllm_tools.inspect.command", "parameters, output rates and training cost of a system, offline"),
     "score": ("speechllm_tools.score.command", "score and compare hypotheses on disk: WER, BLEU, COMET, p-values"),
     "report": ("speechllm_tools.report.command", "tables, curves and a page of utterances from runs; published tables"),

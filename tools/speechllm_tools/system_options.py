@@ -56,11 +56,18 @@ DECODING: dict[str, tuple[Callable[[str], object], str]] = {
 """Fields of `DecodingConfig`: what each takes, and what it does."""
 
 
+CHECKPOINT = "output directory of a training run, or one checkpoints/step_N in it"
+
+
 def add_system(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", metavar="DIR", required=True, type=Path,
-                        help="output directory of a training run, or one checkpoints/step_N in it")
-    parser.add_argument("--step", default="best", help="best (default), last, or a step number")
+    parser.add_argument("--checkpoint", metavar="DIR", required=True, type=Path, help=CHECKPOINT)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
+    add_choice(parser)
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Which step of a run, and what is changed of its configuration."""
+    parser.add_argument("--step", default="best", help="best (default), last, or a step number")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[],
                         help="change a key of the checkpoint's model configuration, for instance where the frozen "
                         "models lie now: --set llm.config.path=DIR")

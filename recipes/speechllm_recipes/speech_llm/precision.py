@@ -93,7 +93,7 @@ def settle_decoding(context: RecipeContext, section: ReferenceModelSection, comm
     machine = shared_precision(context)
     checkpoint = named_checkpoint(common.assets.prev_checkpoint_dir, section.name)
     if checkpoint is not None:
-        for part, dtype in decoding_dtypes(checkpoint, machine).items():
+        for part, dtype in decoding_dtypes(checkpoint.precision(), machine).items():
             if not _names_dtype(section.config_overrides, part):
                 _set_dtype(section, part, dtype)
     return DecodingPrecision(machine, checkpoint)

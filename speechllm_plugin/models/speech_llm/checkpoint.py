@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,19 @@ import torch
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
-from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint, Step, find_checkpoint
+from speechllm_plugin.models.speech_llm.checkpoint_files import Step, find_checkpoint
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, part_dtypes
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.shards import load_shards
 from speechllm_plugin.precision import MachinePrecision, machine_precision
 
 
-def decoding_dtypes(checkpoint: Checkpoint, machine: MachinePrecision) -> dict[str, str]:
-    """What is decoded in on a machine, for those parts for which it is not what they were trained in."""
-    trained = checkpoint.precision()
+def decoding_dtypes(trained: Mapping[str, str], machine: MachinePrecision) -> dict[str, str]:
+    """What is decoded in on a machine, for those parts for which it is not what they were trained in.
+
+    :param trained: what each part was trained in.
+    """
     here = {part: machine.decode_in(dtype) for part, dtype in trained.items()}
     return {part: dtype for part, dtype in here.items() if dtype != trained[part]}
 
@@ -38,20 +41,42 @@ def load_speech_llm(
         in hardware; `llm.config.dtype` among the overrides decides otherwise.
     :raises UserError: there is no such checkpoint or device, a key is wrong, or files are damaged.
     """
-    target = _device(device)
+    target = device_named(device)
     checkpoint = find_checkpoint(path, step)
-    here = decoding_dtypes(checkpoint, machine_precision(target))
-    config = checkpoint.config({**{f"{part}.config.dtype": dtype for part, dtype in here.items()}, **(overrides or {})})
+
+    def load(model: SpeechLlm) -> None:
+        load_shards(model, checkpoint.model_dir)
+
+    restored = restore(checkpoint.config, load, target, overrides or {}, checkpoint.directory)
+    restored.decoding = checkpoint.decoding()
+    return restored
+
+
+def restore(
+    config_with: Callable[[dict[str, Any]], SpeechLlmConfig],
+    load: Callable[[SpeechLlm], None],
+    device: torch.device,
+    overrides: dict[str, Any],
+    where: Path,
+) -> SpeechLlm:
+    """A trained system in what its device multiplies in hardware, ready to transcribe.
+
+    :param config_with: its configuration, with keys changed, by dotted path.
+    :param load: puts the trained weights into it.
+    :param where: what is loaded, for a warning.
+    """
+    here = decoding_dtypes(part_dtypes(config_with({})), machine_precision(device))
+    config = config_with({**{f"{part}.config.dtype": dtype for part, dtype in here.items()}, **overrides})
     if config.encoder.weights is None or config.llm.weights is None:
-        log.warning("{} does not tell the weights of its encoder and LLM: they are not compared.", checkpoint.directory)
-    with target, _float32():
+        log.warning("{} does not tell the weights of its encoder and LLM: they are not compared.", where)
+    with device, _float32():
         model = create_speech_llm(config)
-    load_shards(model, checkpoint.model_dir)
-    model.decoding = checkpoint.decoding()
+    load(model)
     return model.requires_grad_(False).eval()
 
 
-def _device(name: str | None) -> torch.device:
+def device_named(name: str | None) -> torch.device:
+    """:param name: None = the GPU if there is one."""
     device = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=device).item()

@@ -53,7 +53,7 @@ class Checkpoint:
         if (kept := kept_vocabulary(values, self.directory)) is not None:
             values["ctc"]["vocabulary"] = kept
         for key, value in (overrides or {}).items():
-            _override(values, key, value)
+            override(values, key, value)
         from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 
         return structure(SpeechLlmConfig, values, "model")
@@ -220,7 +220,8 @@ def _score(directory: Path, step_nr: int) -> float | None:
         raise UserError(f"checkpoint: found {text!r} in {file}, expected the score of step {step_nr}") from error
 
 
-def _override(values: dict[str, Any], key: str, value: Any) -> None:
+def override(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a key, given by its dotted path, in nested values."""
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})

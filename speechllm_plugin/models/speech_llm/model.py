@@ -276,7 +276,7 @@ class SpeechLlm(nn.Module):
         :param decoding: None = as the training run decoded its validation.
         :raises UserError: a file cannot be read, or is longer than the encoder's window.
         """
-        return self.generate(self._read(audio, source_lang, target_lang), decoding or self.decoding)[0]
+        return self.generate(self.read(audio, source_lang, target_lang), decoding or self.decoding)[0]
 
     @torch.inference_mode()
     def transcribe_timed(
@@ -291,7 +291,7 @@ class SpeechLlm(nn.Module):
 
         :raises UserError: as `transcribe`, or the model cannot tell times.
         """
-        batch = self._read(audio, source_lang, target_lang)
+        batch = self.read(audio, source_lang, target_lang)
         speech = self.listen(batch, score_frames=True)
         if any(clip.task.writes_speech for clip in batch):
             check_timestamps(self, speech)
@@ -323,9 +323,9 @@ class SpeechLlm(nn.Module):
         """
         asks = question(instruction, context, history)
         config = replace(decoding or without_guards(self.decoding), tokens_per_second=0.0, extra_tokens=max_tokens)
-        return self.generate(self._read(audio, source_lang, None, ANSWER, asks), config)[0]
+        return self.generate(self.read(audio, source_lang, None, ANSWER, asks), config)[0]
 
-    def _read(
+    def read(
         self,
         audio: Audio | Sequence[Audio],
         source_lang: str,
@@ -333,6 +333,7 @@ class SpeechLlm(nn.Module):
         task: Task | None = None,
         asks: RowPrompt = NOTHING,
     ) -> SpeechTextBatch:
+        """A batch of clips, for `generate`; the parameters are those of `transcribe`."""
         def check(name: str, seconds: float) -> None:
             check_duration(name, seconds, self.encoder)
 

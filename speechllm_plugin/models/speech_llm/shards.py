@@ -6,6 +6,7 @@ a weight are joined along its first dimension.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -37,7 +38,14 @@ def load_shards(model: nn.Module, folder: Path) -> None:
     :param folder: the `model` folder of a step.
     :raises UserError: a file is damaged, or the weights are not those of the model.
     """
-    weights = _read(folder)
+    put_weights(model, read_shards(folder), f"{folder} does not fit its model.yaml")
+
+
+def put_weights(model: nn.Module, weights: Mapping[str, Tensor], misfit: str) -> None:
+    """Copies weights into a model, all of which it must have, and no others.
+
+    :param misfit: begins the line about weights that are not those of the model.
+    """
     places = model.state_dict(keep_vars=True)
     problems = [
         f"{name} has the shape {list(weight.shape)} in the checkpoint, and {list(places[name].shape)} in the model"
@@ -49,13 +57,17 @@ def load_shards(model: nn.Module, folder: Path) -> None:
     if unknown := [name for name in weights if name not in places]:
         problems.append(f"the model lacks {', '.join(unknown)}")
     if problems:
-        raise UserError(f"checkpoint: {folder} does not fit its model.yaml: {'; '.join(problems)}")
+        raise UserError(f"checkpoint: {misfit}: {'; '.join(problems)}")
     with torch.no_grad():
         for name, weight in weights.items():
             places[name].copy_(weight)
 
 
-def _read(folder: Path) -> dict[str, Tensor]:
+def read_shards(folder: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint, on the CPU.
+
+    :raises UserError: a file is damaged.
+    """
     damaged = f"checkpoint: found damaged files in {folder}, expected those that a training run has written"
     files = sorted((folder / "pp_00" / "tp_00").glob("sdp_*.pt"))
     if [file.name for file in files] != [f"sdp_{rank:02d}.pt" for rank in range(len(files))] or not files:

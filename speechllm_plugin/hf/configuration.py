@@ -1,0 +1,54 @@
+"""The config.json of an exported system."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from speechllm_plugin.models.speech_llm.checkpoint_files import override
+from speechllm_plugin.models.speech_llm.config import PRETRAINED, SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.kept_vocabulary import kept_vocabulary
+from speechllm_plugin.registry import structure
+
+INSIDE = "./"
+"""What the path of a frozen part begins with that lies in the exported folder."""
+
+
+class HfSpeechLlmConfig(PretrainedConfig):
+    """Holds our own configuration as plain values: it is the one that is checked."""
+
+    model_type = "speech_llm"
+
+    def __init__(
+        self, system: dict[str, Any] | None = None, decoding: dict[str, Any] | None = None, **others: Any
+    ) -> None:
+        """
+        :param system: the fields of `SpeechLlmConfig`.
+        :param decoding: those of `DecodingConfig`, as the training run decoded its validation.
+        """
+        self.system = system or {}
+        self.decoding = decoding or {}
+        super().__init__(**others)
+
+    def place(self, folder: Path) -> None:
+        """Makes the paths of what lies in the exported folder absolute."""
+        for part in PRETRAINED:
+            values = self.system[part]["config"]
+            if str(path := values.get("path")).startswith(INSIDE):
+                values["path"] = str((folder / path).resolve())
+        if (kept := kept_vocabulary(self.system, folder)) is not None:
+            self.system["ctc"]["vocabulary"] = kept
+
+    def system_config(self, overrides: dict[str, Any]) -> SpeechLlmConfig:
+        """
+        :param overrides: keys to change, by dotted path.
+        :raises UserError: a key or a value is none that this version knows.
+        """
+        values = copy.deepcopy(self.system)
+        for key, value in overrides.items():
+            override(values, key, value)
+        config: SpeechLlmConfig = structure(SpeechLlmConfig, values, "system")
+        return config

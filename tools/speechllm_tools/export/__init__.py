@@ -1,0 +1,1 @@
+"""Trained systems as files of other programs."""
