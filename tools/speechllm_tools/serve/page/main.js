@@ -24,7 +24,7 @@ function tell(error) {
 async function connect() {
   try {
     [model] = (await models(find("key").value)).data;
-    find("model").textContent = model.id;
+    find("model").textContent = `Model: ${model.id}`;
     find("language").placeholder = model.language;
     tell(null);
   } catch (error) {

@@ -88,7 +88,7 @@ export class Player {
     const paint = this.canvas.getContext("2d");
     const at = width * (this.audio.currentTime / this.audio.duration || 0);
     paint.clearRect(0, 0, width, height);
-    const peaks = this.peaks ?? new Float32Array(1);
+    const peaks = this.peaks ?? new Float32Array(0);
     const bar = width / peaks.length;
     const loudest = Math.max(...peaks) || 1;
     peaks.forEach((peak, place) => {
