@@ -82,7 +82,7 @@ setup(
         "": ["py.typed"],
         "speechllm_kernels": ["**/*.md"],
         "speechllm_recipes": ["configs/**/*.yaml"],
-        "speechllm_tools": ["report/published/*", "report/page/*"],
+        "speechllm_tools": ["report/published/*", "report/page/*", "serve/page/*"],
     },
     # The core: load a checkpoint and transcribe, beside any PyTorch from 2.9 on.
     install_requires=[

@@ -192,11 +192,12 @@ class PromptRenderer:
     def _around(self, instruction: str, row: RowPrompt) -> tuple[str, str]:
         """What the whole prompt has before and after the speech, with marks."""
         turns = [{"role": role, "content": marked(content)} for role, content in row.history]
+        system = marked(row.system) or self._config.system
         if self._chat:
-            text = self._apply_template([*turns, {"role": "user", "content": instruction}], generate=True)
+            text = self._apply_template([*turns, {"role": "user", "content": instruction}], system, generate=True)
         else:
             earlier = "".join(f"{turn['role']}: {turn['content']}\n" for turn in turns)
-            text = _with_system(self._config.system, earlier + instruction)
+            text = _with_system(system, earlier + instruction)
         if text.count(SPEECH) != 1:
             raise UserError(
                 f"prompt: the LLM's chat template wrote {SPEECH} {text.count(SPEECH)} times, expected exactly once"
@@ -208,8 +209,7 @@ class PromptRenderer:
     def _end_of_input(self) -> tuple[int, ...]:
         return () if self._chat else (self.end_of_turn,)
 
-    def _apply_template(self, turns: list[dict[str, str]], *, generate: bool) -> str:
-        system = self._config.system
+    def _apply_template(self, turns: list[dict[str, str]], system: str | None, *, generate: bool) -> str:
         if not system:
             return self._template(turns, generate)
         try:
@@ -243,8 +243,9 @@ class PromptRenderer:
             answer.
         """
         user = {"role": "user", "content": SPEECH}
-        prompt = self._apply_template([user], generate=True)
-        turns = self._apply_template([user, {"role": "assistant", "content": _ANSWER}], generate=False)
+        system = self._config.system
+        prompt = self._apply_template([user], system, generate=True)
+        turns = self._apply_template([user, {"role": "assistant", "content": _ANSWER}], system, generate=False)
         opened, _, closing = turns.partition(_ANSWER)
         lead = opened[len(prompt) :] if opened.startswith(prompt) else ""
         after = prompt.partition(SPEECH)[2]

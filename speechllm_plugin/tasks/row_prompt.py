@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from speechllm_plugin.errors import UserError
 
@@ -25,6 +26,8 @@ class RowPrompt:
     """Phrases or documents, for `prompt.context`."""
     history: tuple[tuple[str, str], ...] = ()
     """Earlier turns, in writing: role and text, from the user's first to the assistant's last."""
+    system: str = ""
+    """In place of `PromptConfig.system`. No column: one system turn suits all rows. Empty = the configuration's."""
 
     def columns(self) -> dict[str, str]:
         """As a manifest has it."""
@@ -44,21 +47,23 @@ def read_row_prompt(fields: Mapping[str, str], wrong: Callable[[str, str], UserE
     """
     if not any(fields.get(name, "").strip() for name in COLUMNS):
         return NOTHING
-    for name in COLUMNS:
-        if re.search("[\ufdd0-\ufdef]", fields.get(name, "")):
-            raise wrong(name, "text without the code points U+FDD0 to U+FDEF, which are no characters")
     instruction, context = fields.get("instruction", "").strip(), fields.get("context", "").strip()
+    _check_characters(instruction, partial(wrong, "instruction"))
+    _check_characters(context, partial(wrong, "context"))
     if instruction.count(SPEECH) > 1:
         raise wrong("instruction", f"one place for the speech, {SPEECH}, or none for prompt.order")
     if SPEECH in context:
         raise wrong("context", f"text without {SPEECH}")
     history = fields.get("history", "").strip()
-    return RowPrompt(instruction, context, read_history(history, lambda expected: wrong("history", expected)))
+    return RowPrompt(instruction, context, read_history(history, partial(wrong, "history")))
 
 
-def question(instruction: str, context: str, history: Sequence[Mapping[str, str]]) -> RowPrompt:
+def question(
+    instruction: str, context: str = "", history: Sequence[Mapping[str, str]] = (), system: str = ""
+) -> RowPrompt:
     """
     :param history: turns, `{"role": "user" or "assistant", "content": TEXT}`.
+    :param system: see `RowPrompt`.
     :raises UserError: see `read_row_prompt`.
     """
     turns = json.dumps(list(history)) if history else ""
@@ -66,7 +71,16 @@ def question(instruction: str, context: str, history: Sequence[Mapping[str, str]
     def wrong(name: str, expected: str) -> UserError:
         return UserError(f"{name}: expected {expected}")
 
-    return read_row_prompt({"instruction": instruction, "context": context, "history": turns}, wrong)
+    _check_characters(system, partial(wrong, "system"))
+    if SPEECH in system:
+        raise wrong("system", f"text without {SPEECH}")
+    asks = read_row_prompt({"instruction": instruction, "context": context, "history": turns}, wrong)
+    return replace(asks, system=system.strip())
+
+
+def _check_characters(text: str, wrong: Callable[[str], UserError]) -> None:
+    if re.search("[\ufdd0-\ufdef]", text):
+        raise wrong("text without the code points U+FDD0 to U+FDEF, which are no characters")
 
 
 def read_history(text: str, wrong: Callable[[str], UserError]) -> tuple[tuple[str, str], ...]:
@@ -91,4 +105,6 @@ def read_history(text: str, wrong: Callable[[str], UserError]) -> tuple[tuple[st
         raise wrong(f"{example}: turns of user and assistant by turns, the last of the assistant")
     if any(SPEECH in content or not content for _, content in read):
         raise wrong(f"turns that are not empty, and hold no {SPEECH}")
+    # Here, because JSON may spell them in ASCII.
+    _check_characters("".join(content for _, content in read), wrong)
     return tuple(read)

@@ -305,6 +305,7 @@ class SpeechLlm(nn.Module):
         *,
         context: str = "",
         history: Sequence[Mapping[str, str]] = (),
+        system: str = "",
         source_lang: str = "en",
         max_tokens: int = 128,
         decoding: DecodingConfig | None = None,
@@ -316,12 +317,13 @@ class SpeechLlm(nn.Module):
         :param instruction: with `<speech>` in the place of the clip, or without: `prompt.order` then places it.
         :param context: phrases or documents, for `prompt.context`.
         :param history: earlier turns, `{"role": "user" or "assistant", "content": TEXT}`.
+        :param system: in place of `prompt.system`.
         :param max_tokens: the most that an answer has.
         :param decoding: all else; None = as the training run decoded its validation, without its guards against
             silence, which tell a transcript that was made up.
         :raises UserError: as `transcribe`, or the instruction, the context or the history is not of use.
         """
-        asks = question(instruction, context, history)
+        asks = question(instruction, context, history, system)
         config = replace(decoding or without_guards(self.decoding), tokens_per_second=0.0, extra_tokens=max_tokens)
         return self.generate(self.read(audio, source_lang, None, ANSWER, asks), config)[0]
 
@@ -333,7 +335,8 @@ class SpeechLlm(nn.Module):
         task: Task | None = None,
         asks: RowPrompt = NOTHING,
     ) -> SpeechTextBatch:
-        """A batch of clips, for `generate`; the parameters are those of `transcribe`."""
+        """A batch for `generate`; see `batch_of_files`."""
+
         def check(name: str, seconds: float) -> None:
             check_duration(name, seconds, self.encoder)
 

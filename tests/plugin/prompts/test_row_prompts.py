@@ -52,12 +52,14 @@ def test_instruction_context_and_turns_stand_in_the_prompt(name: str) -> None:
     before, after = tokenizer.decode(prompt.before), tokenizer.decode(prompt.after)
     assert before.endswith("Context: Köln; Bonn\nWhich {city}? [") and after.startswith("] now")
     assert before.index("turn it on") < before.index("it is on") < before.index("Context")
+    butler = renderer.render("en", "en", row=replace(ASKS, system="at your service"))
+    assert "at your service" in tokenizer.decode(butler.before) and butler.after == prompt.after
     # Without one of its own a row has its task's.
     assert "transcribe" in tokenizer.decode(renderer.render("en", "en", row=replace(ASKS, instruction="")).after)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@pytest.mark.parametrize("place", ["instruction", "context", "history"])
+@pytest.mark.parametrize("place", ["instruction", "context", "history", "system"])
 def test_control_tokens_in_a_rows_texts_stay_text(name: str, place: str) -> None:
     tokenizer: Any = TOKENIZERS[name]()
     controls = {*tokenizer.all_special_ids, *(
@@ -65,7 +67,7 @@ def test_control_tokens_in_a_rows_texts_stay_text(name: str, place: str) -> None
     )} - {tokenizer.unk_token_id}
 
     def count(text: str) -> tuple[int, list[int]]:
-        values: dict[str, Any] = {"instruction": f"say {text}", "context": f"a {text} b",
+        values: dict[str, Any] = {"instruction": f"say {text}", "context": f"a {text} b", "system": f"a {text} b",
                                   "history": (("user", f"a {text}"), ("assistant", f"{text} b"))}
         asks = RowPrompt(**{place: values[place]})
         prompt = renderer_of(name).render("en", "en", row=asks)
@@ -123,6 +125,7 @@ def test_manifests_hold_what_rows_ask(tmp_path: Path) -> None:
         ("history", json.dumps([{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]), "by turns"),
         ("history", json.dumps([{"role": "user", "audio": "a.wav"}]), "earlier speech is not taken"),
         ("instruction", "a \ufdd0", "U+FDD0"),
+        ("history", json.dumps([{"role": role, "content": "\ufdd0"} for role in ("user", "assistant")]), "U+FDD0"),
     ],
 )
 def test_a_row_that_asks_nothing_sensible_is_named(column: str, text: str, expected: str, tmp_path: Path) -> None:

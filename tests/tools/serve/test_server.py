@@ -5,13 +5,9 @@ from __future__ import annotations
 import http.client
 import io
 import json
-import re
 import signal
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,125 +22,9 @@ pytest.importorskip("fastapi")
 import openai
 
 from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
-from tests.commands import Commands, System, environment
-from tests.conftest import SENTENCES
-from tests.speech import RATE, silence, speak
-
-KEY = "a key that is not guessed"
-
-
-class Server:
-    def __init__(self, run: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "speechllm_tools.cli", "serve", "--checkpoint", str(run), "--port", "0"]
-        self.process = subprocess.Popen(
-            [*command, *options],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            env=environment(SPEECHLLM_API_KEY=KEY),
-        )
-        self.log: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        deadline = time.monotonic() + 120
-        while not (found := [m[1] for line in self.log if (m := re.search(r"http://127\.0\.0\.1:(\d+)", line))]):
-            assert self.process.poll() is None and time.monotonic() < deadline, "".join(self.log)
-            time.sleep(0.05)
-        self.port = int(found[0])
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self.log.extend(iter(self.process.stderr.readline, ""))
-
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0)
-
-    def curl(self, *arguments: str | Path, path: str = "/v1/audio/transcriptions") -> tuple[int, str]:
-        """Status and body."""
-        result = subprocess.run(
-            [
-                "curl",
-                "-sS",
-                "-H",
-                f"Authorization: Bearer {KEY}",
-                "-w",
-                "\n%{http_code}",
-                self.url + path,
-                *map(str, arguments),
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        body, _, status = result.stdout.rpartition("\n")
-        return int(status), body
-
-    def metric(self, name: str) -> float:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port)
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
-        connection.close()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
-
-    def end(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(60)
-        self._reader.join()
-        return status
-
-
-@pytest.fixture(scope="module")
-def trained(commands: Commands, system: System, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    config = system.write(folder / "config.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1)
-    commands.recipe("train", folder / "run", "--config-file", config).ok()
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def server(trained: Path) -> Iterator[Server]:
-    server = Server(
-        trained,
-        "--model-name",
-        "tiny",
-        "--model-name",
-        "whisper-1",
-        "--max-megabytes",
-        "2",
-        "--max-minutes",
-        "2",
-        "--max-requests",
-        "20",
-    )
-    yield server
-    status = server.end()
-    assert status == -signal.SIGTERM, "".join(server.log)
-    assert "Traceback" not in "".join(server.log)
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("clips")
-    files = []
-    for number, clip in enumerate(speak(SENTENCES)):
-        files.append(folder / f"{number}.{('wav', 'mp3', 'flac', 'ogg')[number % 4]}")
-        soundfile.write(files[-1], clip, RATE)
-    return files
-
-
-@pytest.fixture(scope="module")
-def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("talk") / "talk.flac"
-    parts = [part for clip in speak(SENTENCES) for part in (clip, silence(3.0))]
-    soundfile.write(file, np.concatenate(parts), RATE)
-    return file
-
-
-@pytest.fixture(scope="module")
-def texts(trained: Path, clips: list[Path]) -> list[str]:
-    """What the system itself makes of the clips."""
-    return [" ".join(text.split()) for text in load_speech_llm(trained, device="cpu").transcribe(clips)]
+from tests.commands import Commands
+from tests.speech import RATE
+from tests.tools.serve.serving import KEY, Server
 
 
 def transcribed(server: Server, file: Path | tuple[str, bytes], **options: object) -> object:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Set
 
 from fastapi import Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -12,6 +11,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from speechllm_plugin.recordings.formats import one_line, parts, render
 from speechllm_plugin.recordings.transcript import Transcript
 from speechllm_plugin.repetition import compression_ratio
+from speechllm_tools.serve.events import event
 
 _TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 
@@ -66,19 +66,10 @@ def answer(
     return JSONResponse(values)
 
 
-def event(values: Mapping[str, object]) -> bytes:
-    """One server-sent event."""
-    return f"data: {json.dumps(values, ensure_ascii=False)}\n\n".encode()
-
-
 def delta(text: str) -> bytes:
     return event({"type": "transcript.text.delta", "delta": text})
 
 
 def done(transcript: Transcript) -> bytes:
-    values = {"type": "transcript.text.done", "text": one_line(transcript.text), "usage": usage(transcript.seconds)}
-    return event(values) + b"data: [DONE]\n\n"
-
-
-PING = b": ping\n\n"
-"""A comment: it keeps a connection open, and clients do not show it."""
+    text = one_line(transcript.text)
+    return event({"type": "transcript.text.done", "text": text, "usage": usage(transcript.seconds)})

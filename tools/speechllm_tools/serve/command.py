@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +13,8 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.yaml_text import parse_assignment
 
 if TYPE_CHECKING:
-    from speechllm_plugin.datasets.files import Named
     from speechllm_plugin.models.speech_llm.model import SpeechLlm
-    from speechllm_plugin.timed_text import TimedText
-    from speechllm_tools.serve.app import Service
-    from speechllm_tools.serve.engine import Way
+    from speechllm_tools.serve.service import Service
 
 INSTALL = "pip install 'speechllm-plugin[serve]'"
 KEY = "SPEECHLLM_API_KEY"
@@ -100,7 +96,8 @@ def _service(options: argparse.Namespace) -> Service:
     from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
     from speechllm_plugin.recordings.cutting import CutConfig, piece_lengths
     from speechllm_tools.numerics import use_recipe_numerics
-    from speechllm_tools.serve.app import Service
+    from speechllm_tools.serve.service import Service
+    from speechllm_tools.serve.ways import Decoder
 
     step = parse_step(options.step)
     overrides = dict(parse_assignment(item, "--set") for item in options.set)
@@ -111,12 +108,15 @@ def _service(options: argparse.Namespace) -> Service:
     whole, longest = piece_lengths(model.encoder.max_seconds, checkpoint.longest_clip())
     names = options.model_name or [options.checkpoint.resolve().name]
     print(f"speechllm serve: model {' or '.join(names)}; decoding {model.decoding.described()}", file=sys.stderr)
+    decoder = Decoder(model, options.source_lang)
     return Service(
-        decode=_decoder(model),
+        transcribe=decoder.transcribe,
+        answer=decoder.answer,
         check_languages=lambda source, target: _check_languages(model, source, target),
         tells_times=model.ctc is not None or model.adapter.vector_per_token,
         names=tuple(names),
         whole=whole,
+        window=model.encoder.max_seconds or math.inf,
         cut=CutConfig(longest=longest),
         source_lang=options.source_lang,
         batch_size=options.batch_size,
@@ -125,23 +125,6 @@ def _service(options: argparse.Namespace) -> Service:
         most_requests=options.max_requests,
         api_key=options.api_key or os.environ.get(KEY) or None,
     )
-
-
-def _decoder(model: SpeechLlm) -> Callable[[Sequence[Named], Way], Sequence[TimedText | str]]:
-    def decode(clips: Sequence[Named], way: Way) -> Sequence[TimedText | str]:
-        decoding = model.decoding
-        if way.temperature is not None:
-            # Beams are not sampled.
-            beam_size = 1 if way.temperature > 0 else decoding.beam_size
-            decoding = replace(decoding, temperature=way.temperature, beam_size=beam_size)
-        source_lang, target_lang = way.source_lang, way.target_lang
-        if way.timed and model.config.prompt.task_of(source_lang, target_lang).writes_speech:
-            return model.transcribe_timed(
-                clips, source_lang=source_lang, target_lang=target_lang, decoding=decoding
-            )
-        return model.transcribe(clips, source_lang=source_lang, target_lang=target_lang, decoding=decoding)
-
-    return decode
 
 
 def _check_languages(model: SpeechLlm, source_lang: str, target_lang: str | None) -> None:

@@ -5,48 +5,38 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from speechllm_plugin.datasets.files import Named
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.timed_text import TimedText
 
 log = logging.getLogger(__name__)
 
 _GATHER = 0.01
 """Seconds that a batch which is not full waits for others: requests that were sent together do not arrive together."""
 
-
-@dataclass(frozen=True)
-class Way:
-    """How a clip is to be decoded. Clips of one way can be decoded together."""
-
-    source_lang: str
-    target_lang: str | None
-    timed: bool
-    temperature: float | None = None
-    """None = as the system's run decodes."""
-
-
-Decode = Callable[[Sequence[Named], Way], Sequence[TimedText | str]]
+Item = TypeVar("Item")
+Way = TypeVar("Way", bound=Hashable)
+Result = TypeVar("Result")
 
 
 @dataclass(eq=False)
-class _Clip:
-    audio: Named
-    way: Way
-    text: Future[TimedText | str] = field(default_factory=Future)
+class _Job:
+    item: Any
+    way: Hashable
+    decode: Callable[[Sequence[Any], Any], Sequence[Any]]
+    result: Future[Any] = field(default_factory=Future)
 
 
 class Engine:
-    def __init__(self, decode: Decode, batch_size: int, watch: Callable[[int], None] = lambda size: None) -> None:
+    def __init__(self, batch_size: int, watch: Callable[[int], None] = lambda size: None) -> None:
         """
         :param watch: given the size of each batch.
         """
-        self._decode, self._batch_size, self._watch = decode, batch_size, watch
-        self._waiting: deque[_Clip] = deque()
+        self._batch_size, self._watch = batch_size, watch
+        self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._is_ending = False
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
@@ -54,18 +44,23 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Clips that no batch has yet."""
+        """Items that no batch has yet."""
         return len(self._waiting)
 
-    def submit(self, audio: Named, way: Way) -> Future[TimedText | str]:
-        """The text to come. One that is cancelled before its turn is not decoded."""
-        clip = _Clip(audio, way)
+    def submit(
+        self, item: Item, way: Way, decode: Callable[[Sequence[Item], Way], Sequence[Result]]
+    ) -> Future[Result]:
+        """The result to come. One that is cancelled before its turn is not decoded.
+
+        :param way: how the item is to be decoded: those of equal ways are decoded together.
+        """
+        job = _Job(item, way, decode)
         with self._changed:
             if self._is_ending:
                 raise RuntimeError("the engine has ended")
-            self._waiting.append(clip)
+            self._waiting.append(job)
             self._changed.notify()
-        return clip.text
+        return job.result
 
     def end(self) -> None:
         """Returns when all that is waiting has been decoded."""
@@ -78,13 +73,14 @@ class Engine:
         while batch := self._next():
             self._watch(len(batch))
             try:
-                for clip, text in zip(batch, self._decode([c.audio for c in batch], batch[0].way), strict=True):
-                    clip.text.set_result(text)
+                results = batch[0].decode([job.item for job in batch], batch[0].way)
+                for job, result in zip(batch, results, strict=True):
+                    job.result.set_result(result)
             except Exception as error:
                 self._one_by_one(batch, error)
 
-    def _next(self) -> list[_Clip]:
-        """The clip that waits longest, with others of its way; none when the engine has ended."""
+    def _next(self) -> list[_Job]:
+        """The item that waits longest, with others of its way; none when the engine has ended."""
         with self._changed:
             while True:
                 if not self._waiting:
@@ -94,30 +90,30 @@ class Engine:
                     continue
                 if len(self._waiting) < self._batch_size and not self._is_ending:
                     self._changed.wait(_GATHER)
-                batch: list[_Clip] = []
-                others: deque[_Clip] = deque()
+                batch: list[_Job] = []
+                others: deque[_Job] = deque()
                 while self._waiting:
-                    clip = self._waiting.popleft()
-                    if len(batch) == self._batch_size or (batch and clip.way != batch[0].way):
-                        others.append(clip)
+                    job = self._waiting.popleft()
+                    if len(batch) == self._batch_size or (batch and job.way != batch[0].way):
+                        others.append(job)
                     # One whose client has left is not decoded.
-                    elif clip.text.set_running_or_notify_cancel():
-                        batch.append(clip)
+                    elif job.result.set_running_or_notify_cancel():
+                        batch.append(job)
                 self._waiting = others
                 if batch:
                     return batch
 
-    def _one_by_one(self, batch: list[_Clip], error: Exception) -> None:
-        """A clip that cannot be decoded does not cost its neighbours."""
-        for clip in batch:
-            if clip.text.done():
+    def _one_by_one(self, batch: list[_Job], error: Exception) -> None:
+        """An item that cannot be decoded does not cost its neighbours."""
+        for job in batch:
+            if job.result.done():
                 continue
             if len(batch) > 1:
                 try:
-                    clip.text.set_result(self._decode([clip.audio], clip.way)[0])
+                    job.result.set_result(job.decode([job.item], job.way)[0])
                     continue
                 except Exception as own:
                     error = own
             if not isinstance(error, UserError):
-                log.error("A clip of %d samples cannot be decoded.", len(clip.audio.samples), exc_info=error)
-            clip.text.set_exception(error)
+                log.error("A clip cannot be decoded (%s).", job.way, exc_info=error)
+            job.result.set_exception(error)

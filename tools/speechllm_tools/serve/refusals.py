@@ -9,6 +9,9 @@ from starlette.exceptions import HTTPException
 
 from speechllm_plugin.errors import UserError
 
+LEFT = 499
+"""The status in the metrics of a request whose client did not wait for the answer."""
+
 
 class Refusal(Exception):
     """What is wrong with a request. Clients repeat 408, 409, 429 and 5xx with the whole upload, and nothing else."""
@@ -58,7 +61,7 @@ def install_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         found = f"{request.method} {request.url.path}"
         expected = {
-            404: "expected one of the paths under /v1, /health or /metrics",
+            404: "expected one of the paths under /v1, /, /health or /metrics",
             405: f"expected another method ({(error.headers or {}).get('allow', 'GET or POST')})",
         }
         detail = expected.get(error.status_code, str(error.detail))

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fastapi import Request
+
 from speechllm_plugin.datasets.audio import AudioSource, resolve
 from speechllm_plugin.datasets.sound import kinds
 from speechllm_plugin.datasets.sound.api import SoundError
@@ -38,6 +40,9 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         most = self._most + _FIELDS
+        if scope["path"].endswith("/chat/completions"):
+            # A file in base64, with the texts of a conversation.
+            most = self._most * 4 // 3 + 16 * _FIELDS
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         if lengths and lengths[0].isdigit() and int(lengths[0]) > most:
             await _too_large(int(lengths[0]), self._most).response()(scope, receive, send)
@@ -67,15 +72,24 @@ def _too_large(found: int, most: int) -> Refusal:
     return Refusal(
         413,
         f"found a request of {found / 1e6:.1f} MB or more, expected at most {most / 1e6:g} MB",
-        param="file",
         headers={"Connection": "close"},
     )
 
 
+def check_type(request: Request, expected: str) -> None:
+    """
+    :raises Refusal: the body is of another type.
+    """
+    found = request.headers.get("content-type", "none")
+    if not found.lower().startswith(expected):
+        raise Refusal(400, f"found a body of type {found[:80]!r}, expected {expected}")
+
+
 @contextmanager
-def saved(upload: BinaryIO) -> Iterator[AudioSource]:
+def saved(upload: BinaryIO, field: str) -> Iterator[AudioSource]:
     """The upload as a file of our own naming, for as long as it is needed.
 
+    :param field: of the request, which held it.
     :raises Refusal: it is empty.
     """
     descriptor, name = tempfile.mkstemp(prefix="speechllm-upload-")
@@ -84,9 +98,9 @@ def saved(upload: BinaryIO) -> Iterator[AudioSource]:
             shutil.copyfileobj(upload, file, 1 << 20)
             size = file.tell()
         if size == 0:
-            raise Refusal(400, "file: found an empty file, expected some sound", param="file")
+            raise Refusal(400, f"{field}: found an empty file, expected some sound", param=field)
         source = resolve(name, Path())
-        yield AudioSource("file", source.path, "file", 0, None)
+        yield AudioSource(field, source.path, "file", 0, None)
     finally:
         os.unlink(name)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from speechllm_plugin.datasets.audio import AudioError
 from speechllm_plugin.datasets.files import Named
@@ -15,21 +14,25 @@ from speechllm_plugin.recordings.hearing import Hearing
 from speechllm_plugin.recordings.transcribing import place
 from speechllm_plugin.recordings.transcript import PieceText, Transcript, join
 from speechllm_plugin.scoring.scripts import has_spaces
-from speechllm_tools.serve.engine import Engine, Way
+from speechllm_plugin.timed_text import TimedText
+from speechllm_tools.serve.engine import Engine
 from speechllm_tools.serve.refusals import Refusal
 from speechllm_tools.serve.upload import is_sound
+from speechllm_tools.serve.ways import Transcribing
+
+Decode = Callable[[Sequence[Named], Transcribing], Sequence[TimedText | str]]
 
 
 class Work:
     """The texts of one recording."""
 
-    def __init__(self, hearing: Hearing, way: Way, engine: Engine, ahead: int) -> None:
+    def __init__(self, hearing: Hearing, way: Transcribing, decode: Decode, engine: Engine, ahead: int) -> None:
         """
         :param ahead: pieces that may wait for their texts: more would fill the memory.
         """
-        self._hearing, self._way, self._engine, self._ahead = hearing, way, engine, ahead
+        self._hearing, self._way, self._decode, self._engine, self._ahead = hearing, way, decode, engine, ahead
         self._spaces = has_spaces(way.target_lang or way.source_lang)
-        self._pieces = iter(hearing)
+        self._pieces = pieces_of(hearing)
         self._first: Piece | None = None
         self._waiting: deque[tuple[Piece, asyncio.Future]] = deque()
         self._texts: list[PieceText] = []
@@ -56,7 +59,7 @@ class Work:
                     if piece is None:
                         has_more = False
                     else:
-                        text = self._engine.submit(Named("file", piece.samples), self._way)
+                        text = self._engine.submit(Named("file", piece.samples), self._way, self._decode)
                         waiting.append((piece, asyncio.wrap_future(text)))
                         piece = await asyncio.to_thread(self._next)
                     # A text is taken when it is there, or when no piece can be cut.
@@ -82,12 +85,7 @@ class Work:
         return join(self._texts, self._hearing.seconds, spaces=self._spaces)
 
     def _next(self) -> Piece | None:
-        try:
-            return next(self._pieces, None)
-        except AudioError as error:
-            message = str(error)
-            status = 400 if is_sound(self._hearing.source.path) else 415
-            raise Refusal(status, message, param="file") from None
+        return next(self._pieces, None)
 
     async def whole(self) -> Transcript:
         await self.begin()
@@ -97,17 +95,13 @@ class Work:
         return self.transcript
 
 
-async def unless_left(work: asyncio.Task, left: asyncio.Task) -> bool:
-    """Waits for the work, and gives it up when the client leaves.
-
-    :returns: whether it was done.
+def pieces_of(hearing: Hearing) -> Iterator[Piece]:
+    """
+    :raises Refusal: the file cannot be decoded.
     """
     try:
-        await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
-        return work.done()
-    finally:
-        left.cancel()
-        if not work.done():
-            work.cancel()
-            with suppress(asyncio.CancelledError):
-                await work
+        yield from hearing
+    except AudioError as error:
+        message = str(error)
+        status = 400 if is_sound(hearing.source.path) else 415
+        raise Refusal(status, message, param=hearing.source.name) from None

@@ -1,0 +1,199 @@
+"""A running server under load: clients at once against one after the other, with broken requests among the good ones.
+
+    speechllm serve --checkpoint demo/run --port 8011 --max-megabytes 1
+    python benchmarks/serve_load.py --url http://127.0.0.1:8011 --audio demo/data/audio/test_seen/*.flac
+
+Every good request must have the text that it has alone, every broken one its refusal, and nothing may be left behind:
+exit status 1 otherwise. The clients are threads of this process and use Python's own HTTP: they take processor time
+from the server where both share a machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import random
+import re
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+BOUNDARY = "a-boundary-that-no-sound-holds"
+BROKEN = ("truncated", "no sound", "wrong field", "too large", "cut off", "left")
+STATUS = {"truncated": 400, "no sound": 415, "wrong field": 400, "too large": 413}
+"""What each kind is refused with; those that leave are told nothing."""
+
+
+@dataclass(frozen=True)
+class Server:
+    address: str
+    model: str
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self.address, timeout=600)
+
+    def get(self, path: str) -> str:
+        connection = self.connect()
+        connection.request("GET", path)
+        text = connection.getresponse().read().decode()
+        connection.close()
+        return text
+
+    def gauge(self, name: str) -> float:
+        return float(re.findall(rf"^{name} (\S+)$", self.get("/metrics"), re.MULTILINE)[0])
+
+    def body(self, sound: bytes, **fields: str) -> bytes:
+        parts = [
+            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+            for name, value in {"model": self.model, **fields}.items()
+        ]
+        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'.encode()
+        return b"".join([*parts, head, sound, f"\r\n--{BOUNDARY}--\r\n".encode()])
+
+    def begin(self, body: bytes, share: float = 1.0) -> http.client.HTTPConnection:
+        """A request of which a share has been sent."""
+        connection = self.connect()
+        connection.putrequest("POST", "/v1/audio/transcriptions")
+        connection.putheader("Content-Type", f"multipart/form-data; boundary={BOUNDARY}")
+        connection.putheader("Content-Length", str(len(body)))
+        # Of what is too large the server wants no more than its length.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.endheaders(body[: round(share * len(body))])
+        return connection
+
+    def transcribe(self, body: bytes) -> tuple[int, str]:
+        """Status, and the text or the refusal. Told to come again, it does."""
+        while True:
+            connection = self.begin(body)
+            response = connection.getresponse()
+            values = json.loads(response.read())
+            connection.close()
+            if response.status != 429:
+                return response.status, values["text"] if response.status == 200 else values["error"]["message"]
+            time.sleep(int(response.headers["Retry-After"]))
+
+    def first_words(self, body: bytes) -> Iterator[float]:
+        """Seconds to each delta of a stream."""
+        start = time.perf_counter()
+        connection = self.begin(body)
+        for line in connection.getresponse():
+            if b"text.delta" in line:
+                yield time.perf_counter() - start
+        connection.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--audio", required=True, nargs="+", type=Path, help="clips")
+    parser.add_argument("--long", type=Path, help="a recording of several pieces, for the first words of a stream")
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--requests", type=int, default=2000, help="by all clients together; a fifth is broken")
+    parser.add_argument("--alone", type=int, default=100, help="requests that are sent one after the other")
+    parser.add_argument("--megabytes", type=float, default=1, help="the server's --max-megabytes")
+    options = parser.parse_args()
+    address = urlsplit(options.url).netloc
+    server = Server(address, json.loads(Server(address, "").get("/v1/models"))["data"][0]["id"])
+    clips = [file.read_bytes() for file in options.audio]
+
+    alone, texts = one_by_one(server, clips, options.alone)
+    print(f"one after the other: {len(alone)} requests, {len(alone) / sum(alone):.2f} a second, "
+          f"median {statistics.median(alone):.3f} s", flush=True)
+    jobs = plan(len(clips), options.requests)
+    start = time.perf_counter()
+    with ThreadPoolExecutor(options.clients) as pool:
+        outcomes = Counter(pool.map(lambda job: outcome(server, clips, texts, job, options.megabytes), jobs))
+    seconds = time.perf_counter() - start
+    good = sum(kind == "good" for kind, _ in jobs)
+    print(f"{options.clients} clients: {len(jobs)} requests, {good} of them good, {seconds:.1f} s, "
+          f"{good / seconds:.2f} good ones a second: {good / seconds * sum(alone) / len(alone):.2f} times as many",
+          flush=True)
+    for (kind, found), count in sorted(outcomes.items()):
+        print(f"    {kind}: {found}: {count}")
+    left_behind = settle(server)
+    print(f"left behind: {left_behind:g} requests")
+    if options.long is not None:
+        tell_first_words(server, options.long.read_bytes(), clips, texts)
+    wrong = sum(count for (_, found), count in outcomes.items() if found not in ("as expected", "no answer expected"))
+    return 1 if wrong or left_behind else 0
+
+
+def one_by_one(server: Server, clips: Sequence[bytes], count: int) -> tuple[list[float], list[str]]:
+    """
+    :returns: the seconds of each request, and the text of each clip.
+    """
+    texts = [server.transcribe(server.body(clip))[1] for clip in clips]  # also warms up
+    seconds = []
+    for number in range(count):
+        start = time.perf_counter()
+        server.transcribe(server.body(clips[number % len(clips)]))
+        seconds.append(time.perf_counter() - start)
+    return seconds, texts
+
+
+def plan(clips: int, count: int) -> list[tuple[str, int]]:
+    """The kind of each request, and the number of its clip."""
+    kinds = [BROKEN[number // 5 % len(BROKEN)] if number % 5 == 0 else "good" for number in range(count)]
+    random.Random(0).shuffle(kinds)
+    return [(kind, number % clips) for number, kind in enumerate(kinds)]
+
+
+def outcome(
+    server: Server, clips: Sequence[bytes], texts: Sequence[str], job: tuple[str, int], megabytes: float
+) -> tuple[str, str]:
+    kind, number = job
+    clip = clips[number]
+    if kind in ("cut off", "left"):
+        connection = server.begin(server.body(clip), 0.5 if kind == "cut off" else 1.0)
+        time.sleep(0.05)
+        connection.close()
+        return kind, "no answer expected"
+    body = {
+        "good": lambda: server.body(clip),
+        "truncated": lambda: server.body(clip[: len(clip) // 2]),
+        "no sound": lambda: server.body(b"a letter, no sound"),
+        "wrong field": lambda: server.body(clip, temperature="hot"),
+        "too large": lambda: server.body(bytes(round(megabytes * 1e6) + 200_000)),
+    }[kind]()
+    try:
+        status, text = server.transcribe(body)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return kind, f"lost ({type(error).__name__})"
+    if kind == "good":
+        return kind, "as expected" if (status, text) == (200, texts[number]) else f"another text (status {status})"
+    return kind, "as expected" if status == STATUS[kind] else f"status {status}: {text}"
+
+
+def settle(server: Server) -> float:
+    """Requests that have a place although nobody waits for them."""
+    for _ in range(100):
+        if not (found := server.gauge("speechllm_requests_under_way")):
+            break
+        time.sleep(0.1)
+    return found
+
+
+def tell_first_words(server: Server, recording: bytes, clips: Sequence[bytes], texts: Sequence[str]) -> None:
+    """The recording's stream and lone clips by turns: what else the machine does meets both."""
+    lone, first, whole = [], [], []
+    for number in range(10):
+        start = time.perf_counter()
+        server.transcribe(server.body(clips[number % len(clips)]))
+        lone.append(time.perf_counter() - start)
+        deltas = list(server.first_words(server.body(recording, stream="true")))
+        first.append(deltas[0])
+        whole.append(deltas[-1])
+    ratio = statistics.median(first) / statistics.median(lone)
+    print(f"a stream's first words: {statistics.median(first):.3f} s, its last {statistics.median(whole):.3f} s; "
+          f"a lone clip {statistics.median(lone):.3f} s: {ratio:.2f} times as long")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,96 @@
+"""`/v1/chat/completions`: questions about speech, in the shapes of OpenAI's chat API."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+
+from speechllm_plugin.datasets.audio import SAMPLE_RATE
+from speechllm_plugin.datasets.files import Named
+from speechllm_plugin.recordings.hearing import Hearing
+from speechllm_tools.serve.chat_fields import ChatFields, read_chat
+from speechllm_tools.serve.events import event, streamed, unless_left
+from speechllm_tools.serve.refusals import LEFT
+from speechllm_tools.serve.service import Running, Service
+from speechllm_tools.serve.upload import check_type, saved
+from speechllm_tools.serve.ways import Answer, Question
+from speechllm_tools.serve.work import pieces_of
+
+
+async def respond(running: Running, request: Request, stack: ExitStack) -> Response:
+    """
+    :param stack: what has to be given back behind the answer.
+    """
+    service = running.service
+    check_type(request, "application/json")
+    fields = await asyncio.to_thread(read_chat, await request.body())
+    service.check_model(fields.model)
+    clip = await asyncio.to_thread(_hear, fields.speech, service)
+    running.metrics.audio.inc(len(clip.samples) / SAMPLE_RATE)
+    submitted = running.engine.submit(Question(clip, fields.asks), fields.way, service.answer)
+    answer = asyncio.wrap_future(submitted)
+    reply = _Reply(fields.model)
+    if fields.stream:
+        stack.callback(answer.cancel)
+        return streamed(reply.chunks(answer, fields), request, stack, running.metrics)
+    if not await unless_left(answer, request):
+        return Response(status_code=LEFT)
+    return JSONResponse(reply.whole(answer.result()))
+
+
+def _hear(sound: bytes, service: Service) -> Named:
+    """
+    :raises Refusal: it cannot be decoded.
+    :raises UserError: it is longer than a question may be.
+    """
+    with saved(io.BytesIO(sound), "input_audio") as source:
+        hearing = Hearing(source, math.inf, service.cut, most=min(service.window, service.most_seconds))
+        (piece,) = pieces_of(hearing)
+    return Named("input_audio", piece.samples)
+
+
+class _Reply:
+    """The shapes of one answer."""
+
+    def __init__(self, model: str) -> None:
+        self._base = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def whole(self, answer: Answer) -> dict[str, object]:
+        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        choice = {"index": 0, "message": message, "finish_reason": _finish(answer), "logprobs": None}
+        return {**self._base, "object": "chat.completion", "choices": [choice], "usage": _usage(answer)}
+
+    async def chunks(self, answer: asyncio.Future[Answer], fields: ChatFields) -> AsyncIterator[bytes]:
+        yield self._chunk({"role": "assistant", "content": ""})
+        found = await answer
+        # As one delta: until a batch has ended, half precision may still change its last words.
+        yield self._chunk({"content": found.text})
+        yield self._chunk({}, _finish(found))
+        if fields.stream_usage:
+            yield event({**self._base, "object": "chat.completion.chunk", "choices": [], "usage": _usage(found)})
+
+    def _chunk(self, delta: dict[str, str], finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return event({**self._base, "object": "chat.completion.chunk", "choices": [choice]})
+
+
+def _finish(answer: Answer) -> str:
+    return "length" if answer.cut else "stop"
+
+
+def _usage(answer: Answer) -> dict[str, object]:
+    prompt = answer.prompt_tokens + answer.speech_vectors
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer.tokens,
+        "total_tokens": prompt + answer.tokens,
+        "prompt_tokens_details": {"audio_tokens": answer.speech_vectors, "cached_tokens": 0},
+    }

@@ -1,0 +1,75 @@
+"""What is served, and what its paths share while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from speechllm_plugin.datasets.files import Named
+from speechllm_plugin.recordings.cutting import CutConfig
+from speechllm_plugin.timed_text import TimedText
+from speechllm_tools.serve.engine import Engine
+from speechllm_tools.serve.metrics import Metrics
+from speechllm_tools.serve.refusals import Refusal
+from speechllm_tools.serve.ways import Answer, Asking, Question, Transcribing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What is served, and its limits."""
+
+    transcribe: Callable[[Sequence[Named], Transcribing], Sequence[TimedText | str]]
+    answer: Callable[[Sequence[Question], Asking], Sequence[Answer]]
+    check_languages: Callable[[str, str | None], None]
+    """Raises `UserError` for a language that the system's prompt cannot name."""
+    tells_times: bool
+    """Whether words have times."""
+    names: tuple[str, ...]
+    """Of the model; the first is its own, clients may use any."""
+    whole: float
+    """Seconds up to which a recording is one piece."""
+    window: float
+    """Seconds of speech that a question may have: the encoder's window."""
+    cut: CutConfig
+    source_lang: str = "en"
+    batch_size: int = 8
+    most_bytes: int = 100_000_000
+    most_seconds: float = 4 * 3600.0
+    most_requests: int = 64
+    """That are worked on or wait; more are refused."""
+    api_key: str | None = None
+    started: float = field(default_factory=time.time)
+
+    def check_model(self, name: str) -> None:
+        """
+        :raises Refusal: it is another one.
+        """
+        if name not in self.names:
+            raise Refusal(
+                404,
+                f"model: found {name[:80]!r}, expected {' or '.join(self.names)}",
+                param="model",
+                code="model_not_found",
+            )
+
+
+class Running:
+    """A service, with its engine."""
+
+    def __init__(self, service: Service) -> None:
+        self.service, self.metrics = service, Metrics()
+        self._engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine is not None, "requests come behind `start`"
+        return self._engine
+
+    def start(self) -> None:
+        engine = self._engine = Engine(self.service.batch_size, self.metrics.batches.observe)
+        self.metrics.waiting.set_function(lambda: engine.waiting)
+
+    def end(self) -> None:
+        """Returns when all that waits has been decoded."""
+        self.engine.end()

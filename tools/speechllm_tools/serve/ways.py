@@ -1,0 +1,99 @@
+"""What the engine is given, and how a system decodes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from speechllm_plugin.datasets.files import Named
+from speechllm_plugin.llms.decoding import DecodingConfig, without_guards
+from speechllm_plugin.tasks.answer import ANSWER
+from speechllm_plugin.tasks.row_prompt import RowPrompt
+from speechllm_plugin.timed_text import TimedText
+
+if TYPE_CHECKING:
+    from speechllm_plugin.models.speech_llm.model import SpeechLlm
+
+
+@dataclass(frozen=True)
+class Transcribing:
+    """How a piece is transcribed or translated."""
+
+    source_lang: str
+    target_lang: str | None
+    timed: bool
+    temperature: float | None = None
+    """None = as the system's run decodes."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How questions are answered. Those of one way are answered together, whatever each of them asks."""
+
+    max_tokens: int
+    temperature: float | None = None
+    """None = as the system's run decodes."""
+    top_p: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Question:
+    clip: Named
+    asks: RowPrompt
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    prompt_tokens: int
+    """Of the whole prompt but for its speech."""
+    speech_vectors: int
+    """Embeddings that the speech became: the LLM takes each in the place of a token."""
+    tokens: int
+    cut: bool
+    """Whether the length limit ended it."""
+
+
+class Decoder:
+    """A system, as the engine calls it."""
+
+    def __init__(self, model: SpeechLlm, source_lang: str) -> None:
+        self._model, self._source_lang = model, source_lang
+
+    def transcribe(self, clips: Sequence[Named], way: Transcribing) -> Sequence[TimedText | str]:
+        model, source, target = self._model, way.source_lang, way.target_lang
+        decoding = _sampled(model.decoding, way.temperature)
+        timed = way.timed and model.config.prompt.task_of(source, target).writes_speech
+        transcribe = model.transcribe_timed if timed else model.transcribe
+        return transcribe(clips, source_lang=source, target_lang=target, decoding=decoding)
+
+    def answer(self, questions: Sequence[Question], way: Asking) -> Sequence[Answer]:
+        """As `SpeechLlm.ask`, each clip with a question of its own."""
+        import torch
+
+        model = self._model
+        decoding = _sampled(without_guards(model.decoding), way.temperature)
+        if decoding.temperature > 0:
+            decoding = replace(decoding, top_p=way.top_p or decoding.top_p, seed=way.seed)
+        decoding = replace(decoding, tokens_per_second=0.0, extra_tokens=way.max_tokens)
+        with torch.inference_mode():
+            batch = model.read([question.clip for question in questions], self._source_lang, None, ANSWER)
+            for clip, question in zip(batch, questions, strict=True):
+                clip.asks = question.asks
+            texts, generated = model.generate(batch, decoding)
+        prompts = [model.prompts.render(clip.source_lang, clip.target_lang, clip.task, clip.asks) for clip in batch]
+        return [
+            Answer(text, len(prompt.before) + len(prompt.after), row.speech_vectors, len(row.tokens), row.cut)
+            for text, prompt, row in zip(texts, prompts, generated, strict=True)
+        ]
+
+
+def _sampled(decoding: DecodingConfig, temperature: float | None) -> DecodingConfig:
+    if temperature is None:
+        return decoding
+    if temperature > 0:
+        # Beams are not sampled.
+        return replace(decoding, temperature=temperature, beam_size=1)
+    return replace(decoding, temperature=0.0, top_k=0, top_p=1.0)
