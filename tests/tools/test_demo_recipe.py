@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.commands import Commands
+from tests.commands import Commands, environment
 
 if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -182,6 +182,30 @@ def test_adapters_are_compared_in_a_table(commands: Commands, embedded: Path, tm
     settings.write_text(settings.read_text().replace("0.0005", "0.5"))
     refused = commands.speechllm(*command).user_error()
     assert f"{settings}: found" in refused and "remove" in refused
+
+
+def test_tasks_after_the_demo(trained: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps on transcripts and answers with a teacher; the table has a row for each system and the cascade."""
+    from speechllm_tools.demo import tasks
+
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    short = ["regime.num_steps=2", "regime.publish_metrics_every_n_steps=2", "regime.checkpoint_every_n_steps=2",
+             "lr_scheduler.config.num_warmup_steps=1"]  # fmt: skip
+    taught = tasks.SYSTEMS["with answers, distilled"]
+    monkeypatch.setattr(tasks, "SYSTEMS", {"distilled": [*taught, *short]})
+    monkeypatch.setattr(tasks, "TRAIN_ROWS", 8)
+    tasks.run(embedded)
+    page = (embedded / "tasks" / "tasks.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[2:]] == ["transcription alone", "distilled", "cascade"]
+    assert all("[" in row[1] and all(0 <= float(cell) <= 100 for cell in row[2:]) for row in rows[2:])
+    (line,) = (embedded / "tasks" / "distilled" / "metrics" / "train.jsonl").read_text().splitlines()
+    metrics = json.loads(line)
+    assert metrics["Divergence from the LLM given the text"] > 0 and metrics["Clips to answer"] > 0
+    # A second call has all it needs.
+    tasks.run(embedded)
+    assert (embedded / "tasks" / "tasks.md").read_text() == page
 
 
 def test_a_comparison_without_the_demos_data_is_one_line(commands: Commands, tmp_path: Path) -> None:

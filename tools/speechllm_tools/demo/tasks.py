@@ -18,7 +18,7 @@ SYSTEMS = {
     "with answers, distilled": ["model.config_overrides.distillation.weight=0.7"],
 }
 """Row of the table -> what is changed in `demo_tasks.yaml`."""
-_TRAIN_ROWS = 600
+TRAIN_ROWS = 600
 """Of the demo's, that are answered."""
 _MAX_TOKENS = 32
 _SPLITS = ("transcripts", "answers")
@@ -31,7 +31,7 @@ def run(root: Path) -> None:
     _step("what the LLM answers to the texts")
     # Of new sentences, none of which training has.
     _answers(root, root / "data" / "test_seen.tsv", folder / "test.tsv", None)
-    _answers(root, root / "data" / "train.tsv", folder / "train.tsv", _TRAIN_ROWS)
+    _answers(root, root / "data" / "train.tsv", folder / "train.tsv", TRAIN_ROWS)
     runs = {"transcription alone": root / "run"}
     for name, changes in SYSTEMS.items():
         _step(f"training, {name}")
