@@ -49,7 +49,7 @@ demo: install
 	$(BIN)/speechllm demo
 
 test: install lint
-	FAIRSEQ2_EXTENSION_TRACE=1 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	FAIRSEQ2_EXTENSION_TRACE=1 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-latest: install $(LATEST)/.installed
 	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest $(LATEST_TESTS)

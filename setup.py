@@ -66,7 +66,7 @@ SERVE = [
     "fastapi>=0.115,<1", "starlette>=0.40", "uvicorn>=0.30,<1", "python-multipart>=0.0.18,<1",
     "prometheus-client>=0.20,<1", *LONG,
 ]
-TEST = ["pytest>=8", "pytest-xdist>=3", "ruff==0.14.5", "mypy==1.18.2", "matplotlib>=3.8", "torch-cif==0.2.0"]
+TEST = ["pytest>=8", "pytest-xdist>=3.7", "ruff==0.14.5", "mypy==1.18.2", "matplotlib>=3.8", "torch-cif==0.2.0"]
 
 setup(
     name="speechllm-plugin",

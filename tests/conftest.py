@@ -34,6 +34,17 @@ SENTENCES = [
     "read the last message again",
 ]
 
+LONGEST = (
+    "test_demo_recipe", "test_bad_input", "test_families", "test_sweep", "test_comet", "test_documents_commands",
+    "test_distributed", "test_transcribe", "test_cif_compilation", "test_precision", "test_cli",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of half a minute come first, so that no process of `make test` waits long for the other at the end."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -29,9 +29,6 @@ FAILED = 15.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, default=Path("demo"), help="folder of everything (default: demo)")
-    parser.add_argument("--tasks", action="store_true",
-                        help="train it afterwards on answers, too, and compare what it answers to speech with what its "
-                        "LLM answers to text and with a cascade (about as long again)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,12 +58,7 @@ def run(options: argparse.Namespace) -> int:
         )  # fmt: skip
     _step("3/3", "decoding sentences that training never saw")
     _evaluate(root, decoding)
-    status = _report(root, time.monotonic() - start)
-    if options.tasks and status == 0:
-        from speechllm_tools.demo import tasks
-
-        tasks.run(root)
-    return status
+    return _report(root, time.monotonic() - start)
 
 
 def _forecast(pace: Pace, speaking: float, training: float, decoding: float) -> str:

@@ -1,9 +1,11 @@
-"""`speechllm demo --tasks`: the demo's adapter goes on with transcripts and answers that the LLM gives to the text."""
+"""`speechllm tasks`: the demo's adapter goes on with transcripts and with answers that the LLM gives to the text."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,30 +15,42 @@ from speechllm_plugin.files import write_text_atomically
 from speechllm_plugin.scoring.table import format_wer
 
 INSTRUCTION = "What is this about? Answer in a few words: <speech>"
-SYSTEMS = {
-    "with answers": ["model.config_overrides.distillation.weight=0"],
-    "with answers, distilled": ["model.config_overrides.distillation.weight=0.7"],
-}
-"""Row of the table -> what is changed in `demo_tasks.yaml`."""
-TRAIN_ROWS = 600
-"""Of the demo's, that are answered."""
+SYSTEMS = {"answers": 0.0, "distilled": 0.7}
+"""Row of the table -> `distillation.weight`."""
 _MAX_TOKENS = 32
 _SPLITS = ("transcripts", "answers")
 
 
-def run(root: Path) -> None:
-    """Goes on where it was. Prints a table, and writes it to `tasks/tasks.md`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        f"{__doc__} Both systems, the demo itself and a cascade are asked about sentences that training never saw; the "
+        "table tells how near their answers are to those that the LLM gives to the text. What exists is used again."
+    )
+    parser.add_argument("--root", type=Path, default=Path("demo"), help="folder of the demo (default: demo)")
+    parser.add_argument("--only", metavar="NAME", nargs="+", choices=SYSTEMS, default=list(SYSTEMS),
+                        help=f"systems to train, of {', '.join(SYSTEMS)}; default: both")
+    parser.add_argument("--answers", metavar="N", type=int, default=600, help="training clips to answer (default: 600)")
+    parser.add_argument("--steps", metavar="N", type=int, default=240, help="default: 240")
+
+
+def run(options: argparse.Namespace) -> int:
+    for name in ("answers", "steps"):
+        if getattr(options, name) < 2:
+            raise UserError(f"--{name}: found {getattr(options, name)}, expected at least 2")
+    root: Path = options.root
+    if not (root / "run" / "checkpoints").is_dir():
+        raise UserError(f"--root: found no trained system in {root}, expected what `speechllm demo` trains")
     start, folder = time.monotonic(), root / "tasks"
     folder.mkdir(exist_ok=True)
     _step("what the LLM answers to the texts")
     # Of new sentences, none of which training has.
     _answers(root, root / "data" / "test_seen.tsv", folder / "test.tsv", None)
-    _answers(root, root / "data" / "train.tsv", folder / "train.tsv", TRAIN_ROWS)
+    _answers(root, root / "data" / "train.tsv", folder / "train.tsv", options.answers)
     runs = {"transcription alone": root / "run"}
-    for name, changes in SYSTEMS.items():
+    for name in options.only:
         _step(f"training, {name}")
-        runs[name] = folder / name.replace(", ", "-").replace(" ", "-")
-        _train(root, runs[name], changes)
+        runs[name] = folder / name
+        _train(root, runs[name], options.steps, SYSTEMS[name])
     rows = []
     for name, trained in runs.items():
         _step(f"decoding, {name}")
@@ -45,8 +59,8 @@ def run(root: Path) -> None:
     rows.append(_row("cascade", _cascaded(root, folder / "cascade")))
     page = _page(rows)
     write_text_atomically(folder / "tasks.md", page)
-    print(f"\n{page}\nspoken tasks done in {(time.monotonic() - start) / 60:.1f} min; the table is "
-          f"{folder / 'tasks.md'}")
+    print(f"\n{page}\ntasks done in {(time.monotonic() - start) / 60:.1f} min; the table is {folder / 'tasks.md'}")
+    return 0
 
 
 def _answers(root: Path, manifest: Path, output: Path, most: int | None) -> None:
@@ -72,7 +86,7 @@ def _first(manifest: Path, most: int, output: Path) -> Path:
     return output
 
 
-def _train(root: Path, run: Path, changes: list[str]) -> None:
+def _train(root: Path, run: Path, steps: int, distillation: float) -> None:
     from speechllm_tools.demo.launch import num_processes
     from speechllm_tools.demo.watch import run_recipe
 
@@ -83,7 +97,10 @@ def _train(root: Path, run: Path, changes: list[str]) -> None:
         f"dataset.config_overrides.manifests.transcripts={root}/data/train.tsv",
         f"dataset.config_overrides.manifests.answers={root}/tasks/train.tsv",
         f"dataset.feature_cache={root}/features",
-        f"trainer.grad_accumulation.num_batches={2 // processes}", *changes, processes=processes,
+        f"trainer.grad_accumulation.num_batches={2 // processes}", f"regime.num_steps={steps}",
+        f"lr_scheduler.config.num_warmup_steps={steps // 12}", f"regime.checkpoint_every_n_steps={steps}",
+        f"regime.publish_metrics_every_n_steps={min(20, steps)}",
+        f"model.config_overrides.distillation.weight={distillation}", processes=processes,
     )  # fmt: skip
 
 
@@ -117,7 +134,7 @@ def _test(root: Path) -> list[str]:
     ]
 
 
-def _scored(output: Path, evaluate: Any) -> dict[str, dict[str, Any]]:
+def _scored(output: Path, evaluate: Callable[[], None]) -> dict[str, dict[str, Any]]:
     files_ = {split: output / split / "scores.json" for split in _SPLITS}
     if not all(file.is_file() for file in files_.values()):
         evaluate()
