@@ -179,28 +179,6 @@ def test_the_demos_configuration_is_valid_as_it_stands(commands: Commands, tmp_p
     assert done.user_error().startswith("demo/data/train.tsv: found no such file")
 
 
-<<<<<<< HEAD
-def test_adapters_are_compared_in_a_table(commands: Commands, embedded: Path, tmp_path: Path) -> None:
-    table = tmp_path / "results" / "adapters.md"
-    command = ["compare", "--root", embedded, "--output", table, "--only", "ctc_detached", "--align-steps", 2,
-               "--llm-steps", 2]  # fmt: skip
-    commands.speechllm(*command).ok()
-    text = table.read_text()
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| c")]
-    assert [row[0] for row in rows] == ["ctc_detached"]
-    assert float(rows[0][1]) > 1 and rows[0][2] == "0.0005" and float(rows[0][3]) > 0 and float(rows[0][4]) > 0
-    assert "[" in rows[0][5] and "[" in rows[0][6]
-    # A second call trains nothing again and writes the same table.
-    commands.speechllm(*command).ok()
-    assert table.read_text() == text
-    # Another budget is another run; other settings are refused.
-    folder = embedded / "compare" / "2+2" / "ctc_detached"
-    settings = folder / "settings.json"
-    settings.write_text(settings.read_text().replace("0.0005", "0.5"))
-    refused = commands.speechllm(*command).user_error()
-    assert f"{settings}: found" in refused and "remove" in refused
-
-
 def test_tasks_after_the_demo(commands: Commands, trained: Path, embedded: Path) -> None:
     """Two steps on transcripts and answers with a teacher; the table has a row for each system and the cascade."""
     (embedded / "run").symlink_to(trained)
@@ -221,3 +199,5 @@ def test_tasks_after_the_demo(commands: Commands, trained: Path, embedded: Path)
 def test_a_comparison_without_the_demos_data_is_one_line(commands: Commands, tmp_path: Path) -> None:
     line = commands.speechllm("compare", "--root", tmp_path, "--output", "x.md").user_error()
     assert line.startswith("--root: found no speech in")
+    line = commands.speechllm("tasks", "--root", tmp_path).user_error()
+    assert line.startswith("--root: found no trained system in")
