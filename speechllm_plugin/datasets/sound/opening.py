@@ -99,11 +99,16 @@ def _aiff(data: ByteRange, name: str, key: str) -> Sound:
 def _caf(data: ByteRange, name: str, key: str) -> Sound:
     codec = chunks.codec_of_caf(data)
     if codec not in chunks.SNDFILE_CODECS:
-        return _by_ffmpeg(data, f"{codec.decode('latin-1').strip()} in CAF", name)
+        return _by_ffmpeg(data, f"{_name(codec)} in CAF", name)
     try:
         return _with_head(data, chunks.mended_caf(data))
     except UnknownCodecError:
-        return _by_ffmpeg(data, f"{codec.decode('latin-1').strip()} in CAF", name)
+        return _by_ffmpeg(data, f"{_name(codec)} in CAF", name)
+
+
+def _name(codec: bytes) -> str:
+    text = codec.decode("latin-1").strip()
+    return text if text.isascii() and text.isalnum() else "an unknown codec"
 
 
 def _with_head(data: ByteRange, mended: tuple[bytes, int] | None) -> Sound:

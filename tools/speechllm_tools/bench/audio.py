@@ -132,8 +132,8 @@ def _page(
     return f"""# Reading sound
 
 Clips of {options.seconds:g} s, decoded, mixed to one channel and resampled to 16 kHz: how many times faster than
-they play (the fastest of {options.repeats}), and by how many MiB the process grew. `soundfile` and `PyAV` read the
-whole clip, mix with numpy and resample with soxr.
+they play (by CPU time, the fastest of {options.repeats}), and by how many MiB the process grew. `soundfile` and
+`PyAV` read the whole clip, mix with numpy and resample with soxr.
 
 {table}
 
