@@ -66,6 +66,8 @@ SERVE = [
     "fastapi>=0.115,<1", "starlette>=0.40", "uvicorn>=0.30,<1", "python-multipart>=0.0.18,<1",
     "prometheus-client>=0.20,<1", *LONG,
 ]
+# Writes encoder and adapter as ONNX files, and checks them.
+EXPORT = ["onnx>=1.18,<2", "onnxscript>=0.5,<1", "onnxruntime>=1.20,<2"]
 TEST = ["pytest>=8", "pytest-xdist>=3", "ruff==0.14.5", "mypy==1.18.2", "matplotlib>=3.8", "torch-cif==0.2.0"]
 
 setup(
@@ -103,7 +105,9 @@ setup(
     ],
     extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "biasing": BIASING, "bench": BENCH,
                     "lora": LORA, "quantization": QUANTIZATION, "long": LONG, "serve": SERVE, "slurm": SLURM,
-                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *BIASING, *LORA, *SERVE, *SLURM, "openai>=2,<4"]},
+                    "export": EXPORT,
+                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *BIASING, *LORA, *SERVE, *SLURM, *EXPORT,
+                             "openai>=2,<4"]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",
