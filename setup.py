@@ -67,6 +67,8 @@ SERVE = [
     "prometheus-client>=0.20,<1", *LONG,
 ]
 TEST = ["pytest>=8", "pytest-xdist>=3.7", "ruff==0.14.5", "mypy==1.18.2", "matplotlib>=3.8", "torch-cif==0.2.0"]
+# Writes encoder and adapter as ONNX files, and checks them.
+EXPORT = ["onnx>=1.18,<2", "onnxscript>=0.5,<1", "onnxruntime>=1.20,<2"]
 
 setup(
     name="speechllm-plugin",
@@ -103,7 +105,9 @@ setup(
     ],
     extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "biasing": BIASING, "bench": BENCH,
                     "lora": LORA, "quantization": QUANTIZATION, "long": LONG, "serve": SERVE, "slurm": SLURM,
-                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *BIASING, *LORA, *SERVE, *SLURM, "openai>=2,<4"]},
+                    "export": EXPORT,
+                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *BIASING, *LORA, *SERVE, *SLURM, *EXPORT,
+                             "openai>=2,<4"]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",

@@ -10,9 +10,9 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
-Backend = Literal["auto", "reference", "torch", "triton"]
+Backend = Literal["auto", "reference", "torch", "triton", "dense"]
 
-BACKENDS: Final = ("auto", "reference", "torch", "triton")
+BACKENDS: Final = ("auto", "reference", "torch", "triton", "dense")
 # Read once: Triton itself looks at the variable when a kernel is defined, and torch.compile cannot trace the look-up.
 _TRITON_INSTALLED: Final = importlib.util.find_spec("triton") is not None
 _TRITON_INTERPRETED: Final = os.environ.get("TRITON_INTERPRET") == "1"
@@ -51,10 +51,11 @@ def _is_seen(argument: object) -> bool:
 
 def resolve_backend(backend: str, tensor: Tensor) -> str:
     """
-    Gives `reference`, `torch` or `triton`.
+    Gives `reference`, `torch`, `triton` or `dense`.
 
     Only `auto` chooses: Triton for a CUDA tensor where Triton is installed, torch otherwise. (Triton has no float64
-    path: `auto` takes torch for it.)
+    path: `auto` takes torch for it.) Under `torch.export` it is `dense`: operators of PyTorch's own on tensors whose
+    shapes follow from those of the inputs, which other programs have, too.
 
     :raises ValueError: an unknown name, or `triton` for a tensor that Triton cannot take. A CPU tensor needs Triton's
         interpreter (`TRITON_INTERPRET=1` in the environment before the first import of Triton).
@@ -62,6 +63,8 @@ def resolve_backend(backend: str, tensor: Tensor) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, but is {backend!r}.")
     if backend == "auto":
+        if torch.compiler.is_exporting():
+            return "dense"
         return "triton" if tensor.is_cuda and _TRITON_INSTALLED and tensor.dtype != torch.float64 else "torch"
     if backend == "triton":
         if not _TRITON_INSTALLED:
@@ -122,6 +125,16 @@ def check_cap(name: str, cap: int | None) -> None:
     """A static limit of the output length."""
     if cap is not None and (not isinstance(cap, int) or cap < 1):
         raise ValueError(f"`{name}` must be an int of at least 1 or None, but is {cap!r}.")
+
+
+def longest(lengths: Tensor, frames: int) -> int:
+    """The largest of lengths [B], read from the device; under `torch.export` a size of its own, from 1 to `frames`."""
+    if not torch.compiler.is_exporting():
+        return int(lengths.max())
+    size: Any = lengths.max().item()
+    torch._check(size >= 1)
+    torch._check(size <= frames)
+    return size
 
 
 def valid_frames(lengths: Tensor, frames: int) -> Tensor:

@@ -134,7 +134,8 @@ class CifAdapter(ProjectedAdapter):
         """Without a target. Also gives the sums of the weights, `[B]`, before any scaling."""
         fired = cif(frames, weights, lengths, tail_threshold=TAIL_THRESHOLD, tail_rescale="renorm")
         total, empty = fired.alpha_sum, fired.lengths == 0
-        if empty.any():
+        # What is exported has no branches: there, all rows go on, and those that gave vectors are scaled by 1.
+        if torch.compiler.is_exporting() or empty.any():
             scale = torch.where(empty, 1 / total, 1.0).to(weights.dtype)
             weights = weights * scale.unsqueeze(1)
             fired = cif(frames, weights, lengths, tail_threshold=TAIL_THRESHOLD, tail_rescale="renorm")

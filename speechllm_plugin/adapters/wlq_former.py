@@ -83,7 +83,7 @@ class QFormer(nn.Module):
         :param lengths: `[N]`, at least 1; frames beyond are not attended to.
         :returns: `[N, num_queries, dim]`.
         """
-        queries = self.dropout(self.norm(self.queries).expand(len(frames), -1, -1))
+        queries = self.dropout(self.norm(self.queries).expand(frames.size(0), -1, -1))
         padding = ~length_mask(lengths, frames.size(1))
         mask = torch.zeros_like(padding, dtype=frames.dtype).masked_fill(padding, -torch.inf)
         for layer in self.layers:
@@ -131,10 +131,13 @@ class WlqFormerAdapter(ProjectedAdapter):
         classify: FrameClassifier | None = None,
     ) -> AdapterOutput:
         frames = self.project_in(seqs, lengths)
-        # A window that is longer than every clip holds the whole clip, and not the padding up to its own end.
-        window = min(self.window, frames.size(1))
-        windows = (lengths + window - 1) // window
-        vectors = self._read_windows(frames, lengths, window, int(windows.sum()))
+        if torch.compiler.is_exporting():
+            vectors, windows = self._read_all_windows(frames, lengths)
+        else:
+            # A window that is longer than every clip holds the whole clip, and not the padding up to its own end.
+            window = min(self.window, frames.size(1))
+            windows = (lengths + window - 1) // window
+            vectors = self._read_windows(frames, lengths, window, int(windows.sum()))
         scored = None if self.score_final else (frames, lengths)
         return self.finish(vectors, windows * self.num_queries, classify, scored)
 
@@ -143,10 +146,7 @@ class WlqFormerAdapter(ProjectedAdapter):
 
         :param num_used: windows that hold a frame, of all rows together.
         """
-        frames = F.pad(frames, (0, 0, 0, -frames.size(1) % window))
-        windows = frames.unflatten(1, (-1, window))  # (B, T, frame_dim) -> (B, W, window, frame_dim)
-        starts = torch.arange(0, frames.size(1), window, device=frames.device)
-        in_window = (lengths.unsqueeze(1) - starts).clamp(0, window)  # (B, W)
+        windows, in_window = _split(frames, lengths, window)
         # Windows of padding are not computed: N of the B x W are left, and none is without a frame to attend to. Sorted
         # out by their known number, so that every shape follows from the lengths alone.
         used = (in_window.flatten() == 0).to(torch.uint8).argsort(stable=True)[:num_used]
@@ -154,8 +154,22 @@ class WlqFormerAdapter(ProjectedAdapter):
         vectors = read.new_zeros(in_window.numel(), *read.shape[1:]).index_copy(0, used, read)
         return vectors.unflatten(0, in_window.shape).flatten(1, 2)
 
+    def _read_all_windows(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`_read_windows` for `torch.export`, where no shape may follow from the lengths: those of padding are read,
+        too, as if they had a frame. Also gives the number of each row's windows."""
+        windows, in_window = _split(frames, lengths, self.window)
+        read = self.former(windows.flatten(0, 1), in_window.flatten().clamp(min=1))
+        return read.unflatten(0, in_window.shape).flatten(1, 2), (in_window > 0).sum(dim=1)
+
     def output_rate(self, frame_rate: float) -> float:
         return frame_rate / self.window * self.num_queries
+
+
+def _split(frames: Tensor, lengths: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """`[B, T, frame_dim]` -> windows, `[B, W, window, frame_dim]`, and the frames in each, `[B, W]`."""
+    frames = F.pad(frames, (0, 0, 0, -frames.size(1) % window))
+    starts = torch.arange(0, frames.size(1), window, device=frames.device)
+    return frames.unflatten(1, (-1, window)), (lengths.unsqueeze(1) - starts).clamp(0, window)
 
 
 ADAPTERS.register("wlq_former", WlqFormerConfig, WlqFormerAdapter)

@@ -112,7 +112,7 @@ class WhisperSpeechEncoder(SpeechEncoder):
     def _encode_short(self, mels: Tensor, mel_lengths: Tensor) -> tuple[Tensor, Tensor]:
         encoder, num_frames = self.encoder, (mels.size(2) + 1) // 2
         # Few shapes: oneDNN prepares its products anew for each, which takes longer than a short clip's own products.
-        padding = min(-mels.size(2) % SHAPE_FRAMES, 2 * encoder.max_source_positions - mels.size(2))
+        padding = torch.sym_min(-mels.size(2) % SHAPE_FRAMES, 2 * encoder.max_source_positions - mels.size(2))
         mels = F.pad(mels, (0, padding))
         hidden = F.gelu(encoder.conv1(mels)) * length_mask(mel_lengths, mels.size(2)).unsqueeze(1)
         hidden = F.gelu(encoder.conv2(hidden)).transpose(1, 2)  # (B, C, T) -> (B, T/2, C)
@@ -133,7 +133,8 @@ class WhisperSpeechEncoder(SpeechEncoder):
 
 def _num_frames(samples: NumberT) -> NumberT:
     """Mel frames that samples cover; a begun one counts."""
-    return -(-samples // HOP)
+    # Not of a negative number, which ONNX divides towards 0.
+    return (samples + HOP - 1) // HOP
 
 
 def check_whisper(config: WhisperConfig) -> HfWhisperConfig:

@@ -71,7 +71,7 @@ def test_operators_keep_their_contracts() -> None:
         ({"length_mode": "ceil"}, "`length_mode` must be one of floor, round, but is 'ceil'"),
         ({"length_mode": "round", "tail": "drop"}, "`length_mode` must be 'floor' when `tail` is 'drop'"),
         ({"max_output_length": 0}, "`max_output_length` must be an int of at least 1 or None, but is 0"),
-        ({"backend": "cuda"}, "`backend` must be one of auto, reference, torch, triton, but is 'cuda'"),
+        ({"backend": "cuda"}, "`backend` must be one of auto, reference, torch, triton, dense, but is 'cuda'"),
     ],
 )
 def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:

@@ -62,7 +62,7 @@ def loop(
     }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "dense"])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_a_python_loop(case: str, backend: str) -> None:
     h, lengths, logits = make_inputs(case)
@@ -137,7 +137,7 @@ def test_confident_frames_keep_an_exact_gradient(backend: str) -> None:
     assert relative_error(gradients[backend], gradients["reference"]) <= 3e-6
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "dense"])
 def test_nothing_of_the_padding_comes_through(backend: str) -> None:
     """The padding of every case is NaN: neither values nor gradients may be, and its gradients are exactly 0."""
     for options in OPTIONS:
@@ -148,7 +148,7 @@ def test_nothing_of_the_padding_comes_through(backend: str) -> None:
             assert (gradient[1] == 0).all() and (gradient[2, 5:] == 0).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "dense"])
 def test_batch_equals_its_rows_alone(backend: str) -> None:
     h, lengths, logits = make_inputs("an empty row, ragged")
     together = ctc_collapse(h, lengths, logits=logits, weighting="prob", backend=backend)

@@ -88,7 +88,7 @@ GOOD: dict[str, Any] = {"h": torch.ones(2, 3, 4), "lengths": torch.tensor([3, 2]
         ({"blank": 5}, "`blank` must be between 0 and 4 (V - 1 of `logits`), but is 5."),
         ({"weighting": "max"}, "`weighting` must be one of mean, prob, softmax, but is 'max'."),
         ({"max_output_length": 0}, "`max_output_length` must be an int of at least 1 or None, but is 0."),
-        ({"backend": "cuda"}, "`backend` must be one of auto, reference, torch, triton, but is 'cuda'."),
+        ({"backend": "cuda"}, "`backend` must be one of auto, reference, torch, triton, dense, but is 'cuda'."),
         (
             {"logits": torch.full((2, 3, 5), math.nan), "validate": True},
             "`logits` must not be NaN, but are in row 0, frame 0.",

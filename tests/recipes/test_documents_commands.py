@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from speechllm_tools.cli import main
 
 from speechllm_plugin.datasets.manifest import read_manifest
 from tests.commands import Commands, System
@@ -20,7 +21,7 @@ from tests.tools.corpora.layouts import write_covost2, write_mustc
 
 NOT_HERE = (
     "make ", "speechllm compare", "speechllm seeds", "speechllm bench", "speechllm inspect --all", "pre-commit",
-    "speechllm score", "speechllm comet",
+    "speechllm score", "speechllm comet", "speechllm export demo/run exports/onnx",
 )
 """They take minutes, several systems or a network; tests of their own run what they run."""
 A_SERVER = ROOT / "docs/server.md"
@@ -118,6 +119,9 @@ def test_the_python_examples_run(
     page: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(place)
+    for command in commands_of(page):
+        if command.startswith("speechllm export") and not command.startswith(NOT_HERE):
+            assert main(shlex.split(command)[1:]) == 0
     for example in examples_of(page):
         exec(example, {})
     printed = capsys.readouterr().out.strip().splitlines()

@@ -18,6 +18,7 @@ from speechllm_kernels._common import (
     check_lengths,
     check_like,
     check_sequences,
+    longest,
     resolve_backend,
 )
 from speechllm_kernels.cif import ops, reference
@@ -101,7 +102,9 @@ def cif(
     :param max_output_length: U, the static number of slots. Rows that make more tokens lose the rest; `overflow`
         counts them. Default: as many as the longest row needs.
     :param validate: checks the values of alpha and all lengths, at the cost of a host sync.
-    :param backend: "triton" (CUDA), "torch" (fast on a CPU), "reference" (float64, dense, slow), or "auto".
+    :param backend: "triton" (CUDA), "torch" (fast on a CPU), "reference" (float64, dense, slow), or "auto". "dense",
+        which "auto" is under `torch.export`, is the reference with room for as many tokens as there are frames, unless
+        `max_output_length` says otherwise.
     :raises ValueError: on wrong shapes, dtypes, devices, options, a backend that cannot run here; on wrong values in
         `lengths` and `target_lengths` if they are on a CPU, and with `validate` on any device and in `alpha`.
     """
@@ -114,13 +117,19 @@ def cif(
     # Here, not in the kernels: alpha's gradients through `seqs` and `alpha_sum` are then added before they are rounded.
     alpha = accumulable(alpha)
 
-    if chosen == "reference":
+    if chosen in ("reference", "dense"):
         slots = max_output_length
-        if slots is None:
+        if slots is None and chosen == "dense":
+            slots = h.shape[1]
+        elif slots is None:
             slots = _longest(reference.plan(alpha.detach(), lengths, target_lengths, 0, rules))
         plan = reference.plan(alpha, lengths, target_lengths, slots, rules)
         seqs = reference.integrate(h, lengths, plan, target_lengths, rules)
-        return CifOutput(seqs, plan.lengths, plan.alpha_sum, plan.fire_frames, plan.overflow)
+        if max_output_length is None and chosen == "dense":
+            slots = longest(plan.lengths, slots)
+        return CifOutput(
+            seqs[:, :slots], plan.lengths, plan.alpha_sum, plan.fire_frames[:, :slots], plan.overflow
+        )
 
     options = (rules.beta, rules.scale_eps, rules.tail_threshold, rules.tail_strict, rules.tail_renorm, chosen)
     slots = max_output_length

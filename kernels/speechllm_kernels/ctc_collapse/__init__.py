@@ -19,7 +19,7 @@ from speechllm_kernels._common import (
     resolve_backend,
     valid_frames,
 )
-from speechllm_kernels.ctc_collapse import ops, reference
+from speechllm_kernels.ctc_collapse import dense, ops, reference
 from speechllm_kernels.ctc_collapse.output import CtcCollapseOutput
 from speechllm_kernels.ctc_collapse.steps import Plan
 
@@ -70,7 +70,8 @@ def ctc_collapse(
         r goes into vector floor(r x cap / n): neighbours merge evenly over the row, weighted as one run, and `merged`
         counts the runs lost.
     :param validate: Also checks what needs a host sync: `lengths`, and that no logits outside of the padding are NaN.
-    :param backend: `auto` (Triton on CUDA, torch otherwise), `reference`, `torch` or `triton`.
+    :param backend: `auto` (Triton on CUDA, torch otherwise, `dense` under `torch.export`), `reference`, `torch`,
+        `triton` or `dense`.
 
     :raises ValueError: An argument of wrong shape, dtype, device or value; both or neither of `logits` and `labels`;
         `prob` or `softmax` without logits; a backend that cannot run here.
@@ -79,8 +80,9 @@ def ctc_collapse(
     _check(h, lengths, logits, labels, blank, weighting, validate, backend_name)
     check_cap("max_output_length", max_output_length)
 
-    if backend_name == "reference":
-        return reference.collapse(
+    if backend_name in ("reference", "dense"):
+        implementation = reference if backend_name == "reference" else dense
+        return implementation.collapse(
             h,
             lengths,
             logits=logits,

@@ -196,6 +196,8 @@ class LlmEmbeddingCtcHead(CtcHead):
 
         Read from the mask when it has changed, by whatever loads it, not at every step: a device would be waited for.
         """
+        if self._read is not None and torch.compiler.is_exporting():
+            return self._read[1:]  # of the mask, whose values cannot be asked for there
         # A mask made in inference mode counts no changes; a model that decodes has been loaded.
         version = None if self.vocabulary.is_inference() else self.vocabulary._version
         state = (self.vocabulary.data_ptr(), version)
@@ -204,12 +206,16 @@ class LlmEmbeddingCtcHead(CtcHead):
             self._read = (state, ids, {token: label for label, token in enumerate(ids.tolist(), start=1)})
         return self._read[1:]
 
+    def label_tokens(self) -> Tensor:
+        """The tokens that are labels, `[L]`, in their order."""
+        return self._known()[0]
+
     def forward(
         self, frames: Tensor, embed: Callable[[Tensor], Tensor], embed_tokens: Callable[[Tensor], Tensor]
     ) -> LinearLogits:
         embedded = embed(frames)
         with torch.autocast(frames.device.type, enabled=False):
-            words = embed_tokens(self._known()[0]).detach().float()
+            words = embed_tokens(self.label_tokens()).detach().float()
             classes = torch.cat([self.blank.float().unsqueeze(0), words])
             return LinearLogits(embedded.float() * self.log_scale.exp(), classes)
 
