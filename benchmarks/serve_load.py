@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import math
+import os
 import random
 import re
 import statistics
@@ -97,17 +99,22 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--requests", type=int, default=2000, help="by all clients together; a fifth is broken")
     parser.add_argument("--alone", type=int, default=100, help="requests that are sent one after the other")
+    parser.add_argument("--pid", type=int, help="of the server, where it is on this machine, to tell its processor "
+                        "time: beside other work it says more than the clock")
     parser.add_argument("--megabytes", type=float, default=1, help="the server's --max-megabytes")
     options = parser.parse_args()
     address = urlsplit(options.url).netloc
     server = Server(address, json.loads(Server(address, "").get("/v1/models"))["data"][0]["id"])
     clips = [file.read_bytes() for file in options.audio]
 
-    alone, texts = one_by_one(server, clips, options.alone)
+    texts = [server.transcribe(server.body(clip))[1] for clip in clips]  # also warms up
+    before = processor_seconds(options.pid)
+    alone = one_by_one(server, clips, options.alone)
+    single = (processor_seconds(options.pid) - before) / len(alone)
     print(f"one after the other: {len(alone)} requests, {len(alone) / sum(alone):.2f} a second, "
           f"median {statistics.median(alone):.3f} s", flush=True)
     jobs = plan(len(clips), options.requests)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), processor_seconds(options.pid)
     with ThreadPoolExecutor(options.clients) as pool:
         outcomes = Counter(pool.map(lambda job: outcome(server, clips, texts, job, options.megabytes), jobs))
     seconds = time.perf_counter() - start
@@ -115,6 +122,10 @@ def main() -> int:
     print(f"{options.clients} clients: {len(jobs)} requests, {good} of them good, {seconds:.1f} s, "
           f"{good / seconds:.2f} good ones a second: {good / seconds * sum(alone) / len(alone):.2f} times as many",
           flush=True)
+    if options.pid is not None:
+        shared = (processor_seconds(options.pid) - before) / good
+        print(f"processor time of the server: {single:.3f} s a request alone, {shared:.3f} s a good one of many: "
+              f"{single / shared:.2f} times as many", flush=True)
     for (kind, found), count in sorted(outcomes.items()):
         print(f"    {kind}: {found}: {count}")
     left_behind = settle(server)
@@ -125,17 +136,22 @@ def main() -> int:
     return 1 if wrong or left_behind else 0
 
 
-def one_by_one(server: Server, clips: Sequence[bytes], count: int) -> tuple[list[float], list[str]]:
-    """
-    :returns: the seconds of each request, and the text of each clip.
-    """
-    texts = [server.transcribe(server.body(clip))[1] for clip in clips]  # also warms up
+def one_by_one(server: Server, clips: Sequence[bytes], count: int) -> list[float]:
+    """Seconds of each request."""
     seconds = []
     for number in range(count):
         start = time.perf_counter()
         server.transcribe(server.body(clips[number % len(clips)]))
         seconds.append(time.perf_counter() - start)
-    return seconds, texts
+    return seconds
+
+
+def processor_seconds(pid: int | None) -> float:
+    """Of all threads of a process so far, on Linux."""
+    if pid is None:
+        return math.nan
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def plan(clips: int, count: int) -> list[tuple[str, int]]:
