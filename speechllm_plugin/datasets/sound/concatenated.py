@@ -139,6 +139,7 @@ _STARTS: dict[str, Callable[[ByteRange], list[int]]] = {
     # Behind the flags the size of the header.
     "flv": lambda data: _search(data, b"FLV\x01", lambda place: data.read(place + 5, 4) == b"\0\0\0\x09"),
     "tta": _tta_starts,
+    "voc": lambda data: _search(data, b"Creative Voice File\x1a", lambda place: True),
     "wma": lambda data: _search(data, asf.HEADER, lambda place: True),
     "webm": lambda data: _search(data, webm.HEADER, lambda place: webm.is_header(data, place)),
     "mp4": mp4.starts,

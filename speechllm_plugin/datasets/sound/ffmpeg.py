@@ -17,7 +17,7 @@ INSTALL = "pip install av"
 _SLACK_SECONDS = 0.1
 # Containers whose header tells how long a track plays, and those that may tell it of the longest track. What FFmpeg
 # says of others is a guess from their bit rate.
-_TELL_OF_TRACK = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "mpc", "mpc8", "tta", "wv", "ape"})
+_TELL_OF_TRACK = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "tta", "wv", "ape"})
 _MATROSKA = "matroska,webm"
 _TELL_OF_ALL = {_MATROSKA: webm.states_length, "asf": asf.states_length}
 

@@ -15,7 +15,7 @@ _BY_START = (
     (asf.HEADER, "wma"), (b"MAC ", "ape"), (b"wvpk", "wavpack"), (b"TTA1", "tta"),
     (b"MPCK", "musepack"), (b"MP+", "musepack"), (b"DSD ", "dsf"), (b".RMF", "real"), (b".ra\xfd", "real"),
     (b"FLV\x01", "flv"), (b"nut/multimedia container", "nut"), (b"\x7f\xfe\x80\x01", "dts"), (b".SoX", "sox"),
-    (b"XoS.", "sox"), (b"#!iLBC", "ilbc"),
+    (b"XoS.", "sox"), (b"Creative Voice File\x1a", "voc"), (b"#!iLBC", "ilbc"),
     (b"\x00\x00\x01\xba", "mpeg"), (b"\x0b\x77", "ac3"), (b"ADIF", "aac"),
     (b"ajkg", "shorten"), (b"PK\x03\x04", "zip"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"),
     (b"\xfd7zXZ", "xz"), (b"\x93NUMPY", "npy"), (b"version https://git-lfs", "lfs"), (b"%PDF", "pdf"),
@@ -28,7 +28,8 @@ FFMPEG = {
     "wma": "Windows Media", "ape": "Monkey's Audio", "wavpack": "WavPack", "tta": "True Audio",
     "musepack": "Musepack", "dsf": "DSD", "real": "RealMedia", "flv": "Flash video", "mpeg": "MPEG video",
     "nut": "NUT", "dts": "DTS", "sox": "sox's own format", "adx": "ADX", "ilbc": "iLBC", "truehd": "Dolby TrueHD",
-    "latm": "AAC in LATM", "maud": "MAUD", "ac3": "AC-3", "mpegts": "an MPEG transport stream", "avi": "AVI",
+    "latm": "AAC in LATM", "maud": "MAUD", "voc": "VOC", "ac3": "AC-3", "mpegts": "an MPEG transport stream",
+    "avi": "AVI",
 }  # fmt: skip
 """Kinds that FFmpeg decodes and libsndfile does not, and what they are called."""
 

@@ -18,8 +18,6 @@ _BLOCK = 1 << 17
 # libsndfile notes in its log where a chunk claims more bytes than the file has. The log is the same for all formats
 # that state a size; only the chunk with the samples counts, since sloppy sizes elsewhere are common and harmless.
 _STATED_SIZE = re.compile(r"^\s*(?:data|SSND|Data Size|riff|BODY)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-# Of VOC files.
-_TRUNCATED = "Seems to be a truncated file"
 _SIZE_OF_STREAM = 0x7F00_0000
 # libsndfile's largest count, which stands for "the header does not say".
 _UNKNOWN_LENGTH = (1 << 63) - 1
@@ -97,9 +95,6 @@ class SndfileSound:
                 raise SoundError(
                     f"found {present} bytes of samples where its header states {stated}, expected a whole file"
                 )
-
-        if _TRUNCATED in self._file.extra_info:
-            raise SoundError("found fewer samples than its header states, expected a whole file")
 
     def again(self) -> SndfileSound:
         """The same sound once more, read independently."""

@@ -20,7 +20,7 @@ from speechllm_plugin.datasets.sound.notes import tell
 
 # Containers of libsndfile that say their own rate.
 _FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "NIST", "RAW",
-                      "VOC", "IRCAM", "SVX", "PVF", "PAF", "HTK"})
+                      "IRCAM", "SVX", "PVF", "PAF", "HTK"})
 _UNSUPPORTED_ENCODING = 4
 _MP3_SLACK = 4 * 1152
 _SPHERE_COUNT = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)
