@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -98,9 +99,11 @@ class WhisperSpeechEncoder(SpeechEncoder):
         # Unpadded, the last frame of the longest clip must still see silence behind it, as every other clip's does.
         num_samples = self.encoder.max_source_positions * 2 * HOP if self.config.pad_to_30s else size + n_fft + HOP
         waveforms = F.pad(waveforms, (0, num_samples - size))
-        spectrum = torch.stft(waveforms, n_fft, HOP, window=self.window, return_complex=True)
-        power = spectrum[..., :-1].abs() ** 2
-        log_mels = (self.mel_filters.T @ power).clamp(min=1e-10).log10()
+        if torch.compiler.is_exporting():
+            power = _power_by_products(waveforms, self.window)
+        else:
+            power = torch.stft(waveforms, n_fft, HOP, window=self.window, return_complex=True).abs() ** 2
+        log_mels = (self.mel_filters.T @ power[..., :-1]).clamp(min=1e-10).log10()
         log_mels = torch.maximum(log_mels, log_mels.amax(dim=(1, 2), keepdim=True) - 8.0)
         log_mels = (log_mels + 4.0) / 4.0
         frames = _num_frames(lengths)
@@ -129,6 +132,17 @@ class WhisperSpeechEncoder(SpeechEncoder):
 
     def identity(self) -> dict[str, Any]:
         return {"encoder": "whisper", "source": source_identity(self.config.path), **vars(self.config)}
+
+
+def _power_by_products(waveforms: Tensor, window: Tensor) -> Tensor:
+    """The power that `torch.stft` gives, `[B, n_fft / 2 + 1, frames]`, by products alone: other programs' Fourier
+    transforms err by so much that quiet bands have other logarithms."""
+    size = len(window)
+    angles = 2 * np.pi / size * np.outer(np.arange(size // 2 + 1), np.arange(size))
+    waves = torch.tensor(np.concatenate([np.cos(angles), np.sin(angles)]), dtype=torch.float32)
+    padded = F.pad(waveforms.unsqueeze(1), (size // 2, size // 2), mode="reflect")
+    parts = F.conv1d(padded, (waves * window).unsqueeze(1), stride=HOP)  # (B, 1, samples) -> (B, n_fft + 2, frames)
+    return parts.unflatten(1, (2, -1)).square().sum(dim=1)
 
 
 def _num_frames(samples: NumberT) -> NumberT:

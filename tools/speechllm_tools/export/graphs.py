@@ -33,15 +33,18 @@ class EncoderGraph(nn.Module):
 class AdapterGraph(nn.Module):
     """Features to speech embeddings, with the CTC head where the adapter compresses by it."""
 
+    words: Tensor
+
     def __init__(self, system: SpeechLlm) -> None:
         super().__init__()
         self.adapter = system.adapter
         self.frame_stack = system.config.frame_stack
         self.ctc = system.ctc if system.adapter.needs_classifier else None
-        self.words: Tensor | None = None
+        words = None
         if isinstance(self.ctc, LlmEmbeddingCtcHead):
             # Of the LLM's table only the rows that are labels.
-            self.register_buffer("words", system.llm.embed(self.ctc.label_tokens()).detach().float(), persistent=False)
+            words = system.llm.embed(self.ctc.label_tokens()).detach().float()
+        self.register_buffer("words", words, persistent=False)
 
     def forward(self, features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """
