@@ -102,7 +102,7 @@ def test_the_page_of_keys_is_up_to_date() -> None:
 
 SECTIONS = "model|dataset|decoding|trainer|regime|optimizer|common|encoder|llm|adapter|prompt|ctc"
 # Not `encoder.llm.adapter`, which is what architectures are called, nor `decoding.KEY`.
-KEY = re.compile(rf"`((?:{SECTIONS})\.(?!llm\.adapter|KEY)[\w.]+)")
+KEY = re.compile(rf"`((?:{SECTIONS})\.(?!llm\.adapter|KEY|onnx|safetensors)[\w.]+)")
 PREFIX = re.compile(r"^(model\.config_overrides\.|dataset\.config_overrides\.)?((encoder|adapter|llm)\.config\.)?")
 
 
