@@ -27,6 +27,7 @@ def test_anything_can_be_asked(commands: Commands, system: System, trained: Path
     assert commands.speechllm(*question, "--batch-size", 3).ok().stdout == answers
     (tmp_path / "turns.json").write_text('[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]')
     assert commands.speechllm(*question, "--history", tmp_path / "turns.json").ok().stdout != answers
+    assert commands.speechllm(*question, "--system", "Answer in one word of your own.").ok().stdout != answers
     some = commands.speechllm(*ask, "Which room?", audio[0], tmp_path / "lost.wav")
     assert some.status == 2 and some.stdout.startswith(f"{audio[0]}\t")
     assert f"error: {tmp_path / 'lost.wav'}: found no such file" in some.stderr
@@ -34,6 +35,7 @@ def test_anything_can_be_asked(commands: Commands, system: System, trained: Path
     for options, message in (
         (("<speech> <speech>", audio[0]), "--instruction: expected one place for the speech"),
         (("a", "--history", tmp_path / "turns.json", audio[0]), "--history: expected [{"),
+        (("a", "--system", "<speech>", audio[0]), "--system: expected text without <speech>"),
         (("a", "--context", "@lost.txt", audio[0]), "--context: cannot read lost.txt"),
         (("a", "--max-tokens", 0, audio[0]), "--max-tokens: found 0, expected at least 1"),
     ):

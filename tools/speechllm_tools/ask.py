@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.tasks.row_prompt import read_history, read_row_prompt
+from speechllm_plugin.tasks.row_prompt import SPEECH, read_history, read_row_prompt
 from speechllm_tools.system_options import add_decoding, add_system, decoding_of, files_and_overrides
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "@FILE reads a file")
     parser.add_argument("--history", metavar="FILE", type=Path, help="earlier turns: JSON, "
                         '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]')
+    parser.add_argument("--system", metavar="TEXT", default="", help="the system turn, in place of the training run's "
+                        "prompt.system")
     parser.add_argument("--source-lang", default="en", help="language of the speech (default: en)")
     parser.add_argument("--max-tokens", type=int, metavar="N", default=128, help="most tokens of an answer (default: "
                         "128)")
@@ -96,9 +98,11 @@ def _question(options: argparse.Namespace) -> dict[str, Any]:
         return UserError(f"--{name}: expected {expected}")
 
     read_row_prompt({"instruction": options.instruction, "context": context}, wrong)
+    if SPEECH in options.system:
+        raise wrong("system", f"text without {SPEECH}")
     turns = read_history(history.strip(), lambda expected: wrong("history", expected))
     return {
-        "instruction": options.instruction, "context": context,
+        "instruction": options.instruction, "context": context, "system": options.system,
         "history": [{"role": role, "content": content} for role, content in turns],
     }
 

@@ -64,11 +64,20 @@ def _graphs(system: SpeechLlm) -> list[tuple[str, Graph, list[Inputs]]]:
         waveforms = 0.1 * torch.randn(len(lengths), int(lengths.max()), generator=generator)
         return waveforms * (torch.arange(waveforms.size(1)) < lengths.unsqueeze(1)), lengths
 
+    def tones(*hertz: float) -> Inputs:
+        """Bands without sound, which noise has none of: where ONNX Runtime's own Fourier transform errs most."""
+        steps = torch.arange(round(SAMPLE_RATE * 1.1)) / SAMPLE_RATE
+        waveforms = torch.stack([0.3 * torch.sin(2 * torch.pi * frequency * steps) for frequency in hertz])
+        return waveforms, torch.full((len(hertz),), len(steps))
+
     def drawn(count: int) -> list[float]:
         return (SHORTEST + (LONGEST - SHORTEST) * torch.rand(count, generator=generator)).tolist()
 
     encoder = EncoderGraph(system.encoder)
-    waveforms = [clips(2.03, 1.4, 0.6), clips(*drawn(1)), clips(SHORTEST), clips(SHORTEST, *drawn(4)), clips(*drawn(2))]
+    waveforms = [
+        clips(2.03, 1.4, 0.6), clips(*drawn(1)), clips(SHORTEST), clips(SHORTEST, *drawn(4)), clips(*drawn(2)),
+        tones(440.0, 3000.0),
+    ]  # fmt: skip
     with torch.no_grad():
         features = [encoder(*batch) for batch in waveforms]
     # One frame, which some encoders have no clip for.
