@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
+from speechllm_kernels.exporting import is_exporting
+
 Backend = Literal["auto", "reference", "torch", "triton", "dense"]
 
 BACKENDS: Final = ("auto", "reference", "torch", "triton", "dense")
@@ -63,7 +65,7 @@ def resolve_backend(backend: str, tensor: Tensor) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, but is {backend!r}.")
     if backend == "auto":
-        if torch.compiler.is_exporting():
+        if is_exporting():
             return "dense"
         return "triton" if tensor.is_cuda and _TRITON_INSTALLED and tensor.dtype != torch.float64 else "torch"
     if backend == "triton":
@@ -129,7 +131,7 @@ def check_cap(name: str, cap: int | None) -> None:
 
 def longest(lengths: Tensor, frames: int) -> int:
     """The largest of lengths [B], read from the device; under `torch.export` a size of its own, from 1 to `frames`."""
-    if not torch.compiler.is_exporting():
+    if not is_exporting():
         return int(lengths.max())
     size: Any = lengths.max().item()
     torch._check(size >= 1)

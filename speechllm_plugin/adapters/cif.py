@@ -11,6 +11,7 @@ from types import MappingProxyType
 import torch
 import torch.nn.functional as F
 from speechllm_kernels.cif import CifOutput, cif
+from speechllm_kernels.exporting import is_exporting
 from torch import Tensor, nn
 
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterOutput, AdapterShape, FrameClassifier
@@ -135,7 +136,7 @@ class CifAdapter(ProjectedAdapter):
         fired = cif(frames, weights, lengths, tail_threshold=TAIL_THRESHOLD, tail_rescale="renorm")
         total, empty = fired.alpha_sum, fired.lengths == 0
         # What is exported has no branches: there, all rows go on, and those that gave vectors are scaled by 1.
-        if torch.compiler.is_exporting() or empty.any():
+        if is_exporting() or empty.any():
             scale = torch.where(empty, 1 / total, 1.0).to(weights.dtype)
             weights = weights * scale.unsqueeze(1)
             fired = cif(frames, weights, lengths, tail_threshold=TAIL_THRESHOLD, tail_rescale="renorm")

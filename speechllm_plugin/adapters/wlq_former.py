@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from speechllm_kernels.exporting import is_exporting
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerLayer
@@ -131,7 +132,7 @@ class WlqFormerAdapter(ProjectedAdapter):
         classify: FrameClassifier | None = None,
     ) -> AdapterOutput:
         frames = self.project_in(seqs, lengths)
-        if torch.compiler.is_exporting():
+        if is_exporting():
             vectors, windows = self._read_all_windows(frames, lengths)
         else:
             # A window that is longer than every clip holds the whole clip, and not the padding up to its own end.

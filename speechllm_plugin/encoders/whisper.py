@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from speechllm_kernels.exporting import is_exporting
 from torch import Tensor
 from transformers import WhisperConfig as HfWhisperConfig
 from transformers import WhisperFeatureExtractor
@@ -99,7 +100,7 @@ class WhisperSpeechEncoder(SpeechEncoder):
         # Unpadded, the last frame of the longest clip must still see silence behind it, as every other clip's does.
         num_samples = self.encoder.max_source_positions * 2 * HOP if self.config.pad_to_30s else size + n_fft + HOP
         waveforms = F.pad(waveforms, (0, num_samples - size))
-        if torch.compiler.is_exporting():
+        if is_exporting():
             power = _power_by_products(waveforms, self.window)
         else:
             power = torch.stft(waveforms, n_fft, HOP, window=self.window, return_complex=True).abs() ** 2

@@ -39,7 +39,9 @@ def collapse(
     slots, given = runs - 1, counts
     if max_output_length is not None:
         given = counts.clamp(max=max_output_length)
-        slots = torch.where(counts > given, slots * given // counts.clamp(min=1), slots)
+        # Runs beyond the limit share its vectors, as evenly as they go.
+        merged = slots * given.unsqueeze(1) // counts.clamp(min=1).unsqueeze(1)
+        slots = torch.where((counts > given).unsqueeze(1), merged, slots)
     width = longest(counts, frames) if max_output_length is None else min(max_output_length, frames)
 
     vector = torch.arange(width, device=h.device)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from speechllm_kernels.exporting import is_exporting
 from torch import Tensor, nn
 
 from speechllm_plugin.adapters.api import AdapterShape
@@ -196,7 +197,7 @@ class LlmEmbeddingCtcHead(CtcHead):
 
         Read from the mask when it has changed, by whatever loads it, not at every step: a device would be waited for.
         """
-        if self._read is not None and torch.compiler.is_exporting():
+        if self._read is not None and is_exporting():
             return self._read[1:]  # of the mask, whose values cannot be asked for there
         # A mask made in inference mode counts no changes; a model that decodes has been loaded.
         version = None if self.vocabulary.is_inference() else self.vocabulary._version

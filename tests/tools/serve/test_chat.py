@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,9 @@ def test_a_stream_says_what_the_answer_says(server: Server, clips: list[Path], t
     assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"} and len({chunk.id for chunk in chunks}) == 1
     body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": [sound(clips[2])]}]}
     status, events = posted(server, json.dumps(body), tmp_path)
-    assert status == 200 and events.endswith('"finish_reason": "stop", "logprobs": null}]}\n\ndata: [DONE]\n\n')
+    # An untrained system ends some answers, and is cut off in others.
+    end = r'"finish_reason": "(stop|length)", "logprobs": null}]}\n\ndata: \[DONE\]\n\n$'
+    assert status == 200 and re.search(end, events)
 
 
 def posted(server: Server, body: str, folder: Path) -> tuple[int, str]:
