@@ -147,8 +147,12 @@ def test_from_disk_comes_the_system_that_was_validated(trained: Trained) -> None
     content = json.loads((trained.scores / "dev/scores.json").read_text())
     scores = content["scores"]
     assert validated["Step"] == STEPS
-    assert scores["nll_loss"] == pytest.approx(validated["NLL Loss"], rel=1e-6)
-    assert scores["other_audio_loss"] == pytest.approx(validated["NLL Loss with another clip's audio"], rel=1e-6)
+    # What was trained in bfloat16 is scored in float32 on a machine that does not multiply it, and says so.
+    precision = content["provenance"]["precision"]
+    computed = {part: precision[part] for part in ("encoder", "llm")}
+    rel = 1e-6 if precision.get("trained", computed) == computed else 1e-3
+    assert scores["nll_loss"] == pytest.approx(validated["NLL Loss"], rel=rel)
+    assert scores["other_audio_loss"] == pytest.approx(validated["NLL Loss with another clip's audio"], rel=rel)
     assert 100 * scores["asr"]["wer"] == pytest.approx(validated["Word Error Rate (WER)"], rel=1e-6)
     # What the system listens to is in there, too.
     assert scores["other_audio_loss"] != scores["nll_loss"]
