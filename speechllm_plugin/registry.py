@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
+from threading import RLock
 from typing import Any, Generic, TypeVar
 
 from speechllm_plugin.errors import UserError
@@ -58,6 +59,7 @@ class Registry(Generic[PartT]):
         self._parts: dict[str, Part[PartT]] = {}
         self._own: Set[str] = frozenset()
         self._loaded = False
+        self._loading = RLock()
 
     def register(self, name: str, config_kls: type[Any], build: Callable[..., PartT], **more: Any) -> None:
         """:param more: see `Part`."""
@@ -100,14 +102,16 @@ class Registry(Generic[PartT]):
         return [module.name for module in iter_modules(import_module(self._package).__path__)]
 
     def _load(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
-        for module in self._own_modules():
-            self._import_own(module)
-        self._own = self._parts.keys() & frozenset(self._own_modules())
-        for entry_point in entry_points(group=f"speechllm_plugin.{self.kind}s"):
-            entry_point.load()
+        # Threads that ask at once wait until all are there.
+        with self._loading:
+            if self._loaded:
+                return
+            self._loaded = True
+            for module in self._own_modules():
+                self._import_own(module)
+            self._own = self._parts.keys() & frozenset(self._own_modules())
+            for entry_point in entry_points(group=f"speechllm_plugin.{self.kind}s"):
+                entry_point.load()
 
 
 def structure(kls: type[Any], values: object, where: str) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
+from threading import RLock
 from typing import Literal
 
 from speechllm_plugin.errors import UserError
@@ -17,6 +18,7 @@ from speechllm_plugin.languages import is_translation
 
 _tasks: dict[str, Task] = {}
 _loaded = False
+_loading = RLock()
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,13 @@ def task_of_row(source_lang: str, target_lang: str | None, stated: str = "") -> 
 
 def _load() -> None:
     global _loaded
-    if _loaded:
-        return
-    _loaded = True
-    package = "speechllm_plugin.tasks"
-    for module in iter_modules(import_module(package).__path__, f"{package}."):
-        import_module(module.name)
-    for entry_point in entry_points(group="speechllm_plugin.tasks"):
-        entry_point.load()
+    # The reader's threads ask at once: they wait until all tasks are there.
+    with _loading:
+        if _loaded:
+            return
+        _loaded = True
+        package = "speechllm_plugin.tasks"
+        for module in iter_modules(import_module(package).__path__, f"{package}."):
+            import_module(module.name)
+        for entry_point in entry_points(group="speechllm_plugin.tasks"):
+            entry_point.load()

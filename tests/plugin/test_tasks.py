@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from speechllm_plugin.prompts import PromptConfig
 from speechllm_plugin.scoring.report import Hypothesis, read_hypotheses, score, write_hypotheses
 from speechllm_plugin.tasks import api
 from speechllm_plugin.tasks.api import Task, register, task_names, task_of_row
+from tests.commands import environment
 
 HEADER = "id\taudio\ttgt_text\tsrc_text\tsrc_lang\ttgt_lang\ttask\n"
 ROWS = (
@@ -124,3 +127,25 @@ def test_another_package_adds_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
         PromptConfig().check()
     with pytest.raises(ValueError, match="task 'summarise' is registered twice"):
         register(replace(summarise, names=()))
+
+
+TWO_THREADS = """
+import importlib, threading, time
+from speechllm_plugin.tasks import api
+slow = importlib.import_module
+def import_module(name):
+    time.sleep(0.3)
+    return slow(name)
+api.import_module = import_module
+first = threading.Thread(target=api.task_names)
+first.start()
+time.sleep(0.1)
+print(*api.task_names())
+"""
+
+
+def test_a_thread_that_asks_meanwhile_waits_for_all_tasks() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_THREADS], env=environment(), check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["answer", "transcribe", "translate"]
