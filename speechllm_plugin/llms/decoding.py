@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from speechllm_plugin.checked import Checked
 from speechllm_plugin.registry import structure
@@ -127,6 +127,8 @@ class Generated:
     """Embeddings that the audio became."""
     decoded_again: bool = False
     """Whether it stands in place of one that repeated itself; see `DecodingConfig.max_compression_ratio`."""
+    log_probability: float | None = field(default=None, compare=False)
+    """Of the tokens, in nats, by the LLM's own logits, where the search has computed it for each row alone."""
     no_speech: str = ""
     """Why the guard against silence takes its text away; empty = it does not."""
 

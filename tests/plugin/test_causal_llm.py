@@ -35,6 +35,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.generation import stop_tokens
+from speechllm_plugin.llms.packing import MULTIPLE
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt
 from tests.plugin.llm_families import own_loss
@@ -121,7 +122,40 @@ def assert_loss_is_transformers(llm: CausalLlm, renderer: PromptRenderer) -> Non
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_loss_is_transformers_own(name: str, attention: str, tiny_llm: Path, tmp_path: Path) -> None:
     llm = load(name, tiny_llm, tmp_path, attention)
+    renderer = PromptRenderer(llm.tokenizer, PromptConfig(order="instruction_first"))
+    assert llm.packs == (name != "mpt")  # its decoder takes no arguments for the attention
+    assert_loss_is_transformers(llm, renderer)
+    llm.packs = False  # the rows of a batch, padded
+    assert_loss_is_transformers(llm, renderer)
+
+
+def test_packed_rows_are_not_padded(llm: CausalLlm, renderer: PromptRenderer) -> None:
+    prompts = [renderer.render(*pair) for pair in LANGUAGES]
+    targets = [renderer.encode_target(text) for text in TEXTS]
+    needed = sum(map(int, LENGTHS)) + sum(len(p.after) + len(t) - 1 for p, t in zip(prompts, targets, strict=True))
+    taken = []
+    handle = llm.decoder.register_forward_pre_hook(
+        lambda _, args, values: taken.append(values["inputs_embeds"].shape[:2])  # type: ignore[arg-type]
+        if "packed_rows" in values else None,
+        with_kwargs=True,
+    )  # fmt: skip
+    llm.loss(prompts, speech_of(llm), LENGTHS, targets)
+    handle.remove()
+    ((rows, positions),) = taken
+    assert rows == 1 and needed <= positions < needed + MULTIPLE
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_layers_that_are_computed_again(attention: str, tiny_llm: Path, tmp_path: Path) -> None:
+    """The attention of the backward pass keeps rows apart, too: gradients are those of rows alone."""
+    llm = load("gemma3", tiny_llm, tmp_path, attention)
+    checkpoint_layers(llm)
+    assert llm.packs and llm.recomputes
     assert_loss_is_transformers(llm, PromptRenderer(llm.tokenizer, PromptConfig(order="instruction_first")))
+
+
+def test_packing_is_a_choice(tiny_llm: Path) -> None:
+    assert not create_causal_llm(CausalLlmConfig(path=str(tiny_llm), dtype="float32", packed=False)).packs
 
 
 def test_the_loss_without_a_prefix(llm: CausalLlm) -> None:

@@ -96,14 +96,17 @@ def test_each_token_is_what_the_row_alone_calls_for(case: Case) -> None:
     """Written out, one pass a token, and no draft at all."""
     rows, search = case.rows(range(6))
     for row, found in enumerate(decode(rows, search)):
-        limit, tokens = LIMITS[row], list[int]()
+        limit, tokens, likely = LIMITS[row], list[int](), 0.0
         while len(tokens) < limit:
             hidden = rows.hidden(row, [*tokens, *[search.end_of_turn] * (limit - len(tokens))])
-            token = int(rows.logits(hidden[:32] if len(tokens) < 32 else hidden[32:])[len(tokens) % 32].argmax())
+            logits = rows.logits(hidden[:32] if len(tokens) < 32 else hidden[32:])[len(tokens) % 32]
+            token = int(logits.argmax())
             if token in rows.stops:
                 break
             tokens.append(token)
+            likely += float(logits.float().log_softmax(0)[token])
         assert found == Generated(tokens, cut=len(tokens) == limit)
+        assert found.log_probability == pytest.approx(likely)
 
 
 @torch.no_grad()

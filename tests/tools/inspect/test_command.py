@@ -49,6 +49,16 @@ def test_a_yaml_file_is_read_as_the_recipe_reads_it(capsys: pytest.CaptureFixtur
     assert values["training"]["batch_size"] == 3
 
 
+def test_several_systems_make_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    other = ARCH.replace("mlp", "ctc")
+    status, out, _ = run(capsys, ARCH, other, "--seconds", "3")
+    rows = out.splitlines()
+    assert status == 0 and [row.split()[0] for row in rows[1:3]] == [ARCH, other]
+    several = json.loads(run(capsys, ARCH, other, "--seconds", "3", "--json")[1])
+    alone = json.loads(run(capsys, other, "--seconds", "3", "--json")[1])
+    assert several[1]["training"] == alone["training"] and several[1]["parameters"] == alone["parameters"]
+
+
 @pytest.mark.parametrize("fragment", ENCODERS, ids=lambda fragment: fragment.stem)
 def test_an_encoders_fragment_can_be_inspected_without_its_model(
     inspect: Inspect, tiny_config: SpeechLlmConfig, fragment: Path

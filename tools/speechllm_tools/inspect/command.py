@@ -34,8 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("target", metavar="ARCH_OR_CONFIG", nargs="?",
-                        help="encoder.llm.adapter, a YAML file of the recipe, or the directory of a training run")
+    parser.add_argument("targets", metavar="ARCH_OR_CONFIG", nargs="*",
+                        help="encoder.llm.adapter, a YAML file of the recipe, or the directory of a training run; "
+                        "several make a table")
     parser.add_argument("--all", action="store_true",
                         help="a table of the 20 systems of arXiv 2409.17044 and of SLM's (arXiv 2310.00230)")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a training clip (default: 10)")
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if (options.target is None) != options.all:
+    if bool(options.targets) == options.all:
         raise UserError("ARCH_OR_CONFIG: expected either an architecture, a file or a directory, or --all; see --help")
     for name, value in (("seconds", options.seconds), ("target-tokens", options.target_tokens),
                         ("batch-size", options.batch_size), ("gpu-memory", options.gpu_memory)):
@@ -77,12 +78,16 @@ def run(options: argparse.Namespace) -> int:
                       batch_size=options.batch_size or batch_size, memory=round(options.gpu_memory * 1e9), **choices)
 
     if options.all:
-        all_facts = [inspect(name, config, BATCH_SIZE, clips=(options.seconds,)) for name, config in _published()]
-        print(_dump([facts.as_json() for facts in all_facts]) if options.json else report.table(all_facts))
+        found = [inspect(name, config, BATCH_SIZE, clips=(options.seconds,)) for name, config in _published()]
     else:
         overrides = dict(parse_assignment(item, "--set") for item in options.set)
-        facts = inspect(options.target, *_read(options.target, overrides))
-        print(_dump(facts.as_json()) if options.json else report.describe(facts))
+        alone = {} if len(options.targets) == 1 else {"clips": (options.seconds,)}
+        found = [inspect(target, *_read(target, overrides), **alone) for target in options.targets]
+    one = len(options.targets) == 1
+    if options.json:
+        print(_dump(found[0].as_json() if one else [facts.as_json() for facts in found]))
+    else:
+        print(report.describe(found[0]) if one else report.table(found))
     return 0
 
 
