@@ -47,6 +47,19 @@ def test_llm_flops_are_those_of_its_layers(inspect: Inspect) -> None:
     assert facts.cost.llm.flops == pytest.approx(expected, rel=0.01)
 
 
+def test_a_teacher_costs_a_forward_pass(inspect: Inspect) -> None:
+    """And the student's head once more, forward and backward."""
+    arch = "seamless_m4t_v2.mistral_7b.base"
+    config = arch_config(arch)
+    config.distillation.weight = 0.5
+    alone, taught = (inspect(system, target_tokens=20).cost.llm for system in (arch, config))
+    table = 32768 * 4096
+    tokens, layers = PROMPT_TOKENS + 20 + 20, 7_248_023_552 - 2 * table
+    expected = 2 * layers * tokens + 4 * tokens**2 * 4096 * 32 + (2 + 4) * table * 20
+    assert taught.flops - alone.flops == pytest.approx(expected, rel=0.01)
+    assert taught.kept_bytes - alone.kept_bytes == 2 * 4 * 20 * 32768
+
+
 def test_llm_flops_equal_those_of_a_real_backward_pass(inspect: Inspect, tiny_config: SpeechLlmConfig) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
