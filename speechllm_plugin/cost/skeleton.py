@@ -22,12 +22,12 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.models.speech_llm.archs import PART_ARCHS, check_part_arch
 from speechllm_plugin.models.speech_llm.config import PRETRAINED, PartSection, SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.ctc import CtcHead
+from speechllm_plugin.models.speech_llm.ctc_head import CtcHead
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.sizes import adapter_shape, create_ctc_head
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
-from speechllm_plugin.precision import DTYPES
 from speechllm_plugin.pretrained import config_values, freeze
+from speechllm_plugin.tensors.precision import DTYPES
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import SeamlessM4TFeatureExtractor
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.masks import length_mask
+from speechllm_plugin.tensors.masks import length_mask
 
 WINDOW = 400
 """Samples of a frame (25 ms at 16 kHz)."""

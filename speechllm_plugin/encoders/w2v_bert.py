@@ -16,10 +16,10 @@ from transformers import Wav2Vec2BertModel
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import adapter_layer, use_relative_key_attention
 from speechllm_plugin.encoders.fbank import StackedFbank, check_input_dim
-from speechllm_plugin.masks import length_mask, zero_padding
-from speechllm_plugin.parts import cast
-from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
+from speechllm_plugin.pretrained.part import cast
+from speechllm_plugin.tensors.masks import length_mask, zero_padding
+from speechllm_plugin.tensors.precision import Dtype, part_dtype
 
 KEY = "encoder.config.path"
 

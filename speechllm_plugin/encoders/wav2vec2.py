@@ -26,11 +26,11 @@ from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import key_bias
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.masks import length_mask, zero_padding
-from speechllm_plugin.parts import cast
-from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import config_values, load_preprocessor, load_submodule, source_identity
-from speechllm_plugin.transformers_versions import states_of
+from speechllm_plugin.pretrained.part import cast
+from speechllm_plugin.tensors.masks import length_mask, zero_padding
+from speechllm_plugin.tensors.precision import Dtype, part_dtype
+from speechllm_plugin.workarounds.transformers_versions import states_of
 
 KEY = "encoder.config.path"
 FAMILIES: dict[str, tuple[Any, Any]] = {

@@ -20,11 +20,11 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhi
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
-from speechllm_plugin.masks import length_mask
-from speechllm_plugin.parts import cast
-from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
-from speechllm_plugin.transformers_versions import states_of
+from speechllm_plugin.pretrained.part import cast
+from speechllm_plugin.tensors.masks import length_mask
+from speechllm_plugin.tensors.precision import Dtype, part_dtype
+from speechllm_plugin.workarounds.transformers_versions import states_of
 
 HOP = 160
 """Samples between two mel frames (10 ms at 16 kHz)."""

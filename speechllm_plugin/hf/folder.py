@@ -23,7 +23,7 @@ from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.pretrained import copy_checkpoint, load_tokenizer
 from speechllm_plugin.pretrained.identity import hash_weights
 from speechllm_plugin.pretrained.weights import weight_files
-from speechllm_plugin.transformers_versions import own_defaults
+from speechllm_plugin.workarounds.transformers_versions import own_defaults
 
 
 def write_folder(

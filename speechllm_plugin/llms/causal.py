@@ -28,7 +28,6 @@ from speechllm_plugin.llms.joining import join_rows, pad_rows
 from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
 from speechllm_plugin.log import log
-from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import (
     load_model,
     load_tokenizer,
@@ -38,7 +37,8 @@ from speechllm_plugin.pretrained import (
     without_modes,
 )
 from speechllm_plugin.prompts import RenderedPrompt
-from speechllm_plugin.transformers_versions import CACHE, own_defaults
+from speechllm_plugin.tensors.precision import Dtype, part_dtype
+from speechllm_plugin.workarounds.transformers_versions import CACHE, own_defaults
 
 ROW, PADDING = 4, 8
 """Numbers of tokens in `_check_padding`: of a row, and of the padding beside it."""

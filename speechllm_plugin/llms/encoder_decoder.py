@@ -19,10 +19,10 @@ from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.exact import decode
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.joining import join_rows, pad_rows
-from speechllm_plugin.precision import part_dtype
 from speechllm_plugin.pretrained import config_values, load_model, load_tokenizer, source_identity
 from speechllm_plugin.prompts import RenderedPrompt
-from speechllm_plugin.transformers_versions import scales_decoder_output
+from speechllm_plugin.tensors.precision import part_dtype
+from speechllm_plugin.workarounds.transformers_versions import scales_decoder_output
 
 MODEL_TYPES = ("mt5", "t5", "umt5")
 

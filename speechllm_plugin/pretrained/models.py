@@ -17,7 +17,7 @@ from speechllm_plugin.pretrained.explaining import explained
 from speechllm_plugin.pretrained.hub import local_path
 from speechllm_plugin.pretrained.identity import hash_weights, mark
 from speechllm_plugin.pretrained.weights import check_files, read_weights, weight_files
-from speechllm_plugin.transformers_versions import HEAD, VERSION, has_own_head, without_weights
+from speechllm_plugin.workarounds.transformers_versions import HEAD, VERSION, has_own_head, without_weights
 
 
 def check_weight_files(path: str, key: str) -> None:

@@ -14,7 +14,7 @@ from speechllm_plugin.pretrained.explaining import explained
 from speechllm_plugin.pretrained.hub import local_path
 from speechllm_plugin.pretrained.identity import hash_weights, mark
 from speechllm_plugin.pretrained.weights import read_weights, weight_files
-from speechllm_plugin.transformers_versions import without_weights
+from speechllm_plugin.workarounds.transformers_versions import without_weights
 
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained.explaining import explained
 from speechllm_plugin.pretrained.hub import NoSuchFileError, find_file, local_path, read_json
-from speechllm_plugin.transformers_versions import VERSION
+from speechllm_plugin.workarounds.transformers_versions import VERSION
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 """One of them is in every checkpoint of an LLM."""

@@ -18,7 +18,7 @@ from speechllm_plugin.models.speech_llm.config import PRETRAINED, PartSection, S
 from speechllm_plugin.models.speech_llm.sizes import adapter_shape, create_ctc_head
 from speechllm_plugin.pretrained import check_weight_files, load_hf_config, load_tokenizer, without_modes
 from speechllm_plugin.prompts import PromptRenderer
-from speechllm_plugin.transformers_versions import without_weights
+from speechllm_plugin.workarounds.transformers_versions import without_weights
 
 
 @dataclass(frozen=True)

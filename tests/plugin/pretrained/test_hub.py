@@ -22,7 +22,7 @@ from speechllm_plugin.pretrained import (
     load_tokenizer,
     source_identity,
 )
-from speechllm_plugin.transformers_versions import VERSION
+from speechllm_plugin.workarounds.transformers_versions import VERSION
 from tests.plugin.pretrained.checkpoints import KEY, error_of, load_encoder, shard
 
 ROOT = Path(__file__).parents[3]

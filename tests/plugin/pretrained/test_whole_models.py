@@ -26,7 +26,7 @@ from speechllm_plugin.pretrained import (
     load_tokenizer,
     source_identity,
 )
-from speechllm_plugin.transformers_versions import VERSION
+from speechllm_plugin.workarounds.transformers_versions import VERSION
 from tests.plugin.pretrained.checkpoints import add_weights, llm_error
 
 

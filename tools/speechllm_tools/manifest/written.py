@@ -16,14 +16,14 @@ from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.encoder_decoder import MODEL_TYPES
 from speechllm_plugin.llms.positions import check_positions
-from speechllm_plugin.llms.texts import embed_texts
+from speechllm_plugin.llms.texts_as_speech import embed_texts
 from speechllm_plugin.models.speech_llm.archs import LLM_ARCHS
-from speechllm_plugin.precision import machine_precision
 from speechllm_plugin.pretrained import config_values, freeze
 from speechllm_plugin.pretrained.identity import identity_of
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt
 from speechllm_plugin.tasks.answer import ANSWER
 from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt
+from speechllm_plugin.tensors.precision import machine_precision
 
 
 @dataclass(frozen=True)
