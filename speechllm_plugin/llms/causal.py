@@ -29,6 +29,7 @@ from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
 from speechllm_plugin.log import log
 from speechllm_plugin.pretrained import (
+    Source,
     load_model,
     load_tokenizer,
     model_class,
@@ -287,7 +288,7 @@ def check_causal_llm(config: CausalLlmConfig) -> tuple[type[PreTrainedModel], Pr
     :raises UserError: there is no such checkpoint, its architecture takes no speech (see `_check`), or it cannot be
         quantised here.
     """
-    model_kls, model_config = model_class(AutoModelForCausalLM, config.path, "llm.config.path")
+    model_kls, model_config = model_class(AutoModelForCausalLM, Source.of("llm", config.path))
     _check(model_kls, model_config, config.path)
     quantization_options(config.quantization, part_dtype(config), "llm.config.quantization")
     return model_kls, model_config
@@ -317,14 +318,10 @@ def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
         log.info("{} {}: it runs with eager.", config.path, why)
         config.attention = "eager"
     options = quantization_options(config.quantization, part_dtype(config), "llm.config.quantization")
-    tokenizer = load_tokenizer(config.path, "llm.config.path")
+    source = Source.of("llm", config.path)
+    tokenizer = load_tokenizer(source)
     model = load_model(
-        AutoModelForCausalLM,
-        config.path,
-        dtype=part_dtype(config),
-        key="llm.config.path",
-        attn_implementation=config.attention,
-        **options,
+        AutoModelForCausalLM, source, dtype=part_dtype(config), attn_implementation=config.attention, **options
     )
     llm = CausalLlm(config, model, tokenizer)
     try:

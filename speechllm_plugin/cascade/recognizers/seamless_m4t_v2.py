@@ -14,11 +14,9 @@ from transformers import SeamlessM4Tv2Config as HfSeamlessConfig
 from speechllm_plugin.cascade.recognizers.api import RECOGNIZERS, Recognized, Recognizer
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.pretrained import load_config, load_model, load_tokenizer, source_identity
+from speechllm_plugin.pretrained import Source, load_config, load_model, load_tokenizer, source_identity
 from speechllm_plugin.tensors.precision import Dtype, part_dtype
 from speechllm_plugin.text.languages import language_code
-
-_KEY = "recognizer.config.path"
 
 
 @dataclass(kw_only=True)
@@ -71,7 +69,8 @@ class SeamlessM4Tv2Recognizer(Recognizer):
     def code(self, language: str) -> str:
         code = self._codes.get(language_code(language))
         if code is None:
-            raise UserError(f"{_KEY}: {self.config.path} does not know the language {language!r}")
+            source = Source.of("recognizer", self.config.path)
+            raise UserError(f"{source} does not know the language {language!r}")
         return code
 
     def identity(self) -> dict[str, Any]:
@@ -79,14 +78,15 @@ class SeamlessM4Tv2Recognizer(Recognizer):
 
 
 def create_seamless_m4t_v2_recognizer(config: SeamlessM4Tv2RecognizerConfig) -> SeamlessM4Tv2Recognizer:
-    load_config(config.path, HfSeamlessConfig, _KEY)
-    model = load_model(AutoModelForSpeechSeq2Seq, config.path, dtype=part_dtype(config), key=_KEY)
+    source = Source.of("recognizer", config.path)
+    load_config(source, HfSeamlessConfig)
+    model = load_model(AutoModelForSpeechSeq2Seq, source, dtype=part_dtype(config))
     if not hasattr(model.generation_config, "text_decoder_lang_to_code_id"):
         raise UserError(
-            f"{_KEY}: found no `text_decoder_lang_to_code_id` in the generation_config.json of {config.path}, expected "
-            "the file as Meta's repository has it: it tells how the model is told the language"
+            f"{source.key}: found no `text_decoder_lang_to_code_id` in the generation_config.json of {config.path}, "
+            "expected the file as Meta's repository has it: it tells how the model is told the language"
         )
-    return SeamlessM4Tv2Recognizer(config, model, load_tokenizer(config.path, _KEY))
+    return SeamlessM4Tv2Recognizer(config, model, load_tokenizer(source))
 
 
 RECOGNIZERS.register("seamless_m4t_v2", SeamlessM4Tv2RecognizerConfig, create_seamless_m4t_v2_recognizer)

@@ -16,11 +16,10 @@ from transformers.utils import logging
 from speechllm_plugin.cascade.recognizers.api import RECOGNIZERS, Recognized, Recognizer
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.pretrained import load_config, load_model, load_tokenizer, source_identity
+from speechllm_plugin.pretrained import Source, load_config, load_model, load_tokenizer, source_identity
 from speechllm_plugin.tensors.precision import Dtype, part_dtype
 from speechllm_plugin.text.languages import language_code
 
-_KEY = "recognizer.config.path"
 # Whisper has some of its own: "jw", Javanese.
 _CODES = {language_code(code): code for code in LANGUAGES}
 
@@ -73,13 +72,14 @@ class WhisperRecognizer(Recognizer):
         ]
 
     def code(self, language: str) -> str:
+        source = Source.of("recognizer", self.config.path)
         if not self.model.generation_config.is_multilingual:
             if language_code(language) != "en":
-                raise UserError(f"{_KEY}: {self.config.path} knows English only, found speech in {language!r}")
+                raise UserError(f"{source} knows English only, found speech in {language!r}")
             return "en"
         code = _CODES.get(language_code(language))
         if f"<|{code}|>" not in self.model.generation_config.lang_to_id:
-            raise UserError(f"{_KEY}: {self.config.path} does not know the language {language!r}")
+            raise UserError(f"{source} does not know the language {language!r}")
         return str(code)
 
     def identity(self) -> dict[str, Any]:
@@ -98,14 +98,15 @@ def _quiet() -> Iterator[None]:
 
 
 def create_whisper_recognizer(config: WhisperRecognizerConfig) -> WhisperRecognizer:
-    load_config(config.path, WhisperConfig, _KEY)
-    model = load_model(AutoModelForSpeechSeq2Seq, config.path, dtype=part_dtype(config), key=_KEY)
+    source = Source.of("recognizer", config.path)
+    load_config(source, WhisperConfig)
+    model = load_model(AutoModelForSpeechSeq2Seq, source, dtype=part_dtype(config))
     if not hasattr(model.generation_config, "is_multilingual"):
         raise UserError(
-            f"{_KEY}: found no `is_multilingual` in the generation_config.json of {config.path}, expected the file as "
-            "OpenAI's repositories have it: it tells how the model is told the language"
+            f"{source.key}: found no `is_multilingual` in the generation_config.json of {config.path}, expected the "
+            "file as OpenAI's repositories have it: it tells how the model is told the language"
         )
-    return WhisperRecognizer(config, model, load_tokenizer(config.path, _KEY))
+    return WhisperRecognizer(config, model, load_tokenizer(source))
 
 
 RECOGNIZERS.register("whisper", WhisperRecognizerConfig, create_whisper_recognizer)

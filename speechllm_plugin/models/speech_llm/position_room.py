@@ -15,7 +15,7 @@ from speechllm_plugin.datasets.speech_text import Utterance
 from speechllm_plugin.llms.positions import needs_more
 from speechllm_plugin.models.speech_llm.config import PRETRAINED
 from speechllm_plugin.models.speech_llm.preflight import Outline
-from speechllm_plugin.pretrained import load_hf_config, without_modes
+from speechllm_plugin.pretrained import Source, load_hf_config, without_modes
 
 
 def check_room_of_rows(outline: Outline, rows: Iterable[Utterance], *, longest: float | None) -> None:
@@ -58,7 +58,7 @@ def vector_counter(outline: Outline) -> Callable[[float], int | None]:
     mode, config = FakeTensorMode(), outline.config
     section: Any = config.encoder
     outline_encoder: Any = PRETRAINED["encoder"].get(section.name).outline  # an `Outline` is of parts that have one
-    hf_config = load_hf_config(section.config.path, "encoder.config.path")
+    hf_config = load_hf_config(Source.of("encoder", section.config.path))
     with torch.random.fork_rng(devices=[]), without_modes(), torch.inference_mode(False), mode:
         encoder = outline_encoder(section.config, hf_config, torch.float32)
         adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, outline.shape)

@@ -119,7 +119,7 @@ def loader(folder: Path, part: str, dtype: str) -> Callable[[], Any]:
     from speechllm_plugin.encoders.api import ENCODERS
     from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
     from speechllm_plugin.models.speech_llm.factory import create_speech_llm
-    from speechllm_plugin.pretrained import load_model
+    from speechllm_plugin.pretrained import Source, load_model
     from speechllm_plugin.tensors.precision import DTYPES
 
     for name in MODELS[part]:
@@ -128,7 +128,7 @@ def loader(folder: Path, part: str, dtype: str) -> Callable[[], Any]:
     values = {"path": first, "dtype": dtype}
     if part == "llm":
         auto = transformers.AutoModelForCausalLM
-        return lambda: load_model(auto, first, dtype=DTYPES[dtype], key="llm.config.path")
+        return lambda: load_model(auto, Source.of("llm", first), dtype=DTYPES[dtype])
     if part == "encoder":
         encoder = ENCODERS.get("whisper")
         return lambda: encoder.build(ENCODERS.config(encoder.name, values))
