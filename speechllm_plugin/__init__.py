@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.sndfile import preload_sndfile
+from speechllm_plugin.workarounds.sndfile import preload_sndfile
 
 if TYPE_CHECKING:
     from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterOutput, AdapterShape

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from speechllm_plugin.yaml_text import parse_yaml
+from speechllm_plugin.files.yaml_text import parse_yaml
 from tests.documents import PAGES, ROOT, commands_of, name_of
 
 COMMANDS = [(page, command) for page in PAGES for command in commands_of(page)]

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.threads import wait_passively
-from speechllm_plugin.yaml_text import parse_assignment, parse_yaml
+from speechllm_plugin.files.yaml_text import parse_assignment, parse_yaml
+from speechllm_plugin.workarounds.threads import wait_passively
 from speechllm_recipes.entry import Action, Driver, RecipeEntry
 from speechllm_recipes.given_keys import given_keys
 
@@ -150,15 +150,16 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     # After what needs no torch: mistakes of the command line are told at once.
     from fairseq2.recipe.cli import main as recipe_main
 
-    from speechllm_recipes.workarounds.local_paths import read_local_paths_whole
-    from speechllm_recipes.workarounds.log_filter import install_log_filter
-    from speechllm_recipes.workarounds.one_config import read_configuration_once
-    from speechllm_recipes.workarounds.stop_signal import die_as_told
-    from speechllm_recipes.workarounds.strict_numbers import refuse_numbers_of_another_kind
+    from speechllm_plugin.workarounds.local_paths import read_local_paths_whole
+    from speechllm_plugin.workarounds.log_filter import install_log_filter
+    from speechllm_plugin.workarounds.one_config import read_configuration_once
+    from speechllm_plugin.workarounds.stop_signal import die_as_told
+    from speechllm_plugin.workarounds.strict_numbers import refuse_numbers_of_another_kind
+    from speechllm_recipes.config_errors import config_error, structure_error
 
     # A failing extension would only be a warning, and the recipe would then miss its model family.
     os.environ.setdefault("FAIRSEQ2_EXTENSION_TRACE", "1")
-    install_log_filter()
+    install_log_filter(structure_error, config_error)
     read_local_paths_whole()
     read_configuration_once()
     refuse_numbers_of_another_kind()

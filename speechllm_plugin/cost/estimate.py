@@ -34,17 +34,17 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils.flop_counter import FlopCounterMode
 
 from speechllm_plugin.adapters.api import ADAPTERS, Adapter
-from speechllm_plugin.cost.kept import Kept
+from speechllm_plugin.cost.autograd_memory import Kept
 from speechllm_plugin.cost.skeleton import Skeleton, count_parameters, frozen_bytes
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.causal import CausalLlm
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm
-from speechllm_plugin.logits import LOGITS_AT_A_TIME
-from speechllm_plugin.models.speech_llm.ctc import CtcHead, LinearCtcHead, LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.ctc_head import CtcHead, LinearCtcHead, LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
-from speechllm_plugin.parts import PretrainedPart
+from speechllm_plugin.pretrained.part import PretrainedPart
+from speechllm_plugin.tensors.logits import LOGITS_AT_A_TIME
 
 ResultT = TypeVar("ResultT")
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from speechllm_plugin.checked import Checked
+from speechllm_plugin.configuration.checked import Checked
 
 SAMPLE_RATE = 16000
 """Of what is augmented, in Hz."""

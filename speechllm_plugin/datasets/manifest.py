@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Literal
 
 from speechllm_plugin.datasets.text_cleaning import CleanText, clean, tell_of_marks
-from speechllm_plugin.datasets.tsv import Record, read_table, write_table
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.tsv import Record, read_table, write_table
 from speechllm_plugin.tasks.api import task_named
 from speechllm_plugin.tasks.row_prompt import COLUMNS, NOTHING, RowPrompt, read_row_prompt
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from speechllm_plugin.datasets.checks import check_n_frames
 from speechllm_plugin.datasets.lengths import LengthPolicy
+from speechllm_plugin.datasets.row_checks import check_n_frames
 from speechllm_plugin.datasets.speech_text import Utterance
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log

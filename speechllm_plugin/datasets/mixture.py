@@ -12,7 +12,7 @@ from typing import Literal
 
 from typing_extensions import override
 
-from speechllm_plugin.checked import Checked
+from speechllm_plugin.configuration.checked import Checked
 from speechllm_plugin.errors import UserError
 
 

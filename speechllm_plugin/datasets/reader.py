@@ -24,7 +24,7 @@ from speechllm_plugin.datasets.mixture import Draws, MixtureConfig, draw_epoch
 from speechllm_plugin.datasets.plan import Batching, BatchLimits, Sizes, evaluation_steps, padding, training_steps
 from speechllm_plugin.datasets.same_rows import are_new_rows, row_digests, without_rows
 from speechllm_plugin.datasets.speech_text import Utterance
-from speechllm_plugin.encoders.cache import FeatureCache
+from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
 from speechllm_plugin.tasks.api import Task, task_of_row

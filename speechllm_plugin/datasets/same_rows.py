@@ -8,9 +8,9 @@ from typing import Any
 
 from speechllm_plugin.datasets.speech_text import Utterance
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_code
 from speechllm_plugin.log import log
 from speechllm_plugin.tasks.row_prompt import NOTHING
+from speechllm_plugin.text.languages import language_code
 
 # What the fingerprint of a plan says of its rows; the rest is how they are read.
 _ROWS = {"clips", "seconds", "rows"}

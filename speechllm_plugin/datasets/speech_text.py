@@ -11,9 +11,9 @@ from speechllm_plugin.datasets.audio import AudioSource, duration, resolve
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest, seconds_of
 from speechllm_plugin.datasets.text_cleaning import CleanText
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import is_translation
 from speechllm_plugin.log import log
 from speechllm_plugin.tasks.api import task_of_row
+from speechllm_plugin.text.languages import is_translation
 
 SPEECH_TEXT_DATASET = "speech_text"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.parts import PretrainedPart
+from speechllm_plugin.pretrained.part import PretrainedPart
 from speechllm_plugin.registry import Registry
 
 

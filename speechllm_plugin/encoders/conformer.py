@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechllm_plugin.masks import length_mask, zero_padding
+from speechllm_plugin.tensors.masks import length_mask, zero_padding
 
 
 class RelativeKeyAttention(nn.Module):

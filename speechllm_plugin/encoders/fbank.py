@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import SeamlessM4TFeatureExtractor
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.masks import length_mask
+from speechllm_plugin.pretrained import Source
+from speechllm_plugin.tensors.masks import length_mask
 
 WINDOW = 400
 """Samples of a frame (25 ms at 16 kHz)."""
@@ -94,7 +95,7 @@ def _frames(lengths: Tensor) -> Tensor:
     return (lengths.clamp(min=MIN_SAMPLES) - WINDOW) // HOP + 1
 
 
-def check_input_dim(found: int, path: str, key: str) -> None:
+def check_input_dim(found: int, source: Source) -> None:
     """A checkpoint that takes other features than these is refused."""
     if found != StackedFbank.dim:
-        raise UserError(f"{key}: {path} takes features of width {found}, expected {StackedFbank.dim}")
+        raise UserError(f"{source} takes features of width {found}, expected {StackedFbank.dim}")

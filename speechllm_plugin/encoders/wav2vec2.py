@@ -26,13 +26,12 @@ from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import key_bias
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.masks import length_mask, zero_padding
-from speechllm_plugin.parts import cast
-from speechllm_plugin.precision import Dtype, part_dtype
-from speechllm_plugin.pretrained import config_values, load_preprocessor, load_submodule, source_identity
-from speechllm_plugin.transformers_versions import states_of
+from speechllm_plugin.pretrained import Source, config_values, load_preprocessor, load_submodule, source_identity
+from speechllm_plugin.pretrained.part import cast
+from speechllm_plugin.tensors.masks import length_mask, zero_padding
+from speechllm_plugin.tensors.precision import Dtype, part_dtype
+from speechllm_plugin.workarounds.transformers_versions import states_of
 
-KEY = "encoder.config.path"
 FAMILIES: dict[str, tuple[Any, Any]] = {
     "wav2vec2": (HfWav2Vec2Config, Wav2Vec2Model),
     "hubert": (HubertConfig, HubertModel),
@@ -195,13 +194,14 @@ def check_wav2vec2(config: Wav2Vec2Config) -> Any:
     :returns: transformers' configuration of the layers that run.
     :raises UserError: there is no such checkpoint, it is of another family, or it has not so many layers.
     """
-    values = config_values(config.path, KEY)
+    source = Source.of("encoder", config.path)
+    values = config_values(source)
     if values["model_type"] not in FAMILIES:
-        raise UserError(f"{KEY}: {config.path} holds a model of type {values['model_type']!r}, expected one of "
+        raise UserError(f"{source} holds a model of type {values['model_type']!r}, expected one of "
                         f"{', '.join(FAMILIES)}")
     hf_config = FAMILIES[values["model_type"]][0].from_dict(values)
     if getattr(hf_config, "add_adapter", False):
-        raise UserError(f"{KEY}: {config.path} shortens its output by layers of its own (add_adapter), expected a "
+        raise UserError(f"{source} shortens its output by layers of its own (add_adapter), expected a "
                         "model without")
     num_layers = hf_config.num_hidden_layers
     if not 1 <= (num_layers if config.layer is None else config.layer) <= num_layers:
@@ -230,13 +230,14 @@ def outline_wav2vec2(config: Wav2Vec2Config, hf_config: Any, dtype: torch.dtype)
 
 
 def create_wav2vec2(config: Wav2Vec2Config) -> Wav2Vec2SpeechEncoder:
+    source = Source.of("encoder", config.path)
     hf_config = check_wav2vec2(config)
     num_layers, model_kls = hf_config.num_hidden_layers, FAMILIES[hf_config.model_type][1]
     final_norm = _take_layers(config, hf_config)
     model = load_submodule(
         model_kls,
         hf_config,
-        config.path,
+        source,
         prefix=f"{model_kls.base_model_prefix}.",
         optional_prefix=True,
         ignored=(
@@ -244,11 +245,10 @@ def create_wav2vec2(config: Wav2Vec2Config) -> Wav2Vec2SpeechEncoder:
             *(f"encoder.layers.{unused}." for unused in range(hf_config.num_hidden_layers, num_layers)),
         ),
         dtype=part_dtype(config),
-        key=KEY,
     )
     normalize = config.normalize
     if normalize is None:
-        normalize = bool(load_preprocessor(config.path, KEY).get("do_normalize", True))
+        normalize = bool(load_preprocessor(source).get("do_normalize", True))
     return Wav2Vec2SpeechEncoder(config, hf_config, model, normalize, final_norm)
 
 

@@ -20,11 +20,11 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhi
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
-from speechllm_plugin.masks import length_mask
-from speechllm_plugin.parts import cast
-from speechllm_plugin.precision import Dtype, part_dtype
-from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
-from speechllm_plugin.transformers_versions import states_of
+from speechllm_plugin.pretrained import Source, load_config, load_submodule, source_identity
+from speechllm_plugin.pretrained.part import cast
+from speechllm_plugin.tensors.masks import length_mask
+from speechllm_plugin.tensors.precision import Dtype, part_dtype
+from speechllm_plugin.workarounds.transformers_versions import states_of
 
 HOP = 160
 """Samples between two mel frames (10 ms at 16 kHz)."""
@@ -154,7 +154,7 @@ def _num_frames(samples: NumberT) -> NumberT:
 
 def check_whisper(config: WhisperConfig) -> HfWhisperConfig:
     """:raises UserError: there is no such checkpoint, or it is none of Whisper's."""
-    return load_config(config.path, HfWhisperConfig, "encoder.config.path")
+    return load_config(Source.of("encoder", config.path), HfWhisperConfig)
 
 
 def outline_whisper(config: WhisperConfig, hf_config: HfWhisperConfig, dtype: torch.dtype) -> WhisperSpeechEncoder:
@@ -168,11 +168,10 @@ def create_whisper(config: WhisperConfig) -> WhisperSpeechEncoder:
     encoder = load_submodule(
         HfWhisperEncoder,
         hf_config,
-        config.path,
+        Source.of("encoder", config.path),
         prefix="model.encoder.",
         optional_prefix=True,
         dtype=part_dtype(config),
-        key="encoder.config.path",
     )
     return WhisperSpeechEncoder(config, hf_config, encoder)
 

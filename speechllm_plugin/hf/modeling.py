@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from speechllm_plugin.configuration.structure import structure
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.hf.configuration import HfSpeechLlmConfig
 from speechllm_plugin.llms.decoding import DecodingConfig
@@ -22,8 +23,7 @@ from speechllm_plugin.models.speech_llm.checkpoint import device_named, restore
 from speechllm_plugin.models.speech_llm.config import PRETRAINED
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.shards import put_weights
-from speechllm_plugin.precision import DTYPES
-from speechllm_plugin.registry import structure
+from speechllm_plugin.tensors.precision import DTYPES
 
 _HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 """Options of `from_pretrained` that say how the hub is asked."""

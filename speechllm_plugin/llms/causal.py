@@ -36,8 +36,8 @@ from speechllm_plugin.llms.packing import pack
 from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
 from speechllm_plugin.log import log
-from speechllm_plugin.precision import Dtype, part_dtype
 from speechllm_plugin.pretrained import (
+    Source,
     load_model,
     load_tokenizer,
     model_class,
@@ -46,7 +46,8 @@ from speechllm_plugin.pretrained import (
     without_modes,
 )
 from speechllm_plugin.prompts import RenderedPrompt
-from speechllm_plugin.transformers_versions import CACHE
+from speechllm_plugin.tensors.precision import Dtype, part_dtype
+from speechllm_plugin.workarounds.transformers_versions import CACHE
 
 MAX_PREFIXES = 64
 """Prefixes whose states are kept: 5 MB each for 40 tokens of Llama 3.1 8B."""
@@ -291,10 +292,10 @@ def _contiguous(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ..
 def check_causal_llm(config: CausalLlmConfig) -> tuple[type[PreTrainedModel], PretrainedConfig]:
     """
     :returns: transformers' class of the checkpoint and its configuration.
-    :raises UserError: there is no such checkpoint, its architecture takes no speech (see `check_architecture`), or it cannot be
-        quantised here.
+    :raises UserError: there is no such checkpoint, its architecture takes no speech (see `check_architecture`), or it
+        cannot be quantised here.
     """
-    model_kls, model_config = model_class(AutoModelForCausalLM, config.path, "llm.config.path")
+    model_kls, model_config = model_class(AutoModelForCausalLM, Source.of("llm", config.path))
     check_architecture(model_kls, model_config, config.path)
     quantization_options(config.quantization, part_dtype(config), "llm.config.quantization")
     return model_kls, model_config
@@ -324,14 +325,10 @@ def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
         log.info("{} {}: it runs with eager.", config.path, why)
         config.attention = "eager"
     options = quantization_options(config.quantization, part_dtype(config), "llm.config.quantization")
-    tokenizer = load_tokenizer(config.path, "llm.config.path")
+    source = Source.of("llm", config.path)
+    tokenizer = load_tokenizer(source)
     model = load_model(
-        AutoModelForCausalLM,
-        config.path,
-        dtype=part_dtype(config),
-        key="llm.config.path",
-        attn_implementation=config.attention,
-        **options,
+        AutoModelForCausalLM, source, dtype=part_dtype(config), attn_implementation=config.attention, **options
     )
     llm = CausalLlm(config, model, tokenizer)
     try:

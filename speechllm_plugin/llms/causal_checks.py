@@ -12,7 +12,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.joining import pad_rows
 from speechllm_plugin.llms.packing import NAMES
 from speechllm_plugin.log import log
-from speechllm_plugin.transformers_versions import own_defaults
+from speechllm_plugin.workarounds.transformers_versions import own_defaults
 
 if TYPE_CHECKING:
     from speechllm_plugin.llms.causal import CausalLlm

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 
-from speechllm_plugin.checked import Checked
-from speechllm_plugin.registry import structure
+from speechllm_plugin.configuration.checked import Checked
+from speechllm_plugin.configuration.structure import structure
 
 TOKENS_PER_SECOND = 12.0
 """The limit's rate where no references tell it: English at its fastest has about 5 words, some 8 tokens, a second."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
-from speechllm_plugin.logits import Logits
 from speechllm_plugin.prompts import RenderedPrompt
+from speechllm_plugin.tensors.logits import Logits
 
 _BLOCK = 1600
 """Samples of 0.1 s at 16 kHz: shorter than a syllable, longer than a click."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from speechllm_recipes.sweep.cells import CellFolder
 from speechllm_recipes.sweep.launch import submit
-from speechllm_recipes.sweep.plan import read_sweep
+from speechllm_recipes.sweep.sweep_file import read_sweep
 
 from speechllm_plugin.datasets.manifest import read_manifest, write_manifest
 from speechllm_plugin.scoring.report import read_hypotheses

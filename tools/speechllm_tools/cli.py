@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.threads import wait_passively
+from speechllm_plugin.workarounds.threads import wait_passively
 
 # name -> (module, one line of help). Modules are imported only when their command is asked for, so that
 # `speechllm --help` answers at once.

@@ -78,9 +78,9 @@ def run(options: argparse.Namespace) -> int:
 
     import_transformers()
 
-    from speechllm_plugin.languages import language_code
     from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
-    from speechllm_plugin.precision import describe_decoding, machine_precision
+    from speechllm_plugin.tensors.precision import describe_decoding, machine_precision
+    from speechllm_plugin.text.languages import language_code
     from speechllm_tools.numerics import use_recipe_numerics
     from speechllm_tools.recordings.session import Session
 

@@ -22,7 +22,7 @@ from speechllm_kernels._common import (
     resolve_backend,
 )
 from speechllm_kernels.cif import ops, reference
-from speechllm_kernels.cif.plan import Plan, Rules
+from speechllm_kernels.cif.token_plan import Plan, Rules
 
 __all__ = ["CifOutput", "cif"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from speechllm_kernels._common import accumulable, valid_frames
-from speechllm_kernels.cif.plan import (
+from speechllm_kernels.cif.token_plan import (
     BELOW,
     LARGEST_POSITION,
     Plan,

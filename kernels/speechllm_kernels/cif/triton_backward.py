@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from speechllm_kernels._triton_numbers import double, narrow, widen
-from speechllm_kernels.cif.plan import Plan, Rules
+from speechllm_kernels.cif.token_plan import Plan, Rules
 from speechllm_kernels.cif.triton_gather import block_of_channels
 
 FRAMES = 4  # per program of the pass over h

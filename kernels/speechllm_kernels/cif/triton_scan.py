@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from speechllm_kernels._triton_numbers import double
-from speechllm_kernels.cif.plan import BELOW, LARGEST_ALPHA, LARGEST_POSITION, SNAP, Plan, Rules
+from speechllm_kernels.cif.token_plan import BELOW, LARGEST_ALPHA, LARGEST_POSITION, SNAP, Plan, Rules
 
 # Fixed, whatever T: a row's sums have the same bits alone and in a batch.
 CHUNK = 2048

@@ -12,23 +12,23 @@ from fairseq2.task import Task
 from torch.nn import Module
 from typing_extensions import override
 
-from speechllm_plugin.cascade import Cascade
-from speechllm_plugin.datasets.checks import check_languages
+from speechllm_plugin.cascade.model import Cascade
+from speechllm_plugin.cascade.recognizers.api import RECOGNIZERS
+from speechllm_plugin.datasets.row_checks import check_languages
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_name
 from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.archs import check_part_arch
-from speechllm_plugin.precision import MachinePrecision, describe_decoding
-from speechllm_plugin.recognizers.api import RECOGNIZERS
 from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.provenance import provenance as collect_provenance
-from speechllm_plugin.units.cascade import CascadeDecoder, CascadeEvalUnit
+from speechllm_plugin.tensors.precision import MachinePrecision, describe_decoding
+from speechllm_plugin.text.languages import language_name
+from speechllm_plugin.units.cascade_hypotheses import CascadeDecoder, CascadeEvalUnit
 from speechllm_plugin.units.kept import KeptHypotheses
+from speechllm_recipes.speech_llm.auto_precision import shared_precision
 from speechllm_recipes.speech_llm.common import arithmetic, open_reader, register_common
 from speechllm_recipes.speech_llm.config import CascadeConfig
-from speechllm_recipes.speech_llm.precision import shared_precision
 from speechllm_recipes.speech_llm.task import DecodingTask
 
 

@@ -20,29 +20,29 @@ from torch.nn import Module
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.datasets.audio import AudioError
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
-from speechllm_plugin.datasets.checks import check_languages
 from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.mixture import MixtureConfig
 from speechllm_plugin.datasets.plan import Batching, BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
+from speechllm_plugin.datasets.row_checks import check_languages
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset, Utterance
-from speechllm_plugin.encoders.cache import FeatureCache
+from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import direction_of, language_code, language_name
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.checkpoint_files import describe_choice, named_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.models.speech_llm.position_room import check_room_of_rows
 from speechllm_plugin.models.speech_llm.preflight import Outline
-from speechllm_plugin.models.speech_llm.room import check_room_of_rows
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_plugin.tasks.api import task_names
+from speechllm_plugin.text.languages import direction_of, language_code, language_name
+from speechllm_recipes.speech_llm.batch_positions import position_counter
 from speechllm_recipes.speech_llm.config import (
     SpeechDatasetSection,
     SpeechLlmEvaluateConfig,
     SpeechLlmGenerateConfig,
 )
-from speechllm_recipes.speech_llm.positions import position_counter
 from speechllm_recipes.speech_llm.user_errors import report_user_error
 
 

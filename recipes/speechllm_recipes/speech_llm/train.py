@@ -18,17 +18,18 @@ from typing_extensions import override
 from speechllm_plugin.datasets.reader import SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_atomically
+from speechllm_plugin.files.atomic import write_atomically
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.limits import ReferenceLength, rate_for, reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint, keep_decoding, step_numbers
-from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.ctc_head import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.kept_vocabulary import keep_vocabulary, use_kept_vocabulary
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.prompts import PromptConfig
 from speechllm_plugin.units.alignable import check_alignable, known_transcripts
 from speechllm_plugin.units.training import SpeechLlmTrainUnit
 from speechllm_plugin.units.validation import SpeechLlmValidUnit
+from speechllm_recipes.speech_llm.auto_precision import TrainingPrecision, settle_training
 from speechllm_recipes.speech_llm.common import (
     check_level,
     check_references,
@@ -42,7 +43,6 @@ from speechllm_recipes.speech_llm.common import (
 from speechllm_recipes.speech_llm.config import SCORED_BY, SpeechLlmTrainConfig
 from speechllm_recipes.speech_llm.disk_space import ask_for_space_first
 from speechllm_recipes.speech_llm.memory import settle_checkpointing
-from speechllm_recipes.speech_llm.precision import TrainingPrecision, settle_training
 from speechllm_recipes.speech_llm.resume import check_steps, follow_configuration
 from speechllm_recipes.speech_llm.run_record import check_run_record
 from speechllm_recipes.speech_llm.task import ResumableTask, Stop, WatchedReader

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.yaml_text import parse_assignment
+from speechllm_plugin.files.yaml_text import parse_assignment
 from speechllm_recipes.sweep.cells import CellFolder
 from speechllm_recipes.sweep.launch import run_cell, stages, submit
-from speechllm_recipes.sweep.plan import read_sweep
+from speechllm_recipes.sweep.sweep_file import read_sweep
 from speechllm_recipes.sweep.table import Board, dry_run_table
 
 

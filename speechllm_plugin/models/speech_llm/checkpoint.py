@@ -16,7 +16,7 @@ from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, part_dtyp
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.shards import load_shards
-from speechllm_plugin.precision import MachinePrecision, machine_precision
+from speechllm_plugin.tensors.precision import MachinePrecision, machine_precision
 
 
 def decoding_dtypes(trained: Mapping[str, str], machine: MachinePrecision) -> dict[str, str]:

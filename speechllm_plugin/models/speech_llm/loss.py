@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from speechllm_plugin.models.speech_llm.ctc import CtcLoss
+from speechllm_plugin.models.speech_llm.ctc_head import CtcLoss
 from speechllm_plugin.models.speech_llm.distillation import Distilled
 
 

@@ -10,30 +10,30 @@ import torch
 from torch import Tensor, nn
 
 from speechllm_plugin.adapters.api import Adapter, AdapterOutput, stack_outputs
-from speechllm_plugin.alignment import TimedText, check_timestamps, time_texts
+from speechllm_plugin.alignment.hypotheses import TimedText, check_timestamps, time_texts
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.files import Audio, batch_of_files
 from speechllm_plugin.encoders.apart import encode_apart
 from speechllm_plugin.encoders.api import SpeechEncoder, too_long
-from speechllm_plugin.encoders.cache import FeatureCache
+from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated, without_guards
 from speechllm_plugin.llms.no_speech import blank_shares
 from speechllm_plugin.llms.positions import check_positions
-from speechllm_plugin.masks import stack_frames
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, part_dtypes
-from speechllm_plugin.models.speech_llm.ctc import CtcHead, CtcLoss
+from speechllm_plugin.models.speech_llm.ctc_head import CtcHead, CtcLoss
 from speechllm_plugin.models.speech_llm.distillation import Distilled, distill
 from speechllm_plugin.models.speech_llm.loss import SpeechLlmLoss
 from speechllm_plugin.models.speech_llm.tuning import TunedWeights
-from speechllm_plugin.parts import rounds
 from speechllm_plugin.pretrained import freeze
+from speechllm_plugin.pretrained.part import rounds
 from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
 from speechllm_plugin.tasks.answer import ANSWER
 from speechllm_plugin.tasks.api import Task
 from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt, question
+from speechllm_plugin.tensors.masks import stack_frames
 
 
 class SpeechLlm(nn.Module):

@@ -12,17 +12,17 @@ import pytest
 import soundfile
 import torch
 
-from speechllm_plugin.datasets.checks import check_languages
 from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest, write_manifest
+from speechllm_plugin.datasets.row_checks import check_languages
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_name
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_plugin.tasks.row_prompt import RowPrompt
+from speechllm_plugin.text.languages import language_name
 from tests.plugin.llm_families import (
     SPELT_CONTROLS,
     gemma_tokenizer,

@@ -10,9 +10,9 @@ from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
-from speechllm_plugin.encoders.cache import FeatureCache
+from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.ctc_head import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.encoders.cache import FeatureCache
+from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm

@@ -11,15 +11,15 @@ import pytest
 import soundfile
 import torch
 
+from speechllm_plugin.configuration.structure import structure
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.yaml_text import parse_yaml
 from speechllm_plugin.llms.decoding import DecodingConfig
-from speechllm_plugin.masks import length_mask
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.ctc import ALIGNED_LOGIT, LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.ctc_head import ALIGNED_LOGIT, LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.registry import structure
-from speechllm_plugin.yaml_text import parse_yaml
+from speechllm_plugin.tensors.masks import length_mask
 from tests.plugin.speech_llm.systems import batches_of, create
 
 SIZES = {"dim": 16, "num_heads": 2, "ffn_dim": 32, "dropout": 0.5}

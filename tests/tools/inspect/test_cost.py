@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from speechllm_plugin.cost.autograd_memory import Kept
 from speechllm_plugin.cost.estimate import PROMPT_TOKENS
-from speechllm_plugin.cost.kept import Kept
 from speechllm_plugin.cost.skeleton import count_parameters, frozen_bytes
 from speechllm_plugin.models.speech_llm.config import CtcConfig, SpeechLlmConfig, arch_config
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm

@@ -16,7 +16,7 @@ import soundfile
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
 from speechllm_plugin.datasets.manifest import read_manifest
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_tools.bench.report import describe_machine

@@ -16,7 +16,7 @@ from speechllm_plugin.datasets.augmentation import Augmentation, augment
 from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
 from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm

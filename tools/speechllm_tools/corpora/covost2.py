@@ -26,7 +26,7 @@ from speechllm_tools.prepare.api import (
     tasks_of,
     words_of,
 )
-from speechllm_tools.prepare.common_voice import UNQUOTED, Clip, add_unquote, clips_of, unquote
+from speechllm_tools.prepare.common_voice_tables import UNQUOTED, Clip, add_unquote, clips_of, unquote
 from speechllm_tools.prepare.parquet import count_rows, read_parquet, sound_of
 from speechllm_tools.prepare.text_files import RAGGED, read_tsv
 

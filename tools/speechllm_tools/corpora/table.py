@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from speechllm_plugin.datasets.tsv import read_table
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_code
+from speechllm_plugin.files.tsv import read_table
+from speechllm_plugin.text.languages import language_code
 from speechllm_tools.prepare.api import Corpus, Line, Sound, Target, Task, tasks_of, words_of
 from speechllm_tools.prepare.measure import Unusable
 from speechllm_tools.prepare.parquet import count_rows, read_parquet, sound_of

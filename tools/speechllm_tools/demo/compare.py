@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_plugin.scoring.table import format_wer
 from speechllm_tools.demo.run import SPLITS, config_file, evaluation, paths
 from speechllm_tools.demo.watch import run_recipe

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import check_free, new_folder
-from speechllm_plugin.yaml_text import parse_assignment
+from speechllm_plugin.files.atomic import check_free, new_folder
+from speechllm_plugin.files.yaml_text import parse_assignment
 from speechllm_tools.export import formats
 from speechllm_tools.export.api import Export, Format
 from speechllm_tools.system_options import CHECKPOINT, add_choice

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.yaml_text import parse_assignment
+from speechllm_plugin.files.yaml_text import parse_assignment
 
 if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
@@ -135,8 +135,8 @@ def _changed(config: SpeechLlmConfig, overrides: dict[str, Any]) -> SpeechLlmCon
     from fairseq2.utils.config import StandardConfigMerger
     from speechllm_recipes.given_keys import nested
 
+    from speechllm_plugin.configuration.structure import structure
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
-    from speechllm_plugin.registry import structure
 
     changed: SpeechLlmConfig = structure(
         SpeechLlmConfig, StandardConfigMerger().merge(asdict(config), nested(overrides)), "model"
@@ -152,12 +152,12 @@ def _read_yaml(file: Path, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, 
     from speechllm_recipes.config_errors import config_error, structure_error
     from speechllm_recipes.given_keys import given_keys, nested
     from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
-    from speechllm_recipes.speech_llm.steps import derived_steps
-    from speechllm_recipes.workarounds.strict_numbers import refuse_numbers_of_another_kind
+    from speechllm_recipes.speech_llm.step_numbers import derived_steps
 
+    from speechllm_plugin.configuration.structure import structure
+    from speechllm_plugin.files.yaml_text import parse_yaml
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, arch_config
-    from speechllm_plugin.registry import structure
-    from speechllm_plugin.yaml_text import parse_yaml
+    from speechllm_plugin.workarounds.strict_numbers import refuse_numbers_of_another_kind
 
     refuse_numbers_of_another_kind()
     merger, converter, validator = StandardConfigMerger(), StandardValueConverter(), StandardObjectValidator()

@@ -13,10 +13,10 @@ from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.adapters.bert import BertLayers
 from speechllm_plugin.adapters.projected import ProjectedAdapter
 from speechllm_plugin.cost.estimate import PROMPT_TOKENS, Cost, CostModel, stacked
-from speechllm_plugin.cost.room import Room, room_for
+from speechllm_plugin.cost.gpu_memory import Room, room_for
 from speechllm_plugin.cost.skeleton import Skeleton, count_parameters, count_trained
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
-from speechllm_plugin.precision import MachinePrecision, machine_precision
+from speechllm_plugin.tensors.precision import MachinePrecision, machine_precision
 from speechllm_tools.inspect.published import RATES, SIZE_NOTES, SIZES, Rate, Size, closest_encoder
 
 CLIPS = (1.0, 5.0, 15.0, 30.0)

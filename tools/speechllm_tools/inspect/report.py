@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from speechllm_plugin.cost.estimate import PROMPT_TOKENS, TEXT_VOCABULARY
-from speechllm_plugin.cost.room import USABLE
+from speechllm_plugin.cost.gpu_memory import USABLE
 from speechllm_plugin.cost.skeleton import count_parameters, count_trained
 from speechllm_plugin.models.speech_llm.config import part_dtypes
 from speechllm_tools.inspect.facts import Facts

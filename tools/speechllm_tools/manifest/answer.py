@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.yaml_text import parse_assignment
 from speechllm_plugin.tasks.row_prompt import COLUMNS, read_row_prompt
-from speechllm_plugin.yaml_text import parse_assignment
 from speechllm_tools.demo.completion import fingerprint
 from speechllm_tools.demo.progress import ProgressLine
 from speechllm_tools.manifest.requests import languages_of, transcript_of

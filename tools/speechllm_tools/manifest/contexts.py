@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_plugin.scoring.biasing import PhraseIndex
 from speechllm_plugin.scoring.phrase_lists import SEPARATOR, rare_words, read_authors_lists, read_phrases
 from speechllm_plugin.scoring.report import read_hypotheses

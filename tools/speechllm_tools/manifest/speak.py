@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.datasets.manifest import frames_of
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_code
+from speechllm_plugin.text.languages import language_code
 from speechllm_tools.demo.completion import fingerprint
 from speechllm_tools.demo.progress import ProgressLine
 from speechllm_tools.manifest.rows import add_output, check_output, write_rows

@@ -16,14 +16,14 @@ from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.encoder_decoder import MODEL_TYPES
 from speechllm_plugin.llms.positions import check_positions
-from speechllm_plugin.llms.texts import embed_texts
+from speechllm_plugin.llms.texts_as_speech import embed_texts
 from speechllm_plugin.models.speech_llm.archs import LLM_ARCHS
-from speechllm_plugin.precision import machine_precision
-from speechllm_plugin.pretrained import config_values, freeze
+from speechllm_plugin.pretrained import Source, config_values, freeze
 from speechllm_plugin.pretrained.identity import identity_of
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt
 from speechllm_plugin.tasks.answer import ANSWER
 from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt
+from speechllm_plugin.tensors.precision import machine_precision
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def load_llm(name: str, options: Mapping[str, object], device: torch.device) -> 
     if name in LLM_ARCHS:
         part, path, known = LLM_ARCHS[name].part, LLM_ARCHS[name].path, LLM_ARCHS[name].options
     else:
-        encodes = config_values(name, "--llm")["model_type"] in MODEL_TYPES
+        encodes = config_values(Source(name, "--llm"))["model_type"] in MODEL_TYPES
         part, path, known = "encoder_decoder" if encodes else "causal", name, {}
     config = LLMS.config(part, {"path": path, **known, **options})
     if getattr(config, "dtype", None) == "auto":

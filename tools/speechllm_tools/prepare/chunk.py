@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, read_audio
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_tools.prepare.api import Line, is_test
 from speechllm_tools.prepare.measure import MISSING, UNREADABLE, Measured, Unusable, measure, on_disk, source_of
 from speechllm_tools.prepare.storage import Store, encode_flac, file_name, suffix_of

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_tools.demo.completion import begin, fingerprint
 from speechllm_tools.demo.progress import ProgressLine
 from speechllm_tools.prepare.api import Corpus, Line

@@ -16,18 +16,18 @@ from speechllm_plugin.recordings.formats import Unit, one_line, parts
 from speechllm_plugin.recordings.hearing import Hearing
 from speechllm_plugin.recordings.transcribing import Recording, transcribe
 from speechllm_plugin.recordings.transcript import PieceText, Transcript, join
-from speechllm_plugin.scoring.scripts import has_spaces
+from speechllm_plugin.text.scripts import has_spaces
 from speechllm_tools.demo.progress import ProgressLine
 from speechllm_tools.recordings.documents import Documents
 from speechllm_tools.recordings.inputs import Input
 from speechllm_tools.recordings.kept import KeptPieces
 
 if TYPE_CHECKING:
+    from speechllm_plugin.alignment.timed_text import TimedText
     from speechllm_plugin.datasets.files import Named
     from speechllm_plugin.llms.decoding import DecodingConfig
     from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint
     from speechllm_plugin.models.speech_llm.model import SpeechLlm
-    from speechllm_plugin.timed_text import TimedText
 
 FEW = 0.5
 """Share of words with a time of their own below which the times of a recording are called estimates."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.yaml_text import parse_assignment
+from speechllm_plugin.files.yaml_text import parse_assignment
 
 if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -131,7 +131,7 @@ def _check_languages(model: SpeechLlm, source_lang: str, target_lang: str | None
     """
     :raises UserError: one is no language, or none that the prompt can name.
     """
-    from speechllm_plugin.languages import parse_language
+    from speechllm_plugin.text.languages import parse_language
 
     for language in (source_lang, target_lang):
         if language is not None and parse_language(language) is None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from speechllm_plugin.alignment.timed_text import TimedText
 from speechllm_plugin.datasets.files import Named
 from speechllm_plugin.llms.decoding import DecodingConfig, without_guards
 from speechllm_plugin.tasks.answer import ANSWER
 from speechllm_plugin.tasks.row_prompt import RowPrompt
-from speechllm_plugin.timed_text import TimedText
 
 if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.model import SpeechLlm

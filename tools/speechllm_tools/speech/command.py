@@ -14,7 +14,7 @@ from pathlib import Path
 
 from speechllm_plugin.datasets.audio import AudioError, read_audio, resolve
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_atomically
+from speechllm_plugin.files.atomic import write_atomically
 from speechllm_tools.prepare.storage import encode_flac
 from speechllm_tools.speech.synthesis import Clip
 

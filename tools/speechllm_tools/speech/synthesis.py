@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_tools.speech.espeak import Espeak, NothingSaid
 
 SAMPLE_RATE = 16000

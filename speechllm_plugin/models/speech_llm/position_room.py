@@ -1,0 +1,78 @@
+"""Whether the clips of a manifest have room in an LLM with a table of positions, before any weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+import torch
+
+from speechllm_plugin.adapters.api import ADAPTERS
+from speechllm_plugin.datasets.audio import SAMPLE_RATE
+from speechllm_plugin.datasets.manifest import seconds_of
+from speechllm_plugin.datasets.speech_text import Utterance
+from speechllm_plugin.llms.positions import needs_more
+from speechllm_plugin.models.speech_llm.config import PRETRAINED
+from speechllm_plugin.models.speech_llm.preflight import Outline
+from speechllm_plugin.pretrained import Source, load_hf_config, without_modes
+
+
+def check_room_of_rows(outline: Outline, rows: Iterable[Utterance], *, longest: float | None) -> None:
+    """Checks rows whose manifest gives their duration; of an adapter whose rate depends on the content none.
+
+    :param longest: clips above so many seconds are left to the rules for lengths.
+    :raises UserError: a clip with its prompt and its text has more positions than the LLM.
+    """
+    positions, prompts = outline.llm.positions, outline.prompts
+    if positions is None or not positions.table or prompts is None:
+        return
+    known = [(row, seconds_of(row.row.n_frames)) for row in rows if row.row.n_frames]
+    known = [(row, seconds) for row, seconds in known if longest is None or seconds <= longest]
+    if not known:
+        return
+    vectors = vector_counter(outline)
+    if (most := vectors(max(seconds for _, seconds in known))) is None:
+        return
+    for row, seconds in known:
+        task = outline.config.prompt.task_of(*row.asked)
+        prompt = prompts.render(row.source_lang, row.target_lang, task, row.row.asks, row.row.id)
+        words = len(prompt.before) + len(prompt.after)
+        # A token has a byte at least: most texts need not be tokenised, nor their clips measured.
+        if words + most + len(row.row.tgt_text.encode()) + 2 <= positions.limit:
+            continue
+        text, speech = len(prompts.encode_target(row.row.tgt_text)), vectors(seconds)
+        if speech is not None and words + speech + text > positions.limit:
+            raise needs_more(row.name, positions, words, speech, text)
+
+
+def vector_counter(outline: Outline) -> Callable[[float], int | None]:
+    """Tells how many vectors of speech a clip of so many seconds becomes; None where that depends on what is said."""
+    # Fake tensors, which compute shapes: their import takes seconds, so only where there is a table of positions.
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        FakeTensorMode,
+    )
+
+    mode, config = FakeTensorMode(), outline.config
+    section: Any = config.encoder
+    outline_encoder: Any = PRETRAINED["encoder"].get(section.name).outline  # an `Outline` is of parts that have one
+    hf_config = load_hf_config(Source.of("encoder", section.config.path))
+    with torch.random.fork_rng(devices=[]), without_modes(), torch.inference_mode(False), mode:
+        encoder = outline_encoder(section.config, hf_config, torch.float32)
+        adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, outline.shape)
+
+    @cache
+    def count(seconds: float) -> int | None:
+        samples = round(seconds * SAMPLE_RATE)
+        with without_modes(), torch.no_grad(), mode:
+            features, _ = encoder.encode(torch.empty(1, samples), torch.tensor([samples]))
+            frames = -(-features.size(1) // config.frame_stack)
+            seqs = torch.empty(1, frames, outline.shape.encoder_dim)
+            try:
+                return int(adapter(seqs, torch.tensor([frames])).seqs.size(1))
+            except (DataDependentOutputException, DynamicOutputShapeException):
+                return None
+
+    return count
