@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
-    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,

@@ -145,15 +145,6 @@ def test_packed_rows_are_not_padded(llm: CausalLlm, renderer: PromptRenderer) ->
     assert rows == 1 and needed <= positions < needed + MULTIPLE
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_packed_layers_that_are_computed_again(attention: str, tiny_llm: Path, tmp_path: Path) -> None:
-    """The attention of the backward pass keeps rows apart, too: gradients are those of rows alone."""
-    llm = load("gemma3", tiny_llm, tmp_path, attention)
-    checkpoint_layers(llm)
-    assert llm.packs and llm.recomputes
-    assert_loss_is_transformers(llm, PromptRenderer(llm.tokenizer, PromptConfig(order="instruction_first")))
-
-
 def test_packing_is_a_choice(tiny_llm: Path) -> None:
     assert not create_causal_llm(CausalLlmConfig(path=str(tiny_llm), dtype="float32", packed=False)).packs
 
