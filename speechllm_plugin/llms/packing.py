@@ -98,6 +98,7 @@ def _attend(
         output: tuple[Tensor, Tensor | None] = attend(module, query, key, value, attention_mask, **options)
         return output
     packed_rows.window_was_told |= "sliding_window" in options
+    options.pop("is_causal", None)  # said of the mask of the whole sequence, which there is not
     kept, outputs = packed_rows.kept, []
     for row in packed_rows.rows:
         own = slice(kept + row.own.start, kept + row.own.stop)

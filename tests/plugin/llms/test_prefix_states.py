@@ -15,7 +15,7 @@ from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_caus
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt
 
-LENGTHS = torch.tensor([3, 5, 2])
+LENGTHS = torch.tensor([3, 60, 2])
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def loss_of(llm: CausalLlm, prompts: list[RenderedPrompt], speech: torch.Tensor)
 
 
 def speech_of(llm: CausalLlm) -> torch.Tensor:
-    return torch.randn(3, 5, llm.dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    return torch.randn(3, 60, llm.dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
 
 def test_a_prompt_is_run_once_over_all_steps(llm: CausalLlm) -> None:
