@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
     import_transformers()
 
-    from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+    from speechllm_plugin.inference.transcriber import load_speech_llm
     from speechllm_plugin.tensors.precision import describe_decoding, machine_precision
     from speechllm_plugin.text.languages import language_code
     from speechllm_tools.numerics import use_recipe_numerics
@@ -89,7 +89,8 @@ def run(options: argparse.Namespace) -> int:
     for source, target in {(item.source_lang, item.target_lang) for item in inputs} | {("", "")}:
         prompt.instruction(source or options.source_lang, target or options.target_lang)
     use_recipe_numerics()
-    model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
+    system = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
+    model = system.model
     if (trained := checkpoint.precision()) != model.precision:
         _say(describe_decoding(model.precision, trained, machine_precision(next(model.parameters()).device)))
     _say(f"decoding {decoding.described(of_the_run)}")
@@ -101,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         what = "a translation puts words in another order than" if task.name == "translate" else "an answer has other "\
             "words than"
         _say(f"{what} the speech; each text gets the times of its whole file")
-    return Session(model, checkpoint, decoding, options, _say).run(inputs, missing.keys())
+    return Session(system, checkpoint, decoding, options, _say).run(inputs, missing.keys())
 
 
 def _channel(value: str) -> int | str:

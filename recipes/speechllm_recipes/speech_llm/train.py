@@ -67,7 +67,7 @@ class SpeechLlmTrainRecipe(Recipe):
         config = context.get_config_as(SpeechLlmTrainConfig)
         check_run_record(context.output_dir, model.config, self._precision.mixed, context.gangs)
         log.info("{}", self._precision.describe(model.precision))
-        model.feature_cache = feature_cache(config.dataset, model)
+        model.features.cache = feature_cache(config.dataset, model)
         if isinstance(model.ctc, LlmEmbeddingCtcHead):
             texts = (
                 model.config.prompt.task_of(*row.asked).spoken(row.row.tgt_text, row.row.src_text)
@@ -213,7 +213,6 @@ def _resolve_decoding(
     if context.gangs.root.rank == 0:
         clean_text = context.get_dataset_as(SpeechTextDataset).config.clean_text
         keep_decoding(checkpoints, decoding, max(seconds for _, seconds in reader.clips), clean_text)
-    model.decoding = decoding
     log.info("Decoding of this run, also in evaluate, generate and transcribe: {}", decoding.described())
     return decoding
 

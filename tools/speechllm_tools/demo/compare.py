@@ -124,9 +124,10 @@ def _train(options: argparse.Namespace, folder: Path, name: str) -> None:
 
 
 def _row(name: str, folder: Path) -> list[str]:
-    from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+    from speechllm_plugin.models.speech_llm.checkpoint import load_model
+    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint
 
-    model = load_speech_llm(folder / "run", "last", device="cpu")
+    model = load_model(find_checkpoint(folder / "run", "last"), device="cpu")
     scores = [json.loads((folder / "eval" / split / "scores.json").read_text())["scores"] for split in SPLITS]
     lines = (folder / "run" / "metrics" / "train.jsonl").read_text().splitlines()
     minutes = json.loads(lines[-1])["Total Time"] / 60

@@ -13,7 +13,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.yaml_text import parse_assignment
 
 if TYPE_CHECKING:
-    from speechllm_plugin.models.speech_llm.model import SpeechLlm
+    from speechllm_plugin.inference.transcriber import Transcriber
     from speechllm_tools.serve.service import Service
 
 INSTALL = "pip install 'speechllm-plugin[serve]'"
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _service(options: argparse.Namespace) -> Service:
-    from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+    from speechllm_plugin.inference.transcriber import load_speech_llm
     from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
     from speechllm_plugin.recordings.cutting import CutConfig, piece_lengths
     from speechllm_tools.numerics import use_recipe_numerics
@@ -103,20 +103,20 @@ def _service(options: argparse.Namespace) -> Service:
     overrides = dict(parse_assignment(item, "--set") for item in options.set)
     checkpoint = find_checkpoint(options.checkpoint, step)
     use_recipe_numerics()
-    model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
-    _check_languages(model, options.source_lang, None)
-    whole, longest = piece_lengths(model.encoder.max_seconds, checkpoint.longest_clip())
+    system = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
+    _check_languages(system, options.source_lang, None)
+    whole, longest = piece_lengths(system.model.encoder.max_seconds, checkpoint.longest_clip())
     names = options.model_name or [options.checkpoint.resolve().name]
-    print(f"speechllm serve: model {' or '.join(names)}; decoding {model.decoding.described()}", file=sys.stderr)
-    decoder = Decoder(model, options.source_lang)
+    print(f"speechllm serve: model {' or '.join(names)}; decoding {system.decoding.described()}", file=sys.stderr)
+    decoder = Decoder(system, options.source_lang)
     return Service(
         transcribe=decoder.transcribe,
         answer=decoder.answer,
-        check_languages=lambda source, target: _check_languages(model, source, target),
-        tells_times=model.ctc is not None or model.adapter.vector_per_token,
+        check_languages=lambda source, target: _check_languages(system, source, target),
+        tells_times=system.tells_times,
         names=tuple(names),
         whole=whole,
-        window=model.encoder.max_seconds or math.inf,
+        window=system.model.encoder.max_seconds or math.inf,
         cut=CutConfig(longest=longest),
         source_lang=options.source_lang,
         batch_size=options.batch_size,
@@ -127,7 +127,7 @@ def _service(options: argparse.Namespace) -> Service:
     )
 
 
-def _check_languages(model: SpeechLlm, source_lang: str, target_lang: str | None) -> None:
+def _check_languages(system: Transcriber, source_lang: str, target_lang: str | None) -> None:
     """
     :raises UserError: one is no language, or none that the prompt can name.
     """
@@ -136,4 +136,4 @@ def _check_languages(model: SpeechLlm, source_lang: str, target_lang: str | None
     for language in (source_lang, target_lang):
         if language is not None and parse_language(language) is None:
             raise UserError(f"language: found {language[:40]!r}, expected a code like en, de or zh")
-    model.config.prompt.instruction(source_lang, target_lang)
+    system.model.config.prompt.instruction(source_lang, target_lang)
