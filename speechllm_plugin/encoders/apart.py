@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from speechllm_plugin.encoders.api import SpeechEncoder
+from speechllm_plugin.tensors.parameters import count_parameters
 
 SMALL = 100_000_000
 """An encoder with fewer weights encodes several clips at once on a CPU, each on one core: a second core does not speed
@@ -23,7 +24,7 @@ def encode_apart(encoder: SpeechEncoder, waveforms: Sequence[Tensor]) -> list[Te
     :returns: features of each, `[T, dim]`.
     """
     # The encoder alone decides, not the number of clips: a clip always has one thread, and the same bits.
-    if encoder.tuned or waveforms[0].device.type != "cpu" or _size(encoder) >= SMALL:
+    if encoder.tuned or waveforms[0].device.type != "cpu" or count_parameters(encoder) >= SMALL:
         return [_encode(encoder, waveform) for waveform in waveforms]
     return list(_threads(torch.get_num_threads()).map(lambda waveform: _encode(encoder, waveform), waveforms))
 
@@ -32,10 +33,6 @@ def _encode(encoder: SpeechEncoder, waveform: Tensor) -> Tensor:
     length = torch.tensor([len(waveform)], device=waveform.device)
     features, lengths = encoder(waveform.unsqueeze(0), length)
     return features[0, : int(lengths[0])]
-
-
-def _size(encoder: SpeechEncoder) -> int:
-    return sum(weight.numel() for weight in encoder.parameters())
 
 
 @cache

@@ -15,7 +15,7 @@ from speechllm_plugin.inference.reading import Audio, batch_of_files
 from speechllm_plugin.inference.timing import check_timestamps, tells_times, time_texts
 from speechllm_plugin.llms.decoding import DecodingConfig, without_guards
 from speechllm_plugin.models.speech_llm.checkpoint import load_model
-from speechllm_plugin.models.speech_llm.checkpoint_files import Step, find_checkpoint
+from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint, Step, find_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.tasks.answer import ANSWER
 from speechllm_plugin.tasks.api import Task
@@ -35,8 +35,7 @@ def load_speech_llm(
         in hardware; `llm.config.dtype` among the overrides decides otherwise.
     :raises UserError: there is no such checkpoint or device, a key is wrong, or files are damaged.
     """
-    checkpoint = find_checkpoint(path, step)
-    return Transcriber(load_model(checkpoint, device=device, overrides=overrides), checkpoint.decoding())
+    return Transcriber.of(find_checkpoint(path, step), device=device, overrides=overrides)
 
 
 class Transcriber:
@@ -47,6 +46,13 @@ class Transcriber:
         """
         self.model = model
         self.decoding = decoding or DecodingConfig()
+
+    @classmethod
+    def of(
+        cls, checkpoint: Checkpoint, *, device: str | None = None, overrides: dict[str, Any] | None = None
+    ) -> Transcriber:
+        """See `load_speech_llm`."""
+        return cls(load_model(checkpoint, device=device, overrides=overrides), checkpoint.decoding())
 
     @property
     def tells_times(self) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.tasks.row_prompt import SPEECH, read_history, read_row_prompt
-from speechllm_tools.system_options import add_decoding, add_system, decoding_of, files_and_overrides
+from speechllm_tools.system_options import add_decoding, add_system, checkpoint_of, decoding_of, files_and_overrides
 
 if TYPE_CHECKING:
     from speechllm_plugin.inference.transcriber import Transcriber
@@ -52,12 +52,10 @@ def run(options: argparse.Namespace) -> int:
     question = _question(options)
 
     from speechllm_plugin.llms.decoding import without_guards
-    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
     from speechllm_tools.recordings.inputs import find_inputs, missing_files
 
     # What needs no model comes before the seconds that importing torch and transformers takes.
-    step = parse_step(options.step)
-    checkpoint = find_checkpoint(options.checkpoint, step)
+    checkpoint = checkpoint_of(options)
     decoding = decoding_of(options, replace(without_guards(checkpoint.decoding()), extra_tokens=options.max_tokens))
     inputs, passed_over = find_inputs(files, options.audio_root)
     if passed_over:
@@ -72,11 +70,11 @@ def run(options: argparse.Namespace) -> int:
 
     import_transformers()
 
-    from speechllm_plugin.inference.transcriber import load_speech_llm
+    from speechllm_plugin.inference.transcriber import Transcriber
     from speechllm_tools.numerics import use_recipe_numerics
 
     use_recipe_numerics()
-    system = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
+    system = Transcriber.of(checkpoint, device=options.device, overrides=overrides)
     question.update(source_lang=options.source_lang, max_tokens=options.max_tokens, decoding=decoding)
     failed = 0
     for start in range(0, len(inputs), options.batch_size):

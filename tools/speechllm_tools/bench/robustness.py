@@ -17,7 +17,7 @@ from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.atomic import write_text_atomically
-from speechllm_plugin.inference.transcriber import Transcriber, load_speech_llm
+from speechllm_plugin.inference.transcriber import Transcriber
 from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.scoring.report import Hypothesis, score
@@ -58,7 +58,7 @@ class Row:
 def run(options: argparse.Namespace, device: str, *, report: Callable[[str], None]) -> int:
     rows = read_manifest(options.manifest)[: options.clips]
     checkpoint = find_checkpoint(options.checkpoint)
-    system = load_speech_llm(options.checkpoint, device=device)
+    system = Transcriber.of(checkpoint, device=device)
     waveforms = [read_audio(resolve(row.audio, options.manifest.parent)) for row in rows]
     found = []
     for name, changes in CHANGES.items():

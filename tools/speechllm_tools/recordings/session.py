@@ -17,7 +17,7 @@ from speechllm_plugin.recordings.hearing import Hearing
 from speechllm_plugin.recordings.transcribing import Recording, transcribe
 from speechllm_plugin.recordings.transcript import PieceText, Transcript, join
 from speechllm_plugin.text.scripts import has_spaces
-from speechllm_tools.demo.progress import ProgressLine
+from speechllm_tools.progress import ProgressLine
 from speechllm_tools.recordings.documents import Documents
 from speechllm_tools.recordings.inputs import Input
 from speechllm_tools.recordings.kept import KeptPieces
