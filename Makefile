@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 LATEST := .venv-latest
 LATEST_TORCH ?= torch
-LATEST_TESTS := tests/plugin/prompts tests/plugin/alignment $(addprefix tests/plugin/,$(addsuffix .py, \
+LATEST_TESTS := tests/plugin/prompts tests/plugin/alignment tests/plugin/inference $(addprefix tests/plugin/,$(addsuffix .py, \
 	$(addprefix adapters/test_,adapters base cif conv ctc published subsample wlq_former) \
 	$(addprefix encoders/test_,encoders_apart seamless_m4t_v2 w2v_bert wav2vec2 whisper) \
 	$(addprefix llms/test_,causal exact_decoding generation llm_families prefix_states) \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -91,6 +92,29 @@ def test_the_index_names_every_page() -> None:
     index = ROOT / "docs/README.md"
     named = {link for link in LINK.findall(index.read_text(encoding="utf-8")) if "/" not in link}
     assert named == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+
+def _table(heading: str) -> list[list[str]]:
+    """The cells of the table below a heading of docs/inside.md, its own heading left out."""
+    text = (ROOT / "docs/inside.md").read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+
+
+def test_every_room_is_on_the_page() -> None:
+    named = {name.partition("/")[0] for _, cell in _table("Rooms") for name in re.findall(r"`([\w/]+)`", cell)}
+    rooms = {place.parent.name for place in (ROOT / "speechllm_plugin").glob("*/__init__.py")}
+    assert named == rooms
+
+
+@pytest.mark.parametrize("row", _table("From a row to the loss"), ids=lambda row: row[1].strip("`"))
+def test_the_way_of_a_clip_is_there(row: list[str]) -> None:
+    """Its files, the names in them, and the files that the text names beside them."""
+    file, name, text = row
+    node: ast.AST = ast.parse((ROOT / file.strip("`")).read_text(encoding="utf-8"))
+    for part in name.strip("`").split("."):
+        kinds = (ast.FunctionDef, ast.ClassDef)
+        node = next(child for child in ast.iter_child_nodes(node) if isinstance(child, kinds) and child.name == part)
+    assert all((ROOT / "speechllm_plugin" / other).is_file() for other in re.findall(r"`(\w+/\w+\.py)`", text))
 
 
 def test_the_page_of_keys_is_up_to_date() -> None:

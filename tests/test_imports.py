@@ -28,7 +28,7 @@ SHELL = (
 
 ROOMS: dict[str, set[str]] = {
     "adapters": {"errors", "registry", "tensors", "workarounds"},
-    "alignment": {"adapters", "datasets", "errors", "models", "tensors", "text"},
+    "alignment": {"datasets", "tensors"},
     "cascade": {"datasets", "errors", "llms", "pretrained", "prompts", "registry", "tensors", "text"},
     "configuration": {"errors"},
     "cost": {"adapters", "datasets", "encoders", "errors", "llms", "models", "pretrained", "tensors"},
@@ -37,7 +37,12 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "extension": {"datasets", "models", "units"},
     "files": {"errors"},
-    "hf": {"configuration", "datasets", "errors", "llms", "models", "pretrained", "tensors", "workarounds"},
+    "hf": {
+        "configuration", "datasets", "errors", "inference", "llms", "models", "pretrained", "tensors", "workarounds",
+    },
+    "inference": {
+        "adapters", "alignment", "datasets", "encoders", "errors", "llms", "models", "tasks", "tensors", "text",
+    },
     "llms": {
         "configuration", "datasets", "errors", "log", "pretrained", "prompts", "registry", "tensors", "text",
         "workarounds",
@@ -45,17 +50,20 @@ ROOMS: dict[str, set[str]] = {
     "log": set(),
     "models": {
         "adapters", "alignment", "configuration", "datasets", "encoders", "errors", "files", "llms", "log",
-        "pretrained", "prompts", "registry", "tasks", "tensors", "text", "workarounds",
+        "pretrained", "prompts", "registry", "tensors", "text", "workarounds",
     },
     "pretrained": {"errors", "log", "workarounds"},
     "prompts": {"errors", "tasks", "text"},
-    "recordings": {"alignment", "datasets", "errors", "text"},
+    "recordings": {"alignment", "datasets", "errors", "inference", "text"},
     "registry": {"configuration", "errors"},
     "scoring": {"errors", "files", "tasks", "text"},
     "tasks": {"errors", "text"},
     "tensors": set(),
     "text": {"errors", "files"},
-    "units": {"adapters", "cascade", "datasets", "errors", "files", "llms", "log", "models", "scoring", "tensors"},
+    "units": {
+        "adapters", "alignment", "cascade", "datasets", "errors", "files", "llms", "log", "models", "scoring",
+        "tensors",
+    },
     "workarounds": set(),
 }  # fmt: skip
 """The rooms of the plugin, and what each may import of the others."""

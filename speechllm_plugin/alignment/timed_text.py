@@ -20,7 +20,7 @@ class TimedText:
     words: list[Timed]
     """In order and without overlap. Where the language writes no spaces, the pieces that were aligned."""
     segments: list[Timed]
-    """The words between pauses, ends of sentences, and at most `alignment.LONGEST` seconds."""
+    """The words between pauses, ends of sentences, and at most `words.LONGEST` seconds."""
     placed: float
     """Share of the words whose time was read from the audio; the others stand evenly between their neighbours. 0 where
     nothing was aligned: a translation, or a text that is too long for its audio."""

@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from speechllm_plugin.adapters.api import ADAPTERS, Adapter
 from speechllm_plugin.cost.autograd_memory import Kept
-from speechllm_plugin.cost.skeleton import Skeleton, count_parameters, frozen_bytes
+from speechllm_plugin.cost.skeleton import Skeleton, frozen_bytes
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
@@ -45,6 +45,7 @@ from speechllm_plugin.models.speech_llm.ctc_head import CtcHead, LinearCtcHead, 
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
 from speechllm_plugin.pretrained.part import PretrainedPart
 from speechllm_plugin.tensors.logits import LOGITS_AT_A_TIME
+from speechllm_plugin.tensors.parameters import count_parameters
 
 ResultT = TypeVar("ResultT")
 

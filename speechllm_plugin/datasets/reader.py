@@ -24,7 +24,6 @@ from speechllm_plugin.datasets.mixture import Draws, MixtureConfig, draw_epoch
 from speechllm_plugin.datasets.plan import Batching, BatchLimits, Sizes, evaluation_steps, padding, training_steps
 from speechllm_plugin.datasets.same_rows import are_new_rows, row_digests, without_rows
 from speechllm_plugin.datasets.speech_text import Utterance
-from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
 from speechllm_plugin.tasks.api import Task, task_of_row
@@ -76,13 +75,14 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         *,
         rank: int = 0,
         world_size: int = 1,
-        feature_cache: FeatureCache | None = None,
+        find_features: Callable[[str], Tensor | None] = lambda key: None,
     ) -> None:
+        """:param find_features: gives the encoder features of a clip by its key, and its audio is not read."""
         self._options = options
         self._policy = replace(options.lengths, window=options.max_seconds)
         self._rank = rank
         self._world_size = world_size
-        self._cache = feature_cache
+        self._find_features = find_features
         self.skipped: dict[str, str] = {}
         """Clips left out: id, or split/id where there are several splits -> reason."""
         self._one_split = len({utterance.split for utterance in utterances}) == 1
@@ -305,8 +305,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             cut = policy.samples(duration(source)) if policy.too_long == "cut" else None
             changed = [f"cut {cut}"] if cut is not None else []
             key = " ".join([audio_key(source), *changed, *([] if changes is None else [changes.key])])
-            features = self._cache.get(key) if self._cache is not None else None
-            if features is not None:
+            if (features := self._find_features(key)) is not None:
                 return self._clip(index, turn, key, policy.used(duration(source)), features=features)
             samples = read_audio(source, check=policy.used)
             # Again: what a container states may be an estimate.

@@ -58,7 +58,7 @@ class SpeechEncoder(PretrainedPart):
 
     @property
     def feature_dtype(self) -> torch.dtype:
-        """Of the features, which is that of the weights."""
+        """Of the features: the dtype of the weights."""
         return next(self.parameters()).dtype
 
     def fingerprint(self) -> str:
@@ -67,7 +67,7 @@ class SpeechEncoder(PretrainedPart):
 
 
 def too_long(seconds: float, max_seconds: float) -> str:
-    """The line about a clip that the encoder would have to cut: nothing is ever truncated in silence."""
+    """The error for a clip beyond the window: clips are never truncated silently."""
     return (
         f"the audio lasts {seconds:.2f} s, expected at most {max_seconds:g} s, the window of the encoder; cut it into "
         "segments (path:start:length)"

@@ -29,8 +29,8 @@ class FeatureCache:
         """
         :param fingerprint: of the encoder (`SpeechEncoder.fingerprint`): other encoders never mix.
         :param dtype: of its features.
-        :param max_bytes: the most that all encoders' features may take: those of other encoders are deleted for it,
-            the longest unused first; those of this one are kept, and no more are added, since every epoch needs all.
+        :param max_bytes: limit for the features of all encoders. Those of other encoders are deleted to stay below it,
+            least recently used first. Those of this one are kept, since every epoch reads them; no more are added.
         """
         self._root = root
         self._folder = root / fingerprint
@@ -83,7 +83,7 @@ class FeatureCache:
     def _make_room(self) -> float:
         """Deletes features of other encoders until the rest is within the limit.
 
-        :returns: how many bytes that rest has.
+        :returns: the bytes that are left.
         """
         assert self._max_bytes is not None
         sizes = {folder: sum(_sizes(folder)) for folder in self._root.iterdir() if folder.is_dir()}

@@ -1,7 +1,7 @@
 """Blobs by key in few large files: several processes write at once, any may be killed, any reads what all wrote.
 
 Each process appends to packs of its own: the bytes to `NAME.pack`, then an entry of fixed size to `NAME.index`. What a
-kill has cut off, in either file, is not in the index: nobody reads it, and nothing has to be locked.
+kill cuts off, in either file, has no whole entry: nobody reads it, and no lock is needed.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class _Found(NamedTuple):
 
 
 class _Table:
-    """Entries in 52 bytes each, sorted by their keys; of equal ones the last that was added is found."""
+    """Entries of 52 bytes, sorted by key; of equal keys the newest is found."""
 
     def __init__(self) -> None:
         self._entries = np.empty(0, _ENTRY)
         self._keys = np.empty(0, np.uint64)
-        """Theirs, in one piece: a search in a column of the entries would copy it."""
+        """The entries' keys, contiguous: a search in a column of the entries would copy it."""
         self._numbers = np.empty(0, np.int64)
         self._packs: list[Path] = []
 
@@ -101,13 +101,13 @@ class Packs:
 
     def put(self, key: str, data: bytes) -> None:
         """
-        :raises OSError: there is no space; what was there before is there still.
+        :raises OSError: the disk is full; earlier entries are unharmed.
         """
         with self._lock:
             if self._pack is None:
                 self._pack = self._folder / f"{uuid.uuid4().hex}.{self._kind}.pack"
             halves, pack, checksum = _hash(key), self._pack, zlib.crc32(data)
-            # If this fails, what was written in part stays behind, and the next pack begins anew.
+            # After a failed write the next entry goes to a new pack.
             self._pack = None
             with pack.open("ab") as file:
                 place = file.tell()
@@ -128,7 +128,7 @@ class Packs:
             with suppress(FileNotFoundError):  # deleted meanwhile
                 changed[index] = index.stat().st_mtime
         parts = []
-        # The newest last: what was damaged has been written again.
+        # Newest last: it replaces a damaged entry.
         for index in sorted(changed, key=changed.__getitem__):
             with suppress(FileNotFoundError):
                 parts.append((index.with_suffix(".pack"), self._new_entries(index)))

@@ -1,7 +1,7 @@
 """The speech encoder of SeamlessM4T v2 (arXiv 2312.05187): a Conformer and an adaptor, 6.25 feature vectors a second.
 
-The layers are transformers' own, without what they let through from the padding of a batch; only the speech encoder's
-weights are read from the checkpoint.
+The layers are transformers' own, but padding does not reach the frames of a clip. Only the speech encoder's weights are
+read from the checkpoint.
 """
 
 from __future__ import annotations

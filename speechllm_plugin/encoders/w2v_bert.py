@@ -1,6 +1,6 @@
 """w2v-BERT 2.0 (arXiv 2312.05187), a public stand-in for USM: a Conformer, 50 feature vectors a second.
 
-The layers are transformers' own, without what they let through from the padding of a batch.
+The layers are transformers' own, but padding does not reach the frames of a clip.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """wav2vec 2.0 (arXiv 2006.11477), HuBERT (2106.07447) and WavLM (2110.13900), any size: 50 feature vectors a second.
 
-They take the waveform itself. The layers are transformers' own, without what they let through from the padding of a
-batch; a fine-tuned model's head is left out.
+They take the waveform itself. The layers are transformers' own, but padding does not reach the frames of
+a clip; a fine-tuned model's head is left out.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
     def __init__(self, config: Wav2Vec2Config, hf_config: Any, model: Any, normalize: bool, final_norm: bool) -> None:
         """
         :param normalize: scale each clip to zero mean and unit variance.
-        :param final_norm: the layers are all there, and after the last there is a norm.
+        :param final_norm: whether a norm follows the last layer.
         """
         super().__init__()
         self.config = config
@@ -132,7 +132,7 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
         embed = self.model.encoder.pos_conv_embed
         states = hidden.transpose(1, 2)
         if (norm := getattr(embed, "batch_norm", None)) is not None:
-            # mHuBERT: beyond a clip's end it leaves no zeros, which the convolution would see.
+            # mHuBERT: its norm turns the zeros beyond a clip's end into numbers, which the convolution would read.
             states = zero_padding(norm(states).transpose(1, 2), lengths).transpose(1, 2)
         return embed.activation(embed.padding(embed.conv(states))).transpose(1, 2)
 
@@ -156,8 +156,8 @@ class WavLMPositions(nn.Module):
     def __init__(self, attention: Any) -> None:
         super().__init__()
         self.max_distance = int(attention.max_distance)
-        # On the CPU once, like transformers: another device's logarithm may round to another bucket. Where fairseq2
-        # creates models, numbers are those of a float unless told otherwise.
+        # Computed on the CPU, as transformers does: the logarithm of another device may round to another bucket. With
+        # an explicit dtype: under fairseq2's default `arange` would give floats.
         distances = torch.arange(-self.max_distance, self.max_distance + 1, dtype=torch.long, device="cpu")
         buckets = attention._relative_positions_bucket(distances).to(torch.get_default_device())
         self.register_buffer("buckets", buckets, persistent=False)
@@ -173,9 +173,9 @@ class WavLMPositions(nn.Module):
 
 
 def norm_over_time(norm: nn.GroupNorm, states: Tensor, lengths: Tensor) -> Tensor:
-    """A group norm with a group for each channel over each clip's own frames, `[B, C, T]`.
+    """Instance norm over each clip's own frames, `[B, C, T]`.
 
-    The padding of a batch is no part of a clip's mean and variance. Clip by clip, for in float32 one of 30 s takes
+    Padding does not count towards a clip's mean and variance. One clip at a time: in float32 a clip of 30 s takes
     0.2 GB here.
     """
     mask = length_mask(lengths, states.size(2))
@@ -192,7 +192,7 @@ def norm_over_time(norm: nn.GroupNorm, states: Tensor, lengths: Tensor) -> Tenso
 def check_wav2vec2(config: Wav2Vec2Config) -> Any:
     """
     :returns: transformers' configuration of the layers that run.
-    :raises UserError: there is no such checkpoint, it is of another family, or it has not so many layers.
+    :raises UserError: there is no such checkpoint, it is of another family, or has fewer layers.
     """
     source = Source.of("encoder", config.path)
     values = config_values(source)

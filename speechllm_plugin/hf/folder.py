@@ -63,7 +63,9 @@ def write_folder(
     Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
 
 
-def write_merged(folder: Path, system: SpeechLlm, *, copied: tuple[str, ...] = ()) -> None:
+def write_merged(
+    folder: Path, system: SpeechLlm, decoding: DecodingConfig, *, copied: tuple[str, ...] = ()
+) -> None:
     """`write_folder` of a system whose LLM was tuned, with what was trained of the LLM in its weights, in `llm/`: a
     plain checkpoint of transformers, which programs that know nothing of speech load, too.
 
@@ -82,7 +84,7 @@ def write_merged(folder: Path, system: SpeechLlm, *, copied: tuple[str, ...] = (
     else:
         generation.write_bytes(kept)
     system.config.llm.weights = hash_weights(str(folder / "llm"), weight_files(str(folder / "llm")))
-    write_folder(folder, system.config, system.decoding, system.state_dict(), copied=copied)
+    write_folder(folder, system.config, decoding, system.state_dict(), copied=copied)
 
 
 def _source(config: SpeechLlmConfig, part: str) -> Source:

@@ -95,7 +95,7 @@ def check_packing(llm: CausalLlm) -> bool:
     :returns: whether they are the same; the model then has the attention that keeps rows apart.
     """
     config = llm.model.config
-    name = NAMES.get(llm.config.attention)  # type: ignore[call-overload]
+    name = NAMES.get(llm.config.attention)
     # A layer knows the length of its chunks by its mask alone.
     if name is None or "chunked_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):
         return False

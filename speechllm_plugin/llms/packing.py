@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +116,7 @@ def _attend(
     return torch.cat(outputs, dim=1), None
 
 
-NAMES: dict[Literal["sdpa", "eager"], str] = {"sdpa": "speechllm_sdpa", "eager": "speechllm_eager"}
+NAMES: dict[str, str] = {"sdpa": "speechllm_sdpa", "eager": "speechllm_eager"}
 """What transformers knows the attention by that takes packed rows, for each of its own."""
 
 for _implementation, _name in NAMES.items():

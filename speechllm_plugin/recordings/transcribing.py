@@ -9,8 +9,8 @@ from itertools import groupby
 
 from speechllm_plugin.alignment.timed_text import Timed, TimedText
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
-from speechllm_plugin.datasets.files import Named
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.inference.reading import Named
 from speechllm_plugin.recordings.cutting import Piece
 from speechllm_plugin.recordings.hearing import Hearing
 from speechllm_plugin.recordings.transcript import PieceText, Transcript, join

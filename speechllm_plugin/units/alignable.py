@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import torch
 
+from speechllm_plugin.alignment.forced import frames_needed
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.datasets.speech_text import Utterance
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
-from speechllm_plugin.models.speech_llm.ctc_head import frames_needed
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 _LOOKED_AT = 2000

@@ -152,7 +152,7 @@ def test_a_batch_and_its_clips_alone(
 
 
 def test_a_clip_with_several_rows_is_recognised_once(whisper: Path, tiny_llm: Path) -> None:
-    from tests.plugin.alignment.test_alignment import batch_of
+    from tests.plugin.inference.test_timing import batch_of
 
     recognizer = RECOGNIZERS.get("whisper").build(
         RECOGNIZERS.config("whisper", {"path": str(whisper), "dtype": "float32"})
@@ -175,7 +175,7 @@ def test_a_clip_with_several_rows_is_recognised_once(whisper: Path, tiny_llm: Pa
 
 def test_of_nothing_said_nothing_is_translated(tiny_llm: Path) -> None:
     from speechllm_plugin.cascade.recognizers.api import Recognized
-    from tests.plugin.alignment.test_alignment import batch_of
+    from tests.plugin.inference.test_timing import batch_of
 
     llm = LLMS.get("causal").build(LLMS.config("causal", {"path": str(tiny_llm), "dtype": "float32"}))
     cascade = Cascade(torch.nn.Identity(), llm, PromptConfig())  # type: ignore[arg-type]

@@ -21,8 +21,8 @@ from speechllm_tools.numerics import use_recipe_numerics
 from speechllm_tools.system_options import DECODING
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.inference.transcriber import load_speech_llm
 from speechllm_plugin.llms.decoding import DecodingConfig
-from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
 from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint
 from tests.commands import Commands, System, environment
 

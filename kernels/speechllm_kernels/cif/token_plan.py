@@ -11,13 +11,13 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-# A position this close to a threshold has reached it. float64 prefix sums of up to a million frames stay within it
-# whatever the order of summation, so all backends agree on sums that are meant to be integers.
+# A position this close to a threshold is on it. Backends sum in different orders; in float64, over up to a million
+# frames, their sums differ by less.
 SNAP: Final = 2.0**-30
 # Keeps indices in range for absurd alphas; never reached by data.
 LARGEST_ALPHA: Final = 2.0**100
 LARGEST_POSITION: Final = 2.0**50
-# An exactly scaled row ends this factor below its last threshold: its last token takes all that is left.
+# Times the last threshold: where a row that is scaled to its target ends, so that its last token takes all the rest.
 BELOW: Final = 1 - 2.0**-51
 
 
@@ -61,7 +61,7 @@ def sum_alpha(alpha: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """
     wide = alpha.double()
     usable = valid & (wide >= 0) & (wide < LARGEST_ALPHA)
-    # Running sums throughout: `sum` adds in an order that depends on the padding.
+    # `cumsum` throughout: the order in which `sum` adds depends on the padding.
     alpha_sum = torch.where(valid, wide, 0).cumsum(1)[:, -1]
     prefix = torch.where(usable, wide, 0).cumsum(1)
     return alpha_sum.to(alpha.dtype), prefix
@@ -76,7 +76,7 @@ def scale_of(total: Tensor, target_lengths: Tensor | None, rules: Rules) -> Tens
 
 
 def whole(position: Tensor) -> Tensor:
-    """int64: `floor` of positions, which are never negative. `floor` itself starts threads for a few numbers."""
+    """`floor` as int64, of positions, which are never negative. `torch.floor` would start threads for a few numbers."""
     return position.long()
 
 

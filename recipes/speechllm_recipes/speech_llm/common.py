@@ -15,6 +15,7 @@ from fairseq2.recipe.base import RecipeContext
 from fairseq2.recipe.cli import register_cli_error
 from fairseq2.recipe.config import EvaluatorSection
 from fairseq2.runtime.dependency import DependencyContainer
+from torch import Tensor
 from torch.nn import Module
 
 from speechllm_plugin.adapters.api import ADAPTERS
@@ -32,7 +33,7 @@ from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.checkpoint_files import describe_choice, named_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.models.speech_llm.position_room import check_room_of_rows
+from speechllm_plugin.models.speech_llm.position_room import check_room_of_batch, check_room_of_rows
 from speechllm_plugin.models.speech_llm.preflight import Outline
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_plugin.tasks.api import task_names
@@ -177,7 +178,7 @@ def create_reader(
         splits,
         max_seconds=model.encoder.max_seconds,
         languages=model.encoder.languages,
-        feature_cache=model.feature_cache,
+        find_features=model.features.find,
         shuffle_seed=shuffle_seed,
         num_accumulate=num_accumulate,
         require_text=require_text,
@@ -192,7 +193,7 @@ def create_reader(
     )
     if (longest := reader.longest()) is not None:
         longest.to(context.gangs.root.device)
-        model.check_room(longest)
+        check_room_of_batch(model, longest)
     return reader
 
 
@@ -239,7 +240,7 @@ def open_reader(
     *,
     max_seconds: float | None,
     languages: Collection[str] | None = None,
-    feature_cache: FeatureCache | None = None,
+    find_features: Callable[[str], Tensor | None] = lambda key: None,
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
     require_text: bool = True,
@@ -256,6 +257,7 @@ def open_reader(
 
     :param max_seconds: the longest clip that can be taken; None = any.
     :param languages: codes of those that the clips should be in; None = any.
+    :param find_features: see `SpeechTextReader`.
     :param sample: read so many clips of the split, drawn at random, the same each time; None = all.
     :param prompt: decides what is asked of a clip.
     """
@@ -287,7 +289,7 @@ def open_reader(
     )
     gang = context.gangs.dp
     reader = SpeechTextReader(
-        utterances, options, rank=gang.rank, world_size=gang.size, feature_cache=feature_cache
+        utterances, options, rank=gang.rank, world_size=gang.size, find_features=find_features
     )
     directions = Counter(direction_of(row.source_lang, row.target_lang) for row in utterances)
     log.info(

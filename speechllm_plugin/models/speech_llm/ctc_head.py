@@ -13,6 +13,7 @@ from speechllm_kernels.exporting import is_exporting
 from torch import Tensor, nn
 
 from speechllm_plugin.adapters.api import AdapterShape
+from speechllm_plugin.alignment.forced import Piece, frames_needed
 from speechllm_plugin.models.speech_llm.ctc_loss import ctc_loss, label_loss
 from speechllm_plugin.tensors.logits import LinearLogits, Logits
 from speechllm_plugin.text.vocabulary import Vocabulary
@@ -32,16 +33,6 @@ class CtcLoss:
     """Rows that have fewer frames than their labels need, or a token outside the vocabulary."""
     clip_mean: Tensor
     """Mean over the clips with a transcript of each one's loss per label."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A label with the characters of a text that it spells, from `start` to before `end`."""
-
-    label: int | None
-    """None for what is outside the vocabulary."""
-    start: int
-    end: int
 
 
 class CtcHead(nn.Module):
@@ -224,8 +215,3 @@ class LlmEmbeddingCtcHead(CtcHead):
         label_of = self._known()[1]
         rows = [[label_of.get(token, 0) for token in row] for row in tokens]
         return [row if 0 not in row else None for row in rows]
-
-
-def frames_needed(labels: Sequence[int]) -> int:
-    """CTC needs a frame per label and a blank between equal neighbours."""
-    return len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False))

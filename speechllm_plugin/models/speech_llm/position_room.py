@@ -1,21 +1,25 @@
-"""Whether the clips of a manifest have room in an LLM with a table of positions, before any weight is read."""
+"""Whether the clips of a manifest have room in the LLM: before any weight is read, and of a batch before training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
+from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.manifest import seconds_of
 from speechllm_plugin.datasets.speech_text import Utterance
-from speechllm_plugin.llms.positions import needs_more
+from speechllm_plugin.llms.positions import check_positions, needs_more
 from speechllm_plugin.models.speech_llm.config import PRETRAINED
 from speechllm_plugin.models.speech_llm.preflight import Outline
 from speechllm_plugin.pretrained import Source, load_hf_config, without_modes
+
+if TYPE_CHECKING:
+    from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 
 def check_room_of_rows(outline: Outline, rows: Iterable[Utterance], *, longest: float | None) -> None:
@@ -76,3 +80,19 @@ def vector_counter(outline: Outline) -> Callable[[float], int | None]:
                 return None
 
     return count
+
+
+@torch.inference_mode()
+def check_room_of_batch(model: SpeechLlm, batch: SpeechTextBatch) -> None:
+    """Whether clips and their texts have room in the LLM, for one line before training in place of one hours later.
+
+    :raises UserError: see `check_positions`.
+    """
+    if model.llm.positions is None:
+        return
+    prompts, texts = model.prompts_of(batch), [len(model.prompts.encode_target(text)) for text in batch.texts]
+    # An adapter makes at most one vector a frame: with room for that, the clip need not be encoded.
+    frames = [model.frame_rate * max(seconds, model.encoder.max_seconds or 0.0) + 1 for seconds in batch.seconds]
+    words = [len(prompt.before) + len(prompt.after) + text for prompt, text in zip(prompts, texts, strict=True)]
+    if max(most + others for most, others in zip(frames, words, strict=True)) > model.llm.positions.limit:
+        check_positions(model.llm, batch.ids, prompts, model.listen(batch).lengths, texts)

@@ -11,11 +11,11 @@ import pytest
 import soundfile
 
 from speechllm_plugin.datasets.audio import AudioError, audio_key, count_channels, read_audio, resolve, stream_audio
-from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest, write_manifest
 from speechllm_plugin.datasets.sound.notes import forget
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.inference.reading import batch_of_files
 from tests.plugin.sounds import error_of, noise, read
 
 SPEAKERS = [noise(16000, 2, seed) for seed in range(2)]

@@ -147,7 +147,8 @@ def reader_of(
     options = ReadOptions(
         limits=BatchLimits(2, None), shuffle_seed=seed, max_seconds=30.0, augmentation=config
     )
-    return SpeechTextReader(utterances, options, feature_cache=cache)
+    find = {} if cache is None else {"find_features": cache.get}
+    return SpeechTextReader(utterances, options, **find)
 
 
 def waveforms(reader: SpeechTextReader) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.encoders import whisper
+from speechllm_plugin.inference.reading import batch_of_files
+from speechllm_plugin.inference.transcriber import Transcriber
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
 from speechllm_plugin.llms.causal_rows import CausalRows
@@ -166,9 +168,10 @@ def test_hard_clips_give_the_same_texts_in_every_batch(
     assert heard.lengths.tolist() == [int(row.lengths) for row in alone]
     assert all(torch.equal(seqs[: row.seqs.size(1)], row.seqs[0]) for seqs, row in zip(heard.seqs, alone, strict=True))
     for config in (DecodingConfig(), DecodingConfig(beam_size=2)):
-        texts = model.transcribe(hard_clips, decoding=config)
-        assert texts == [model.transcribe([clip], decoding=config)[0] for clip in hard_clips]
-        assert model.transcribe(hard_clips[4:1:-1], decoding=config) == texts[4:1:-1]
+        transcribe = partial(Transcriber(model).transcribe, decoding=config)
+        texts = transcribe(hard_clips)
+        assert texts == [transcribe([clip])[0] for clip in hard_clips]
+        assert transcribe(hard_clips[4:1:-1]) == texts[4:1:-1]
 
 
 def test_a_float32_system_adapts_its_batch_at_once(tiny_config: SpeechLlmConfig, hard_clips: list[Path]) -> None:

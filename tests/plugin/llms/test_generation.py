@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.inference.reading import batch_of_files
 from speechllm_plugin.llms import quantization as quantization_module
 from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from speechllm_plugin.configuration.structure import structure
-from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.yaml_text import parse_yaml
+from speechllm_plugin.inference.reading import batch_of_files
 from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.llms.causal import CausalLlm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated

@@ -20,17 +20,19 @@ from transformers import (
     PretrainedConfig,
 )
 
-from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.inference.reading import batch_of_files
+from speechllm_plugin.inference.transcriber import Transcriber
 from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.positions import Positions
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.models.speech_llm.position_room import check_room_of_batch
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 
@@ -67,16 +69,17 @@ def test_a_clip_beyond_a_table_of_positions_is_named(
     words = len(prompt.before) + len(prompt.after)
     limits = DecodingConfig(tokens_per_second=1, extra_tokens=4)
     with pytest.raises(UserError) as caught:
-        model.transcribe(clips, decoding=limits)
+        Transcriber(model).transcribe(clips, decoding=limits)
     assert str(caught.value) == (
         f"{clips[1]}: found 150 vectors of speech, which make {words + 150 + 19} positions with the prompt and at most "
         "19 tokens of text, expected at most 128, all that the LLM has; cut the clip into segments, choose an adapter "
         "with fewer vectors, or lower decoding.tokens_per_second"
     )
     room = 128 - words - 10
-    assert len(model.transcribe(clips[:1], decoding=DecodingConfig(tokens_per_second=0, extra_tokens=room))) == 1
+    fitting = DecodingConfig(tokens_per_second=0, extra_tokens=room)
+    assert len(Transcriber(model).transcribe(clips[:1], decoding=fitting)) == 1
     with pytest.raises(UserError, match=r"short\.wav: found 10 vectors of speech, which make 129 positions"):
-        model.transcribe(clips[:1], decoding=DecodingConfig(tokens_per_second=0, extra_tokens=room + 1))
+        Transcriber(model).transcribe(clips[:1], decoding=DecodingConfig(tokens_per_second=0, extra_tokens=room + 1))
     batch = batch_of_files(clips, "en", None)
     for clip in batch:
         clip.text = clip.transcript = "turn the light on"
@@ -94,9 +97,9 @@ def test_rotary_positions_beyond_training_are_said(
     LlamaForCausalLM(config).save_pretrained(folder)
     model = system(tiny_config, str(folder))
     assert model.llm.positions == Positions(128, table=False)
-    model.transcribe(clips[:1])
+    Transcriber(model).transcribe(clips[:1])
     assert "positions" not in caplog.text
-    model.transcribe(clips, decoding=DecodingConfig(tokens_per_second=0, extra_tokens=2))
+    Transcriber(model).transcribe(clips, decoding=DecodingConfig(tokens_per_second=0, extra_tokens=2))
     assert f"{clips[1]}: found 150 vectors of speech" in caplog.text
     assert "expected at most 128, what the LLM was trained on" in caplog.text
 
@@ -113,10 +116,10 @@ def test_the_longest_clip_is_checked_beforehand(
     longest = SpeechTextReader(utterances, options).longest()
     assert longest is not None and longest.ids == ["b"]
     with pytest.raises(UserError, match=r"^b: found 150 vectors of speech, which make .* expected at most 128"):
-        model.check_room(longest)
+        check_room_of_batch(model, longest)
     assert len(encoded) == 1
     model.llm.positions = Positions(2000, table=True)
-    model.check_room(longest)
+    check_room_of_batch(model, longest)
     assert len(encoded) == 1, "where there is room for every frame none is computed"
 
 

@@ -30,4 +30,5 @@ def batches_of(
 ) -> list[SpeechTextBatch]:
     utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(manifest)})).read("all")
     options = ReadOptions(limits=BatchLimits(batch_size, None), shuffle_seed=None, max_seconds=30.0)
-    return [batch for step in SpeechTextReader(utterances, options, feature_cache=cache) for batch in step]
+    reader = SpeechTextReader(utterances, options, find_features=(lambda key: None) if cache is None else cache.get)
+    return [batch for step in reader for batch in step]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from speechllm_plugin.models.speech_llm.ctc_head import (
     CtcLoss,
     LinearCtcHead,
     LlmEmbeddingCtcHead,
+    SentencePieceCtcHead,
 )
 from speechllm_plugin.tensors.logits import columns, first_frames
+from speechllm_plugin.text.vocabulary import Vocabulary, train_vocabulary
 
 WORDS = 30
 KNOWN = [3, 5, 7, 11, 13, 17]
@@ -248,3 +251,16 @@ def test_in_pieces_all_is_as_with_whole_logits(kind: str, at_a_time: int, monkey
     assert logits.are_many and torch.equal(logits.best(), logits.whole.argmax(-1))
     labels = torch.tensor([0, 2, 2])
     torch.testing.assert_close(columns(first_frames(logits, 1, 4), labels), logits.whole[1, :4, labels])
+
+
+def test_the_pieces_of_a_sentencepiece_head_are_its_labels(tmp_path: Path) -> None:
+    train_vocabulary(["turn the light on", "call the station"] * 4, tmp_path / "pieces.model", size=18)
+    vocabulary = Vocabulary(str(tmp_path / "pieces.model"), "ctc.vocabulary")
+    head = SentencePieceCtcHead(8, vocabulary)
+    text = "turn  %%% the"
+    pieces = head.pieces(text, [])
+    assert head.labels(["turn the"], []) == [[piece.label for piece in head.pieces("turn the", [])]]
+    assert [(piece.start, piece.end) for piece in pieces if piece.label is None] == [(6, 9)]
+    # Each character has one piece; no piece begins with the space before its word.
+    spelled = [place for piece in pieces for place in range(piece.start, piece.end)]
+    assert spelled == [place for place, character in enumerate(text) if character != " "]

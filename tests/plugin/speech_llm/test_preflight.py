@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 import speechllm_plugin.pretrained.weights
 from speechllm_plugin.adapters.api import ADAPTERS
-from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.inference.reading import batch_of_files
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.position_room import check_room_of_rows, vector_counter

@@ -70,7 +70,7 @@ def test_cif_then_counts_its_own_weights(tiny_config: SpeechLlmConfig, mixed: Sp
     tiny_config.ctc = CtcConfig(no_transcript="leave_out")
     model = create(tiny_config)
     speech = model.adapt(mixed, [None] * 12)
-    features, lengths = model.encode(mixed)
+    features, lengths = model.features.of(mixed)
     frames = model.adapter.layers_before(model.adapter.project_in(features, lengths), lengths)
     weights = model.adapter.weights(frames, lengths)
     sums = torch.stack([row[:length].sum() for row, length in zip(weights, lengths, strict=True)])

@@ -60,7 +60,7 @@ def test_the_clips_of_a_batch_carry_it_to_their_prompts(manifest: Path, tiny_con
     model = create_speech_llm(tiny_config)
     options = ReadOptions(limits=BatchLimits(8, None), shuffle_seed=None, max_seconds=None)
     (batch,) = next(SpeechTextReader(read(manifest), options))
-    prompts = dict(zip(batch.ids, model._prompts(batch), strict=True))
+    prompts = dict(zip(batch.ids, model.prompts_of(batch), strict=True))
     assert prompts["asr"] == prompts["heard"] == model.prompts.render("en", "en")
     assert prompts["st"] == model.prompts.render("en", "de")
     assert len({*prompts.values()}) == 3

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.inference.reading import batch_of_files
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc_head import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm

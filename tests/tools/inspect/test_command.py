@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechllm_plugin.cost.skeleton import SkeletonBuilder, count_parameters
+from speechllm_plugin.cost.skeleton import SkeletonBuilder
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.yaml_text import parse_yaml
 from speechllm_plugin.models.speech_llm.archs import ENCODER_ARCHS
 from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
+from speechllm_plugin.tensors.parameters import count_parameters
 from tests.tools.inspect.systems import Inspect, run, small
 
 ENCODERS = sorted((Path(__file__).parents[3] / "recipes/speechllm_recipes/configs/axes/encoder").glob("*.yaml"))

@@ -9,10 +9,11 @@ import torch
 
 from speechllm_plugin.cost.autograd_memory import Kept
 from speechllm_plugin.cost.estimate import PROMPT_TOKENS
-from speechllm_plugin.cost.skeleton import count_parameters, frozen_bytes
+from speechllm_plugin.cost.skeleton import frozen_bytes
 from speechllm_plugin.models.speech_llm.config import CtcConfig, SpeechLlmConfig, arch_config
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.prompts import RenderedPrompt
+from speechllm_plugin.tensors.parameters import count_parameters
 from tests.tools.inspect.systems import Inspect, small, unpadded
 
 

@@ -159,7 +159,7 @@ class Covost2(Corpus):
             where, identity = f"{table}, line {number}", PurePath(path).stem
             clip = clips.get(identity)
             if not split:
-                # Which split it belongs to cannot be told; it counts where most lines do.
+                # Its split is unknown; it is counted in the first.
                 yield self._line(pair, where, self._splits[0], f"line-{number}", "", None, None, RAGGED)
             elif clip is None:
                 yield self._line(pair, where, split, identity, translation, None, None, NOT_VALIDATED)

@@ -31,7 +31,7 @@ from speechllm_tools.prepare.text_files import count_lines, parse_seconds, read_
 _TRANSCRIPTS_OF = "en-de"
 _PAIR = re.compile(r"(?P<source>[a-z]{2,3})-(?P<target>[\w-]+)")
 BAD_TIMES = "segment whose offset or duration is no number of seconds"
-# What all releases write, matched in a fifth of the time that other maps take.
+# The form that all releases have; matching it takes a fifth of the time of `_FIELD`.
 _USUAL = re.compile(
     r"\{duration: (?P<duration>[\d.]+), offset: (?P<offset>[\d.]+), rW: \d+,(?: uW: \d+,)? speaker_id: "
     r"(?P<speaker>[\w.]+),(?: uW: \d+,)? wav: (?P<wav>[\w.-]+)\}"
@@ -41,7 +41,7 @@ _FIELD = re.compile(r"""(\w+):\s*["']?([^\s"',}]+)""")
 
 
 class Segment(NamedTuple):
-    """As the YAML file tells it, in its own words."""
+    """The fields as the YAML file spells them."""
 
     line: int
     wav: str

@@ -250,7 +250,7 @@ def _json_rows(file: Path, audio: tuple[str, ...]) -> Iterator[tuple[int, dict[s
         if not text.strip():
             continue
         try:
-            # Numbers as they are written: seconds become samples without a detour over binary fractions.
+            # Numbers stay decimal: a binary fraction of a second may be another sample.
             row = json.loads(text, parse_float=str, parse_int=str, parse_constant=str)
         except ValueError:
             row = None

@@ -11,9 +11,9 @@ import soundfile
 
 from speechllm_plugin.datasets.manifest import ManifestRow, frames_of, read_manifest, seconds_of, write_manifest
 from speechllm_plugin.errors import UserError
-from speechllm_tools.demo import completion
-from speechllm_tools.demo.progress import ProgressLine
+from speechllm_tools import completion
 from speechllm_tools.demo.sentences import make_sentences
+from speechllm_tools.progress import ProgressLine
 from speechllm_tools.speech import voices
 from speechllm_tools.speech.synthesis import SAMPLE_RATE, Clip, draw_clip, synthesise
 

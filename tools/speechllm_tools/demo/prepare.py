@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from speechllm_plugin.errors import UserError
-from speechllm_tools.demo import completion
+from speechllm_tools import completion
 from speechllm_tools.demo.data import DataConfig, summarise_data, write_data
 from speechllm_tools.demo.wheels import SMOLLM2, WHISPER_TINY, WheelPackage, extract_wheel, locate_wheel
 

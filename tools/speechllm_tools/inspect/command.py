@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         found = [inspect(name, config, BATCH_SIZE, clips=(options.seconds,)) for name, config in _published()]
     else:
         overrides = dict(parse_assignment(item, "--set") for item in options.set)
-        alone = {} if len(options.targets) == 1 else {"clips": (options.seconds,)}
+        alone: dict[str, Any] = {} if len(options.targets) == 1 else {"clips": (options.seconds,)}
         found = [inspect(target, *_read(target, overrides), **alone) for target in options.targets]
     one = len(options.targets) == 1
     if options.json:

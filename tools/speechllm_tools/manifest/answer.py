@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.yaml_text import parse_assignment
 from speechllm_plugin.tasks.row_prompt import COLUMNS, read_row_prompt
-from speechllm_tools.demo.completion import fingerprint
-from speechllm_tools.demo.progress import ProgressLine
+from speechllm_tools.completion import fingerprint
 from speechllm_tools.manifest.requests import languages_of, transcript_of
 from speechllm_tools.manifest.rows import (
     Row,
@@ -33,6 +32,7 @@ from speechllm_tools.manifest.rows import (
 )
 from speechllm_tools.prepare.kept import KeptResults
 from speechllm_tools.prepare.rows import unbroken
+from speechllm_tools.progress import ProgressLine
 
 if TYPE_CHECKING:
     from speechllm_tools.manifest.written import Request, WritingLlm

@@ -14,8 +14,7 @@ from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.datasets.manifest import frames_of
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.text.languages import language_code
-from speechllm_tools.demo.completion import fingerprint
-from speechllm_tools.demo.progress import ProgressLine
+from speechllm_tools.completion import fingerprint
 from speechllm_tools.manifest.rows import add_output, check_output, write_rows
 from speechllm_tools.manifest.texts import NAMES, Entry, read_texts
 from speechllm_tools.prepare.api import words_of
@@ -24,6 +23,7 @@ from speechllm_tools.prepare.report import hashes
 from speechllm_tools.prepare.rows import REPEATED, seconds_text, unbroken
 from speechllm_tools.prepare.storage import file_name
 from speechllm_tools.prepare.writing import told
+from speechllm_tools.progress import ProgressLine
 
 if TYPE_CHECKING:
     from speechllm_tools.speech.command import TtsCommand

@@ -13,12 +13,12 @@ from pathlib import Path
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, duration, read_audio, resolve
 from speechllm_plugin.datasets.manifest import seconds_of
 from speechllm_plugin.errors import UserError
-from speechllm_tools.demo.progress import ProgressLine
 from speechllm_tools.manifest.rows import REQUIRED, Row, add_audio_root, columns_of, folder_of, stated_seconds
 from speechllm_tools.prepare.measure import Unusable
 from speechllm_tools.prepare.parallel import add_workers, map_shards, shards_of
 from speechllm_tools.prepare.text_files import count_lines, read_tsv
 from speechllm_tools.prepare.zip_ranges import checked
+from speechllm_tools.progress import ProgressLine
 
 SUMMARY = "decode the sound of every row, and compare its length with what the row says"
 _ROWS = 100

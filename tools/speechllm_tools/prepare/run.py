@@ -20,14 +20,14 @@ from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.atomic import write_text_atomically
-from speechllm_tools.demo.completion import begin, fingerprint
-from speechllm_tools.demo.progress import ProgressLine
+from speechllm_tools.completion import begin, fingerprint
 from speechllm_tools.prepare.api import Corpus, Line
 from speechllm_tools.prepare.chunk import ChunkOptions, ChunkTask, run_chunk
 from speechllm_tools.prepare.parallel import add_workers, map_shards
 from speechllm_tools.prepare.report import SplitReport, hashes, table
 from speechllm_tools.prepare.rows import ManifestWriter
 from speechllm_tools.prepare.writing import told
+from speechllm_tools.progress import ProgressLine
 
 CHUNK = 500
 """Lines that a process takes at a time."""

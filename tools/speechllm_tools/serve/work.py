@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from speechllm_plugin.alignment.timed_text import TimedText
 from speechllm_plugin.datasets.audio import AudioError
-from speechllm_plugin.datasets.files import Named
+from speechllm_plugin.inference.reading import Named
 from speechllm_plugin.recordings.cutting import Piece
 from speechllm_plugin.recordings.formats import one_line
 from speechllm_plugin.recordings.hearing import Hearing

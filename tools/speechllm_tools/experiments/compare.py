@@ -124,15 +124,17 @@ def _train(options: argparse.Namespace, folder: Path, name: str) -> None:
 
 
 def _row(name: str, folder: Path) -> list[str]:
-    from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+    from speechllm_plugin.models.speech_llm.checkpoint import load_model
+    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint
+    from speechllm_plugin.tensors.parameters import count_parameters
 
-    model = load_speech_llm(folder / "run", "last", device="cpu")
+    model = load_model(find_checkpoint(folder / "run", "last"), device="cpu")
     scores = [json.loads((folder / "eval" / split / "scores.json").read_text())["scores"] for split in SPLITS]
     lines = (folder / "run" / "metrics" / "train.jsonl").read_text().splitlines()
     minutes = json.loads(lines[-1])["Total Time"] / 60
     return [
         name,
-        f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}",
+        f"{count_parameters(model) / 1e6:.2f}",
         f"{_learning_rate(name):g}",
         f"{scores[0]['speech_vectors_per_second']:.2f}",
         f"{scores[0]['nll_loss']:.3f}",

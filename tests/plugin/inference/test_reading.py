@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from speechllm_plugin.datasets.audio import AudioError
-from speechllm_plugin.datasets.files import batch_of_files
+from speechllm_plugin.inference.reading import batch_of_files
 
 
 @pytest.fixture

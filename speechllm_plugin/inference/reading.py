@@ -22,6 +22,8 @@ from speechllm_plugin.datasets.audio import (
 )
 from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.sound.float_sound import LOUDEST
+from speechllm_plugin.encoders.api import too_long
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.tasks.api import Task, task_of_languages
 from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt
 
@@ -43,18 +45,24 @@ def batch_of_files(
     audio: Audio | Sequence[Audio],
     source_lang: str,
     target_lang: str | None,
-    check: Callable[[str, float], None] = lambda name, seconds: None,
     *,
+    max_seconds: float | None = None,
     task: Task | None = None,
     asks: RowPrompt = NOTHING,
 ) -> SpeechTextBatch:
     """
     :param audio: clips; one alone is a batch of one.
-    :param check: given each clip's name and seconds before it is decoded, and again afterwards.
+    :param max_seconds: the encoder's window; None = there is none. A file that says that it is longer is not decoded.
     :param task: of all clips; None = as the languages tell.
     :param asks: beside the task, of all clips.
     :raises AudioError: a file is missing, is not audio, or holds no samples; an array is no waveform.
+    :raises UserError: a clip is longer than `max_seconds`: nothing is cut in silence.
     """
+
+    def check(name: str, seconds: float) -> None:
+        if max_seconds is not None and seconds > max_seconds:
+            raise UserError(f"{name}: {too_long(seconds, max_seconds)}")
+
     task = task or task_of_languages(source_lang, target_lang)
     clips = []
     for number, clip in enumerate([audio] if isinstance(audio, Audio) else audio):
