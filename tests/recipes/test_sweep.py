@@ -111,7 +111,7 @@ def test_a_dry_run_tells_sizes_and_hours(commands: Commands, system: System, tmp
     assert not (tmp_path / "out").exists()
     broken = commands.recipe(*dry, write(tmp_path, system, BOTH))
     assert broken.status == 2
-    assert "error: tiny.broken: `model.config_overrides.adapter.config.stack`" in broken.stderr
+    assert "error: tiny.broken: adapter.config.stack: found 0" in broken.stderr
 
 
 def test_slurm_is_given_an_array_with_a_job_for_each_cell(commands: Commands, system: System, tmp_path: Path) -> None:

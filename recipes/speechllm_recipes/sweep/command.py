@@ -111,7 +111,7 @@ def _dry_run(cells: Sequence[CellFolder], options: argparse.Namespace) -> str:
             line = (result.stderr.strip() or "inspect: ended without a word").splitlines()[-1]
             for file, cell in files.items():
                 line = line.replace(file, cell.cell.name)
-            raise UserError(line)
+            raise UserError(line.removeprefix("speechllm inspect: error: "))
     found: Any = json.loads(result.stdout)
     facts = list(zip(cells, found if len(cells) > 1 else [found], strict=True))
     return dry_run_table(facts, tflops=options.tflops, processes=options.processes or 1, seconds=options.seconds)

@@ -77,13 +77,20 @@ def run(options: argparse.Namespace) -> int:
         return gather(name, skeleton, costs, seconds=options.seconds, target_tokens=options.target_tokens,
                       batch_size=options.batch_size or batch_size, memory=round(options.gpu_memory * 1e9), **choices)
 
+    def inspect_named(target: str) -> Facts:
+        alone: dict[str, Any] = {} if one else {"clips": (options.seconds,)}
+        try:
+            return inspect(target, *_read(target, overrides), **alone)
+        except UserError as error:
+            if one or target in str(error):
+                raise
+            raise UserError(f"{target}: {error}") from None
+
+    one, overrides = len(options.targets) == 1, dict(parse_assignment(item, "--set") for item in options.set)
     if options.all:
         found = [inspect(name, config, BATCH_SIZE, clips=(options.seconds,)) for name, config in _published()]
     else:
-        overrides = dict(parse_assignment(item, "--set") for item in options.set)
-        alone: dict[str, Any] = {} if len(options.targets) == 1 else {"clips": (options.seconds,)}
-        found = [inspect(target, *_read(target, overrides), **alone) for target in options.targets]
-    one = len(options.targets) == 1
+        found = list(map(inspect_named, options.targets))
     if options.json:
         print(_dump(found[0].as_json() if one else [facts.as_json() for facts in found]))
     else:
