@@ -49,7 +49,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "log": set(),
     "models": {
-        "adapters", "alignment", "configuration", "datasets", "encoders", "errors", "files", "llms", "log",
+        "adapters", "alignment", "configuration", "datasets", "encoders", "errors", "files", "inference", "llms", "log",
         "pretrained", "prompts", "registry", "tensors", "text", "workarounds",
     },
     "pretrained": {"errors", "log", "workarounds"},

@@ -54,6 +54,12 @@ class Transcriber:
         """See `load_speech_llm`."""
         return cls(load_model(checkpoint, device=device, overrides=overrides), checkpoint.decoding())
 
+    def __getattr__(self, name: str) -> Any:
+        # Earlier, a loaded system was the model itself: what is asked of that goes on.
+        if name == "model":
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
     @property
     def tells_times(self) -> bool:
         """Whether words can have times of their own."""

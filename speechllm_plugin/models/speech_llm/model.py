@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -176,6 +177,12 @@ class SpeechLlm(nn.Module):
         own = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
         other = self.llm.loss(prompts, speech.seqs.roll(1, 0), speech.lengths.roll(1, 0), targets)
         return own, other, list(map(len, targets))
+
+    def transcribe(self, audio: Any, **options: Any) -> list[str]:
+        """`inference.Transcriber.transcribe`, for a model that was made here and not loaded from a checkpoint."""
+        from speechllm_plugin.inference.transcriber import Transcriber
+
+        return Transcriber(self).transcribe(audio, **options)
 
     def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]:
         """Decodes a batch; each row gives the same tokens as it would alone."""

@@ -53,3 +53,12 @@ def test_the_run_s_decoding_is_the_default(system: Transcriber, tiny_manifest: P
     (longer,) = system.transcribe(clip, decoding=DecodingConfig(extra_tokens=30))
     assert len(count(longer)["input_ids"]) > len(count(text)["input_ids"])
     assert system.answering(7).limit(3600.0) == 7
+
+
+def test_what_scripts_ask_of_model_and_system(system: Transcriber, tiny_manifest: Path) -> None:
+    """`transcribe` of a model that was never saved, and the model's own parts by way of a loaded system."""
+    clip = tiny_manifest / "test_0.wav"
+    assert system.model.transcribe(clip) == system.transcribe(clip)
+    assert system.llm is system.model.llm
+    with pytest.raises(AttributeError, match="nothing"):
+        system.nothing  # noqa: B018
