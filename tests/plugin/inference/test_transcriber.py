@@ -58,7 +58,7 @@ def test_the_run_s_decoding_is_the_default(system: Transcriber, tiny_manifest: P
 def test_what_scripts_ask_of_model_and_system(system: Transcriber, tiny_manifest: Path) -> None:
     """`transcribe` of a model that was never saved, and the model's own parts by way of a loaded system."""
     clip = tiny_manifest / "test_0.wav"
-    assert system.model.transcribe(clip) == system.transcribe(clip)
+    assert system.model.transcribe(clip, decoding=system.decoding) == system.transcribe(clip)
     assert system.llm is system.model.llm
     with pytest.raises(AttributeError, match="nothing"):
         system.nothing  # noqa: B018
