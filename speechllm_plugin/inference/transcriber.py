@@ -11,6 +11,7 @@ import torch
 
 from speechllm_plugin.alignment.timed_text import TimedText
 from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.inference.reading import Audio, batch_of_files
 from speechllm_plugin.inference.timing import check_timestamps, tells_times, time_texts
 from speechllm_plugin.llms.decoding import DecodingConfig, without_guards
@@ -108,6 +109,22 @@ class Transcriber:
             check_timestamps(self.model, speech)
         texts, _ = self.model.decode(batch, speech, self._decoding(decoding))
         return time_texts(self.model, batch, speech, texts)
+
+    @torch.inference_mode()
+    def hear(self, audio: Audio | Sequence[Audio]) -> list[str]:
+        """What the CTC head hears of each clip by itself, in the language of the speech: a rough text, which costs no
+        LLM (arXiv 2411.06437).
+
+        :raises UserError: as `transcribe`, or there is no CTC head.
+        """
+        batch = self.read(audio, "en", None)  # the prompt, which has the language, is the LLM's alone
+        speech = self.model.listen(batch, score_frames=True)
+        if self.model.ctc is None or speech.frame_logits is None or speech.frame_lengths is None:
+            raise UserError(
+                f"found adapter {self.model.config.adapter.name!r} without a CTC head on its frames, expected a system "
+                "that was trained with model.config_overrides.ctc.weight above 0"
+            )
+        return self.model.ctc.texts(speech.frame_logits, speech.frame_lengths, self.model.prompts.decode)
 
     @torch.inference_mode()
     def ask(

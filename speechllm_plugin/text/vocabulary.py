@@ -50,6 +50,10 @@ class Vocabulary:
         ids: list[int] = self._processor.encode(text)
         return None if self._processor.unk_id() in ids else ids
 
+    def decode(self, ids: list[int]) -> str:
+        text: str = self._processor.decode(ids)
+        return text
+
     def pieces(self, text: str) -> list[tuple[int | None, int, int]]:
         """The pieces of `encode`, each with the first character that it stands for and the one past the last.
 

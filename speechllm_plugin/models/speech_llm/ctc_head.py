@@ -7,6 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from speechllm_kernels.exporting import is_exporting
@@ -107,6 +108,23 @@ class CtcHead(nn.Module):
     def labels(self, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[list[int] | None]:
         """Labels of each row; None where a token is outside the vocabulary."""
 
+    def texts(self, logits: Logits, lengths: Tensor, decode_tokens: Callable[[list[int]], str]) -> list[str]:
+        """What it hears by itself: the likeliest label of each frame, repeated ones once, without blanks.
+
+        :param logits: `[B, T, labels]` with `lengths` `[B]`.
+        :param decode_tokens: see `text`.
+        """
+        best = logits.argmax(dim=-1) if isinstance(logits, Tensor) else logits.best()
+        rows = [row[:length] for row, length in zip(best.tolist(), lengths.tolist(), strict=True)]
+        return [self.text([label for label, _ in groupby(row) if label != 0], decode_tokens) for row in rows]
+
+    @abstractmethod
+    def text(self, labels: Sequence[int], decode_tokens: Callable[[list[int]], str]) -> str:
+        """What labels without blanks spell.
+
+        :param decode_tokens: gives the text of the LLM's tokens.
+        """
+
     def pieces(self, text: str, tokens: Sequence[Piece]) -> list[Piece]:
         """The labels of a text one by one, for its alignment with the frames.
 
@@ -135,6 +153,9 @@ class LinearCtcHead(CtcHead):
     def labels(self, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[list[int] | None]:
         return [[token + 1 for token in row] for row in tokens]
 
+    def text(self, labels: Sequence[int], decode_tokens: Callable[[list[int]], str]) -> str:
+        return decode_tokens([label - 1 for label in labels])
+
 
 class SentencePieceCtcHead(LinearCtcHead):
     """A linear layer over the pieces of a sentencepiece model that was trained on the transcripts.
@@ -150,6 +171,9 @@ class SentencePieceCtcHead(LinearCtcHead):
         return [
             None if row is None else [piece + 1 for piece in row] for row in map(self._vocabulary.encode, texts)
         ]
+
+    def text(self, labels: Sequence[int], decode_tokens: Callable[[list[int]], str]) -> str:
+        return self._vocabulary.decode([label - 1 for label in labels])
 
     def pieces(self, text: str, tokens: Sequence[Piece]) -> list[Piece]:
         return [
@@ -215,3 +239,7 @@ class LlmEmbeddingCtcHead(CtcHead):
         label_of = self._known()[1]
         rows = [[label_of.get(token, 0) for token in row] for row in tokens]
         return [row if 0 not in row else None for row in rows]
+
+    def text(self, labels: Sequence[int], decode_tokens: Callable[[list[int]], str]) -> str:
+        tokens = self.label_tokens().tolist()
+        return decode_tokens([tokens[label - 1] for label in labels])

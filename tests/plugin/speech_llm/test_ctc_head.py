@@ -253,6 +253,29 @@ def test_in_pieces_all_is_as_with_whole_logits(kind: str, at_a_time: int, monkey
     torch.testing.assert_close(columns(first_frames(logits, 1, 4), labels), logits.whole[1, :4, labels])
 
 
+@pytest.mark.parametrize("kind", ["linear", "llm_embedding"])
+def test_a_head_hears_its_likeliest_labels(kind: str) -> None:
+    """Repeated frames are one token; a blank between equal ones keeps both; what lies beyond the length is not read."""
+    head = create(kind)
+    rows = [[3, 3, None, 5, None, 5, 7, 7, 17], [None, None, 11, 13, 3, 3, 3, 3, 3]]
+    label_of = {token: head.labels([""], [[token]])[0] for token in KNOWN}
+    labels = [[0 if token is None else label_of[token][0] for token in row] for row in rows]  # type: ignore[index]
+    logits = F.one_hot(torch.tensor(labels), 1 + WORDS).float()
+    found = head.texts(logits, torch.tensor([9, 4]), lambda tokens: " ".join(map(str, tokens)))
+    assert found == ["3 5 5 7 17", "11 13"]
+
+
+def test_a_sentencepiece_head_hears_words(tmp_path: Path) -> None:
+    path = tmp_path / "pieces.model"
+    train_vocabulary(["turn on the light", "turn off the light", "play the music"] * 5, path, size=20)
+    head = SentencePieceCtcHead(SHAPE.llm_dim, Vocabulary(str(path), "ctc.vocabulary"))
+    (labels,) = head.labels(["turn off the music"], [[]])
+    assert labels is not None
+    frames = [label for one in labels for label in (one, one, 0)]
+    logits = F.one_hot(torch.tensor([frames]), 1 + max(labels)).float()
+    assert head.texts(logits, torch.tensor([len(frames)]), lambda tokens: "") == ["turn off the music"]
+
+
 def test_the_pieces_of_a_sentencepiece_head_are_its_labels(tmp_path: Path) -> None:
     train_vocabulary(["turn the light on", "call the station"] * 4, tmp_path / "pieces.model", size=18)
     vocabulary = Vocabulary(str(tmp_path / "pieces.model"), "ctc.vocabulary")

@@ -68,9 +68,11 @@ def write_contexts(options: argparse.Namespace) -> int:
             contexts = _retrieved(options, rows, phrases, index, counts)
     columns = [*columns_of(options.manifest)]
     columns += ["context"] if "context" not in columns else []
-    inputs = [options.manifest, *filter(None, [options.list, options.first_pass]), *(options.rare_in or [])]
+    heard_in = [options.first_pass] if options.first_pass is not None and options.first_pass.is_file() else []
+    inputs = [options.manifest, *filter(None, [options.list]), *heard_in, *(options.rare_in or [])]
     story: dict[str, Any] = {"action": "phrases", "distractors": options.distractors, "seed": options.seed,
-                             "common": options.common, "top": options.top, "lists": hashes(inputs[1:])}  # fmt: skip
+                             "common": options.common, "top": options.top,
+                             "first_pass": None if options.first_pass is None else str(options.first_pass), "lists": hashes(inputs[1:])}  # fmt: skip
     root = folder_of(options.manifest, options.audio_root)
 
     def written() -> Iterator[dict[str, str]]:
@@ -139,7 +141,12 @@ def _retrieved(
     options: argparse.Namespace, rows: Sequence[Row], phrases: Sequence[str], index: Mapping[str, PhraseIndex],
     counts: _Counts,
 ) -> Iterator[list[str]]:  # fmt: skip
-    heard = {row.id: row.hypothesis for row in read_hypotheses(options.first_pass)}
+    if options.first_pass.is_dir():
+        from speechllm_tools.manifest.listening import listen
+
+        heard = listen(options.first_pass, rows, folder_of(options.manifest, options.audio_root))
+    else:
+        heard = {row.id: row.hypothesis for row in read_hypotheses(options.first_pass)}
     retrievers = {language: Retriever(phrases, one) for language, one in index.items()}
     for row in rows:
         if row.get("id") not in heard:
