@@ -406,7 +406,8 @@ def test_a_first_pass_of_the_ctc_head_finds_phrases(
     assert len(set(heard)) > 1
     file = tmp_path / "hypotheses.tsv"
     write_hypotheses(file, [
-        Hypothesis(row.id, row.tgt_text, text, row.audio, 1.0, "en", "en") for row, text in zip(rows, heard, strict=True)
+        Hypothesis(row.id, row.tgt_text, text, row.audio, 1.0, "en", "en")
+        for row, text in zip(rows, heard, strict=True)
     ])  # fmt: skip
     for name, first_pass in (("run", trained), ("file", file)):
         commands.speechllm(

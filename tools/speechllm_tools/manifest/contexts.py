@@ -70,9 +70,11 @@ def write_contexts(options: argparse.Namespace) -> int:
     columns += ["context"] if "context" not in columns else []
     heard_in = [options.first_pass] if options.first_pass is not None and options.first_pass.is_file() else []
     inputs = [options.manifest, *filter(None, [options.list]), *heard_in, *(options.rare_in or [])]
-    story: dict[str, Any] = {"action": "phrases", "distractors": options.distractors, "seed": options.seed,
-                             "common": options.common, "top": options.top,
-                             "first_pass": None if options.first_pass is None else str(options.first_pass), "lists": hashes(inputs[1:])}  # fmt: skip
+    first_pass = None if options.first_pass is None else str(options.first_pass)
+    story: dict[str, Any] = {
+        "action": "phrases", "distractors": options.distractors, "seed": options.seed, "common": options.common,
+        "top": options.top, "first_pass": first_pass, "lists": hashes(inputs[1:]),
+    }  # fmt: skip
     root = folder_of(options.manifest, options.audio_root)
 
     def written() -> Iterator[dict[str, str]]:
