@@ -63,15 +63,10 @@ def mix_losses(
     :param adapter: the adapter's own losses of each clip, `[B]`.
     """
     num_targets, ctc_weight = sum(targets), config.ctc.weight or 0.0
-    total: Tensor
     if lm is None:
         # CTC has weight 1 and the others keep their proportion to it. The zero gives a gradient to the parameters that
         # only the LLM's loss trains: data parallelism waits for one from each.
-<<<<<<< HEAD
-        total = 0.0 * torch.stack([values.float().sum() for values in trained_by_llm]).sum()
-=======
         total: Tensor = 0.0 * sum(values.float().sum() for values in trained_by_llm)  # type: ignore[assignment]
->>>>>>> house
         scale = 1.0 / ctc_weight
     else:
         total, scale = lm.sum() if distilled is None else _taught(config.distillation, lm, distilled), 1.0
