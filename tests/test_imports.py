@@ -36,7 +36,8 @@ ROOMS: dict[str, set[str]] = {
     },
     "datasets": {"checked", "encoders", "errors", "files", "languages", "log", "tasks"},
     "encoders": {
-        "datasets", "errors", "log", "masks", "parts", "precision", "pretrained", "registry", "transformers_versions"
+        "datasets", "errors", "files", "log", "masks", "parts", "precision", "pretrained", "registry",
+        "transformers_versions",
     },
     "errors": set(),
     "extension": {"cards", "datasets", "models", "units"},

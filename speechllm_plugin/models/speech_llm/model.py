@@ -13,9 +13,9 @@ from speechllm_plugin.adapters.api import Adapter, AdapterOutput, stack_outputs
 from speechllm_plugin.alignment import TimedText, check_timestamps, time_texts
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.files import Audio, batch_of_files
-from speechllm_plugin.encoders.apart import encode_apart
 from speechllm_plugin.encoders.api import SpeechEncoder, too_long
 from speechllm_plugin.encoders.cache import FeatureCache
+from speechllm_plugin.encoders.cached import encode_cached
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import Llm
@@ -354,19 +354,10 @@ class SpeechLlm(nn.Module):
             features, lengths = self.encoder(padded, lengths)
             # The adapter computes in float32, or in what autocast says, whatever the encoder computed in.
             return features.float(), lengths
-        rows = self._cached_features(self.feature_cache, batch)
+        rows = [row.float() for row in encode_cached(self.encoder, self.feature_cache, batch)]
         features = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows], device=features.device)
         return features, lengths
-
-    def _cached_features(self, cache: FeatureCache, batch: SpeechTextBatch) -> list[Tensor]:
-        """Encodes the clips that the cache lacks each on its own, so that what is stored never depends on a batch."""
-        rows = list(batch.features)
-        if missing := [i for i, features in enumerate(rows) if features is None]:
-            encoded = encode_apart(self.encoder, [_waveform(batch, i) for i in missing])
-            for i, features in zip(missing, encoded, strict=True):
-                rows[i] = cache.put(batch.clips[i].audio_key, features)
-        return [features.float() for features in rows if features is not None]
 
     def _prompts(self, batch: SpeechTextBatch) -> list[RenderedPrompt]:
         return [

@@ -35,6 +35,8 @@ class Measured:
     """As a manifest writes it."""
     seconds: float
     changes: tuple[str, ...] = ()
+    whole: bool = True
+    """Whether it is all of its file."""
 
 
 class Unusable(Exception):
@@ -50,13 +52,18 @@ class Unusable(Exception):
 
 @contextmanager
 def on_disk(sound: Sound) -> Iterator[Sound]:
-    """The sound as a file of its own, for as long as the context lasts where it has `data`."""
-    if sound.data is None:
+    """The sound as a file of its own, for as long as the context lasts where it has `data`, or is a segment of an
+    archive's entry.
+
+    :raises Unusable: the archive cannot be read.
+    """
+    if sound.data is None and not sound.cut_out:
         yield sound
         return
-    with tempfile.NamedTemporaryFile(suffix=suffix_of(sound.audio, sound.data)) as file:
+    data = _entry(sound.audio) if sound.data is None else sound.data
+    with tempfile.NamedTemporaryFile(suffix=suffix_of(sound.audio, data)) as file:
         with told(Path(file.name)):
-            file.write(sound.data)
+            file.write(data)
             file.flush()
         try:
             yield replace(sound, audio=file.name, data=None)
@@ -64,10 +71,23 @@ def on_disk(sound: Sound) -> Iterator[Sound]:
             raise Unusable(error.reason, error.message.replace(file.name, sound.audio)) from None
 
 
+def _entry(audio: str) -> bytes:
+    """
+    :param audio: ``archive.zip:offset:length``.
+    """
+    try:
+        source = source_of(audio)
+        with open(source.path, "rb") as file:
+            file.seek(source.start)
+            return file.read(source.length or 0)
+    except (AudioError, OSError) as error:
+        raise Unusable(UNREADABLE, str(error)) from None
+
+
 def measure(sound: Sound) -> Measured:
     """Looks at the header only.
 
-    :param sound: without `data`.
+    :param sound: as `on_disk` gives it.
     :raises Unusable: it cannot be read, or a segment does not lie in it.
     """
     try:
@@ -111,7 +131,8 @@ def _measure_segment(sound: Sound, offset: Decimal) -> Measured:
     if over > _SLACK_SECONDS * rate:
         raise Unusable(FAR_OVER, f"{where}: the file has {samples / rate:g} s")
     length -= max(0, over)
-    return Measured(f"{sound.audio}:{start}:{length}", length / rate, (CLIPPED,) if over > 0 else ())
+    changes, whole = (CLIPPED,) if over > 0 else (), start == 0 and length == samples
+    return Measured(f"{sound.audio}:{start}:{length}", length / rate, changes, whole)
 
 
 # The segments of a talk follow each other.
