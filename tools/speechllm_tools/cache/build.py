@@ -58,8 +58,9 @@ class _Total:
             setattr(self, name, getattr(self, name) + getattr(encoded, name))
 
 
-def build(options: argparse.Namespace) -> int:
+def build(options: argparse.Namespace, shard: tuple[int, int]) -> int:
     """
+    :param shard: which part of how many is encoded, from 1.
     :raises UserError: the configuration is wrong, a clip cannot be used, or the cache is full.
     """
     if options.workers is None:
@@ -67,7 +68,7 @@ def build(options: argparse.Namespace) -> int:
     machines = machines_of(options, gpus=True)
     config = read_training_config(options.config_file, options.config)
     encoding, window = _encoding(config, machines)
-    parts = [part for part in _parts(config, window, options.shard) if part.clips]
+    parts = [part for part in _parts(config, window, shard) if part.clips]
     todo = sum(seconds * part.epochs for part in parts for _, seconds in part.clips)
     number = sum(len(part.clips) * part.epochs for part in parts)
     print(f"{encoding.folder}: {number:,} clips, {todo / 3600:.2f} h, of {', '.join(part.name for part in parts)}",

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--config-file", metavar="F", type=Path, help="the training run's YAML file")
     build.add_argument("--config", metavar="KEY=VALUE", nargs="*", action="extend", default=[],
                        help="the training run's keys, over those of the file; dataset.feature_cache is the folder")
-    build.add_argument("--shard", metavar="K/N", type=_shard, default=(1, 1),
+    build.add_argument("--shard", metavar="K/N", default="1/1",
                        help="the K-th of N parts of the clips, such as ${SLURM_ARRAY_TASK_ID}/16 (default: all)")
     add_machines(build, default="one a GPU, or without GPUs one a core; each loads the encoder")
     build.set_defaults(action_run=_build)
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
 def _build(options: argparse.Namespace) -> int:
     from speechllm_tools.cache.build import build
 
-    return build(options)
+    return build(options, _shard(options.shard))
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -45,6 +45,9 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _shard(text: str) -> tuple[int, int]:
+    """
+    :raises UserError: it is no part of a whole.
+    """
     match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(f"--shard: found {text!r}, expected K/N with K from 1 to N")
