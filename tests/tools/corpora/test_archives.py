@@ -86,7 +86,7 @@ def test_cuts_are_what_lhotse_hears(cuts: Any, tmp_path: Path) -> None:
 
 def test_shar_stays_in_its_archives(cuts: Any, tmp_path: Path) -> None:
     """What lhotse had to compute for a cut is computed there."""
-    cuts = cuts.filter(lambda cut: cut.supervisions and cut.id not in ("left", "mixed")).to_eager()
+    cuts = cuts.filter(lambda cut: type(cut).__name__ == "MonoCut" and cut.supervisions and cut.id != "left").to_eager()
     (tmp_path / "shar").mkdir()
     cuts.to_shar(tmp_path / "shar", fields={"recording": "flac"}, shard_size=2)
     assert len(list((tmp_path / "shar").glob("*.tar"))) == 2

@@ -36,7 +36,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # A clip that is listed, and was never downloaded.
     (root / "covost2/it/clips/common_voice_it_train.mp3").unlink()
     write_mustc(root / "mustc")
-    first, second = (speech(espeak, text, "en-GB", 16000) for text in ("First.", "Second."))
+    first, second = (speech(espeak, text, "en-US", 16000) for text in ("First.", "Second."))
     pause = np.zeros(4000, np.float32)
     for talk in (root / "mustc").rglob("*.wav"):
         soundfile.write(talk, np.concatenate([pause, first, pause, second]), 16000)

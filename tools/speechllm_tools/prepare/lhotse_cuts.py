@@ -38,7 +38,7 @@ def read_shar(folder: Path) -> Iterator[tuple[int, Row | str]]:
         tar = folder / f"recording.{shard}.tar"
         if not tar.is_file():
             raise UserError(f"{tar}: found no such file, expected the sound of {file.name}")
-        members = members_of(str(tar.absolute()))
+        members = members_of(tar)
         for cut in _cuts(file):
             number += 1
             yield from ((number, row) for row in _rows(cut, members))
@@ -89,7 +89,8 @@ def _rows(cut: Any, members: Mapping[str, str] | None) -> Iterator[Row | str]:
     for one in cut.supervisions:
         row = {
             **(cut.custom or {}), **(one.custom or {}), "id": cut.id if len(cut.supervisions) == 1 else one.id,
-            "tgt_text": one.text, "speaker": one.speaker, "src_lang": one.language, "audio": where["audio"],
+            "text": one.text, "tgt_text": one.text, "speaker": one.speaker, "src_lang": one.language,
+            "audio": where["audio"],
         }  # fmt: skip
         # One supervision is what the cut was made for; of several each is a part of it.
         start, seconds = _decimal(0), _decimal(cut.duration)

@@ -20,21 +20,26 @@ _MANIFEST = re.compile(r"manifest_(\d+)")
 _SUB = re.compile(r"-sub\d+$")
 
 
-@lru_cache(maxsize=4)
-def members_of(tar: str) -> Mapping[str, str]:
+def members_of(tar: Path) -> Mapping[str, str]:
     """
     :returns: by its name without ending, each file as a manifest names it, ``x.tar:offset:length``.
     :raises UserError: it is no tar archive, or a compressed one.
     """
     try:
-        with tarfile.open(tar, "r:") as archive:
-            return {
-                _stem(member.name): f"{tar}:{member.offset_data}:{member.size}"
-                for member in archive
-                if member.isreg() and not member.name.endswith((".json", ".nodata", ".nometa"))
-            }
+        status = tar.stat()
+        return _members(str(tar.absolute()), status.st_size, status.st_mtime_ns)
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{tar}: cannot be read ({error}), expected a tar archive that is not compressed") from None
+
+
+@lru_cache(maxsize=4)
+def _members(tar: str, _size: int, _changed: int) -> Mapping[str, str]:
+    with tarfile.open(tar, "r:") as archive:
+        return {
+            _stem(member.name): f"{tar}:{member.offset_data}:{member.size}"
+            for member in archive
+            if member.isreg() and not member.name.endswith((".json", ".nodata", ".nometa"))
+        }
 
 
 def nemo_row(row: Mapping[str, Any], name: str, table: Path, folder: Path | None) -> dict[str, Any] | str:
@@ -54,7 +59,7 @@ def nemo_row(row: Mapping[str, Any], name: str, table: Path, folder: Path | None
     if tar is None:
         return MISSING
     stem = _stem(str(row.get(name) or ""))
-    members = members_of(str(tar.absolute()))
+    members = members_of(tar)
     audio = members.get(stem) or members.get(_SUB.sub("", stem))
     return NOT_INSIDE if audio is None else {"id": stem, **row, name: audio}
 
