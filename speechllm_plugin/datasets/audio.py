@@ -138,6 +138,15 @@ def duration(source: AudioSource) -> float:
         return length / sound.rate
 
 
+def sample_rate(source: AudioSource) -> int:
+    """Samples per second of the file itself, in which segments of it are told.
+
+    :raises AudioError: as :func:`duration`.
+    """
+    with _open(source) as (sound, _, _):
+        return sound.rate
+
+
 def count_channels(source: AudioSource) -> int:
     """Channels of the file.
 

@@ -11,9 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from pathlib import Path
 
-import soundfile
-
-from speechllm_plugin.datasets.audio import AudioError, AudioSource, duration, resolve
+from speechllm_plugin.datasets.audio import AudioError, AudioSource, duration, resolve, sample_rate
 from speechllm_tools.prepare.api import Sound
 from speechllm_tools.prepare.storage import suffix_of
 from speechllm_tools.prepare.writing import told
@@ -121,7 +119,7 @@ def nearest(seconds: Decimal, rate: int) -> int:
 
 
 def _measure_segment(sound: Sound, offset: Decimal) -> Measured:
-    samples, rate = _length(sound.audio)
+    path, first, samples, rate = _length(sound.audio)
     start = nearest(offset, rate)
     length = samples - start if sound.seconds is None else nearest(sound.seconds, rate)
     where = f"{sound.audio}, segment from {offset} s, {length / rate:g} s long"
@@ -132,15 +130,18 @@ def _measure_segment(sound: Sound, offset: Decimal) -> Measured:
         raise Unusable(FAR_OVER, f"{where}: the file has {samples / rate:g} s")
     length -= max(0, over)
     changes, whole = (CLIPPED,) if over > 0 else (), start == 0 and length == samples
-    return Measured(f"{sound.audio}:{start}:{length}", length / rate, changes, whole)
+    return Measured(f"{path}:{first + start}:{length}", length / rate, changes, whole)
 
 
 # The segments of a talk follow each other.
 @lru_cache(maxsize=16)
-def _length(path: str) -> tuple[int, int]:
-    """Samples of a whole file, and its rate."""
-    source = source_of(path)
+def _length(audio: str) -> tuple[str, int, int, int]:
+    """
+    :param audio: a file, or a segment of one.
+    :returns: the file, the first sample in it, how many there are, and their rate.
+    """
+    source = source_of(audio)
+    rate = sample_rate(source)
     # Looks for damage, too.
-    seconds = duration(source)
-    rate = int(soundfile.info(path).samplerate)
-    return round(seconds * rate), rate
+    samples = round(duration(source) * rate)
+    return (str(source.path), source.start, samples, rate) if source.kind == "segment" else (audio, 0, samples, rate)
