@@ -33,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "configuration": {"errors"},
     "cost": {"adapters", "datasets", "encoders", "errors", "llms", "models", "pretrained", "tensors"},
     "datasets": {"configuration", "encoders", "errors", "files", "log", "tasks", "text"},
-    "encoders": {"datasets", "errors", "log", "pretrained", "registry", "tensors", "workarounds"},
+    "encoders": {"datasets", "errors", "files", "log", "pretrained", "registry", "tensors", "workarounds"},
     "errors": set(),
     "extension": {"datasets", "models", "units"},
     "files": {"errors"},

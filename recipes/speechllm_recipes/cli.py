@@ -13,7 +13,6 @@ import os
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +22,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.yaml_text import parse_assignment, parse_yaml
 from speechllm_plugin.workarounds.threads import wait_passively
 from speechllm_recipes.entry import Action, Driver, RecipeEntry
-from speechllm_recipes.given_keys import given_keys
+from speechllm_recipes.given_keys import given
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -190,31 +189,13 @@ def _overrides(action: Action, options: argparse.Namespace) -> list[str]:
         raise UserError("--checkpoint: found none, expected the output directory of a training run")
     derived: Mapping[str, Any] = {}
     if action.derive is not None:
-        derived = action.derive(_given(options.config_file, keys))
+        derived = action.derive(given(options.config_file, keys))
     return [
         *(f"{key}={value}" for key, value in derived.items()),
         *from_run,
         *(action.model_keys + item for item in options.set),
         *keys,
     ]
-
-
-def _given(config_file: Path | None, items: Sequence[str]) -> dict[str, Any]:
-    """What file and command line set, by dotted key. A file that is no YAML is reported later, by its reader."""
-    given: dict[str, Any] = {}
-    if config_file is not None:
-        values: Any = {}
-        with suppress(ValueError):
-            values = parse_yaml(config_file.read_text(encoding="utf-8"))
-        if not isinstance(values, Mapping | None):
-            found = type(values).__name__
-            raise UserError(f"--config-file: found a {found} in {config_file}, expected a mapping of keys")
-        given.update(given_keys(values))
-    for item in items:
-        if not item.strip().startswith("del:"):
-            key, value = parse_assignment(item, "--config")
-            given.update({key.removeprefix("set:"): value, **dict(given_keys(value, key.removeprefix("set:")))})
-    return given
 
 
 def _run_options(action: Action) -> list[str]:

@@ -3,7 +3,8 @@
 A manifest names sound in one of three forms:
 
 ``path``                      a file, absolute or relative to the audio root
-``archive.zip:offset:length``  the bytes of a stored (uncompressed) zip entry, itself a file of any format below
+``archive.zip:offset:length``  the bytes of a stored (uncompressed) zip entry, itself a file of any format below; of an
+                              entry of ``archive.tar``, too
 ``path:start:length``         a segment of a longer file, in samples at that file's own rate
 
 A file whose own name looks like one of the last two is taken as the file. What the file is, its bytes tell: wav, flac,
@@ -38,6 +39,7 @@ from speechllm_plugin.errors import UserError
 SAMPLE_RATE = 16000
 """Samples per second of everything that :func:`read_audio` returns."""
 
+_ARCHIVES = (".zip", ".tar")
 _RATES = range(4000, 192_001)
 _RANGE = re.compile(r"(?P<path>.+):(?P<start>[0-9]+):(?P<length>[0-9]+)", re.DOTALL)
 # More samples than any file holds.
@@ -59,6 +61,7 @@ class AudioSource:
     """The file that holds the bytes."""
 
     kind: Literal["file", "zip", "segment"]
+    """``zip`` stands for any archive: keys of feature caches have the word in them."""
 
     start: int
     """First byte (``zip``) or first sample (``segment``); 0 for a ``file``."""
@@ -87,10 +90,10 @@ def resolve(audio: str, root: Path, channel: int | None = None, *, scales_floats
         status = _check_file(audio, path)
         if length == 0:
             raise AudioError(f"{audio}: found a range of length 0, expected at least 1")
-        is_zip = path.suffix.lower() == ".zip"
-        if is_zip:
+        inside = path.suffix.lower() in _ARCHIVES
+        if inside:
             _check_range(audio, start, length, status.st_size)
-        return AudioSource(audio, path, "zip" if is_zip else "segment", start, length, channel, scales_floats)
+        return AudioSource(audio, path, "zip" if inside else "segment", start, length, channel, scales_floats)
     _check_file(audio, whole)
     return AudioSource(audio, whole, "file", 0, None, channel, scales_floats)
 
@@ -133,6 +136,15 @@ def duration(source: AudioSource) -> float:
     """
     with _open(source) as (sound, _, length):
         return length / sound.rate
+
+
+def sample_rate(source: AudioSource) -> int:
+    """Samples per second of the file itself, in which segments of it are told.
+
+    :raises AudioError: as :func:`duration`.
+    """
+    with _open(source) as (sound, _, _):
+        return sound.rate
 
 
 def count_channels(source: AudioSource) -> int:

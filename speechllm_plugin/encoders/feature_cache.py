@@ -7,21 +7,27 @@ weights, dtype and padding, and the audio file with its size and time of change.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from speechllm_plugin.encoders.packs import Packs
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_plugin.log import log
 
 _SHAPE = struct.Struct("<QQ")
 """Before the features: frames and width."""
+IDENTITY = "encoder.json"
+"""What made a folder's features."""
 
 
 class FeatureCache:
@@ -37,12 +43,34 @@ class FeatureCache:
         self._dtype = dtype
         self._max_bytes = max_bytes
         self._full = False
+        self._uncounted = 0
+        """Bytes that this process has added since it last counted what all have."""
         try:
             self._packs = Packs(self._folder, str(dtype).removeprefix("torch."))
             os.utime(self._folder)  # when it was last used
-            self._bytes = self._make_room() if max_bytes is not None else 0
+            self._bytes = self._make_room() if max_bytes is not None else 0.0
         except OSError as error:
             raise UserError(f"dataset.feature_cache: cannot write {root}: {error.strerror}") from error
+
+    @property
+    def full(self) -> bool:
+        """Whether no more is added, which the log has told."""
+        return self._full
+
+    def describe(self, identity: Mapping[str, Any]) -> None:
+        """Writes beside the features what made them, for people.
+
+        :param identity: of the encoder (`SpeechEncoder.identity`).
+        """
+        file = self._folder / IDENTITY
+        # A disk without space for it is told when the first clip is added.
+        if not file.is_file():
+            with suppress(UserError):
+                write_text_atomically(file, json.dumps(identity, indent=1, default=str) + "\n")
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the index has it; the features themselves are not read."""
+        return key in self._packs
 
     def get(self, key: str) -> Tensor | None:
         """Features `[T, C]`, or None."""
@@ -63,7 +91,7 @@ class FeatureCache:
         return features
 
     def _add(self, key: str, data: bytes) -> None:
-        if self._max_bytes is not None and self._bytes + len(data) > self._max_bytes:
+        if self._max_bytes is not None and not self._has_room(len(data)):
             self._stop(f"it has the {self._max_bytes / 1e9:g} GB that it may have (dataset.feature_cache_gb)")
             return
         try:
@@ -71,7 +99,13 @@ class FeatureCache:
         except OSError as error:
             self._stop(str(error.strerror))
             return
-        self._bytes += len(data)
+        self._uncounted += len(data)
+
+    def _has_room(self, size: int) -> bool:
+        assert self._max_bytes is not None
+        if self._uncounted > self._max_bytes / 100:  # the other processes have added about as much
+            self._bytes, self._uncounted = sum(_sizes(self._root)), 0
+        return self._bytes + self._uncounted + size <= self._max_bytes
 
     def _stop(self, reason: str) -> None:
         self._full = True
@@ -101,4 +135,5 @@ class FeatureCache:
 def _sizes(folder: Path) -> Iterator[int]:
     for parent, _, names in os.walk(folder):
         for name in names:
-            yield os.stat(os.path.join(parent, name)).st_size
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                yield os.stat(os.path.join(parent, name)).st_size

@@ -34,19 +34,23 @@ class ClipFeatures:
             lengths = torch.tensor([len(waveform) for waveform in waveforms], device=padded.device)
             features, lengths = self._encoder(padded, lengths)
             return features.float(), lengths
-        rows = self._through(self.cache, batch)
+        rows = [row.float() for row in self.through(self.cache, batch)]
         features = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows], device=features.device)
         return features, lengths
 
-    def _through(self, cache: FeatureCache, batch: SpeechTextBatch) -> list[Tensor]:
-        """Encodes the clips that the cache lacks each on its own, so that what is stored never depends on a batch."""
-        rows = list(batch.features)
-        if missing := [i for i, features in enumerate(rows) if features is None]:
+    def through(self, cache: FeatureCache, batch: SpeechTextBatch) -> list[Tensor]:
+        """Encodes the clips that the cache lacks each on its own, so that what is stored never depends on a batch.
+
+        :returns: features of each clip, `[T, C]`, in the encoder's precision.
+        """
+        rows = {i: features for i, features in enumerate(batch.features) if features is not None}
+        missing = [i for i in range(len(batch)) if i not in rows]
+        if missing:
             encoded = encode_apart(self._encoder, [_waveform(batch, i) for i in missing])
             for i, features in zip(missing, encoded, strict=True):
                 rows[i] = cache.put(batch.clips[i].audio_key, features)
-        return [features.float() for features in rows if features is not None]
+        return [rows[i] for i in range(len(batch))]
 
 
 def _waveform(batch: SpeechTextBatch, index: int) -> Tensor:

@@ -89,14 +89,13 @@ class Packs:
     def __len__(self) -> int:
         return len(self._table) + len(self._own)
 
+    def __contains__(self, key: str) -> bool:
+        """Whether it is there; damage shows when it is read."""
+        return self._place_of(key) is not None
+
     def get(self, key: str) -> bytearray | None:
         """None = it is not there, or damaged."""
-        halves = _hash(key)
-        with self._lock:
-            found = self._find(halves)
-            if found is None and time.monotonic() - self._looked > _REFRESH:
-                self._look()
-                found = self._find(halves)
+        found = self._place_of(key)
         return None if found is None else _read(found)
 
     def put(self, key: str, data: bytes) -> None:
@@ -116,6 +115,15 @@ class Packs:
                 file.write(np.array([(*halves, place, len(data), checksum)], _ENTRY).tobytes())
             self._own[halves] = _Found(pack, place, len(data), checksum)
             self._pack = pack if place + len(data) < PACK_BYTES else None
+
+    def _place_of(self, key: str) -> _Found | None:
+        halves = _hash(key)
+        with self._lock:
+            found = self._find(halves)
+            if found is None and time.monotonic() - self._looked > _REFRESH:
+                self._look()
+                found = self._find(halves)
+        return found
 
     def _find(self, halves: tuple[int, int]) -> _Found | None:
         return self._own.get(halves) or self._table.find(*halves)
@@ -142,6 +150,11 @@ class Packs:
         entries = np.frombuffer(data[: len(data) - len(data) % _ENTRY.itemsize], _ENTRY)
         self._indexed[index] += entries.nbytes
         return entries
+
+
+def kinds_in(folder: Path) -> list[str]:
+    """The kinds of packs that a folder has."""
+    return sorted({index.name.split(".")[1] for index in folder.glob("*.*.index")})
 
 
 def _read(found: _Found) -> bytearray | None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": ("speechllm_tools.experiments.compare", "train every adapter on the demo's data, into one table"),
     "seeds": ("speechllm_tools.experiments.seeds", "train the demo with several seeds and precisions, into one table"),
     "manifest": ("speechllm_tools.manifest.command", "make manifests from corpora; check, filter, split, mix them"),
+    "cache": ("speechllm_tools.cache.command", "encode clips ahead of training; tell what a feature cache holds"),
     "bench": ("speechllm_tools.bench.command", "measure the kernels against their peers, or an encoder's options"),
 }
 

@@ -27,6 +27,7 @@ from speechllm_plugin.datasets.plan import Batching, BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.row_checks import check_languages
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset, Utterance
+from speechllm_plugin.encoders.api import SpeechEncoder
 from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.decoding import DecodingConfig
@@ -77,20 +78,46 @@ def _adapter_losses() -> dict[str, str]:
     return {key: name for build in builders for key, name in getattr(build, "loss_names", {}).items()}
 
 
-def feature_cache(section: SpeechDatasetSection, model: SpeechLlm) -> FeatureCache | None:
+def feature_cache(
+    section: SpeechDatasetSection, encoder: SpeechEncoder, kls: type[FeatureCache] = FeatureCache
+) -> FeatureCache | None:
     if section.feature_cache is None:
         return None
-    if model.encoder.tuned:
-        raise UserError(
-            f"dataset.feature_cache: found {section.feature_cache!r}, expected null: the encoder is trained "
-            "(encoder_tuning), so that its features change from step to step"
-        )
-    return FeatureCache(
+    if encoder.tuned:
+        raise UserError(tuned_features(section))
+    cache = kls(
         Path(section.feature_cache),
-        model.encoder.fingerprint(),
-        model.encoder.feature_dtype,
+        encoder.fingerprint(),
+        encoder.feature_dtype,
         max_bytes=None if section.feature_cache_gb is None else 1e9 * section.feature_cache_gb,
     )
+    cache.describe(encoder.identity())
+    return cache
+
+
+def tuned_features(section: SpeechDatasetSection) -> str:
+    """The line about a cache for an encoder that is trained."""
+    return (
+        f"dataset.feature_cache: found {section.feature_cache!r}, expected null: the encoder is trained "
+        "(encoder_tuning), so that its features change from step to step"
+    )
+
+
+def length_policy(section: SpeechDatasetSection) -> LengthPolicy:
+    return LengthPolicy(
+        min_seconds=section.min_seconds, max_seconds=section.max_seconds, too_long=section.too_long
+    )
+
+
+def sampled(utterances: Sequence[Utterance], name: str, sample: int | None) -> Sequence[Utterance]:
+    """
+    :param name: of the split.
+    :param sample: so many of them, drawn at random, the same each time; None = all.
+    """
+    if sample is None or sample >= len(utterances):
+        return utterances
+    drawn = random.Random(f"{name}:{sample}").sample(range(len(utterances)), sample)
+    return [utterances[index] for index in sorted(drawn)]
 
 
 def decoding_of(config: SpeechLlmEvaluateConfig | SpeechLlmGenerateConfig) -> DecodingConfig:
@@ -258,25 +285,19 @@ def open_reader(
     :param max_seconds: the longest clip that can be taken; None = any.
     :param languages: codes of those that the clips should be in; None = any.
     :param find_features: see `SpeechTextReader`.
-    :param sample: read so many clips of the split, drawn at random, the same each time; None = all.
+    :param sample: see `sampled`.
     :param prompt: decides what is asked of a clip.
     """
-    utterances = context.get_dataset_as(SpeechTextDataset).read_together(splits, require_text=require_text)
     name = joint_name(splits)
-    if sample is not None and sample < len(utterances):
-        drawn = random.Random(f"{name}:{sample}").sample(range(len(utterances)), sample)
-        utterances = [utterances[index] for index in sorted(drawn)]
+    rows = context.get_dataset_as(SpeechTextDataset).read_together(splits, require_text=require_text)
+    utterances = sampled(rows, name, sample)
     warn_of_languages(name, utterances, languages)
     options = ReadOptions(
         limits=BatchLimits(section.batch_size, section.max_batch_seconds, max_positions),
         positions=positions,
         shuffle_seed=shuffle_seed,
         max_seconds=max_seconds,
-        lengths=LengthPolicy(
-            min_seconds=section.min_seconds,
-            max_seconds=section.max_seconds,
-            too_long=section.too_long,
-        ),
+        lengths=length_policy(section),
         on_error=section.on_error,
         accept_new_rows=accept_new_rows,
         num_accumulate=num_accumulate,

@@ -54,7 +54,7 @@ class SpeechLlmEvaluateRecipe(Recipe):
         log.info("{}", precision.describe(model.precision))
         if precision.checkpoint is not None:
             _warn_of_cleaning(precision.checkpoint.clean_text(), context)
-        model.features.cache = feature_cache(config.dataset, model)
+        model.features.cache = feature_cache(config.dataset, model.encoder)
         units, readers, kept = [], [], []
         for split in config.dataset.splits:
             reader = create_reader(context, config.dataset, model, [split])

@@ -47,7 +47,7 @@ class SpeechLlmGenerateRecipe(Recipe):
         precision = settle_decoding(context, config.model, config.common)
         model = get_model(context, check)
         log.info("{}", precision.describe(model.precision))
-        model.features.cache = feature_cache(config.dataset, model)
+        model.features.cache = feature_cache(config.dataset, model.encoder)
         reader = create_reader(context, config.dataset, model, [config.dataset.split], require_text=False)
         check_references(config.dataset.split, model.prompts, reader, decoding)
         checkpoint = None if precision.checkpoint is None else precision.checkpoint.model_dir

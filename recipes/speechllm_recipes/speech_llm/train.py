@@ -68,7 +68,7 @@ class SpeechLlmTrainRecipe(Recipe):
         config = context.get_config_as(SpeechLlmTrainConfig)
         check_run_record(context.output_dir, model.config, self._precision.mixed, context.gangs)
         log.info("{}", self._precision.describe(model.precision))
-        model.features.cache = feature_cache(config.dataset, model)
+        model.features.cache = feature_cache(config.dataset, model.encoder)
         if isinstance(model.ctc, LlmEmbeddingCtcHead):
             texts = (
                 model.config.prompt.task_of(*row.asked).spoken(row.row.tgt_text, row.row.src_text)

@@ -77,6 +77,20 @@ def check_before_loading(config: SpeechLlmConfig) -> None:
         check(Outline(config, encoder, adapter, llm, prompts, shape))
 
 
+def outline_encoder(section: PartSection) -> SpeechEncoder | None:
+    """The encoder alone, checked, and without weights.
+
+    :param section: resolved.
+    :returns: None for one of another package, which only its weights tell of.
+    :raises UserError: there is no such checkpoint, or it is another one.
+    """
+    if section.arch is not None:
+        check_part_arch("encoder", section.arch, section.name, section.config)
+    _check_pretrained("encoder", section)
+    encoder: SpeechEncoder | None = _outline("encoder", section)
+    return encoder
+
+
 def _check_pretrained(kind: str, section: PartSection) -> None:
     if (check := PRETRAINED[kind].get(section.name).check) is not None:
         check(section.config)

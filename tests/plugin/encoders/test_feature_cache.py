@@ -79,21 +79,24 @@ def test_processes_write_at_once_and_one_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_cache_has_its_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """In kilobytes: two older encoders have 16 and 8, this one may have 12, and all together 20."""
+    """In kilobytes: two older encoders have 16 and 8, this one may have 12, and all together 20. Two processes share
+    that, and clips are counted with their entries in the index, 1,012 bytes."""
     for name, count in (("oldest", 16), ("older", 8)):
         other = FeatureCache(tmp_path, name, torch.float32)
         for number in range(count):
             other.put(f"clip {number}", torch.zeros(1, 240))
         os.utime(tmp_path / name, (1.0, 1.0 + (name == "older")))
-    cache = FeatureCache(tmp_path, "this", torch.float32, max_bytes=20_000)
+    caches = [FeatureCache(tmp_path, "this", torch.float32, max_bytes=20_000) for _ in range(2)]
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["older", "this"]
     with caplog.at_level("WARNING", logger="fairseq2"):
         for number in range(30):
-            cache.put(f"clip {number}", torch.full((1, 240), float(number)))
-    assert len(caplog.records) == 1 and "no more is added, it has the 2e-05 GB" in caplog.text
-    kept = [number for number in range(30) if cache.get(f"clip {number}") is not None]
-    assert kept == list(range(12))
-    assert sum(file.stat().st_size for file in tmp_path.rglob("*.pack")) <= 20_000
+            caches[number % 2].put(f"clip {number}", torch.full((1, 240), float(number)))
+    assert [cache.full for cache in caches] == [True, True]
+    assert len(caplog.records) == 2 and "no more is added, it has the 2e-05 GB" in caplog.text
+    late = FeatureCache(tmp_path, "this", torch.float32)
+    kept = [number for number in range(30) if f"clip {number}" in late]
+    assert kept == list(range(11))
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.*")) <= 20_000
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a file system of its own")

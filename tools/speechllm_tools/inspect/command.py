@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,45 +152,10 @@ def _changed(config: SpeechLlmConfig, overrides: dict[str, Any]) -> SpeechLlmCon
 
 def _read_yaml(file: Path, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, int]:
     """A configuration of the training recipe, merged as `--config-file` is."""
-    from fairseq2.utils.config import StandardConfigMerger
-    from fairseq2.utils.structured import StandardValueConverter, StructureError
-    from fairseq2.utils.validation import StandardObjectValidator, ValidationError
-    from speechllm_recipes.config_errors import config_error, structure_error
-    from speechllm_recipes.given_keys import given_keys, nested
-    from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
-    from speechllm_recipes.speech_llm.step_numbers import derived_steps
+    from speechllm_recipes.speech_llm.read_config import model_config_of, read_training_config
 
-    from speechllm_plugin.configuration.structure import structure
-    from speechllm_plugin.files.yaml_text import parse_yaml
-    from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, arch_config
-    from speechllm_plugin.workarounds.strict_numbers import refuse_numbers_of_another_kind
-
-    refuse_numbers_of_another_kind()
-    merger, converter, validator = StandardConfigMerger(), StandardValueConverter(), StandardObjectValidator()
     try:
-        values: Any = parse_yaml(file.read_text(encoding="utf-8"))
-        if not isinstance(values, Mapping | None):
-            raise UserError(f"found a {type(values).__name__}, expected a mapping of keys")
-        merged = merger.merge(converter.unstructure(SpeechLlmTrainConfig()), values)
-        # As `fairseq2 recipe run` does.
-        merged = merger.merge(merged, nested(derived_steps(dict(given_keys(values)))))
-        recipe = converter.structure(merged, SpeechLlmTrainConfig)
-        assert isinstance(recipe, SpeechLlmTrainConfig)
-        validator.validate(recipe)
-        config: Any = converter.unstructure(arch_config(str(recipe.model.arch)))
-        if recipe.model.config_overrides is not None:
-            config = merger.merge(config, recipe.model.config_overrides)
-        config = merger.merge(config, nested(overrides))
-        structured: SpeechLlmConfig = structure(SpeechLlmConfig, config, "model.config_overrides")
-        try:
-            validator.validate(structured)
-        except ValidationError as error:
-            raise ValidationError(error.result, field="model.config_overrides") from error
-    except (UserError, ValidationError) as error:
-        raise UserError(f"{file}: {config_error(error) or error}") from error
-    except StructureError as error:
-        raise UserError(f"{file}: {structure_error(error)}") from error
-    except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file}: {reason}; expected a configuration as the recipe's --config-file takes it") from error
-    return structured, recipe.dataset.batch_size
+        recipe = read_training_config(file)
+        return model_config_of(recipe, overrides), recipe.dataset.batch_size
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
