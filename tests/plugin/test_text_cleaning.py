@@ -21,6 +21,9 @@ from speechllm_plugin.scoring.normalizers import normalize_basic
         ("I don&apos;t &amp; won&#39;t", "I don't & won't", "I don&apos;t &amp; won&#39;t"),
         ("[laughter] well (%HESITATION) yes <unk>", "[laughter] well (%HESITATION) yes <unk>", "well yes"),
         ("&lt;unk&gt; yes", "<unk> yes", "&lt;unk&gt; yes"),
+        ("it&amp;#39;s", "it's", "it&amp;#39;s"),
+        ("[laughter-yeah] [a [b]] %HESITATION 5 % of", "[laughter-yeah] [a [b]] %HESITATION 5 % of", "yeah 5 % of"),
+        ("(Applause) (Lachen) so", "(Applause) (Lachen) so", "so"),
         ("SPEAKER_01: th- the door {breath}", "SPEAKER_01: th- the door {breath}", "the door"),
         ("so\u00adft\u200b \u200fwords", "so\u00adft\u200b \u200fwords", "soft words"),
         # These are words, and signs of a language.
