@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass
 
 _BLOCK = 1 << 20
 
@@ -50,6 +51,16 @@ class ByteRange:
                 return position + place
             position += _BLOCK
         return None
+
+
+@dataclass(frozen=True)
+class Mended:
+    """Samples behind another header than the file's own, which is wrong."""
+
+    head: bytes
+    samples: ByteRange
+    surplus: int = 0
+    """Bytes of samples behind the end that the file's header states, where it states one."""
 
 
 class Spliced(io.RawIOBase):

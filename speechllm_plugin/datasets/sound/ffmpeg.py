@@ -38,9 +38,11 @@ class _Packets(NamedTuple):
 class FfmpegSound:
     """See `Sound`."""
 
-    def __init__(self, data: ByteRange, kind: str) -> None:
+    def __init__(self, data: ByteRange, kind: str, *, length: int | None = None, lead: int = 0) -> None:
         """
         :param kind: what the file is, in words.
+        :param length: samples that the file states, where FFmpeg does not tell.
+        :param lead: samples that the decoder puts in front of them.
         :raises SoundError: PyAV is not installed, or finds no sound.
         """
         try:
@@ -51,7 +53,7 @@ class FfmpegSound:
                 "`ffmpeg -i IN OUT.wav` converts it"
             ) from None
         self._av: Any = av
-        self._data, self._kind = data, kind
+        self._data, self._kind, self._lead = data, kind, lead
         self.format = "FFMPEG"
         self._open()
         self.tracks: int = len(self._container.streams.audio)
@@ -59,7 +61,7 @@ class FfmpegSound:
         self.channels: int = self._stream.channels
         try:
             packets = self._count()
-            stated = self._stated()
+            stated = self._stated() if length is None else length
             container = self._container.format.name
         except av.FFmpegError as error:
             raise _broken(kind, error) from None
@@ -74,7 +76,7 @@ class FfmpegSound:
             )
         # The last packet is filled up; the header of a track knows how much of it is sound.
         is_near = stated is not None and packets.samples - stated <= self.slack and not packets.gaps
-        self.is_estimate = not is_near or container not in _TELL_OF_TRACK
+        self.is_estimate = not is_near or (length is None and container not in _TELL_OF_TRACK)
         is_stated = is_near and (container == _MATROSKA or not self.is_estimate)
         self.frames = stated if stated is not None and is_stated else packets.samples
         if self.frames <= 0:
@@ -137,9 +139,10 @@ class FfmpegSound:
         """From the first packet on: places in these containers are not exact."""
         # Anew: going back to the beginning would leave out what a codec needs in front of it.
         self._open()
-        skip, done = start, 0
+        skip, done, is_decoded = start + self._lead, 0, False
         try:
             for block in self._decoded():
+                is_decoded = True
                 if skip >= len(block):
                     skip -= len(block)
                     continue
@@ -150,6 +153,12 @@ class FfmpegSound:
                 if done >= length:
                     return
         except self._av.FFmpegError as error:
+            if not is_decoded:
+                raise SoundError(
+                    f"found {self._kind} with {self._stream.codec_context.codec.long_name}, of which FFmpeg decodes "
+                    f"nothing ({_reason(error)}), expected a whole file; another version of FFmpeg may convert it: "
+                    "`ffmpeg -i IN OUT.wav`"
+                ) from None
             expected = min(length, self.frames)
             raise SoundError(
                 f"found {done} readable samples ({_reason(error)}), expected {expected} samples"
@@ -157,7 +166,7 @@ class FfmpegSound:
 
     def _decoded(self) -> Iterator[Block]:
         layout, form, resampler = self._stream.layout, None, None
-        for frame in self._container.decode(self._stream):
+        for frame in self._frames():
             found = (frame.format.name, frame.layout.name, frame.sample_rate)
             if resampler is None or found != form:
                 # A stream without a container may change its rate or channels on the way: it goes on as it began, and
@@ -169,6 +178,13 @@ class FfmpegSound:
             yield from _blocks(resampler.resample(frame))
         if resampler is not None:
             yield from _blocks(resampler.resample(None))
+
+    def _frames(self) -> Iterator[Any]:
+        for packet in self._container.demux(self._stream):
+            # The last one, which tells the decoder to finish, has neither time nor sound. NUT marks its end by one that
+            # has a time, which decoders refuse.
+            if packet.size or packet.dts is None:
+                yield from packet.decode()
 
     def close(self) -> None:
         self._container.close()
