@@ -283,6 +283,7 @@ def test_samples_without_a_header(tmp_path: Path, name: str, command: str) -> No
     [
         (b"<!DOCTYPE html><p>404", "a page of HTML"),
         (bytes(5000), "zero bytes alone"),
+        (bytes(5000) + pcm16(noise(16000)), "no header that tells what it is"),
         (b"feelfree to call", "(text)"),
         (b"PK\x03\x04" + bytes(50), "a zip archive; a stored entry is ARCHIVE.zip:OFFSET:LENGTH"),
         (b"version https://git-lfs.github.com/spec/v1\n", "`git lfs pull`"),

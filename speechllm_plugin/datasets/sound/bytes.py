@@ -42,6 +42,9 @@ class ByteRange:
     def part(self, start: int, stop: int) -> ByteRange:
         return ByteRange(self.descriptor, self.start + start, self.start + min(stop, self.size))
 
+    def is_zero(self) -> bool:
+        return not any(self.read(place, _BLOCK).strip(b"\0") for place in range(0, self.size, _BLOCK))
+
     def find(self, needle: bytes, position: int) -> int | None:
         """The first place of `needle` from `position` on."""
         while position < self.size:

@@ -96,7 +96,7 @@ def kind_of(data: ByteRange) -> str:
 def kind_without_sound(data: ByteRange) -> str:
     """What to call a file in which no decoder finds sound."""
     head = data.read(0, _HEAD)
-    if not head.strip(b"\0"):
+    if not head.strip(b"\0") and data.is_zero():
         return "zeros" if head else "nothing"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "html"

@@ -65,7 +65,7 @@ def _open_one(data: ByteRange, kind: str, name: str, key: str, scales_floats: bo
     if kind == "mp4" and (lack := mp4.lack(data)) is not None:
         raise SoundError(lack)
     if kind in kinds.FFMPEG:
-        return _by_ffmpeg(data, kinds.FFMPEG[kind], name)
+        return _by_ffmpeg(data, kinds.FFMPEG[kind], name, key)
     opener = _OPENERS.get(kind)
     sound = opener(data, name, key) if opener else _by_sndfile(data)
     if isinstance(sound, SndfileSound) and sound.subtype in SUBTYPES:
@@ -80,7 +80,7 @@ def _wav(data: ByteRange, name: str, key: str) -> Sound:
     if found.format_tag == wav.MP3:
         return _mp3(found.samples, name, key)
     if found.other_codec is not None:
-        return _by_ffmpeg(data, found.other_codec, name)
+        return _by_ffmpeg(data, found.other_codec, name, key)
     sound = _by_sndfile(data) if found.head is None else _by_sndfile(found.samples, Opening(head=found.head))
     tolerance = _BLOCK_CODECS.get(sound.subtype, 0)
     if found.stated_samples and 0 < sound.frames - found.stated_samples <= tolerance:
@@ -110,11 +110,11 @@ def _au(data: ByteRange, name: str, key: str) -> Sound:
 def _caf(data: ByteRange, name: str, key: str) -> Sound:
     codec = chunks.codec_of_caf(data)
     if codec not in chunks.SNDFILE_CODECS:
-        return _by_ffmpeg(data, f"{_name(codec)} in CAF", name)
+        return _by_ffmpeg(data, f"{_name(codec)} in CAF", name, key)
     try:
         return _with_head(data, chunks.mended_caf(data), name)
     except UnknownCodecError:
-        return _by_ffmpeg(data, f"{_name(codec)} in CAF", name)
+        return _by_ffmpeg(data, f"{_name(codec)} in CAF", name, key)
 
 
 def _name(codec: bytes) -> str:
@@ -139,7 +139,7 @@ def _ogg(data: ByteRange, name: str, key: str) -> Sound:
     codecs = {codec for stream in streams for codec in stream.codecs}
     if not streams or not codecs <= {"Vorbis", "Opus"}:
         kind = f"{' and '.join(sorted(codecs)) or 'no stream'} in Ogg"
-        return join([_by_ffmpeg(one.data, kind, name) for one in streams], name)
+        return join([_by_ffmpeg(one.data, kind, name, key) for one in streams], name)
     if not streams[-1].has_end:
         tell("ogg", name, "the Ogg stream has no mark of its end, so it may have been cut off; all there is was read")
     return join(
@@ -177,7 +177,7 @@ def _sphere(data: ByteRange, name: str, key: str) -> Sound:
 
 def _musepack(data: ByteRange, name: str, key: str) -> Sound:
     length = musepack.stated_length(data)
-    return _by_ffmpeg(data, "Musepack", name, length=length, lead=0 if length is None else musepack.DECODER_DELAY)
+    return _by_ffmpeg(data, "Musepack", name, key, length=length, lead=0 if length is None else musepack.DECODER_DELAY)
 
 
 def _gsm(data: ByteRange, name: str, key: str) -> Sound:
@@ -210,9 +210,9 @@ def _by_sndfile(data: ByteRange, opening: Opening = WHOLE, name: str = "") -> Sn
 
 
 def _by_ffmpeg(
-    data: ByteRange, kind: str, name: str, *, length: int | None = None, lead: int = 0
+    data: ByteRange, kind: str, name: str, key: str, *, length: int | None = None, lead: int = 0
 ) -> FfmpegSound:
-    sound = FfmpegSound(data, kind, length=length, lead=lead)
+    sound = FfmpegSound(data, kind, key, length=length, lead=lead)
     if sound.tracks > 1:
         tell("tracks", name, f"holds {sound.tracks} audio tracks; the first was read")
     if sound.gap:
