@@ -15,6 +15,7 @@ and Speex in Ogg and others by FFmpeg, where PyAV is installed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -107,8 +108,16 @@ def read_audio(source: AudioSource, check: Callable[[float], object] | None = No
         rate outside 4 to 192 kHz, shorter than the segment asks for, without the channel, or of channels whose mean is
         silence.
     """
-    blocks = list(stream_audio(source, check))
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    samples = np.empty(0, dtype=np.float32)
+    found = 0
+    for block, expected in _read(source, check):
+        if found + len(block) > len(samples):
+            longer = np.empty(max(expected, found + len(block), 2 * found), dtype=np.float32)
+            longer[:found] = samples[:found]
+            samples = longer
+        samples[found : found + len(block)] = block
+        found += len(block)
+    return samples[:found]
 
 
 def stream_audio(
@@ -118,11 +127,21 @@ def stream_audio(
 
     :raises AudioError: as :func:`read_audio`; what came before a damage has been given by then.
     """
+    for block, _ in _read(source, check):
+        yield block.copy()
+
+
+def _read(
+    source: AudioSource, check: Callable[[float], object] | None
+) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
+    """Blocks, each valid until the next is asked for, and about how many samples all have."""
     with _open(source) as (sound, start, length):
         if check is not None:
             check(length / sound.rate)
+        expected = math.ceil(length * SAMPLE_RATE / sound.rate)
         try:
-            yield from _decode(source, sound, start, length)
+            for block in _decode(source, sound, start, length):
+                yield block, expected
         except SoundError as error:
             raise AudioError(f"{source.name}: {error}") from None
         except OSError as error:

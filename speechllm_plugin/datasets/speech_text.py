@@ -39,8 +39,9 @@ class SpeechTextConfig:
     """Whether to undo the default quoting of Python's csv and pandas: `"a ""b"" c"` is `a "b" c`."""
     clean_text: CleanText = "none"
     """What is removed from texts, in training and in scoring. `entities`: HTML entities become characters
-    (`don&apos;t`). `marks`: `[laughter]`, `<unk>`, `(%HESITATION)`, speaker labels, word fragments (`th-`) and
-    invisible characters are removed. `all`: both, and superfluous spaces. The log has the counts for each manifest."""
+    (`don&apos;t`). `marks`: `[laughter]`, `(Applause)`, `<unk>`, `(%HESITATION)`, speaker labels, word fragments
+    (`th-`) and invisible characters are removed. `all`: both, and superfluous spaces. The log has the counts for each
+    manifest."""
     float_units: Literal["scale", "error"] = "scale"
     """What becomes of sound files whose floating point numbers are in units of integers (up to 32768 in place of 1).
     `scale`: they are divided, and the log says so. `error`: a mistake."""

@@ -1,6 +1,7 @@
 """What texts of corpora hold beside the words that are said: found and told, and taken out where that is asked for.
 
-What may be words or signs of a language stays: the joiners of Persian and of Indian scripts, round brackets.
+What may be words or signs of a language stays: the joiners of Persian and of Indian scripts, round brackets around
+anything but the names of noises.
 """
 
 from __future__ import annotations
@@ -36,7 +37,20 @@ def _nothing(match: re.Match[str]) -> str:
 
 
 def _blank(match: re.Match[str]) -> str:
-    return " "
+    return " " if 0 < match.start() and match.end() < len(match.string) else ""
+
+
+def _said(match: re.Match[str]) -> str:
+    """Switchboard's `[laughter-yeah]` is a word."""
+    return f" {match['said'] or ''} "
+
+
+# Subtitles of talks (TED, and so MuST-C) put them in round brackets, in the language of the text.
+_NOISES = (
+    "laughter|laughs|laughing|applause|cheers|cheering|music|singing|noise|silence|inaudible|unintelligible|crosstalk|"
+    "gelächter|lachen|applaus|beifall|musik|rires?|applaudissements|musique|risas?|aplausos|música|risate|applausi|"
+    "musica|risos|gelach|muziek|смех|аплодисменты|музыка"
+)
 
 
 # In the order in which they are taken out: an entity may be the bracket of a mark, and what is taken out leaves blanks.
@@ -48,7 +62,11 @@ _KINDS = (
     ),
     _Kind(
         "marks of noises", ("marks", "all"),
-        re.compile(r"\[[^\[\]]*\]|\(%[^()]*\)|<[^<>\s]{1,30}>|\{[^{}]*\}"), _blank,
+        re.compile(
+            r"\[laughter-(?P<said>[^\[\]]+)\]|\[[^\[\]]*\]|<[^<>\s]{1,30}>|\{[^{}]*\}|\(%[^()]*\)|"
+            rf"\((?i:{_NOISES})\)|(?<!\S)%[A-Za-z]{{2,}}(?!\S)"
+        ),
+        _said,
     ),
     _Kind(
         "labels of speakers", ("marks", "all"),
@@ -69,8 +87,9 @@ def clean(text: str, mode: CleanText) -> str:
         return text
     cleaned = text
     for kind in _KINDS:
-        if mode in kind.modes:
-            cleaned = kind.pattern.sub(kind.replace, cleaned)
+        # Again, as entities may have been escaped twice, and brackets stand in brackets.
+        while mode in kind.modes and (less := kind.pattern.sub(kind.replace, cleaned)) != cleaned:
+            cleaned = less
     return text if cleaned == text else " ".join(cleaned.split())
 
 

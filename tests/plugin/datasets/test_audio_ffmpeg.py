@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, duration, resolve
+from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.datasets.sound.musepack import stated_length
 from tests.commands import environment
 from tests.plugin.sounds import error_of, read, shift_of, sweep
 
@@ -57,6 +59,7 @@ def write(
         ("pcm_s16le", "mov", 16000, {}, 0, 0.9999),
         ("flac", "matroska", 16000, {}, 0, 0.9999),
         ("aac", "mpegts", 48000, {}, 341, 0.98),
+        ("flac", "nut", 16000, {}, 0, 0.9999),  # ends with a packet that holds nothing
         ("mp2", "mp2", 44100, {}, 174, 0.98),  # libsndfile reads it, and guesses its length
     ],
 )
@@ -96,6 +99,31 @@ def test_a_file_cut_short_is_said(
     (tmp_path / "x").write_bytes(data[: len(data) * 6 // 10])
     assert message in error_of(tmp_path, "x")
     assert message in error_of(tmp_path, "x", duration)
+
+
+def test_sound_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "x.m4a", "aac", "ipod", 16000)
+    data = (tmp_path / "x.m4a").read_bytes()
+    place = data.find(b"mdat") + 4
+    size = int.from_bytes(data[place - 8 : place - 4], "big") - 8
+    (tmp_path / "x.m4a").write_bytes(data[:place] + b"\xff" * size + data[place + size :])
+    message = error_of(tmp_path, "x.m4a")
+    assert message.startswith("found MPEG-4 (m4a, mp4, 3gp, mov) with AAC (Advanced Audio Coding), of which FFmpeg")
+    assert message.endswith("another version of FFmpeg may convert it: `ffmpeg -i IN OUT.wav`")
+
+
+@pytest.mark.parametrize(
+    ("header", "length"),
+    [
+        ("4d50434b53480e120730bc088889 4c001b1b", 132300),  # as mpcenc writes it
+        ("4d50434b53480f120730bc0888894c834c1b1b", 132300 - 460),  # silence in front
+        ("4d502b0700000000", None),  # version 7
+    ],
+)
+def test_the_length_in_the_header_of_musepack(tmp_path: Path, header: str, length: int | None) -> None:
+    (tmp_path / "x.mpc").write_bytes(bytes.fromhex(header))
+    with (tmp_path / "x.mpc").open("rb") as file:
+        assert stated_length(ByteRange(file.fileno(), 0, 100)) == length
 
 
 def test_a_hole_is_said(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def unsized(format: str) -> bytes:
         data[place + 4 : place + 8] = struct.pack(">I", 0x7F000008)
         data[4:8] = struct.pack(">I", 0x7F000036)
     elif format == "CAF":
+        data = written(format, subtype="PCM_16")
         place = data.find(b"data")
         data[place + 4 : place + 12] = b"\xff" * 8
     elif format == "FLAC":
@@ -89,13 +90,54 @@ def test_either_byte_may_come_first(tmp_path: Path, format: str, endian: str) ->
     np.testing.assert_allclose(read(tmp_path, "x:20000:8000"), SOUND[20000:28000], atol=1e-4)
 
 
-def test_an_aiff_of_a_recorder_that_was_killed(tmp_path: Path) -> None:
-    data = written("AIFF")
-    for name, place, value in ((b"SSND", 4, 8), (b"COMM", 10, 0)):
-        begin = data.find(name) + place
-        data[begin : begin + 4] = struct.pack(">I", value)
-    (tmp_path / "x").write_bytes(data)
-    np.testing.assert_allclose(read(tmp_path, "x"), SOUND, atol=1e-4)
+def killed(format: str, samples: int) -> bytes:
+    """A file of a recorder that stated the size of its first samples and did not come to correct it."""
+    data = written(format, subtype="PCM_16")
+    size = 2 * samples
+    if format == "AIFF":
+        for name, place, value in ((b"FORM", 4, 46 + size), (b"SSND", 4, 8 + size), (b"COMM", 10, samples)):
+            begin = data.find(name) + place
+            data[begin : begin + 4] = struct.pack(">I", value)
+    elif format == "CAF":
+        begin = data.find(b"data") + 4
+        data[begin : begin + 8] = struct.pack(">q", 4 + size)
+    else:
+        data[8:12] = struct.pack(">I", size)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("format", ["AIFF", "CAF", "AU"])
+def test_a_recorder_that_was_killed(tmp_path: Path, format: str, caplog: pytest.LogCaptureFixture) -> None:
+    forget()
+    with caplog.at_level(logging.WARNING):
+        (tmp_path / "x").write_bytes(killed(format, 0))
+        np.testing.assert_allclose(read(tmp_path, "x"), SOUND, atol=1e-4)
+        assert not caplog.records
+        (tmp_path / "y").write_bytes(killed(format, 1600))
+        np.testing.assert_allclose(read(tmp_path, "y"), SOUND, atol=1e-4)
+    assert caplog.messages == ["y: the header states 0.10 s of sound, but 2.90 s more lie behind it and were read, too"]
+    # What follows whole samples is none of them.
+    tags = {"AIFF": struct.pack(">4sI4s", b"ANNO", 4, b"text"), "CAF": struct.pack(">4sq4s", b"info", 4, b"text")}
+    (tmp_path / "z").write_bytes(bytes(written(format, subtype="PCM_16")) + tags.get(format, b"TAG" + bytes(125)))
+    assert duration(resolve("z", tmp_path)) == SECONDS
+
+
+@pytest.mark.parametrize("format", ["WAV", "AIFF", "CAF", "AU"])
+def test_streams_put_together(tmp_path: Path, format: str) -> None:
+    """No size tells where the second one begins."""
+    au = bytearray(written("AU", subtype="PCM_16"))
+    au[8:12] = b"\xff" * 4
+    content = {"WAV": wav(DATA, 0xFFFFFFFF), "AU": bytes(au)}.get(format) or unsized(format)
+    (tmp_path / "x").write_bytes(content * 2)
+    np.testing.assert_allclose(read(tmp_path, "x"), np.tile(SOUND, 2), atol=1e-4)
+    np.testing.assert_allclose(read(tmp_path, "x:40000:20000"), np.tile(SOUND, 2)[40000:60000], atol=1e-4)
+
+
+def test_samples_in_a_second_chunk(tmp_path: Path) -> None:
+    more = struct.pack("<4sI", b"data", len(DATA)) + DATA
+    (tmp_path / "x.wav").write_bytes(wav(DATA, len(DATA), behind=more))
+    # With the four samples that the head of the chunk makes.
+    assert len(read(tmp_path, "x.wav")) == 2 * len(SOUND) + 4
 
 
 @pytest.mark.parametrize("format", ["AIFF", "CAF", "FLAC"])
@@ -223,10 +265,25 @@ def test_a_codec_that_nothing_here_decodes_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("x.g722", "by its name G.722: `ffmpeg -f g722 -i IN OUT.wav`"),
+        ("call.UL", "by its name u-law: `ffmpeg -f mulaw -ar 8000 -ac 1 -i IN OUT.wav`"),
+        ("x.pcm", "`ffmpeg -f s16le -ar 16000 -ac 1 -i IN OUT.wav` for 16 bits at 16 kHz"),
+    ],
+)
+def test_samples_without_a_header(tmp_path: Path, name: str, command: str) -> None:
+    """Bytes that by chance hold no control character are no text for that."""
+    (tmp_path / name).write_bytes(bytes(range(0x40, 0x100)) * 100)
+    assert command in error_of(tmp_path, name)
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"<!DOCTYPE html><p>404", "a page of HTML"),
         (bytes(5000), "zero bytes alone"),
+        (bytes(5000) + pcm16(noise(16000)), "no header that tells what it is"),
         (b"feelfree to call", "(text)"),
         (b"PK\x03\x04" + bytes(50), "a zip archive; a stored entry is ARCHIVE.zip:OFFSET:LENGTH"),
         (b"version https://git-lfs.github.com/spec/v1\n", "`git lfs pull`"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import soundfile
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, duration, resolve
 from speechllm_plugin.datasets.sound.notes import forget
-from tests.plugin.sounds import error_of, noise, read
+from tests.plugin.sounds import error_of, noise, read, shift_of, sweep
 
 
 def write(path: Path, format: str, subtype: str, seconds: float, seed: int, rate: int = SAMPLE_RATE) -> bytes:
@@ -38,22 +39,66 @@ def test_recordings_put_together_are_all_read(tmp_path: Path, format: str, subty
         np.testing.assert_allclose(read(tmp_path, f"all:{start}:{length}"), found[start : start + length], atol=1e-6)
 
 
-def test_recordings_as_long_as_one_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seconds", "count"), [(4.0, 2), (0.01, 7)])
+def test_recordings_as_long_as_one_another(tmp_path: Path, seconds: float, count: int) -> None:
     """The last frame ends where the first header says."""
-    part = write(tmp_path / "one", "FLAC", "PCM_16", 2, 0)
-    (tmp_path / "all").write_bytes(part + part)
+    part = write(tmp_path / "one", "FLAC", "PCM_16", seconds, 0)
+    (tmp_path / "all").write_bytes(part * count)
+    np.testing.assert_array_equal(read(tmp_path, "all"), np.tile(read(tmp_path, "one"), count))
+    assert duration(resolve("all", tmp_path)) == pytest.approx(seconds * count)
+
+
+def test_recordings_as_long_as_one_another_and_mostly_silent(tmp_path: Path) -> None:
+    """What hints at the second one is only seen when the first was decoded."""
+    sound = np.concatenate([noise(SAMPLE_RATE, 3), np.zeros(7 * SAMPLE_RATE, dtype=np.float32)])
+    soundfile.write(tmp_path / "one", sound, SAMPLE_RATE, format="FLAC")
+    (tmp_path / "all").write_bytes((tmp_path / "one").read_bytes() * 2)
     np.testing.assert_array_equal(read(tmp_path, "all"), np.tile(read(tmp_path, "one"), 2))
 
 
-def test_recordings_that_do_not_go_together_are_said(tmp_path: Path) -> None:
+def test_a_short_recording_behind_a_long_one(tmp_path: Path) -> None:
+    parts = [write(tmp_path / f"{seconds}", "FLAC", "PCM_16", seconds, 0) for seconds in (1.0, 0.5)]
+    (tmp_path / "all").write_bytes(b"".join(parts))
+    assert duration(resolve("all", tmp_path)) == 1.5
+
+
+def test_what_follows_a_recording_is_whole_too(tmp_path: Path) -> None:
     one = write(tmp_path / "one", "FLAC", "PCM_16", 1, 0)
-    (tmp_path / "all").write_bytes(one + write(tmp_path / "two", "FLAC", "PCM_16", 1, 1, 8000))
-    assert error_of(tmp_path, "all") == (
-        "found 2 recordings in one file, of 1 channel(s) at 16000 Hz and 1 at 8000 Hz, expected them alike"
-    )
-    # The second was cut short: none of it is passed over.
     (tmp_path / "all").write_bytes(one + one[: len(one) // 2])
     assert "expected" in error_of(tmp_path, "all")
+
+
+@pytest.mark.parametrize(
+    ("format", "likeness"), [("WAV", 0.9999), ("FLAC", 0.9999), ("OGG", 0.99), ("MP3", 0.99), ("AIFF", 0.9999)]
+)
+def test_recordings_of_other_rates_and_channels_are_brought_together(
+    tmp_path: Path, format: str, likeness: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    forget()
+    for name, rate, channels, first in (("a", SAMPLE_RATE, 1, 200), ("b", SAMPLE_RATE, 2, 700), ("c", 44100, 2, 1200)):
+        sound = np.stack([sweep(rate, 2, first)] * channels, axis=1)
+        # Frames of one size, whatever is in them.
+        options: Any = {"bitrate_mode": "CONSTANT", "compression_level": 0.5} if format == "MP3" else {}
+        soundfile.write(tmp_path / name, sound, rate, format=format, **options)
+    content = b"".join((tmp_path / name).read_bytes() for name in "abc")
+    (tmp_path / "all").write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        found = read(tmp_path, "all")
+    assert caplog.messages[0] == (
+        "all: holds 3 recordings, of 1 channel(s) at 16000 Hz and 2 at 16000 Hz; those unlike the first were brought "
+        "to its rate and channels"
+    )
+    # An mp3 ends with the rest of its last frame, and the one behind it begins with its encoder's delay.
+    assert len(found) == pytest.approx(6 * SAMPLE_RATE, abs=6000 if format == "MP3" else 2)
+    for number, first in enumerate((200, 700, 1200)):
+        part = found[2 * number * SAMPLE_RATE :][: 2 * SAMPLE_RATE]
+        expected = sweep(SAMPLE_RATE, 2, first)
+        if format == "MP3":
+            assert shift_of(found, expected)[0] == pytest.approx(2 * number * SAMPLE_RATE, abs=5000)
+        else:
+            place, alike = shift_of(part, expected)
+            assert place == 0 and alike > likeness
+    np.testing.assert_allclose(read(tmp_path, "all:40000:30000"), found[40000:70000], atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [8000, 24000, 48000])

@@ -21,6 +21,9 @@ from speechllm_plugin.scoring.normalizers import normalize_basic
         ("I don&apos;t &amp; won&#39;t", "I don't & won't", "I don&apos;t &amp; won&#39;t"),
         ("[laughter] well (%HESITATION) yes <unk>", "[laughter] well (%HESITATION) yes <unk>", "well yes"),
         ("&lt;unk&gt; yes", "<unk> yes", "&lt;unk&gt; yes"),
+        ("it&amp;#39;s", "it's", "it&amp;#39;s"),
+        ("[laughter-yeah] [a [b]] %HESITATION 5 % of", "[laughter-yeah] [a [b]] %HESITATION 5 % of", "yeah 5 % of"),
+        ("(Applause) (Lachen) so", "(Applause) (Lachen) so", "so"),
         ("SPEAKER_01: th- the door {breath}", "SPEAKER_01: th- the door {breath}", "the door"),
         ("so\u00adft\u200b \u200fwords", "so\u00adft\u200b \u200fwords", "soft words"),
         # These are words, and signs of a language.
@@ -45,7 +48,7 @@ def save(folder: Path, *texts: str) -> Path:
 
 
 def test_a_manifest_tells_each_kind_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = save(tmp_path, "plain words", "don&apos;t", "[noise] no", "[noise] it&apos;s", "two  blanks")
+    path = save(tmp_path, "plain words", "don&apos;t", "[noise] no", "[noise] it&apos;s", "two  blanks", "one behind ")
     with caplog.at_level(logging.INFO):
         assert [row.tgt_text for row in read_manifest(path)][1] == "don&apos;t"
         kept = [record.getMessage() for record in caplog.records]
@@ -56,14 +59,14 @@ def test_a_manifest_tells_each_kind_once(tmp_path: Path, caplog: pytest.LogCaptu
     assert kept == [
         f"{path}: found {what}; {key}={mode} takes them out"
         for what, mode in (
-            ("entities of HTML in 2 of 5 texts, first in line 3: 'don&apos;t'", "entities"),
-            ("marks of noises in 2 of 5 texts, first in line 4: '[noise] no'", "marks"),
-            ("superfluous blanks in 1 of 5 texts, first in line 6: 'two  blanks'", "all"),
+            ("entities of HTML in 2 of 6 texts, first in line 3: 'don&apos;t'", "entities"),
+            ("marks of noises in 2 of 6 texts, first in line 4: '[noise] no'", "marks"),
+            ("superfluous blanks in 2 of 6 texts, first in line 6: 'two  blanks'", "all"),
         )
     ]
-    assert [row.tgt_text for row in rows] == ["plain words", "don't", "no", "it's", "two blanks"]
+    assert [row.tgt_text for row in rows] == ["plain words", "don't", "no", "it's", "two blanks", "one behind"]
     assert len(taken) == 3
-    assert taken[0].startswith(f"{path}: entities of HTML taken out of 2 of 5 texts (clean_text=all)")
+    assert taken[0].startswith(f"{path}: entities of HTML taken out of 2 of 6 texts (clean_text=all)")
 
 
 def test_a_text_of_marks_alone_is_silence_or_an_error(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from speechllm_plugin.datasets.audio import AudioSource, resolve
 from speechllm_plugin.datasets.sound import kinds
 from speechllm_plugin.datasets.sound.api import SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange
-from speechllm_plugin.datasets.sound.mp3_sound import frames_of_file
+from speechllm_plugin.datasets.sound.mp3_sound import streams_of_file
 from speechllm_tools.serve.refusals import Refusal
 
 _FIELDS = 1 << 16
@@ -114,7 +114,6 @@ def is_sound(path: Path) -> bool:
             return kind not in kinds.NO_SOUND
         # What nothing else claims.
         try:
-            frames = frames_of_file(data, str(path))
+            return bool(streams_of_file(data, str(path)))
         except SoundError:
             return True
-        return frames is not None and frames.count > 0
