@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from speechllm_plugin.datasets.columns.fields import Bytes, Hashes, Places, hash
 
 _LISTED = 16
 """Rows of a folder from which on it is listed: a system call for each of them costs more."""
-_NAMES = 100_000
+_NAMES = 10_000
 """Of a folder that are looked at together."""
 _ANY = 1 << 62
 
@@ -97,20 +98,16 @@ def unseen(places: AudioPlaces, root: Path, source_of: Callable[[int], AudioSour
 def _files_in(folder: Path, *, most: int) -> Hashes:
     """Of the names of its files; empty where it has more than `most` entries, or cannot be read."""
     found = [np.empty(0, dtype=np.uint64)]
-    names: list[bytes] = []
     try:
         with os.scandir(os.fsencode(folder)) as entries:
-            for number, entry in enumerate(entries):
-                if number >= most:
+            while block := list(islice(entries, _NAMES)):
+                found.append(hashes(*joined([entry.name for entry in block if entry.is_file()])))
+                most -= len(block)
+                if most < 0:
                     return found[0]
-                if entry.is_file():
-                    names.append(entry.name)
-                if len(names) == _NAMES:
-                    found.append(hashes(*joined(names)))
-                    names = []
     except OSError:
         return found[0]
-    return np.concatenate([*found, hashes(*joined(names))])
+    return np.concatenate(found)
 
 
 def _by_file(places: AudioPlaces, rows: Places) -> list[Places]:

@@ -12,6 +12,7 @@ from speechllm_plugin.datasets.columns.fields import (
     Flags,
     Hashes,
     Places,
+    distinct,
     hashes,
     may_be_blank,
     mixed,
@@ -123,7 +124,7 @@ class ManifestCheck:
         columns = {name: self._column(block, name) for name in TEXTS}
         has = {name: ends > begins for name, (begins, ends) in columns.items()}
         self._marks.texts += sum(int(flags.sum()) for flags in has.values())
-        rows = np.unique(np.concatenate([rows_with(places, *column) for column in columns.values()]))
+        rows = distinct(np.concatenate([rows_with(places, *column) for column in columns.values()]))
         for row in rows.tolist():
             cleaned = []
             for name in TEXTS:

@@ -76,16 +76,37 @@ def make_batches(order: Sequence[int] | Places, sizes: Sizes, limits: BatchLimit
 
 def _ends(number: int, limited: Limited, batch_size: int) -> Iterator[int]:
     """Where the batches end that `number` clips, in their order, are cut into."""
-    start, clips = 0, 1
-    while start < number:
-        most = min(batch_size, number - start)
+    if not limited:
+        yield from range(batch_size, number, batch_size)
+    elif len(limited) == 1:
+        yield from _ends_of_one(*limited[0], batch_size)
+    else:
+        yield from _ends_of_several(limited, batch_size)
+    yield number
 
-        def fits(count: int, start: int = start) -> bool:
-            return all(max(values[start : start + count]) * count <= limit for values, limit in limited)
 
-        clips = _largest(fits, 1, most, clips) if limited else most
-        start += clips
-        yield start
+def _ends_of_one(values: Sequence[float], limit: float, batch_size: int) -> Iterator[int]:
+    """All but the last one. It is called millions of times for a large corpus."""
+    start, longest = 0, 0.0
+    for place, value in enumerate(values):
+        clips = place - start + 1
+        if value > longest:
+            longest = value
+        if (clips > batch_size or longest * clips > limit) and place > start:
+            yield place
+            start, longest = place, value
+
+
+def _ends_of_several(limited: Limited, batch_size: int) -> Iterator[int]:
+    start, longest = 0, [0.0] * len(limited)
+    limits = [limit for _, limit in limited]
+    for place, own in enumerate(zip(*(values for values, _ in limited), strict=True)):
+        clips = place - start + 1
+        longest = list(map(max, longest, own))
+        fits = all(most * clips <= limit for most, limit in zip(longest, limits, strict=True))
+        if (clips > batch_size or not fits) and place > start:
+            yield place
+            start, longest = place, list(own)
 
 
 def _largest(fits: Callable[[int], bool], least: int, most: int, guess: int) -> int:
@@ -167,16 +188,19 @@ def _random_steps(order: Places, sizes: Sizes, limits: BatchLimits, batches_per_
         (memoryview(np.concatenate([[0.0], np.cumsum(np.minimum(values[order], limit))])), batches_per_step * limit)
         for values, limit in sizes.limited(limits)
     ]
-    start = clips = 0
+    start, real = 0, [0.0] * len(bounds)
     while start < len(order):
         end = min(len(order), start + batches_per_step * limits.batch_size)
         for total, most in bounds:
             end = min(end, max(start + 1, bisect_right(total, total[start] + most, start, end + 1) - 1))
         window = _Window(order[start:end], sizes, limits)
-        # A batch a clip always fits.
-        least = min(batches_per_step, end - start)
-        clips = _largest(partial(window.fits, batches_per_step), least, end - start, clips if bounds else end - start)
+        # A batch a clip always fits; about as much as in the step before is likely to.
+        least, guess = min(batches_per_step, end - start), end - start
+        for (total, _), used in zip(bounds, real, strict=True):
+            guess = min(guess, bisect_right(total, total[start] + used, start, end + 1) - 1 - start)
+        clips = _largest(partial(window.fits, batches_per_step), least, end - start, guess)
         yield _split(window.batches(clips), batches_per_step)
+        real = [total[start + clips] - total[start] for total, _ in bounds]
         start += clips
 
 

@@ -97,10 +97,17 @@ def rows_with(places: Places, begins: Places, ends: Places) -> Places:
     :param places: in a column's bytes.
     """
     rows = np.searchsorted(begins, places, side="right") - 1
-    return np.unique(rows[(rows >= 0) & (places < ends[rows])])
+    return distinct(rows[(rows >= 0) & (places < ends[rows])])
+
+
+def distinct(rows: Places) -> Places:
+    """In order, each once. (`numpy.unique` takes milliseconds even for none.)"""
+    rows = np.sort(rows)
+    return rows[np.diff(rows, prepend=-1) != 0]
 
 
 def joined(names: Sequence[bytes]) -> tuple[Bytes, Places, Places]:
     """A column of these fields."""
-    ends = np.cumsum([len(name) for name in names], dtype=np.int64)
-    return array_of(b"".join(names)), np.concatenate([[0], ends[:-1]]).astype(np.int64), ends
+    lengths = np.fromiter(map(len, names), dtype=np.int64, count=len(names))
+    ends = np.cumsum(lengths)
+    return array_of(b"".join(names)), ends - lengths, ends
