@@ -17,76 +17,24 @@ There is no quoting and no escaping, so a text holds no tab and no line end: the
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from speechllm_plugin.datasets.text_cleaning import CleanText, clean, tell_of_marks
+from speechllm_plugin.datasets.manifest_check import ManifestCheck
+from speechllm_plugin.datasets.manifest_index import Manifest
+from speechllm_plugin.datasets.manifest_row import ManifestRow, Rules, frames_of, seconds_of
+from speechllm_plugin.datasets.quoting import Quoting
+from speechllm_plugin.datasets.text_cleaning import CleanText
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files.tsv import Record, read_table, write_table
-from speechllm_plugin.tasks.api import task_named
-from speechllm_plugin.tasks.row_prompt import COLUMNS, NOTHING, RowPrompt, read_row_prompt
+from speechllm_plugin.files.columns.table import Look
+from speechllm_plugin.files.tsv import open_table, write_table
+from speechllm_plugin.tasks.row_prompt import COLUMNS
 
-log = logging.getLogger(__name__)
-
-_SAMPLE_RATE = 16000
-# A frame is a window of 25 ms, and one begins every 10 ms. Whole microseconds keep the arithmetic exact.
-_WINDOW_US = 25_000
-_STEP_US = 10_000
+__all__ = ["Manifest", "ManifestRow", "frames_of", "open_manifest", "read_manifest", "seconds_of", "write_manifest"]
 
 
-@dataclass(frozen=True)
-class ManifestRow:
-    """One utterance. Optional columns that are missing read as the empty text."""
-
-    id: str
-
-    audio: str
-    """Path, ``archive.zip:offset:length`` or ``path:start:length``, as written in the manifest."""
-
-    n_frames: int | None
-    """Length in 10 ms frames, whatever unit the file counts in; ``None`` where the manifest does not say."""
-
-    tgt_text: str
-
-    src_text: str
-
-    speaker: str
-
-    src_lang: str
-
-    tgt_lang: str
-
-    line: int
-    """Line of the manifest that the row begins on, for messages; 0 for a row that was never read from one."""
-
-    channel: int | None = None
-    """The one channel to read, counted from 1; ``None`` = the mean of all."""
-
-    task: str = ""
-    """What is asked of the clip, by the name of its task; empty where languages and prompt tell."""
-
-    asks: RowPrompt = NOTHING
-    """What is asked beside the task."""
-
-
-def frames_of(seconds: float) -> int:
-    """How many 25 ms windows, one every 10 ms, fit into ``seconds``: ``1 + (ms - 25) // 10``, and at least 1.
-
-    The lower bound is for clips shorter than one window, because a manifest cannot hold a length of nothing.
-    """
-    return max(1, 1 + (round(seconds * 1e6) - _WINDOW_US) // _STEP_US)
-
-
-def seconds_of(n_frames: int) -> float:
-    """The seconds that ``n_frames`` windows cover; the clip itself is at most one step (10 ms) longer."""
-    return (_WINDOW_US + (n_frames - 1) * _STEP_US) / 1e6
-
-
-def read_manifest(
+def open_manifest(
     path: Path | str,
     *,
     require_text: bool = True,
@@ -96,8 +44,8 @@ def read_manifest(
     legacy_escapes: bool = False,
     csv_quotes: bool = False,
     clean_text: CleanText = "none",
-) -> list[ManifestRow]:
-    """Read and check a manifest, in the order of its rows.
+) -> Manifest:
+    """Check a manifest; its rows, in their order, are read when they are asked for.
 
     :param require_text: whether ``tgt_text`` must be there and filled; decoding without references needs none.
     :param empty_text: whether a field of ``tgt_text`` may be empty: nothing is said in that clip.
@@ -112,56 +60,36 @@ def read_manifest(
     :raises UserError: with file, line and column, what was found and what was expected.
     """
     path = Path(path)
-    required = ["id", "audio"] + (["tgt_text"] if require_text else [])
-    records = read_table(
+    rules = Rules(
+        require_text=require_text, empty_text=empty_text, n_frames_unit=n_frames_unit, clean_text=clean_text
+    )
+    quoting = Quoting(legacy_escapes=legacy_escapes, csv_quotes=csv_quotes)
+    checks: list[ManifestCheck] = []
+
+    def look(names: Sequence[str]) -> Look:
+        checks.append(ManifestCheck(path, names, rules, quoting))
+        return checks[0].look
+
+    table = open_table(
         path,
-        required=required,
+        required=rules.required,
         columns=None if columns == "header" else columns,
         legacy_escapes=legacy_escapes,
         csv_quotes=csv_quotes,
+        look=look,
     )
-    if not records:
+    if not len(table):
         raise UserError(f"{path}: found a header and no rows, expected at least one row")
+    return checks[0].manifest(table)
 
-    rows = []
-    lines: dict[str, int] = {}
-    texts: list[tuple[int, str]] = []
-    for original in records:
-        record = _cleaned(path, original, clean_text, texts)
-        for name in required:
-            if not record.fields[name].strip() and not (name == "tgt_text" and empty_text):
-                hint = " (dataset.config_overrides.empty_text=silence, if nobody speaks in it)"
-                left = f" left by clean_text={clean_text}" if original.fields[name].strip() else ""
-                raise _wrong(path, original, name, f"some text{left}{hint if name == 'tgt_text' else ''}")
-        identity = record.fields["id"]
-        if identity in lines:
-            raise UserError(
-                f"{path}, line {record.line}, column 'id': found {identity!r}, which line {lines[identity]} has too, "
-                "expected each id once"
-            )
-        lines[identity] = record.line
-        rows.append(
-            ManifestRow(
-                id=identity,
-                audio=record.fields["audio"],
-                n_frames=_read_n_frames(path, record, n_frames_unit),
-                channel=_read_count(path, record, "channel", "the number of a channel, from 1 on"),
-                tgt_text=record.fields.get("tgt_text", ""),
-                src_text=record.fields.get("src_text", ""),
-                speaker=record.fields.get("speaker", ""),
-                src_lang=record.fields.get("src_lang", ""),
-                tgt_lang=record.fields.get("tgt_lang", ""),
-                line=record.line,
-                task=_read_task(path, record),
-                asks=read_row_prompt(record.fields, partial(_wrong, path, record)),
-            )
-        )
-    tell_of_marks(path, texts, clean_text)
-    if not legacy_escapes:
-        _warn_of_quoting(path, rows, _is_escaped, '\\"', "legacy_escapes", "by pandas, with a backslash before each")
-    if not csv_quotes:
-        _warn_of_quoting(path, rows, _is_quoted, '""', "csv_quotes", "by Python's csv, with each doubled")
-    return rows
+
+def read_manifest(path: Path | str, **options: Any) -> list[ManifestRow]:
+    """All rows of a manifest at once.
+
+    :param options: of :func:`open_manifest`.
+    :raises UserError: as there.
+    """
+    return list(open_manifest(path, **options))
 
 
 def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
@@ -204,63 +132,3 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     columns += ["task"] if with_task else []
     columns += asked
     write_table(path, columns, table)
-
-
-def _cleaned(path: Path, record: Record, mode: CleanText, texts: list[tuple[int, str]]) -> Record:
-    """:param texts: gets the texts as they stand in the file."""
-    fields = dict(record.fields)
-    for name in ("tgt_text", "src_text"):
-        if text := fields.get(name, ""):
-            if "\0" in text:
-                raise _wrong(path, record, name, "a text without U+0000, which no model can learn")
-            texts.append((record.line, text))
-            fields[name] = clean(text, mode)
-    return Record(record.line, fields)
-
-
-def _read_n_frames(path: Path, record: Record, unit: Literal["frames", "samples"]) -> int | None:
-    count = _read_count(path, record, "n_frames", "a positive integer")
-    return count if count is None or unit == "frames" else frames_of(count / _SAMPLE_RATE)
-
-
-def _read_task(path: Path, record: Record) -> str:
-    stated = record.fields.get("task", "").strip()
-    return task_named(stated, f"{path}, line {record.line}, column 'task'").name if stated else ""
-
-
-def _read_count(path: Path, record: Record, column: str, expected: str) -> int | None:
-    text = record.fields.get(column, "")
-    if not text:
-        return None
-    # Not int() alone: it also takes "1_000", " 7" and "+7", and so hides damage. isdigit() also takes superscripts.
-    if not (text.isascii() and text.isdigit()) or int(text) == 0:
-        raise _wrong(path, record, column, expected)
-    return int(text)
-
-
-def _is_escaped(text: str) -> bool:
-    return '\\"' in text
-
-
-def _is_quoted(text: str) -> bool:
-    inside = text[1:-1]
-    return text[:1] == text[-1:] == '"' and '""' in inside and '"' not in inside.replace('""', "")
-
-
-def _warn_of_quoting(
-    path: Path, rows: Sequence[ManifestRow], test: Callable[[str], bool], found: str, key: str, writer: str
-) -> None:
-    """A writer's quoting is told from quotation marks by a guess only: texts are left as they are, and it is said."""
-    lines = [row.line for row in rows if test(row.tgt_text) or test(row.src_text)]
-    if lines:
-        log.warning(
-            "%s: found %s for a quotation mark in the texts of %d of %d rows, first in line %d; "
-            "dataset.config_overrides.%s=true reads manifests written %s",
-            path, found, len(lines), len(rows), lines[0], key, writer,
-        )  # fmt: skip
-
-
-def _wrong(path: Path, record: Record, column: str, expected: str) -> UserError:
-    return UserError(
-        f"{path}, line {record.line}, column {column!r}: found {record.fields[column]!r}, expected {expected}"
-    )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import numpy.typing as npt
+
 from speechllm_plugin.datasets.lengths import LengthPolicy
+from speechllm_plugin.datasets.manifest_row import seconds_of
 from speechllm_plugin.datasets.row_checks import check_n_frames
-from speechllm_plugin.datasets.speech_text import Utterance
+from speechllm_plugin.datasets.utterances import Utterance, Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
+
+Seconds = npt.NDArray[np.float64]
 
 _BLOCK = 256
 """Rows that a thread measures at a time."""
@@ -18,34 +24,40 @@ _THREADS = 16
 
 
 def measure(
-    utterances: Sequence[Utterance], policy: LengthPolicy, refuse: Callable[[Utterance, UserError], None]
-) -> tuple[list[Utterance], list[float]]:
-    """
+    utterances: Utterances, policy: LengthPolicy, refuse: Callable[[Utterance, UserError], None]
+) -> tuple[Utterances, Seconds]:
+    """Of a clip whose manifest states its length no header is read.
+
     :param refuse: is told of each clip that cannot be used, and why.
     :returns: the others, with the seconds that are used of each.
     """
     check_n_frames(utterances)
-    kept, seconds, cut = [], [], 0
-    for utterance, length in zip(utterances, _lengths(utterances), strict=True):
-        if isinstance(length, UserError):
-            refuse(utterance, length)
-            continue
+    seconds = np.where(utterances.n_frames > 0, seconds_of(utterances.n_frames), np.nan)
+    looked_at = np.isnan(seconds)
+    looked_at[utterances.not_seen()] = True
+    # NaN is on neither side of a limit.
+    is_usual = (seconds >= policy.min_seconds) & (seconds <= (np.inf if policy.longest is None else policy.longest))
+    lengths = _lengths(utterances.take(np.flatnonzero(looked_at)))
+    cut = 0
+    for index in np.flatnonzero(looked_at | ~is_usual).tolist():
+        length = next(lengths) if looked_at[index] else float(seconds[index])
         try:
-            used = policy.used(length)
+            if isinstance(length, UserError):
+                raise length
+            seconds[index] = policy.used(length)
+            cut += seconds[index] != length
         except UserError as error:
-            refuse(utterance, error)
-            continue
-        kept.append(utterance)
-        seconds.append(used)
-        cut += used != length
+            refuse(utterances[index], error)
+            seconds[index] = np.nan
     if cut:
         log.warning(
             "{:,} clips are cut to {:g} s (dataset.too_long=cut), and their texts are not.", cut, policy.longest
         )
-    return kept, seconds
+    used = np.flatnonzero(~np.isnan(seconds))
+    return utterances.take(used), seconds[used]
 
 
-def _lengths(utterances: Sequence[Utterance]) -> Iterator[float | UserError]:
+def _lengths(utterances: Utterances) -> Iterator[float | UserError]:
     """Seconds of each, or why they are not known."""
     blocks = [utterances[start : start + _BLOCK] for start in range(0, len(utterances), _BLOCK)]
     executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="lengths")
@@ -56,7 +68,7 @@ def _lengths(utterances: Sequence[Utterance]) -> Iterator[float | UserError]:
         executor.shutdown(cancel_futures=True)
 
 
-def _lengths_of_block(utterances: Sequence[Utterance]) -> list[float | UserError]:
+def _lengths_of_block(utterances: Utterances) -> list[float | UserError]:
     lengths: list[float | UserError] = []
     for utterance in utterances:
         try:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from math import isfinite
 from typing import Literal
 
+import numpy as np
 from typing_extensions import override
 
 from speechllm_plugin.configuration.checked import Checked
+from speechllm_plugin.datasets.order import shuffled
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.columns.fields import Places
 
 
 @dataclass(kw_only=True)
@@ -77,34 +78,28 @@ class MixtureConfig(Checked):
 class Draws:
     """The clips of an epoch, before they are shuffled."""
 
-    indices: Sequence[int]
+    indices: Places
     """Place of each in the list of all clips; one that is seen twice stands there twice."""
-    turns: Sequence[int]
+    turns: Places
     """How often each has been seen before."""
 
 
-def draw_epoch(splits: Mapping[str, Sequence[int]], quotas: Mapping[str, int], seed: int, epoch: int) -> Draws:
+def draw_epoch(splits: Mapping[str, Places], quotas: Mapping[str, int], seed: int, epoch: int) -> Draws:
     """Each split is gone through again and again, in a new order each time; an epoch takes the next `quotas` of it.
 
     What an epoch holds follows from its number: resuming needs no state.
 
     :param splits: places of the clips of each split in the list of all clips.
     """
-    indices, turns = array("q"), array("q")
+    indices, turns = [], []
     for split, own in splits.items():
-        quota = quotas[split]
-        for place in range(epoch * quota, (epoch + 1) * quota):
-            turn, number = divmod(place, len(own))
-            indices.append(own[_order(f"{seed}:{split}:{turn}", len(own))[number]])
-            turns.append(turn)
-    return Draws(indices, turns)
-
-
-@lru_cache(maxsize=2)
-def _order(seed: str, size: int) -> Sequence[int]:
-    order = array("q", range(size))
-    random.Random(seed).shuffle(order)
-    return order
+        places = np.arange(epoch * quotas[split], (epoch + 1) * quotas[split])
+        numbers = places % len(own)
+        turns.append(places // len(own))
+        for turn in np.unique(turns[-1]).tolist():
+            order = shuffled(random.Random(f"{seed}:{split}:{turn}"), len(own))
+            indices.append(own[order[numbers[turns[-1] == turn]]])
+    return Draws(np.concatenate(indices), np.concatenate(turns))
 
 
 def _rounded(parts: Mapping[str, float], total: int) -> dict[str, int]:

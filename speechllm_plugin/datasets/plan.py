@@ -7,11 +7,23 @@ resuming needs.
 from __future__ import annotations
 
 import random
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Literal
+from functools import partial
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from speechllm_plugin.datasets.order import shuffled
+from speechllm_plugin.datasets.steps import Step, Steps
+from speechllm_plugin.files.columns.fields import Flags, Places
+
+Values = npt.NDArray[Any]
+Limited = Sequence[tuple[Sequence[float], float]]
+"""Sizes of clips in their order, with what a batch of them may hold."""
 
 Batching = Literal["bucketed", "bucketed_steps", "random"]
 """Which clips share a step and a batch. `bucketed`: a step is a random sample of the clips, sorted by length into its
@@ -32,42 +44,93 @@ class BatchLimits:
     """The most positions of the LLM in a batch, padding included; None = no limit."""
 
 
-@dataclass(frozen=True)
 class Sizes:
     """Of the clips."""
 
-    seconds: Sequence[float]
-    positions: Sequence[int] | None = None
-    """Of the LLM: prompt, speech and target; None = they do not matter."""
+    def __init__(self, seconds: npt.ArrayLike, positions: npt.ArrayLike | None = None) -> None:
+        """:param positions: of the LLM: prompt, speech and target; None = they do not matter."""
+        self.seconds = np.asarray(seconds, dtype=np.float64)
+        self.positions = None if positions is None else np.asarray(positions, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.seconds)
 
     @property
-    def padded(self) -> Sequence[float]:
+    def padded(self) -> Values:
         """What batches are padded to: clips of about one size share a batch."""
         return self.seconds if self.positions is None else self.positions
 
-    def limited(self, limits: BatchLimits) -> list[tuple[Sequence[float], float]]:
+    def limited(self, limits: BatchLimits) -> list[tuple[Values, float]]:
         """What a batch holds a limited sum of, with the limit."""
         pairs = ((self.seconds, limits.max_seconds), (self.positions, limits.max_positions))
         return [(values, limit) for values, limit in pairs if values is not None and limit is not None]
 
 
-def make_batches(order: Sequence[int], sizes: Sizes, limits: BatchLimits) -> list[list[int]]:
+def make_batches(order: Sequence[int] | Places, sizes: Sizes, limits: BatchLimits) -> list[list[int]]:
     """Cuts clips, in the given order, into batches. A clip longer than a limit makes a batch of its own."""
-    batches: list[list[int]] = []
-    limited = sizes.limited(limits)
-    largest = [0.0] * len(limited)
-    for index in order:
-        own = [values[index] for values, _ in limited]
-        largest = list(map(max, largest, own))
-        full = not batches or len(batches[-1]) == limits.batch_size
-        if not full:
-            number = len(batches[-1]) + 1
-            full = any(most * number > limit for most, (_, limit) in zip(largest, limited, strict=True))
-        if full:
-            batches.append([])
-            largest = own
-        batches[-1].append(index)
-    return batches
+    order = np.asarray(order, dtype=np.int64)
+    limited = [(values[order].tolist(), limit) for values, limit in sizes.limited(limits)]
+    ends = list(_ends(len(order), limited, limits.batch_size))
+    return [order[start:end].tolist() for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _ends(number: int, limited: Limited, batch_size: int) -> Iterator[int]:
+    """Where the batches end that `number` clips, in their order, are cut into."""
+    if not limited:
+        yield from range(batch_size, number, batch_size)
+    elif len(limited) == 1:
+        yield from _ends_of_one(*limited[0], batch_size)
+    else:
+        yield from _ends_of_several(limited, batch_size)
+    yield number
+
+
+def _ends_of_one(values: Sequence[float], limit: float, batch_size: int) -> Iterator[int]:
+    """All but the last one. It is called millions of times for a large corpus."""
+    start, longest = 0, 0.0
+    for place, value in enumerate(values):
+        clips = place - start + 1
+        if value > longest:
+            longest = value
+        if (clips > batch_size or longest * clips > limit) and place > start:
+            yield place
+            start, longest = place, value
+
+
+def _ends_of_several(limited: Limited, batch_size: int) -> Iterator[int]:
+    start, longest = 0, [0.0] * len(limited)
+    limits = [limit for _, limit in limited]
+    for place, own in enumerate(zip(*(values for values, _ in limited), strict=True)):
+        clips = place - start + 1
+        longest = list(map(max, longest, own))
+        fits = all(most * clips <= limit for most, limit in zip(longest, limits, strict=True))
+        if (clips > batch_size or not fits) and place > start:
+            yield place
+            start, longest = place, list(own)
+
+
+def _largest(fits: Callable[[int], bool], least: int, most: int, guess: int) -> int:
+    """The largest number from `least`, which fits, to `most` that fits, where all below one that fits do, too.
+
+    :param guess: one that is likely to be near.
+    """
+    low, high, step = min(max(guess, least), most), most + 1, 1
+    if low > least and not fits(low):
+        low, high = least, low
+        while high - step > low:
+            if fits(high - step):
+                low = high - step
+            else:
+                high, step = high - step, 2 * step
+    while low + step < high:
+        if fits(low + step):
+            low, step = low + step, 2 * step
+        else:
+            high = low + step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def training_steps(
@@ -77,71 +140,95 @@ def training_steps(
     seed: int,
     epoch: int,
     batching: Batching = "bucketed",
-) -> tuple[list[list[list[int]]], int]:
-    """The steps of an epoch, each a list of `batches_per_step` batches.
+) -> tuple[Steps, int]:
+    """The steps of an epoch, each of `batches_per_step` batches.
 
     :returns: the steps, and how many batches were repeated to fill the last one (none is dropped).
     """
-    rng = random.Random(f"{seed}:{epoch}")
-    order = list(range(len(sizes.seconds)))
-    rng.shuffle(order)
+    generator = random.Random(f"{seed}:{epoch}")
+    order = shuffled(generator, len(sizes))
     if batching == "bucketed":
-        return _random_steps(order, sizes, limits, batches_per_step)
+        return _filled(_random_steps(order, sizes, limits, batches_per_step), batches_per_step)
     batches = make_batches(order, sizes, limits) if batching == "random" else _pooled(order, sizes, limits)
     repeated = -len(batches) % batches_per_step
     batches += [batches[i % len(batches)] for i in range(repeated)]
-    steps = [batches[i : i + batches_per_step] for i in range(0, len(batches), batches_per_step)]
-    rng.shuffle(steps)
-    return steps, repeated
+    steps = shuffled(generator, len(batches) // batches_per_step)
+    return Steps(batches[i * batches_per_step : (i + 1) * batches_per_step] for i in steps.tolist()), repeated
 
 
-def _pooled(order: Sequence[int], sizes: Sizes, limits: BatchLimits) -> list[list[int]]:
+def _filled(steps: Iterable[Step], batches_per_step: int) -> tuple[Steps, int]:
+    """As many batches in the last step as in the others: the epoch's first ones are repeated."""
+    first: Step = []
+    repeated = 0
+
+    def fill() -> Iterator[Step]:
+        nonlocal repeated
+        for step in steps:
+            first.extend(step[: batches_per_step - len(first)])
+            repeated = batches_per_step - len(step)
+            yield [*step, *(first[i % len(first)] for i in range(repeated))]
+
+    return Steps(fill()), repeated
+
+
+def _pooled(order: Places, sizes: Sizes, limits: BatchLimits) -> list[list[int]]:
     """Batches of clips of nearly one length, so that neighbouring batches are alike, too."""
     pool = POOL * limits.batch_size
     batches: list[list[int]] = []
     for start in range(0, len(order), pool):
-        batches += make_batches(_by_length(order[start : start + pool], sizes), sizes, limits)
+        clips = order[start : start + pool]
+        batches += make_batches(clips[np.argsort(sizes.padded[clips], kind="stable")], sizes, limits)
     return batches
 
 
-def _random_steps(
-    order: Sequence[int], sizes: Sizes, limits: BatchLimits, batches_per_step: int
-) -> tuple[list[list[list[int]]], int]:
+def _random_steps(order: Places, sizes: Sizes, limits: BatchLimits, batches_per_step: int) -> Iterator[Step]:
     """Each step takes the next clips in the order, as many as its batches hold, and sorts them into its batches."""
     # Padding only adds: clips of more seconds, or positions, than this never fit, which saves trying.
     bounds = [
-        ([0.0, *accumulate(min(values[index], limit) for index in order)], batches_per_step * limit)
+        (memoryview(np.concatenate([[0.0], np.cumsum(np.minimum(values[order], limit))])), batches_per_step * limit)
         for values, limit in sizes.limited(limits)
     ]
-    steps: list[list[list[int]]] = []
-    start = 0
+    start, real = 0, [0.0] * len(bounds)
     while start < len(order):
         end = min(len(order), start + batches_per_step * limits.batch_size)
         for total, most in bounds:
-            end = min(end, max(start + 1, bisect_right(total, total[start] + most) - 1))
-
-        def batches_to(stop: int, start: int = start) -> list[list[int]]:
-            return make_batches(_by_length(order[start:stop], sizes), sizes, limits)
-
-        batches = batches_to(end)
-        if len(batches) > batches_per_step:
-            # The first stop that does not fit; a batch a clip always does.
-            stops = range(start, end + 1)
-            beyond = bisect_left(
-                stops, batches_per_step + 1, lo=batches_per_step + 1, key=lambda stop: len(batches_to(stop))
-            )
-            end = stops[beyond - 1]
-            batches = batches_to(end)
-        steps.append(_split(batches, batches_per_step))
-        start = end
-    last = steps[-1]
-    repeated = batches_per_step - len(last)
-    whole = [batch for step in steps for batch in step]
-    last += [whole[i % len(whole)] for i in range(repeated)]
-    return steps, repeated
+            end = min(end, max(start + 1, bisect_right(total, total[start] + most, start, end + 1) - 1))
+        window = _Window(order[start:end], sizes, limits)
+        # A batch a clip always fits; about as much as in the step before is likely to.
+        least, guess = min(batches_per_step, end - start), end - start
+        for (total, _), used in zip(bounds, real, strict=True):
+            guess = min(guess, bisect_right(total, total[start] + used, start, end + 1) - 1 - start)
+        clips = _largest(partial(window.fits, batches_per_step), least, end - start, guess)
+        yield _split(window.batches(clips), batches_per_step)
+        real = [total[start + clips] - total[start] for total, _ in bounds]
+        start += clips
 
 
-def _split(batches: list[list[int]], number: int) -> list[list[int]]:
+class _Window:
+    """Clips that a step may begin with, in the epoch's order."""
+
+    def __init__(self, clips: Places, sizes: Sizes, limits: BatchLimits) -> None:
+        self._by_size = np.argsort(sizes.padded[clips], kind="stable")
+        self._sorted = clips[self._by_size]
+        self._limited = [(values[self._sorted], limit) for values, limit in sizes.limited(limits)]
+        self._batch_size = limits.batch_size
+
+    def fits(self, batches: int, clips: int) -> bool:
+        """Whether so many batches hold the first clips."""
+        return next(islice(self._ends(self._by_size < clips), batches, None), None) is None
+
+    def batches(self, clips: int) -> Step:
+        is_in = self._by_size < clips
+        chosen = self._sorted[is_in].tolist()
+        ends = list(self._ends(is_in))
+        return [chosen[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+
+    def _ends(self, is_in: Flags) -> Iterator[int]:
+        limited = [(values[is_in].tolist(), limit) for values, limit in self._limited]
+        return _ends(int(is_in.sum()), limited, self._batch_size)
+
+
+def _split(batches: Step, number: int) -> Step:
     """Halves the largest batches until there are as many as that, or until each is one clip."""
     while len(batches) < number:
         largest = max(range(len(batches)), key=lambda place: len(batches[place]))
@@ -152,23 +239,12 @@ def _split(batches: list[list[int]], number: int) -> list[list[int]]:
     return batches
 
 
-def _by_length(indices: Sequence[int], sizes: Sizes) -> list[int]:
-    return sorted(indices, key=sizes.padded.__getitem__)
-
-
-def padding(steps: Iterable[Sequence[Sequence[int]]], sizes: Sizes) -> float:
+def padding(steps: Steps, sizes: Sizes) -> float:
     """The share of the audio in these batches, or of the LLM's positions where they are known, that is padding."""
-    real = padded = 0.0
-    for step in steps:
-        for batch in step:
-            lengths = [sizes.padded[index] for index in batch]
-            real += sum(lengths)
-            padded += max(lengths) * len(lengths)
-    return 1 - real / padded if padded else 0.0
+    return steps.padding(sizes.padded)
 
 
-def evaluation_steps(sizes: Sizes, limits: BatchLimits, batches_per_step: int) -> list[list[list[int]]]:
+def evaluation_steps(sizes: Sizes, limits: BatchLimits, batches_per_step: int) -> Steps:
     """Every clip once, longest first (so that running out of memory shows at once); the last step may be short."""
-    order = sorted(range(len(sizes.seconds)), key=lambda index: -sizes.padded[index])
-    batches = make_batches(order, sizes, limits)
-    return [batches[i : i + batches_per_step] for i in range(0, len(batches), batches_per_step)]
+    batches = make_batches(np.argsort(-sizes.padded, kind="stable"), sizes, limits)
+    return Steps(batches[i : i + batches_per_step] for i in range(0, len(batches), batches_per_step))

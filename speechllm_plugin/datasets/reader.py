@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from fairseq2.datasets import DataReader
 from fairseq2.device import SupportsDeviceTransfer
@@ -23,10 +24,20 @@ from speechllm_plugin.datasets.measured import measure
 from speechllm_plugin.datasets.mixture import Draws, MixtureConfig, draw_epoch
 from speechllm_plugin.datasets.plan import Batching, BatchLimits, Sizes, evaluation_steps, padding, training_steps
 from speechllm_plugin.datasets.same_rows import are_new_rows, row_digests, without_rows
-from speechllm_plugin.datasets.speech_text import Utterance
+from speechllm_plugin.datasets.steps import Steps
+from speechllm_plugin.datasets.utterances import Clips, Utterance, Utterances
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.columns.fields import Places
 from speechllm_plugin.log import log
 from speechllm_plugin.tasks.api import Task, task_of_row
+
+
+class PositionCounter(Protocol):
+    def of_texts(self, clip: Utterance, /) -> tuple[int, int]:
+        """Of a clip's prompt, and of what the LLM is to write."""
+
+    def __call__(self, prompt: int, target: int, seconds: float, /) -> int:
+        """Of a clip with such texts and of such a length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +62,8 @@ class ReadOptions:
     """Of training clips."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """Of training clips."""
-    positions: Callable[[Utterance, float], int] | None = None
-    """How many positions of the LLM a clip of so many seconds takes; for `limits.max_positions`."""
+    positions: PositionCounter | None = None
+    """Counts the positions of the LLM that a clip takes; for `limits.max_positions`."""
     task_of: Callable[[str, str, str], Task] = task_of_row
     """What is asked of a clip, by its languages and by what its row states."""
 
@@ -70,7 +81,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
 
     def __init__(
         self,
-        utterances: Sequence[Utterance],
+        utterances: Utterances,
         options: ReadOptions,
         *,
         rank: int = 0,
@@ -85,7 +96,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         self._find_features = find_features
         self.skipped: dict[str, str] = {}
         """Clips left out: id, or split/id where there are several splits -> reason."""
-        self._one_split = len({utterance.split for utterance in utterances}) == 1
+        self._one_split = len(utterances.by_split) == 1
         self.left_out: Counter[str] = Counter()
         """How many of them are too `short`, and how many too `long`."""
         self._utterances, self._seconds = measure(utterances, self._policy, self._refuse)
@@ -95,9 +106,9 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         self._quotas = options.mixture.quotas({split: len(own) for split, own in self._by_split.items()})
         self._epoch = 0
         self._position = 0
-        self._draws = Draws((), ())
-        self._steps: list[list[list[int]]] = []
-        """Places among the draws of the epoch."""
+        self._draws = Draws(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+        self._steps = Steps()
+        """Of places among the draws of the epoch."""
         self._pending: deque[Future[list[TrainerBatch]]] = deque()
         self._executor = ThreadPoolExecutor(options.num_threads, thread_name_prefix="audio")
         self._plan_epoch()
@@ -112,13 +123,17 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         return len(self._utterances)
 
     @property
-    def clips(self) -> list[tuple[Utterance, float]]:
+    def clips(self) -> Clips:
         """What is read, with its seconds, in the order of the split."""
-        return list(zip(self._utterances, self._seconds, strict=True))
+        return Clips(self._utterances, self._seconds)
 
     @property
     def hours(self) -> float:
-        return sum(self._seconds) / 3600
+        return self._all_seconds / 3600
+
+    @property
+    def _all_seconds(self) -> float:
+        return sum(memoryview(self._seconds))
 
     @property
     def padding(self) -> float:
@@ -128,8 +143,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
     @property
     def tasks(self) -> list[str]:
         """The names of those that the clips have."""
-        asked = {utterance.asked for utterance in self._utterances}
-        return sorted({self._options.task_of(*one).name for one in asked})
+        return sorted({self._options.task_of(*one).name for one in self._utterances.counts})
 
     @property
     def shares(self) -> dict[str, tuple[int, int]]:
@@ -138,7 +152,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
 
     def longest(self) -> TrainerBatch | None:
         """The longest clip, alone; None where it cannot be read."""
-        clip = self._load(max(range(len(self._seconds)), key=self._seconds.__getitem__), turn=0)
+        clip = self._load(int(self._seconds.argmax()), turn=0)
         return None if clip is None else TrainerBatch([clip], counted=False)
 
     @override
@@ -200,7 +214,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         options = self._options
         per_step = options.num_accumulate * self._world_size
         if options.shuffle_seed is None:
-            self._draws = Draws(range(self.num_clips), [0] * self.num_clips)
+            self._draws = self._all_once()
             self._steps = evaluation_steps(self._sizes(), options.limits, per_step)
             return
         self._draws = self._draw()
@@ -213,35 +227,39 @@ class SpeechTextReader(DataReader[TrainerBatch]):
     def _sizes(self) -> Sizes:
         """Of the epoch's draws."""
         draws, count = self._draws, self._options.positions
-        seconds = [
-            self._seconds[index] + self._added_seconds(index, turn)
-            for index, turn in zip(draws.indices, draws.turns, strict=True)
-        ]
+        seconds = self._seconds[draws.indices]
+        if self._options.augmentation.probability > 0 and self._options.shuffle_seed is not None:
+            pairs = zip(draws.indices.tolist(), draws.turns.tolist(), strict=True)
+            seconds = seconds + [self._added_seconds(*pair) for pair in pairs]
         if count is None:
             return Sizes(seconds)
-        positions = [
-            count(self._utterances[index], length) for index, length in zip(draws.indices, seconds, strict=True)
-        ]
-        return Sizes(seconds, positions)
+        return Sizes(seconds, list(map(count, *self._text_positions[:, draws.indices].tolist(), seconds.tolist())))
+
+    @cached_property
+    def _text_positions(self) -> Places:
+        """Of all clips, `[2, clips]`: of prompt and target."""
+        count = self._options.positions
+        assert count is not None
+        return np.array([count.of_texts(utterance) for utterance in self._utterances], dtype=np.int64).T
 
     def _draw(self) -> Draws:
         seed = self._options.shuffle_seed
         if self._options.mixture.by == "size" or seed is None:
-            return Draws(range(self.num_clips), [self._epoch] * self.num_clips)
+            return self._all_once()
         return draw_epoch(self._by_split, self._quotas, seed, self._epoch)
 
+    def _all_once(self) -> Draws:
+        return Draws(np.arange(self.num_clips), np.full(self.num_clips, self._epoch))
+
     @cached_property
-    def _by_split(self) -> dict[str, list[int]]:
-        places: dict[str, list[int]] = {}
-        for index, utterance in enumerate(self._utterances):
-            places.setdefault(utterance.split, []).append(index)
-        return places
+    def _by_split(self) -> dict[str, Places]:
+        return self._utterances.by_split
 
     def _fingerprint(self) -> dict[str, object]:
         limits, augmentation, mixture = self._options.limits, self._options.augmentation, self._options.mixture
         return {
             "clips": len(self._utterances),
-            "seconds": round(sum(self._seconds), 1),
+            "seconds": round(self._all_seconds, 1),
             "batch_size": limits.batch_size,
             "max_batch_seconds": limits.max_seconds,
             "seed": self._options.shuffle_seed,
@@ -287,11 +305,11 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         """The planned batch, then those that follow it, round to the one before it."""
         yield self._steps[position][place]
         yield from self._steps[position][place + 1 :]
-        for step in [*self._steps[position + 1 :], *self._steps[:position]]:
-            yield from step
+        for other in [*range(position + 1, len(self._steps)), *range(position)]:
+            yield from self._steps[other]
 
     def _load_drawn(self, place: int) -> Clip | None:
-        return self._load(self._draws.indices[place], self._draws.turns[place])
+        return self._load(int(self._draws.indices[place]), int(self._draws.turns[place]))
 
     def _load(self, index: int, turn: int) -> Clip | None:
         """:param turn: how often it has been read before, which its augmentation follows from."""
@@ -300,37 +318,36 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             return None
         try:
             source = utterance.source()
-            changes = self._changes(index, turn)
+            changes = self._changes(utterance.row.id, float(self._seconds[index]), turn)
             policy = self._policy
             cut = policy.samples(duration(source)) if policy.too_long == "cut" else None
             changed = [f"cut {cut}"] if cut is not None else []
             key = " ".join([audio_key(source), *changed, *([] if changes is None else [changes.key])])
             if (features := self._find_features(key)) is not None:
-                return self._clip(index, turn, key, policy.used(duration(source)), features=features)
+                return self._clip(utterance, index, changes, key, policy.used(duration(source)), features=features)
             samples = read_audio(source, check=policy.used)
             # Again: what a container states may be an estimate.
             samples = samples[: policy.samples(len(samples) / SAMPLE_RATE)]
             seconds = len(samples) / SAMPLE_RATE
             if changes is not None:
                 samples = augment(samples, changes)
-            return self._clip(index, turn, key, seconds, waveform=torch.from_numpy(samples))
+            return self._clip(utterance, index, changes, key, seconds, waveform=torch.from_numpy(samples))
         except AudioError as error:
             self._refuse(utterance, error)
             return None
 
-    def _changes(self, index: int, turn: int) -> Augmentation | None:
-        """What is done to a clip in this turn."""
+    def _changes(self, identity: str, seconds: float, turn: int) -> Augmentation | None:
+        """What is done to a clip of this id and length in this turn."""
         options = self._options
         if options.augmentation.probability == 0 or options.shuffle_seed is None:
             return None
-        room = float("inf") if options.max_seconds is None else options.max_seconds - self._seconds[index]
-        variant = turn % options.augmentation.variants
-        key = f"{options.augmentation.seed}:{self._utterances[index].row.id}:{variant}"
+        room = float("inf") if options.max_seconds is None else options.max_seconds - seconds
+        key = f"{options.augmentation.seed}:{identity}:{turn % options.augmentation.variants}"
         # A margin for a manifest's durations, which are up to a frame of 10 ms too short.
         return draw(options.augmentation, key, room - 0.01)
 
     def _added_seconds(self, index: int, turn: int) -> float:
-        changes = self._changes(index, turn)
+        changes = self._changes(self._utterances[index].row.id, float(self._seconds[index]), turn)
         return 0.0 if changes is None else changes.added_seconds
 
     def _refuse(self, utterance: Utterance, error: UserError) -> None:
@@ -351,8 +368,9 @@ class SpeechTextReader(DataReader[TrainerBatch]):
 
     def _clip(
         self,
+        utterance: Utterance,
         index: int,
-        turn: int,
+        changes: Augmentation | None,
         key: str,
         seconds: float,
         *,
@@ -360,7 +378,6 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         features: Tensor | None = None,
     ) -> Clip:
         """:param seconds: of the audio as it is in its file."""
-        utterance = self._utterances[index]
         row, source_lang, target_lang = utterance.row, utterance.source_lang, utterance.target_lang
         return Clip(
             id=row.id,
@@ -374,7 +391,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             draw=row.id,
             audio=row.audio,
             audio_key=key,
-            seconds=seconds + self._added_seconds(index, turn),
+            seconds=seconds if changes is None else seconds + changes.added_seconds,
             waveform=waveform,
             features=features,
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from speechllm_plugin.datasets.audio import AudioError, duration
-from speechllm_plugin.datasets.manifest import seconds_of
-from speechllm_plugin.datasets.speech_text import Utterance
+from speechllm_plugin.datasets.manifest_row import seconds_of
+from speechllm_plugin.datasets.utterances import Utterance, Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
 
@@ -17,7 +19,7 @@ _COMPARED_SECONDS = 0.5
 
 
 def check_languages(
-    utterances: Sequence[Utterance],
+    utterances: Utterances,
     needed: Callable[[Utterance], Mapping[str, str]],
     check: Callable[[str], object],
 ) -> None:
@@ -27,10 +29,7 @@ def check_languages(
     :param check: raises `UserError` for a language that is not.
     :raises UserError: for the first row with such a language.
     """
-    first: dict[object, Utterance] = {}
-    for utterance in utterances:
-        first.setdefault((utterance.asked, utterance.row.asks.instruction == ""), utterance)
-    for utterance in first.values():
+    for utterance in utterances.firsts():
         for name, language in needed(utterance).items():
             try:
                 check(language)
@@ -39,12 +38,12 @@ def check_languages(
                 raise UserError(f"{where}: {str(error).removeprefix('language: ')}") from error
 
 
-def check_n_frames(utterances: Sequence[Utterance]) -> None:
+def check_n_frames(utterances: Utterances) -> None:
     """Compares some rows' `n_frames` with their audio's header: manifests of fairseq's raw-waveform mode count samples.
 
     :raises UserError: `n_frames` is in the other unit.
     """
-    stated = [utterance for utterance in utterances if utterance.row.n_frames]
+    stated = utterances.take(np.flatnonzero(utterances.n_frames))
     found: list[tuple[float, Utterance, float, float]] = []
     for utterance in stated[:: max(1, len(stated) // _COMPARED)][:_COMPARED]:
         try:

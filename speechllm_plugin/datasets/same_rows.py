@@ -3,41 +3,55 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import cache
+from itertools import islice
 from typing import Any
 
-from speechllm_plugin.datasets.speech_text import Utterance
+from speechllm_plugin.datasets.measured import Seconds
+from speechllm_plugin.datasets.utterances import Utterance, Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
-from speechllm_plugin.tasks.row_prompt import NOTHING
 from speechllm_plugin.text.languages import language_code
 
 # What the fingerprint of a plan says of its rows; the rest is how they are read.
 _ROWS = {"clips", "seconds", "rows"}
+_BLOCK = 4096
+"""Rows that are read together."""
 
 
-def row_digests(utterances: Sequence[Utterance], seconds: Sequence[float], *, of_splits: bool) -> dict[str, str]:
+def row_digests(utterances: Utterances, seconds: Seconds, *, of_splits: bool) -> dict[str, str]:
     """A hash for each column of all rows in order. Of the audio it is the name, so that a corpus may move.
 
     :param seconds: of each row's clip.
     :param of_splits: whether it matters which split a row is in.
     """
-    rows = [utterance.row for utterance in utterances]
-    columns: dict[str, Iterable[object]] = {
-        "id": (row.id for row in rows),
-        "audio": (row.audio if row.channel is None else f"{row.audio} {row.channel}" for row in rows),
-        "tgt_text": (row.tgt_text for row in rows),
-        "src_text": (row.src_text for row in rows),
-        "languages": [(language_code(one.source_lang), language_code(one.target_lang)) for one in utterances],
-        "lengths": seconds,
+    columns: dict[str, Callable[[Utterance], object]] = {
+        "id": lambda one: one.row.id,
+        "audio": lambda one: one.row.audio if one.row.channel is None else f"{one.row.audio} {one.row.channel}",
+        "tgt_text": lambda one: one.row.tgt_text,
+        "src_text": lambda one: one.row.src_text,
+        "languages": lambda one: _codes(one.source_lang, one.target_lang),
     }
-    if any(row.task for row in rows):
-        columns["task"] = (row.task for row in rows)
-    if any(row.asks != NOTHING for row in rows):
-        columns["asks"] = (row.asks for row in rows)
+    if any(task for _, _, task in utterances.counts):
+        columns["task"] = lambda one: one.row.task
+    if utterances.has_asks:
+        columns["asks"] = lambda one: one.row.asks
     if of_splits:
-        columns["split"] = (utterance.split for utterance in utterances)
-    return {name: _digest(values) for name, values in columns.items()}
+        columns["split"] = lambda one: one.split
+    contents = {name: hashlib.sha256() for name in columns}
+    every = iter(utterances)
+    while block := list(islice(every, _BLOCK)):
+        for name, value in columns.items():
+            # No field holds a line end.
+            contents[name].update("".join(f"{value(one)}\n" for one in block).encode())
+    contents["lengths"] = hashlib.sha256("".join(f"{length}\n" for length in memoryview(seconds)).encode())
+    return {name: content.hexdigest()[:16] for name, content in contents.items()}
+
+
+@cache
+def _codes(source_lang: str, target_lang: str) -> tuple[str, str]:
+    return language_code(source_lang), language_code(target_lang)
 
 
 def without_rows(plan: object) -> object:
@@ -72,11 +86,3 @@ def are_new_rows(found: Mapping[str, Any], now: Mapping[str, Any], *, accept: bo
         raise UserError(f"{line}; expected the same manifests in the same order, or dataset.accept_new_rows=true")
     log.warning("{}; accepted (dataset.accept_new_rows), and a new epoch begins.", line)
     return True
-
-
-def _digest(values: Iterable[object]) -> str:
-    content = hashlib.sha256()
-    for value in values:
-        # No field holds a line end.
-        content.update(f"{value}\n".encode())
-    return content.hexdigest()[:16]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from speechllm_plugin.datasets.audio import AudioSource, duration, resolve
-from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest, seconds_of
+import numpy as np
+
+from speechllm_plugin.datasets.manifest import Manifest, open_manifest
 from speechllm_plugin.datasets.text_cleaning import CleanText
+from speechllm_plugin.datasets.utterances import Part, Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
-from speechllm_plugin.tasks.api import task_of_row
-from speechllm_plugin.text.languages import is_translation
 
 SPEECH_TEXT_DATASET = "speech_text"
 
@@ -47,49 +47,6 @@ class SpeechTextConfig:
     `scale`: they are divided, and the log says so. `error`: a mistake."""
 
 
-@dataclass(frozen=True)
-class Utterance:
-    """A manifest row with what its dataset adds."""
-
-    row: ManifestRow
-    manifest: Path
-    root: Path
-    source_lang: str
-    target_lang: str
-    split: str = ""
-    scales_floats: bool = True
-    """See `AudioSource`."""
-
-    @property
-    def name(self) -> str:
-        """What errors call it."""
-        return f"{self.manifest}, line {self.row.line}, id {self.row.id}"
-
-    @property
-    def asked(self) -> tuple[str, str, str]:
-        """The languages of speech and text, and the task where its row states one: what decides its prompt."""
-        return self.source_lang, self.target_lang, self.row.task
-
-    def origin_of(self, name: str) -> str:
-        """What gives the `source` or the `target` language: a column of the manifest, or a key of the dataset."""
-        if name == "target" and self.row.tgt_lang:
-            return "column 'tgt_lang'"
-        if name == "target" and self.target_lang != self.source_lang:
-            return "dataset.config_overrides.target_lang"
-        return "column 'src_lang'" if self.row.src_lang else "dataset.config_overrides.source_lang"
-
-    def source(self) -> AudioSource:
-        return resolve(self.row.audio, self.root, self.row.channel, scales_floats=self.scales_floats)
-
-    def seconds(self) -> float:
-        """Duration by the manifest, or by the audio file's header where the manifest has none.
-
-        :raises AudioError: there is no such file, or its header cannot be read.
-        """
-        source = self.source()
-        return seconds_of(self.row.n_frames) if self.row.n_frames else duration(source)
-
-
 class SpeechTextDataset:
     """:raises UserError: the configuration asks for two kinds of quoting."""
 
@@ -97,7 +54,7 @@ class SpeechTextDataset:
         if config.legacy_escapes and config.csv_quotes:
             raise UserError("dataset.config_overrides.csv_quotes: found true, expected false beside legacy_escapes")
         self.config = config
-        self._splits: dict[tuple[str, bool], list[Utterance]] = {}
+        self._splits: dict[tuple[str, bool], Utterances] = {}
         self._told_language = False
 
     def manifest_files(self, split: str) -> list[Path]:
@@ -111,79 +68,66 @@ class SpeechTextDataset:
         files = manifests[split]
         return [Path(file) for file in ([files] if isinstance(files, str) else files)]
 
-    def read(self, split: str, *, require_text: bool = True) -> list[Utterance]:
-        """All utterances of a split, in the order of its manifests, which are read once.
+    def read(self, split: str, *, require_text: bool = True) -> Utterances:
+        """All utterances of a split, in the order of its manifests, which are checked once.
 
         :raises UserError: a manifest is missing or wrong, or two of the split's manifests share an id.
         """
         if (split, require_text) not in self._splits:
             self._splits[split, require_text] = self._read(split, require_text)
-        return list(self._splits[split, require_text])
+        return self._splits[split, require_text]
 
-    def read_together(self, splits: Sequence[str], *, require_text: bool = True) -> list[Utterance]:
+    def read_together(self, splits: Sequence[str], *, require_text: bool = True) -> Utterances:
         """The utterances of several splits, one split after the other: a clip may be in several, by the same id.
 
         :raises UserError: as `read`.
         """
-        return [row for split in splits for row in self.read(split, require_text=require_text)]
+        return Utterances.joined(self.read(split, require_text=require_text) for split in splits)
 
-    def _read(self, split: str, require_text: bool) -> list[Utterance]:
-        utterances: list[Utterance] = []
-        for file in self.manifest_files(split):
-            rows = read_manifest(
-                file,
-                require_text=require_text,
-                empty_text=self.config.empty_text == "silence",
-                n_frames_unit=self.config.n_frames_unit,
-                legacy_escapes=self.config.legacy_escapes,
-                csv_quotes=self.config.csv_quotes,
-                clean_text=self.config.clean_text,
-            )
-            self._tell_language(file, rows)
-            root = Path(self.config.audio_root) if self.config.audio_root is not None else file.parent
-            utterances += [self._utterance(row, file, root, split) for row in rows]
-        _check_ids(utterances)
+    def _read(self, split: str, require_text: bool) -> Utterances:
+        utterances = Utterances([self._part(file, split, require_text) for file in self.manifest_files(split)])
         if not utterances:
             raise UserError(f"split {split!r}: found no rows in {', '.join(map(str, self.manifest_files(split)))}")
+        if (pair := utterances.repeated_id()) is not None:
+            first, second = pair
+            raise UserError(
+                f"{second.name}: repeated id, first in {first.manifest}, line {first.row.line}; expected ids that "
+                "differ across the manifests of a split"
+            )
         return utterances
 
-    def _tell_language(self, file: Path, rows: Sequence[ManifestRow]) -> None:
-        missing = sum(not row.src_lang for row in rows)
+    def _part(self, file: Path, split: str, require_text: bool) -> Part:
+        config = self.config
+        manifest = open_manifest(
+            file,
+            require_text=require_text,
+            empty_text=config.empty_text == "silence",
+            n_frames_unit=config.n_frames_unit,
+            legacy_escapes=config.legacy_escapes,
+            csv_quotes=config.csv_quotes,
+            clean_text=config.clean_text,
+        )
+        self._tell_language(manifest)
+        return Part(
+            manifest=manifest,
+            root=Path(config.audio_root) if config.audio_root is not None else file.parent,
+            split=split,
+            source_lang=config.source_lang or "en",
+            target_lang=config.target_lang,
+            scales_floats=config.float_units == "scale",
+        )
+
+    def _tell_language(self, manifest: Manifest) -> None:
+        columns = manifest.columns
+        is_missing = np.array([not kind.src_lang for kind in columns.kinds])
+        missing = int(is_missing[columns.kind].sum())
         if missing and self.config.source_lang is None and not self._told_language:
             log.warning(
                 "{}: {:,} of {:,} rows have no `src_lang`, so their speech is taken for English, here and in the other "
-                "manifests; dataset.config_overrides.source_lang says otherwise.", file, missing, len(rows),
+                "manifests; dataset.config_overrides.source_lang says otherwise.", manifest.path, missing,
+                len(manifest),
             )  # fmt: skip
             self._told_language = True
-
-    def _utterance(self, row: ManifestRow, manifest: Path, root: Path, split: str) -> Utterance:
-        source_lang = row.src_lang or self.config.source_lang or "en"
-        target_lang = row.tgt_lang or self.config.target_lang or source_lang
-        translation = is_translation(source_lang, target_lang)
-        where = f"{manifest}, line {row.line}, id {row.id}"
-        if row.task == "translate" and not translation:
-            raise UserError(
-                f"{where}, column 'task': found 'translate' into the language of the speech, expected another "
-                "tgt_lang, or another task"
-            )
-        if row.task and task_of_row(source_lang, target_lang, row.task).writes_speech and translation:
-            if not row.src_text:
-                raise UserError(
-                    f"{where}, column 'src_text': found '', expected what is said, as the task is {row.task}"
-                )
-            row, target_lang = replace(row, tgt_text=row.src_text), source_lang
-        scales = self.config.float_units == "scale"
-        return Utterance(row, manifest, root, source_lang, target_lang, split, scales)
-
-
-def _check_ids(utterances: Iterable[Utterance]) -> None:
-    seen: dict[str, Utterance] = {}
-    for utterance in utterances:
-        if (other := seen.setdefault(utterance.row.id, utterance)) is not utterance:
-            raise UserError(
-                f"{utterance.name}: repeated id, first in {other.manifest}, line {other.row.line}; expected ids that "
-                "differ across the manifests of a split"
-            )
 
 
 def open_speech_text(config: SpeechTextConfig) -> SpeechTextDataset:

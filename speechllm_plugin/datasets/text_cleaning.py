@@ -9,10 +9,17 @@ from __future__ import annotations
 import html
 import logging
 import re
-from collections.abc import Callable, Sequence
+import string
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
+
+from speechllm_plugin.files.columns.fields import PADDING, Bytes, Flags, Places
 
 CleanText = Literal["none", "entities", "marks", "all"]
 
@@ -93,27 +100,78 @@ def clean(text: str, mode: CleanText) -> str:
     return text if cleaned == text else " ".join(cleaned.split())
 
 
-def tell_of_marks(path: Path, texts: Sequence[tuple[int, str]], mode: CleanText) -> None:
-    """One line a kind that `texts` hold, with a count and an example, whether it is taken out or not.
+class Marks:
+    """Counts what the texts of a manifest hold beside words, and tells it."""
 
-    :param texts: line of the manifest, and text as it stands there.
+    def __init__(self) -> None:
+        self.texts = 0
+        """How many there are, with those that nothing is found in."""
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, tuple[int, str]] = {}
+
+    def look(self, line: int, text: str) -> None:
+        """
+        :param line: of the manifest.
+        :param text: as it stands there; those without any of `signs` need not be looked at.
+        """
+        for kind in _KINDS:
+            if (match := _find(kind, text)) is not None:
+                self._counts[kind.name] += 1
+                self._first.setdefault(kind.name, (line, _around(match)))
+
+    def tell(self, path: Path, mode: CleanText) -> None:
+        """One line a kind, with a count and an example, whether it is taken out or not."""
+        for kind in _KINDS:
+            if not (count := self._counts[kind.name]):
+                continue
+            line, found = self._first[kind.name]
+            if mode in kind.modes:
+                log.info(
+                    "%s: %s taken out of %d of %d texts (clean_text=%s), first in line %d: %r",
+                    path, kind.name, count, self.texts, mode, line, found,
+                )  # fmt: skip
+            else:
+                log.warning(
+                    "%s: found %s in %d of %d texts, first in line %d: %r; they are learnt and scored as they are, "
+                    "%s=%s takes them out",
+                    path, kind.name, count, self.texts, line, found, _KEY, kind.modes[0],
+                )  # fmt: skip
+
+
+def signs(data: Bytes) -> Places:
+    """Places of bytes in a text that any of the kinds may have been found by: texts without one hold none.
+
+    :param data: UTF-8, with `PADDING`; tabs and line feeds separate texts.
     """
-    for kind in _KINDS:
-        found = [(line, match) for line, text in texts if (match := _find(kind, text)) is not None]
-        if not found:
-            continue
-        line, match = found[0]
-        if mode in kind.modes:
-            log.info(
-                "%s: %s taken out of %d of %d texts (clean_text=%s), first in line %d: %r",
-                path, kind.name, len(found), len(texts), mode, line, _around(match),
-            )  # fmt: skip
-        else:
-            log.warning(
-                "%s: found %s in %d of %d texts, first in line %d: %r; they are learnt and scored as they are, "
-                "%s=%s takes them out",
-                path, kind.name, len(found), len(texts), line, _around(match), _KEY, kind.modes[0],
-            )  # fmt: skip
+    firsts, pairs, dashes = _sign_tables()
+    places = np.flatnonzero(firsts[data[:-PADDING]])
+    first, second, third = data[places], data[places + 1], data[places + 2]
+    is_other = ((first == 0xE2) & (second == 0x80) & dashes[third]) | ((first == 0xE3) & (third != 0x80))
+    spaces = data == ord(" ")
+    # A space beside another, or beside what ends a text: a tab, a line feed, the end of the file.
+    ends = spaces | (data == ord("\t")) | (data == ord("\n")) | (data == ord("\r")) | (data == 0)
+    doubled = spaces.copy()
+    doubled[1:-1] &= ends[:-2] | ends[2:]
+    return np.concatenate([places[pairs[first, second] & ~is_other], np.flatnonzero(doubled[:-PADDING])])
+
+
+@cache
+def _sign_tables() -> tuple[Flags, Flags, Flags]:
+    """First bytes of signs; pairs of first and second bytes; third bytes, behind E2 80, of frequent characters that are
+    no signs: dashes, quotation marks, the ellipsis."""
+    pairs = np.zeros((256, 256), dtype=bool)
+    for byte in b"[<{&(\0\x0b\x0c\x1c\x1d\x1e\x1f":
+        pairs[byte] = True
+    for byte in string.ascii_letters.encode():
+        pairs[ord("%"), byte] = True
+    # White space of Unicode begins with one of the last four.
+    for byte in b"\t\n\r \x0b\x0c\x1c\x1d\x1e\x1f\xc2\xe1\xe2\xe3":
+        pairs[ord(":"), byte] = pairs[ord("-"), byte] = True
+    pairs[0xC2, [0x85, 0xA0, 0xAD]] = True
+    pairs[0xE1, 0x9A] = pairs[0xE2, 0x80] = pairs[0xE2, 0x81] = pairs[0xE3, 0x80] = pairs[0xEF, 0xBB] = True
+    dashes = np.zeros(256, dtype=bool)
+    dashes[[*range(0x90, 0x9F), 0xA6]] = True
+    return pairs.any(axis=1), pairs, dashes
 
 
 def _find(kind: _Kind, text: str) -> re.Match[str] | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from speechllm_plugin.datasets.speech_text import Utterance
+from speechllm_plugin.datasets.utterances import Utterance
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.log import log
 from speechllm_plugin.prompts import PromptRenderer

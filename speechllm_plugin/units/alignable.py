@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from typing import overload
 
+import numpy as np
 import torch
 
 from speechllm_plugin.alignment.forced import frames_needed
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
-from speechllm_plugin.datasets.speech_text import Utterance
+from speechllm_plugin.datasets.utterances import Clips, Utterance
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -21,22 +23,39 @@ _MANY = 0.01
 """Share of rows that cannot be aligned above which a warning is logged."""
 
 
-def known_transcripts(
-    model: SpeechLlm, clips: Sequence[tuple[Utterance, float]], split: str
-) -> tuple[list[str], list[float]]:
+class Transcripts(Sequence[str]):
+    """What is said in clips that tell it."""
+
+    def __init__(self, clips: Clips, model: SpeechLlm) -> None:
+        self._clips, self._prompt = clips, model.config.prompt
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._transcript(clip) for clip, _ in self._clips[index]]
+        return self._transcript(self._clips[index][0])
+
+    def _transcript(self, clip: Utterance) -> str:
+        return self._prompt.task_of(*clip.asked).spoken(clip.row.tgt_text, clip.row.src_text) or ""
+
+
+def known_transcripts(model: SpeechLlm, clips: Clips, split: str) -> tuple[Transcripts, Sequence[float]]:
     """Transcripts of the clips that have one, with their durations; the others are counted in the log.
 
     :raises UserError: a clip has none, and the model's configuration does not leave such clips out.
     """
-    known, seconds, unknown = [], [], []
-    for clip, length in clips:
-        task = model.config.prompt.task_of(*clip.asked)
-        text = task.spoken(clip.row.tgt_text, clip.row.src_text)
-        if text is None:
-            unknown.append(clip)
-        else:
-            known.append(text)
-            seconds.append(length)
+    prompt, rows = model.config.prompt, clips.utterances
+    writes_another = np.zeros(len(rows), dtype=bool)
+    writes_another[rows.where(lambda asked: not prompt.task_of(*asked).writes_speech)] = True
+    # As `Task.spoken` has it.
+    is_unknown = writes_another & rows.has_text & ~rows.has_source
+    unknown, known = rows.take(np.flatnonzero(is_unknown)), clips.take(np.flatnonzero(~is_unknown))
     losses = [*(["CTC"] if model.ctc is not None else []), *model.adapter.loss_weights]
     losses += ["distillation"] if model.config.distillation.weight else []
     if unknown and losses:
@@ -50,7 +69,7 @@ def known_transcripts(
                 "ctc.no_transcript=leave_out"
             )
         log.warning("{}; they are left out of the losses of {}.", line, " and ".join(losses))
-    return known, seconds
+    return Transcripts(known, model), known.seconds.tolist()
 
 
 def check_alignable(model: SpeechLlm, transcripts: Sequence[str], seconds: Sequence[float], split: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from speechllm_recipes.speech_llm.batch_positions import position_counter
+from speechllm_recipes.speech_llm.batch_positions import ModelPositions
 
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
@@ -25,8 +25,8 @@ def test_no_batch_has_more(tiny_config: SpeechLlmConfig, tiny_manifest: Path, ad
         tiny_config.ctc = CtcConfig(weight=0.1)
     model = create_speech_llm(tiny_config).train()
     rows = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(tiny_manifest / "train.tsv")})).read("all")
-    count = position_counter(model)
-    most = 3 * max(count(row, 2.1) for row in rows)
+    count = ModelPositions(model)
+    most = 3 * max(count(*count.of_texts(row), 2.1) for row in rows)
     options = ReadOptions(limits=BatchLimits(100, None, most), shuffle_seed=1, max_seconds=30.0, positions=count)
     reader = SpeechTextReader(rows, options)
     batches = [batch for step in reader for batch in step]
@@ -40,7 +40,7 @@ def test_no_batch_has_more(tiny_config: SpeechLlmConfig, tiny_manifest: Path, ad
             for prompt, length, target in zip(prompts, lengths, targets, strict=True)
         ]
         assert max(used) * len(used) <= most
-        counted = [count(rows[clip.row], clip.seconds) for clip in batch]
+        counted = [count(*count.of_texts(rows[clip.row]), clip.seconds) for clip in batch]
         slack = [most - real for most, real in zip(counted, used, strict=True)]
         assert min(slack) >= 0
         if adapter in ("mlp", "wlq_former"):

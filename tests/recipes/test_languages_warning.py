@@ -9,11 +9,12 @@ import pytest
 from speechllm_recipes.speech_llm.common import warn_of_languages
 
 from speechllm_plugin.datasets.manifest import ManifestRow, write_manifest
-from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset, Utterance
+from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
+from speechllm_plugin.datasets.utterances import Utterances
 
 
 @pytest.fixture
-def utterances(tmp_path: Path) -> list[Utterance]:
+def utterances(tmp_path: Path) -> Utterances:
     languages = ("en", "de", "en-US", "fr", "de")
     rows = [
         ManifestRow(id=str(i), audio="a.wav", n_frames=50, tgt_text="x", src_text="", speaker="", src_lang=language,
@@ -24,7 +25,7 @@ def utterances(tmp_path: Path) -> list[Utterance]:
     return SpeechTextDataset(SpeechTextConfig(manifests={"train": str(tmp_path / "train.tsv")})).read("train")
 
 
-def test_other_languages_are_counted(utterances: list[Utterance], caplog: pytest.LogCaptureFixture) -> None:
+def test_other_languages_are_counted(utterances: Utterances, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="fairseq2"):
         warn_of_languages("train", utterances, ("en",))
     (record,) = caplog.records
@@ -36,7 +37,7 @@ def test_other_languages_are_counted(utterances: list[Utterance], caplog: pytest
 
 @pytest.mark.parametrize("known", [None, ("en", "de", "fr")])
 def test_nothing_is_said_of_languages_that_it_knows(
-    utterances: list[Utterance], caplog: pytest.LogCaptureFixture, known: tuple[str, ...] | None
+    utterances: Utterances, caplog: pytest.LogCaptureFixture, known: tuple[str, ...] | None
 ) -> None:
     warn_of_languages("train", utterances, known)
     assert not caplog.records

@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 
 from speechllm_plugin.cost.estimate import CostModel, stacked
 from speechllm_plugin.cost.skeleton import SkeletonBuilder
-from speechllm_plugin.datasets.speech_text import Utterance
+from speechllm_plugin.datasets.utterances import Utterance
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 _STEP = 0.1
 """Seconds to which a clip is rounded up: the encoder's shapes are computed once for each length."""
 
 
-def position_counter(model: SpeechLlm) -> Callable[[Utterance, float], int]:
-    """
-    :returns: a function of a clip and its seconds: positions of its prompt, of its target, and of as many vectors as
-        the adapter can make of it.
-    """
-    config = deepcopy(model.config)
-    config.ctc.bos = False  # no tokenizer is loaded
-    skeleton, costs = SkeletonBuilder().build(config), CostModel()
-    texts: dict[tuple[str, str], tuple[int, int]] = {}
+class ModelPositions:
+    """Positions of a clip's prompt, of its target, and of as many vectors as the adapter can make of it."""
 
-    @cache
-    def frames(steps: int) -> int:
-        return stacked(skeleton, costs.frames(skeleton, steps * _STEP))
+    def __init__(self, model: SpeechLlm) -> None:
+        config = deepcopy(model.config)
+        config.ctc.bos = False  # no tokenizer is loaded
+        self._model, self._skeleton, self._costs = model, SkeletonBuilder().build(config), CostModel()
+        self._frames = cache(self._count_frames)
 
-    def count(clip: Utterance, seconds: float) -> int:
-        key = (clip.split, clip.row.id)
-        if key not in texts:
-            task = model.config.prompt.task_of(*clip.asked)
-            prompt = model.prompts.render(clip.source_lang, clip.target_lang, task, clip.row.asks, clip.row.id)
-            target = len(model.prompts.encode_target(clip.row.tgt_text))
-            texts[key] = (len(prompt.before) + len(prompt.after), target)
-        words, target = texts[key]
-        return words + target + costs.most_vectors(skeleton, frames(math.ceil(seconds / _STEP)), target)
+    def of_texts(self, clip: Utterance) -> tuple[int, int]:
+        task = self._model.config.prompt.task_of(*clip.asked)
+        prompts = self._model.prompts
+        prompt = prompts.render(clip.source_lang, clip.target_lang, task, clip.row.asks, clip.row.id)
+        return len(prompt.before) + len(prompt.after), len(prompts.encode_target(clip.row.tgt_text))
 
-    return count
+    def __call__(self, words: int, target: int, seconds: float) -> int:
+        frames = self._frames(math.ceil(seconds / _STEP))
+        return words + target + self._costs.most_vectors(self._skeleton, frames, target)
+
+    def _count_frames(self, steps: int) -> int:
+        return stacked(self._skeleton, self._costs.frames(self._skeleton, steps * _STEP))

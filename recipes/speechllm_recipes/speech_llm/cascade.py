@@ -15,10 +15,13 @@ from speechllm_plugin.cascade.model import Cascade
 from speechllm_plugin.cascade.recognizers.api import RECOGNIZERS
 from speechllm_plugin.datasets.row_checks import check_languages
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
+from speechllm_plugin.datasets.utterances import Utterances
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.columns.fields import Places
 from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.archs import check_part_arch
+from speechllm_plugin.prompts import PromptConfig
 from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.provenance import provenance as collect_provenance
 from speechllm_plugin.tensors.parameters import count_parameters
@@ -60,10 +63,7 @@ class CascadeRecipe(Recipe):
             )
             beyond = 0.0
             if cascade.prompts is not None:
-                clips = [
-                    (clip, seconds) for clip, seconds in reader.clips
-                    if not config.prompt.task_of(*clip.asked).writes_speech
-                ]
+                clips = reader.clips.take(_answered(reader.clips.utterances, config.prompt))
                 beyond = report_limit(split, reference_lengths(cascade.prompts, clips), config.decoding)
             provenance = _provenance(context, config, cascade, split)
             kept.append(KeptHypotheses(context.output_dir / split, context.gangs.dp.rank, provenance()))
@@ -94,6 +94,11 @@ class CascadeRecipe(Recipe):
         return DecodingTask(evaluator, kept, context.gangs.root, context.output_dir)
 
 
+def _answered(rows: Utterances, prompt: PromptConfig) -> Places:
+    """Indices of those whose text is the LLM's."""
+    return rows.where(lambda asked: not prompt.task_of(*asked).writes_speech)
+
+
 def _create(context: RecipeContext, config: CascadeConfig, machine: MachinePrecision) -> Cascade:
     # Before anything is loaded, so that a wrong key costs no time; the score file then names every default.
     config.recognizer.config = RECOGNIZERS.config(config.recognizer.name, config.recognizer.config)
@@ -110,8 +115,8 @@ def _create(context: RecipeContext, config: CascadeConfig, machine: MachinePreci
         check_part_arch("llm", config.llm.arch, config.llm.name, config.llm.config)
     dataset = context.get_dataset_as(SpeechTextDataset)
     config.prompt.check()
-    rows = [row for split in config.dataset.splits for row in dataset.read(split)]
-    answered = [row for row in rows if not config.prompt.task_of(*row.asked).writes_speech]
+    rows = dataset.read_together(config.dataset.splits)
+    answered = rows.take(_answered(rows, config.prompt))
     check_languages(answered, lambda row: config.prompt.named_in(*row.asked, row.row.asks), language_name)
     with context.device:
         recognizer = RECOGNIZERS.get(config.recognizer.name).build(config.recognizer.config)

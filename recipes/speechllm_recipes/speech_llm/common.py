@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+import numpy as np
 from fairseq2.device import Device
 from fairseq2.logging import log
 from fairseq2.metrics import format_as_float, format_as_int
@@ -24,9 +25,10 @@ from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.mixture import MixtureConfig
 from speechllm_plugin.datasets.plan import Batching, BatchLimits
-from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
+from speechllm_plugin.datasets.reader import PositionCounter, ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.row_checks import check_languages
-from speechllm_plugin.datasets.speech_text import SpeechTextDataset, Utterance
+from speechllm_plugin.datasets.speech_text import SpeechTextDataset
+from speechllm_plugin.datasets.utterances import Utterances
 from speechllm_plugin.encoders.api import SpeechEncoder
 from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.errors import UserError
@@ -39,7 +41,7 @@ from speechllm_plugin.models.speech_llm.preflight import Outline
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_plugin.tasks.api import task_names
 from speechllm_plugin.text.languages import direction_of, language_code, language_name
-from speechllm_recipes.speech_llm.batch_positions import position_counter
+from speechllm_recipes.speech_llm.batch_positions import ModelPositions
 from speechllm_recipes.speech_llm.config import (
     SpeechDatasetSection,
     SpeechLlmEvaluateConfig,
@@ -109,7 +111,7 @@ def length_policy(section: SpeechDatasetSection) -> LengthPolicy:
     )
 
 
-def sampled(utterances: Sequence[Utterance], name: str, sample: int | None) -> Sequence[Utterance]:
+def sampled(utterances: Utterances, name: str, sample: int | None) -> Utterances:
     """
     :param name: of the split.
     :param sample: so many of them, drawn at random, the same each time; None = all.
@@ -117,7 +119,7 @@ def sampled(utterances: Sequence[Utterance], name: str, sample: int | None) -> S
     if sample is None or sample >= len(utterances):
         return utterances
     drawn = random.Random(f"{name}:{sample}").sample(range(len(utterances)), sample)
-    return [utterances[index] for index in sorted(drawn)]
+    return utterances.take(np.sort(drawn))
 
 
 def decoding_of(config: SpeechLlmEvaluateConfig | SpeechLlmGenerateConfig) -> DecodingConfig:
@@ -214,7 +216,7 @@ def create_reader(
         augmentation=augmentation,
         mixture=mixture,
         max_positions=max_positions,
-        positions=None if max_positions is None else position_counter(model),
+        positions=None if max_positions is None else ModelPositions(model),
         accept_new_rows=accept_new_rows,
         prompt=prompt,
     )
@@ -237,8 +239,7 @@ def read_manifests(
     :returns: what is to be checked of them once it is known which model that is.
     :raises UserError: a manifest is missing, or a row is wrong.
     """
-    dataset = context.get_dataset_as(SpeechTextDataset)
-    rows = [row for split in splits for row in dataset.read(split, require_text=require_text)]
+    rows = context.get_dataset_as(SpeechTextDataset).read_together(splits, require_text=require_text)
 
     def check(outline: Outline) -> None:
         windows = (section.max_seconds, outline.encoder.max_seconds)
@@ -247,10 +248,13 @@ def read_manifests(
     return check
 
 
-def warn_of_languages(split: str, utterances: Sequence[Utterance], known: Collection[str] | None) -> None:
+def warn_of_languages(split: str, utterances: Utterances, known: Collection[str] | None) -> None:
     if known is None:
         return
-    others = Counter(row.source_lang for row in utterances if language_code(row.source_lang) not in known)
+    others: Counter[str] = Counter()
+    for (language, _, _), count in utterances.counts.items():
+        if language_code(language) not in known:
+            others[language] += count
     if others:
         log.warning(
             "Split {}: {:,} of {:,} clips are in a language that the speech encoder was not pretrained on ({}), which "
@@ -276,7 +280,7 @@ def open_reader(
     augmentation: AugmentationConfig | None = None,
     mixture: MixtureConfig | None = None,
     max_positions: int | None = None,
-    positions: Callable[[Utterance, float], int] | None = None,
+    positions: PositionCounter | None = None,
     accept_new_rows: bool = False,
     prompt: PromptConfig,
 ) -> SpeechTextReader:
@@ -312,7 +316,9 @@ def open_reader(
     reader = SpeechTextReader(
         utterances, options, rank=gang.rank, world_size=gang.size, find_features=find_features
     )
-    directions = Counter(direction_of(row.source_lang, row.target_lang) for row in utterances)
+    directions: Counter[str] = Counter()
+    for (source, target, _), count in utterances.counts.items():
+        directions[direction_of(source, target)] += count
     log.info(
         "Split {}: {:,} clips, {:.2f} h, {:,} steps, {:.0%} padding; {} left out; languages: {}.",
         name, reader.num_clips, reader.hours, reader.num_steps, reader.padding, len(reader.skipped),

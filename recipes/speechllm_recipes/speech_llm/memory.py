@@ -28,7 +28,7 @@ def settle_checkpointing(
     section, dataset = config.trainer.activation_checkpointing, config.dataset
     if section.mode != "auto" or (memory := _memory(section.memory_gb, device)) is None:
         return
-    seconds = max(seconds for _, seconds in reader.clips)
+    seconds = float(reader.clips.seconds.max())
     batch_size = dataset.batch_size
     if dataset.max_batch_seconds is not None:
         batch_size = max(1, min(batch_size, int(dataset.max_batch_seconds / seconds)))

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from speechllm_plugin.datasets.reader import SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
+from speechllm_plugin.datasets.utterances import Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.atomic import write_atomically
 from speechllm_plugin.llms.decoding import DecodingConfig
@@ -173,7 +174,7 @@ class SpeechLlmTrainRecipe(Recipe):
             return
         dataset = context.get_dataset_as(SpeechTextDataset)
         prompt = _prompt_of(config.model.config_overrides)
-        tasks = {prompt.task_of(*row.asked) for split in splits for row in dataset.read(split)}
+        tasks = {prompt.task_of(*asked) for asked in dataset.read_together(splits).counts}
         if all(task.scored_by != SCORED_BY[metric] for task in tasks):
             kinds = " and ".join(sorted({_NAMES.get(task.name, task.name) for task in tasks}))
             others = [name for name, kind in SCORED_BY.items() if kind in {task.scored_by for task in tasks}]
@@ -183,7 +184,7 @@ class SpeechLlmTrainRecipe(Recipe):
             )
 
     @staticmethod
-    def _train_rows(context: RecipeContext, config: SpeechLlmTrainConfig) -> list:
+    def _train_rows(context: RecipeContext, config: SpeechLlmTrainConfig) -> Utterances:
         return context.get_dataset_as(SpeechTextDataset).read_together(config.dataset.train_split)
 
 
@@ -214,7 +215,7 @@ def _resolve_decoding(
     report_limit(joint_name(config.dataset.train_split), lengths, decoding)
     if context.gangs.root.rank == 0:
         clean_text = context.get_dataset_as(SpeechTextDataset).config.clean_text
-        keep_decoding(checkpoints, decoding, max(seconds for _, seconds in reader.clips), clean_text)
+        keep_decoding(checkpoints, decoding, float(reader.clips.seconds.max()), clean_text)
     log.info("Decoding of this run, also in evaluate, generate and transcribe: {}", decoding.described())
     return decoding
 

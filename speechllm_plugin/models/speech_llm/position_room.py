@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.manifest import seconds_of
-from speechllm_plugin.datasets.speech_text import Utterance
+from speechllm_plugin.datasets.utterances import Clips, Utterances
 from speechllm_plugin.llms.positions import check_positions, needs_more
 from speechllm_plugin.models.speech_llm.config import PRETRAINED
 from speechllm_plugin.models.speech_llm.preflight import Outline
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 
-def check_room_of_rows(outline: Outline, rows: Iterable[Utterance], *, longest: float | None) -> None:
+def check_room_of_rows(outline: Outline, rows: Utterances, *, longest: float | None) -> None:
     """Checks rows whose manifest gives their duration; of an adapter whose rate depends on the content none.
 
     :param longest: clips above so many seconds are left to the rules for lengths.
@@ -31,12 +33,13 @@ def check_room_of_rows(outline: Outline, rows: Iterable[Utterance], *, longest: 
     positions, prompts = outline.llm.positions, outline.prompts
     if positions is None or not positions.table or prompts is None:
         return
-    known = [(row, seconds_of(row.row.n_frames)) for row in rows if row.row.n_frames]
-    known = [(row, seconds) for row, seconds in known if longest is None or seconds <= longest]
+    seconds_of_rows = seconds_of(rows.n_frames)
+    is_known = (rows.n_frames > 0) & (seconds_of_rows <= (math.inf if longest is None else longest))
+    known = Clips(rows, seconds_of_rows).take(np.flatnonzero(is_known))
     if not known:
         return
     vectors = vector_counter(outline)
-    if (most := vectors(max(seconds for _, seconds in known))) is None:
+    if (most := vectors(float(known.seconds.max()))) is None:
         return
     for row, seconds in known:
         task = outline.config.prompt.task_of(*row.asked)

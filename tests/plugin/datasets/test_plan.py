@@ -179,3 +179,44 @@ def test_fewer_clips_than_a_step_needs() -> None:
     steps, repeated = training_steps(Sizes([1.0, 2.0]), BatchLimits(1, None), 5, seed=0, epoch=0)
     assert len(steps) == 1 and repeated == 3
     assert set(flat(steps)) == {0, 1}
+
+
+def reference_steps(
+    seconds: list[float], limits: BatchLimits, per_step: int, order: list[int]
+) -> list[list[list[int]]]:
+    """`bucketed`, clip by clip: a step takes one more as long as its batches hold all of them."""
+
+    def batches_of(clips: list[int]) -> list[list[int]]:
+        batches: list[list[int]] = []
+        for index in sorted(clips, key=seconds.__getitem__):
+            more = [*batches[-1], index] if batches else []
+            longest = max((seconds[i] for i in more), default=0.0)
+            if not more or len(more) > limits.batch_size or longest * len(more) > (limits.max_seconds or 1e9):
+                batches.append([index])
+            else:
+                batches[-1] = more
+        return batches
+
+    steps = []
+    while order:
+        count = min(per_step, len(order))
+        while count < len(order) and len(batches_of(order[: count + 1])) <= per_step:
+            count += 1
+        steps.append(batches_of(order[:count]))
+        order = order[count:]
+    return steps
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize("per_step", [1, 4])
+def test_steps_are_those_that_are_made_clip_by_clip(limits: BatchLimits, per_step: int) -> None:
+    """In the order of Python's own generator, as in earlier versions: a run of theirs is resumed on the same steps."""
+    order = list(range(len(SECONDS)))
+    random.Random("1:0").shuffle(order)
+    steps, _ = training_steps(CLIPS, limits, per_step, seed=1, epoch=0)
+    expected = reference_steps(SECONDS, limits, per_step, order)
+    assert len(steps) == len(expected)
+    for step, clips in list(zip(steps, expected, strict=True))[:-1]:
+        assert [index for batch in step for index in batch] == [index for batch in clips for index in batch]
+        # Where they are fewer, the largest ones are halved.
+        assert len(clips) < per_step or step == clips

@@ -19,7 +19,8 @@ from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.manifest import ManifestRow, write_manifest
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
-from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset, Utterance
+from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
+from speechllm_plugin.datasets.utterances import Utterances
 from speechllm_plugin.errors import UserError
 
 SIZE = 11
@@ -43,7 +44,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def utterances_of(manifest: Path) -> list[Utterance]:
+def utterances_of(manifest: Path) -> Utterances:
     return SpeechTextDataset(SpeechTextConfig(manifests={"all": str(manifest)})).read("all")
 
 
@@ -223,7 +224,7 @@ def broken(corpus: Path) -> dict[str, ManifestRow]:
     return {name: row_of(name, f"{name}.{'flac' if name == 'cut' else 'wav'}") for name in BROKEN}
 
 
-def with_rows(corpus: Path, whole: int, rows: list[ManifestRow], tmp_path: Path) -> list[Utterance]:
+def with_rows(corpus: Path, whole: int, rows: list[ManifestRow], tmp_path: Path) -> Utterances:
     path = tmp_path / "mixed.tsv"
     write_manifest(path, [*[row_of(str(i), f"{i}.wav") for i in range(whole)], *rows])
     config = SpeechTextConfig(manifests={"all": str(path)}, audio_root=str(corpus))

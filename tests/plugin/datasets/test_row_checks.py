@@ -12,7 +12,8 @@ import soundfile
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.row_checks import check_languages, check_n_frames
-from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset, Utterance
+from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
+from speechllm_plugin.datasets.utterances import Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.prompts import SPEECH, PromptConfig
 from speechllm_plugin.text.languages import language_name
@@ -27,7 +28,7 @@ def clips(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def rows_of(folder: Path, columns: str, *rows: str, **config: Any) -> list[Utterance]:
+def rows_of(folder: Path, columns: str, *rows: str, **config: Any) -> Utterances:
     """:param columns: beside `id`, `audio` and `tgt_text`, by spaces; so are the fields of the rows."""
     file = folder / "rows.tsv"
     lines = ["id\taudio\ttgt_text\t" + columns.replace(" ", "\t")]
@@ -38,7 +39,7 @@ def rows_of(folder: Path, columns: str, *rows: str, **config: Any) -> list[Utter
     return SpeechTextDataset(SpeechTextConfig(manifests={"all": str(file)}, **config)).read("all")
 
 
-def error_of(utterances: list[Utterance], prompt: PromptConfig) -> str:
+def error_of(utterances: Utterances, prompt: PromptConfig) -> str:
     with pytest.raises(UserError) as caught:
         check_languages(utterances, lambda row: prompt.named_in(*row.asked), language_name)
     return str(caught.value)

@@ -14,7 +14,8 @@ import torch
 from speechllm_plugin.datasets.manifest import read_manifest, write_manifest
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
-from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset, Utterance
+from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
+from speechllm_plugin.datasets.utterances import Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
@@ -40,7 +41,7 @@ def manifest(tmp_path: Path) -> Path:
     return tmp_path / "rows.tsv"
 
 
-def read(manifest: Path) -> list[Utterance]:
+def read(manifest: Path) -> Utterances:
     return SpeechTextDataset(SpeechTextConfig(manifests={"test": str(manifest)})).read("test")
 
 

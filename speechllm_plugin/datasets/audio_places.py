@@ -1,0 +1,128 @@
+"""Where the sound of many rows is, without a path a row; and which of the files are there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from speechllm_plugin.datasets.audio import AudioError, AudioSource
+from speechllm_plugin.files.columns.fields import Bytes, Hashes, Places, hashes, joined, numbers
+
+_LISTED = 16
+"""Rows of a folder from which on it is listed: a system call for each of them costs more."""
+_NAMES = 10_000
+"""Of a folder that are looked at together."""
+_ANY = 1 << 62
+
+
+@dataclass(frozen=True)
+class AudioPlaces:
+    folders: list[str]
+    """As the rows name them, up to the last slash and with it; empty for a name alone."""
+    folder: npt.NDArray[np.int32]
+    """Of each row, by number."""
+    name: Hashes
+    """Of its file, in the folder."""
+    stop: Places
+    """Where its range of the file ends, in bytes or samples; 0 = it has none, -1 = its range is empty."""
+
+
+class PlaceCollector:
+    """Collects the places block by block."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, int] = {}
+        self._parts: list[tuple[np.ndarray, Hashes, Places]] = []
+
+    def look(self, data: Bytes, begins: Places, ends: Places) -> None:
+        """:param begins: of the column `audio`."""
+        stops, ends = _ranges(data, begins, ends)
+        slashes = np.concatenate([[-1], np.flatnonzero(data == ord("/"))])
+        # Behind the last slash before the end: where the name begins, if that slash is the field's own.
+        names = np.maximum(begins, slashes[np.searchsorted(slashes, ends) - 1] + 1)
+        _, firsts, inverse = np.unique(hashes(data, begins, names), return_index=True, return_inverse=True)
+        codes = [self._code(data[begins[row] : names[row]].tobytes().decode()) for row in firsts]
+        self._parts.append((np.array(codes, dtype=np.int32)[inverse], hashes(data, names, ends), stops))
+
+    def places(self) -> AudioPlaces:
+        folder, name, stop = (np.concatenate(parts) for parts in zip(*self._parts, strict=True))
+        return AudioPlaces(list(self._folders), folder, name, stop)
+
+    def _code(self, folder: str) -> int:
+        return self._folders.setdefault(folder, len(self._folders))
+
+
+def _ranges(data: Bytes, begins: Places, ends: Places) -> tuple[Places, Places]:
+    """
+    :returns: the `stop` of each row, and where its file's path ends: the form `path:start:length`.
+    """
+    colons = np.concatenate([[-1, -1], np.flatnonzero(data == ord(":"))])
+    last = np.searchsorted(colons, ends) - 1
+    second, first = colons[last], colons[np.maximum(last - 1, 0)]
+    has_two = first > begins
+    # Fields of no bytes are no numbers.
+    first, second = np.where(has_two, first, ends), np.where(has_two, second, ends)
+    start, is_start = numbers(data, np.minimum(first + 1, second), second)
+    length, is_length = numbers(data, np.minimum(second + 1, ends), ends)
+    is_range = is_start & is_length
+    stop = np.where(is_range, np.where(length == 0, -1, start + length), 0)
+    return stop, np.where(is_range, first, ends)
+
+
+def unseen(places: AudioPlaces, root: Path, source_of: Callable[[int], AudioSource]) -> Places:
+    """
+    :param source_of: finds the file of a row by itself.
+    :returns: rows whose file was not found to be there by lists of folders, or whose range may be beyond its end: they
+        have to be looked at one by one.
+    """
+    is_open = np.ones(len(places.folder), dtype=bool)
+    order = np.argsort(places.folder, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(places.folder[order])) + 1):
+        if len(rows) < _LISTED:
+            continue
+        whole, parts = rows[places.stop[rows] == 0], rows[places.stop[rows] > 0]
+        if len(whole):
+            folder = root / places.folders[places.folder[rows[0]]]
+            is_open[whole] = ~np.isin(places.name[whole], _files_in(folder, most=8 * len(whole) + 64))
+        for file_rows in _by_file(places, parts):
+            is_open[file_rows] = places.stop[file_rows] > _length(source_of, int(file_rows[0]))
+    return np.flatnonzero(is_open)
+
+
+def _files_in(folder: Path, *, most: int) -> Hashes:
+    """Of the names of its files; empty where it has more than `most` entries, or cannot be read."""
+    found = [np.empty(0, dtype=np.uint64)]
+    try:
+        with os.scandir(os.fsencode(folder)) as entries:
+            while block := list(islice(entries, _NAMES)):
+                found.append(hashes(*joined([entry.name for entry in block if entry.is_file()])))
+                most -= len(block)
+                if most < 0:
+                    return found[0]
+    except OSError:
+        return found[0]
+    return np.concatenate(found)
+
+
+def _by_file(places: AudioPlaces, rows: Places) -> list[Places]:
+    """The rows of each file; none where most files have few rows, so that nothing is saved."""
+    order = rows[np.argsort(places.name[rows], kind="stable")]
+    borders = np.flatnonzero(np.diff(places.name[order])) + 1
+    return np.split(order, borders) if 4 * (len(borders) + 1) <= len(rows) else []
+
+
+def _length(source_of: Callable[[int], AudioSource], row: int) -> int:
+    """How far ranges of a row's file may reach as far as is known without opening it; 0 = they must be looked at."""
+    try:
+        source = source_of(row)
+        if source.kind == "segment":
+            return _ANY
+        return source.path.stat().st_size if source.kind == "zip" else 0
+    except (AudioError, OSError):
+        return 0

@@ -1,0 +1,162 @@
+"""One row of a manifest, and what is asked of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from speechllm_plugin.datasets.text_cleaning import CleanText, clean
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.records import Record
+from speechllm_plugin.tasks.api import task_named
+from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt, read_row_prompt
+
+SAMPLE_RATE = 16000
+"""Of `n_frames` in samples."""
+# A frame is a window of 25 ms, and one begins every 10 ms. Whole microseconds keep the arithmetic exact.
+WINDOW_US = 25_000
+STEP_US = 10_000
+TEXTS = ("tgt_text", "src_text")
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One utterance. Optional columns that are missing read as the empty text."""
+
+    id: str
+
+    audio: str
+    """Path, ``archive.zip:offset:length`` or ``path:start:length``, as written in the manifest."""
+
+    n_frames: int | None
+    """Length in 10 ms frames, whatever unit the file counts in; ``None`` where the manifest does not say."""
+
+    tgt_text: str
+
+    src_text: str
+
+    speaker: str
+
+    src_lang: str
+
+    tgt_lang: str
+
+    line: int
+    """Line of the manifest that the row begins on, for messages; 0 for a row that was never read from one."""
+
+    channel: int | None = None
+    """The one channel to read, counted from 1; ``None`` = the mean of all."""
+
+    task: str = ""
+    """What is asked of the clip, by the name of its task; empty where languages and prompt tell."""
+
+    asks: RowPrompt = NOTHING
+    """What is asked beside the task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How rows are read; see :func:`speechllm_plugin.datasets.manifest.read_manifest`."""
+
+    require_text: bool = True
+    empty_text: bool = False
+    n_frames_unit: Literal["frames", "samples"] = "frames"
+    clean_text: CleanText = "none"
+
+    @property
+    def required(self) -> list[str]:
+        """Columns that must be there, and filled."""
+        return ["id", "audio"] + (["tgt_text"] if self.require_text else [])
+
+    def may_be_blank(self, column: str) -> bool:
+        return column == "tgt_text" and self.empty_text
+
+
+def frames_of(seconds: float) -> int:
+    """How many 25 ms windows, one every 10 ms, fit into ``seconds``: ``1 + (ms - 25) // 10``, and at least 1.
+
+    The lower bound is for clips shorter than one window, because a manifest cannot hold a length of nothing.
+    """
+    return max(1, 1 + (round(seconds * 1e6) - WINDOW_US) // STEP_US)
+
+
+@overload
+def seconds_of(n_frames: int) -> float: ...
+@overload
+def seconds_of(n_frames: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]: ...
+def seconds_of(n_frames: int | npt.NDArray[np.int64]) -> float | npt.NDArray[np.float64]:
+    """The seconds that ``n_frames`` windows cover; the clip itself is at most one step (10 ms) longer."""
+    return (WINDOW_US + (n_frames - 1) * STEP_US) / 1e6
+
+
+def read_row(path: Path, record: Record, rules: Rules, same_id: int | None = None) -> ManifestRow:
+    """
+    :param same_id: the line of an earlier row that has its id, too.
+    :raises UserError: with file, line and column, what was found and what was expected.
+    """
+    fields = _cleaned(path, record, rules.clean_text)
+    for name in rules.required:
+        if not fields[name].strip() and not rules.may_be_blank(name):
+            hint = " (dataset.config_overrides.empty_text=silence, if nobody speaks in it)"
+            left = f" left by clean_text={rules.clean_text}" if record.fields[name].strip() else ""
+            raise _wrong(path, record, name, f"some text{left}{hint if name == 'tgt_text' else ''}")
+    if same_id is not None:
+        raise UserError(
+            f"{path}, line {record.line}, column 'id': found {fields['id']!r}, which line {same_id} has too, expected "
+            "each id once"
+        )
+    return ManifestRow(
+        id=fields["id"],
+        audio=fields["audio"],
+        n_frames=_read_n_frames(path, record, rules.n_frames_unit),
+        channel=_read_count(path, record, "channel", "the number of a channel, from 1 on"),
+        tgt_text=fields.get("tgt_text", ""),
+        src_text=fields.get("src_text", ""),
+        speaker=fields.get("speaker", ""),
+        src_lang=fields.get("src_lang", ""),
+        tgt_lang=fields.get("tgt_lang", ""),
+        line=record.line,
+        task=_read_task(path, record),
+        asks=read_row_prompt(fields, partial(_wrong, path, record)),
+    )
+
+
+def _cleaned(path: Path, record: Record, mode: CleanText) -> dict[str, str]:
+    fields = dict(record.fields)
+    for name in TEXTS:
+        if text := fields.get(name, ""):
+            if "\0" in text:
+                raise _wrong(path, record, name, "a text without U+0000, which no model can learn")
+            fields[name] = clean(text, mode)
+    return fields
+
+
+def _read_n_frames(path: Path, record: Record, unit: Literal["frames", "samples"]) -> int | None:
+    count = _read_count(path, record, "n_frames", "a positive integer")
+    return count if count is None or unit == "frames" else frames_of(count / SAMPLE_RATE)
+
+
+def _read_task(path: Path, record: Record) -> str:
+    stated = record.fields.get("task", "").strip()
+    return task_named(stated, f"{path}, line {record.line}, column 'task'").name if stated else ""
+
+
+def _read_count(path: Path, record: Record, column: str, expected: str) -> int | None:
+    text = record.fields.get(column, "")
+    if not text:
+        return None
+    # Not int() alone: it also takes "1_000", " 7" and "+7", and so hides damage. isdigit() also takes superscripts.
+    if not (text.isascii() and text.isdigit()) or int(text) == 0:
+        raise _wrong(path, record, column, expected)
+    return int(text)
+
+
+def _wrong(path: Path, record: Record, column: str, expected: str) -> UserError:
+    return UserError(
+        f"{path}, line {record.line}, column {column!r}: found {record.fields[column]!r}, expected {expected}"
+    )

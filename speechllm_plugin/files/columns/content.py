@@ -1,0 +1,56 @@
+"""The bytes of a table: in memory where they are few, otherwise read from the file when a row is asked for."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+from typing import Protocol
+
+from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.errors import UserError
+
+IN_MEMORY = 1 << 26
+"""Bytes of the largest table that is kept in memory: 64 MiB."""
+
+
+class Content(Protocol):
+    size: int
+
+    def read(self, start: int, stop: int) -> bytes: ...
+
+
+class InMemory:
+    def __init__(self, data: bytes) -> None:
+        self._data, self.size = data, len(data)
+
+    def read(self, start: int, stop: int) -> bytes:
+        return self._data[start:stop]
+
+
+class OnDisk:
+    """A file that is kept open, so that one that takes its name changes nothing."""
+
+    def __init__(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, descriptor)
+        self._path, self._descriptor, self._status = path, descriptor, os.fstat(descriptor)
+        self.size = self._status.st_size
+        self._bytes = ByteRange(descriptor, 0, self.size)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """:raises UserError: the file is another by now: places of rows in it say nothing."""
+        now = os.fstat(self._descriptor)
+        if (now.st_size, now.st_mtime_ns) != (self.size, self._status.st_mtime_ns):
+            raise UserError(f"{self._path}: found it changed since its rows were checked, expected it to stay as it is")
+        return self._bytes.read(start, stop - start)
+
+
+def open_content(path: Path) -> Content:
+    """:raises UserError: the file is missing or cannot be read."""
+    try:
+        return OnDisk(path) if path.stat().st_size > IN_MEMORY else InMemory(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: found no such file, expected a TSV file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a readable TSV file") from None
