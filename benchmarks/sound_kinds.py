@@ -25,9 +25,9 @@ import soxr
 from sound_makers import COMMANDS, SECONDS, Case, by_changes, by_commands, by_pyav, by_soundfile, sound
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, duration, read_audio, resolve
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.opening import open_sound
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.byte_range import ByteRange
 
 _HEAD = (
     "kind", "made by", "seconds read", "`duration`", "likeness", "ffmpeg: seconds, ms later", "segments", "message"

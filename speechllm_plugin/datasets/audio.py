@@ -30,12 +30,12 @@ import numpy.typing as npt
 import soxr
 
 from speechllm_plugin.datasets.sound.api import Sound, SoundError
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.float_sound import LOUDEST
 from speechllm_plugin.datasets.sound.mixing import Mixer
 from speechllm_plugin.datasets.sound.notes import tell
 from speechllm_plugin.datasets.sound.opening import open_sound
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.byte_range import ByteRange
 
 SAMPLE_RATE = 16000
 """Samples per second of everything that :func:`read_audio` returns."""

@@ -160,8 +160,12 @@ def _sign_tables() -> tuple[Flags, Flags, Flags]:
     """First bytes of signs; pairs of first and second bytes; third bytes, behind E2 80, of frequent characters that are
     no signs: dashes, quotation marks, the ellipsis."""
     pairs = np.zeros((256, 256), dtype=bool)
-    for byte in b"[<{&(\0\x0b\x0c\x1c\x1d\x1e\x1f":
+    for byte in b"[<{&\0\x0b\x0c\x1c\x1d\x1e\x1f":
         pairs[byte] = True
+    pairs[ord("("), ord("%")] = True
+    for name in _NOISES.split("|"):
+        for form in (name, name.upper()):
+            pairs[ord("("), form.encode()[0]] = True
     for byte in string.ascii_letters.encode():
         pairs[ord("%"), byte] = True
     # White space of Unicode begins with one of the last four.

@@ -10,8 +10,8 @@ import numpy as np
 
 from speechllm_plugin.datasets.sound import asf, webm
 from speechllm_plugin.datasets.sound.api import Block, SoundError
-from speechllm_plugin.datasets.sound.bytes import ByteRange, Spliced
 from speechllm_plugin.datasets.sound.remembered import Remembered
+from speechllm_plugin.files.byte_range import ByteRange, Spliced
 
 INSTALL = "pip install av"
 # How many samples go by while a codec starts and ends: what it decodes may be shorter by them, or longer.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechllm_plugin.datasets.sound.bytes import ByteRange, Mended
+from speechllm_plugin.files.byte_range import ByteRange, Mended
 
 _MARKER = b"fLaC"
 # Behind it the block that every stream begins with, 34 bytes long, which may be the last of its kind.

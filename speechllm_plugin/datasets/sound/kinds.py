@@ -5,8 +5,8 @@ from __future__ import annotations
 import codecs
 
 from speechllm_plugin.datasets.sound import asf, webm
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.tags import end_of_tag
+from speechllm_plugin.files.byte_range import ByteRange
 
 _HEAD = 4096
 _GSM_FRAME, _GSM_FRAMES = 33, 20

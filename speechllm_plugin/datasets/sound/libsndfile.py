@@ -13,7 +13,7 @@ import soundfile
 from typing_extensions import override
 
 from speechllm_plugin.datasets.sound.api import Block, SoundError
-from speechllm_plugin.datasets.sound.bytes import ByteRange, Spliced
+from speechllm_plugin.files.byte_range import ByteRange, Spliced
 
 _BLOCK = 1 << 17
 # libsndfile notes in its log where a chunk claims more bytes than the file has. The log is the same for all formats

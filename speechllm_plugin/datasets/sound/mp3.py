@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from speechllm_plugin.datasets.sound.api import SoundError
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.tags import end_of_tag
+from speechllm_plugin.files.byte_range import ByteRange
 
 # kbit/s by the header's four-bit index; 0 is "free format", which has no frame size, and 15 is invalid.
 _BITRATES_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)

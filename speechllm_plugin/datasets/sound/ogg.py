@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 
 from speechllm_plugin.datasets.sound.api import SoundError, later_part
-from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.files.byte_range import ByteRange
 
 _CAPTURE = b"OggS"
 _HEADER = 27

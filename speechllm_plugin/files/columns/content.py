@@ -7,8 +7,8 @@ import weakref
 from pathlib import Path
 from typing import Protocol
 
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.byte_range import ByteRange
 
 IN_MEMORY = 1 << 26
 """Bytes of the largest table that is kept in memory: 64 MiB."""

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, duration, resolve
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.musepack import stated_length
+from speechllm_plugin.files.byte_range import ByteRange
 from tests.commands import environment
 from tests.plugin.sounds import error_of, read, shift_of, sweep
 
