@@ -135,7 +135,7 @@ def _part(
 ) -> _Part:  # fmt: skip
     """This machine's share, measured, without the clips that the run leaves out."""
     section, number = config.dataset, shard[0] - 1
-    changed = augmentation is not None and augmentation.probability > 0
+    changed = augmentation is not None and augmentation.changes_length
     options = ReadOptions(
         limits=BatchLimits(_BATCH, None),
         # Only training clips that are drawn are changed.
