@@ -48,6 +48,8 @@ DEMO = [
 AUDIO = ["av>=12,<19"]
 # Reads parquet, as Hugging Face's data sets are published in, and draws a manifest's histograms.
 DATA = ["pyarrow>=18,<27", "matplotlib>=3.8"]
+# Reads manifests and sound at s3://, https:// and what else fsspec knows.
+REMOTE = ["fsspec>=2024.2", "s3fs>=2024.2", "aiohttp>=3.9"]
 # Reads lhotse's cuts and shar.
 LHOTSE = ["lhotse>=1.30,<2"]
 # Spreads preparation, caching, answering and speaking over machines.
@@ -107,12 +109,12 @@ setup(
         "ruamel.yaml>=0.18,<1",
         "typing-extensions>=4.12",
     ],
-    extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "lhotse": LHOTSE,
-                    "ray": RAY, "biasing": BIASING, "bench": BENCH,
+    extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "remote": REMOTE,
+                    "lhotse": LHOTSE, "ray": RAY, "biasing": BIASING, "bench": BENCH,
                     "lora": LORA, "quantization": QUANTIZATION, "long": LONG, "serve": SERVE, "slurm": SLURM,
                     "export": EXPORT,
-                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *LHOTSE, *BIASING, *LORA, *SERVE, *SLURM, *EXPORT,
-                             "openai>=2,<4"]},
+                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *REMOTE, *LHOTSE, *BIASING, *LORA, *SERVE, *SLURM,
+                             *EXPORT, "openai>=2,<4"]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",

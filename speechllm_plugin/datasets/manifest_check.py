@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from speechllm_plugin.files.columns.fields import (
     rows_with,
 )
 from speechllm_plugin.files.columns.table import Block, Table
+from speechllm_plugin.files.remote import Location
 from speechllm_plugin.tasks.row_prompt import COLUMNS, NOTHING
 
 _MOST_FRAMES = 1 << 50
@@ -33,7 +33,7 @@ _MOST_FRAMES = 1 << 50
 class ManifestCheck:
     """Gets a manifest's rows block by block."""
 
-    def __init__(self, path: Path, names: Sequence[str], rules: Rules, quoting: Quoting) -> None:
+    def __init__(self, path: Location, names: Sequence[str], rules: Rules, quoting: Quoting) -> None:
         self._path, self._names, self._rules, self._quoting = path, list(names), rules, quoting
         self._marks, self._kinds, self._audio = Marks(), _Kinds(), PlaceCollector()
         self._suspects: list[Places] = []
