@@ -1,4 +1,5 @@
-"""Augmentation of training audio: what surrounds and colours speech in people's own recordings.
+"""Augmentation of training audio: what surrounds and colours speech in people's own recordings, its speed, and gaps in
+its features.
 
 A clip's changes follow from its id, a seed and a variant number alone: they are the same on every machine, after
 every interruption, and their features can be cached.
@@ -9,13 +10,15 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
 from speechllm_plugin.checked import Checked
+from speechllm_plugin.datasets.feature_masks import FeatureMasks
+from speechllm_plugin.datasets.speed import change_speed
 
 SAMPLE_RATE = 16000
 """Of what is augmented, in Hz."""
@@ -29,6 +32,9 @@ _QUIET_DB = -50.0
 """Level below the clip's peak under which its ends count as silence."""
 
 Waveform = npt.NDArray[np.float32]
+
+_LATER = {"speed", "time_masks", "time_mask_seconds", "time_mask_share", "channel_masks", "channel_mask_share"}
+"""Keys that earlier versions did not have."""
 
 
 @dataclass(kw_only=True)
@@ -52,6 +58,45 @@ class AugmentationConfig(Checked):
     cached for each variant (`feature_cache`): n variants cost n times the space and the encoding."""
     seed: int = 0
     """Seed of all changes. It is apart from `common.seed`, so that runs with another seed share cached features."""
+    speed: list[float] = field(default_factory=list)
+    """Speeds of the training clips, such as `[0.9, 1.0, 1.1]` (Ko et al., Interspeech 2015): each variant of a clip has
+    the next one, so that `variants=3` has all three of each clip. It applies to all clips, whatever `probability` is;
+    one that would then be too long keeps its speed. Empty = as recorded."""
+    time_masks: int = 0
+    """Number of gaps in the encoder's features of each clip, as SpecAugment has them in the spectrogram
+    (arXiv 1904.08779): new ones in every epoch, also of cached features. A gap holds the clip's mean. 0 = none."""
+    time_mask_seconds: float = 1.0
+    """Maximum length of a gap: the paper's T of 100 frames."""
+    time_mask_share: float = 0.2
+    """Maximum length of a gap as a share of its clip: the paper's p for Switchboard; 1.0 for LibriSpeech."""
+    channel_masks: int = 0
+    """Number of runs of channels that are masked in the same way. The channels of an encoder are in no order, unlike
+    the paper's frequencies. 0 = none."""
+    channel_mask_share: float = 0.1
+    """Maximum share of the channels in a run."""
+
+    @property
+    def changes_length(self) -> bool:
+        return self.probability > 0 or bool(self.speed)
+
+    def named(self) -> dict[str, object]:
+        """For checkpoints, in which earlier versions have no more than they knew; empty where nothing is changed."""
+        plain = asdict(AugmentationConfig())
+        values = {name: value for name, value in asdict(self).items() if name not in _LATER or value != plain[name]}
+        return values if self.probability > 0 or not _LATER.isdisjoint(values) else {}
+
+    def masks(self, identity: str, turn: int) -> FeatureMasks | None:
+        """Of a clip with this id that has been seen so often."""
+        if not (self.time_masks or self.channel_masks):
+            return None
+        return FeatureMasks(
+            time=self.time_masks,
+            time_seconds=self.time_mask_seconds,
+            time_share=self.time_mask_share,
+            channels=self.channel_masks,
+            channel_share=self.channel_mask_share,
+            seed=f"masks:{self.seed}:{identity}:{turn}",
+        )
 
     def problems(self) -> Iterator[str]:
         for name in ("probability", "telephone"):
@@ -65,12 +110,24 @@ class AugmentationConfig(Checked):
             yield f"noise_db: found {self.noise_db}, expected two rising numbers from -20 to 120"
         if self.variants < 1:
             yield f"variants: found {self.variants}, expected at least 1"
+        if not all(0.5 <= speed <= 2 for speed in self.speed):
+            yield f"speed: found {list(self.speed)}, expected numbers from 0.5 to 2"
+        for name in ("time_masks", "channel_masks"):
+            if getattr(self, name) < 0:
+                yield f"{name}: found {getattr(self, name)}, expected 0 or more"
+        for name in ("time_mask_share", "channel_mask_share"):
+            if not 0 < getattr(self, name) <= 1:
+                yield f"{name}: found {getattr(self, name)}, expected above 0 and at most 1"
+        if not 0 < self.time_mask_seconds < float("inf"):
+            yield f"time_mask_seconds: found {self.time_mask_seconds}, expected a number above 0"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """The changes of one clip, in the order in which they are made."""
 
+    speed: float = 1.0
+    """How much faster the clip is played; first of all."""
     cut_front: bool = False
     """Whether silence before the speech is removed."""
     cut_back: bool = False
@@ -88,24 +145,33 @@ class Augmentation:
 
     @property
     def added_seconds(self) -> float:
+        """Of silence."""
         return self.front + self.back
+
+    def seconds(self, recorded: float) -> float:
+        """How long a clip of so many seconds is then; one whose ends are cut may be shorter."""
+        return recorded / self.speed + self.added_seconds
 
     @property
     def key(self) -> str:
         """A text that tells these changes from others."""
-        return json.dumps(asdict(self))
+        changes = asdict(self)
+        if self.speed == 1:
+            # Features that earlier versions have cached are found.
+            del changes["speed"]
+        return json.dumps(changes)
 
 
-def draw(config: AugmentationConfig, key: str, room: float) -> Augmentation | None:
+def draw(config: AugmentationConfig, key: str, room: float, speed: float = 1.0) -> Augmentation | None:
     """
     :param key: names clip, seed and variant; equal keys give equal changes.
-    :param room: seconds that the clip may grow by.
+    :param room: seconds that the clip may grow by, after its speed has been changed.
     :returns: None for a clip that stays as it is.
     """
     # Text seeds are hashed by SHA-512: neighbouring keys give unrelated numbers.
     generator = random.Random(key)
     if generator.random() >= config.probability:
-        return None
+        return None if speed == 1 else Augmentation(speed=speed)
     cuts, silences = [], []
     for _ in range(2):
         kind, length = generator.random(), generator.random()
@@ -114,6 +180,7 @@ def draw(config: AugmentationConfig, key: str, room: float) -> Augmentation | No
     scale = min(1.0, max(0.0, room) / max(sum(silences), 1e-9))
     noisy, pink, noise_db = generator.random() < 0.5, generator.random() < 0.5, generator.uniform(*config.noise_db)
     return Augmentation(
+        speed=speed,
         cut_front=cuts[0],
         cut_back=cuts[1],
         front=silences[0] * scale,
@@ -127,8 +194,8 @@ def draw(config: AugmentationConfig, key: str, room: float) -> Augmentation | No
 
 
 def augment(waveform: Waveform, changes: Augmentation) -> Waveform:
-    """`[samples]` at 16 kHz -> `[samples']`: cut, silence, noise, telephone, gain."""
-    speech = _cut(waveform, changes)
+    """`[samples]` at 16 kHz -> `[samples']`: speed, cut, silence, noise, telephone, gain."""
+    speech = _cut(change_speed(waveform, changes.speed), changes)
     samples = np.pad(speech, [round(seconds * SAMPLE_RATE) for seconds in (changes.front, changes.back)])
     if changes.noise_db is not None:
         level = _rms(speech) * 10 ** (-changes.noise_db / 20)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from speechllm_plugin.datasets.feature_masks import FeatureMasks
 from speechllm_plugin.tasks.api import Task
 from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt
 
@@ -41,6 +42,8 @@ class Clip:
     """Float32 at 16 kHz, `[samples]`; None where there are `features`."""
     features: Tensor | None = None
     """Cached encoder features, `[T, C]`."""
+    masks: FeatureMasks | None = None
+    """Gaps that its encoder features get in training."""
 
     @property
     def spoken(self) -> str | None:
@@ -71,6 +74,12 @@ class SpeechTextBatch:
     def row(self, index: int) -> SpeechTextBatch:
         """One clip as a batch of its own."""
         return SpeechTextBatch([self.clips[index]], counted=self.counted)
+
+    def waveform(self, index: int) -> Tensor:
+        """Of one clip, which is to be encoded."""
+        if (waveform := self.clips[index].waveform) is None:
+            raise ValueError(f"{self.clips[index].id}: the batch holds cached features, but the model has no cache")
+        return waveform
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> None:
         """Moves the tensors in place, as fairseq2's trainer wants it."""

@@ -17,8 +17,9 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, audio_key, duration, read_audio
-from speechllm_plugin.datasets.augmentation import Augmentation, AugmentationConfig, augment, draw
+from speechllm_plugin.datasets.augmentation import Augmentation, AugmentationConfig, augment
 from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
+from speechllm_plugin.datasets.changes import Changes
 from speechllm_plugin.datasets.columns.fields import Places
 from speechllm_plugin.datasets.lengths import LeftOut, LengthPolicy
 from speechllm_plugin.datasets.measured import measure
@@ -103,6 +104,9 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         self._tell_left_out()
         if not self._utterances:
             raise UserError(f"found no usable clip among {len(utterances)}, for instance {self._first_skipped()}")
+        self._changes: Changes | None = None
+        if options.shuffle_seed is not None:
+            self._changes = Changes(options.augmentation, options.max_seconds, self._utterances, self._seconds)
         self._quotas = options.mixture.quotas({split: len(own) for split, own in self._by_split.items()})
         self._epoch = 0
         self._position = 0
@@ -133,7 +137,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
 
     @property
     def _all_seconds(self) -> float:
-        return sum(memoryview(self._seconds))
+        return float(sum(memoryview(self._seconds)))  # type: ignore[arg-type]
 
     @property
     def padding(self) -> float:
@@ -227,10 +231,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
     def _sizes(self) -> Sizes:
         """Of the epoch's draws."""
         draws, count = self._draws, self._options.positions
-        seconds = self._seconds[draws.indices]
-        if self._options.augmentation.probability > 0 and self._options.shuffle_seed is not None:
-            pairs = zip(draws.indices.tolist(), draws.turns.tolist(), strict=True)
-            seconds = seconds + [self._added_seconds(*pair) for pair in pairs]
+        seconds = self._seconds[draws.indices] if self._changes is None else self._changes.seconds(draws)
         if count is None:
             return Sizes(seconds)
         return Sizes(seconds, list(map(count, *self._text_positions[:, draws.indices].tolist(), seconds.tolist())))
@@ -266,7 +267,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             "batches_per_step": self._options.num_accumulate * self._world_size,
             # What earlier versions did has no key, so that their checkpoints are resumed.
             **({"batching": self._options.batching} if self._options.batching != "bucketed_steps" else {}),
-            **({"augmentation": asdict(augmentation)} if augmentation.probability > 0 else {}),
+            **({"augmentation": augmentation.named()} if augmentation.named() else {}),
             **({"max_batch_positions": limits.max_positions} if limits.max_positions is not None else {}),
             **({"mixture": asdict(mixture)} if mixture.by != "size" else {}),
             "rows": self._row_digests,
@@ -318,38 +319,25 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             return None
         try:
             source = utterance.source()
-            changes = self._changes(utterance.row.id, float(self._seconds[index]), turn)
+            changes = None if self._changes is None else self._changes.of(utterance, index, turn)
             policy = self._policy
             cut = policy.samples(duration(source)) if policy.too_long == "cut" else None
             changed = [f"cut {cut}"] if cut is not None else []
             key = " ".join([audio_key(source), *changed, *([] if changes is None else [changes.key])])
             features = self._cache.get(key) if self._cache is not None else None
             if features is not None:
-                return self._clip(utterance, index, changes, key, policy.used(duration(source)), features=features)
+                seconds = policy.used(duration(source))
+                return self._clip(utterance, index, turn, changes, key, seconds, features=features)
             samples = read_audio(source, check=policy.used)
             # Again: what a container states may be an estimate.
             samples = samples[: policy.samples(len(samples) / SAMPLE_RATE)]
             seconds = len(samples) / SAMPLE_RATE
             if changes is not None:
                 samples = augment(samples, changes)
-            return self._clip(utterance, index, changes, key, seconds, waveform=torch.from_numpy(samples))
+            return self._clip(utterance, index, turn, changes, key, seconds, waveform=torch.from_numpy(samples))
         except AudioError as error:
             self._refuse(utterance, error)
             return None
-
-    def _changes(self, identity: str, seconds: float, turn: int) -> Augmentation | None:
-        """What is done to a clip of this id and length in this turn."""
-        options = self._options
-        if options.augmentation.probability == 0 or options.shuffle_seed is None:
-            return None
-        room = float("inf") if options.max_seconds is None else options.max_seconds - seconds
-        key = f"{options.augmentation.seed}:{identity}:{turn % options.augmentation.variants}"
-        # A margin for a manifest's durations, which are up to a frame of 10 ms too short.
-        return draw(options.augmentation, key, room - 0.01)
-
-    def _added_seconds(self, index: int, turn: int) -> float:
-        changes = self._changes(self._utterances[index].row.id, float(self._seconds[index]), turn)
-        return 0.0 if changes is None else changes.added_seconds
 
     def _refuse(self, utterance: Utterance, error: UserError) -> None:
         if isinstance(error, LeftOut):
@@ -371,6 +359,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         self,
         utterance: Utterance,
         index: int,
+        turn: int,
         changes: Augmentation | None,
         key: str,
         seconds: float,
@@ -380,6 +369,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
     ) -> Clip:
         """:param seconds: of the audio as it is in its file."""
         row, source_lang, target_lang = utterance.row, utterance.source_lang, utterance.target_lang
+        masks = None if self._changes is None else self._changes.masks(row.id, turn)
         return Clip(
             id=row.id,
             row=index,
@@ -392,7 +382,8 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             draw=row.id,
             audio=row.audio,
             audio_key=key,
-            seconds=seconds if changes is None else seconds + changes.added_seconds,
+            seconds=seconds if changes is None else changes.seconds(seconds),
             waveform=waveform,
             features=features,
+            masks=masks,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import soundfile
 import torch
 
 from speechllm_plugin.datasets.augmentation import SAMPLE_RATE, Augmentation, AugmentationConfig, augment, draw
+from speechllm_plugin.datasets.feature_masks import FeatureMasks, mask_features
 from speechllm_plugin.datasets.manifest import ManifestRow, write_manifest
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
@@ -122,6 +124,10 @@ def test_silence_alone_stays_silence() -> None:
     ({"silence_seconds": float("nan")}, "silence_seconds: found nan, expected between 0 and 60"),
     ({"noise_db": (50.0, 20.0)}, "noise_db: found (50.0, 20.0), expected two rising numbers"),
     ({"variants": 0}, "variants: found 0, expected at least 1"),
+    ({"speed": [1.0, 3.0]}, "speed: found [1.0, 3.0], expected numbers from 0.5 to 2"),
+    ({"time_masks": -1}, "time_masks: found -1, expected 0 or more"),
+    ({"time_mask_share": 0.0}, "time_mask_share: found 0.0, expected above 0 and at most 1"),
+    ({"time_mask_seconds": float("nan")}, "time_mask_seconds: found nan, expected a number above 0"),
 ])  # fmt: skip
 def test_settings_out_of_range_are_named(values: dict[str, object], message: str) -> None:
     (problem,) = AugmentationConfig(**values).problems()  # type: ignore[arg-type]
@@ -206,3 +212,103 @@ def test_a_plan_counts_the_added_silence(manifest: Path) -> None:
         lengths = [len(waveform) / SAMPLE_RATE for waveform in batch.waveforms if waveform is not None]
         assert len(lengths) == 1 or max(lengths) * len(lengths) <= 12.0
     assert max(max(batch.seconds) for batch in batches) > 3
+
+
+THREE_SPEEDS = AugmentationConfig(speed=[0.9, 1.0, 1.1], variants=3)
+
+
+def test_each_speed_of_each_clip_once_in_as_many_epochs(manifest: Path) -> None:
+    reader = reader_of(manifest, THREE_SPEEDS)
+    plain = waveforms(reader_of(manifest, AugmentationConfig()))
+    epochs = [waveforms(reader) for _ in range(4)]
+    assert same(epochs[0], epochs[3]) and same(waveforms(reader_of(manifest, THREE_SPEEDS, seed=6)), epochs[0])
+    for identity, samples in plain.items():
+        sizes = sorted(len(heard[identity]) for heard in epochs[:3])
+        assert sizes == [round(len(samples) / 1.1), len(samples), round(len(samples) / 0.9)]
+    assert len({tuple(len(heard[identity]) / len(plain[identity]) for heard in epochs) for identity in plain}) > 1
+    assert same(waveforms(reader_of(manifest, THREE_SPEEDS, seed=None)), plain)
+
+
+def test_a_faster_clip_is_higher(speech: np.ndarray) -> None:
+    tone = speech[1600:17600]
+    fast = augment(tone, Augmentation(speed=1.1))
+    assert len(fast) == round(len(tone) / 1.1)
+    assert band(fast, 1090, 1110) > 0.99 * band(fast, 0, 8000)
+    assert level(fast) == pytest.approx(level(tone), abs=0.1)
+
+
+def test_a_plan_counts_the_speed_and_no_clip_outgrows_the_encoder(manifest: Path) -> None:
+    """The clips last 0.5 to 1.0 s; the longest two would be too long if they were slower."""
+    utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(manifest)})).read("all")
+    options = ReadOptions(
+        limits=BatchLimits(6, 2.0), shuffle_seed=1, max_seconds=1.02, augmentation=AugmentationConfig(speed=[0.9])
+    )
+    batches = [batch for step in SpeechTextReader(utterances, options) for batch in step]
+    seconds = {clip.id: clip.seconds for batch in batches for clip in batch}
+    for batch in batches:
+        for clip in batch:
+            assert clip.waveform is not None and len(clip.waveform) == round(clip.seconds * SAMPLE_RATE)
+        assert len(batch) == 1 or max(batch.seconds) * len(batch) <= 2.0
+    expected = [0.5 / 0.9, 0.6 / 0.9, 0.7 / 0.9, 0.8 / 0.9, 0.9 / 0.9, 1.0]
+    assert [seconds[str(i)] for i in range(6)] == pytest.approx(expected)
+
+
+def test_earlier_checkpoints_and_features_are_found() -> None:
+    """What has been added since has no key where it does nothing."""
+    assert AugmentationConfig().named() == {}
+    assert set(AugmentationConfig(probability=0.5).named()) == {
+        "probability", "silence_seconds", "noise_db", "gain_db", "telephone", "variants", "seed"
+    }
+    assert AugmentationConfig(time_masks=2).named()["time_masks"] == 2
+    assert "speed" not in Augmentation(front=1.0).key and '"speed": 1.1' in Augmentation(speed=1.1).key
+
+
+def masks_of(**values: Any) -> FeatureMasks:
+    masks = AugmentationConfig(**values).masks("clip", 0)
+    assert masks is not None
+    return masks
+
+
+def test_gaps_in_features_alone_and_in_a_batch() -> None:
+    features = torch.randn(3, 200, 40, generator=torch.Generator().manual_seed(0)) + 5
+    lengths = torch.tensor([200, 120, 60])
+    features *= torch.arange(200)[None, :, None] < lengths[:, None, None]
+    config = AugmentationConfig(time_masks=2, channel_masks=1)
+    drawn = [config.masks(f"clip {row}", 0) for row in range(2)]
+    masked = mask_features(features, lengths, [*drawn, None], frame_rate=50.0)
+    assert torch.equal(masked[2], features[2])
+    for row in range(2):
+        length = int(lengths[row])
+        alone = mask_features(features[row : row + 1, :length], lengths[row : row + 1], [drawn[row]], frame_rate=50.0)
+        torch.testing.assert_close(masked[row, :length], alone[0])
+        assert not masked[row, length:].any()
+        is_gap = masked[row, :length] != features[row, :length]
+        times, channels = is_gap.all(dim=1), is_gap.all(dim=0)
+        assert 0 < times.sum() <= 2 * min(50, length * 0.2) and channels.sum() <= 4
+        assert torch.equal(is_gap, times[:, None] | channels[None, :])
+        torch.testing.assert_close(masked[row, :length][times], features[row, :length].mean(0).expand(times.sum(), -1))
+    assert config.masks("clip 0", 0) == drawn[0]
+    others = [config.masks("clip 0", 1), config.masks("clip 1", 0), AugmentationConfig(time_masks=2).masks("clip 0", 0)]
+    places = [one.places(200, 40, 50.0) for one in [drawn[0], *others] if one is not None]
+    assert len({str(place) for place in places}) == 4
+
+
+def test_gaps_are_as_wide_as_they_may_be() -> None:
+    """Frames of 20 ms: a second is 50 of them, and a fifth of 100 is 20."""
+    drawn = [masks_of(time_masks=1, channel_masks=1, seed=seed).places(1000, 40, 50.0) for seed in range(300)]
+    assert max(len(time[0]) for time, _ in drawn) == 50 and min(len(time[0]) for time, _ in drawn) == 0
+    assert max(len(channels[0]) for _, channels in drawn) == 4
+    assert max(time[0].stop for time, _ in drawn) > 990 and min(time[0].start for time, _ in drawn) < 10
+    short = [masks_of(time_masks=1, seed=seed).places(100, 40, 50.0)[0][0] for seed in range(300)]
+    assert max(map(len, short)) == 20
+
+
+def test_only_training_clips_have_gaps_and_each_epoch_has_others(manifest: Path) -> None:
+    config = AugmentationConfig(time_masks=1)
+    assert all(clip.masks is None for step in reader_of(manifest, config, seed=None) for b in step for clip in b)
+    reader = reader_of(manifest, config)
+    seeds = []
+    for _ in range(2):
+        seeds += [clip.masks.seed for step in reader for b in step for clip in b if clip.masks is not None]
+        reader.reset()
+    assert len(set(seeds)) == 12

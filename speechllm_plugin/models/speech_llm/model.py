@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from speechllm_plugin.adapters.api import Adapter, AdapterOutput, stack_outputs
 from speechllm_plugin.alignment import TimedText, check_timestamps, time_texts
 from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.feature_masks import mask_features
 from speechllm_plugin.datasets.files import Audio, batch_of_files
 from speechllm_plugin.encoders.apart import encode_apart
 from speechllm_plugin.encoders.api import SpeechEncoder, too_long
@@ -346,9 +347,13 @@ class SpeechLlm(nn.Module):
         return batch
 
     def encode(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
-        """Encoder features `[B, T, C]` with lengths, from the cache where it has them."""
+        """Encoder features `[B, T, C]` with lengths, from the cache where it has them; masked as the clips say."""
+        features, lengths = self._unmasked(batch)
+        return mask_features(features, lengths, [clip.masks for clip in batch], self.encoder.frame_rate), lengths
+
+    def _unmasked(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
         if self.feature_cache is None:
-            waveforms = [_waveform(batch, i) for i in range(len(batch))]
+            waveforms = [batch.waveform(i) for i in range(len(batch))]
             padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
             lengths = torch.tensor([len(waveform) for waveform in waveforms], device=padded.device)
             features, lengths = self.encoder(padded, lengths)
@@ -363,7 +368,7 @@ class SpeechLlm(nn.Module):
         """Encodes the clips that the cache lacks each on its own, so that what is stored never depends on a batch."""
         rows = list(batch.features)
         if missing := [i for i, features in enumerate(rows) if features is None]:
-            encoded = encode_apart(self.encoder, [_waveform(batch, i) for i in missing])
+            encoded = encode_apart(self.encoder, [batch.waveform(i) for i in missing])
             for i, features in zip(missing, encoded, strict=True):
                 rows[i] = cache.put(batch.clips[i].audio_key, features)
         return [features.float() for features in rows if features is not None]
@@ -387,10 +392,3 @@ def check_duration(name: str, seconds: float, encoder: SpeechEncoder) -> None:
     """Refuses what the encoder would have to cut: nothing is ever truncated in silence."""
     if encoder.max_seconds is not None and seconds > encoder.max_seconds:
         raise UserError(f"{name}: {too_long(seconds, encoder.max_seconds)}")
-
-
-def _waveform(batch: SpeechTextBatch, index: int) -> Tensor:
-    waveform = batch.waveforms[index]
-    if waveform is None:
-        raise ValueError(f"{batch.ids[index]}: the batch holds cached features, but the model has no cache")
-    return waveform

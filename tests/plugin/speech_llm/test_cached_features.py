@@ -9,6 +9,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
@@ -105,3 +106,28 @@ def test_cached_features_without_a_cache_are_refused(
     model.feature_cache = None
     with pytest.raises(ValueError, match="the batch holds cached features, but the model has no cache"):
         model.encode(batches_of(tiny_manifest / "dev.tsv", cache=cache)[0])
+
+
+def test_gaps_are_put_into_features_whatever_they_come_from(
+    model: SpeechLlm, tiny_manifest: Path, tmp_path: Path
+) -> None:
+    """What is kept has none, and a batch is masked as its clips alone."""
+    config = AugmentationConfig(time_masks=2, channel_masks=1)
+    manifest = tiny_manifest / "train.tsv"
+
+    def masked(batch: SpeechTextBatch, turn: int) -> list[Tensor]:
+        for clip in batch:
+            clip.masks = config.masks(clip.id, turn)
+        return features_of(model, batch)
+
+    (whole,) = batches_of(manifest)
+    plain = features_of(model, whole)
+    first, other = masked(whole, 0), masked(whole, 1)
+    assert not any(map(torch.equal, plain, first)) and not all(map(torch.equal, first, other))
+    cache = model.feature_cache = cache_of(model, tmp_path)
+    masked(batches_of(manifest, cache=cache)[0], 1)
+    (cached,) = batches_of(manifest, cache=cache)
+    assert None not in cached.features
+    for row, (again, features) in enumerate(zip(masked(cached, 0), first, strict=True)):
+        torch.testing.assert_close(again, features, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(features_of(model, cached.row(row))[0], features, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,70 @@
+"""SpecAugment (arXiv 1904.08779) on what the speech encoder gives, in place of the spectrogram that it takes.
+
+A frozen encoder hears the whole clip, and the adapter gets its vectors with gaps: any encoder will do, and features
+from a cache are masked anew each time. A gap holds the clip's mean, as zeros in the paper's normalised spectrograms do.
+There is no time warping, which the paper finds to help least (section 5).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMasks:
+    """Of one clip."""
+
+    time: int
+    """Number of gaps in time."""
+    time_seconds: float
+    """The most that each lasts."""
+    time_share: float
+    """The most that each is of its clip."""
+    channels: int
+    """Number of runs of channels that are masked."""
+    channel_share: float
+    """The most that each is of all channels."""
+    seed: str
+    """Equal seeds of clips of equal lengths give equal masks."""
+
+    def places(self, frames: int, channels: int, frame_rate: float) -> tuple[list[range], list[range]]:
+        """Which frames and which channels are masked."""
+        generator = random.Random(self.seed)
+        widest = min(round(self.time_seconds * frame_rate), int(self.time_share * frames))
+        time = [_run(generator, frames, widest) for _ in range(self.time)]
+        return time, [_run(generator, channels, int(self.channel_share * channels)) for _ in range(self.channels)]
+
+
+def mask_features(
+    features: Tensor, lengths: Tensor, masks: Sequence[FeatureMasks | None], frame_rate: float
+) -> Tensor:
+    """
+    :param features: `[B, T, C]`, zeros beyond each length.
+    :param lengths: `[B]`.
+    :param masks: of each clip; None = it stays as it is.
+    :param frame_rate: of the features, in Hz.
+    """
+    if not any(masks):
+        return features
+    masked = torch.zeros(features.shape, dtype=torch.bool)
+    for row, (length, drawn) in enumerate(zip(lengths.tolist(), masks, strict=True)):
+        if drawn is None:
+            continue
+        time, channels = drawn.places(length, features.size(2), frame_rate)
+        for run in time:
+            masked[row, run.start : run.stop] = True
+        for run in channels:
+            masked[row, :length, run.start : run.stop] = True
+    means = features.sum(dim=1, keepdim=True) / lengths[:, None, None]  # (B, 1, C)
+    return torch.where(masked.to(features.device), means.to(features.dtype), features)
+
+
+def _run(generator: random.Random, size: int, widest: int) -> range:
+    width = generator.randint(0, widest)
+    start = generator.randint(0, size - width)
+    return range(start, start + width)
