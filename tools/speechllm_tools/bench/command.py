@@ -31,6 +31,7 @@ _BATCH_SIZE = "whether texts depend on the batch, in bfloat16 and float32, and w
 _STEP = "a training step beside transformers' Voxtral, Qwen2-Audio and Granite Speech of equal widths"
 _DECODE = "decoding beside the same classes"
 _AUDIO = "how fast sound is read, and in how much memory, beside soundfile and PyAV alone"
+_DATA = "the reader's speed, its padding, and the first batch of a large manifest, beside a plain loop and lhotse"
 _WHISPER_PADDING = "vectors, time and WER with and without Whisper's padding, on the demo's clips"
 
 
@@ -63,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     audio.add_argument("--only", nargs="+", metavar="FILE", help="only these rows of the table, e.g. wav mp3")
     audio.add_argument("--output", type=Path, metavar="FILE", help="write the page here, too")
     audio.set_defaults(measure=_run_audio)
+    data = benchmarks.add_parser("data", help=_DATA, description=_DATA)
+    data.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="of the large manifest (default: 10^6)")
+    data.add_argument("--clips", type=int, default=300, metavar="N", help="that are read (default: 300)")
+    data.add_argument("--repeats", type=int, default=3, metavar="N", help="the fastest of N counts (default: 3)")
+    data.add_argument("--root", type=Path, metavar="DIR", help="for files: one a row (default: the system's)")
+    data.add_argument("--output", type=Path, metavar="FILE", help="write the page here, too")
+    data.set_defaults(measure=_run_data)
     for name, summary in (("step", _STEP), ("decode", _DECODE)):
         speed = benchmarks.add_parser(name, help=summary, description=summary)
         _add_step_arguments(speed)
@@ -185,6 +193,12 @@ def _run_audio(options: argparse.Namespace, device: str) -> int:
     from speechllm_tools.bench.audio import run as run_audio
 
     return run_audio(options, report=_report)
+
+
+def _run_data(options: argparse.Namespace, device: str) -> int:
+    from speechllm_tools.bench.data import run as run_data
+
+    return run_data(options, report=_report)
 
 
 def _run_step(options: argparse.Namespace, device: str) -> int:
