@@ -48,6 +48,8 @@ DEMO = [
 AUDIO = ["av>=12,<19"]
 # Reads parquet, as Hugging Face's data sets are published in, and draws a manifest's histograms.
 DATA = ["pyarrow>=18,<27", "matplotlib>=3.8"]
+# Reads manifests and sound at s3://, https:// and what else fsspec knows.
+REMOTE = ["fsspec>=2024.2", "s3fs>=2024.2", "aiohttp>=3.9"]
 # Finds the phrases of a list that a first pass heard nearly right.
 BIASING = ["rapidfuzz>=3,<4"]
 BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
@@ -103,10 +105,10 @@ setup(
         "ruamel.yaml>=0.18,<1",
         "typing-extensions>=4.12",
     ],
-    extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "biasing": BIASING, "bench": BENCH,
-                    "lora": LORA, "quantization": QUANTIZATION, "long": LONG, "serve": SERVE, "slurm": SLURM,
-                    "export": EXPORT,
-                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *BIASING, *LORA, *SERVE, *SLURM, *EXPORT,
+    extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "remote": REMOTE, "biasing": BIASING,
+                    "bench": BENCH, "lora": LORA, "quantization": QUANTIZATION, "long": LONG, "serve": SERVE,
+                    "slurm": SLURM, "export": EXPORT,
+                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *REMOTE, *BIASING, *LORA, *SERVE, *SLURM, *EXPORT,
                              "openai>=2,<4"]},
     entry_points={
         "console_scripts": [

@@ -6,9 +6,10 @@ A manifest names sound in one of three forms:
 ``archive.zip:offset:length``  the bytes of a stored (uncompressed) zip entry, itself a file of any format below
 ``path:start:length``         a segment of a longer file, in samples at that file's own rate
 
-A file whose own name looks like one of the last two is taken as the file. What the file is, its bytes tell: wav, flac,
-mp3, ogg (Vorbis, Opus), aiff, au, caf, w64, NIST SPHERE and bare GSM by libsndfile; m4a, mp4, webm, aac, amr, wma, flac
-and Speex in Ogg and others by FFmpeg, where PyAV is installed.
+A file whose own name looks like one of the last two is taken as the file. ``path`` may be a URL of what fsspec knows,
+such as ``s3://bucket/talk.wav``: see :mod:`speechllm_plugin.datasets.remote`. What the file is, its bytes tell: wav,
+flac, mp3, ogg (Vorbis, Opus), aiff, au, caf, w64, NIST SPHERE and bare GSM by libsndfile; m4a, mp4, webm, aac, amr,
+wma, flac and Speex in Ogg and others by FFmpeg, where PyAV is installed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from speechllm_plugin.datasets.remote import Location, RemoteBytes, RemoteError, RemoteFile, is_remote, under
 from speechllm_plugin.datasets.sound.api import Sound, SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.float_sound import LOUDEST
@@ -55,7 +57,7 @@ class AudioSource:
     name: str
     """What the user wrote, for messages."""
 
-    path: Path
+    path: Location
     """The file that holds the bytes."""
 
     kind: Literal["file", "zip", "segment"]
@@ -73,26 +75,47 @@ class AudioSource:
     """Whether floating point numbers in units of integers are divided by their full scale; otherwise an error."""
 
 
-def resolve(audio: str, root: Path, channel: int | None = None, *, scales_floats: bool = True) -> AudioSource:
-    """Find the file behind a manifest's ``audio`` field. Looks at names and sizes only, opens nothing.
+def resolve(audio: str, root: Location, channel: int | None = None, *, scales_floats: bool = True) -> AudioSource:
+    """Find the file behind a manifest's ``audio`` field. Looks at names and sizes only, opens nothing; a file that is
+    elsewhere is looked for when it is read.
 
     :param root: folder that relative paths start from.
     :param channel: see :class:`AudioSource`; whether the file has it shows when it is read.
     :param scales_floats: see :class:`AudioSource`.
     :raises AudioError: there is no such file, it is no regular file, or a range is empty or beyond an archive's end.
     """
+    if isinstance(root, RemoteFile) or is_remote(audio):
+        return _resolve_remote(audio, root, channel, scales_floats)
     whole = root / audio
     if _stat(whole) is None and (match := _RANGE.fullmatch(audio)):
-        path, start, length = root / match["path"], int(match["start"]), int(match["length"])
-        status = _check_file(audio, path)
-        if length == 0:
-            raise AudioError(f"{audio}: found a range of length 0, expected at least 1")
-        is_zip = path.suffix.lower() == ".zip"
-        if is_zip:
-            _check_range(audio, start, length, status.st_size)
-        return AudioSource(audio, path, "zip" if is_zip else "segment", start, length, channel, scales_floats)
+        path = root / match["path"]
+        size, _ = _check_file(audio, path)
+        source = _range_of(audio, path, match, channel, scales_floats)
+        if source.kind == "zip":
+            _check_range(source, size)
+        return source
     _check_file(audio, whole)
     return AudioSource(audio, whole, "file", 0, None, channel, scales_floats)
+
+
+def _resolve_remote(audio: str, root: Location, channel: int | None, scales_floats: bool) -> AudioSource:
+    match = _RANGE.fullmatch(audio)
+    path = under(root, match["path"] if match else audio)
+    if isinstance(path, Path):
+        return resolve(audio, Path(), channel, scales_floats=scales_floats)
+    if match:
+        return _range_of(audio, path, match, channel, scales_floats)
+    return AudioSource(audio, path, "file", 0, None, channel, scales_floats)
+
+
+def _range_of(
+    audio: str, path: Location, match: re.Match[str], channel: int | None, scales_floats: bool
+) -> AudioSource:
+    start, length = int(match["start"]), int(match["length"])
+    if length == 0:
+        raise AudioError(f"{audio}: found a range of length 0, expected at least 1")
+    kind: Literal["zip", "segment"] = "zip" if path.suffix.lower() == ".zip" else "segment"
+    return AudioSource(audio, path, kind, start, length, channel, scales_floats)
 
 
 def read_audio(source: AudioSource, check: Callable[[float], object] | None = None) -> npt.NDArray[np.float32]:
@@ -118,12 +141,7 @@ def stream_audio(
     with _open(source) as (sound, start, length):
         if check is not None:
             check(length / sound.rate)
-        try:
-            yield from _decode(source, sound, start, length)
-        except SoundError as error:
-            raise AudioError(f"{source.name}: {error}") from None
-        except OSError as error:
-            raise _unreadable(source, error) from None
+        yield from _decode(source, sound, start, length)
 
 
 def duration(source: AudioSource) -> float:
@@ -149,43 +167,63 @@ def audio_key(source: AudioSource) -> str:
 
     :raises AudioError: the file is gone.
     """
-    status = _check_file(source.name, source.path)
-    path = os.path.abspath(source.path)
-    parts = [path, status.st_size, status.st_mtime_ns, source.kind, source.start, source.length]
+    size, stamp = _check_file(source.name, source.path)
+    path = source.path.url if isinstance(source.path, RemoteFile) else os.path.abspath(source.path)
+    parts = [path, size, stamp, source.kind, source.start, source.length]
     return json.dumps(parts if source.channel is None else [*parts, source.channel])
 
 
 @contextmanager
 def _open(source: AudioSource) -> Iterator[tuple[Sound, int, int]]:
-    """Yields the opened file, the first sample asked for and how many."""
-    status = _check_file(source.name, source.path)
+    """Yields the opened file, the first sample asked for and how many.
+
+    :raises AudioError: for what is wrong with the sound, here and in what is done with it.
+    """
+    size, stamp = _check_file(source.name, source.path)
+    if source.kind == "zip":
+        _check_range(source, size)
+    sound: Sound | None = None
+    with _bytes(source, size) as data:
+        try:
+            sound = open_sound(data, source.name, f"{source.path} {size} {stamp}", scales_floats=source.scales_floats)
+            yield sound, *_range(source, sound)
+        except SoundError as error:
+            # libsndfile passes no errors on: to it the file ends there.
+            failed = data.failure if isinstance(data, RemoteBytes) else None
+            raise AudioError(f"{source.name}: {error}") if failed is None else _unreadable(source, failed) from None
+        except OSError as error:
+            raise _unreadable(source, error) from None
+        finally:
+            if sound is not None:
+                sound.close()
+
+
+@contextmanager
+def _bytes(source: AudioSource, size: int) -> Iterator[ByteRange]:
+    """Of a file, or of an entry of an archive."""
+    start, stop = 0, size
+    if source.kind == "zip":
+        assert source.length is not None
+        start, stop = source.start, source.start + source.length
+    if isinstance(source.path, RemoteFile):
+        try:
+            data = RemoteBytes.of(source.path, start, stop)
+        except OSError as error:
+            raise _unreadable(source, error) from None
+        yield data
+        return
     try:
         descriptor = os.open(source.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except OSError as error:
         raise _unreadable(source, error) from None
-    sound: Sound | None = None
     try:
-        data = ByteRange(descriptor, 0, status.st_size)
-        if source.kind == "zip":
-            assert source.length is not None
-            _check_range(source.name, source.start, source.length, status.st_size)
-            data = data.part(source.start, source.start + source.length)
-        try:
-            key = f"{source.path} {status.st_size} {status.st_mtime_ns}"
-            sound = open_sound(data, source.name, key, scales_floats=source.scales_floats)
-        except SoundError as error:
-            raise AudioError(f"{source.name}: {error}") from None
-        except OSError as error:
-            raise _unreadable(source, error) from None
-        yield sound, *_range(source, sound)
+        yield ByteRange(descriptor, start, stop)
     finally:
-        if sound is not None:
-            sound.close()
         os.close(descriptor)
 
 
 def _unreadable(source: AudioSource, error: OSError) -> AudioError:
-    return AudioError(f"{source.name}: cannot be read ({error.strerror}), expected a readable file")
+    return AudioError(f"{source.name}: cannot be read ({error.strerror or error}), expected a readable file")
 
 
 def _range(source: AudioSource, sound: Sound) -> tuple[int, int]:
@@ -265,16 +303,35 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _check_file(name: str, path: Path) -> os.stat_result:
+def _check_file(name: str, path: Location) -> tuple[int, int | str]:
+    """Size of a file in bytes, and what changes with it."""
+    if isinstance(path, RemoteFile):
+        return _check_remote(name, path)
     status = _stat(path)
     if status is None:
         raise AudioError(f"{name}: found no such file at {path}, expected an audio file")
     if not stat.S_ISREG(status.st_mode):
         found = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
         raise AudioError(f"{name}: found {found}, expected an audio file")
-    return status
+    return status.st_size, status.st_mtime_ns
 
 
-def _check_range(name: str, start: int, length: int, size: int) -> None:
-    if start + length > size:
-        raise AudioError(f"{name}: found an archive of {size} bytes, expected at least {start + length}")
+def _check_remote(name: str, file: RemoteFile) -> tuple[int, str]:
+    try:
+        status = file.status()
+    except RemoteError as error:
+        raise AudioError(f"{name}: {file} cannot be read ({error}), expected a readable file") from None
+    if status is None:
+        raise AudioError(f"{name}: found no such file at {file}, expected an audio file")
+    if not status.is_file:
+        raise AudioError(f"{name}: found a directory, expected an audio file")
+    return status.size, status.stamp
+
+
+def _check_range(source: AudioSource, size: int) -> None:
+    """Of an entry of an archive."""
+    assert source.length is not None
+    if source.start + source.length > size:
+        raise AudioError(
+            f"{source.name}: found an archive of {size} bytes, expected at least {source.start + source.length}"
+        )

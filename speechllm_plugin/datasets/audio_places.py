@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from speechllm_plugin.datasets.audio import AudioError, AudioSource
 from speechllm_plugin.datasets.columns.fields import Bytes, Hashes, Places, hashes, joined, numbers
+from speechllm_plugin.datasets.remote import Location, RemoteFile, under
 
 _LISTED = 16
 """Rows of a folder from which on it is listed: a system call for each of them costs more."""
@@ -75,7 +76,7 @@ def _ranges(data: Bytes, begins: Places, ends: Places) -> tuple[Places, Places]:
     return stop, np.where(is_range, first, ends)
 
 
-def unseen(places: AudioPlaces, root: Path, source_of: Callable[[int], AudioSource]) -> Places:
+def unseen(places: AudioPlaces, root: Location, source_of: Callable[[int], AudioSource]) -> Places:
     """
     :param source_of: finds the file of a row by itself.
     :returns: rows whose file was not found to be there by lists of folders, or whose range may be beyond its end: they
@@ -87,8 +88,12 @@ def unseen(places: AudioPlaces, root: Path, source_of: Callable[[int], AudioSour
         if len(rows) < _LISTED:
             continue
         whole, parts = rows[places.stop[rows] == 0], rows[places.stop[rows] > 0]
+        folder = under(root, places.folders[places.folder[rows[0]]])
+        if isinstance(folder, RemoteFile):
+            # They are looked for when they are read: each is a request.
+            is_open[rows] = places.stop[rows] < 0
+            continue
         if len(whole):
-            folder = root / places.folders[places.folder[rows[0]]]
             is_open[whole] = ~np.isin(places.name[whole], _files_in(folder, most=8 * len(whole) + 64))
         for file_rows in _by_file(places, parts):
             is_open[file_rows] = places.stop[file_rows] > _length(source_of, int(file_rows[0]))
@@ -123,6 +128,6 @@ def _length(source_of: Callable[[int], AudioSource], row: int) -> int:
         source = source_of(row)
         if source.kind == "segment":
             return _ANY
-        return source.path.stat().st_size if source.kind == "zip" else 0
+        return source.path.stat().st_size if source.kind == "zip" and isinstance(source.path, Path) else 0
     except (AudioError, OSError):
         return 0

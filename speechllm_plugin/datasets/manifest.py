@@ -26,6 +26,7 @@ from speechllm_plugin.datasets.manifest_check import ManifestCheck
 from speechllm_plugin.datasets.manifest_index import Manifest
 from speechllm_plugin.datasets.manifest_row import ManifestRow, Rules, frames_of, seconds_of
 from speechllm_plugin.datasets.quoting import Quoting
+from speechllm_plugin.datasets.remote import Location, location
 from speechllm_plugin.datasets.text_cleaning import CleanText
 from speechllm_plugin.datasets.tsv import open_table, write_table
 from speechllm_plugin.errors import UserError
@@ -35,7 +36,7 @@ __all__ = ["Manifest", "ManifestRow", "frames_of", "open_manifest", "read_manife
 
 
 def open_manifest(
-    path: Path | str,
+    path: Location | str,
     *,
     require_text: bool = True,
     empty_text: bool = False,
@@ -59,7 +60,7 @@ def open_manifest(
     :param clean_text: what is taken out of the texts beside words, see ``text_cleaning``; a warning tells what stays.
     :raises UserError: with file, line and column, what was found and what was expected.
     """
-    path = Path(path)
+    path = location(path) if isinstance(path, str) else path
     rules = Rules(
         require_text=require_text, empty_text=empty_text, n_frames_unit=n_frames_unit, clean_text=clean_text
     )
@@ -83,7 +84,7 @@ def open_manifest(
     return checks[0].manifest(table)
 
 
-def read_manifest(path: Path | str, **options: Any) -> list[ManifestRow]:
+def read_manifest(path: Location | str, **options: Any) -> list[ManifestRow]:
     """All rows of a manifest at once.
 
     :param options: of :func:`open_manifest`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from speechllm_plugin.datasets.columns.table import Block, Table
 from speechllm_plugin.datasets.manifest_index import Codes, Kind, Manifest, ManifestColumns
 from speechllm_plugin.datasets.manifest_row import SAMPLE_RATE, STEP_US, TEXTS, WINDOW_US, Rules, read_row
 from speechllm_plugin.datasets.quoting import Quoting, quotes
+from speechllm_plugin.datasets.remote import Location
 from speechllm_plugin.datasets.text_cleaning import Marks, clean, signs
 from speechllm_plugin.tasks.row_prompt import COLUMNS, NOTHING
 
@@ -33,7 +33,7 @@ _MOST_FRAMES = 1 << 50
 class ManifestCheck:
     """Gets a manifest's rows block by block."""
 
-    def __init__(self, path: Path, names: Sequence[str], rules: Rules, quoting: Quoting) -> None:
+    def __init__(self, path: Location, names: Sequence[str], rules: Rules, quoting: Quoting) -> None:
         self._path, self._names, self._rules, self._quoting = path, list(names), rules, quoting
         self._marks, self._kinds, self._audio = Marks(), _Kinds(), PlaceCollector()
         self._suspects: list[Places] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import overload
 
 import numpy as np
@@ -14,6 +13,7 @@ from speechllm_plugin.datasets.audio_places import AudioPlaces
 from speechllm_plugin.datasets.columns.fields import Flags, Hashes, Places
 from speechllm_plugin.datasets.columns.table import Table
 from speechllm_plugin.datasets.manifest_row import ManifestRow, Rules, read_row
+from speechllm_plugin.datasets.remote import Location
 
 Codes = npt.NDArray[np.int32]
 
@@ -54,7 +54,7 @@ class ManifestColumns:
 class Manifest(Sequence[ManifestRow]):
     """All rows have been checked."""
 
-    def __init__(self, path: Path, table: Table, rules: Rules, columns: ManifestColumns) -> None:
+    def __init__(self, path: Location, table: Table, rules: Rules, columns: ManifestColumns) -> None:
         self.path, self.columns = path, columns
         self._table, self._rules = table, rules
 

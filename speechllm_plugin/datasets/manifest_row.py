@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from speechllm_plugin.datasets.records import Record
+from speechllm_plugin.datasets.remote import Location
 from speechllm_plugin.datasets.text_cleaning import CleanText, clean
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.tasks.api import task_named
@@ -94,7 +94,7 @@ def seconds_of(n_frames: int | npt.NDArray[np.int64]) -> float | npt.NDArray[np.
     return (WINDOW_US + (n_frames - 1) * STEP_US) / 1e6
 
 
-def read_row(path: Path, record: Record, rules: Rules, same_id: int | None = None) -> ManifestRow:
+def read_row(path: Location, record: Record, rules: Rules, same_id: int | None = None) -> ManifestRow:
     """
     :param same_id: the line of an earlier row that has its id, too.
     :raises UserError: with file, line and column, what was found and what was expected.
@@ -126,7 +126,7 @@ def read_row(path: Path, record: Record, rules: Rules, same_id: int | None = Non
     )
 
 
-def _cleaned(path: Path, record: Record, mode: CleanText) -> dict[str, str]:
+def _cleaned(path: Location, record: Record, mode: CleanText) -> dict[str, str]:
     fields = dict(record.fields)
     for name in TEXTS:
         if text := fields.get(name, ""):
@@ -136,17 +136,17 @@ def _cleaned(path: Path, record: Record, mode: CleanText) -> dict[str, str]:
     return fields
 
 
-def _read_n_frames(path: Path, record: Record, unit: Literal["frames", "samples"]) -> int | None:
+def _read_n_frames(path: Location, record: Record, unit: Literal["frames", "samples"]) -> int | None:
     count = _read_count(path, record, "n_frames", "a positive integer")
     return count if count is None or unit == "frames" else frames_of(count / SAMPLE_RATE)
 
 
-def _read_task(path: Path, record: Record) -> str:
+def _read_task(path: Location, record: Record) -> str:
     stated = record.fields.get("task", "").strip()
     return task_named(stated, f"{path}, line {record.line}, column 'task'").name if stated else ""
 
 
-def _read_count(path: Path, record: Record, column: str, expected: str) -> int | None:
+def _read_count(path: Location, record: Record, column: str, expected: str) -> int | None:
     text = record.fields.get(column, "")
     if not text:
         return None
@@ -156,7 +156,7 @@ def _read_count(path: Path, record: Record, column: str, expected: str) -> int |
     return int(text)
 
 
-def _wrong(path: Path, record: Record, column: str, expected: str) -> UserError:
+def _wrong(path: Location, record: Record, column: str, expected: str) -> UserError:
     return UserError(
         f"{path}, line {record.line}, column {column!r}: found {record.fields[column]!r}, expected {expected}"
     )

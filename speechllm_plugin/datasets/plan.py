@@ -185,7 +185,7 @@ def _random_steps(order: Places, sizes: Sizes, limits: BatchLimits, batches_per_
     """Each step takes the next clips in the order, as many as its batches hold, and sorts them into its batches."""
     # Padding only adds: clips of more seconds, or positions, than this never fit, which saves trying.
     bounds = [
-        (memoryview(np.concatenate([[0.0], np.cumsum(np.minimum(values[order], limit))])), batches_per_step * limit)
+        (_floats(np.concatenate([[0.0], np.cumsum(np.minimum(values[order], limit))])), batches_per_step * limit)
         for values, limit in sizes.limited(limits)
     ]
     start, real = 0, [0.0] * len(bounds)
@@ -202,6 +202,11 @@ def _random_steps(order: Places, sizes: Sizes, limits: BatchLimits, batches_per_
         yield _split(window.batches(clips), batches_per_step)
         real = [total[start + clips] - total[start] for total, _ in bounds]
         start += clips
+
+
+def _floats(values: Values) -> memoryview:
+    """As Python's own, without an object for each."""
+    return memoryview(values)  # type: ignore[arg-type]
 
 
 class _Window:

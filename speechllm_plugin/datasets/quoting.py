@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from speechllm_plugin.datasets.columns.fields import PADDING, Bytes, Places
+from speechllm_plugin.datasets.remote import Location
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Quoted:
         self.line = self.line or line
         self.rows += 1
 
-    def tell(self, path: Path, rows: int) -> None:
+    def tell(self, path: Location, rows: int) -> None:
         if self.rows:
             log.warning(
                 "%s: found %s for a quotation mark in the texts of %d of %d rows, first in line %d; "
@@ -53,7 +53,7 @@ class Quoting:
         if self._doubled is not None and any(map(_is_doubled, texts)):
             self._doubled.count(line)
 
-    def tell(self, path: Path, rows: int) -> None:
+    def tell(self, path: Location, rows: int) -> None:
         for quoted in (self._escaped, self._doubled):
             if quoted is not None:
                 quoted.tell(path, rows)

@@ -7,8 +7,8 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from speechllm_plugin.datasets.remote import Location
 from speechllm_plugin.errors import UserError
 
 BREAKS = re.compile(r"[\t\r\n]")
@@ -37,7 +37,7 @@ def escaped_records(text: str) -> Iterator[tuple[int, list[str]]]:
         line += match[0].count("\n")
 
 
-def quoted_records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+def quoted_records(text: str, path: Location) -> Iterator[tuple[int, list[str]]]:
     """Line and fields of each row, without the quotation marks around them; tabs and line ends become spaces.
 
     :raises UserError: a field is quoted wrongly.
@@ -67,7 +67,7 @@ def check_header(where: str, names: Sequence[str], required: Sequence[str]) -> N
         )
 
 
-def check_record(path: Path, line: int, fields: Sequence[str], names: Sequence[str]) -> None:
+def check_record(path: Location, line: int, fields: Sequence[str], names: Sequence[str]) -> None:
     """:raises UserError: these are not the fields of a row."""
     where = f"{path}, line {line}"
     if list(fields) == [""] and len(names) > 1:

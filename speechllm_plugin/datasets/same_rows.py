@@ -45,7 +45,8 @@ def row_digests(utterances: Utterances, seconds: Seconds, *, of_splits: bool) ->
         for name, value in columns.items():
             # No field holds a line end.
             contents[name].update("".join(f"{value(one)}\n" for one in block).encode())
-    contents["lengths"] = hashlib.sha256("".join(f"{length}\n" for length in memoryview(seconds)).encode())
+    lengths = memoryview(seconds)  # type: ignore[arg-type]
+    contents["lengths"] = hashlib.sha256("".join(f"{length}\n" for length in lengths).encode())
     return {name: content.hexdigest()[:16] for name, content in contents.items()}
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from speechllm_plugin.datasets.manifest import Manifest, open_manifest
+from speechllm_plugin.datasets.remote import Location, location
 from speechllm_plugin.datasets.text_cleaning import CleanText
 from speechllm_plugin.datasets.utterances import Part, Utterances
 from speechllm_plugin.errors import UserError
@@ -21,9 +21,9 @@ SPEECH_TEXT_DATASET = "speech_text"
 @dataclass(kw_only=True)
 class SpeechTextConfig:
     manifests: dict[str, str | list[str]] = field(default_factory=dict)
-    """Split name -> manifest file, or several files that are read as one."""
+    """Split name -> manifest file, or several files that are read as one; or URLs: see `docs/manifests.md`."""
     audio_root: str | None = None
-    """Folder that relative audio paths start from. None = the folder of each manifest."""
+    """Folder, or URL, that relative audio paths start from. None = the folder of each manifest."""
     source_lang: str | None = None
     """Language of the speech, for rows whose manifest has no `src_lang`. None = English, and the log says so."""
     target_lang: str | None = None
@@ -56,7 +56,7 @@ class SpeechTextDataset:
         self._splits: dict[tuple[str, bool], Utterances] = {}
         self._told_language = False
 
-    def manifest_files(self, split: str) -> list[Path]:
+    def manifest_files(self, split: str) -> list[Location]:
         manifests: Mapping[str, str | list[str]] = self.config.manifests
         if split not in manifests:
             known = ", ".join(sorted(manifests)) or "none"
@@ -65,7 +65,7 @@ class SpeechTextDataset:
                 f"--config dataset.config_overrides.manifests.{split}=path/to/{split}.tsv"
             )
         files = manifests[split]
-        return [Path(file) for file in ([files] if isinstance(files, str) else files)]
+        return [location(file) for file in ([files] if isinstance(files, str) else files)]
 
     def read(self, split: str, *, require_text: bool = True) -> Utterances:
         """All utterances of a split, in the order of its manifests, which are checked once.
@@ -95,7 +95,7 @@ class SpeechTextDataset:
             )
         return utterances
 
-    def _part(self, file: Path, split: str, require_text: bool) -> Part:
+    def _part(self, file: Location, split: str, require_text: bool) -> Part:
         config = self.config
         manifest = open_manifest(
             file,
@@ -109,7 +109,7 @@ class SpeechTextDataset:
         self._tell_language(manifest)
         return Part(
             manifest=manifest,
-            root=Path(config.audio_root) if config.audio_root is not None else file.parent,
+            root=location(config.audio_root) if config.audio_root is not None else file.parent,
             split=split,
             source_lang=config.source_lang or "en",
             target_lang=config.target_lang,

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from speechllm_plugin.datasets.columns.fields import PADDING, Bytes, Flags, Places
+from speechllm_plugin.datasets.remote import Location
 
 CleanText = Literal["none", "entities", "marks", "all"]
 
@@ -99,7 +99,7 @@ class Marks:
                 self._counts[kind.name] += 1
                 self._first.setdefault(kind.name, (line, _around(match)))
 
-    def tell(self, path: Path, mode: CleanText) -> None:
+    def tell(self, path: Location, mode: CleanText) -> None:
         """One line a kind, with a count and an example, whether it is taken out or not."""
         for kind in _KINDS:
             if not (count := self._counts[kind.name]):
@@ -146,7 +146,7 @@ def _sign_tables() -> tuple[Flags, Flags, Flags]:
     pairs[0xE1, 0x9A] = pairs[0xE2, 0x80] = pairs[0xE2, 0x81] = pairs[0xE3, 0x80] = pairs[0xEF, 0xBB] = True
     dashes = np.zeros(256, dtype=bool)
     dashes[[*range(0x90, 0x9F), 0xA6]] = True
-    return pairs.any(axis=1), pairs, dashes
+    return np.asarray(pairs.any(axis=1)), pairs, dashes
 
 
 def _find(kind: _Kind, text: str) -> re.Match[str] | None:

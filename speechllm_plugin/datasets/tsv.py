@@ -18,12 +18,13 @@ from speechllm_plugin.datasets.records import (
     escaped_records,
     quoted_records,
 )
+from speechllm_plugin.datasets.remote import Location
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files import write_text_atomically
 
 
 def read_table(
-    path: Path,
+    path: Location,
     *,
     required: Sequence[str],
     columns: Sequence[str] | None = None,
@@ -40,7 +41,7 @@ def read_table(
 
 
 def open_table(
-    path: Path,
+    path: Location,
     *,
     required: Sequence[str],
     columns: Sequence[str] | None = None,
@@ -95,7 +96,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def _plain(
-    records: Iterable[tuple[int, list[str]]], path: Path, columns: Sequence[str] | None, required: Sequence[str]
+    records: Iterable[tuple[int, list[str]]], path: Location, columns: Sequence[str] | None, required: Sequence[str]
 ) -> tuple[list[str], Places, bytes]:
     """:returns: the columns' names, the line that each row begins on, and the rows as a table without quoting."""
     records = iter(records)

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import overload
 
 import numpy as np
@@ -18,6 +17,7 @@ from speechllm_plugin.datasets.audio_places import unseen
 from speechllm_plugin.datasets.columns.fields import Flags, Hashes, Places
 from speechllm_plugin.datasets.manifest_index import Codes, Kind, Manifest
 from speechllm_plugin.datasets.manifest_row import ManifestRow, seconds_of
+from speechllm_plugin.datasets.remote import Location
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.languages import is_translation
 from speechllm_plugin.tasks.api import task_of_row
@@ -31,8 +31,8 @@ class Utterance:
     """A manifest row with what its dataset adds."""
 
     row: ManifestRow
-    manifest: Path
-    root: Path
+    manifest: Location
+    root: Location
     source_lang: str
     target_lang: str
     split: str = ""
@@ -73,7 +73,7 @@ class Part:
     """A manifest as one of those of a split."""
 
     manifest: Manifest
-    root: Path
+    root: Location
     """Folder that relative audio paths start from."""
     split: str
     source_lang: str
@@ -273,7 +273,7 @@ class Utterances(Sequence[Utterance]):
                     return self[other], utterance
         return None
 
-    def _column(self, columns: list) -> np.ndarray:  # type: ignore[type-arg]
+    def _column(self, columns: list) -> np.ndarray:
         """:param columns: of each part, of all its rows."""
         return (columns[0] if len(columns) == 1 else np.concatenate(columns))[self._rows]
 

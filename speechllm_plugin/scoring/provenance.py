@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from speechllm_plugin.datasets.columns.content import read_content
+from speechllm_plugin.datasets.remote import Location, RemoteFile
 from speechllm_plugin.errors import UserError
 
 # Packages that turn sound into tokens and tokens into scores.
@@ -32,7 +34,7 @@ _PACKAGES = (
 )
 
 
-def provenance(config: object, checkpoint: Path | None, manifests: Sequence[Path]) -> dict[str, Any]:
+def provenance(config: object, checkpoint: Path | None, manifests: Sequence[Location]) -> dict[str, Any]:
     """Versions, commit, configuration, and hashes of checkpoint and data, ready for JSON.
 
     It names no place on the machine but the paths that the user gave. The names of normaliser and signatures stand
@@ -98,7 +100,9 @@ def _hash_all(checkpoint: Path) -> dict[str, str]:
     return {path.relative_to(checkpoint).as_posix(): _sha256(path) for path in files}
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Location) -> str:
+    if isinstance(path, RemoteFile):
+        return hashlib.sha256(read_content(path)).hexdigest()
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:

@@ -7,6 +7,7 @@ import weakref
 from pathlib import Path
 from typing import Protocol
 
+from speechllm_plugin.datasets.remote import Location, RemoteError, RemoteFile
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.errors import UserError
 
@@ -46,11 +47,23 @@ class OnDisk:
         return self._bytes.read(start, stop - start)
 
 
-def open_content(path: Path) -> Content:
+def open_content(path: Location) -> Content:
     """:raises UserError: the file is missing or cannot be read."""
+    if isinstance(path, RemoteFile):
+        return InMemory(read_content(path))
     try:
         return OnDisk(path) if path.stat().st_size > IN_MEMORY else InMemory(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: found no such file, expected a TSV file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}), expected a readable TSV file") from None
+
+
+def read_content(file: RemoteFile) -> bytes:
+    """:raises UserError: as `open_content`."""
+    try:
+        if (status := file.status()) is None:
+            raise UserError(f"{file}: found no such file, expected a TSV file")
+        return file.read(0, status.size)
+    except RemoteError as error:
+        raise UserError(f"{file}: cannot be read ({error}), expected a readable TSV file") from None

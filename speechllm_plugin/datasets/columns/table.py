@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import overload
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from speechllm_plugin.datasets.columns.content import Content
 from speechllm_plugin.datasets.columns.fields import Bytes, Places, array_of
 from speechllm_plugin.datasets.records import Record, check_record
+from speechllm_plugin.datasets.remote import Location
 from speechllm_plugin.errors import UserError
 
 _BLOCK = 1 << 22
@@ -24,7 +24,7 @@ _TAB, _LINE_FEED, _CARRIAGE_RETURN = 9, 10, 13
 class Rows:
     """Where the rows of a table are."""
 
-    path: Path
+    path: Location
     content: Content
     begin: int
     """Of the text, as a place in the content."""
@@ -120,7 +120,7 @@ class Table(Sequence[Record]):
         return Record(self.line(row), dict(zip(self.columns, fields, strict=True)))
 
 
-def find_rows(content: Content, path: Path) -> Rows:
+def find_rows(content: Content, path: Location) -> Rows:
     """All lines of a file, without a byte-order mark before and empty lines behind them.
 
     :raises UserError: there are none.

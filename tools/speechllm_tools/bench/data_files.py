@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,17 +49,22 @@ def write_clips(folder: Path, number: int) -> Path:
 
 
 def write_rows(folder: Path, number: int) -> Path:
-    """:returns: a manifest of rows with a file each. The files are names of a few, which last 5 s."""
+    """:returns: a manifest of rows with a file each: names of a few files, whose lengths are whole eighths of a second.
+    """
     (folder / "clips").mkdir(parents=True)
-    sound = 0.1 * np.random.default_rng(3).standard_normal(5 * RATE)
-    soundfile.write(folder / "sound.flac", sound.clip(-1, 1), RATE, subtype="PCM_16")
-    for clip in range(number):
-        if clip % _LINKS == 0:
-            first = folder / "clips" / _name(clip)
-            shutil.copyfile(folder / "sound.flac", first)
+    seconds = np.maximum(0.125, np.round(8 * lengths(number)) / 8)
+    sound = 0.1 * np.random.default_rng(3).standard_normal(round(RATE * LONGEST)).clip(-1, 1)
+    links: dict[float, tuple[Path, int]] = {}
+    for clip, length in enumerate(seconds.tolist()):
+        path = folder / "clips" / _name(clip)
+        first, count = links.get(length, (path, _LINKS))
+        if count == _LINKS:
+            soundfile.write(path, sound[: round(RATE * length)], RATE, subtype="PCM_16")
+            links[length] = path, 1
         else:
-            os.link(first, folder / "clips" / _name(clip))
-    return _write(folder / "rows.tsv", lengths(number))
+            os.link(first, path)
+            links[length] = first, count + 1
+    return _write(folder / "rows.tsv", seconds)
 
 
 def _name(clip: int) -> str:

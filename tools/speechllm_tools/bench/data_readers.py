@@ -81,7 +81,7 @@ def lhotse(manifest: Path) -> Batches:
     cut_set, dataset = import_module("lhotse"), import_module("lhotse.dataset")
     cuts = cut_set.CutSet.from_jsonl_lazy(cuts_of(manifest))
     sampler = dataset.DynamicBucketingSampler(
-        cuts, max_duration=BATCH_SECONDS, max_cuts=64, shuffle=True, seed=1, num_buckets=30, drop_last=False
+        cuts, max_duration=BATCH_SECONDS, max_cuts=64, shuffle=True, seed=1, num_buckets=8, drop_last=False
     )
     for batch in sampler:
         yield [torch.from_numpy(cut.load_audio()[0]) for cut in batch]

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from fastapi import Request
 
 from speechllm_plugin.datasets.audio import AudioSource, resolve
+from speechllm_plugin.datasets.remote import Location
 from speechllm_plugin.datasets.sound import kinds
 from speechllm_plugin.datasets.sound.api import SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange
@@ -105,10 +106,10 @@ def saved(upload: BinaryIO, field: str) -> Iterator[AudioSource]:
         os.unlink(name)
 
 
-def is_sound(path: Path) -> bool:
-    """Whether the first bytes of a file are those of some kind of sound, whole or not."""
-    with path.open("rb") as file:
-        data = kinds.after_tags(ByteRange(file.fileno(), 0, path.stat().st_size))
+def is_sound(path: Location) -> bool:
+    """Whether the first bytes of a file, which was uploaded, are those of some kind of sound, whole or not."""
+    with open(str(path), "rb") as file:
+        data = kinds.after_tags(ByteRange(file.fileno(), 0, os.fstat(file.fileno()).st_size))
         kind = kinds.kind_of(data)
         if kind != "mp3":
             return kind not in kinds.NO_SOUND

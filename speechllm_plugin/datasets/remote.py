@@ -1,0 +1,206 @@
+"""Files that are elsewhere, by fsspec: `s3://bucket/x.wav`, `gs://`, `hf://`, `https://` and what else it knows."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from speechllm_plugin.datasets.sound.bytes import ByteRange
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.")
+_STAMPS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "created")
+"""What file systems tell of a file that changes with it."""
+_BLOCK = 1 << 18
+"""Bytes that are asked for at least: 256 KiB."""
+_MOST_BLOCKS = 32
+"""That one request asks for, where a file is read on and on; and that are kept."""
+
+
+class RemoteError(OSError):
+    """What the other side, or fsspec, says."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """It is taken to stay what it is as long as the process runs."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def parent(self) -> RemoteFile:
+        return RemoteFile(self.url.rpartition("/")[0])
+
+    @property
+    def suffix(self) -> str:
+        return Path(self.url).suffix
+
+    def __truediv__(self, name: str) -> RemoteFile:
+        return RemoteFile(f"{self.url.rstrip('/')}/{name}")
+
+    def status(self) -> RemoteStatus | None:
+        """None where there is no such file.
+
+        :raises RemoteError: it cannot be told.
+        """
+        return _status(self.url)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """:raises RemoteError: it cannot be read."""
+        if stop <= start:
+            return b""
+        system, path = _system(self.url)
+        data = bytes(_told(system.cat_file, path, start=start, end=stop))
+        if len(data) != stop - start:
+            raise RemoteError(f"{len(data)} bytes came where {stop - start} were asked for")
+        return data
+
+
+@dataclass(frozen=True)
+class RemoteStatus:
+    size: int
+    stamp: str
+    """Another one where the file is another, as far as the other side tells."""
+    is_file: bool
+
+
+Location = Path | RemoteFile
+
+
+def location(text: str) -> Location:
+    return RemoteFile(text) if is_remote(text) else Path(text)
+
+
+def is_remote(text: str) -> bool:
+    return _URL.match(text) is not None
+
+
+def under(root: Location, name: str) -> Location:
+    """:param name: a URL, an absolute path, or a path from `root` on."""
+    if is_remote(name):
+        return RemoteFile(name)
+    return Path(name) if name.startswith("/") else root / name
+
+
+class RemoteBytes(ByteRange):
+    """Bytes of a remote file, fetched in blocks when they are asked for; none outside the first range are."""
+
+    def __init__(self, blocks: _Blocks, start: int, stop: int) -> None:
+        super().__init__(-1, start, stop)
+        self._blocks = blocks
+
+    @classmethod
+    def of(cls, file: RemoteFile, start: int, stop: int) -> RemoteBytes:
+        """A range that is small is fetched whole.
+
+        :raises RemoteError: it cannot be.
+        """
+        blocks = _Blocks(file, start, stop)
+        if 0 < stop - start <= _MOST_BLOCKS * _BLOCK:
+            blocks.read(start, stop - start)
+        return cls(blocks, start, stop)
+
+    @property
+    def failure(self) -> RemoteError | None:
+        """Of the last request."""
+        return self._blocks.failure
+
+    @property
+    @override
+    def is_whole_file(self) -> bool:
+        """Whether a descriptor will do: there is none."""
+        return False
+
+    @override
+    def read(self, position: int, count: int) -> bytes:
+        count = max(0, min(count, self.size - position))
+        return self._blocks.read(self.start + position, count) if count else b""
+
+    @override
+    def part(self, start: int, stop: int) -> RemoteBytes:
+        return RemoteBytes(self._blocks, self.start + start, self.start + min(stop, self.size))
+
+
+class _Blocks:
+    """Of a range of a file: those that were read last are kept."""
+
+    def __init__(self, file: RemoteFile, start: int, stop: int) -> None:
+        self._file, self._start, self._stop = file, start, stop
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._next, self._ahead = 0, 1
+        self.failure: RemoteError | None = None
+
+    def read(self, position: int, count: int) -> bytes:
+        begin = position - self._start
+        first, last = begin // _BLOCK, (begin + count - 1) // _BLOCK
+        data = b"".join(self._block(number, last) for number in range(first, last + 1))
+        return data[begin - first * _BLOCK :][:count]
+
+    def _block(self, number: int, last: int) -> bytes:
+        if number not in self._kept:
+            self._fetch(number, last)
+        self._kept.move_to_end(number)
+        return self._kept[number]
+
+    def _fetch(self, number: int, last: int) -> None:
+        # Who reads on where the last request ended will read on: twice as much each time.
+        self._ahead = min(2 * self._ahead, _MOST_BLOCKS) if number == self._next else 1
+        self._next = number + max(self._ahead, min(last + 1 - number, _MOST_BLOCKS))
+        start, stop = (self._start + block * _BLOCK for block in (number, self._next))
+        try:
+            data = self._file.read(start, min(stop, self._stop))
+        except RemoteError as error:
+            self.failure = error
+            raise
+        for offset in range(0, len(data), _BLOCK):
+            self._kept[number + offset // _BLOCK] = data[offset : offset + _BLOCK]
+        while len(self._kept) > 2 * _MOST_BLOCKS:
+            self._kept.popitem(last=False)
+
+
+@lru_cache(maxsize=1 << 16)
+def _status(url: str) -> RemoteStatus | None:
+    system, path = _system(url)
+    try:
+        found = _told(system.info, path)
+    except FileNotFoundError:
+        return None
+    if found.get("size") is None and found.get("type") == "file":
+        raise RemoteError("its length is not told")
+    stamp = " ".join(str(found[key]) for key in _STAMPS if key in found)
+    return RemoteStatus(int(found.get("size") or 0), stamp, found.get("type") == "file")
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it.
+
+    :raises RemoteError: there is none.
+    """
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError:
+        raise RemoteError("needs fsspec: pip install 'speechllm-plugin[remote]'") from None
+    return _told(url_to_fs, url)
+
+
+def _told(call: Any, *arguments: Any, **options: Any) -> Any:
+    """What a call of fsspec gives.
+
+    :raises FileNotFoundError: there is no such file.
+    :raises RemoteError: whatever else it raises: each file system has errors of its own.
+    """
+    try:
+        return call(*arguments, **options)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RemoteError(reason) from error
