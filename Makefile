@@ -7,10 +7,12 @@ STAMP := $(VENV)/.installed
 
 LATEST := .venv-latest
 LATEST_TORCH ?= torch
-LATEST_TESTS := tests/plugin/pretrained tests/plugin/prompts $(addprefix tests/plugin/test_,$(addsuffix .py, \
-	adapters adapters_base adapters_cif adapters_conv adapters_ctc adapters_published adapters_subsample \
-	adapters_wlq_former encoders_apart seamless_encoder w2v_bert_encoder wav2vec2_encoder whisper_encoder \
-	causal_llm exact_decoding llm_families llm_generation prefix_states preflight alignment ctc_head vocabulary))
+LATEST_TESTS := tests/plugin/prompts tests/plugin/alignment tests/plugin/inference $(addprefix tests/plugin/,$(addsuffix .py, \
+	$(addprefix adapters/test_,adapters base cif conv ctc published subsample wlq_former) \
+	$(addprefix encoders/test_,encoders_apart seamless_m4t_v2 w2v_bert wav2vec2 whisper) \
+	$(addprefix llms/test_,causal exact_decoding generation llm_families prefix_states) \
+	$(addprefix pretrained/test_,damaged_llms encoders hub whole_models) \
+	$(addprefix speech_llm/test_,ctc_head preflight) text/test_vocabulary))
 
 .PHONY: help demo test test-latest lint install bench docs clean-demo
 
@@ -34,7 +36,7 @@ $(STAMP): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade "pip>=24"
 	$(BIN)/python -m pip install --no-compile --editable ".[test]"
-	$(BIN)/python -c "from speechllm_plugin.sndfile import link_sndfile; link_sndfile()"
+	$(BIN)/python -c "from speechllm_plugin.workarounds.sndfile import link_sndfile; link_sndfile()"
 	$(BIN)/speechllm comet install
 	touch $@
 

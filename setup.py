@@ -50,6 +50,10 @@ AUDIO = ["av>=12,<19"]
 DATA = ["pyarrow>=18,<27", "matplotlib>=3.8"]
 # Reads manifests and sound at s3://, https:// and what else fsspec knows.
 REMOTE = ["fsspec>=2024.2", "s3fs>=2024.2", "aiohttp>=3.9"]
+# Reads lhotse's cuts and shar.
+LHOTSE = ["lhotse>=1.30,<2"]
+# Spreads preparation, caching, answering and speaking over machines.
+RAY = ["ray>=2.40,<3"]
 # Finds the phrases of a list that a first pass heard nearly right.
 BIASING = ["rapidfuzz>=3,<4"]
 BENCH = ["torch-cif==0.2.0", "matplotlib>=3.8"]
@@ -105,10 +109,12 @@ setup(
         "ruamel.yaml>=0.18,<1",
         "typing-extensions>=4.12",
     ],
-    extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "remote": REMOTE, "biasing": BIASING,
-                    "bench": BENCH, "lora": LORA, "quantization": QUANTIZATION, "long": LONG, "serve": SERVE,
-                    "slurm": SLURM, "export": EXPORT,
-                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *REMOTE, *BIASING, *LORA, *SERVE, *SLURM, *EXPORT,
+    extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "lhotse": LHOTSE, "remote": REMOTE,
+                    "ray": RAY, "biasing": BIASING, "bench": BENCH,
+                    "lora": LORA, "quantization": QUANTIZATION, "long": LONG, "serve": SERVE, "slurm": SLURM,
+                    "export": EXPORT,
+                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *LHOTSE, *REMOTE, *BIASING, *LORA, *SERVE, *SLURM,
+                             *EXPORT,
                              "openai>=2,<4"]},
     entry_points={
         "console_scripts": [

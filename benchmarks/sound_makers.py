@@ -151,8 +151,9 @@ def _picture() -> bytes:
 
 
 def by_changes(root: Path) -> Iterator[Case]:
-    def written(format: str, subtype: str | None = None) -> bytes:
-        soundfile.write(root / "made", sound(SAMPLE_RATE), SAMPLE_RATE, format=format, subtype=subtype)
+    def written(format: str, subtype: str | None = None, rate: int = SAMPLE_RATE, channels: int = 1) -> bytes:
+        samples = np.stack([sound(rate)] * channels, axis=1)
+        soundfile.write(root / "made", samples, rate, format=format, subtype=subtype)
         return (root / "made").read_bytes()
 
     def case(kind: str, content: bytes, seconds: float = SECONDS) -> Case:
@@ -173,6 +174,22 @@ def by_changes(root: Path) -> Iterator[Case]:
     yield case("caf of a pipe", caf[:place] + b"\xff" * 8 + caf[place + 8 :])
     for kind, content in (("flac", flac), ("Ogg", ogg), ("mp3", mp3), ("wav", wav), ("aiff", aiff)):
         yield case(f"{kind} and {kind}", content + content, 2 * SECONDS)
+    for format in ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU"):
+        for what, rate, channels in (("stereo", SAMPLE_RATE, 2), ("at 44.1 kHz", 44100, 1)):
+            yield case(
+                f"{format.lower()}, and one {'in ' * (channels > 1)}{what}",
+                written(format) + written(format, rate=rate, channels=channels),
+                2 * SECONDS,
+            )
+    for format, place, sizes in (
+        ("AIFF", b"SSND", struct.pack(">I", 3208)), ("CAF", b"data", struct.pack(">q", 3204)),
+        ("AU", b".snd\0\0\0\x18", struct.pack(">I", 3200)),
+    ):  # fmt: skip
+        data = written(format, "PCM_16")
+        begin = data.find(place) + len(place)
+        yield case(f"{format.lower()} of a killed recorder", data[:begin] + sizes + data[begin + len(sizes) :])
+    again = struct.pack("<4sI", b"data", size) + wav[44:]
+    yield case("wav with a second chunk of samples", wav + again, 2 * SECONDS)
     yield case("mp3 without its tag", mp3[mp3.find(mp3[:2], 100) :])
     yield case("mp3 behind zeros", bytes(3000) + mp3)
     for kind, content in (("wav", wav), ("flac", flac), ("mp3", mp3), ("ogg", ogg), ("aiff", aiff), ("caf", caf)):

@@ -6,13 +6,13 @@ from fairseq2.composition import register_dataset_family, register_in_memory_ass
 from fairseq2.runtime.config_registry import ConfigRegistrar
 from fairseq2.runtime.dependency import DependencyContainer
 
-from speechllm_plugin.cards import model_cards
 from speechllm_plugin.datasets.speech_text import (
     SPEECH_TEXT_DATASET,
     SpeechTextConfig,
     SpeechTextDataset,
     open_speech_text,
 )
+from speechllm_plugin.models.speech_llm.cards import model_cards
 from speechllm_plugin.models.speech_llm.config import (
     SPEECH_LLM_FAMILY,
     SpeechLlmConfig,

@@ -8,13 +8,14 @@ It reads one JSON object a line and answers with the exit status on a line of it
     cwd, env         where, and what to add to the environment; what PYTHONPATH holds can be imported
     stdout, stderr   files for the streams
     processes        how many run it together, each with the variables that torchrun sets
-    kill_when        a file and a text: the processes get a signal as soon as the file holds the text
+    kill_when        a file, or a pattern of files, and a text: the processes get a signal as soon as one holds it
     kill_by          its number
 """
 
 from __future__ import annotations
 
 import gc
+import glob
 import json
 import os
 import signal
@@ -112,11 +113,11 @@ def wait(children: list[int], kill_when: tuple[str, str] | None, kill_by: int) -
 
 
 def holds(file: str, text: str) -> bool:
-    try:
-        with open(file, encoding="utf-8") as stream:
-            return text in stream.read()
-    except FileNotFoundError:
-        return False
+    for name in glob.glob(file):
+        with open(name, encoding="utf-8", errors="replace") as stream:
+            if text in stream.read():
+                return True
+    return False
 
 
 def run(request: dict[str, Any], environment: dict[str, str]) -> NoReturn:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from speechllm_plugin.yaml_text import parse_yaml
+from speechllm_plugin.files.yaml_text import parse_yaml
+from tests.commands import environment
 from tests.documents import PAGES, ROOT, commands_of, name_of
 
 COMMANDS = [(page, command) for page in PAGES for command in commands_of(page)]
@@ -93,10 +97,38 @@ def test_the_index_names_every_page() -> None:
     assert named == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
 
 
-def test_the_page_of_keys_is_up_to_date() -> None:
-    from speechllm_tools.configuration_page import COMMAND, page
+def _table(heading: str) -> list[list[str]]:
+    """The cells of the table below a heading of docs/inside.md, its own heading left out."""
+    text = (ROOT / "docs/inside.md").read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
 
-    stale = page() != (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+
+def test_every_room_is_on_the_page() -> None:
+    named = {name.partition("/")[0] for _, cell in _table("Rooms") for name in re.findall(r"`([\w/]+)`", cell)}
+    rooms = {place.parent.name for place in (ROOT / "speechllm_plugin").glob("*/__init__.py")}
+    assert named == rooms
+
+
+@pytest.mark.parametrize("row", _table("From a row to the loss"), ids=lambda row: row[1].strip("`"))
+def test_the_way_of_a_clip_is_there(row: list[str]) -> None:
+    """Its files, the names in them, and the files that the text names beside them."""
+    file, name, text = row
+    node: ast.AST = ast.parse((ROOT / file.strip("`")).read_text(encoding="utf-8"))
+    for part in name.strip("`").split("."):
+        kinds = (ast.FunctionDef, ast.ClassDef)
+        node = next(child for child in ast.iter_child_nodes(node) if isinstance(child, kinds) and child.name == part)
+    assert all((ROOT / "speechllm_plugin" / other).is_file() for other in re.findall(r"`(\w+/\w+\.py)`", text))
+
+
+def test_the_page_of_keys_is_up_to_date(tmp_path: Path) -> None:
+    """In a process of its own, as it is renewed: `typing` gives a Literal the order of the first that has its values,
+    whichever library made it."""
+    from speechllm_tools.configuration_page import COMMAND
+
+    new = tmp_path / "page.md"
+    module = [sys.executable, "-m", "speechllm_tools.configuration_page", str(new)]
+    subprocess.run(module, cwd=ROOT, env=environment(), check=True)
+    stale = new.read_text(encoding="utf-8") != (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     assert not stale, f"docs/configuration.md is out of date; renew it with: {COMMAND}"
 
 

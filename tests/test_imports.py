@@ -22,58 +22,49 @@ SHELL = (
     "speechllm_plugin.extension",
     "speechllm_plugin.datasets.reader",
     "speechllm_plugin.units",
+    *(f"speechllm_plugin.workarounds.{name}" for name in ("local_paths", "log_filter", "one_config", "strict_numbers")),
 )
 """The modules and packages of the plugin that fairseq2 runs; all others are the core, and do without it."""
 
 ROOMS: dict[str, set[str]] = {
-    "adapters": {"errors", "logits", "masks", "registry", "transformers_versions"},
-    "alignment": {"adapters", "datasets", "errors", "logits", "models", "scoring", "timed_text"},
-    "cards": {"models"},
-    "cascade": {"datasets", "llms", "parts", "pretrained", "prompts", "recognizers"},
-    "checked": {"errors"},
-    "cost": {
-        "adapters", "datasets", "encoders", "errors", "llms", "logits", "models", "parts", "precision", "pretrained"
-    },
-    "datasets": {"checked", "encoders", "errors", "files", "languages", "log", "tasks"},
-    "encoders": {
-        "datasets", "errors", "log", "masks", "parts", "precision", "pretrained", "registry", "transformers_versions"
-    },
+    "adapters": {"errors", "registry", "tensors", "workarounds"},
+    "alignment": {"datasets", "tensors"},
+    "cascade": {"datasets", "errors", "llms", "pretrained", "prompts", "registry", "tensors", "text"},
+    "configuration": {"errors"},
+    "cost": {"adapters", "datasets", "encoders", "errors", "llms", "models", "pretrained", "tensors"},
+    "datasets": {"configuration", "encoders", "errors", "files", "log", "tasks", "text"},
+    "encoders": {"datasets", "errors", "files", "log", "pretrained", "registry", "tensors", "workarounds"},
     "errors": set(),
-    "extension": {"cards", "datasets", "models", "units"},
+    "extension": {"datasets", "models", "units"},
     "files": {"errors"},
     "hf": {
-        "datasets", "errors", "llms", "models", "precision", "pretrained", "registry", "transformers_versions"
+        "configuration", "datasets", "errors", "inference", "llms", "models", "pretrained", "tensors", "workarounds",
     },
-    "languages": {"errors"},
+    "inference": {
+        "adapters", "alignment", "datasets", "encoders", "errors", "llms", "models", "tasks", "tensors", "text",
+    },
     "llms": {
-        "checked", "datasets", "errors", "log", "logits", "parts", "precision", "pretrained", "prompts", "registry",
-        "repetition", "transformers_versions",
+        "configuration", "datasets", "errors", "log", "pretrained", "prompts", "registry", "tensors", "text",
+        "workarounds",
     },
     "log": set(),
-    "logits": set(),
-    "masks": set(),
     "models": {
-        "adapters", "alignment", "checked", "datasets", "encoders", "errors", "files", "llms", "log",
-        "logits", "masks", "parts", "precision", "pretrained", "prompts", "registry", "tasks", "transformers_versions",
-        "vocabulary", "yaml_text",
+        "adapters", "alignment", "configuration", "datasets", "encoders", "errors", "files", "inference", "llms", "log",
+        "pretrained", "prompts", "registry", "tensors", "text", "workarounds",
     },
-    "parts": set(),
-    "precision": set(),
-    "pretrained": {"errors", "log", "transformers_versions"},
-    "prompts": {"errors", "languages", "tasks"},
-    "recordings": {"datasets", "errors", "scoring", "timed_text"},
-    "recognizers": {"datasets", "errors", "languages", "precision", "pretrained", "registry"},
-    "registry": {"errors"},
-    "repetition": set(),
-    "scoring": {"datasets", "errors", "files", "languages", "repetition", "tasks"},
-    "sndfile": set(),
-    "tasks": {"errors", "languages"},
-    "threads": set(),
-    "timed_text": set(),
-    "transformers_versions": set(),
-    "units": {"adapters", "cascade", "datasets", "errors", "files", "llms", "log", "logits", "models", "scoring"},
-    "vocabulary": {"errors", "files"},
-    "yaml_text": {"errors"},
+    "pretrained": {"errors", "log", "workarounds"},
+    "prompts": {"errors", "tasks", "text"},
+    "recordings": {"alignment", "datasets", "errors", "inference", "text"},
+    "registry": {"configuration", "errors"},
+    "scoring": {"errors", "files", "tasks", "text"},
+    "tasks": {"errors", "text"},
+    "tensors": set(),
+    "text": {"errors", "files"},
+    "units": {
+        "adapters", "alignment", "cascade", "datasets", "errors", "files", "llms", "log", "models", "scoring",
+        "tensors",
+    },
+    "workarounds": set(),
 }  # fmt: skip
 """The rooms of the plugin, and what each may import of the others."""
 

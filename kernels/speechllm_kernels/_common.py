@@ -24,8 +24,8 @@ DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 class Operator:
     """
-    A function as an operator that autograd, `torch.compile` and fake tensors see. Where none of them looks, the
-    function is called itself: the first call of a custom operator imports PyTorch's compiler, which takes seconds.
+    A function as an operator that autograd, `torch.compile` and fake tensors see. Where none of them is active, the
+    function is called directly: the first call of a custom operator imports PyTorch's compiler, which takes seconds.
     """
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:

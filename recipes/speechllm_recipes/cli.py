@@ -13,17 +13,16 @@ import os
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.threads import wait_passively
-from speechllm_plugin.yaml_text import parse_assignment, parse_yaml
+from speechllm_plugin.files.yaml_text import parse_assignment, parse_yaml
+from speechllm_plugin.workarounds.threads import wait_passively
 from speechllm_recipes.entry import Action, Driver, RecipeEntry
-from speechllm_recipes.given_keys import given_keys
+from speechllm_recipes.given_keys import given
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -150,15 +149,16 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     # After what needs no torch: mistakes of the command line are told at once.
     from fairseq2.recipe.cli import main as recipe_main
 
-    from speechllm_recipes.workarounds.local_paths import read_local_paths_whole
-    from speechllm_recipes.workarounds.log_filter import install_log_filter
-    from speechllm_recipes.workarounds.one_config import read_configuration_once
-    from speechllm_recipes.workarounds.stop_signal import die_as_told
-    from speechllm_recipes.workarounds.strict_numbers import refuse_numbers_of_another_kind
+    from speechllm_plugin.workarounds.local_paths import read_local_paths_whole
+    from speechllm_plugin.workarounds.log_filter import install_log_filter
+    from speechllm_plugin.workarounds.one_config import read_configuration_once
+    from speechllm_plugin.workarounds.stop_signal import die_as_told
+    from speechllm_plugin.workarounds.strict_numbers import refuse_numbers_of_another_kind
+    from speechllm_recipes.config_errors import config_error, structure_error
 
     # A failing extension would only be a warning, and the recipe would then miss its model family.
     os.environ.setdefault("FAIRSEQ2_EXTENSION_TRACE", "1")
-    install_log_filter()
+    install_log_filter(structure_error, config_error)
     read_local_paths_whole()
     read_configuration_once()
     refuse_numbers_of_another_kind()
@@ -189,31 +189,13 @@ def _overrides(action: Action, options: argparse.Namespace) -> list[str]:
         raise UserError("--checkpoint: found none, expected the output directory of a training run")
     derived: Mapping[str, Any] = {}
     if action.derive is not None:
-        derived = action.derive(_given(options.config_file, keys))
+        derived = action.derive(given(options.config_file, keys))
     return [
         *(f"{key}={value}" for key, value in derived.items()),
         *from_run,
         *(action.model_keys + item for item in options.set),
         *keys,
     ]
-
-
-def _given(config_file: Path | None, items: Sequence[str]) -> dict[str, Any]:
-    """What file and command line set, by dotted key. A file that is no YAML is reported later, by its reader."""
-    given: dict[str, Any] = {}
-    if config_file is not None:
-        values: Any = {}
-        with suppress(ValueError):
-            values = parse_yaml(config_file.read_text(encoding="utf-8"))
-        if not isinstance(values, Mapping | None):
-            found = type(values).__name__
-            raise UserError(f"--config-file: found a {found} in {config_file}, expected a mapping of keys")
-        given.update(given_keys(values))
-    for item in items:
-        if not item.strip().startswith("del:"):
-            key, value = parse_assignment(item, "--config")
-            given.update({key.removeprefix("set:"): value, **dict(given_keys(value, key.removeprefix("set:")))})
-    return given
 
 
 def _run_options(action: Action) -> list[str]:

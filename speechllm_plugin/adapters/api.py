@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from speechllm_plugin.logits import Logits, stack_logits
 from speechllm_plugin.registry import Registry
+from speechllm_plugin.tensors.logits import Logits, stack_logits
 
 
 @dataclass(frozen=True)

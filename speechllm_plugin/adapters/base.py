@@ -8,7 +8,7 @@ from torch import Tensor
 
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterOutput, AdapterShape, FrameClassifier
 from speechllm_plugin.adapters.bert import BertLayers, BertSizes
-from speechllm_plugin.adapters.checks import check_at_least
+from speechllm_plugin.adapters.option_checks import check_at_least
 from speechllm_plugin.adapters.projected import ProjectedAdapter
 
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
-from speechllm_plugin.adapters.checks import check_at_least, check_dropout, setting_error
-from speechllm_plugin.masks import length_mask
-from speechllm_plugin.transformers_versions import states_of
+from speechllm_plugin.adapters.option_checks import check_at_least, check_dropout, setting_error
+from speechllm_plugin.tensors.masks import length_mask
+from speechllm_plugin.workarounds.transformers_versions import states_of
 
 INITIALIZER_STD = 0.02
 """Standard deviation of the weights at the start (BERT)."""

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterOutput, AdapterShape, FrameClassifier
 from speechllm_plugin.adapters.bert import BertLayers, BertSizes
-from speechllm_plugin.adapters.checks import check_at_least, setting_error
+from speechllm_plugin.adapters.option_checks import check_at_least, setting_error
 from speechllm_plugin.adapters.projected import ProjectedAdapter
-from speechllm_plugin.masks import length_mask, zero_padding
+from speechllm_plugin.tensors.masks import length_mask, zero_padding
 
 TAIL_THRESHOLD = 0.5
 """In decoding, the least weight left over at the end of a clip that still becomes a vector (the code of the authors of

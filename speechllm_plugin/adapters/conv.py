@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterOutput, AdapterShape, FrameClassifier
 from speechllm_plugin.adapters.bert import BertLayers, BertSizes
-from speechllm_plugin.adapters.checks import check_at_least, setting_error
+from speechllm_plugin.adapters.option_checks import check_at_least, setting_error
 from speechllm_plugin.adapters.projected import ProjectedAdapter
-from speechllm_plugin.masks import zero_padding
+from speechllm_plugin.tensors.masks import zero_padding
 
 
 @dataclass(kw_only=True)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterOutput, AdapterShape, FrameClassifier
 from speechllm_plugin.adapters.bert import BertLayers, BertSizes
-from speechllm_plugin.adapters.checks import check_at_least
+from speechllm_plugin.adapters.option_checks import check_at_least
 from speechllm_plugin.adapters.projected import ProjectedAdapter
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.logits import LinearLogits, whole
-from speechllm_plugin.masks import zero_padding
+from speechllm_plugin.tensors.logits import LinearLogits, whole
+from speechllm_plugin.tensors.masks import zero_padding
 
 
 @dataclass(kw_only=True)

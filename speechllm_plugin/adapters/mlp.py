@@ -15,8 +15,8 @@ from speechllm_plugin.adapters.api import (
     FrameClassifier,
     output_norm,
 )
-from speechllm_plugin.adapters.checks import check_at_least, check_dropout
-from speechllm_plugin.masks import length_mask, stack_frames
+from speechllm_plugin.adapters.option_checks import check_at_least, check_dropout
+from speechllm_plugin.tensors.masks import length_mask, stack_frames
 
 
 @dataclass(kw_only=True)

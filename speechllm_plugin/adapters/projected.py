@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from speechllm_plugin.adapters.api import Adapter, AdapterOutput, AdapterShape, FrameClassifier
 from speechllm_plugin.adapters.api import output_norm as output_norm_of
 from speechllm_plugin.adapters.bert import BertSizes, check_sizes
-from speechllm_plugin.masks import zero_padding
+from speechllm_plugin.tensors.masks import zero_padding
 
 
 class ProjectedAdapter(Adapter):

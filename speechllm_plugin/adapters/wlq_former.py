@@ -18,9 +18,9 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerLayer
 
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterOutput, AdapterShape, FrameClassifier
 from speechllm_plugin.adapters.bert import INITIALIZER_STD, BertSizes, init_linears
-from speechllm_plugin.adapters.checks import check_at_least, setting_error
+from speechllm_plugin.adapters.option_checks import check_at_least, setting_error
 from speechllm_plugin.adapters.projected import ProjectedAdapter
-from speechllm_plugin.masks import length_mask
+from speechllm_plugin.tensors.masks import length_mask
 
 
 @dataclass(kw_only=True)

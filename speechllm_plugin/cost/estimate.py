@@ -34,17 +34,18 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils.flop_counter import FlopCounterMode
 
 from speechllm_plugin.adapters.api import ADAPTERS, Adapter
-from speechllm_plugin.cost.kept import Kept
-from speechllm_plugin.cost.skeleton import Skeleton, count_parameters, frozen_bytes
+from speechllm_plugin.cost.autograd_memory import Kept
+from speechllm_plugin.cost.skeleton import Skeleton, frozen_bytes
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.causal import CausalLlm
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm
-from speechllm_plugin.logits import LOGITS_AT_A_TIME
-from speechllm_plugin.models.speech_llm.ctc import CtcHead, LinearCtcHead, LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.ctc_head import CtcHead, LinearCtcHead, LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
-from speechllm_plugin.parts import PretrainedPart
+from speechllm_plugin.pretrained.part import PretrainedPart
+from speechllm_plugin.tensors.logits import LOGITS_AT_A_TIME
+from speechllm_plugin.tensors.parameters import count_parameters
 
 ResultT = TypeVar("ResultT")
 
@@ -72,6 +73,13 @@ class Work:
     recomputed_bytes: int
     """The same with activation checkpointing."""
 
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.flops + other.flops,
+            self.kept_bytes + other.kept_bytes,
+            self.recomputed_bytes + other.recomputed_bytes,
+        )
+
 
 @dataclass(frozen=True)
 class Adapted:
@@ -90,6 +98,7 @@ class Cost:
     adapter: Work
     ctc: Work
     llm: Work
+    """The same LLM as a teacher included."""
     frozen_bytes: int
     """Weights of encoder and LLM in their own precision."""
     trained_bytes: int
@@ -163,12 +172,15 @@ class CostModel:
         frames, encoder = self._encode(skeleton, seconds)
         frames = stacked(skeleton, frames)
         adapted = self._adapt(skeleton, frames, vectors)
-        llm_key = ("llm", skeleton.llm, vectors, target_tokens)
+        llm = self._once(("llm", skeleton.llm, vectors, target_tokens),
+                         lambda: _llm_work(skeleton, vectors, target_tokens))  # fmt: skip
+        if skeleton.config.distillation.weight > 0:
+            llm += self._once(("teacher", skeleton.llm, target_tokens), lambda: _teacher_work(skeleton, target_tokens))
         return Cost(
             encoder=encoder,
             adapter=adapted.work,
             ctc=_ctc_work(skeleton.ctc, adapted.scored),
-            llm=self._once(llm_key, lambda: _llm_work(skeleton, vectors, target_tokens)),
+            llm=llm,
             frozen_bytes=frozen_bytes(skeleton),
             trained_bytes=16 * skeleton.trained,
         )
@@ -266,6 +278,16 @@ def _llm_work(skeleton: Skeleton, vectors: int, target_tokens: int) -> Work:
     with skeleton.mode, _precision(skeleton.llm), FlopCounter() as counter, kept:
         _llm_logits(skeleton.llm, vectors + PROMPT_TOKENS, target_tokens).float().log_softmax(-1)
     return Work(counter.with_backward(skeleton.config.llm_tuning), kept.total, kept.recomputed)
+
+
+def _teacher_work(skeleton: Skeleton, target_tokens: int) -> Work:
+    """The LLM given the transcript, which counts as long as the answer, and the divergence from it."""
+    with skeleton.mode, torch.no_grad(), _precision(skeleton.llm), FlopCounter() as counter:
+        logits = _llm_logits(skeleton.llm, target_tokens + PROMPT_TOKENS, target_tokens)
+    again = 2 * 2 * logits.numel() * skeleton.llm.dim  # the student's logits, and their gradient
+    # The log-probabilities of both, in float32; long texts are taken in pieces.
+    kept = 2 * 4 * min(logits.numel(), LOGITS_AT_A_TIME)
+    return Work(counter.forward() + again, kept, kept)
 
 
 def _layers(part: Adapter | PretrainedPart) -> list[nn.Module]:

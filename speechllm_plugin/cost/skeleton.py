@@ -22,12 +22,13 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.models.speech_llm.archs import PART_ARCHS, check_part_arch
 from speechllm_plugin.models.speech_llm.config import PRETRAINED, PartSection, SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.ctc import CtcHead
+from speechllm_plugin.models.speech_llm.ctc_head import CtcHead
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.sizes import adapter_shape, create_ctc_head
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
-from speechllm_plugin.precision import DTYPES
-from speechllm_plugin.pretrained import config_values, freeze
+from speechllm_plugin.pretrained import Source, config_values, freeze
+from speechllm_plugin.tensors.parameters import count_parameters
+from speechllm_plugin.tensors.precision import DTYPES
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,12 @@ class Skeleton:
     @property
     def trained(self) -> int:
         """Parameters that are trained, those of encoder and LLM among them."""
-        return sum(weight.numel() for weight in self.model.parameters())
+        return count_parameters(self.model)
 
     @property
     def frozen(self) -> int:
-        return count_parameters(self.encoder, self.llm) - count_trained(self.encoder) - count_trained(self.llm)
+        parts = self.encoder, self.llm
+        return count_parameters(*parts) - count_parameters(*parts, trained=True)
 
 
 class SkeletonBuilder:
@@ -126,11 +128,11 @@ def _hf_config(kind: str, section: PartSection, model_types: Collection[str]) ->
     if Path(path).is_dir():
         if section.arch is not None:
             check_part_arch(kind, section.arch, section.name, section.config)
-        values = config_values(path, f"{kind}.config.path")
+        source = Source.of(kind, path)
+        values = config_values(source)
         if model_types and values["model_type"] not in model_types:
             raise UserError(
-                f"{kind}.config.path: {path} holds a model of type {values['model_type']!r}, expected "
-                f"{' or '.join(model_types)}"
+                f"{source} holds a model of type {values['model_type']!r}, expected {' or '.join(model_types)}"
             )
         return AutoConfig.for_model(**values)
     for name, arch in known.items():
@@ -145,14 +147,6 @@ def _hf_config(kind: str, section: PartSection, model_types: Collection[str]) ->
 def gpu_dtype(config: Any) -> torch.dtype:
     """A part's precision where the estimates are of: on a GPU that multiplies bfloat16."""
     return DTYPES["bfloat16" if config.dtype == "auto" else config.dtype]
-
-
-def count_parameters(*modules: nn.Module | None) -> int:
-    return sum(weight.numel() for module in modules if module is not None for weight in module.parameters())
-
-
-def count_trained(module: nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
 
 
 def frozen_bytes(skeleton: Skeleton) -> int:

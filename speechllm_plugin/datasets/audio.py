@@ -3,11 +3,12 @@
 A manifest names sound in one of three forms:
 
 ``path``                      a file, absolute or relative to the audio root
-``archive.zip:offset:length``  the bytes of a stored (uncompressed) zip entry, itself a file of any format below
+``archive.zip:offset:length``  the bytes of a stored (uncompressed) zip entry, itself a file of any format below; of an
+                              entry of ``archive.tar``, too
 ``path:start:length``         a segment of a longer file, in samples at that file's own rate
 
 A file whose own name looks like one of the last two is taken as the file. ``path`` may be a URL of what fsspec knows,
-such as ``s3://bucket/talk.wav``: see :mod:`speechllm_plugin.datasets.remote`. What the file is, its bytes tell: wav,
+such as ``s3://bucket/talk.wav``: see :mod:`speechllm_plugin.files.remote`. What the file is, its bytes tell: wav,
 flac, mp3, ogg (Vorbis, Opus), aiff, au, caf, w64, NIST SPHERE and bare GSM by libsndfile; m4a, mp4, webm, aac, amr,
 wma, flac and Speex in Ogg and others by FFmpeg, where PyAV is installed.
 """
@@ -15,6 +16,7 @@ wma, flac and Speex in Ogg and others by FFmpeg, where PyAV is installed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -28,18 +30,20 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from speechllm_plugin.datasets.remote import Location, RemoteBytes, RemoteError, RemoteFile, is_remote, under
 from speechllm_plugin.datasets.sound.api import Sound, SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.float_sound import LOUDEST
 from speechllm_plugin.datasets.sound.mixing import Mixer
 from speechllm_plugin.datasets.sound.notes import tell
 from speechllm_plugin.datasets.sound.opening import open_sound
+from speechllm_plugin.datasets.sound.remote_bytes import RemoteBytes
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.remote import Location, RemoteError, RemoteFile, is_remote, under
 
 SAMPLE_RATE = 16000
 """Samples per second of everything that :func:`read_audio` returns."""
 
+_ARCHIVES = (".zip", ".tar")
 _RATES = range(4000, 192_001)
 _RANGE = re.compile(r"(?P<path>.+):(?P<start>[0-9]+):(?P<length>[0-9]+)", re.DOTALL)
 # More samples than any file holds.
@@ -61,6 +65,7 @@ class AudioSource:
     """The file that holds the bytes."""
 
     kind: Literal["file", "zip", "segment"]
+    """``zip`` stands for any archive: keys of feature caches have the word in them."""
 
     start: int
     """First byte (``zip``) or first sample (``segment``); 0 for a ``file``."""
@@ -114,7 +119,7 @@ def _range_of(
     start, length = int(match["start"]), int(match["length"])
     if length == 0:
         raise AudioError(f"{audio}: found a range of length 0, expected at least 1")
-    kind: Literal["zip", "segment"] = "zip" if path.suffix.lower() == ".zip" else "segment"
+    kind: Literal["zip", "segment"] = "zip" if path.suffix.lower() in _ARCHIVES else "segment"
     return AudioSource(audio, path, kind, start, length, channel, scales_floats)
 
 
@@ -127,8 +132,16 @@ def read_audio(source: AudioSource, check: Callable[[float], object] | None = No
         rate outside 4 to 192 kHz, shorter than the segment asks for, without the channel, or of channels whose mean is
         silence.
     """
-    blocks = list(stream_audio(source, check))
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    samples = np.empty(0, dtype=np.float32)
+    found = 0
+    for block, expected in _read(source, check):
+        if found + len(block) > len(samples):
+            longer = np.empty(max(expected, found + len(block), 2 * found), dtype=np.float32)
+            longer[:found] = samples[:found]
+            samples = longer
+        samples[found : found + len(block)] = block
+        found += len(block)
+    return samples[:found]
 
 
 def stream_audio(
@@ -138,10 +151,20 @@ def stream_audio(
 
     :raises AudioError: as :func:`read_audio`; what came before a damage has been given by then.
     """
+    for block, _ in _read(source, check):
+        yield block.copy()
+
+
+def _read(
+    source: AudioSource, check: Callable[[float], object] | None
+) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
+    """Blocks, each valid until the next is asked for, and about how many samples all have."""
     with _open(source) as (sound, start, length):
         if check is not None:
             check(length / sound.rate)
-        yield from _decode(source, sound, start, length)
+        expected = math.ceil(length * SAMPLE_RATE / sound.rate)
+        for block in _decode(source, sound, start, length):
+            yield block, expected
 
 
 def duration(source: AudioSource) -> float:
@@ -151,6 +174,15 @@ def duration(source: AudioSource) -> float:
     """
     with _open(source) as (sound, _, length):
         return length / sound.rate
+
+
+def sample_rate(source: AudioSource) -> int:
+    """Samples per second of the file itself, in which segments of it are told.
+
+    :raises AudioError: as :func:`duration`.
+    """
+    with _open(source) as (sound, _, _):
+        return sound.rate
 
 
 def count_channels(source: AudioSource) -> int:

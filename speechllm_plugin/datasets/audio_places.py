@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from speechllm_plugin.datasets.audio import AudioError, AudioSource
-from speechllm_plugin.datasets.columns.fields import Bytes, Hashes, Places, hashes, joined, numbers
-from speechllm_plugin.datasets.remote import Location, RemoteFile, under
+from speechllm_plugin.files.columns.fields import Bytes, Hashes, Places, hashes, joined, numbers
+from speechllm_plugin.files.remote import Location, RemoteFile, under
 
 _LISTED = 16
 """Rows of a folder from which on it is listed: a system call for each of them costs more."""
@@ -32,6 +32,9 @@ class AudioPlaces:
     """Of its file, in the folder."""
     stop: Places
     """Where its range of the file ends, in bytes or samples; 0 = it has none, -1 = its range is empty."""
+
+    def take(self, rows: Places) -> AudioPlaces:
+        return AudioPlaces(self.folders, self.folder[rows], self.name[rows], self.stop[rows])
 
 
 class PlaceCollector:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from speechllm_plugin.checked import Checked
+from speechllm_plugin.configuration.checked import Checked
 from speechllm_plugin.datasets.feature_masks import FeatureMasks
 from speechllm_plugin.datasets.speed import change_speed
 

@@ -7,12 +7,12 @@ from functools import cached_property
 import numpy as np
 
 from speechllm_plugin.datasets.augmentation import Augmentation, AugmentationConfig, draw
-from speechllm_plugin.datasets.columns.fields import Hashes
 from speechllm_plugin.datasets.feature_masks import FeatureMasks
 from speechllm_plugin.datasets.measured import Seconds
 from speechllm_plugin.datasets.mixture import Draws
 from speechllm_plugin.datasets.speed import draw_speeds
 from speechllm_plugin.datasets.utterances import Utterance, Utterances
+from speechllm_plugin.files.columns.fields import Hashes
 
 _MARGIN = 0.01
 """Seconds: durations of a manifest are up to a frame of 10 ms too short."""

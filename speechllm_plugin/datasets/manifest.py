@@ -21,15 +21,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from speechllm_plugin.datasets.columns.table import Look
 from speechllm_plugin.datasets.manifest_check import ManifestCheck
 from speechllm_plugin.datasets.manifest_index import Manifest
 from speechllm_plugin.datasets.manifest_row import ManifestRow, Rules, frames_of, seconds_of
 from speechllm_plugin.datasets.quoting import Quoting
-from speechllm_plugin.datasets.remote import Location, location
 from speechllm_plugin.datasets.text_cleaning import CleanText
-from speechllm_plugin.datasets.tsv import open_table, write_table
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.columns.table import Look
+from speechllm_plugin.files.remote import Location, location
+from speechllm_plugin.files.tsv import open_table, write_table
 from speechllm_plugin.tasks.row_prompt import COLUMNS
 
 __all__ = ["Manifest", "ManifestRow", "frames_of", "open_manifest", "read_manifest", "seconds_of", "write_manifest"]

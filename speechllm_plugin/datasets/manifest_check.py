@@ -7,7 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from speechllm_plugin.datasets.audio_places import PlaceCollector
-from speechllm_plugin.datasets.columns.fields import (
+from speechllm_plugin.datasets.manifest_index import Codes, Kind, Manifest, ManifestColumns
+from speechllm_plugin.datasets.manifest_row import SAMPLE_RATE, STEP_US, TEXTS, WINDOW_US, Rules, read_row
+from speechllm_plugin.datasets.quoting import Quoting, quotes
+from speechllm_plugin.datasets.text_cleaning import Marks, clean, signs
+from speechllm_plugin.files.columns.fields import (
     Flags,
     Hashes,
     Places,
@@ -18,12 +22,8 @@ from speechllm_plugin.datasets.columns.fields import (
     numbers,
     rows_with,
 )
-from speechllm_plugin.datasets.columns.table import Block, Table
-from speechllm_plugin.datasets.manifest_index import Codes, Kind, Manifest, ManifestColumns
-from speechllm_plugin.datasets.manifest_row import SAMPLE_RATE, STEP_US, TEXTS, WINDOW_US, Rules, read_row
-from speechllm_plugin.datasets.quoting import Quoting, quotes
-from speechllm_plugin.datasets.remote import Location
-from speechllm_plugin.datasets.text_cleaning import Marks, clean, signs
+from speechllm_plugin.files.columns.table import Block, Table
+from speechllm_plugin.files.remote import Location
 from speechllm_plugin.tasks.row_prompt import COLUMNS, NOTHING
 
 _MOST_FRAMES = 1 << 50

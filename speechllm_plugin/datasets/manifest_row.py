@@ -9,10 +9,10 @@ from typing import Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from speechllm_plugin.datasets.records import Record
-from speechllm_plugin.datasets.remote import Location
 from speechllm_plugin.datasets.text_cleaning import CleanText, clean
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.records import Record
+from speechllm_plugin.files.remote import Location
 from speechllm_plugin.tasks.api import task_named
 from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt, read_row_prompt
 

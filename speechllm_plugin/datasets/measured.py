@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from speechllm_plugin.datasets.checks import check_n_frames
 from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.manifest_row import seconds_of
+from speechllm_plugin.datasets.row_checks import check_n_frames
 from speechllm_plugin.datasets.utterances import Utterance, Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log

@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 from typing_extensions import override
 
-from speechllm_plugin.checked import Checked
-from speechllm_plugin.datasets.columns.fields import Places
+from speechllm_plugin.configuration.checked import Checked
 from speechllm_plugin.datasets.order import shuffled
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.columns.fields import Places
 
 
 @dataclass(kw_only=True)

@@ -7,7 +7,7 @@ from array import array
 
 import numpy as np
 
-from speechllm_plugin.datasets.columns.fields import Places
+from speechllm_plugin.files.columns.fields import Places
 
 
 def shuffled(generator: random.Random, size: int) -> Places:

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from speechllm_plugin.datasets.columns.fields import Flags, Places
 from speechllm_plugin.datasets.order import shuffled
 from speechllm_plugin.datasets.steps import Step, Steps
+from speechllm_plugin.files.columns.fields import Flags, Places
 
 Values = npt.NDArray[Any]
 Limited = Sequence[tuple[Sequence[float], float]]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from speechllm_plugin.datasets.columns.fields import PADDING, Bytes, Places
-from speechllm_plugin.datasets.remote import Location
+from speechllm_plugin.files.columns.fields import PADDING, Bytes, Places
+from speechllm_plugin.files.remote import Location
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, audio_key, 
 from speechllm_plugin.datasets.augmentation import Augmentation, AugmentationConfig, augment
 from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.changes import Changes
-from speechllm_plugin.datasets.columns.fields import Places
 from speechllm_plugin.datasets.lengths import LeftOut, LengthPolicy
 from speechllm_plugin.datasets.measured import measure
 from speechllm_plugin.datasets.mixture import Draws, MixtureConfig, draw_epoch
@@ -28,8 +27,8 @@ from speechllm_plugin.datasets.plan import Batching, BatchLimits, Sizes, evaluat
 from speechllm_plugin.datasets.same_rows import are_new_rows, row_digests, without_rows
 from speechllm_plugin.datasets.steps import Steps
 from speechllm_plugin.datasets.utterances import Clips, Utterance, Utterances
-from speechllm_plugin.encoders.cache import FeatureCache
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.columns.fields import Places
 from speechllm_plugin.log import log
 from speechllm_plugin.tasks.api import Task, task_of_row
 
@@ -88,13 +87,14 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         *,
         rank: int = 0,
         world_size: int = 1,
-        feature_cache: FeatureCache | None = None,
+        find_features: Callable[[str], Tensor | None] = lambda key: None,
     ) -> None:
+        """:param find_features: gives the encoder features of a clip by its key, and its audio is not read."""
         self._options = options
         self._policy = replace(options.lengths, window=options.max_seconds)
         self._rank = rank
         self._world_size = world_size
-        self._cache = feature_cache
+        self._find_features = find_features
         self.skipped: dict[str, str] = {}
         """Clips left out: id, or split/id where there are several splits -> reason."""
         self._one_split = len(utterances.by_split) == 1
@@ -324,8 +324,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             cut = policy.samples(duration(source)) if policy.too_long == "cut" else None
             changed = [f"cut {cut}"] if cut is not None else []
             key = " ".join([audio_key(source), *changed, *([] if changes is None else [changes.key])])
-            features = self._cache.get(key) if self._cache is not None else None
-            if features is not None:
+            if (features := self._find_features(key)) is not None:
                 seconds = policy.used(duration(source))
                 return self._clip(utterance, index, turn, changes, key, seconds, features=features)
             samples = read_audio(source, check=policy.used)

@@ -11,8 +11,8 @@ from typing import Any
 from speechllm_plugin.datasets.measured import Seconds
 from speechllm_plugin.datasets.utterances import Utterance, Utterances
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_code
 from speechllm_plugin.log import log
+from speechllm_plugin.text.languages import language_code
 
 # What the fingerprint of a plan says of its rows; the rest is how they are read.
 _ROWS = {"clips", "seconds", "rows"}

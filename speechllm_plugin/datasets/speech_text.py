@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 
 from speechllm_plugin.datasets.manifest import Manifest, open_manifest
-from speechllm_plugin.datasets.remote import Location, location
 from speechllm_plugin.datasets.text_cleaning import CleanText
 from speechllm_plugin.datasets.utterances import Part, Utterances
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.remote import Location, location
 from speechllm_plugin.log import log
 
 SPEECH_TEXT_DATASET = "speech_text"
@@ -39,8 +39,9 @@ class SpeechTextConfig:
     """Whether to undo the default quoting of Python's csv and pandas: `"a ""b"" c"` is `a "b" c`."""
     clean_text: CleanText = "none"
     """What is removed from texts, in training and in scoring. `entities`: HTML entities become characters
-    (`don&apos;t`). `marks`: `[laughter]`, `<unk>`, `(%HESITATION)`, speaker labels, word fragments (`th-`) and
-    invisible characters are removed. `all`: both, and superfluous spaces. The log has the counts for each manifest."""
+    (`don&apos;t`). `marks`: `[laughter]`, `(Applause)`, `<unk>`, `(%HESITATION)`, speaker labels, word fragments
+    (`th-`) and invisible characters are removed. `all`: both, and superfluous spaces. The log has the counts for each
+    manifest."""
     float_units: Literal["scale", "error"] = "scale"
     """What becomes of sound files whose floating point numbers are in units of integers (up to 32768 in place of 1).
     `scale`: they are divided, and the log says so. `error`: a mistake."""

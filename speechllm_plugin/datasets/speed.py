@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from speechllm_plugin.datasets.columns.fields import Hashes, Places, mixed
+from speechllm_plugin.files.columns.fields import Hashes, Places, mixed
 
 _RATE = 16000
 

@@ -1,6 +1,7 @@
 """What texts of corpora hold beside the words that are said: found and told, and taken out where that is asked for.
 
-What may be words or signs of a language stays: the joiners of Persian and of Indian scripts, round brackets.
+What may be words or signs of a language stays: the joiners of Persian and of Indian scripts, round brackets around
+anything but the names of noises.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from speechllm_plugin.datasets.columns.fields import PADDING, Bytes, Flags, Places
-from speechllm_plugin.datasets.remote import Location
+from speechllm_plugin.files.columns.fields import PADDING, Bytes, Flags, Places
+from speechllm_plugin.files.remote import Location
 
 CleanText = Literal["none", "entities", "marks", "all"]
 
@@ -42,7 +43,20 @@ def _nothing(match: re.Match[str]) -> str:
 
 
 def _blank(match: re.Match[str]) -> str:
-    return " "
+    return " " if match.start() > 0 and match.end() < len(match.string) else ""
+
+
+def _said(match: re.Match[str]) -> str:
+    """Switchboard's `[laughter-yeah]` is a word."""
+    return f" {match['said'] or ''} "
+
+
+# Subtitles of talks (TED, and so MuST-C) put them in round brackets, in the language of the text.
+_NOISES = (
+    "laughter|laughs|laughing|applause|cheers|cheering|music|singing|noise|silence|inaudible|unintelligible|crosstalk|"
+    "gelächter|lachen|applaus|beifall|musik|rires?|applaudissements|musique|risas?|aplausos|música|risate|applausi|"
+    "musica|risos|gelach|muziek|смех|аплодисменты|музыка"
+)
 
 
 # In the order in which they are taken out: an entity may be the bracket of a mark, and what is taken out leaves blanks.
@@ -54,7 +68,11 @@ _KINDS = (
     ),
     _Kind(
         "marks of noises", ("marks", "all"),
-        re.compile(r"\[[^\[\]]*\]|\(%[^()]*\)|<[^<>\s]{1,30}>|\{[^{}]*\}"), _blank,
+        re.compile(
+            r"\[laughter-(?P<said>[^\[\]]+)\]|\[[^\[\]]*\]|<[^<>\s]{1,30}>|\{[^{}]*\}|\(%[^()]*\)|"
+            rf"\((?i:{_NOISES})\)|(?<!\S)%[A-Za-z]{{2,}}(?!\S)"
+        ),
+        _said,
     ),
     _Kind(
         "labels of speakers", ("marks", "all"),
@@ -75,8 +93,9 @@ def clean(text: str, mode: CleanText) -> str:
         return text
     cleaned = text
     for kind in _KINDS:
-        if mode in kind.modes:
-            cleaned = kind.pattern.sub(kind.replace, cleaned)
+        # Again, as entities may have been escaped twice, and brackets stand in brackets.
+        while mode in kind.modes and (less := kind.pattern.sub(kind.replace, cleaned)) != cleaned:
+            cleaned = less
     return text if cleaned == text else " ".join(cleaned.split())
 
 
@@ -128,7 +147,9 @@ def signs(data: Bytes) -> Places:
     first, second, third = data[places], data[places + 1], data[places + 2]
     is_other = ((first == 0xE2) & (second == 0x80) & dashes[third]) | ((first == 0xE3) & (third != 0x80))
     spaces = data == ord(" ")
-    return np.concatenate([places[pairs[first, second] & ~is_other], np.flatnonzero(spaces[:-1] & spaces[1:])])
+    edges = spaces | (data == ord("\t")) | (data == ord("\n")) | (data == ord("\r"))
+    blanks = [np.flatnonzero(spaces[1:] & edges[:-1]) + 1, np.flatnonzero(spaces[:-1] & edges[1:])]
+    return np.concatenate([places[pairs[first, second] & ~is_other], *blanks])
 
 
 @cache
@@ -136,9 +157,8 @@ def _sign_tables() -> tuple[Flags, Flags, Flags]:
     """First bytes of signs; pairs of first and second bytes; third bytes, behind E2 80, of frequent characters that are
     no signs: dashes, quotation marks, the ellipsis."""
     pairs = np.zeros((256, 256), dtype=bool)
-    for byte in b"[<{&\0\x0b\x0c\x1c\x1d\x1e\x1f":
+    for byte in b"[<{(%&\0\x0b\x0c\x1c\x1d\x1e\x1f":
         pairs[byte] = True
-    pairs[ord("("), ord("%")] = True
     # White space of Unicode begins with one of the last four.
     for byte in b"\t\n\r \x0b\x0c\x1c\x1d\x1e\x1f\xc2\xe1\xe2\xe3":
         pairs[ord(":"), byte] = pairs[ord("-"), byte] = True

@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from speechllm_plugin.datasets.audio import AudioSource, duration, resolve
 from speechllm_plugin.datasets.audio_places import unseen
-from speechllm_plugin.datasets.columns.fields import Flags, Hashes, Places
 from speechllm_plugin.datasets.manifest_index import Codes, Kind, Manifest
 from speechllm_plugin.datasets.manifest_row import ManifestRow, seconds_of
-from speechllm_plugin.datasets.remote import Location
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import is_translation
+from speechllm_plugin.files.columns.fields import Flags, Hashes, Places
+from speechllm_plugin.files.remote import Location
 from speechllm_plugin.tasks.api import task_of_row
+from speechllm_plugin.text.languages import is_translation
 
 Asked = tuple[str, str, str]
 """The languages of speech and text, and the task where its row states one: what decides its prompt."""
@@ -191,6 +191,17 @@ class Utterances(Sequence[Utterance]):
 
     def take(self, indices: Places) -> Utterances:
         return Utterances(self._parts, self._rows[indices])
+
+    def alone(self) -> Utterances:
+        """The same without the rows around them, in memory: to be sent to another process."""
+        parts = np.searchsorted(self._starts, self._rows, side="right") - 1
+        chosen, rows = [], np.empty(len(self), dtype=np.int64)
+        for number in np.unique(parts).tolist():
+            is_own = parts == number
+            rows[is_own] = np.arange(is_own.sum()) + sum(len(part.manifest) for part in chosen)
+            part = self._parts[number]
+            chosen.append(replace(part, manifest=part.manifest.take(self._rows[is_own] - self._starts[number])))
+        return Utterances(chosen, rows)
 
     @cached_property
     def n_frames(self) -> Places:

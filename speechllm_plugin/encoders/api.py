@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.parts import PretrainedPart
+from speechllm_plugin.pretrained.part import PretrainedPart
 from speechllm_plugin.registry import Registry
 
 
@@ -58,7 +58,7 @@ class SpeechEncoder(PretrainedPart):
 
     @property
     def feature_dtype(self) -> torch.dtype:
-        """Of the features, which is that of the weights."""
+        """Of the features: the dtype of the weights."""
         return next(self.parameters()).dtype
 
     def fingerprint(self) -> str:
@@ -67,7 +67,7 @@ class SpeechEncoder(PretrainedPart):
 
 
 def too_long(seconds: float, max_seconds: float) -> str:
-    """The line about a clip that the encoder would have to cut: nothing is ever truncated in silence."""
+    """The error for a clip beyond the window: clips are never truncated silently."""
     return (
         f"the audio lasts {seconds:.2f} s, expected at most {max_seconds:g} s, the window of the encoder; cut it into "
         "segments (path:start:length)"

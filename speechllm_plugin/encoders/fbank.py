@@ -1,6 +1,6 @@
 """Kaldi's log-mel filter bank, as SeamlessM4T v2 and w2v-BERT 2.0 take it: on the device of the audio, for a batch.
 
-In float64: where a mel band is far below the loudest one, rounding of the float32 spectrum is what its logarithm shows.
+In float64: in a mel band far below the loudest one, the logarithm would show the rounding of a float32 spectrum.
 Measured on speech against transformers' `SeamlessM4TFeatureExtractor`: 5e-7 in float64, 3e-4 in float32; fairseq2's
 `WaveformToFbankConverter`, which works in float32 on the CPU, 1.3e-4, and NaN for digital silence.
 """
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import SeamlessM4TFeatureExtractor
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.masks import length_mask
+from speechllm_plugin.pretrained import Source
+from speechllm_plugin.tensors.masks import length_mask
 
 WINDOW = 400
 """Samples of a frame (25 ms at 16 kHz)."""
@@ -28,7 +29,7 @@ FLOOR = 1.192092955078125e-07
 STACK = 2
 """Frames in a feature vector."""
 MIN_SAMPLES = WINDOW + HOP
-"""Shortest clip that is encoded (35 ms, two frames): a variance needs two. Silence is put after a shorter one."""
+"""Shortest clip (35 ms, two frames): the variance needs two. A shorter one is padded with silence."""
 ROWS = 8
 """Clips computed at a time: 30 s of each take 0.5 GB."""
 
@@ -45,8 +46,8 @@ class StackedFbank(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         extractor = SeamlessM4TFeatureExtractor()
-        # Not `from_numpy`, which would stay on the CPU where fairseq2 creates models on a GPU; and with a precision, as
-        # they would get that of the trained part there.
+        # fairseq2 creates models under a default device, which `from_numpy` ignores, and a default dtype, which is that
+        # of the trained part.
         for name, values in (("window", extractor.window), ("mel_filters", extractor.mel_filters)):
             self.register_buffer(name, torch.as_tensor(values, dtype=torch.float64), persistent=False)
 
@@ -54,8 +55,8 @@ class StackedFbank(nn.Module):
         """
         :param waveforms: `[B, samples]`, float32 at 16 kHz, zeros beyond each length.
         :param lengths: `[B]`, samples of each clip.
-        :returns: `[B, T, 160]` float32, zeros beyond each length, and the lengths `[B]`: `T` follows from `samples`
-            alone, so that nothing waits for the device.
+        :returns: `[B, T, 160]` float32, zeros beyond each length, and the lengths `[B]`: `T` depends on
+            `samples` alone, so that no host sync is needed.
         """
         waveforms = F.pad(waveforms, (0, max(0, MIN_SAMPLES - waveforms.size(1))))
         frames = _frames(lengths)
@@ -73,7 +74,7 @@ class StackedFbank(nn.Module):
         """`[B, samples]` -> `[B, frames, 80]`."""
         frames = (waveforms.double() * INT16).unfold(1, WINDOW, HOP)
         frames = frames - frames.mean(dim=2, keepdim=True)
-        # Kaldi takes the sample before a frame to equal the first.
+        # Kaldi's pre-emphasis puts a copy of a frame's first sample before it.
         before = torch.cat([frames[..., :1], frames[..., :-1]], dim=2)
         spectrum = torch.fft.rfft((frames - PREEMPHASIS * before) * self.window, n=FFT_SIZE)
         energies = (spectrum.real.square() + spectrum.imag.square()) @ self.mel_filters.double()
@@ -86,7 +87,7 @@ class StackedFbank(nn.Module):
 
 
 def stacked_lengths(lengths: Tensor) -> Tensor:
-    """Samples to feature vectors, `[B]`: frames that fit, and pairs of them; a last one alone is dropped."""
+    """Samples to feature vectors, `[B]`: whole frames, two to a vector; an odd last frame is dropped."""
     return _frames(lengths) // STACK
 
 
@@ -94,7 +95,7 @@ def _frames(lengths: Tensor) -> Tensor:
     return (lengths.clamp(min=MIN_SAMPLES) - WINDOW) // HOP + 1
 
 
-def check_input_dim(found: int, path: str, key: str) -> None:
+def check_input_dim(found: int, source: Source) -> None:
     """A checkpoint that takes other features than these is refused."""
     if found != StackedFbank.dim:
-        raise UserError(f"{key}: {path} takes features of width {found}, expected {StackedFbank.dim}")
+        raise UserError(f"{source} takes features of width {found}, expected {StackedFbank.dim}")

@@ -1,7 +1,7 @@
 """Blobs by key in few large files: several processes write at once, any may be killed, any reads what all wrote.
 
 Each process appends to packs of its own: the bytes to `NAME.pack`, then an entry of fixed size to `NAME.index`. What a
-kill has cut off, in either file, is not in the index: nobody reads it, and nothing has to be locked.
+kill cuts off, in either file, has no whole entry: nobody reads it, and no lock is needed.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class _Found(NamedTuple):
 
 
 class _Table:
-    """Entries in 52 bytes each, sorted by their keys; of equal ones the last that was added is found."""
+    """Entries of 52 bytes, sorted by key; of equal keys the newest is found."""
 
     def __init__(self) -> None:
         self._entries = np.empty(0, _ENTRY)
         self._keys = np.empty(0, np.uint64)
-        """Theirs, in one piece: a search in a column of the entries would copy it."""
+        """The entries' keys, contiguous: a search in a column of the entries would copy it."""
         self._numbers = np.empty(0, np.int64)
         self._packs: list[Path] = []
 
@@ -89,25 +89,24 @@ class Packs:
     def __len__(self) -> int:
         return len(self._table) + len(self._own)
 
+    def __contains__(self, key: str) -> bool:
+        """Whether it is there; damage shows when it is read."""
+        return self._place_of(key) is not None
+
     def get(self, key: str) -> bytearray | None:
         """None = it is not there, or damaged."""
-        halves = _hash(key)
-        with self._lock:
-            found = self._find(halves)
-            if found is None and time.monotonic() - self._looked > _REFRESH:
-                self._look()
-                found = self._find(halves)
+        found = self._place_of(key)
         return None if found is None else _read(found)
 
     def put(self, key: str, data: bytes) -> None:
         """
-        :raises OSError: there is no space; what was there before is there still.
+        :raises OSError: the disk is full; earlier entries are unharmed.
         """
         with self._lock:
             if self._pack is None:
                 self._pack = self._folder / f"{uuid.uuid4().hex}.{self._kind}.pack"
             halves, pack, checksum = _hash(key), self._pack, zlib.crc32(data)
-            # If this fails, what was written in part stays behind, and the next pack begins anew.
+            # After a failed write the next entry goes to a new pack.
             self._pack = None
             with pack.open("ab") as file:
                 place = file.tell()
@@ -116,6 +115,15 @@ class Packs:
                 file.write(np.array([(*halves, place, len(data), checksum)], _ENTRY).tobytes())
             self._own[halves] = _Found(pack, place, len(data), checksum)
             self._pack = pack if place + len(data) < PACK_BYTES else None
+
+    def _place_of(self, key: str) -> _Found | None:
+        halves = _hash(key)
+        with self._lock:
+            found = self._find(halves)
+            if found is None and time.monotonic() - self._looked > _REFRESH:
+                self._look()
+                found = self._find(halves)
+        return found
 
     def _find(self, halves: tuple[int, int]) -> _Found | None:
         return self._own.get(halves) or self._table.find(*halves)
@@ -128,7 +136,7 @@ class Packs:
             with suppress(FileNotFoundError):  # deleted meanwhile
                 changed[index] = index.stat().st_mtime
         parts = []
-        # The newest last: what was damaged has been written again.
+        # Newest last: it replaces a damaged entry.
         for index in sorted(changed, key=changed.__getitem__):
             with suppress(FileNotFoundError):
                 parts.append((index.with_suffix(".pack"), self._new_entries(index)))
@@ -142,6 +150,11 @@ class Packs:
         entries = np.frombuffer(data[: len(data) - len(data) % _ENTRY.itemsize], _ENTRY)
         self._indexed[index] += entries.nbytes
         return entries
+
+
+def kinds_in(folder: Path) -> list[str]:
+    """The kinds of packs that a folder has."""
+    return sorted({index.name.split(".")[1] for index in folder.glob("*.*.index")})
 
 
 def _read(found: _Found) -> bytearray | None:

@@ -1,7 +1,7 @@
 """The speech encoder of SeamlessM4T v2 (arXiv 2312.05187): a Conformer and an adaptor, 6.25 feature vectors a second.
 
-The layers are transformers' own, without what they let through from the padding of a batch; only the speech encoder's
-weights are read from the checkpoint.
+The layers are transformers' own, but padding does not reach the frames of a clip. Only the speech encoder's weights are
+read from the checkpoint.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import (
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import adapter_layer, use_relative_key_attention
 from speechllm_plugin.encoders.fbank import StackedFbank, check_input_dim
-from speechllm_plugin.masks import length_mask, zero_padding
-from speechllm_plugin.parts import cast
-from speechllm_plugin.precision import Dtype, part_dtype
-from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
-from speechllm_plugin.transformers_versions import states_of
-
-KEY = "encoder.config.path"
+from speechllm_plugin.pretrained import Source, load_config, load_submodule, source_identity
+from speechllm_plugin.pretrained.part import cast
+from speechllm_plugin.tensors.masks import length_mask, zero_padding
+from speechllm_plugin.tensors.precision import Dtype, part_dtype
+from speechllm_plugin.workarounds.transformers_versions import states_of
 
 
 @dataclass(kw_only=True)
@@ -71,8 +69,9 @@ class SeamlessM4Tv2SpeechEncoder(SpeechEncoder):
 
 def check_seamless_m4t_v2(config: SeamlessM4Tv2Config) -> HfSeamlessConfig:
     """:raises UserError: there is no such checkpoint, or it is none of SeamlessM4T v2."""
-    hf_config = load_config(config.path, HfSeamlessConfig, KEY)
-    check_input_dim(hf_config.feature_projection_input_dim, config.path, KEY)
+    source = Source.of("encoder", config.path)
+    hf_config = load_config(source, HfSeamlessConfig)
+    check_input_dim(hf_config.feature_projection_input_dim, source)
     return hf_config
 
 
@@ -89,10 +88,9 @@ def create_seamless_m4t_v2(config: SeamlessM4Tv2Config) -> SeamlessM4Tv2SpeechEn
     encoder = load_submodule(
         HfSeamlessSpeechEncoder,
         hf_config,
-        config.path,
+        Source.of("encoder", config.path),
         prefix="speech_encoder.",
         dtype=part_dtype(config),
-        key=KEY,
     )
     return SeamlessM4Tv2SpeechEncoder(config, hf_config, encoder)
 

@@ -1,6 +1,6 @@
 """w2v-BERT 2.0 (arXiv 2312.05187), a public stand-in for USM: a Conformer, 50 feature vectors a second.
 
-The layers are transformers' own, without what they let through from the padding of a batch.
+The layers are transformers' own, but padding does not reach the frames of a clip.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from transformers import Wav2Vec2BertModel
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import adapter_layer, use_relative_key_attention
 from speechllm_plugin.encoders.fbank import StackedFbank, check_input_dim
-from speechllm_plugin.masks import length_mask, zero_padding
-from speechllm_plugin.parts import cast
-from speechllm_plugin.precision import Dtype, part_dtype
-from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
-
-KEY = "encoder.config.path"
+from speechllm_plugin.pretrained import Source, load_config, load_submodule, source_identity
+from speechllm_plugin.pretrained.part import cast
+from speechllm_plugin.tensors.masks import length_mask, zero_padding
+from speechllm_plugin.tensors.precision import Dtype, part_dtype
 
 
 @dataclass(kw_only=True)
@@ -75,8 +73,9 @@ class W2vBertSpeechEncoder(SpeechEncoder):
 
 def check_w2v_bert(config: W2vBertConfig) -> HfWav2Vec2BertConfig:
     """:raises UserError: there is no such checkpoint, or it is none of w2v-BERT 2.0."""
-    hf_config = load_config(config.path, HfWav2Vec2BertConfig, KEY)
-    check_input_dim(hf_config.feature_projection_input_dim, config.path, KEY)
+    source = Source.of("encoder", config.path)
+    hf_config = load_config(source, HfWav2Vec2BertConfig)
+    check_input_dim(hf_config.feature_projection_input_dim, source)
     return hf_config
 
 
@@ -94,12 +93,11 @@ def create_w2v_bert(config: W2vBertConfig) -> W2vBertSpeechEncoder:
     model = load_submodule(
         Wav2Vec2BertModel,
         hf_config,
-        config.path,
+        Source.of("encoder", config.path),
         prefix="wav2vec2_bert.",
         optional_prefix=True,
         ignored=("masked_spec_embed",),
         dtype=part_dtype(config),
-        key=KEY,
     )
     return W2vBertSpeechEncoder(config, hf_config, model)
 

@@ -1,7 +1,7 @@
 """wav2vec 2.0 (arXiv 2006.11477), HuBERT (2106.07447) and WavLM (2110.13900), any size: 50 feature vectors a second.
 
-They take the waveform itself. The layers are transformers' own, without what they let through from the padding of a
-batch; a fine-tuned model's head is left out.
+They take the waveform itself. The layers are transformers' own, but padding does not reach the frames of
+a clip; a fine-tuned model's head is left out.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.conformer import key_bias
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.masks import length_mask, zero_padding
-from speechllm_plugin.parts import cast
-from speechllm_plugin.precision import Dtype, part_dtype
-from speechllm_plugin.pretrained import config_values, load_preprocessor, load_submodule, source_identity
-from speechllm_plugin.transformers_versions import states_of
+from speechllm_plugin.pretrained import Source, config_values, load_preprocessor, load_submodule, source_identity
+from speechllm_plugin.pretrained.part import cast
+from speechllm_plugin.tensors.masks import length_mask, zero_padding
+from speechllm_plugin.tensors.precision import Dtype, part_dtype
+from speechllm_plugin.workarounds.transformers_versions import states_of
 
-KEY = "encoder.config.path"
 FAMILIES: dict[str, tuple[Any, Any]] = {
     "wav2vec2": (HfWav2Vec2Config, Wav2Vec2Model),
     "hubert": (HubertConfig, HubertModel),
@@ -62,7 +61,7 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
     def __init__(self, config: Wav2Vec2Config, hf_config: Any, model: Any, normalize: bool, final_norm: bool) -> None:
         """
         :param normalize: scale each clip to zero mean and unit variance.
-        :param final_norm: the layers are all there, and after the last there is a norm.
+        :param final_norm: whether a norm follows the last layer.
         """
         super().__init__()
         self.config = config
@@ -133,7 +132,7 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
         embed = self.model.encoder.pos_conv_embed
         states = hidden.transpose(1, 2)
         if (norm := getattr(embed, "batch_norm", None)) is not None:
-            # mHuBERT: beyond a clip's end it leaves no zeros, which the convolution would see.
+            # mHuBERT: its norm turns the zeros beyond a clip's end into numbers, which the convolution would read.
             states = zero_padding(norm(states).transpose(1, 2), lengths).transpose(1, 2)
         return embed.activation(embed.padding(embed.conv(states))).transpose(1, 2)
 
@@ -157,8 +156,8 @@ class WavLMPositions(nn.Module):
     def __init__(self, attention: Any) -> None:
         super().__init__()
         self.max_distance = int(attention.max_distance)
-        # On the CPU once, like transformers: another device's logarithm may round to another bucket. Where fairseq2
-        # creates models, numbers are those of a float unless told otherwise.
+        # Computed on the CPU, as transformers does: the logarithm of another device may round to another bucket. With
+        # an explicit dtype: under fairseq2's default `arange` would give floats.
         distances = torch.arange(-self.max_distance, self.max_distance + 1, dtype=torch.long, device="cpu")
         buckets = attention._relative_positions_bucket(distances).to(torch.get_default_device())
         self.register_buffer("buckets", buckets, persistent=False)
@@ -174,9 +173,9 @@ class WavLMPositions(nn.Module):
 
 
 def norm_over_time(norm: nn.GroupNorm, states: Tensor, lengths: Tensor) -> Tensor:
-    """A group norm with a group for each channel over each clip's own frames, `[B, C, T]`.
+    """Instance norm over each clip's own frames, `[B, C, T]`.
 
-    The padding of a batch is no part of a clip's mean and variance. Clip by clip, for in float32 one of 30 s takes
+    Padding does not count towards a clip's mean and variance. One clip at a time: in float32 a clip of 30 s takes
     0.2 GB here.
     """
     mask = length_mask(lengths, states.size(2))
@@ -193,15 +192,16 @@ def norm_over_time(norm: nn.GroupNorm, states: Tensor, lengths: Tensor) -> Tenso
 def check_wav2vec2(config: Wav2Vec2Config) -> Any:
     """
     :returns: transformers' configuration of the layers that run.
-    :raises UserError: there is no such checkpoint, it is of another family, or it has not so many layers.
+    :raises UserError: there is no such checkpoint, it is of another family, or has fewer layers.
     """
-    values = config_values(config.path, KEY)
+    source = Source.of("encoder", config.path)
+    values = config_values(source)
     if values["model_type"] not in FAMILIES:
-        raise UserError(f"{KEY}: {config.path} holds a model of type {values['model_type']!r}, expected one of "
+        raise UserError(f"{source} holds a model of type {values['model_type']!r}, expected one of "
                         f"{', '.join(FAMILIES)}")
     hf_config = FAMILIES[values["model_type"]][0].from_dict(values)
     if getattr(hf_config, "add_adapter", False):
-        raise UserError(f"{KEY}: {config.path} shortens its output by layers of its own (add_adapter), expected a "
+        raise UserError(f"{source} shortens its output by layers of its own (add_adapter), expected a "
                         "model without")
     num_layers = hf_config.num_hidden_layers
     if not 1 <= (num_layers if config.layer is None else config.layer) <= num_layers:
@@ -230,13 +230,14 @@ def outline_wav2vec2(config: Wav2Vec2Config, hf_config: Any, dtype: torch.dtype)
 
 
 def create_wav2vec2(config: Wav2Vec2Config) -> Wav2Vec2SpeechEncoder:
+    source = Source.of("encoder", config.path)
     hf_config = check_wav2vec2(config)
     num_layers, model_kls = hf_config.num_hidden_layers, FAMILIES[hf_config.model_type][1]
     final_norm = _take_layers(config, hf_config)
     model = load_submodule(
         model_kls,
         hf_config,
-        config.path,
+        source,
         prefix=f"{model_kls.base_model_prefix}.",
         optional_prefix=True,
         ignored=(
@@ -244,11 +245,10 @@ def create_wav2vec2(config: Wav2Vec2Config) -> Wav2Vec2SpeechEncoder:
             *(f"encoder.layers.{unused}." for unused in range(hf_config.num_hidden_layers, num_layers)),
         ),
         dtype=part_dtype(config),
-        key=KEY,
     )
     normalize = config.normalize
     if normalize is None:
-        normalize = bool(load_preprocessor(config.path, KEY).get("do_normalize", True))
+        normalize = bool(load_preprocessor(source).get("do_normalize", True))
     return Wav2Vec2SpeechEncoder(config, hf_config, model, normalize, final_norm)
 
 

@@ -20,18 +20,18 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhi
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
-from speechllm_plugin.masks import length_mask
-from speechllm_plugin.parts import cast
-from speechllm_plugin.precision import Dtype, part_dtype
-from speechllm_plugin.pretrained import load_config, load_submodule, source_identity
-from speechllm_plugin.transformers_versions import states_of
+from speechllm_plugin.pretrained import Source, load_config, load_submodule, source_identity
+from speechllm_plugin.pretrained.part import cast
+from speechllm_plugin.tensors.masks import length_mask
+from speechllm_plugin.tensors.precision import Dtype, part_dtype
+from speechllm_plugin.workarounds.transformers_versions import states_of
 
 HOP = 160
 """Samples between two mel frames (10 ms at 16 kHz)."""
 SHAPE_FRAMES = 64
-"""Mel frames, 0.64 s: unpadded clips are encoded in multiples of them, padded with what no frame attends to."""
+"""Mel frames (0.64 s). Unpadded clips are filled up to a multiple of it, by frames that are masked in attention."""
 ENGLISH_VOCABULARY = 51864
-"""Tokens of Whisper's models of English alone (tiny.en to medium.en); the others have 51865, or 51866."""
+"""Vocabulary size of the English-only models (tiny.en to medium.en); multilingual ones have 51865 or 51866."""
 
 NumberT = TypeVar("NumberT", int, Tensor)
 
@@ -67,17 +67,17 @@ class WhisperSpeechEncoder(SpeechEncoder):
         self.config = config
         self.dim = hf_config.d_model
         self.max_seconds = hf_config.max_source_positions / self.frame_rate
-        # The models of English alone have no tokens for the other languages; their decoder is not read.
+        # The vocabulary tells an English-only model.
         self.languages = ("en",) if hf_config.vocab_size == ENGLISH_VOCABULARY else None
         self.encoder = encoder
         self.features = WhisperFeatureExtractor(feature_size=hf_config.num_mel_bins)
         self.register_buffer("window", torch.hann_window(self.features.n_fft, dtype=torch.float32), persistent=False)
-        # Not `from_numpy`, which would stay on the CPU where fairseq2 creates models on a GPU.
+        # `from_numpy` would ignore the default device under which fairseq2 creates models.
         filters = torch.as_tensor(self.features.mel_filters, dtype=torch.float32)
         self.register_buffer("mel_filters", filters, persistent=False)
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(waveforms.device.type, enabled=False):  # which a tuned encoder follows
+        with torch.autocast(waveforms.device.type, enabled=False):  # a tuned encoder would follow it
             mels, mel_lengths = self.mel_spectrogram(waveforms, lengths)
         mels = mels.to(self.encoder.conv1.weight.dtype)
         if not self.config.pad_to_30s:
@@ -115,7 +115,7 @@ class WhisperSpeechEncoder(SpeechEncoder):
 
     def _encode_short(self, mels: Tensor, mel_lengths: Tensor) -> tuple[Tensor, Tensor]:
         encoder, num_frames = self.encoder, (mels.size(2) + 1) // 2
-        # Few shapes: oneDNN prepares its products anew for each, which takes longer than a short clip's own products.
+        # Few shapes: oneDNN prepares a kernel for each new one, which takes longer than encoding a short clip.
         padding = torch.sym_min(-mels.size(2) % SHAPE_FRAMES, 2 * encoder.max_source_positions - mels.size(2))
         mels = F.pad(mels, (0, padding))
         hidden = F.gelu(encoder.conv1(mels)) * length_mask(mel_lengths, mels.size(2)).unsqueeze(1)
@@ -136,8 +136,8 @@ class WhisperSpeechEncoder(SpeechEncoder):
 
 
 def _power_by_products(waveforms: Tensor, window: Tensor) -> Tensor:
-    """The power that `torch.stft` gives, `[B, n_fft / 2 + 1, frames]`, by products alone: other programs' Fourier
-    transforms err by so much that quiet bands have other logarithms."""
+    """The power that `torch.stft` gives, `[B, n_fft / 2 + 1, frames]`, by matrix products: the Fourier transforms
+    of other runtimes are so inexact that quiet bands would have other logarithms."""
     size = len(window)
     angles = 2 * np.pi / size * np.outer(np.arange(size // 2 + 1), np.arange(size))
     waves = torch.tensor(np.concatenate([np.cos(angles), np.sin(angles)]), dtype=torch.float32)
@@ -147,14 +147,14 @@ def _power_by_products(waveforms: Tensor, window: Tensor) -> Tensor:
 
 
 def _num_frames(samples: NumberT) -> NumberT:
-    """Mel frames that samples cover; a begun one counts."""
-    # Not of a negative number, which ONNX divides towards 0.
+    """`ceil(samples / HOP)` mel frames."""
+    # Not `-(-samples // HOP)`: ONNX rounds the quotient of a negative number towards 0.
     return (samples + HOP - 1) // HOP
 
 
 def check_whisper(config: WhisperConfig) -> HfWhisperConfig:
     """:raises UserError: there is no such checkpoint, or it is none of Whisper's."""
-    return load_config(config.path, HfWhisperConfig, "encoder.config.path")
+    return load_config(Source.of("encoder", config.path), HfWhisperConfig)
 
 
 def outline_whisper(config: WhisperConfig, hf_config: HfWhisperConfig, dtype: torch.dtype) -> WhisperSpeechEncoder:
@@ -168,11 +168,10 @@ def create_whisper(config: WhisperConfig) -> WhisperSpeechEncoder:
     encoder = load_submodule(
         HfWhisperEncoder,
         hf_config,
-        config.path,
+        Source.of("encoder", config.path),
         prefix="model.encoder.",
         optional_prefix=True,
         dtype=part_dtype(config),
-        key="encoder.config.path",
     )
     return WhisperSpeechEncoder(config, hf_config, encoder)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from speechllm_plugin.configuration.structure import structure
 from speechllm_plugin.models.speech_llm.checkpoint_files import override
 from speechllm_plugin.models.speech_llm.config import PRETRAINED, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.kept_vocabulary import kept_vocabulary
-from speechllm_plugin.registry import structure
 
 INSIDE = "./"
 """What the path of a frozen part begins with that lies in the exported folder."""

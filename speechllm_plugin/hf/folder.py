@@ -20,10 +20,10 @@ from speechllm_plugin.models.speech_llm.config import PRETRAINED, SpeechLlmConfi
 from speechllm_plugin.models.speech_llm.kept_vocabulary import FILE, keep_vocabulary
 from speechllm_plugin.models.speech_llm.merging import merge_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.pretrained import copy_checkpoint, load_tokenizer
+from speechllm_plugin.pretrained import Source, copy_checkpoint, load_tokenizer
 from speechllm_plugin.pretrained.identity import hash_weights
 from speechllm_plugin.pretrained.weights import weight_files
-from speechllm_plugin.transformers_versions import own_defaults
+from speechllm_plugin.workarounds.transformers_versions import own_defaults
 
 
 def write_folder(
@@ -41,11 +41,11 @@ def write_folder(
     :param copied: the frozen parts, of "encoder" and "llm", that are copied into the folder. Of the others the paths
         are written, and the identity of their weights.
     """
-    tokenizer = load_tokenizer(_path(config, "llm"), "llm.config.path")
+    tokenizer = load_tokenizer(_source(config, "llm"))
     values: dict[str, Any] = asdict(config)
     for part in PRETRAINED:
         if part in copied:
-            copy_checkpoint(_path(config, part), folder / part, f"{part}.config.path")
+            copy_checkpoint(_source(config, part), folder / part)
         if (folder / part).is_dir():
             values[part]["config"]["path"] = f"{INSIDE}{part}"
     if config.ctc.vocabulary is not None:
@@ -63,15 +63,17 @@ def write_folder(
     Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
 
 
-def write_merged(folder: Path, system: SpeechLlm, *, copied: tuple[str, ...] = ()) -> None:
+def write_merged(
+    folder: Path, system: SpeechLlm, decoding: DecodingConfig, *, copied: tuple[str, ...] = ()
+) -> None:
     """`write_folder` of a system whose LLM was tuned, with what was trained of the LLM in its weights, in `llm/`: a
     plain checkpoint of transformers, which programs that know nothing of speech load, too.
 
     :raises UserError: see `merge_llm`.
     """
-    path = _path(system.config, "llm")
+    source = _source(system.config, "llm")
     merge_llm(system)
-    copy_checkpoint(path, folder / "llm", "llm.config.path", weights=False)
+    copy_checkpoint(source, folder / "llm", weights=False)
     model: Any = system.llm.model
     generation = folder / "llm" / "generation_config.json"
     kept = generation.read_bytes() if generation.is_file() else None
@@ -82,12 +84,12 @@ def write_merged(folder: Path, system: SpeechLlm, *, copied: tuple[str, ...] = (
     else:
         generation.write_bytes(kept)
     system.config.llm.weights = hash_weights(str(folder / "llm"), weight_files(str(folder / "llm")))
-    write_folder(folder, system.config, system.decoding, system.state_dict(), copied=copied)
+    write_folder(folder, system.config, decoding, system.state_dict(), copied=copied)
 
 
-def _path(config: SpeechLlmConfig, part: str) -> str:
+def _source(config: SpeechLlmConfig, part: str) -> Source:
     section = getattr(config, part)
     path = getattr(section.config, "path", None)
     if path is None:
         raise UserError(f"{part}.name: found {section.name!r}, which has no path, expected a part of a checkpoint")
-    return str(path)
+    return Source.of(part, path)

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from speechllm_plugin.configuration.structure import structure
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.hf.configuration import HfSpeechLlmConfig
+from speechllm_plugin.inference.transcriber import Transcriber
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.checkpoint import device_named, restore
 from speechllm_plugin.models.speech_llm.config import PRETRAINED
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.shards import put_weights
-from speechllm_plugin.precision import DTYPES
-from speechllm_plugin.registry import structure
+from speechllm_plugin.tensors.precision import DTYPES
 
 _HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 """Options of `from_pretrained` that say how the hub is asked."""
@@ -38,17 +39,17 @@ class HfSpeechLlm(PreTrainedModel):
     config_class = HfSpeechLlmConfig  # type: ignore[assignment]
     main_input_name = "input_values"
 
-    def __init__(self, config: HfSpeechLlmConfig, system: SpeechLlm) -> None:
+    def __init__(self, config: HfSpeechLlmConfig, model: SpeechLlm) -> None:
         super().__init__(config)
-        self._system = (system,)
-        self.adapter = system.adapter
-        self.ctc = system.ctc
-        self.tuned = system.tuned
+        self._system = Transcriber(model, structure(DecodingConfig, config.decoding, "decoding"))
+        self.adapter = model.adapter
+        self.ctc = model.ctc
+        self.tuned = model.tuned
 
     @property
-    def system(self) -> SpeechLlm:
-        """The whole system, with all that it does beside `generate`: `transcribe_timed`, `ask`."""
-        return self._system[0]
+    def system(self) -> Transcriber:
+        """The whole system, with all that it does beside `generate`: `transcribe`, `transcribe_timed`, `ask`."""
+        return self._system
 
     @classmethod
     def from_pretrained(
@@ -81,16 +82,15 @@ class HfSpeechLlm(PreTrainedModel):
         config = config or HfSpeechLlmConfig.from_pretrained(folder)
         config.place(folder)
         wanted = {} if dtype in (None, "auto") else {f"{part}.config.dtype": _name(dtype) for part in PRETRAINED}
-        system = restore(
+        model = restore(
             config.system_config,
             lambda model: put_weights(model, _weights(folder), f"{folder} does not fit its config.json"),
             device_named("cpu" if device_map in (None, "auto") else str(device_map)),
             {**wanted, **(overrides or {})},
             folder,
         )
-        system.decoding = structure(DecodingConfig, config.decoding, "decoding")
-        config.system = asdict(system.config)
-        return cls(config, system).eval()
+        config.system = asdict(model.config)
+        return cls(config, model).eval()
 
     @torch.inference_mode()
     def generate(
@@ -102,7 +102,7 @@ class HfSpeechLlm(PreTrainedModel):
         target_lang: str | None = None,
         **decoding: Any,
     ) -> Tensor:
-        """The tokens of each clip's text, as `SpeechLlm.transcribe` writes it.
+        """The tokens of each clip's text, as `Transcriber.transcribe` writes it.
 
         :param input_values: `[B, samples]`, at 16 kHz, from -1 to 1.
         :param attention_mask: `[B, samples]`, 1 up to the end of each clip; None = all are as long.
@@ -110,23 +110,23 @@ class HfSpeechLlm(PreTrainedModel):
         :param decoding: keys of `DecodingConfig` that are to be other than in the validation of the training run, such
             as `beam_size=4`.
         :returns: `[B, U]`, int64, without the prompt, padded behind.
-        :raises UserError: as `SpeechLlm.transcribe`.
+        :raises UserError: as `Transcriber.transcribe`.
         """
         system = self.system
         if attention_mask is None:
             attention_mask = torch.ones_like(input_values)
         clips = [row[: int(mask.sum())] for row, mask in zip(input_values, attention_mask, strict=True)]
         batch = system.read(clips, source_lang, target_lang)
-        _, generated = system.generate(batch, system.decoding.changed(decoding))
+        _, generated = system.model.generate(batch, system.decoding.changed(decoding))
         # A text that the guard against silence takes away has no tokens.
         rows = [torch.tensor([] if row.no_speech else row.tokens, dtype=torch.long) for row in generated]
-        padding = system.llm.tokenizer.pad_token_id
+        padding = system.model.llm.tokenizer.pad_token_id
         if padding is None:
-            padding = system.prompts.end_of_turn
+            padding = system.model.prompts.end_of_turn
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding).to(self.device)
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> HfSpeechLlm:
-        self.system._apply(fn, recurse)  # which holds the frozen parts, too
+        self.system.model._apply(fn, recurse)  # which holds the frozen parts, too
         return self
 
 

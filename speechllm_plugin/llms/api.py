@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from speechllm_plugin.llms.cross_entropy import cross_entropy, sum_rows
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.positions import Positions
-from speechllm_plugin.parts import PretrainedPart
+from speechllm_plugin.pretrained.part import PretrainedPart
 from speechllm_plugin.prompts import RenderedPrompt
 from speechllm_plugin.registry import Registry
 

@@ -13,7 +13,7 @@ from speechllm_plugin.llms.decoding import Generated
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.greedy import search_greedily
 from speechllm_plugin.llms.joining import pad_rows
-from speechllm_plugin.transformers_versions import CACHE
+from speechllm_plugin.workarounds.transformers_versions import CACHE
 
 if TYPE_CHECKING:
     from speechllm_plugin.llms.causal import CausalLlm

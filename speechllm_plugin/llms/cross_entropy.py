@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from speechllm_plugin import logits
+from speechllm_plugin.tensors import logits
 
 LogitsOf = Callable[[Tensor], Tensor]
 """`[N, C]` -> `[N, V]`."""

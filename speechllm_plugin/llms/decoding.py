@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
-from speechllm_plugin.checked import Checked
-from speechllm_plugin.registry import structure
+from speechllm_plugin.configuration.checked import Checked
+from speechllm_plugin.configuration.structure import structure
 
 TOKENS_PER_SECOND = 12.0
 """The limit's rate where no references tell it: English at its fastest has about 5 words, some 8 tokens, a second."""
@@ -127,6 +127,8 @@ class Generated:
     """Embeddings that the audio became."""
     decoded_again: bool = False
     """Whether it stands in place of one that repeated itself; see `DecodingConfig.max_compression_ratio`."""
+    log_probability: float | None = field(default=None, compare=False)
+    """Of the tokens, in nats, by the LLM's own logits, where the search has computed it for each row alone."""
     no_speech: str = ""
     """Why the guard against silence takes its text away; empty = it does not."""
 

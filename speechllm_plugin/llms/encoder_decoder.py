@@ -19,10 +19,10 @@ from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.exact import decode
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.joining import join_rows, pad_rows
-from speechllm_plugin.precision import part_dtype
-from speechllm_plugin.pretrained import config_values, load_model, load_tokenizer, source_identity
+from speechllm_plugin.pretrained import Source, config_values, load_model, load_tokenizer, source_identity
 from speechllm_plugin.prompts import RenderedPrompt
-from speechllm_plugin.transformers_versions import scales_decoder_output
+from speechllm_plugin.tensors.precision import part_dtype
+from speechllm_plugin.workarounds.transformers_versions import scales_decoder_output
 
 MODEL_TYPES = ("mt5", "t5", "umt5")
 
@@ -147,11 +147,10 @@ class _EncoderDecoderRows:
 
 def check_encoder_decoder_llm(config: EncoderDecoderLlmConfig) -> None:
     """:raises UserError: there is no such checkpoint, or it is of another family."""
-    found = config_values(config.path, "llm.config.path")["model_type"]
+    source = Source.of("llm", config.path)
+    found = config_values(source)["model_type"]
     if found not in MODEL_TYPES:
-        raise UserError(
-            f"llm.config.path: {config.path} holds a model of type {found!r}, expected one of {', '.join(MODEL_TYPES)}"
-        )
+        raise UserError(f"{source} holds a model of type {found!r}, expected one of {', '.join(MODEL_TYPES)}")
 
 
 def outline_encoder_decoder_llm(
@@ -166,8 +165,9 @@ def create_encoder_decoder_llm(config: EncoderDecoderLlmConfig) -> EncoderDecode
     :raises UserError: the checkpoint cannot be loaded, or is of another family.
     """
     check_encoder_decoder_llm(config)
-    tokenizer = load_tokenizer(config.path, "llm.config.path")
-    model = load_model(AutoModelForSeq2SeqLM, config.path, dtype=part_dtype(config), key="llm.config.path")
+    source = Source.of("llm", config.path)
+    tokenizer = load_tokenizer(source)
+    model = load_model(AutoModelForSeq2SeqLM, source, dtype=part_dtype(config))
     return EncoderDecoderLlm(config, model, tokenizer)
 
 

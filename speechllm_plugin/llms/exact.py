@@ -72,21 +72,22 @@ def decode(rows: Rows, search: Search) -> list[Generated]:
 
 def _settle(rows: Rows, row: int, search: Search, draft: Generated) -> Generated:
     (limit,) = search.limits
-    settled = 0
+    settled, known = 0, 0.0
     while True:
         # A text that ends at once and one that is cut have the same pass.
         padding = [search.end_of_turn] * (limit - len(draft.tokens))
         hidden = rows.hidden(row, [*draft.tokens, *padding])
         wanted = _tokens(search, draft.tokens, settled, _in_pieces(rows, hidden, settled), hidden.device)
-        for place, token in enumerate(wanted, start=settled):
+        for place, (token, log_probability) in enumerate(wanted, start=settled):
+            if token in rows.stops:
+                return Generated(draft.tokens[:place], cut=place >= limit, log_probability=known)
+            known += log_probability
             if place < len(draft.tokens) and token == draft.tokens[place]:
                 continue
-            if token in rows.stops:
-                return Generated(draft.tokens[:place], cut=place >= limit)
             written = [*draft.tokens[:place], token]
             break
         if len(written) == limit:
-            return Generated(written, cut=True)
+            return Generated(written, cut=True, log_probability=known)
         settled = len(written)
         (draft,) = rows.generate([row], search, written)
 
@@ -102,14 +103,18 @@ def _in_pieces(rows: Rows, hidden: Tensor, first: int) -> Iterator[Tensor]:
 
 def _tokens(
     search: Search, tokens: Sequence[int], first: int, logits: Iterator[Tensor], device: torch.device
-) -> list[int]:
-    """What a row's own logits call for at each place of a draft, its end included, given what the draft has before."""
+) -> list[tuple[int, float]]:
+    """What a row's own logits call for at each place of a draft, its end included, given what the draft has before.
+
+    :returns: tokens, each with its log-probability.
+    """
     processors: Any = search.processors(device)  # declared for transformers' own subclasses of tensors
     start = [] if search.start_token is None else [search.start_token]
     ids = torch.tensor([[*start, *tokens]], dtype=torch.long, device=device)
-    chosen = [
-        processors(ids[:, : len(start) + place], scores).argmax(dim=-1)
-        for place, scores in enumerate(islice(logits, len(tokens) + 1 - first), start=first)
-    ]
-    wanted: list[int] = torch.cat(chosen).tolist()  # all at once: each value would make the host wait for the device
-    return wanted
+    chosen, likely = [], []
+    for place, scores in enumerate(islice(logits, len(tokens) + 1 - first), start=first):
+        token = processors(ids[:, : len(start) + place], scores).argmax(dim=-1)
+        chosen.append(token)
+        likely.append(scores.log_softmax(dim=-1)[0, token])
+    # All at once: each value would make the host wait for the device.
+    return list(zip(torch.cat(chosen).tolist(), torch.cat(likely).tolist(), strict=True))

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
-from speechllm_plugin.transformers_versions import own_defaults
+from speechllm_plugin.workarounds.transformers_versions import own_defaults
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from speechllm_plugin.llms.decoding import Generated
 from speechllm_plugin.llms.generation import Search
 from speechllm_plugin.llms.joining import pad_rows
-from speechllm_plugin.transformers_versions import CACHE
+from speechllm_plugin.workarounds.transformers_versions import CACHE
 
 SHRINK = 0.75
 """The batch is made smaller when this share of its rows, or less, is left: each time all states are copied."""

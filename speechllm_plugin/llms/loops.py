@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
-from speechllm_plugin.repetition import compression_ratio
+from speechllm_plugin.text.repetition import compression_ratio
 
 NO_REPEAT = 3
 """`no_repeat_ngram_size` when a loop is decoded again."""

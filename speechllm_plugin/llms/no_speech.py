@@ -11,8 +11,8 @@ from torch import Tensor
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
-from speechllm_plugin.logits import Logits
 from speechllm_plugin.prompts import RenderedPrompt
+from speechllm_plugin.tensors.logits import Logits
 
 _BLOCK = 1600
 """Samples of 0.1 s at 16 kHz: shorter than a syllable, longer than a click."""
@@ -55,11 +55,13 @@ def find_no_speech(
             found[row] = f"blank share {share:.3f}"
             continue
         if config.no_speech_probability is not None:
-            # Each row alone, so that the result does not depend on its batch.
-            own = slice(row, row + 1)
-            tokens = hypothesis.tokens
-            loss = llm.loss(prompts[own], speech[own, : int(lengths[row])], lengths[own], [tokens])
-            if (probability := math.exp(-float(loss) / len(tokens))) < config.no_speech_probability:
+            known = hypothesis.log_probability
+            if known is None:
+                # Each row alone, so that the result does not depend on its batch.
+                own = slice(row, row + 1)
+                loss = llm.loss(prompts[own], speech[own, : int(lengths[row])], lengths[own], [hypothesis.tokens])
+                known = -float(loss)
+            if (probability := math.exp(known / len(hypothesis.tokens))) < config.no_speech_probability:
                 found[row] = f"probability {probability:.3f}"
     return found
 

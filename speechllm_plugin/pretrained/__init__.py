@@ -6,10 +6,12 @@ from speechllm_plugin.pretrained.configs import config_values, load_config, load
 from speechllm_plugin.pretrained.copying import copy_checkpoint
 from speechllm_plugin.pretrained.identity import source_identity
 from speechllm_plugin.pretrained.models import check_weight_files, load_model
+from speechllm_plugin.pretrained.source import Source
 from speechllm_plugin.pretrained.submodules import load_submodule
 from speechllm_plugin.pretrained.tokenizer import load_tokenizer
 
 __all__ = [
+    "Source",
     "check_weight_files",
     "config_values",
     "copy_checkpoint",

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
+from speechllm_plugin.pretrained.source import Source
 
 OLD_BUFFERS = r"(^|\.)(rotary\w*\.\w+|(attn|attention)\.bias|masked_bias|causal_mask|position_ids)$"
 """Names of tables and masks that models compute, and that older versions of transformers saved all the same."""
@@ -22,9 +23,17 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def build(
-    kls: Any, config: PretrainedConfig, weights: dict[str, Tensor], dtype: torch.dtype, where: str, **options: object
+    kls: Any,
+    config: PretrainedConfig,
+    weights: dict[str, Tensor],
+    dtype: torch.dtype,
+    source: Source,
+    **options: object,
 ) -> Any:
-    """A model that takes `weights` as they are, by transformers' own loader: none may lack or have another shape."""
+    """A model that takes `weights` as they are, by transformers' own loader: none may lack or have another shape.
+
+    :param source: where they are from, for errors.
+    """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what it warns of is an error here
     try:
@@ -39,15 +48,15 @@ def build(
         expected = list(model.state_dict()[name].shape)
         # Of one that was renamed, transformers does not say what the file calls it.
         found = f"has the shape {list(weights[name].shape)}" if name in weights else "has another shape"
-        raise UserError(f"{where} does not fit its config.json: {name} {found}, expected {expected}")
+        raise UserError(f"{source} does not fit its config.json: {name} {found}, expected {expected}")
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
-        raise UserError(f"{where} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]!r}")
-    check_surplus(model, report["unexpected_keys"], where)
+        raise UserError(f"{source} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]!r}")
+    check_surplus(model, report["unexpected_keys"], source)
     return model
 
 
-def check_surplus(model: PreTrainedModel, names: Iterable[str], where: str) -> None:
+def check_surplus(model: PreTrainedModel, names: Iterable[str], source: Source) -> None:
     """Refuses or reports weights of a checkpoint that the model has no place for.
 
     A surplus `layers.32.mlp.weight` beside the model's 32 layers, or `layers.0.gate.weight` beside its
@@ -66,11 +75,11 @@ def check_surplus(model: PreTrainedModel, names: Iterable[str], where: str) -> N
     places = {place for name in known for place in _places(name)}
     wrong = [name for name in surplus if not places.isdisjoint(_places(name))]
     if wrong:
-        raise UserError(f"{where} holds {len(wrong)} weights that {type(model).__name__} does not know, the first is "
+        raise UserError(f"{source} holds {len(wrong)} weights that {type(model).__name__} does not know, the first is "
                         f"{wrong[0]!r}; expected the architecture of its config.json")
     if surplus:
         log.warning("{} holds {} weights that {} does not use, the first is {}.",
-                    where, len(surplus), type(model).__name__, surplus[0])
+                    source, len(surplus), type(model).__name__, surplus[0])
 
 
 def _places(name: str) -> set[str]:

@@ -9,21 +9,22 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained.configs import config_values, load_hf_config
+from speechllm_plugin.pretrained.source import Source
 
 
-def model_class(kls: Any, path: str, key: str) -> tuple[type[PreTrainedModel], PretrainedConfig]:
+def model_class(kls: Any, source: Source) -> tuple[type[PreTrainedModel], PretrainedConfig]:
     """What one of transformers' Auto classes would load, and its configuration; reads no weights."""
-    config_values(path, key)
-    config = load_hf_config(path, key)
-    return class_of(kls, config, f"{key}: {path}"), config
+    config_values(source)
+    config = load_hf_config(source)
+    return class_of(kls, config, source), config
 
 
-def class_of(kls: Any, config: PretrainedConfig, where: str) -> Any:
+def class_of(kls: Any, config: PretrainedConfig, source: Source) -> Any:
     """
     :raises UserError: the Auto class loads no model of that kind.
     """
     if type(config) not in getattr(kls, "_model_mapping", {type(config): kls}):
-        raise UserError(f"{where} holds a model of type {config.model_type!r}, which {kls.__name__} does not load")
+        raise UserError(f"{source} holds a model of type {config.model_type!r}, which {kls.__name__} does not load")
     return model_of(kls, config)
 
 

@@ -15,8 +15,6 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import cached_file
 
-from speechllm_plugin.errors import UserError
-
 _NO_CONNECTION = ("ConnectionError", "ConnectError", "ConnectTimeout")
 """Errors of the HTTP library below huggingface_hub: requests before its version 1, httpx or httpx2 since."""
 
@@ -27,17 +25,6 @@ class NoSuchFileError(OSError):
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = [name for name in names if not name.endswith(".index.json")]  # which stands for its weights
         super().__init__(f"found {'neither' if len(self.names) > 1 else 'no'} {' nor '.join(self.names)}")
-
-
-def local_path(path: str, key: str) -> str:
-    """Tells a missing local directory from a hub id: what starts like a path is never looked up on the hub.
-
-    :param key: the configuration key that holds `path`, for errors.
-    """
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
-    if looks_local and not Path(path).expanduser().is_dir():
-        raise UserError(f"{key}: no directory {path}; expected a local checkpoint directory or a hub id")
-    return str(Path(path).expanduser()) if looks_local or Path(path).is_dir() else path
 
 
 def find_file(path: str, *names: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,79 +12,73 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained.building import build, check_surplus, without_modes
 from speechllm_plugin.pretrained.classes import class_of, keeps_float32
 from speechllm_plugin.pretrained.configs import config_values, generation_config
-from speechllm_plugin.pretrained.explaining import explained
-from speechllm_plugin.pretrained.hub import local_path
 from speechllm_plugin.pretrained.identity import hash_weights, mark
+from speechllm_plugin.pretrained.source import Source
 from speechllm_plugin.pretrained.weights import check_files, read_weights, weight_files
-from speechllm_plugin.transformers_versions import HEAD, VERSION, has_own_head, without_weights
+from speechllm_plugin.workarounds.transformers_versions import HEAD, VERSION, has_own_head, without_weights
 
 
-def check_weight_files(path: str, key: str) -> None:
+def check_weight_files(source: Source) -> None:
     """
     :raises UserError: of a local directory: files of weights are missing or are not whole. On the hub nothing is looked
         at: it would be downloaded.
     """
-    source = local_path(path, key)
-    if Path(source).is_dir():
-        explained(key, path, lambda: check_files(source))
+    if source.is_directory:
+        source.reading(lambda: check_files(source.place))
 
 
-def load_model(kls: Any, path: str, *, dtype: torch.dtype, key: str, **options: object) -> PreTrainedModel:
+def load_model(kls: Any, source: Source, *, dtype: torch.dtype, **options: object) -> PreTrainedModel:
     """A whole model through one of transformers' Auto classes, in `dtype` on the default device.
 
     :param options: of `from_pretrained`, for instance `attn_implementation` or `quantization_config`.
     """
-    values = config_values(path, key)
-    source = local_path(path, key)
+    values = config_values(source)
     device = torch.get_default_device()
-    generation = explained(key, path, lambda: generation_config(source))
-    if generation is not None:
+    if (generation := generation_config(source)) is not None:
         options["generation_config"] = generation  # transformers reads it only with the weights, and hides its damage
     load = _read_quantized if "quantization_config" in (options.keys() | values.keys()) else _read_model
-    model: PreTrainedModel = explained(key, path, lambda: load(kls, source, dtype, f"{key}: {path}", options))
+    model: PreTrainedModel = source.reading(lambda: load(kls, source, dtype, options))
     module: nn.Module = model
     if getattr(model, "hf_device_map", None) is None:
         module.to(device)
     return model
 
 
-def _read_model(kls: Any, source: str, dtype: torch.dtype, where: str, options: dict[str, object]) -> PreTrainedModel:
-    config, options = AutoConfig.from_pretrained(source, return_unused_kwargs=True, **options)
-    model_kls = class_of(kls, config, where)
+def _read_model(kls: Any, source: Source, dtype: torch.dtype, options: dict[str, object]) -> PreTrainedModel:
+    config, options = AutoConfig.from_pretrained(source.place, return_unused_kwargs=True, **options)
+    model_kls = class_of(kls, config, source)
     with without_modes():
-        files = weight_files(source)
-        own_head = has_own_head(PretrainedConfig.get_config_dict(source)[0], files)
+        files = weight_files(source.place)
+        own_head = has_own_head(PretrainedConfig.get_config_dict(source.place)[0], files)
         if own_head and VERSION < 5:
             config.tie_word_embeddings = False
-        files = _needed(model_kls, config, files, where, own_head)
-        identity = hash_weights(source, files)  # first: what it maps is given back before memory fills
-        weights = read_weights(source, files, None if keeps_float32(model_kls, dtype) else dtype)
-        model: PreTrainedModel = build(model_kls, config, weights, dtype, where, **options)
-    model.config.name_or_path = source
+        files = _needed(model_kls, config, files, source, own_head)
+        identity = hash_weights(source.place, files)  # first: what it maps is given back before memory fills
+        weights = read_weights(source.place, files, None if keeps_float32(model_kls, dtype) else dtype)
+        model: PreTrainedModel = build(model_kls, config, weights, dtype, source, **options)
+    model.config.name_or_path = source.place
     mark(model, identity)
     return model
 
 
-def _read_quantized(
-    kls: Any, source: str, dtype: torch.dtype, where: str, options: dict[str, object]
-) -> PreTrainedModel:
+def _read_quantized(kls: Any, source: Source, dtype: torch.dtype, options: dict[str, object]) -> PreTrainedModel:
     """By transformers alone: its quantisers read, convert and place each weight themselves."""
     model: PreTrainedModel
     with without_modes():
-        model, report = kls.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
+        model, report = kls.from_pretrained(source.place, dtype=dtype, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
-        raise UserError(f"{where} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]!r}")
+        raise UserError(f"{source} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]!r}")
     with without_modes():
-        files = weight_files(source)
+        files = weight_files(source.place)
         if "quantization_config" in options:  # otherwise the files themselves are quantised, and all is needed
-            config = AutoConfig.from_pretrained(source)
-            files = _needed(class_of(kls, config, where), config, files, where)
-        mark(model, hash_weights(source, files))
+            config = AutoConfig.from_pretrained(source.place)
+            files = _needed(class_of(kls, config, source), config, files, source)
+        mark(model, hash_weights(source.place, files))
     return model
 
 
 def _needed(
-    kls: Any, config: PretrainedConfig, files: dict[str, str], where: str, own_head: bool = False
+    kls: Any, config: PretrainedConfig, files: dict[str, str], source: Source, own_head: bool = False
 ) -> dict[str, str]:
     """The file of each weight that a model takes, those that several names share once.
 
@@ -103,5 +96,5 @@ def _needed(
     found = [next((name for name in shared if name in files), None) for shared in names.values()]
     if None in found:
         return files
-    check_surplus(model, files, where)
+    check_surplus(model, files, source)
     return {name: files[name] for name in found if name is not None}

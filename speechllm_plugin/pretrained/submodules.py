@@ -10,11 +10,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained.building import build, without_modes
-from speechllm_plugin.pretrained.explaining import explained
-from speechllm_plugin.pretrained.hub import local_path
 from speechllm_plugin.pretrained.identity import hash_weights, mark
+from speechllm_plugin.pretrained.source import Source
 from speechllm_plugin.pretrained.weights import read_weights, weight_files
-from speechllm_plugin.transformers_versions import without_weights
+from speechllm_plugin.workarounds.transformers_versions import without_weights
 
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 
@@ -22,11 +21,10 @@ ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 def load_submodule(
     kls: type[ModelT],
     config: PretrainedConfig,
-    path: str,
+    source: Source,
     *,
     prefix: str,
     dtype: torch.dtype,
-    key: str,
     optional_prefix: bool = False,
     ignored: tuple[str, ...] = (),
 ) -> ModelT:
@@ -38,8 +36,7 @@ def load_submodule(
         prefix or the first parts of it.
     :param ignored: what the names, less the prefix, of weights start with that are not read although they are there.
     """
-    source = local_path(path, key)
-    files = explained(key, path, lambda: weight_files(source))
+    files = source.reading(lambda: weight_files(source.place))
     while optional_prefix and prefix and not any(name.startswith(prefix) for name in files):
         prefix = prefix.partition(".")[2]
     files = {
@@ -47,19 +44,19 @@ def load_submodule(
         if name.startswith(prefix) and not name.removeprefix(prefix).startswith(ignored)
     }
     with without_weights():
-        names = explained(key, path, lambda: set(kls(config).state_dict()))
+        names = source.reading(lambda: set(kls(config).state_dict()))
     found = {_present_name(name.removeprefix(prefix)) for name in files}
     if missing := sorted(names - found):
-        raise UserError(f"{key}: {path} lacks {len(missing)} weights of {kls.__name__}, the first is {missing[0]!r}")
+        raise UserError(f"{source} lacks {len(missing)} weights of {kls.__name__}, the first is {missing[0]!r}")
     if unknown := sorted(found - names):
-        raise UserError(f"{key}: {path} holds {len(unknown)} weights that {kls.__name__} does not know, the first is "
+        raise UserError(f"{source} holds {len(unknown)} weights that {kls.__name__} does not know, the first is "
                         f"{unknown[0]!r}; expected the architecture of its config.json")
     device = torch.get_default_device()
     with without_modes():
-        identity = explained(key, path, lambda: hash_weights(source, files))
-        weights = explained(key, path, lambda: read_weights(source, files, dtype))
+        identity = source.reading(lambda: hash_weights(source.place, files))
+        weights = source.reading(lambda: read_weights(source.place, files, dtype))
         weights = {_present_name(name.removeprefix(prefix)): weights.pop(name) for name in files}
-        model: ModelT = explained(key, path, lambda: build(kls, config, weights, dtype, f"{key}: {path}"))
+        model: ModelT = source.reading(lambda: build(kls, config, weights, dtype, source))
     module: nn.Module = model
     mark(module, identity)
     module.to(device)

@@ -9,9 +9,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.pretrained.explaining import explained
-from speechllm_plugin.pretrained.hub import NoSuchFileError, find_file, local_path, read_json
-from speechllm_plugin.transformers_versions import VERSION
+from speechllm_plugin.pretrained.hub import NoSuchFileError, find_file, read_json
+from speechllm_plugin.pretrained.source import Source
+from speechllm_plugin.workarounds.transformers_versions import VERSION
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 """One of them is in every checkpoint of an LLM."""
@@ -20,10 +20,10 @@ LFS_POINTER = b"version https://git-lfs"
 """What a clone without git-LFS leaves in place of a large file starts with."""
 
 
-def load_tokenizer(path: str, key: str) -> PreTrainedTokenizerFast:
-    tokenizer = explained(key, path, lambda: _read_tokenizer(local_path(path, key)))
+def load_tokenizer(source: Source) -> PreTrainedTokenizerFast:
+    tokenizer = source.reading(lambda: _read_tokenizer(source.place))
     if not tokenizer.is_fast:
-        raise UserError(f"{key}: {path} has no fast tokenizer (tokenizer.json), which is needed to keep special "
+        raise UserError(f"{source} has no fast tokenizer (tokenizer.json), which is needed to keep special "
                         "tokens inside transcripts from being read as control tokens")
     return tokenizer
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from string import Formatter
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_name
 from speechllm_plugin.tasks.api import Task, task_named, task_names, task_of_row
 from speechllm_plugin.tasks.row_prompt import NOTHING, SPEECH, RowPrompt
 from speechllm_plugin.tasks.transcribe import TRANSCRIBE
 from speechllm_plugin.tasks.translate import TRANSLATE
+from speechllm_plugin.text.languages import language_name
 
 PLACE = "\ufdd0"
 """Stands for the speech where a prompt is tokenised, and shows what a template writes. Unicode keeps this code point

@@ -23,10 +23,9 @@ from speechllm_plugin.tasks.row_prompt import NOTHING, SPEECH, RowPrompt
 
 _ANSWER = "<answer>"
 _KEPT = 4096
-"""Number of prompts that are remembered: rows without texts of their own have a few, others one each."""
+"""Prompts kept in memory: rows without texts of their own share a few, others have one each."""
 _TODAY = datetime(2024, 7, 26)
-"""What templates that write the date are told (the date that Llama 3.1's falls back on): a prompt is the same
-tomorrow."""
+"""The date for templates that write one (the default of Llama 3.1's): a prompt does not change from day to day."""
 _DIRECTIVES = "aAwdbBmyYHIMSpfjUWxXcGuV"
 # transformers gives templates a `strftime_now` of its own; a macro in the template goes before it. The empty string
 # keeps a line end that may begin the template.
@@ -138,7 +137,7 @@ class PromptRenderer:
         head = self._tokenize(opening, plain=True)
         tokens = self._tokenize(opening + self._lead + text, plain=True)
         if tokens[: len(head)] != head:
-            # A token would span the end of the prompt and the start of the text, but the prompt comes first.
+            # One token would span the end of the prompt and the start of the text: the text is tokenised apart.
             opening = PLACE
             head, tokens = [(self._place, 0, 1)], self._tokenize(opening + self._lead + text, plain=True)
         shift = len(opening) + len(self._lead)
@@ -190,7 +189,7 @@ class PromptRenderer:
                 yield piece
 
     def _around(self, instruction: str, row: RowPrompt) -> tuple[str, str]:
-        """What the whole prompt has before and after the speech, with marks."""
+        """The text of the whole prompt before and after the speech, with marks around a row's own words."""
         turns = [{"role": role, "content": marked(content)} for role, content in row.history]
         system = marked(row.system) or self._config.system
         if self._chat:
@@ -229,7 +228,7 @@ class PromptRenderer:
                 chat_template=_FIXED_DATE + self._tokenizer.get_chat_template(),
                 tokenize=False,
                 add_generation_prompt=generate,
-                # Qwen 3 and others answer at once instead of writing down their thoughts first.
+                # Qwen 3 and others: no reasoning before the answer.
                 enable_thinking=False,
             )
         except Exception as error:  # jinja2's errors: whatever the template raises for a turn it does not take

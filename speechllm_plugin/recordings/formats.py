@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from speechllm_plugin.alignment.timed_text import Timed
 from speechllm_plugin.recordings.transcript import Transcript
-from speechllm_plugin.timed_text import Timed
 
 Unit = Literal["segments", "words"]
 _LEAST = 0.02

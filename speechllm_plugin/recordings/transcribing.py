@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from speechllm_plugin.alignment.timed_text import Timed, TimedText
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
-from speechllm_plugin.datasets.files import Named
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.inference.reading import Named
 from speechllm_plugin.recordings.cutting import Piece
 from speechllm_plugin.recordings.hearing import Hearing
 from speechllm_plugin.recordings.transcript import PieceText, Transcript, join
-from speechllm_plugin.scoring.scripts import has_spaces
-from speechllm_plugin.timed_text import Timed, TimedText
+from speechllm_plugin.text.scripts import has_spaces
 
 Decode = Callable[[Sequence[Named], str, str | None], Sequence[TimedText | str]]
 """Clips, spoken and written language to texts; a plain one where words have no times. The written language is None for

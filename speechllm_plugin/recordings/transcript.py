@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from speechllm_plugin.recordings.joining import meet
-from speechllm_plugin.timed_text import Timed
+from speechllm_plugin.alignment.timed_text import Timed
+from speechllm_plugin.recordings.overlap import meet
 
 
 @dataclass(frozen=True)

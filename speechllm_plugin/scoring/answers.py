@@ -7,7 +7,7 @@ import string
 from collections import Counter
 
 from speechllm_plugin.scoring.normalizers import collapse_spaces
-from speechllm_plugin.scoring.scripts import has_spaces
+from speechllm_plugin.text.scripts import has_spaces
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import Literal, get_args
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_code
+from speechllm_plugin.text.languages import language_code
 
 NormalizerName = Literal["none", "basic", "whisper_english", "whisper_basic", "verdini"]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechllm_plugin.datasets.tsv import read_table
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import read_lines
+from speechllm_plugin.files.atomic import read_lines
+from speechllm_plugin.files.tsv import read_table
 from speechllm_plugin.scoring.biasing import PhraseIndex
 from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.wer import Unit

@@ -14,9 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from speechllm_plugin.datasets.columns.content import read_content
-from speechllm_plugin.datasets.remote import Location, RemoteFile
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.columns.content import read_content
+from speechllm_plugin.files.remote import Location, RemoteFile
 
 # Packages that turn sound into tokens and tokens into scores.
 _PACKAGES = (

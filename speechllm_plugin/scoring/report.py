@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechllm_plugin.datasets.tsv import read_table, write_table
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
-from speechllm_plugin.languages import direction_of
-from speechllm_plugin.repetition import LOOP_RATIO, compression_ratio
+from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_plugin.files.tsv import read_table, write_table
 from speechllm_plugin.scoring.answers import exact_match, is_refusal, token_f1
 from speechllm_plugin.scoring.bootstrap import rate_interval
 from speechllm_plugin.scoring.translation import TranslationResult, chrf_score, pooled_bleu, translation_scores
 from speechllm_plugin.scoring.wer import Unit, WerResult, count_units, error_rate, unit_of, word_errors
 from speechllm_plugin.tasks.api import task_named, task_of_row
+from speechllm_plugin.text.languages import direction_of
+from speechllm_plugin.text.repetition import LOOP_RATIO, compression_ratio
 
 _REQUIRED = ("id", "reference", "hypothesis", "source", "duration", "src_lang", "tgt_lang")
 _COLUMNS = (*_REQUIRED, "transcript", "task")
@@ -64,7 +64,7 @@ class Hypothesis:
 
     @property
     def direction(self) -> str:
-        """What its scores are counted under; see :func:`~speechllm_plugin.languages.direction_of`."""
+        """What its scores are counted under; see :func:`~speechllm_plugin.text.languages.direction_of`."""
         direction = direction_of(self.src_lang, self.tgt_lang)
         return f"{direction} ({self.task})" if self.scored_by == "answers" else direction
 

@@ -16,8 +16,8 @@ from speechllm_plugin.scoring.biasing import biased_errors
 from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.phrase_lists import PhraseLists
 from speechllm_plugin.scoring.report import Hypothesis
-from speechllm_plugin.scoring.scripts import bleu_tokenizer, has_spaces
 from speechllm_plugin.scoring.wer import count_units, unit_of, word_errors
+from speechllm_plugin.text.scripts import bleu_tokenizer, has_spaces
 
 Floats = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.bleu import BLEUScore
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.scoring.scripts import bleu_tokenizer
+from speechllm_plugin.text.scripts import bleu_tokenizer
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def translation_scores(
     """Score detokenised texts with their case, one reference each.
 
     :param language: target language; it chooses the BLEU tokeniser
-        (:func:`~speechllm_plugin.scoring.scripts.bleu_tokenizer`).
+        (:func:`~speechllm_plugin.text.scripts.bleu_tokenizer`).
     :param tokenizer: a sacreBLEU tokeniser to use instead, for example ``ja-mecab``.
     :raises UserError: sacreBLEU has no such tokeniser, or lacks the packages for it.
     """

@@ -10,7 +10,7 @@ from typing import Literal
 import jiwer
 
 from speechllm_plugin.scoring.normalizers import get_normalizer
-from speechllm_plugin.scoring.scripts import has_spaces
+from speechllm_plugin.text.scripts import has_spaces
 
 Unit = Literal["word", "char"]
 

@@ -7,8 +7,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_code
-from speechllm_plugin.scoring.scripts import bleu_tokenizer
+from speechllm_plugin.text.languages import language_code
+from speechllm_plugin.text.scripts import bleu_tokenizer
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier

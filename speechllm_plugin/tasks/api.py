@@ -14,7 +14,7 @@ from threading import RLock
 from typing import Literal
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import is_translation
+from speechllm_plugin.text.languages import is_translation
 
 _tasks: dict[str, Task] = {}
 _loaded = False

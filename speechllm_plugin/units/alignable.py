@@ -10,11 +10,11 @@ from typing import overload
 import numpy as np
 import torch
 
+from speechllm_plugin.alignment.forced import frames_needed
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.datasets.utterances import Clips, Utterance
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
-from speechllm_plugin.models.speech_llm.ctc import frames_needed
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 _LOOKED_AT = 2000

@@ -15,13 +15,13 @@ from fairseq2.recipe.generator import GeneratorUnit
 from typing_extensions import override
 
 from speechllm_plugin.datasets.reader import SpeechTextReader, TrainerBatch
-from speechllm_plugin.datasets.tsv import write_table
+from speechllm_plugin.files.tsv import write_table
 from speechllm_plugin.log import log
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.normalizers import NormalizerName
 from speechllm_plugin.scoring.report import score, write_hypotheses, write_scores
 from speechllm_plugin.scoring.table import format_table
-from speechllm_plugin.units.decoding import DecodedSplit, Decoder
+from speechllm_plugin.units.hypotheses import DecodedSplit, Decoder
 from speechllm_plugin.units.metrics import LossMean, drop_absent, headline, number
 
 HYPOTHESES = "hypotheses.tsv"

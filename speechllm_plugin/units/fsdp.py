@@ -9,9 +9,9 @@ from torch.export import register_dataclass
 
 from speechllm_plugin.adapters.api import AdapterOutput
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.logits import LinearLogits
-from speechllm_plugin.models.speech_llm.ctc import CtcLoss
+from speechllm_plugin.models.speech_llm.ctc_head import CtcLoss
 from speechllm_plugin.models.speech_llm.model import SpeechLlm, SpeechLlmLoss
+from speechllm_plugin.tensors.logits import LinearLogits
 
 # FSDP2 finds the tensors of an output through PyTorch's trees, and gathers the parameters again when the gradient
 # reaches one of them. A dataclass is a leaf unless it is registered.

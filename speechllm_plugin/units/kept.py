@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_plugin.log import log
 
 _FILES = "decoded.rank_{}.jsonl"

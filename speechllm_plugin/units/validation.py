@@ -19,7 +19,7 @@ from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.log import log
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.report import score
-from speechllm_plugin.units.decoding import DecodedSplit, gather
+from speechllm_plugin.units.hypotheses import DecodedSplit, gather
 from speechllm_plugin.units.metrics import LossMean, TaskLosses, drop_absent, headline
 
 ENDLESS = 8

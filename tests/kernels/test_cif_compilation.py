@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 
 
 def describe(dtype: str) -> list[Kernel]:
-    from speechllm_kernels.cif import plan, triton_backward, triton_gather, triton_scan
+    from speechllm_kernels.cif import token_plan, triton_backward, triton_gather, triton_scan
 
     data = f"*{dtype}"
     rows = {"lengths": "*i64", "given_lengths": "*i64", "overflow": "*i64", "cum": "*fp64", "tail_scales": "*fp64"}
@@ -25,15 +25,15 @@ def describe(dtype: str) -> list[Kernel]:
         "THRESHOLD": 0.5,
         "STRICT": False,
         "RENORM": True,
-        "SNAP": plan.SNAP,
-        "BELOW": plan.BELOW,
-        "LARGEST": plan.LARGEST_ALPHA,
-        "LARGEST_POSITION": plan.LARGEST_POSITION,
+        "SNAP": token_plan.SNAP,
+        "BELOW": token_plan.BELOW,
+        "LARGEST": token_plan.LARGEST_ALPHA,
+        "LARGEST_POSITION": token_plan.LARGEST_POSITION,
         "CHUNK": triton_scan.CHUNK,
         "stride_target": 1,
         **strides,
     }
-    sums = {"LARGEST": plan.LARGEST_ALPHA, "CHUNK": triton_scan.CHUNK, **strides}
+    sums = {"LARGEST": token_plan.LARGEST_ALPHA, "CHUNK": triton_scan.CHUNK, **strides}
     block = 32 * 16 // (4 if dtype == "fp32" else 2)
     gather = {"h": data, "out": data, "fire_frames": "*i64", **rows}
     gathered = {"BETA": 1.0, "FRAMES": triton_gather.FRAMES, "BLOCK": block, "stride_channel": 1}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from speechllm_kernels.cif import cif, ops
-from speechllm_kernels.cif.plan import Plan
+from speechllm_kernels.cif.token_plan import Plan
 
 from tests.kernels.backends import BACKENDS, DEVICE, FAST
 from tests.kernels.cif_cases import assert_close, make_inputs, run

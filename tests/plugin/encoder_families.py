@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from tests.plugin.encoder_checks import randomise
-from tests.plugin.test_seamless_encoder import write_model as write_seamless
-from tests.plugin.test_w2v_bert_encoder import config_of as w2v_bert_config
-from tests.plugin.test_wav2vec2_encoder import BASE, LARGE
+from tests.plugin.encoders.test_seamless_m4t_v2 import write_model as write_seamless
+from tests.plugin.encoders.test_w2v_bert import config_of as w2v_bert_config
+from tests.plugin.encoders.test_wav2vec2 import BASE, LARGE
 
 _WAV2VEC2: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "conv_dim": [16] * 7,

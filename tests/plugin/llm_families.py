@@ -38,9 +38,9 @@ from transformers import (
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlmConfig, create_encoder_decoder_llm
-from speechllm_plugin.precision import Dtype
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import RenderedPrompt
+from speechllm_plugin.tensors.precision import Dtype
 
 CORPUS = [
     "turn the kitchen light on", "what is the weather in Berlin today", "set a timer for ten minutes",

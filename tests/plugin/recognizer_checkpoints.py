@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from tests.conftest import SENTENCES
-from tests.plugin.test_seamless_encoder import write_model
+from tests.plugin.encoders.test_seamless_m4t_v2 import write_model
 
 _WHISPER_TOKENS = [
     "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>",

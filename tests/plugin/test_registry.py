@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 
 from speechllm_plugin.adapters.api import ADAPTERS
+from speechllm_plugin.configuration.structure import structure
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.models.speech_llm.config import (
@@ -18,7 +19,7 @@ from speechllm_plugin.models.speech_llm.config import (
     arch_config,
     arch_names,
 )
-from speechllm_plugin.registry import Registry, structure
+from speechllm_plugin.registry import Registry
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from speechllm_recipes.speech_llm.positions import ModelPositions
+from speechllm_recipes.speech_llm.batch_positions import ModelPositions
 
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader

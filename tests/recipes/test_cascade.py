@@ -14,13 +14,13 @@ import soundfile
 import torch
 from transformers import GenerationConfig
 
-from speechllm_plugin.cascade import Cascade
+from speechllm_plugin.cascade.model import Cascade
+from speechllm_plugin.cascade.recognizers.api import RECOGNIZERS
 from speechllm_plugin.datasets.audio import read_audio, resolve
-from speechllm_plugin.datasets.tsv import read_table
+from speechllm_plugin.files.tsv import read_table
 from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.prompts import PromptConfig
-from speechllm_plugin.recognizers.api import RECOGNIZERS
 from speechllm_plugin.scoring.report import Hypothesis, read_hypotheses
 from tests.commands import Commands
 from tests.plugin.recognizer_checkpoints import write_whisper
@@ -152,7 +152,7 @@ def test_a_batch_and_its_clips_alone(
 
 
 def test_a_clip_with_several_rows_is_recognised_once(whisper: Path, tiny_llm: Path) -> None:
-    from tests.plugin.test_alignment import batch_of
+    from tests.plugin.inference.test_timing import batch_of
 
     recognizer = RECOGNIZERS.get("whisper").build(
         RECOGNIZERS.config("whisper", {"path": str(whisper), "dtype": "float32"})
@@ -174,8 +174,8 @@ def test_a_clip_with_several_rows_is_recognised_once(whisper: Path, tiny_llm: Pa
 
 
 def test_of_nothing_said_nothing_is_translated(tiny_llm: Path) -> None:
-    from speechllm_plugin.recognizers.api import Recognized
-    from tests.plugin.test_alignment import batch_of
+    from speechllm_plugin.cascade.recognizers.api import Recognized
+    from tests.plugin.inference.test_timing import batch_of
 
     llm = LLMS.get("causal").build(LLMS.config("causal", {"path": str(tiny_llm), "dtype": "float32"}))
     cascade = Cascade(torch.nn.Identity(), llm, PromptConfig())  # type: ignore[arg-type]

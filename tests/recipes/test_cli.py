@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from speechllm_plugin.files.yaml_text import parse_yaml
 from speechllm_plugin.models.speech_llm.config import GRID, arch_names
-from speechllm_plugin.sndfile import link_sndfile
-from speechllm_plugin.yaml_text import parse_yaml
+from speechllm_plugin.workarounds.sndfile import link_sndfile
 from tests.commands import Commands, System, environment
 
 ACTIONS = ("train", "evaluate", "generate", "cascade")

@@ -30,7 +30,7 @@ _BERT = {"dim": 32, "num_heads": 2, "ffn_dim": 64}
 SMALL = {"mlp": {"hidden_dim": 48}, "base": {**_BERT, "num_layers": 1}, "ctc_authors": _BERT}
 RESULTS = {
     "README.md": ["data/train.tsv", "runs/mine-test/test/scores.json", "runs/mine-test/test/hypotheses.tsv"],
-    "docs/training.md": ["runs/base/config.yaml", "runs/mine-tuned/run.json"],
+    "docs/training.md": ["features", "runs/base/config.yaml", "runs/mine-tuned/run.json"],
     "docs/scoring.md": ["runs/mine-out/hypotheses.tsv", "runs/cascade-test/test/transcripts.tsv"],
     "docs/manifests.md": ["data/both.tsv", "data/covost2/train.json", "data/ctc.model", "data/spoken.tsv",
                           "data/test.names.tsv"],

@@ -159,14 +159,14 @@ def test_from_disk_comes_the_system_that_was_validated(trained: Trained) -> None
 
 
 def test_another_process_decodes_the_same(trained: Trained, tiny_manifest: Path) -> None:
-    model = load_speech_llm(trained.run, "last", device="cpu")
-    assert {f"adapter.{name}" for name, _ in model.adapter.named_parameters()} <= weights(trained, STEPS).keys()
+    system = load_speech_llm(trained.run, "last", device="cpu")
+    assert {f"adapter.{name}" for name, _ in system.model.adapter.named_parameters()} <= weights(trained, STEPS).keys()
     written = []
     batches = [("dev", "en", slice(4)), ("test", "de", slice(4, 6))]
     # In bfloat16 rounding follows the other rows of a batch: of these splits, the first alone is one batch both times.
     for split, target, rows in batches if trained.pair.dtype == "float32" else batches[:1]:
         listed = read_hypotheses(trained.scores / split / "hypotheses.tsv")[rows]
-        found = model.transcribe([tiny_manifest / row.source for row in listed], target_lang=target)
+        found = system.transcribe([tiny_manifest / row.source for row in listed], target_lang=target)
         # The TSV has spaces where a tiny LLM writes tabs and line ends.
         assert [row.hypothesis.split() for row in listed] == [text.split() for text in found]
         written += found

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from speechllm_plugin.precision import machine_precision
-from speechllm_plugin.yaml_text import parse_yaml
+from speechllm_plugin.files.yaml_text import parse_yaml
+from speechllm_plugin.tensors.precision import machine_precision
 from tests.commands import Commands, System
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from speechllm_plugin.yaml_text import parse_yaml
+from speechllm_plugin.files.yaml_text import parse_yaml
 from tests.commands import ROOT, Commands, System
 
 AUTHORS = ROOT / "recipes/speechllm_recipes/configs/published/authors.yaml"

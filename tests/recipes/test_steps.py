@@ -9,7 +9,7 @@ from fairseq2.recipe.config import CosineAnnealingLRConfig
 from fairseq2.utils.validation import StandardObjectValidator
 from speechllm_recipes.given_keys import given_keys, nested
 from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
-from speechllm_recipes.speech_llm.steps import derived_steps
+from speechllm_recipes.speech_llm.step_numbers import derived_steps
 
 KEYS = ("num_steps", "validate_every_n_steps", "checkpoint_every_n_steps", "publish_metrics_every_n_steps")
 

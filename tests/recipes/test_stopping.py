@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from speechllm_plugin.datasets.tsv import read_table
+from speechllm_plugin.files.tsv import read_table
 from tests.commands import Commands, System, metrics
 
 

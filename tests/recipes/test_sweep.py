@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from speechllm_recipes.sweep.cells import CellFolder
 from speechllm_recipes.sweep.launch import submit
-from speechllm_recipes.sweep.plan import read_sweep
+from speechllm_recipes.sweep.sweep_file import read_sweep
 
 from speechllm_plugin.datasets.manifest import read_manifest, write_manifest
 from speechllm_plugin.scoring.report import read_hypotheses
@@ -100,13 +100,18 @@ def test_hypotheses_hold_what_was_said(swept: tuple[Path, Path, str]) -> None:
 
 
 def test_a_dry_run_tells_sizes_and_hours(commands: Commands, system: System, tmp_path: Path) -> None:
-    file = write(tmp_path, system, {"mlp": MLP})
-    result = commands.recipe("sweep", tmp_path / "out", "--config-file", file, "--dry-run", "--seconds", "2").ok()
-    head, row, total, *_ = result.stdout.splitlines()
+    wide = {"model.config_overrides.adapter": {"name": "mlp", "config": {"stack": 2, "hidden_dim": 96}}}
+    dry = ("sweep", tmp_path / "out", "--dry-run", "--seconds", "2", "--config-file")
+    result = commands.recipe(*dry, write(tmp_path, system, {"mlp": MLP, "wide": wide})).ok()
+    head, row, other, total, *_ = result.stdout.splitlines()
     assert head.split()[:3] == ["cell", "trained", "M"] and row.split()[0] == "tiny.mlp"
     # Steps of 3 clips, one batch each.
-    assert row.split()[3:5] == [str(STEPS), "3"] and total.startswith("1 cells, ")
+    assert row.split()[3:5] == [str(STEPS), "3"] and total.startswith("2 cells, ")
+    assert float(other.split()[1]) > float(row.split()[1])
     assert not (tmp_path / "out").exists()
+    broken = commands.recipe(*dry, write(tmp_path, system, BOTH))
+    assert broken.status == 2
+    assert "error: tiny.broken: adapter.config.stack: found 0" in broken.stderr
 
 
 def test_slurm_is_given_an_array_with_a_job_for_each_cell(commands: Commands, system: System, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import speechllm_recipes
 from speechllm_recipes.given_keys import given_keys
 from speechllm_recipes.sweep.cells import CellFolder
-from speechllm_recipes.sweep.plan import Cell, read_sweep
+from speechllm_recipes.sweep.sweep_file import Cell, read_sweep
 
 from speechllm_plugin.errors import UserError
 

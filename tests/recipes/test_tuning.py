@@ -46,7 +46,7 @@ def test_a_checkpoint_holds_what_is_trained(accumulated: tuple[Path, str]) -> No
     assert file.stat().st_size < 200_000
     saved = torch.load(file, weights_only=True)
     assert {name.split(".")[0] for name in saved} == {"adapter", "ctc", "tuned"}
-    model = load_speech_llm(accumulated[0], 6, device="cpu")
+    model = load_speech_llm(accumulated[0], 6, device="cpu").model
     for part, own in (("encoder", model.encoder), ("llm", model.llm)):
         names = [name.removeprefix(f"tuned.{part}.") for name in saved if name.startswith(f"tuned.{part}.")]
         assert len(names) == (15 if part == "encoder" else 8)

@@ -24,7 +24,8 @@ from speechllm_recipes.speech_llm.config import (
     SpeechLlmTrainConfig,
 )
 from speechllm_recipes.speech_llm.value_checks import RULES
-from speechllm_recipes.workarounds.strict_numbers import refuse_numbers_of_another_kind
+
+from speechllm_plugin.workarounds.strict_numbers import refuse_numbers_of_another_kind
 
 NAN, INF = float("nan"), float("inf")
 

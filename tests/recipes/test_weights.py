@@ -11,8 +11,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
-from speechllm_plugin.yaml_text import parse_yaml
+from speechllm_plugin.files.yaml_text import parse_yaml
+from speechllm_plugin.inference.transcriber import load_speech_llm
 
 
 def test_a_checkpoint_knows_the_weights_that_it_was_trained_with(

@@ -12,11 +12,11 @@ import torch
 from speechllm_tools.bench.whisper_padding import NORMALIZER, OPTIONS, PADDED, decode
 from speechllm_tools.cli import main
 
+from speechllm_plugin.cascade.recognizers.whisper import WhisperRecognizerConfig, create_whisper_recognizer
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
 from speechllm_plugin.datasets.manifest import read_manifest
 from speechllm_plugin.encoders.whisper import WhisperConfig, create_whisper
 from speechllm_plugin.pretrained import freeze
-from speechllm_plugin.recognizers.whisper import WhisperRecognizerConfig, create_whisper_recognizer
 from speechllm_plugin.scoring.wer import word_errors
 from tests.plugin.recognizer_checkpoints import write_whisper
 

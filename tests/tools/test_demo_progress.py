@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from speechllm_tools.demo import launch, progress
+from speechllm_tools import progress
+from speechllm_tools.demo import launch
 from speechllm_tools.demo.pace import Pace, measure
-from speechllm_tools.demo.progress import ProgressLine, duration
 from speechllm_tools.demo.run import config_file
 from speechllm_tools.demo.watch import TrainingProgress, run_recipe
+from speechllm_tools.progress import ProgressLine, duration
 
 from speechllm_plugin.errors import UserError
 

@@ -11,7 +11,7 @@ import pytest
 from tests.commands import Commands, Result
 
 if TYPE_CHECKING:
-    from speechllm_plugin.models.speech_llm.model import SpeechLlm
+    from speechllm_plugin.inference.transcriber import Transcriber
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +76,7 @@ def test_the_last_step_trains_on_both_losses(trained: Path) -> None:
 
 @pytest.mark.parametrize(("beam_size", "count"), [(1, 8), (4, 4)], ids=["greedy", "beam 4"])
 def test_batch_decodes_like_its_clips_alone(
-    model: SpeechLlm, clips: list[Path], beam_size: int, count: int
+    model: Transcriber, clips: list[Path], beam_size: int, count: int
 ) -> None:
     """Utterances of mixed lengths; peers have gone from 2 to 14.6 % WER here."""
     from speechllm_plugin.llms.decoding import DecodingConfig
@@ -88,7 +88,7 @@ def test_batch_decodes_like_its_clips_alone(
 
 
 @pytest.fixture(scope="module")
-def model(trained: Path) -> SpeechLlm:
+def model(trained: Path) -> Transcriber:
     from speechllm_plugin import load_speech_llm
 
     # float32: in bfloat16 two tokens can be equal to the last digit, and the shape of a batch then decides.

@@ -18,6 +18,7 @@ import soundfile
 pytest.importorskip("espeakng_loader")
 
 from speechllm_tools.demo.data import DataConfig, plan_clips, summarise_data, write_data
+from speechllm_tools.shards.api import Machines
 from speechllm_tools.speech import voices
 from speechllm_tools.speech.espeak import Espeak
 from speechllm_tools.speech.synthesis import BATCH_SIZE, SAMPLE_RATE, Clip, synthesise
@@ -25,6 +26,7 @@ from speechllm_tools.speech.synthesis import BATCH_SIZE, SAMPLE_RATE, Clip, synt
 from speechllm_plugin.datasets.manifest import frames_of, read_manifest
 from speechllm_plugin.errors import UserError
 
+ONE = Machines(workers=1)
 CLIP = Clip("a/one.flac", "turn on the lights in the kitchen", "en-US", 150, 50, silence_ms=300)
 SMALL = DataConfig(train=BATCH_SIZE + 20, dev=3, test_seen=4, test_unseen=5)
 
@@ -100,7 +102,7 @@ def test_files_are_16_khz_flac_and_begin_with_the_silence_asked_for(tmp_path: Pa
     # f5 breathes: noise that the library would seed by the clock.
     clips = [CLIP, replace(CLIP, file="b/two.flac", voice="en-US+f5", silence_ms=0)]
     told: list[int] = []
-    synthesise(clips, tmp_path / "first", num_processes=1, progress=told.append)
+    synthesise(clips, tmp_path / "first", ONE, progress=told.append)
     assert told[-1] == 2
     for clip in clips:
         info = soundfile.info(tmp_path / "first" / clip.file)
@@ -110,13 +112,13 @@ def test_files_are_16_khz_flac_and_begin_with_the_silence_asked_for(tmp_path: Pa
     # espeak-ng leaves 55 ms itself before this text. Dither, which is another at each run, would show in them.
     assert 0.345 < np.flatnonzero(samples)[0] / SAMPLE_RATE < 0.36
     time.sleep(1.1)  # the library's clock counts seconds
-    synthesise(clips, tmp_path / "second", num_processes=1)
+    synthesise(clips, tmp_path / "second", ONE)
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
 
 
 def test_a_failing_process_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="ended with status 1"):
-        synthesise([replace(CLIP, voice="en-nowhere")], tmp_path, num_processes=1)
+        synthesise([replace(CLIP, voice="en-nowhere")], tmp_path, ONE)
 
 
 def test_manifests_name_what_was_spoken(data: Path) -> None:

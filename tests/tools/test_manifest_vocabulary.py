@@ -9,7 +9,7 @@ from pathlib import Path
 import sentencepiece
 
 from speechllm_plugin.datasets.manifest import read_manifest, write_manifest
-from speechllm_plugin.yaml_text import parse_yaml
+from speechllm_plugin.files.yaml_text import parse_yaml
 from tests.commands import Commands, System, metrics
 
 

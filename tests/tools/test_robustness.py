@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from speechllm_tools.bench.robustness import AS_THEY_ARE, CHANGES, Row, table
 
-from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+from speechllm_plugin.inference.transcriber import load_speech_llm
 from tests.commands import Commands, System
 
 

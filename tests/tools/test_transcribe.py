@@ -20,10 +20,12 @@ from fairseq2.recipe.internal.torch import _TorchConfigurer
 from speechllm_tools.numerics import use_recipe_numerics
 from speechllm_tools.system_options import DECODING
 
+from speechllm_plugin.datasets.manifest import read_manifest
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.inference.transcriber import load_speech_llm
 from speechllm_plugin.llms.decoding import DecodingConfig
-from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
 from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint
+from speechllm_plugin.scoring.report import Hypothesis, write_hypotheses
 from tests.commands import Commands, System, environment
 
 SUFFIXES = ("wav", "flac", "mp3", "ogg")
@@ -389,3 +391,28 @@ def change_decoding(run: Path, **changes: object) -> Path:
 def _lines(output: str) -> list[tuple[str, str]]:
     """File and text of each line."""
     return [(name, text) for name, _, text in (line.partition("\t") for line in output.split("\n")[:-1])]
+
+
+def test_a_first_pass_of_the_ctc_head_finds_phrases(
+    commands: Commands, system: System, trained: Path, tmp_path: Path
+) -> None:
+    """As that of a file with what the head hears."""
+    names = tmp_path / "names.txt"
+    names.write_text("turn\nmusic\nBerlin\nkitchen\nweather\n")
+    use_recipe_numerics()
+    model = load_speech_llm(trained)
+    rows = read_manifest(system.corpus / "test.tsv")
+    heard = [model.hear(system.corpus / row.audio)[0] for row in rows]
+    assert len(set(heard)) > 1
+    file = tmp_path / "hypotheses.tsv"
+    write_hypotheses(file, [
+        Hypothesis(row.id, row.tgt_text, text, row.audio, 1.0, "en", "en")
+        for row, text in zip(rows, heard, strict=True)
+    ])  # fmt: skip
+    for name, first_pass in (("run", trained), ("file", file)):
+        commands.speechllm(
+            "manifest", "phrases", system.corpus / "test.tsv", "--list", names, "--first-pass", first_pass,
+            "--top", "2", "--output", system.corpus / f"{name}.found.tsv",
+        ).ok()  # fmt: skip
+    found = (system.corpus / "run.found.tsv").read_text()
+    assert found == (system.corpus / "file.found.tsv").read_text()

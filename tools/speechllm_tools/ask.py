@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.tasks.row_prompt import SPEECH, read_history, read_row_prompt
-from speechllm_tools.system_options import add_decoding, add_system, decoding_of, files_and_overrides
+from speechllm_tools.system_options import add_decoding, add_system, checkpoint_of, decoding_of, files_and_overrides
 
 if TYPE_CHECKING:
-    from speechllm_plugin.models.speech_llm.model import SpeechLlm
+    from speechllm_plugin.inference.transcriber import Transcriber
     from speechllm_tools.recordings.inputs import Input
 
 _LIMITS = ("tokens_per_second", "extra_tokens")
@@ -52,12 +52,10 @@ def run(options: argparse.Namespace) -> int:
     question = _question(options)
 
     from speechllm_plugin.llms.decoding import without_guards
-    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
     from speechllm_tools.recordings.inputs import find_inputs, missing_files
 
     # What needs no model comes before the seconds that importing torch and transformers takes.
-    step = parse_step(options.step)
-    checkpoint = find_checkpoint(options.checkpoint, step)
+    checkpoint = checkpoint_of(options)
     decoding = decoding_of(options, replace(without_guards(checkpoint.decoding()), extra_tokens=options.max_tokens))
     inputs, passed_over = find_inputs(files, options.audio_root)
     if passed_over:
@@ -72,15 +70,15 @@ def run(options: argparse.Namespace) -> int:
 
     import_transformers()
 
-    from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+    from speechllm_plugin.inference.transcriber import Transcriber
     from speechllm_tools.numerics import use_recipe_numerics
 
     use_recipe_numerics()
-    model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
+    system = Transcriber.of(checkpoint, device=options.device, overrides=overrides)
     question.update(source_lang=options.source_lang, max_tokens=options.max_tokens, decoding=decoding)
     failed = 0
     for start in range(0, len(inputs), options.batch_size):
-        failed += _answer(model, inputs[start : start + options.batch_size], question)
+        failed += _answer(system, inputs[start : start + options.batch_size], question)
     return 2 if missing or failed else 0
 
 
@@ -114,19 +112,19 @@ def _text_of(file: Path, option: str) -> str:
         raise UserError(f"{option}: cannot read {file} ({error}), expected a text file in UTF-8") from error
 
 
-def _answer(model: SpeechLlm, inputs: list[Input], question: dict[str, Any]) -> int:
+def _answer(system: Transcriber, inputs: list[Input], question: dict[str, Any]) -> int:
     """Prints the answers; those of a batch with a file that cannot be used one by one.
 
     :returns: the number of files that cannot be used.
     """
     sources = [item.source(item.channel) for item in inputs]
     try:
-        answers = model.ask(sources, **question)
+        answers = system.ask(sources, **question)
     except UserError as error:
         if len(inputs) == 1:
             _say(f"error: {error}")
             return 1
-        return sum(_answer(model, [item], question) for item in inputs)
+        return sum(_answer(system, [item], question) for item in inputs)
     for item, answer in zip(inputs, answers, strict=True):
         print(item.name, " ".join(answer.split()), sep="\t", flush=True)
     return 0

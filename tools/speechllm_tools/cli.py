@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.threads import wait_passively
+from speechllm_plugin.workarounds.threads import wait_passively
 
 # name -> (module, one line of help). Modules are imported only when their command is asked for, so that
 # `speechllm --help` answers at once.
@@ -22,10 +22,11 @@ COMMANDS = {
     "report": ("speechllm_tools.report.command", "tables, curves and a page of utterances from runs; published tables"),
     "comet": ("speechllm_tools.comet.command", "install COMET's packages in a folder of their own"),
     "demo": ("speechllm_tools.demo.run", "train and evaluate a small real system on CPU, offline"),
-    "tasks": ("speechllm_tools.demo.tasks", "train the demo on answers, too, and compare with text and a cascade"),
-    "compare": ("speechllm_tools.demo.compare", "train every adapter on the demo's data, into one table"),
-    "seeds": ("speechllm_tools.demo.seeds", "train the demo with several seeds and precisions, into one table"),
+    "tasks": ("speechllm_tools.experiments.tasks", "train the demo on answers, too; compare with text and a cascade"),
+    "compare": ("speechllm_tools.experiments.compare", "train every adapter on the demo's data, into one table"),
+    "seeds": ("speechllm_tools.experiments.seeds", "train the demo with several seeds and precisions, into one table"),
     "manifest": ("speechllm_tools.manifest.command", "make manifests from corpora; check, filter, split, mix them"),
+    "cache": ("speechllm_tools.cache.command", "encode clips ahead of training; tell what a feature cache holds"),
     "bench": ("speechllm_tools.bench.command", "measure the kernels against their peers, or an encoder's options"),
 }
 

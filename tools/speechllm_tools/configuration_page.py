@@ -25,11 +25,11 @@ from speechllm_recipes.speech_llm.config import (
 )
 
 from speechllm_plugin.adapters.api import ADAPTERS
+from speechllm_plugin.cascade.recognizers.api import RECOGNIZERS
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig
 from speechllm_plugin.encoders.api import ENCODERS
 from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
-from speechllm_plugin.recognizers.api import RECOGNIZERS
 from speechllm_plugin.registry import Registry
 
 COMMAND = "python -m speechllm_tools.configuration_page docs/configuration.md"

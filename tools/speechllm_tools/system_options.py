@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.yaml_text import parse_assignment
+from speechllm_plugin.files.yaml_text import parse_assignment
 
 if TYPE_CHECKING:
     from speechllm_plugin.llms.decoding import DecodingConfig
+    from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint
 
 
 def _number_or_off(value: str) -> float | None:
@@ -71,6 +72,15 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[],
                         help="change a key of the checkpoint's model configuration, for instance where the frozen "
                         "models lie now: --set llm.config.path=DIR")
+
+
+def checkpoint_of(options: argparse.Namespace) -> Checkpoint:
+    """
+    :raises UserError: `--checkpoint` has none, or not that of `--step`.
+    """
+    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
+
+    return find_checkpoint(options.checkpoint, parse_step(options.step))
 
 
 def add_decoding(parser: argparse.ArgumentParser, *, left_out: Collection[str] = ()) -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.recordings.formats import FORMATS
-from speechllm_tools.system_options import add_decoding, add_system, decoding_of, files_and_overrides, option_of
+from speechllm_tools.system_options import (
+    add_decoding,
+    add_system,
+    checkpoint_of,
+    decoding_of,
+    files_and_overrides,
+    option_of,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,12 +56,10 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--batch-size: found {options.batch_size}, expected at least 1")
     files, overrides = files_and_overrides(options)
 
-    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
     from speechllm_tools.recordings.inputs import check_places, find_inputs, missing_files
 
     # What needs no model comes before the seconds that importing torch and transformers takes.
-    step = parse_step(options.step)
-    checkpoint = find_checkpoint(options.checkpoint, step)
+    checkpoint = checkpoint_of(options)
     of_the_run = checkpoint.decoding()
     decoding = decoding_of(options, of_the_run)
     inputs, passed_over = find_inputs(files, options.audio_root)
@@ -78,9 +83,9 @@ def run(options: argparse.Namespace) -> int:
 
     import_transformers()
 
-    from speechllm_plugin.languages import language_code
-    from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
-    from speechllm_plugin.precision import describe_decoding, machine_precision
+    from speechllm_plugin.inference.transcriber import Transcriber
+    from speechllm_plugin.tensors.precision import describe_decoding, machine_precision
+    from speechllm_plugin.text.languages import language_code
     from speechllm_tools.numerics import use_recipe_numerics
     from speechllm_tools.recordings.session import Session
 
@@ -89,7 +94,8 @@ def run(options: argparse.Namespace) -> int:
     for source, target in {(item.source_lang, item.target_lang) for item in inputs} | {("", "")}:
         prompt.instruction(source or options.source_lang, target or options.target_lang)
     use_recipe_numerics()
-    model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
+    system = Transcriber.of(checkpoint, device=options.device, overrides=overrides)
+    model = system.model
     if (trained := checkpoint.precision()) != model.precision:
         _say(describe_decoding(model.precision, trained, machine_precision(next(model.parameters()).device)))
     _say(f"decoding {decoding.described(of_the_run)}")
@@ -101,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         what = "a translation puts words in another order than" if task.name == "translate" else "an answer has other "\
             "words than"
         _say(f"{what} the speech; each text gets the times of its whole file")
-    return Session(model, checkpoint, decoding, options, _say).run(inputs, missing.keys())
+    return Session(system, checkpoint, decoding, options, _say).run(inputs, missing.keys())
 
 
 def _channel(value: str) -> int | str:

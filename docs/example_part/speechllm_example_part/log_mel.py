@@ -12,7 +12,7 @@ from transformers.audio_utils import mel_filter_bank
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
-from speechllm_plugin.masks import length_mask
+from speechllm_plugin.tensors.masks import length_mask
 
 WINDOW, HOP = 400, 160
 """Samples: 25 ms, every 10 ms."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterOutput, AdapterShape, FrameClassifier, output_norm
-from speechllm_plugin.adapters.checks import check_at_least
-from speechllm_plugin.masks import length_mask, stack_frames
+from speechllm_plugin.adapters.option_checks import check_at_least
+from speechllm_plugin.tensors.masks import length_mask, stack_frames
 
 
 @dataclass(kw_only=True)

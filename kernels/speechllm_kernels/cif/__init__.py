@@ -22,7 +22,7 @@ from speechllm_kernels._common import (
     resolve_backend,
 )
 from speechllm_kernels.cif import ops, reference
-from speechllm_kernels.cif.plan import Plan, Rules
+from speechllm_kernels.cif.token_plan import Plan, Rules
 
 __all__ = ["CifOutput", "cif"]
 
@@ -72,12 +72,12 @@ def cif(
     backend: Backend = "auto",
 ) -> CifOutput:
     """
-    Integrates frames into tokens: each frame spends its alpha on the token at hand, which is complete when it has
-    received beta; what the frame has left goes to the next token, and to further ones if it suffices.
+    Integrates frames into tokens: each frame adds its alpha to the current token, which is complete at beta; the rest
+    of the frame's alpha goes to the next token, and to further ones where it suffices.
 
     With `target_lengths` (training) alpha is scaled, row by row, so that it sums to beta times the target; each row
     gives exactly its target of tokens, the last of which absorbs rounding. A row whose alpha is all 0 gives zeros.
-    Without (inference) the rest that does not fill a token, the tail, becomes a token by the `tail` options.
+    Without (inference) a row may end in an incomplete token, the tail; the `tail` options say what becomes of it.
 
     Prefix sums are taken in float64 and vectors summed in float32 whatever the dtype; results are deterministic.
     Padded frames are never used: their content cannot reach an output or a gradient, NaN included. With
@@ -114,7 +114,7 @@ def cif(
     chosen = resolve_backend(backend, h)
     if chosen == "triton" and alpha.dtype == torch.float64:
         raise ValueError("`alpha` must be float32, bfloat16 or float16 for the backend triton, but is float64.")
-    # Here, not in the kernels: alpha's gradients through `seqs` and `alpha_sum` are then added before they are rounded.
+    # Widened here, so that alpha's gradients through `seqs` and `alpha_sum` are summed before they are rounded.
     alpha = accumulable(alpha)
 
     if chosen in ("reference", "dense"):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from speechllm_kernels._common import operator, valid_frames
 from speechllm_kernels.cif import torch_impl
-from speechllm_kernels.cif.plan import Plan, Rules
+from speechllm_kernels.cif.token_plan import Plan, Rules
 
 
 def _implementation(backend: str) -> ModuleType:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from speechllm_kernels._common import valid_frames
-from speechllm_kernels.cif.plan import LARGEST_POSITION, Plan, Rules, count_tokens, scale_of, snap, sum_alpha
+from speechllm_kernels.cif.token_plan import LARGEST_POSITION, Plan, Rules, count_tokens, scale_of, snap, sum_alpha
 
 
 def plan(alpha: Tensor, lengths: Tensor, target_lengths: Tensor | None, slots: int, rules: Rules) -> Plan:

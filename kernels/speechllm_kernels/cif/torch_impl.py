@@ -1,9 +1,9 @@
 """CIF in PyTorch's own operators, for CPUs and for any device without Triton.
 
-A token is a bag of (frame, weight) entries, and so is a frame's gradient one of (token, weight) entries: the same list,
-read the other way. `embedding_bag` sums both at the speed of memory. Around it are only operators that start no threads
-for the few numbers of a plan (`index_select` and `gather`, not `x[index]`; no `searchsorted`, no `repeat_interleave`):
-on a busy machine each start costs milliseconds.
+A token is a weighted sum over (frame, weight) entries, and a frame's gradient one over (token, weight) entries: the
+same list, grouped the other way. `embedding_bag` computes both at memory bandwidth. The few numbers of a plan are
+computed by operators that start no threads (`index_select` and `gather`, not `x[index]`; no `searchsorted`, no
+`repeat_interleave`): on a busy machine starting them costs milliseconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from speechllm_kernels._common import accumulable, valid_frames
-from speechllm_kernels.cif.plan import (
+from speechllm_kernels.cif.token_plan import (
     BELOW,
     LARGEST_POSITION,
     Plan,
@@ -37,7 +37,7 @@ def plan(alpha: Tensor, lengths: Tensor, target_lengths: Tensor | None, slots: i
     needed, tail_scale = count_tokens(cum[:, -1], target_lengths, rules)
     given = needed.clamp(max=slots)
 
-    # A token is complete at the frame which follows those after which it, or one before it, is still at hand.
+    # Token u is complete at the first frame with floor(cum) > u: as many frames have floor(cum) <= u.
     batch = len(alpha)
     row = torch.arange(batch, device=alpha.device)[:, None]
     at_hand = whole(cum).clamp_(max=slots) + row * (slots + 1)
@@ -102,7 +102,7 @@ def backward(
         dot = torch.ops.aten._embedding_bag_per_sample_weights_backward(
             flat_grad, flat, entries.frame, entries.offset, entries.slot, 0
         )
-        # One more element, read where a frame's token was not given.
+        # A 0 at the end, read where a frame's token has no slot.
         dot = torch.nn.functional.pad(dot.double() * entries.factor, (0, 1))
         grad_alpha = _grad_alpha(dot, entries, lengths, plan, rules, scaled).to(alpha_dtype)
     return grad_h, grad_alpha
@@ -135,7 +135,7 @@ def _grad_alpha(dot: Tensor, entries: _Entries, lengths: Tensor, plan: Plan, rul
         gradient = gradient - torch.where(plan.tail_scale != 1, product * plan.tail_scale, 0)[:, None]
     if scaled:
         total = plan.cum[:, -1:]
-        # A running sum, for `sum` adds in an order that depends on the padding.
+        # `cumsum`: the order in which `sum` adds depends on the padding.
         mean = torch.where(valid, gradient * (plan.cum - before), 0).cumsum(1)[:, -1:]
         gradient = gradient - mean / torch.where(total > 0, total, 1)
     return torch.where(valid, plan.scale[:, None] * gradient, 0)
@@ -165,7 +165,7 @@ def _list_entries(lengths: Tensor, plan: Plan, beta: float) -> _Entries:
     lengths = lengths.long().clamp(0, frames)
     row = torch.arange(batch, device=device)[:, None]
     token = torch.arange(slots, device=device)
-    # A row's end lies in its last token even when frames without weight follow the one that completed it.
+    # The last token reaches to the end of its row, also over frames without weight behind the one that completed it.
     ends_here = token == whole(plan.cum[:, -1:])
     last = torch.where(ends_here, lengths[:, None] - 1, plan.fire_frames)
     first = torch.nn.functional.pad(plan.fire_frames, (1, 0))[:, :slots].clamp(min=0)

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from speechllm_kernels._triton_numbers import double, narrow, widen
-from speechllm_kernels.cif.plan import Plan, Rules
+from speechllm_kernels.cif.token_plan import Plan, Rules
 from speechllm_kernels.cif.triton_gather import block_of_channels
 
 FRAMES = 4  # per program of the pass over h
@@ -152,7 +152,7 @@ def grad_frames_kernel(
         old_token = old.to(tl.int64)
         new_token = new.to(tl.int64)
         fires = valid & (new_token > old_token)
-        # The gradients of the token that the frame finds and, if it completes that, of the one that it leaves.
+        # Of the token that is current before the frame and, where the frame completes it, of the one current after it.
         old_limit = tl.where(valid & (old_token < given), width, 0)
         new_limit = tl.where(fires & (new_token < given), width, 0)
         old_grad = tl.load(grad_source + old_token * grad_stride_slot, mask=channel < old_limit, other=0.0)

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from speechllm_kernels._triton_numbers import double, narrow, widen
-from speechllm_kernels.cif.plan import Plan
+from speechllm_kernels.cif.token_plan import Plan
 
 WARPS = 1
 FRAMES = 8  # in flight

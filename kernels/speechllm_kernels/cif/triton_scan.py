@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from speechllm_kernels._triton_numbers import double
-from speechllm_kernels.cif.plan import BELOW, LARGEST_ALPHA, LARGEST_POSITION, SNAP, Plan, Rules
+from speechllm_kernels.cif.token_plan import BELOW, LARGEST_ALPHA, LARGEST_POSITION, SNAP, Plan, Rules
 
 # Fixed, whatever T: a row's sums have the same bits alone and in a batch.
 CHUNK = 2048
@@ -41,10 +41,10 @@ def plan(alpha: Tensor, lengths: Tensor, target_lengths: Tensor | None, slots: i
         target_lengths.stride(0) if target_lengths is not None else 0,
         *result,
         slots,
-        # What decides is known to the compiler: an argument of a kernel becomes float32.
+        # Thresholds are constants of the compiler: a float argument of a kernel would become float32.
         BETA=rules.beta,
         SCALE_EPS=rules.scale_eps,
-        # Above 1 is never reached: a tail is less than a token.
+        # Never reached above 1: a tail is less than a token.
         THRESHOLD=min(rules.tail_threshold, 2.0),
         SCALED=target_lengths is not None,
         STRICT=rules.tail_strict,
@@ -73,7 +73,7 @@ def _snap(position, SNAP: tl.constexpr):
 
 @triton.jit
 def _load_alpha(alpha, frame, length, stride_row, stride_frame, LARGEST: tl.constexpr):
-    """The plain alpha, and what counts of it; both 0 in the padding."""
+    """Alpha, and alpha with 0 for negative and non-finite values; both 0 in the padding."""
     row = tl.program_id(1).to(tl.int64)
     plain = tl.load(alpha + row * stride_row + frame * stride_frame, mask=frame < length, other=0.0).to(tl.float64)
     return plain, tl.where((plain >= 0) & (plain < double(LARGEST)), plain, 0.0)
@@ -177,7 +177,7 @@ def plan_kernel(
             tail_scale = tl.where(fires, 1.0 / tl.where(fires, tail, 1.0), 1.0)
     given = tl.minimum(needed, slots)
 
-    # Rounding must not make a tree of sums decrease, or a token would be complete twice.
+    # A tree of sums may decrease by rounding, and a token would be complete twice.
     prefix = tl.minimum(begin + tl.cumsum(usable, 0), end)
     prefix = tl.where((index == CHUNK - 1) | (frame >= length - 1), end, prefix)
     prefix = tl.associative_scan(prefix, 0, _larger)

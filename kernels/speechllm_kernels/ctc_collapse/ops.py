@@ -96,7 +96,7 @@ def pool(
     """
     Gives `Pooled`: the means of the slots' frames, weighted by `scores` [B, T], and what they were divided by.
 
-    :param starts, ends: spans of the slots. Like `holes` for kernels that walk through spans; `slots` says it all.
+    :param starts, ends: spans of the slots, as in `slots`; kernels that loop over spans take them and `holes`.
     :param width: U, at most that of the plan.
     :param holes: whether a span may hold frames of no slot (dropped blanks).
     """

@@ -1,4 +1,4 @@
-"""The obvious implementation: Python loops over rows and runs, in float64. Every other one is held against it."""
+"""The obvious implementation: Python loops over rows and runs, in float64. All other backends are compared with it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def collapse(
 ) -> CtcCollapseOutput:
     """See `speechllm_kernels.ctc_collapse.ctc_collapse`."""
     batch, frames, channels = h.shape
-    # One unbind and one split a row, not many slices: the gradient of each slice would fill a tensor of full size.
+    # One `unbind` and one `split` for each row: the gradient of every slice would be a tensor of full size.
     features = h.unbind(0)
     row_logits = logits.unbind(0) if logits is not None else None
     frame_labels: list[Tensor] = []

@@ -83,7 +83,7 @@ def _argmax(row: Tensor) -> Tensor:
     tops = row[:, :whole].unflatten(1, (-1, block)).amax(dim=2)
     if whole < vocabulary:
         tops = torch.cat([tops, row[:, whole:].amax(dim=1, keepdim=True)], dim=1)
-    # The window of the last, shorter block reaches back: what it adds there is smaller than the maximum.
+    # The window of the last, shorter block begins in the one before it, whose logits are below the maximum.
     begin = (tops.argmax(dim=1, keepdim=True) * block).clamp(max=vocabulary - block)
     window = row.gather(1, begin + torch.arange(block, device=row.device))
     return begin.squeeze(1) + window.argmax(dim=1)

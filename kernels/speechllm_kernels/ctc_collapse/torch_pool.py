@@ -18,7 +18,7 @@ def pool(
     """
     Gives the mean of the frames of each slot, weighted by `scores` [B, T].
 
-    :param starts, ends: spans of the slots. Like `holes` for kernels that walk through spans; `slots` says it all.
+    :param starts, ends: spans of the slots, as in `slots`; kernels that loop over spans take them and `holes`.
     :param holes: whether a span may hold frames of no slot (dropped blanks).
     """
     batch, frames, channels = h.shape
@@ -59,7 +59,7 @@ def pool_backward(
     dh, dscores = h.new_empty(0), norms.new_empty(0)
     if for_h:
         weights = norm.reciprocal() if scores is None else scores / norm
-        # One bag for each frame, with its slot in it or nothing: frames in no slot get exactly 0, whatever is in them.
+        # One bag for each frame, with its slot or nothing in it: frames in no slot get exactly 0, those with NaN too.
         members, _, sources = _members(slots, width)
         offsets = pad(kept.reshape(-1).cumsum(0), (1, 0))
         dh = _bags(grad, sources, offsets, weights.reshape(-1).take(members)).view(batch, frames, channels)
@@ -92,7 +92,7 @@ def _members(slots: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
         place = (kept.cumsum(0) - 1).where(kept, batch * frames)
         everyone = torch.arange(batch * frames, device=slots.device)
         members = everyone.new_zeros(batch * frames + 1).scatter_(0, place, everyone)[:-1]
-        # The unused places must name some slot: the first.
+        # Unused entries must name some slot.
         sources = slot.new_zeros(batch * frames + 1).scatter_(0, place, slot)[:-1]
     sizes = slot.new_zeros(batch * width + 1).scatter_add_(0, slot.where(kept, batch * width), kept.long())
     return members, pad(sizes[:-1].cumsum(0), (1, 0)), sources

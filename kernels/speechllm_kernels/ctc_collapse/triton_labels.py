@@ -84,8 +84,8 @@ def ctc_label_frames_kernel(
 ):
     """One program for each frame. A lane owns VECTOR neighbouring logits of every tile: one wide load.
 
-    Where the maximum is gets found afterwards: lanes remember only the tile in which theirs rose last, and those with
-    the maximum read it again.
+    The place of the maximum is found afterwards: each lane keeps the tile in which its own maximum rose last, and the
+    lanes that hold the maximum read theirs again.
     """
     row = tl.program_id(0).to(tl.int64)
     batch = row // frames
@@ -125,8 +125,8 @@ def ctc_label_frames_kernel(
     lowest = tl.min(tl.min(tl.where(mask & (x == most), again, vocabulary - 1), axis=1), axis=0)
     tl.store(labels + row, tl.where(inside, lowest, -1).to(tl.int64))
     if PROBABILITIES:
-        # In the label's own lane the sum holds exp(0) = 1, next to which small terms are lost. All of the lane is read
-        # again and added up without it: 1 - p is then right even where p rounds to 1.
+        # The sum of the label's lane holds exp(0) = 1, beside which small terms are lost: the lane is read again and
+        # summed without it, so that 1 - p is accurate even where p rounds to 1.
         finite_most = tl.where(most == float("-inf"), 0.0, most)
         own = (lowest % TILE) // VECTOR
         others = tl.where(tl.arange(0, LANES) == own, 0.0, total * tl.exp(best - finite_most))
@@ -134,7 +134,7 @@ def ctc_label_frames_kernel(
         x = widen(tl.load(base + lane.to(tl.int64) * stride_v, mask=lane < size, other=float("-inf")))
         powers = tl.where(lane == lowest, 0.0, tl.exp(x - finite_most))
         remaining = tl.sum(others, axis=0) + tl.sum(tl.sum(powers, axis=1), axis=0)
-        # log(1 + r) without losing a small r: the sum's rounding is made up for.
+        # log1p(r): the rounding of 1 + r is compensated.
         whole_sum = 1.0 + remaining
         logarithm = tl.log(whole_sum) + (remaining - (whole_sum - 1.0)) / whole_sum
         tl.store(probability + row, tl.where(inside, 1.0 / whole_sum, 0.0))

@@ -62,7 +62,7 @@ def block_of_channels(channels: int, item: int) -> tuple[int, int]:
 
 
 def strides_of(scores: Tensor | None) -> tuple[int, int]:
-    """Of scores [B, T], which no kernel touches where there are none."""
+    """Strides of scores [B, T]; without scores they are not used."""
     return (0, 0) if scores is None else (scores.stride(0), scores.stride(1))
 
 

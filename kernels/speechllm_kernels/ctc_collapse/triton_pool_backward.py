@@ -37,11 +37,11 @@ def pool_backward(
     batch, frames, channels = h.shape
     width = norms.shape[1]
     result = PoolGradients.empty(h, norms, for_h, for_scores)
-    # Frames in no slot have no writer below.
+    # Frames in no slot are not written below.
     result.scores.zero_()
     products = torch.empty_like(result.scores)
     block, warps = block_of_channels(channels, h.element_size())
-    # The products are sums over all channels: one program then walks through them.
+    # q_t sums over all channels: one program then loops over them.
     span = triton.cdiv(channels, block) * block if for_scores else block
     with torch.cuda.device_of(h):
         ctc_pool_backward_kernel[(batch * triton.cdiv(frames, FRAMES), triton.cdiv(channels, span))](

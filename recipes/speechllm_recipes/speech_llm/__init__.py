@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from speechllm_recipes.entry import Action, Driver, RecipeEntry
-from speechllm_recipes.speech_llm.steps import derived_steps
+from speechllm_recipes.speech_llm.step_numbers import derived_steps
 
 if TYPE_CHECKING:
     from fairseq2.recipe.base import Recipe

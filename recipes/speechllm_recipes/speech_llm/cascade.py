@@ -9,29 +9,29 @@ from fairseq2.logging import log
 from fairseq2.recipe.base import Recipe, RecipeContext
 from fairseq2.runtime.dependency import DependencyContainer, wire_object
 from fairseq2.task import Task
-from torch.nn import Module
 from typing_extensions import override
 
-from speechllm_plugin.cascade import Cascade
-from speechllm_plugin.datasets.checks import check_languages
-from speechllm_plugin.datasets.columns.fields import Places
+from speechllm_plugin.cascade.model import Cascade
+from speechllm_plugin.cascade.recognizers.api import RECOGNIZERS
+from speechllm_plugin.datasets.row_checks import check_languages
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.datasets.utterances import Utterances
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_name
+from speechllm_plugin.files.columns.fields import Places
 from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.archs import check_part_arch
-from speechllm_plugin.precision import MachinePrecision, describe_decoding
 from speechllm_plugin.prompts import PromptConfig
-from speechllm_plugin.recognizers.api import RECOGNIZERS
 from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.provenance import provenance as collect_provenance
-from speechllm_plugin.units.cascade import CascadeDecoder, CascadeEvalUnit
+from speechllm_plugin.tensors.parameters import count_parameters
+from speechllm_plugin.tensors.precision import MachinePrecision, describe_decoding
+from speechllm_plugin.text.languages import language_name
+from speechllm_plugin.units.cascade_hypotheses import CascadeDecoder, CascadeEvalUnit
 from speechllm_plugin.units.kept import KeptHypotheses
+from speechllm_recipes.speech_llm.auto_precision import shared_precision
 from speechllm_recipes.speech_llm.common import arithmetic, open_reader, register_common
 from speechllm_recipes.speech_llm.config import CascadeConfig
-from speechllm_recipes.speech_llm.precision import shared_precision
 from speechllm_recipes.speech_llm.task import DecodingTask
 
 
@@ -124,17 +124,13 @@ def _create(context: RecipeContext, config: CascadeConfig, machine: MachinePreci
     check_languages(rows, lambda row: {"source": row.source_lang}, recognizer.code)
     log.info(
         "Cascade: a recogniser of {:.1f} M parameters, {}.",
-        _millions(recognizer),
+        count_parameters(recognizer) / 1e6,
         "and no LLM, since all clips are to be transcribed" if llm is None
-        else f"and an LLM of {_millions(llm):.1f} M for {len(answered):,} clips",
+        else f"and an LLM of {count_parameters(llm) / 1e6:.1f} M for {len(answered):,} clips",
     )
     used = {name: part.dtype for name, part in parts.items() if hasattr(part, "dtype")}
     log.info("{}", describe_decoding(used, None, machine))
     return Cascade(recognizer, llm, config.prompt)
-
-
-def _millions(part: Module) -> float:
-    return sum(weight.numel() for weight in part.parameters()) / 1e6
 
 
 def _provenance(context: RecipeContext, config: CascadeConfig, cascade: Cascade, split: str) -> Any:

@@ -16,35 +16,37 @@ from fairseq2.recipe.base import RecipeContext
 from fairseq2.recipe.cli import register_cli_error
 from fairseq2.recipe.config import EvaluatorSection
 from fairseq2.runtime.dependency import DependencyContainer
+from torch import Tensor
 from torch.nn import Module
 
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.datasets.audio import AudioError
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
-from speechllm_plugin.datasets.checks import check_languages
 from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.mixture import MixtureConfig
 from speechllm_plugin.datasets.plan import Batching, BatchLimits
 from speechllm_plugin.datasets.reader import PositionCounter, ReadOptions, SpeechTextReader
+from speechllm_plugin.datasets.row_checks import check_languages
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.datasets.utterances import Utterances
-from speechllm_plugin.encoders.cache import FeatureCache
+from speechllm_plugin.encoders.api import SpeechEncoder
+from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import direction_of, language_code, language_name
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.checkpoint_files import describe_choice, named_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.models.speech_llm.position_room import check_room_of_batch, check_room_of_rows
 from speechllm_plugin.models.speech_llm.preflight import Outline
-from speechllm_plugin.models.speech_llm.room import check_room_of_rows
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_plugin.tasks.api import task_names
+from speechllm_plugin.text.languages import direction_of, language_code, language_name
+from speechllm_recipes.speech_llm.batch_positions import ModelPositions
 from speechllm_recipes.speech_llm.config import (
     SpeechDatasetSection,
     SpeechLlmEvaluateConfig,
     SpeechLlmGenerateConfig,
 )
-from speechllm_recipes.speech_llm.positions import ModelPositions
 from speechllm_recipes.speech_llm.user_errors import report_user_error
 
 
@@ -78,20 +80,46 @@ def _adapter_losses() -> dict[str, str]:
     return {key: name for build in builders for key, name in getattr(build, "loss_names", {}).items()}
 
 
-def feature_cache(section: SpeechDatasetSection, model: SpeechLlm) -> FeatureCache | None:
+def feature_cache(
+    section: SpeechDatasetSection, encoder: SpeechEncoder, kls: type[FeatureCache] = FeatureCache
+) -> FeatureCache | None:
     if section.feature_cache is None:
         return None
-    if model.encoder.tuned:
-        raise UserError(
-            f"dataset.feature_cache: found {section.feature_cache!r}, expected null: the encoder is trained "
-            "(encoder_tuning), so that its features change from step to step"
-        )
-    return FeatureCache(
+    if encoder.tuned:
+        raise UserError(tuned_features(section))
+    cache = kls(
         Path(section.feature_cache),
-        model.encoder.fingerprint(),
-        model.encoder.feature_dtype,
+        encoder.fingerprint(),
+        encoder.feature_dtype,
         max_bytes=None if section.feature_cache_gb is None else 1e9 * section.feature_cache_gb,
     )
+    cache.describe(encoder.identity())
+    return cache
+
+
+def tuned_features(section: SpeechDatasetSection) -> str:
+    """The line about a cache for an encoder that is trained."""
+    return (
+        f"dataset.feature_cache: found {section.feature_cache!r}, expected null: the encoder is trained "
+        "(encoder_tuning), so that its features change from step to step"
+    )
+
+
+def length_policy(section: SpeechDatasetSection) -> LengthPolicy:
+    return LengthPolicy(
+        min_seconds=section.min_seconds, max_seconds=section.max_seconds, too_long=section.too_long
+    )
+
+
+def sampled(utterances: Utterances, name: str, sample: int | None) -> Utterances:
+    """
+    :param name: of the split.
+    :param sample: so many of them, drawn at random, the same each time; None = all.
+    """
+    if sample is None or sample >= len(utterances):
+        return utterances
+    drawn = random.Random(f"{name}:{sample}").sample(range(len(utterances)), sample)
+    return utterances.take(np.sort(drawn))
 
 
 def decoding_of(config: SpeechLlmEvaluateConfig | SpeechLlmGenerateConfig) -> DecodingConfig:
@@ -179,7 +207,7 @@ def create_reader(
         splits,
         max_seconds=model.encoder.max_seconds,
         languages=model.encoder.languages,
-        feature_cache=model.feature_cache,
+        find_features=model.features.find,
         shuffle_seed=shuffle_seed,
         num_accumulate=num_accumulate,
         require_text=require_text,
@@ -194,7 +222,7 @@ def create_reader(
     )
     if (longest := reader.longest()) is not None:
         longest.to(context.gangs.root.device)
-        model.check_room(longest)
+        check_room_of_batch(model, longest)
     return reader
 
 
@@ -243,7 +271,7 @@ def open_reader(
     *,
     max_seconds: float | None,
     languages: Collection[str] | None = None,
-    feature_cache: FeatureCache | None = None,
+    find_features: Callable[[str], Tensor | None] = lambda key: None,
     shuffle_seed: int | None = None,
     num_accumulate: int = 1,
     require_text: bool = True,
@@ -260,25 +288,20 @@ def open_reader(
 
     :param max_seconds: the longest clip that can be taken; None = any.
     :param languages: codes of those that the clips should be in; None = any.
-    :param sample: read so many clips of the split, drawn at random, the same each time; None = all.
+    :param find_features: see `SpeechTextReader`.
+    :param sample: see `sampled`.
     :param prompt: decides what is asked of a clip.
     """
-    utterances = context.get_dataset_as(SpeechTextDataset).read_together(splits, require_text=require_text)
     name = joint_name(splits)
-    if sample is not None and sample < len(utterances):
-        drawn = random.Random(f"{name}:{sample}").sample(range(len(utterances)), sample)
-        utterances = utterances.take(np.sort(drawn))
+    rows = context.get_dataset_as(SpeechTextDataset).read_together(splits, require_text=require_text)
+    utterances = sampled(rows, name, sample)
     warn_of_languages(name, utterances, languages)
     options = ReadOptions(
         limits=BatchLimits(section.batch_size, section.max_batch_seconds, max_positions),
         positions=positions,
         shuffle_seed=shuffle_seed,
         max_seconds=max_seconds,
-        lengths=LengthPolicy(
-            min_seconds=section.min_seconds,
-            max_seconds=section.max_seconds,
-            too_long=section.too_long,
-        ),
+        lengths=length_policy(section),
         on_error=section.on_error,
         accept_new_rows=accept_new_rows,
         num_accumulate=num_accumulate,
@@ -291,7 +314,7 @@ def open_reader(
     )
     gang = context.gangs.dp
     reader = SpeechTextReader(
-        utterances, options, rank=gang.rank, world_size=gang.size, feature_cache=feature_cache
+        utterances, options, rank=gang.rank, world_size=gang.size, find_features=find_features
     )
     directions: Counter[str] = Counter()
     for (source, target, _), count in utterances.counts.items():

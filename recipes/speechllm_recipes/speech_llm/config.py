@@ -26,7 +26,7 @@ from fairseq2.recipe.config import (
 )
 from fairseq2.utils.validation import ValidationResult
 
-from speechllm_plugin.checked import Checked
+from speechllm_plugin.configuration.checked import Checked
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.lengths import TooLong
 from speechllm_plugin.datasets.mixture import MixtureConfig
@@ -35,9 +35,9 @@ from speechllm_plugin.datasets.speech_text import SPEECH_TEXT_DATASET
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, PartSection
 from speechllm_plugin.prompts import PromptConfig
-from speechllm_plugin.repetition import LOOP_RATIO
 from speechllm_plugin.scoring.normalizers import NormalizerName
-from speechllm_recipes.speech_llm.steps import EVERY, NUM_STEPS, PUBLISH_EVERY, WARM_UP
+from speechllm_plugin.text.repetition import LOOP_RATIO
+from speechllm_recipes.speech_llm.step_numbers import EVERY, NUM_STEPS, PUBLISH_EVERY, WARM_UP
 from speechllm_recipes.speech_llm.value_checks import check_values
 
 SCORED_BY = {

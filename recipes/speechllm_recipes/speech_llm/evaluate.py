@@ -15,9 +15,10 @@ from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.provenance import provenance as collect_provenance
-from speechllm_plugin.units.decoding import Decoder
 from speechllm_plugin.units.evaluation import SpeechLlmEvalUnit
+from speechllm_plugin.units.hypotheses import Decoder
 from speechllm_plugin.units.kept import KeptHypotheses
+from speechllm_recipes.speech_llm.auto_precision import DecodingPrecision, settle_decoding
 from speechllm_recipes.speech_llm.common import (
     arithmetic,
     check_references,
@@ -28,7 +29,6 @@ from speechllm_recipes.speech_llm.common import (
     register_common,
 )
 from speechllm_recipes.speech_llm.config import SpeechLlmEvaluateConfig
-from speechllm_recipes.speech_llm.precision import DecodingPrecision, settle_decoding
 from speechllm_recipes.speech_llm.task import DecodingTask
 from speechllm_recipes.speech_llm.user_errors import get_model
 
@@ -54,7 +54,7 @@ class SpeechLlmEvaluateRecipe(Recipe):
         log.info("{}", precision.describe(model.precision))
         if precision.checkpoint is not None:
             _warn_of_cleaning(precision.checkpoint.clean_text(), context)
-        model.feature_cache = feature_cache(config.dataset, model)
+        model.features.cache = feature_cache(config.dataset, model.encoder)
         units, readers, kept = [], [], []
         for split in config.dataset.splits:
             reader = create_reader(context, config.dataset, model, [split])

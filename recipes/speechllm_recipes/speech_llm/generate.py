@@ -12,9 +12,10 @@ from typing_extensions import override
 
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.scoring.provenance import provenance
-from speechllm_plugin.units.decoding import Decoder
 from speechllm_plugin.units.evaluation import SpeechLlmGeneratorUnit
+from speechllm_plugin.units.hypotheses import Decoder
 from speechllm_plugin.units.kept import KeptHypotheses
+from speechllm_recipes.speech_llm.auto_precision import settle_decoding
 from speechllm_recipes.speech_llm.common import (
     check_references,
     create_reader,
@@ -24,7 +25,6 @@ from speechllm_recipes.speech_llm.common import (
     register_common,
 )
 from speechllm_recipes.speech_llm.config import SpeechLlmGenerateConfig
-from speechllm_recipes.speech_llm.precision import settle_decoding
 from speechllm_recipes.speech_llm.task import DecodingTask
 from speechllm_recipes.speech_llm.user_errors import get_model
 
@@ -47,7 +47,7 @@ class SpeechLlmGenerateRecipe(Recipe):
         precision = settle_decoding(context, config.model, config.common)
         model = get_model(context, check)
         log.info("{}", precision.describe(model.precision))
-        model.feature_cache = feature_cache(config.dataset, model)
+        model.features.cache = feature_cache(config.dataset, model.encoder)
         reader = create_reader(context, config.dataset, model, [config.dataset.split], require_text=False)
         check_references(config.dataset.split, model.prompts, reader, decoding)
         checkpoint = None if precision.checkpoint is None else precision.checkpoint.model_dir

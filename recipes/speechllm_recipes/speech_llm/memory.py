@@ -9,7 +9,7 @@ from fairseq2.device import Device
 from fairseq2.logging import log
 
 from speechllm_plugin.cost.estimate import Cost, CostModel, stacked
-from speechllm_plugin.cost.room import room_for
+from speechllm_plugin.cost.gpu_memory import room_for
 from speechllm_plugin.cost.skeleton import SkeletonBuilder
 from speechllm_plugin.datasets.reader import SpeechTextReader
 from speechllm_plugin.errors import UserError

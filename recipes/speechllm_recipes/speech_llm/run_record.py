@@ -9,10 +9,10 @@ from typing import Any
 
 from fairseq2.gang import Gangs
 
+from speechllm_plugin.configuration.structure import structure
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.checkpoint_files import check_files, step_numbers
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
-from speechllm_plugin.registry import structure
 
 RUN_RECORD = "run.json"
 

@@ -18,8 +18,8 @@ from typing_extensions import Self, override
 from speechllm_plugin.datasets.reader import TrainerBatch
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.units.kept import KeptHypotheses
+from speechllm_plugin.workarounds.stop_signal import remember_to_die
 from speechllm_recipes.speech_llm.disk_space import full_disk
-from speechllm_recipes.workarounds.stop_signal import remember_to_die
 
 
 class DelegatingTask(Task):

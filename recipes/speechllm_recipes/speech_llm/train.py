@@ -19,17 +19,19 @@ from speechllm_plugin.datasets.reader import SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.datasets.utterances import Utterances
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_atomically
+from speechllm_plugin.files.atomic import write_atomically
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.limits import ReferenceLength, rate_for, reference_lengths, report_limit
 from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint, keep_decoding, step_numbers
-from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.ctc_head import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.kept_vocabulary import keep_vocabulary, use_kept_vocabulary
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.prompts import PromptConfig
+from speechllm_plugin.tensors.parameters import count_parameters
 from speechllm_plugin.units.alignable import check_alignable, known_transcripts
 from speechllm_plugin.units.training import SpeechLlmTrainUnit
 from speechllm_plugin.units.validation import SpeechLlmValidUnit
+from speechllm_recipes.speech_llm.auto_precision import TrainingPrecision, settle_training
 from speechllm_recipes.speech_llm.common import (
     check_level,
     check_references,
@@ -43,7 +45,6 @@ from speechllm_recipes.speech_llm.common import (
 from speechllm_recipes.speech_llm.config import SCORED_BY, SpeechLlmTrainConfig
 from speechllm_recipes.speech_llm.disk_space import ask_for_space_first
 from speechllm_recipes.speech_llm.memory import settle_checkpointing
-from speechllm_recipes.speech_llm.precision import TrainingPrecision, settle_training
 from speechllm_recipes.speech_llm.resume import check_steps, follow_configuration
 from speechllm_recipes.speech_llm.run_record import check_run_record
 from speechllm_recipes.speech_llm.task import ResumableTask, Stop, WatchedReader
@@ -68,7 +69,7 @@ class SpeechLlmTrainRecipe(Recipe):
         config = context.get_config_as(SpeechLlmTrainConfig)
         check_run_record(context.output_dir, model.config, self._precision.mixed, context.gangs)
         log.info("{}", self._precision.describe(model.precision))
-        model.feature_cache = feature_cache(config.dataset, model)
+        model.features.cache = feature_cache(config.dataset, model.encoder)
         if isinstance(model.ctc, LlmEmbeddingCtcHead):
             texts = (
                 model.config.prompt.task_of(*row.asked).spoken(row.row.tgt_text, row.row.src_text)
@@ -77,13 +78,14 @@ class SpeechLlmTrainRecipe(Recipe):
             tokens = {token for text in texts if text is not None for token in model.transcript_tokens(text)}
             model.ctc.set_vocabulary(sorted(tokens))
             log.info("CTC vocabulary: {:,} tokens of the training text.", len(tokens))
-        frozen = _millions(model.encoder, model.llm) - _millions(model.tuned)
-        trained = {"adapter": model.adapter, "CTC head": model.ctc, **model.tuned}
+        frozen = count_parameters(model.encoder, model.llm) - count_parameters(model.tuned)
+        parts = {"adapter": model.adapter, "CTC head": model.ctc, **model.tuned}
+        trained = {name: count_parameters(part) / 1e6 for name, part in parts.items() if part is not None}
         log.info(
             "Parameters: {:.3f} M trained ({}), {:.1f} M frozen.",
-            _millions(model),
-            ", ".join(f"{name} {_millions(part):.3f} M" for name, part in trained.items() if part is not None),
-            frozen,
+            count_parameters(model) / 1e6,
+            ", ".join(f"{name} {millions:.3f} M" for name, millions in trained.items()),
+            frozen / 1e6,
         )
         return model
 
@@ -214,7 +216,6 @@ def _resolve_decoding(
     if context.gangs.root.rank == 0:
         clean_text = context.get_dataset_as(SpeechTextDataset).config.clean_text
         keep_decoding(checkpoints, decoding, float(reader.clips.seconds.max()), clean_text)
-    model.decoding = decoding
     log.info("Decoding of this run, also in evaluate, generate and transcribe: {}", decoding.described())
     return decoding
 
@@ -257,7 +258,3 @@ def _model_yaml_unchanged_if_refused(metadata: Path, rank: int) -> Iterator[None
         if before is not None:
             write_atomically(metadata, before)
         raise
-
-
-def _millions(*parts: Module) -> float:
-    return sum(weight.numel() for part in parts for weight in part.parameters()) / 1e6

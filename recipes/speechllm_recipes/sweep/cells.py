@@ -14,10 +14,10 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
-from speechllm_plugin.yaml_text import parse_yaml
+from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_plugin.files.yaml_text import parse_yaml
 from speechllm_recipes.given_keys import given_keys
-from speechllm_recipes.sweep.plan import Cell
+from speechllm_recipes.sweep.sweep_file import Cell
 
 EVALUATION = "evaluation"
 _TRAIN, _EVALUATE, _STATE, _LOCK = "sweep.train.yaml", "sweep.evaluate.yaml", "sweep.json", ".sweep.lock"

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.yaml_text import parse_assignment
+from speechllm_plugin.files.yaml_text import parse_assignment
 from speechllm_recipes.sweep.cells import CellFolder
 from speechllm_recipes.sweep.launch import run_cell, stages, submit
-from speechllm_recipes.sweep.plan import read_sweep
+from speechllm_recipes.sweep.sweep_file import read_sweep
 from speechllm_recipes.sweep.table import Board, dry_run_table
 
 
@@ -95,18 +95,23 @@ def _submit(left: Sequence[CellFolder], processes: int, options: argparse.Namesp
 
 
 def _dry_run(cells: Sequence[CellFolder], options: argparse.Namespace) -> str:
-    """By `speechllm inspect`, cell by cell, as a program: recipes import no tools."""
-    facts: list[tuple[CellFolder, dict[str, Any]]] = []
+    """By `speechllm inspect` as a program: recipes import no tools."""
     with tempfile.TemporaryDirectory() as folder:
+        files = {}
         for cell in cells:
             there = CellFolder(cell.cell, Path(folder) / cell.cell.name)
             there.write_configuration()
-            result = subprocess.run(
-                [sys.executable, "-m", "speechllm_tools.cli", "inspect", str(there.train_file), "--json", "--seconds",
-                 str(options.seconds)],
-                capture_output=True, text=True,
-            )  # fmt: skip
-            if result.returncode != 0:
-                raise UserError(f"{cell.cell.name}: {(result.stderr.strip() or 'no output').splitlines()[-1]}")
-            facts.append((cell, json.loads(result.stdout)))
+            files[str(there.train_file)] = cell
+        result = subprocess.run(
+            [sys.executable, "-m", "speechllm_tools.cli", "inspect", *files, "--json", "--seconds",
+             str(options.seconds)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if result.returncode != 0:
+            line = (result.stderr.strip() or "inspect: ended without a word").splitlines()[-1]
+            for file, cell in files.items():
+                line = line.replace(file, cell.cell.name)
+            raise UserError(line.removeprefix("speechllm inspect: error: "))
+    found: Any = json.loads(result.stdout)
+    facts = list(zip(cells, found if len(cells) > 1 else [found], strict=True))
     return dry_run_table(facts, tflops=options.tflops, processes=options.processes or 1, seconds=options.seconds)

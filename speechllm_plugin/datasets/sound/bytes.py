@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass
 
 _BLOCK = 1 << 20
 
@@ -41,6 +42,9 @@ class ByteRange:
     def part(self, start: int, stop: int) -> ByteRange:
         return ByteRange(self.descriptor, self.start + start, self.start + min(stop, self.size))
 
+    def is_zero(self) -> bool:
+        return not any(self.read(place, _BLOCK).strip(b"\0") for place in range(0, self.size, _BLOCK))
+
     def find(self, needle: bytes, position: int) -> int | None:
         """The first place of `needle` from `position` on."""
         while position < self.size:
@@ -50,6 +54,16 @@ class ByteRange:
                 return position + place
             position += _BLOCK
         return None
+
+
+@dataclass(frozen=True)
+class Mended:
+    """Samples behind another header than the file's own, which is wrong."""
+
+    head: bytes
+    samples: ByteRange
+    surplus: int = 0
+    """Bytes of samples behind the end that the file's header states, where it states one."""
 
 
 class Spliced(io.RawIOBase):

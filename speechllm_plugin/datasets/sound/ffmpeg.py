@@ -11,6 +11,7 @@ import numpy as np
 from speechllm_plugin.datasets.sound import asf, webm
 from speechllm_plugin.datasets.sound.api import Block, SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange, Spliced
+from speechllm_plugin.datasets.sound.remembered import Remembered
 
 INSTALL = "pip install av"
 # How many samples go by while a codec starts and ends: what it decodes may be shorter by them, or longer.
@@ -35,12 +36,30 @@ class _Packets(NamedTuple):
     """Of a packet, which the last one is often cut from."""
 
 
+class _Found(NamedTuple):
+    """What a walk over the packets of a file tells."""
+
+    tracks: int
+    rate: int
+    channels: int
+    container: str
+    packets: _Packets
+    stated: int | None
+    """Samples by the header."""
+
+
+_found: Remembered[_Found] = Remembered()
+
+
 class FfmpegSound:
     """See `Sound`."""
 
-    def __init__(self, data: ByteRange, kind: str) -> None:
+    def __init__(self, data: ByteRange, kind: str, key: str, *, length: int | None = None, lead: int = 0) -> None:
         """
         :param kind: what the file is, in words.
+        :param key: changes with the file, whose packets are counted once.
+        :param length: samples that the file states, where FFmpeg does not tell.
+        :param lead: samples that the decoder puts in front of them.
         :raises SoundError: PyAV is not installed, or finds no sound.
         """
         try:
@@ -51,20 +70,13 @@ class FfmpegSound:
                 "`ffmpeg -i IN OUT.wav` converts it"
             ) from None
         self._av: Any = av
-        self._data, self._kind = data, kind
+        self._container: Any = None
+        self._data, self._kind, self._lead = data, kind, lead
         self.format = "FFMPEG"
-        self._open()
-        self.tracks: int = len(self._container.streams.audio)
-        self.rate: int = self._stream.rate
-        self.channels: int = self._stream.channels
-        try:
-            packets = self._count()
-            stated = self._stated()
-            container = self._container.format.name
-        except av.FFmpegError as error:
-            raise _broken(kind, error) from None
-        finally:
-            self._container.close()
+        found = _found.get((key, data.start, data.stop), self._look)
+        self.tracks, self.rate, self.channels = found.tracks, found.rate, found.channels
+        packets, container = found.packets, found.container
+        stated = found.stated if length is None else length
         self.slack = max(round(_SLACK_SECONDS * self.rate), packets.longest)
         # Of a single packet that does not say how long it plays, the header does.
         if stated is not None and packets.longest and max(packets.samples, packets.end) < stated - self.slack:
@@ -74,7 +86,7 @@ class FfmpegSound:
             )
         # The last packet is filled up; the header of a track knows how much of it is sound.
         is_near = stated is not None and packets.samples - stated <= self.slack and not packets.gaps
-        self.is_estimate = not is_near or container not in _TELL_OF_TRACK
+        self.is_estimate = not is_near or (length is None and container not in _TELL_OF_TRACK)
         is_stated = is_near and (container == _MATROSKA or not self.is_estimate)
         self.frames = stated if stated is not None and is_stated else packets.samples
         if self.frames <= 0:
@@ -82,12 +94,28 @@ class FfmpegSound:
         self.gap = packets.gaps / self.rate if container == _MATROSKA and packets.gaps > self.slack else 0.0
         """Seconds that the packets' times pass over: silence that was not recorded, or parts that are missing."""
 
+    def _look(self) -> _Found:
+        """
+        :raises SoundError: FFmpeg cannot read the file, or finds no sound in it.
+        """
+        self._open()
+        container, stream = self._container, self._stream
+        try:
+            tracks = len(container.streams.audio)
+            return _Found(
+                tracks, stream.rate, stream.channels, container.format.name, self._count(), self._stated()
+            )
+        except self._av.FFmpegError as error:
+            raise _broken(self._kind, error) from None
+        finally:
+            container.close()
+
     def _open(self) -> None:
         """
         :raises SoundError: FFmpeg cannot read the file, or finds no sound in it.
         """
         try:
-            self._container: Any = self._av.open(Spliced(b"", self._data), mode="r", metadata_errors="ignore")
+            self._container = self._av.open(Spliced(b"", self._data), mode="r", metadata_errors="ignore")
         except (self._av.FFmpegError, OSError, ValueError) as error:
             raise _broken(self._kind, error) from None
         streams = self._container.streams.audio
@@ -119,27 +147,28 @@ class FfmpegSound:
                 gaps += packet.pts - end
             last, end = packet.pts, max(end or 0, packet.pts + lasts)
             times = end - first - gaps
-        scale = self._stream.time_base * self.rate
+        scale = self._stream.time_base * self._stream.rate
         lasting = max(lasting, times) if is_rounded else lasting
         return _Packets(*(round(ticks * scale) for ticks in (lasting, end or 0, gaps, longest)))
 
     def _stated(self) -> int | None:
         container, stream = self._container, self._stream
         if container.format.name in _TELL_OF_TRACK and stream.duration:
-            return round(stream.duration * stream.time_base * self.rate)
+            return round(stream.duration * stream.time_base * stream.rate)
         states = _TELL_OF_ALL.get(container.format.name)
         # Beside a video the sound may well be shorter.
         if states is not None and states(self._data) and len(container.streams) == 1 and container.duration:
-            return round(container.duration / self._av.time_base * self.rate)
+            return round(container.duration / self._av.time_base * stream.rate)
         return None
 
     def blocks(self, start: int, length: int) -> Iterator[Block]:
         """From the first packet on: places in these containers are not exact."""
         # Anew: going back to the beginning would leave out what a codec needs in front of it.
         self._open()
-        skip, done = start, 0
+        skip, done, is_decoded = start + self._lead, 0, False
         try:
             for block in self._decoded():
+                is_decoded = True
                 if skip >= len(block):
                     skip -= len(block)
                     continue
@@ -150,6 +179,12 @@ class FfmpegSound:
                 if done >= length:
                     return
         except self._av.FFmpegError as error:
+            if not is_decoded:
+                raise SoundError(
+                    f"found {self._kind} with {self._stream.codec_context.codec.long_name}, of which FFmpeg decodes "
+                    f"nothing ({_reason(error)}), expected a whole file; another version of FFmpeg may convert it: "
+                    "`ffmpeg -i IN OUT.wav`"
+                ) from None
             expected = min(length, self.frames)
             raise SoundError(
                 f"found {done} readable samples ({_reason(error)}), expected {expected} samples"
@@ -157,7 +192,7 @@ class FfmpegSound:
 
     def _decoded(self) -> Iterator[Block]:
         layout, form, resampler = self._stream.layout, None, None
-        for frame in self._container.decode(self._stream):
+        for frame in self._frames():
             found = (frame.format.name, frame.layout.name, frame.sample_rate)
             if resampler is None or found != form:
                 # A stream without a container may change its rate or channels on the way: it goes on as it began, and
@@ -170,8 +205,16 @@ class FfmpegSound:
         if resampler is not None:
             yield from _blocks(resampler.resample(None))
 
+    def _frames(self) -> Iterator[Any]:
+        for packet in self._container.demux(self._stream):
+            # The last one, which tells the decoder to finish, has neither time nor sound. NUT marks its end by one that
+            # has a time, which decoders refuse.
+            if packet.size or packet.dts is None:
+                yield from packet.decode()
+
     def close(self) -> None:
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
 
 
 def _blocks(frames: list[Any]) -> Iterator[Block]:

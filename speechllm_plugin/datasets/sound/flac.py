@@ -2,75 +2,89 @@
 
 from __future__ import annotations
 
-from speechllm_plugin.datasets.sound.bytes import ByteRange
+import re
+
+from speechllm_plugin.datasets.sound.bytes import ByteRange, Mended
 
 _MARKER = b"fLaC"
 # Behind it the block that every stream begins with, 34 bytes long, which may be the last of its kind.
 _FIRST_BLOCKS = (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22")
-_INFO, _FIRST_BLOCK_END = 8, 42
-_TOTAL = 21
+_INFO, _LARGEST, _TOTAL, _FIRST_BLOCK_END = 8, 15, 21, 42
+# Tables for seeking, tags and padding; where there is a picture, too, the file is searched.
+_USUAL_METADATA = 1 << 14
 _TAIL, _SHORT_TAIL = 1 << 20, 1 << 16
 _LONGEST_FRAME_HEADER = 16
+_SYNC = re.compile(rb"\xff[\xf8\xf9]")
 # Samples of a frame by a code of four bits; 6 and 7 say that the number follows.
 _SIZES = {1: 192, **{2 + i: 576 << i for i in range(4)}, **{8 + i: 256 << i for i in range(8)}}
 
 
-def find_streams(data: ByteRange) -> list[ByteRange]:
-    """The streams of a file: nearly always it is one."""
-    starts = [0]
-    position = 0
-    while (found := data.find(_MARKER, position + len(_MARKER))) is not None:
-        position = found
-        if data.read(position + len(_MARKER), 4) in _FIRST_BLOCKS:
-            starts.append(position)
-    return [data.part(start, stop) for start, stop in zip(starts, [*starts[1:], data.size], strict=True)]
+def find_streams(data: ByteRange, begin: int = 0) -> list[ByteRange]:
+    """The streams of a file: nearly always it is one.
+
+    :param begin: leaves out those that begin before this byte.
+    """
+    starts = [] if begin else [0]
+    place = begin or len(_MARKER)
+    while (found := data.find(_MARKER, place)) is not None:
+        place = found + len(_MARKER)
+        if data.read(place, 4) in _FIRST_BLOCKS:
+            starts.append(found)
+    return [data.part(start, stop) for start, stop in zip(starts, [*starts, data.size][1:], strict=True)]
 
 
 def seems_alone(data: ByteRange) -> bool:
-    """Whether the last frame ends where the first header says, so that nothing hints at another stream; reads the end
-    alone. Of recordings as long as one another it is not the truth."""
+    """Whether the last frame ends where the first header says, and no more bytes are there than its largest frame
+    allows, so that nothing hints at another stream; reads both ends alone. Two recordings as long as one another, which
+    are silent for more than half of the time, may seem to be one."""
     header = data.read(0, _FIRST_BLOCK_END)
     total = _total(header) if len(header) == _FIRST_BLOCK_END else 0
-    return total != 0 and _count_samples(data, header, _SHORT_TAIL) == total
+    if total == 0:
+        return False
+    block_size, largest = _number_at(header, _INFO, 2), _number_at(header, _LARGEST, 3)
+    if largest and data.size > _USUAL_METADATA + largest * -(-total // max(block_size, 1)):
+        return False
+    ends = _ends(data, header, _SHORT_TAIL)
+    return ends[-1:] == [total] and ends == sorted(set(ends))
 
 
-def mended_header(data: ByteRange) -> tuple[bytes, int] | None:
-    """Where the header does not say how many samples follow, as encoders that write to a pipe leave it: the header that
-    does, and how many bytes it replaces. `None` where nothing is to be mended, or no frame tells."""
+def mended_header(data: ByteRange) -> Mended | None:
+    """Where the header does not say how many samples follow, as encoders that write to a pipe leave it: behind one that
+    does. `None` where nothing is to be mended, or no frame tells."""
     header = bytearray(data.read(0, _FIRST_BLOCK_END))
     if len(header) < _FIRST_BLOCK_END or _total(header):
         return None
-    total = _count_samples(data, header, _TAIL)
+    total = max(_ends(data, header, _TAIL), default=0)
     if not total:
         return None
     header[_TOTAL] |= total >> 32
     header[_TOTAL + 1 : _TOTAL + 5] = (total & 0xFFFF_FFFF).to_bytes(4, "big")
-    return bytes(header), _FIRST_BLOCK_END
+    return Mended(bytes(header), data.part(_FIRST_BLOCK_END, data.size))
 
 
 def _total(header: bytes) -> int:
-    return (header[_TOTAL] & 15) << 32 | int.from_bytes(header[_TOTAL + 1 : _TOTAL + 5], "big")
+    return (header[_TOTAL] & 15) << 32 | _number_at(header, _TOTAL + 1, 4)
 
 
-def _count_samples(data: ByteRange, header: bytes, length: int) -> int | None:
-    """The end of the last frame. Each frame tells where it begins; by chance a frame's bytes look like one, too."""
-    block_size = int.from_bytes(header[_INFO : _INFO + 2], "big")
+def _number_at(header: bytes, place: int, size: int) -> int:
+    return int.from_bytes(header[place : place + size], "big")
+
+
+def _ends(data: ByteRange, header: bytes, length: int) -> list[int]:
+    """The ends of the last frames, in samples. Each frame tells where it begins; by chance a frame's bytes look like
+    one, too."""
+    block_size = _number_at(header, _INFO, 2)
     tail = data.read(max(_FIRST_BLOCK_END, data.size - length), length)
-    frames = []
-    place = tail.find(b"\xff")
-    while place >= 0:
-        if (frame := _frame(tail[place : place + _LONGEST_FRAME_HEADER], block_size)) is not None:
-            frames.append(frame)
-        place = tail.find(b"\xff", place + 1)
+    heads = (tail[match.start() : match.start() + _LONGEST_FRAME_HEADER] for match in _SYNC.finditer(tail))
+    frames = [frame for head in heads if (frame := _frame(head, block_size)) is not None]
     # Chance puts no frame where the one before it ends: the last one that another leads to, or the only one.
     ends = {end for _, end in frames}
-    led_to = [end for start, end in frames if start in ends or start == 0]
-    return max(led_to, default=None)
+    return [end for start, end in frames if start in ends or start == 0]
 
 
 def _frame(header: bytes, block_size: int) -> tuple[int, int] | None:
     """First sample of a frame, and the first one behind it; `None` where its checksum is wrong."""
-    if len(header) < 6 or header[0] != 0xFF or header[1] & 0xFE != 0xF8 or header[3] & 1:
+    if len(header) < 6 or header[3] & 1:
         return None
     code, rate_code = header[2] >> 4, header[2] & 15
     number, place = _number(header)
@@ -78,7 +92,7 @@ def _frame(header: bytes, block_size: int) -> tuple[int, int] | None:
         return None
     if code in (6, 7):
         width = code - 5
-        size = int.from_bytes(header[place : place + width], "big") + 1
+        size = _number_at(header, place, width) + 1
         place += width
     else:
         size = _SIZES[code]

@@ -4,36 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from speechllm_plugin.datasets.sound.api import Block, Joined, Sound
+from speechllm_plugin.datasets.sound.api import Block, Sound
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.flac import find_streams, seems_alone
+from speechllm_plugin.datasets.sound.joined import join
+from speechllm_plugin.datasets.sound.libsndfile import SndfileSound
+
+# libFLAC asks for 8 KiB at a time; a whole stream may lie in what it has read ahead.
+_READ_AHEAD = 1 << 16
 
 
 class FlacSound:
-    """See `Sound`. All bytes are searched for further streams only when they are decoded: a length takes two looks into
-    the file, as a corpus of millions of files needs it."""
+    """See `Sound`. A length takes two looks into the file, as a corpus of millions of files needs it; further streams
+    are searched for only when the first was decoded, and only behind it."""
 
     format = "FLAC"
 
-    def __init__(self, data: ByteRange, open_one: Callable[[ByteRange], Sound]) -> None:
+    def __init__(self, data: ByteRange, name: str, open_one: Callable[[ByteRange], SndfileSound]) -> None:
         """
-        :raises SoundError: a stream is none, or they differ.
+        :param name: what the user calls the file, for notes.
+        :raises SoundError: a stream is none.
         """
-        self._data, self._open_one = data, open_one
+        self._data, self._name, self._open_one = data, name, open_one
         self.is_estimate = seems_alone(data)
-        self._sound: Sound = open_one(data) if self.is_estimate else self._joined()
+        parts = [data] if self.is_estimate else find_streams(data)
+        self._opened = [open_one(part) for part in parts]
+        self._sound: Sound = join(self._opened, name)
         self.rate, self.channels = self._sound.rate, self._sound.channels
         self.frames = self._sound.frames
         self.slack = 0
 
-    def _joined(self) -> Sound:
-        return Joined([self._open_one(part) for part in find_streams(self._data)])
-
     def blocks(self, start: int, length: int) -> Iterator[Block]:
-        if self.is_estimate and length > self.frames and len(find_streams(self._data)) > 1:
-            self._sound.close()
-            self._sound = self._joined()
-        yield from self._sound.blocks(start, min(length, self._sound.frames))
+        done = 0
+        for block in self._sound.blocks(start, min(length, self.frames - start)):
+            done += len(block)
+            yield block
+        if self.is_estimate and start + length > self.frames and start + done == self.frames:
+            yield from self._further(length - done)
+
+    def _further(self, length: int) -> Iterator[Block]:
+        """Of streams behind the first that hold as many samples."""
+        first = self._opened[0]
+        parts = find_streams(self._data, max(1, first.read_to - _READ_AHEAD))
+        if parts:
+            self._opened += [self._open_one(part) for part in parts]
+            yield from join(self._opened, self._name).blocks(self.frames, length)
 
     def close(self) -> None:
-        self._sound.close()
+        for sound in self._opened:
+            sound.close()

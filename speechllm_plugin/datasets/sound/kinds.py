@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+
 from speechllm_plugin.datasets.sound import asf, webm
 from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.tags import end_of_tag
@@ -26,7 +28,7 @@ _BOXES = (b"ftyp", b"moov", b"styp", b"moof", b"wide", b"skip", b"free")
 FFMPEG = {
     "mp4": "MPEG-4 (m4a, mp4, 3gp, mov)", "webm": "WebM or Matroska", "aac": "AAC", "amr": "AMR",
     "wma": "Windows Media", "ape": "Monkey's Audio", "wavpack": "WavPack", "tta": "True Audio",
-    "musepack": "Musepack", "dsf": "DSD", "real": "RealMedia", "flv": "Flash video", "mpeg": "MPEG video",
+    "dsf": "DSD", "real": "RealMedia", "flv": "Flash video", "mpeg": "MPEG video",
     "nut": "NUT", "dts": "DTS", "sox": "sox's own format", "adx": "ADX", "ilbc": "iLBC", "truehd": "Dolby TrueHD",
     "latm": "AAC in LATM", "maud": "MAUD", "voc": "VOC", "ac3": "AC-3", "mpegts": "an MPEG transport stream",
     "avi": "AVI",
@@ -46,10 +48,9 @@ NO_SOUND = {
     "text": "text",
     "nothing": "an empty file",
     "zeros": "zero bytes alone, perhaps a download that failed",
-    "unknown": "no header that tells what it is; raw samples need one: "
-    "`ffmpeg -f s16le -ar 16000 -ac 1 -i IN OUT.wav` for 16 bits at 16 kHz",
 }
-"""Kinds that hold no sound, or none that is decoded, and what to do."""
+"""Kinds that hold no sound, or none that is decoded, and what to do. Beside them `unknown`: see
+:mod:`speechllm_plugin.datasets.sound.headerless`."""
 
 
 def after_tags(data: ByteRange) -> ByteRange:
@@ -95,13 +96,13 @@ def kind_of(data: ByteRange) -> str:
 def kind_without_sound(data: ByteRange) -> str:
     """What to call a file in which no decoder finds sound."""
     head = data.read(0, _HEAD)
-    if not head.strip(b"\0"):
+    if not head.strip(b"\0") and data.is_zero():
         return "zeros" if head else "nothing"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "html"
     try:
         # The last letter may be cut.
-        text = head.decode("utf-8", errors="strict" if len(head) < _HEAD else "ignore")
+        text = codecs.getincrementaldecoder("utf-8")().decode(head, final=len(head) < _HEAD)
     except UnicodeDecodeError:
         return "unknown"
     return "text" if text.isprintable() or not any(c < " " and c not in "\t\r\n\f" for c in text) else "unknown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,9 +69,11 @@ class SndfileSound:
         )
         if whole:
             data.rewind()
+            self._spliced = None
             self._file = _File(data.descriptor, closefd=False, **raw)
         else:
-            self._file = _File(Spliced(opening.head, data), **raw)
+            self._spliced = Spliced(opening.head, data)
+            self._file = _File(self._spliced, **raw)
         self._data, self._opening = data, opening
         self.format: str = self._file.format
         self.subtype: str = self._file.subtype
@@ -95,6 +98,13 @@ class SndfileSound:
                 raise SoundError(
                     f"found {present} bytes of samples where its header states {stated}, expected a whole file"
                 )
+
+    @property
+    def read_to(self) -> int:
+        """The first byte of the range that was not read yet; decoders read ahead."""
+        if self._spliced is None:
+            return os.lseek(self._data.descriptor, 0, os.SEEK_CUR)
+        return self._spliced.tell() - len(self._opening.head)
 
     def again(self) -> SndfileSound:
         """The same sound once more, read independently."""

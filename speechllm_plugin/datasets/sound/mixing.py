@@ -30,11 +30,11 @@ class Mixer:
         self._count = 0
 
     def mix(self, block: Block) -> npt.NDArray[np.float32]:
-        """`[n, channels]` -> `[n]`, a new array."""
+        """`[n, channels]` -> `[n]`, valid as long as `block`."""
         if self._channels == 1:
-            return block[:, 0].copy()
+            return block[:, 0]
         if self._channel is not None:
-            return block[:, self._channel - 1].copy()
+            return block[:, self._channel - 1]
         # (N, C) -> (N). Added up column by column: numpy's mean over so short an axis takes several times as long.
         mean = block[:, 0] + block[:, 1]
         for column in range(2, self._channels):

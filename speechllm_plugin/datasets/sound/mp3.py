@@ -35,6 +35,7 @@ RUN_UP = 30
 # The encoder's delay and padding, which the decoder may or may not trim, are at most this many frames.
 _FRAMES_OF_SLACK = 4
 _LEAST_TAG_FRAME = 200
+_MONO = 3
 _FRAMES_TO_BE_SURE = 3
 
 
@@ -69,6 +70,9 @@ class Mp3Frames:
 
     lost_at: int | None
     """First byte between two frames that belongs to neither; `None` where frame follows frame."""
+
+    other_at: int | None
+    """Where a stream of another rate or number of channels begins, of which nothing is counted here."""
 
     @property
     def count(self) -> int:
@@ -116,7 +120,7 @@ class Mp3Frames:
 
 def read_frames(data: ByteRange) -> Mp3Frames | None:
     """Walk over the frames; `None` where there are none of layer III with a stated bit rate."""
-    position = _find(data, 0, None)
+    position = _find(data, 0)
     if position is None:
         return None
     first = _header(data.read(position, 4))
@@ -127,7 +131,7 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
     position += size if tag.is_there else 0
 
     places = array("q")
-    lost_at = None
+    lost_at = other_at = None
     base, block = position, data.read(position, _BLOCK)
     sizes: dict[int, int] = {}
     while True:
@@ -135,7 +139,7 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
         if offset + _LONGEST_FRAME + 4 > len(block) and base + len(block) < data.size:
             base, offset, block = position, 0, data.read(position, _BLOCK)
         # Forty frames a second of sound: their sizes are looked up, and asked for where they are new.
-        if offset + 4 <= len(block) and block[offset] == 0xFF:
+        if offset + 4 <= len(block) and block[offset] == 0xFF and (block[offset + 3] >> 6 == _MONO) == kind[2]:
             known = sizes.get(block[offset + 1] << 8 | block[offset + 2])
             if known is not None and position + known <= data.size:
                 places.append(position)
@@ -147,12 +151,19 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
             if places and (end := end_of_tag(data, position)) is not None and end < data.size:
                 position = end
                 continue
-            again = _find(data, position, kind)
+            again = _find(data, position)
             # What follows the last frame is no damage: tags and padding.
             if again is None:
                 break
-            lost_at = position if lost_at is None else lost_at
+            lost_at = position if lost_at is None and again > position else lost_at
             position = again
+            found = _header(data.read(again, 4))
+            assert found is not None
+            if found[2] != kind and places:
+                other_at = again
+                break
+            # The frame of the tag may have other channels than the sound.
+            _, samples, kind = found
             continue
         if position + header[0] > data.size:
             break
@@ -165,7 +176,7 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
     leaning = 0 if tag.is_there else sum(1 for _ in _leaning(data, places))
     rate = _RATES[kind[1]] // _VERSIONS[kind[0]][1]
     return Mp3Frames(
-        places, rate, samples, tag_at, tag.frames, tag.knows_delays, tag.delay, tag.padding, leaning, lost_at
+        places, rate, samples, tag_at, tag.frames, tag.knows_delays, tag.delay, tag.padding, leaning, lost_at, other_at
     )
 
 
@@ -217,7 +228,7 @@ def _empty_frame(header: bytes, content: bytes) -> bytes:
 
 
 def _side_information(header: bytes) -> int:
-    is_mono = header[3] >> 6 == 3
+    is_mono = header[3] >> 6 == _MONO
     if (header[1] >> 3) & 3 == 3:
         return 17 if is_mono else 32
     return 9 if is_mono else 17
@@ -252,16 +263,19 @@ def _read_tag(frame: bytes) -> _Tag:
     return _Tag(True, True, stated, delay + _DECODER_DELAY, max(0, padding - _DECODER_DELAY))
 
 
-def _header(header: bytes) -> tuple[int, int, tuple[int, int]] | None:
-    """Size in bytes, samples per channel, and what stays the same over a stream (version, rate)."""
+_Kind = tuple[int, int, bool]
+
+
+def _header(header: bytes) -> tuple[int, int, _Kind] | None:
+    """Size in bytes, samples per channel, and what stays the same over a stream (version, rate, whether it is mono)."""
     if len(header) < 4 or header[0] != 0xFF:
         return None
-    return _frame(header[1], header[2])
+    return _frame(header[1], header[2], header[3] >> 6 == _MONO)
 
 
 @functools.cache
-def _frame(second: int, third: int) -> tuple[int, int, tuple[int, int]] | None:
-    """:func:`_header` by the two bytes that tell it; there are few of them in a stream."""
+def _frame(second: int, third: int, is_mono: bool) -> tuple[int, int, _Kind] | None:
+    """:func:`_header` by what tells it; there are few of them in a stream."""
     if second & 0xE0 != 0xE0 or (second >> 1) & 3 != 1:
         return None
     version = (second >> 3) & 3
@@ -270,24 +284,24 @@ def _frame(second: int, third: int) -> tuple[int, int, tuple[int, int]] | None:
         return None
     samples, divisor, bitrates = _VERSIONS[version]
     rate = _RATES[rate_index] // divisor
-    return samples // 8 * bitrates[bitrate_index] * 1000 // rate + padding, samples, (version, rate_index)
+    return samples // 8 * bitrates[bitrate_index] * 1000 // rate + padding, samples, (version, rate_index, is_mono)
 
 
-def _find(data: ByteRange, position: int, kind: tuple[int, int] | None) -> int | None:
+def _find(data: ByteRange, position: int) -> int | None:
     """The next frame from `position` on. Headers in a row, because one alone is often chance."""
     while position < data.size:
         block = data.read(position, _BLOCK + 4)
         place = block.find(b"\xff")
         while 0 <= place < _BLOCK:
             header = _header(block[place : place + 4])
-            if header is not None and kind in (None, header[2]) and _is_followed(data, position + place, header[2]):
+            if header is not None and _is_followed(data, position + place, header[2]):
                 return position + place
             place = block.find(b"\xff", place + 1)
         position += _BLOCK
     return None
 
 
-def _is_followed(data: ByteRange, position: int, kind: tuple[int, int]) -> bool:
+def _is_followed(data: ByteRange, position: int, kind: _Kind) -> bool:
     for number in range(_FRAMES_TO_BE_SURE):
         if position == data.size and number > 1:
             # A file of two frames is one.

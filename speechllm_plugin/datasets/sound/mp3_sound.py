@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from speechllm_plugin.datasets.sound.api import Block
 from speechllm_plugin.datasets.sound.bytes import ByteRange
@@ -13,12 +14,22 @@ from speechllm_plugin.datasets.sound.remembered import Remembered
 _frames: Remembered[Mp3Frames | None] = Remembered()
 
 
-def frames_of_file(data: ByteRange, key: str) -> Mp3Frames | None:
-    """The frames of a file, walked over once.
+def streams_of_file(data: ByteRange, key: str) -> list[tuple[ByteRange, Mp3Frames]]:
+    """The streams of a file, each of one rate and as many channels, walked over once; nearly always it is one. None
+    where the file is no mp3.
 
     :param key: changes with the file.
     """
-    return _frames.get((key, data.start, data.stop), lambda: read_frames(data))
+    streams = []
+    rest: ByteRange | None = data
+    while rest is not None:
+        frames = _frames.get((key, rest.start, rest.stop), partial(read_frames, rest))
+        if frames is None or not frames.count:
+            break
+        end = rest.size if frames.other_at is None else frames.other_at
+        streams.append((rest.part(0, end), frames))
+        rest = rest.part(end, rest.size) if end < rest.size else None
+    return streams
 
 
 class Mp3Sound:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from speechllm_plugin.datasets.sound.api import SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.datasets.sound.surplus import WAV, is_explained
 
 MP3 = 0x55
 """Format tag of wav files that hold mp3."""
@@ -104,43 +105,10 @@ def _true_end(data: ByteRange, start: int, stated: int) -> tuple[int, int]:
         if is_placeholder or stated - present <= _MISCOUNTED or stated - present == start:
             return data.size, 0
         raise SoundError(f"found {present} bytes of samples where its header states {stated}, expected a whole file")
-    if present == stated or _is_explained(data, start + stated):
+    if present == stated or is_explained(data, start + stated, WAV):
         return start + stated, 0
     # Of a stream, nothing was known when its header was written.
     return data.size, 0 if stated == 0 else present - stated
-
-
-def _is_explained(data: ByteRange, position: int) -> bool:
-    """Whether what lies behind the samples is chunks, a tag or padding."""
-    rest = data.size - position
-    if rest >= _FOUR_GIB - _LONGEST_HEAD:
-        return False
-    tail = data.read(position, _LONGEST_HEAD)
-    if rest == len(tail) and not tail.strip(b"\0"):
-        return True
-    # An odd number of bytes is padded, but not by every writer.
-    return any(_are_chunks(data, position + pad) for pad in (0, 1))
-
-
-def _are_chunks(data: ByteRange, position: int) -> bool:
-    if position >= data.size:
-        return True
-    if data.read(position, 8).startswith((b"TAG", b"ID3", b"APETAGEX", b"3DI")):
-        return True
-    while position < data.size:
-        head = data.read(position, 8)
-        if not head.strip(b"\0"):
-            return True
-        # Another file is not a chunk of this one.
-        if len(head) < 8 or head[:4] == b"RIFF" or not all(32 <= letter < 127 for letter in head[:4]):
-            return False
-        size = struct.unpack_from("<I", head, 4)[0]
-        position += 8 + size
-        if position > data.size:
-            return False
-        # The byte that pads an odd chunk.
-        position += 1 if size % 2 and data.read(position, 1) == b"\0" else 0
-    return True
 
 
 def _head(data: ByteRange, start: int, size: int) -> bytes:

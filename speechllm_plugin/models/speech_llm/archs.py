@@ -13,7 +13,7 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.pretrained import config_values
+from speechllm_plugin.pretrained import Source, config_values
 
 
 @dataclass(frozen=True)
@@ -242,15 +242,14 @@ def check_part_arch(kind: str, arch: str, part: str, config: object) -> None:
     advice = f"set {kind}.arch to null if another model is meant"
     if part != known.part:
         raise UserError(f"{kind}.name: found {part!r}, expected {known.part!r} as {kind}.arch is {arch}; {advice}")
-    path = str(vars(config)["path"])
+    source = Source.of(kind, str(vars(config)["path"]))
     expected = known.hf_config()
-    values = config_values(path, f"{kind}.config.path")
+    values = config_values(source)
     # A config.json may leave out what is transformers' default.
     defaults = type(expected)()
     for key, value in known.shape.items():
         here = values[key] if key in values else getattr(defaults, key)
         if here != value:
             raise UserError(
-                f"{kind}.config.path: {path} has {key} = {here!r}, expected {value!r} as {kind}.arch is {arch}; "
-                f"{advice}"
+                f"{source} has {key} = {here!r}, expected {value!r} as {kind}.arch is {arch}; {advice}"
             )

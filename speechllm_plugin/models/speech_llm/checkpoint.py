@@ -11,12 +11,12 @@ import torch
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
-from speechllm_plugin.models.speech_llm.checkpoint_files import Step, find_checkpoint
+from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, part_dtypes
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.shards import load_shards
-from speechllm_plugin.precision import MachinePrecision, machine_precision
+from speechllm_plugin.tensors.precision import MachinePrecision, machine_precision
 
 
 def decoding_dtypes(trained: Mapping[str, str], machine: MachinePrecision) -> dict[str, str]:
@@ -28,28 +28,15 @@ def decoding_dtypes(trained: Mapping[str, str], machine: MachinePrecision) -> di
     return {part: dtype for part, dtype in here.items() if dtype != trained[part]}
 
 
-def load_speech_llm(
-    path: Path | str, step: Step = "best", *, device: str | None = None, overrides: dict[str, Any] | None = None
+def load_model(
+    checkpoint: Checkpoint, *, device: str | None = None, overrides: dict[str, Any] | None = None
 ) -> SpeechLlm:
-    """Loads a trained system, ready to transcribe.
-
-    :param path: see `find_checkpoint`.
-    :param device: "cpu", "cuda", ...; None = the GPU if there is one.
-    :param overrides: configuration keys to change, by dotted path, for instance
-        `{"llm.config.path": "models/llama", "encoder.config.path": "models/whisper"}` where the frozen parts moved.
-    :returns: encoder and LLM in the precision of the training, or in float32 where the device does not multiply that
-        in hardware; `llm.config.dtype` among the overrides decides otherwise.
-    :raises UserError: there is no such checkpoint or device, a key is wrong, or files are damaged.
-    """
-    target = device_named(device)
-    checkpoint = find_checkpoint(path, step)
+    """A trained system in evaluation; see `load_speech_llm`, which makes it ready to use."""
 
     def load(model: SpeechLlm) -> None:
         load_shards(model, checkpoint.model_dir)
 
-    restored = restore(checkpoint.config, load, target, overrides or {}, checkpoint.directory)
-    restored.decoding = checkpoint.decoding()
-    return restored
+    return restore(checkpoint.config, load, device_named(device), overrides or {}, checkpoint.directory)
 
 
 def restore(

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from speechllm_plugin.configuration.structure import structure
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_plugin.files.yaml_text import parse_yaml
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.kept_vocabulary import kept_vocabulary
-from speechllm_plugin.registry import structure
-from speechllm_plugin.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from speechllm_plugin.adapters.api import ADAPTERS
-from speechllm_plugin.checked import Checked
+from speechllm_plugin.configuration.checked import Checked
 from speechllm_plugin.encoders.api import ENCODERS
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS

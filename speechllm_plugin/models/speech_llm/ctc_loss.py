@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechllm_plugin.llms.cross_entropy import cross_entropy
-from speechllm_plugin.logits import LinearLogits, Logits, whole
+from speechllm_plugin.tensors.logits import LinearLogits, Logits, whole
 
 _NEVER = -1e30
 """Logit of a class that a row does not have: finite, as torch's gradient is NaN for one of probability 0."""

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from speechllm_plugin.checked import Checked
+from speechllm_plugin.configuration.checked import Checked
 from speechllm_plugin.datasets.batch import Clip
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.cross_entropy import divergence, sum_rows
-from speechllm_plugin.llms.texts import embed_texts
+from speechllm_plugin.llms.texts_as_speech import embed_texts
 from speechllm_plugin.prompts import PromptRenderer
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechllm_plugin.files import write_atomically
+from speechllm_plugin.files.atomic import write_atomically
 from speechllm_plugin.log import log
 
 FILE = "ctc_vocabulary.model"

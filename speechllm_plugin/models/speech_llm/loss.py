@@ -1,13 +1,16 @@
-"""What a training step minimises, part by part."""
+"""What a training step minimises, part by part, and how the parts are mixed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from speechllm_plugin.models.speech_llm.ctc import CtcLoss
-from speechllm_plugin.models.speech_llm.distillation import Distilled
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.ctc_head import CtcLoss
+from speechllm_plugin.models.speech_llm.distillation import DistillationConfig, Distilled
 
 
 @dataclass(frozen=True)
@@ -39,3 +42,56 @@ class SpeechLlmLoss:
     @property
     def num_targets(self) -> int:
         return sum(self.targets)
+
+
+def mix_losses(
+    config: SpeechLlmConfig,
+    targets: list[int],
+    *,
+    lm: Tensor | None,
+    distilled: Distilled | None,
+    trained_by_llm: Sequence[Tensor],
+    ctc: CtcLoss | None,
+    adapter: Mapping[str, Tensor],
+    adapter_weights: Mapping[str, float],
+    token: CtcLoss | None,
+) -> SpeechLlmLoss:
+    """
+    :param targets: target tokens of each clip.
+    :param lm: see `SpeechLlmLoss`, as `distilled`, `ctc` and `token`.
+    :param trained_by_llm: what only the LLM's loss may reach.
+    :param adapter: the adapter's own losses of each clip, `[B]`.
+    """
+    num_targets, ctc_weight = sum(targets), config.ctc.weight or 0.0
+    if lm is None:
+        # CTC has weight 1 and the others keep their proportion to it. The zero gives a gradient to the parameters that
+        # only the LLM's loss trains: data parallelism waits for one from each.
+        total: Tensor = 0.0 * sum(values.float().sum() for values in trained_by_llm)  # type: ignore[assignment]
+        scale = 1.0 / ctc_weight
+    else:
+        total, scale = lm.sum() if distilled is None else _taught(config.distillation, lm, distilled), 1.0
+    by_batch = config.loss_mean == "batches"
+    if by_batch:
+        total = total / num_targets
+    if ctc is not None:
+        total = total + scale * ctc_weight * (ctc.clip_mean if by_batch else ctc.loss)
+    # Clip i with n_i target tokens adds n_i * loss_i: divided by sum(n_i), as all losses are, that is a mean of the
+    # clips' losses, which is how they are published.
+    tokens = torch.tensor(targets, device=total.device)
+    adapter_losses = {name: (loss * tokens).sum() for name, loss in adapter.items()}
+    for name, loss in (adapter if by_batch else adapter_losses).items():
+        total = total + scale * adapter_weights[name] * (loss.mean() if by_batch else loss)
+    if token is not None:
+        total = total + scale * adapter_weights["token"] * (token.clip_mean if by_batch else token.loss)
+    return SpeechLlmLoss(total, lm, targets, 1 if by_batch else num_targets, ctc, adapter_losses, token, distilled)
+
+
+def _taught(config: DistillationConfig, cross_entropy: Tensor, distilled: Distilled) -> Tensor:
+    """Cross entropy and divergence of the clips that have a teacher, in the proportion of its weight.
+
+    :param cross_entropy: of each clip, `[B]`.
+    """
+    own = torch.zeros(len(cross_entropy), dtype=torch.bool)
+    own[distilled.rows] = True
+    taught = cross_entropy * torch.where(own, 1.0 - config.weight, 1.0).to(cross_entropy.device)
+    return taught.sum() + config.weight * config.temperature**2 * distilled.divergence.sum()

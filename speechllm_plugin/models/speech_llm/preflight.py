@@ -16,9 +16,9 @@ from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.models.speech_llm.archs import check_part_arch
 from speechllm_plugin.models.speech_llm.config import PRETRAINED, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.sizes import adapter_shape, create_ctc_head
-from speechllm_plugin.pretrained import check_weight_files, load_hf_config, load_tokenizer, without_modes
+from speechllm_plugin.pretrained import Source, check_weight_files, load_hf_config, load_tokenizer, without_modes
 from speechllm_plugin.prompts import PromptRenderer
-from speechllm_plugin.transformers_versions import without_weights
+from speechllm_plugin.workarounds.transformers_versions import without_weights
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def check_before_loading(config: SpeechLlmConfig) -> None:
     encoder, llm = outlines
     prompts = None
     if (path := getattr(config.llm.config, "path", None)) is not None:
-        prompts = PromptRenderer(load_tokenizer(path, "llm.config.path"), config.prompt, chat=llm.chat)
+        prompts = PromptRenderer(load_tokenizer(Source.of("llm", path)), config.prompt, chat=llm.chat)
     with without_memory():
         shape = adapter_shape(config, encoder, llm)
         adapter = ADAPTERS.get(config.adapter.name).build(config.adapter.config, shape)
@@ -77,11 +77,25 @@ def check_before_loading(config: SpeechLlmConfig) -> None:
         check(Outline(config, encoder, adapter, llm, prompts, shape))
 
 
+def outline_encoder(section: PartSection) -> SpeechEncoder | None:
+    """The encoder alone, checked, and without weights.
+
+    :param section: resolved.
+    :returns: None for one of another package, which only its weights tell of.
+    :raises UserError: there is no such checkpoint, or it is another one.
+    """
+    if section.arch is not None:
+        check_part_arch("encoder", section.arch, section.name, section.config)
+    _check_pretrained("encoder", section)
+    encoder: SpeechEncoder | None = _outline("encoder", section)
+    return encoder
+
+
 def _check_pretrained(kind: str, section: PartSection) -> None:
     if (check := PRETRAINED[kind].get(section.name).check) is not None:
         check(section.config)
     if (path := getattr(section.config, "path", None)) is not None:
-        check_weight_files(path, f"{kind}.config.path")
+        check_weight_files(Source.of(kind, path))
 
 
 def _outline(kind: str, section: PartSection) -> Any:
@@ -90,7 +104,7 @@ def _outline(kind: str, section: PartSection) -> Any:
     if outline is None:
         return None
     config: Any = section.config
-    hf_config = load_hf_config(config.path, f"{kind}.config.path")
+    hf_config = load_hf_config(Source.of(kind, config.path))
     with without_memory():
         return outline(config, hf_config, torch.float32)
 

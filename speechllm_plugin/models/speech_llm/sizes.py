@@ -9,8 +9,13 @@ from speechllm_plugin.encoders.api import SpeechEncoder
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.models.speech_llm.config import CtcConfig, SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.ctc import CtcHead, LinearCtcHead, LlmEmbeddingCtcHead, SentencePieceCtcHead
-from speechllm_plugin.vocabulary import Vocabulary
+from speechllm_plugin.models.speech_llm.ctc_head import (
+    CtcHead,
+    LinearCtcHead,
+    LlmEmbeddingCtcHead,
+    SentencePieceCtcHead,
+)
+from speechllm_plugin.text.vocabulary import Vocabulary
 
 
 def adapter_shape(config: SpeechLlmConfig, encoder: SpeechEncoder, llm: Llm, table_rms: float = 1.0) -> AdapterShape:

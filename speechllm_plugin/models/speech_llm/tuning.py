@@ -14,9 +14,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 from typing_extensions import override
 
-from speechllm_plugin.checked import Checked
+from speechllm_plugin.configuration.checked import Checked
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.parts import PretrainedPart
+from speechllm_plugin.pretrained.part import PretrainedPart
 
 ATTENTION = (
     "*.[qkvo]_proj", "*.qkv_proj", "*.out_proj",  # Llama, Mistral, Qwen, Gemma; Phi; Whisper, wav2vec 2.0, HuBERT

@@ -16,6 +16,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained import (
+    Source,
     load_config,
     load_model,
     load_submodule,
@@ -25,8 +26,9 @@ KEY = "encoder.config.path"
 
 
 def load_encoder(path: Path, dtype: torch.dtype = torch.float32) -> WhisperEncoder:
-    config = load_config(str(path), WhisperConfig, KEY)
-    return load_submodule(WhisperEncoder, config, str(path), prefix="model.encoder.", dtype=dtype, key=KEY)
+    source = Source(str(path), KEY)
+    config = load_config(source, WhisperConfig)
+    return load_submodule(WhisperEncoder, config, source, prefix="model.encoder.", dtype=dtype)
 
 
 def error_of(path: Path) -> str:
@@ -54,7 +56,7 @@ def shard(path: Path, name: str) -> None:
 
 def llm_error(path: Path) -> str:
     with pytest.raises(UserError) as caught:
-        load_model(AutoModelForCausalLM, str(path), dtype=torch.float32, key="llm.config.path")
+        load_model(AutoModelForCausalLM, Source.of("llm", str(path)), dtype=torch.float32)
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith("llm.config.path: ")

@@ -15,6 +15,7 @@ from transformers import (
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained import (
+    Source,
     building,
     load_model,
     load_tokenizer,
@@ -57,10 +58,10 @@ def test_parts_beside_an_llm_are_named(llm_copy: Path, monkeypatch: pytest.Monke
     old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4),
            "model.layers.1.self_attn.masked_bias": torch.zeros(1), "model.layers.1.attn.bias": torch.zeros(1)}
     add_weights(llm_copy, **old)
-    load_model(AutoModelForCausalLM, str(llm_copy), dtype=torch.float32, key="llm.config.path")
+    load_model(AutoModelForCausalLM, Source.of("llm", str(llm_copy)), dtype=torch.float32)
     assert warnings == []
     add_weights(llm_copy, **{"v_head.0.weight": torch.zeros(1), "vision.patches.weight": torch.zeros(1)})
-    load_model(AutoModelForCausalLM, str(llm_copy), dtype=torch.float32, key="llm.config.path")
+    load_model(AutoModelForCausalLM, Source.of("llm", str(llm_copy)), dtype=torch.float32)
     assert warnings == [
         f"llm.config.path: {llm_copy} holds 2 weights that LlamaForCausalLM does not use, the first is v_head.0.weight."
     ]
@@ -148,6 +149,6 @@ def test_a_damaged_tokenizer(name: str | None, text: str, expected: str, llm_cop
         file = str(llm_copy / name)
         expected = f"no tokenizer{expected.format(file)}" if "{}" in expected else f"{file}{expected}"
     with pytest.raises(UserError) as caught:
-        load_tokenizer(str(llm_copy), "llm.config.path")
+        load_tokenizer(Source.of("llm", str(llm_copy)))
     assert str(caught.value).startswith(f"llm.config.path: cannot load {llm_copy}: {expected}")
     assert "\n" not in str(caught.value)

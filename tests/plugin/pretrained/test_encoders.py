@@ -16,6 +16,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained import (
+    Source,
     freeze,
     load_config,
     load_preprocessor,
@@ -62,8 +63,8 @@ def test_names_of_a_model_inside(copy: Path, tiny_whisper: Path) -> None:
             tiny_whisper / "model.safetensors").items() if name.startswith(prefix)}
         save_file(weights, copy / "model.safetensors", {"format": "pt"})
         found = load_submodule(
-            WhisperEncoder, load_config(str(copy), WhisperConfig, KEY), str(copy), prefix="model.encoder.",
-            optional_prefix=True, dtype=torch.float32, key=KEY,
+            WhisperEncoder, load_config(Source(str(copy), KEY), WhisperConfig), Source(str(copy), KEY),
+            prefix="model.encoder.", optional_prefix=True, dtype=torch.float32,
         ).state_dict()
         assert all(torch.equal(found[name], weight) for name, weight in expected.items())
         with pytest.raises(UserError, match="lacks 37 weights of WhisperEncoder"):
@@ -189,15 +190,15 @@ def test_an_index_of_no_weights(copy: Path) -> None:
     (copy / "model.safetensors.index.json").write_text('{"weight_map": {}}')
     with pytest.raises(UserError, match="lacks 37 weights of WhisperEncoder"):
         load_submodule(
-            WhisperEncoder, load_config(str(copy), WhisperConfig, KEY), str(copy), prefix="model.encoder.",
-            optional_prefix=True, dtype=torch.float32, key=KEY,
+            WhisperEncoder, load_config(Source(str(copy), KEY), WhisperConfig), Source(str(copy), KEY),
+            prefix="model.encoder.", optional_prefix=True, dtype=torch.float32,
         )
 
 
 def test_a_preprocessor_that_is_no_object(copy: Path) -> None:
     (copy / "preprocessor_config.json").write_text("[]")
     with pytest.raises(UserError, match="preprocessor_config.json holds a list, expected a JSON object$"):
-        load_preprocessor(str(copy), KEY)
+        load_preprocessor(Source(str(copy), KEY))
 
 
 def test_shards_without_the_module_are_not_needed(copy: Path) -> None:

@@ -18,11 +18,12 @@ import transformers
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained import (
+    Source,
     load_preprocessor,
     load_tokenizer,
     source_identity,
 )
-from speechllm_plugin.transformers_versions import VERSION
+from speechllm_plugin.workarounds.transformers_versions import VERSION
 from tests.plugin.pretrained.checkpoints import KEY, error_of, load_encoder, shard
 
 ROOT = Path(__file__).parents[3]
@@ -69,7 +70,7 @@ def test_a_download_without_weights(hub_cache: Path, tiny_whisper: Path) -> None
     folder = put_in_cache(hub_cache, tiny_whisper, "abc", "config.json")
     assert error_of(Path("org/name")) == partial_download(folder, "model.safetensors or pytorch_model.bin")
     with pytest.raises(UserError) as caught:
-        load_preprocessor("org/name", KEY)
+        load_preprocessor(Source("org/name", KEY))
     assert str(caught.value) == partial_download(folder, "preprocessor_config.json")
 
 
@@ -83,7 +84,7 @@ def test_a_download_without_a_shard(hub_cache: Path, copy: Path) -> None:
 def test_a_download_without_a_tokenizer(hub_cache: Path, tiny_llm: Path) -> None:
     folder = put_in_cache(hub_cache, tiny_llm, "abc", "config.json", "model.safetensors")
     with pytest.raises(UserError) as caught:
-        load_tokenizer("org/name", KEY)
+        load_tokenizer(Source("org/name", KEY))
     lacks = "tokenizer.json or tokenizer.model or spiece.model or vocab.json"
     assert str(caught.value) == partial_download(folder, lacks)
 
@@ -125,10 +126,10 @@ ASK_FOR_EACH = f"""
 import sys, torch
 from transformers import AutoModelForCausalLM
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.pretrained import load_model
+from speechllm_plugin.pretrained import Source, load_model
 for name in sys.argv[1:]:
     try:
-        load_model(AutoModelForCausalLM, name, dtype=torch.float32, key={KEY!r})
+        load_model(AutoModelForCausalLM, Source(name, {KEY!r}), dtype=torch.float32)
     except UserError as error:
         print(error)
 """

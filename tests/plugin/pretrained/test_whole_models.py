@@ -21,23 +21,24 @@ from transformers import (
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained import (
+    Source,
     building,
     load_model,
     load_tokenizer,
     source_identity,
 )
-from speechllm_plugin.transformers_versions import VERSION
+from speechllm_plugin.workarounds.transformers_versions import VERSION
 from tests.plugin.pretrained.checkpoints import add_weights, llm_error
 
 
 def test_whole_models_and_tokenizers(tiny_llm: Path, tmp_path: Path) -> None:
-    model = load_model(AutoModelForCausalLM, str(tiny_llm), dtype=torch.float32, key="llm.config.path")
+    model = load_model(AutoModelForCausalLM, Source.of("llm", str(tiny_llm)), dtype=torch.float32)
     assert isinstance(model.config, LlamaConfig)
-    assert load_tokenizer(str(tiny_llm), "llm.config.path").is_fast
+    assert load_tokenizer(Source.of("llm", str(tiny_llm))).is_fast
     with pytest.raises(UserError, match="^llm.config.path: cannot load "):
-        load_tokenizer(str(tmp_path), "llm.config.path")
+        load_tokenizer(Source.of("llm", str(tmp_path)))
     with pytest.raises(UserError, match="^llm.config.path: .* has no config.json"):
-        load_model(AutoModelForCausalLM, str(tmp_path), dtype=torch.float32, key="llm.config.path")
+        load_model(AutoModelForCausalLM, Source.of("llm", str(tmp_path)), dtype=torch.float32)
 
 
 def test_a_whole_model_is_that_of_transformers(tiny_llm: Path, tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_a_whole_model_is_that_of_transformers(tiny_llm: Path, tmp_path: Path) -
     expected.tie_weights()
     expected.save_pretrained(tmp_path, max_shard_size="20KB")
     found = load_model(
-        AutoModelForCausalLM, str(tmp_path), dtype=torch.bfloat16, key="llm.config.path", attn_implementation="eager"
+        AutoModelForCausalLM, Source.of("llm", str(tmp_path)), dtype=torch.bfloat16, attn_implementation="eager"
     )
     assert type(found) is type(expected)
     assert found.config._attn_implementation == "eager"
@@ -67,10 +68,10 @@ def test_a_whole_model_is_never_completed_with_random_weights(tiny_llm: Path, tm
     lost = weights.pop("model.layers.1.mlp.up_proj.weight")
     save_file(weights, path / "model.safetensors")
     with pytest.raises(UserError, match="lacks 1 weights of LlamaForCausalLM, the first is 'model.layers.1.mlp.up_pr"):
-        load_model(AutoModelForCausalLM, str(path), dtype=torch.float32, key="llm.config.path")
+        load_model(AutoModelForCausalLM, Source.of("llm", str(path)), dtype=torch.float32)
     save_file({**weights, "model.layers.1.mlp.up_proj.weight": lost[1:]}, path / "model.safetensors")
     with pytest.raises(UserError, match=r"up_proj.weight has the shape \[63, 32\], expected \[64, 32\]$"):
-        load_model(AutoModelForCausalLM, str(path), dtype=torch.float32, key="llm.config.path")
+        load_model(AutoModelForCausalLM, Source.of("llm", str(path)), dtype=torch.float32)
 
 
 def test_a_table_with_several_names_is_read_once(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_a_table_with_several_names_is_read_once(tmp_path: Path) -> None:
     torch.save({name: weight for name, weight in weights.items() if name not in again}, tmp_path / "first.bin")
     files = {name: "second.bin" if name in again else "first.bin" for name in weights}
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
-    found = load_model(AutoModelForSeq2SeqLM, str(tmp_path), dtype=torch.float32, key="llm.config.path")
+    found = load_model(AutoModelForSeq2SeqLM, Source.of("llm", str(tmp_path)), dtype=torch.float32)
     assert found.state_dict().keys() == weights.keys()
     assert all(torch.equal(found.state_dict()[name], weight) for name, weight in weights.items())
     assert found.encoder.embed_tokens.weight is found.shared.weight is found.decoder.embed_tokens.weight
@@ -98,7 +99,7 @@ def test_a_table_saved_once_has_all_its_names(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
     assert "shared.weight" in saved and "encoder.embed_tokens.weight" not in saved
-    found = load_model(AutoModelForSeq2SeqLM, str(tmp_path), dtype=torch.float32, key="llm.config.path")
+    found = load_model(AutoModelForSeq2SeqLM, Source.of("llm", str(tmp_path)), dtype=torch.float32)
     assert found.encoder.embed_tokens.weight is found.shared.weight is found.decoder.embed_tokens.weight
     assert torch.equal(found.shared.weight, model.shared.weight)
     assert torch.equal(found.lm_head.weight, model.lm_head.weight)
@@ -111,7 +112,7 @@ def test_weights_of_other_names_are_left_to_transformers(tiny_llm: Path, tmp_pat
     model = LlamaForCausalLM(config)
     model.model.save_pretrained(tmp_path)
     assert "embed_tokens.weight" in load_file(tmp_path / "model.safetensors")
-    found = load_model(AutoModelForCausalLM, str(tmp_path), dtype=torch.float32, key="llm.config.path")
+    found = load_model(AutoModelForCausalLM, Source.of("llm", str(tmp_path)), dtype=torch.float32)
     assert all(torch.equal(found.state_dict()[name], weight) for name, weight in model.state_dict().items())
 
 
@@ -121,7 +122,7 @@ def test_a_head_saved_although_it_is_tied(tiny_llm: Path, tmp_path: Path, monkey
     model = LlamaForCausalLM(LlamaConfig.from_pretrained(tiny_llm, tie_word_embeddings=True))
     model.save_pretrained(tmp_path)
     add_weights(tmp_path, **{"lm_head.weight": model.lm_head.weight.detach().clone()})
-    found = load_model(AutoModelForCausalLM, str(tmp_path), dtype=torch.float32, key="llm.config.path")
+    found = load_model(AutoModelForCausalLM, Source.of("llm", str(tmp_path)), dtype=torch.float32)
     assert all(torch.equal(found.state_dict()[name], weight) for name, weight in model.state_dict().items())
     assert warnings == []
 
@@ -136,7 +137,7 @@ def test_a_renamed_weight_of_another_shape(tiny_llm: Path, tmp_path: Path) -> No
 
 def test_a_model_of_the_wrong_kind(tiny_llm: Path) -> None:
     with pytest.raises(UserError, match="holds a model of type 'llama', which AutoModelForSeq2SeqLM does not load$"):
-        load_model(AutoModelForSeq2SeqLM, str(tiny_llm), dtype=torch.float32, key="llm.config.path")
+        load_model(AutoModelForSeq2SeqLM, Source.of("llm", str(tiny_llm)), dtype=torch.float32)
 
 
 def tiny_t5() -> MT5ForConditionalGeneration:
@@ -149,7 +150,7 @@ def test_parts_that_must_stay_in_float32_do(tmp_path: Path) -> None:
     """T5 in float16 overflows in one layer, which transformers leaves in float32: bit for bit."""
     model = tiny_t5()
     model.save_pretrained(tmp_path)
-    found = load_model(AutoModelForSeq2SeqLM, str(tmp_path), dtype=torch.float16, key="llm.config.path")
+    found = load_model(AutoModelForSeq2SeqLM, Source.of("llm", str(tmp_path)), dtype=torch.float16)
     name = "encoder.block.0.layer.1.DenseReluDense.wo.weight"
     assert torch.equal(found.get_parameter(name), model.get_parameter(name))
     assert found.get_parameter(name.replace("wo", "wi_0")).dtype == torch.float16
@@ -177,7 +178,7 @@ def test_an_llm_keeps_its_dtype_where_fairseq2_creates_models(tiny_llm: Path) ->
     if dependency._resolver is None:
         init_fairseq2()
     with torch.device("cpu"), set_dtype(torch.float32):
-        model = load_model(AutoModelForCausalLM, str(tiny_llm), dtype=torch.bfloat16, key="llm.config.path")
+        model = load_model(AutoModelForCausalLM, Source.of("llm", str(tiny_llm)), dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
@@ -191,7 +192,7 @@ def test_a_tokenizer_saved_by_transformers_5_is_read(tiny_llm: Path, tmp_path: P
     values.pop("added_tokens_decoder", None)
     file.write_text(json.dumps(values))
     (tmp_path / "llm" / "special_tokens_map.json").unlink(missing_ok=True)
-    found, expected = (load_tokenizer(str(path), "llm.config.path") for path in (tmp_path / "llm", tiny_llm))
+    found, expected = (load_tokenizer(Source.of("llm", str(path))) for path in (tmp_path / "llm", tiny_llm))
     text = f"turn {more[0]} it on"
     assert found(text)["input_ids"] == expected(text)["input_ids"]
     assert set(found.all_special_ids) == set(expected.all_special_ids)

@@ -12,17 +12,18 @@ import pytest
 import soundfile
 import torch
 
-from speechllm_plugin.datasets.checks import check_languages
-from speechllm_plugin.datasets.files import batch_of_files
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest, write_manifest
+from speechllm_plugin.datasets.row_checks import check_languages
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_name
+from speechllm_plugin.inference.reading import batch_of_files
+from speechllm_plugin.inference.transcriber import Transcriber
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_plugin.tasks.row_prompt import RowPrompt
+from speechllm_plugin.text.languages import language_name
 from tests.plugin.llm_families import (
     SPELT_CONTROLS,
     gemma_tokenizer,
@@ -153,7 +154,8 @@ def test_clips_with_prompts_of_their_own_decode_in_a_batch_as_alone(
     assert len(set(texts)) > 1
     question = {"context": "a long list of names " * 5, "history": [{"role": role, "content": text}
                                                                    for role, text in TURNS]}
-    asked = model.ask([tiny_manifest / "train_0.wav"], "which? <speech>", max_tokens=3, **question)
-    assert asked != model.ask(tiny_manifest / "train_0.wav", "which? <speech>", max_tokens=3)
+    system = Transcriber(model)
+    asked = system.ask([tiny_manifest / "train_0.wav"], "which? <speech>", max_tokens=3, **question)
+    assert asked != system.ask(tiny_manifest / "train_0.wav", "which? <speech>", max_tokens=3)
     with pytest.raises(UserError, match="instruction: expected one place"):
-        model.ask(tiny_manifest / "train_0.wav", "<speech><speech>")
+        system.ask(tiny_manifest / "train_0.wav", "<speech><speech>")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from speechllm_plugin.alignment.timed_text import Timed
 from speechllm_plugin.recordings.formats import FORMATS, render
 from speechllm_plugin.recordings.transcript import Transcript
-from speechllm_plugin.timed_text import Timed
 
 WORDS = (Timed("so", 0.0, 0.4), Timed("a<b", 0.4, 0.4), Timed("-->", 3661.0, 3661.9996))
 TALK = Transcript(

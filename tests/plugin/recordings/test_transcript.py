@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from speechllm_plugin.alignment.timed_text import Timed
 from speechllm_plugin.recordings.transcript import PieceText, join
-from speechllm_plugin.timed_text import Timed
 
 TEXT = "we will now look at the second half of the year and see what it brought us"
 SAID = TEXT.split()

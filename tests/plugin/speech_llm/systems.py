@@ -10,9 +10,9 @@ from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
-from speechllm_plugin.encoders.cache import FeatureCache
+from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.ctc_head import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
@@ -30,4 +30,5 @@ def batches_of(
 ) -> list[SpeechTextBatch]:
     utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(manifest)})).read("all")
     options = ReadOptions(limits=BatchLimits(batch_size, None), shuffle_seed=None, max_seconds=30.0)
-    return [batch for step in SpeechTextReader(utterances, options, feature_cache=cache) for batch in step]
+    reader = SpeechTextReader(utterances, options, find_features=(lambda key: None) if cache is None else cache.get)
+    return [batch for step in reader for batch in step]

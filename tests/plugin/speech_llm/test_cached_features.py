@@ -11,7 +11,7 @@ from torch import Tensor
 
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.encoders.cache import FeatureCache
+from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -23,7 +23,7 @@ def cache_of(model: SpeechLlm, folder: Path) -> FeatureCache:
 
 
 def features_of(model: SpeechLlm, batch: SpeechTextBatch) -> list[Tensor]:
-    features, lengths = model.encode(batch)
+    features, lengths = model.features.of(batch)
     assert features.dtype == torch.float32
     return [row[:length] for row, length in zip(features, lengths.tolist(), strict=True)]
 
@@ -34,7 +34,7 @@ def test_cached_features_are_those_of_the_first_pass(
     """To the bit, in whatever batches: the second epoch sees what the first saw."""
     whole = batches_of(tiny_manifest / "train.tsv")[0]
     uncached = dict(zip(whole.ids, features_of(model, whole), strict=True))
-    cache = model.feature_cache = cache_of(model, tmp_path)
+    cache = model.features.cache = cache_of(model, tmp_path)
     seen: dict[str, Tensor] = {}
     for batch_size in (5, 12, 1):
         for batch in batches_of(tiny_manifest / "train.tsv", batch_size=batch_size, cache=cache):
@@ -48,7 +48,7 @@ def test_cached_features_are_those_of_the_first_pass(
 
 
 def test_a_changed_file_is_encoded_again(model: SpeechLlm, tmp_path: Path) -> None:
-    cache = model.feature_cache = cache_of(model, tmp_path / "cache")
+    cache = model.features.cache = cache_of(model, tmp_path / "cache")
     (tmp_path / "all.tsv").write_text("id\taudio\ttgt_text\na\ta.wav\tplay\n")
     lengths = []
     for samples in (8000, 16000):
@@ -63,7 +63,7 @@ def test_a_changed_file_is_encoded_again(model: SpeechLlm, tmp_path: Path) -> No
 def test_a_clip_whose_features_are_damaged_is_encoded_again(
     model: SpeechLlm, tiny_manifest: Path, tmp_path: Path, damage: str
 ) -> None:
-    cache = model.feature_cache = cache_of(model, tmp_path)
+    cache = model.features.cache = cache_of(model, tmp_path)
     manifest = tiny_manifest / "dev.tsv"
     before = features_of(model, batches_of(manifest, cache=cache)[0])
     (pack,) = tmp_path.rglob("*.pack")
@@ -85,8 +85,8 @@ def test_a_clip_whose_features_are_damaged_is_encoded_again(
 def test_other_encoders_share_no_features(
     model: SpeechLlm, tiny_config: SpeechLlmConfig, tiny_manifest: Path, tmp_path: Path
 ) -> None:
-    model.feature_cache = cache_of(model, tmp_path)
-    model.encode(batches_of(tiny_manifest / "dev.tsv", cache=model.feature_cache)[0])
+    model.features.cache = cache_of(model, tmp_path)
+    model.features.of(batches_of(tiny_manifest / "dev.tsv", cache=model.features.cache)[0])
     tiny_config.encoder.config.pad_to_30s = True  # type: ignore[attr-defined]
     other = cache_of(create(tiny_config), tmp_path)
     assert batches_of(tiny_manifest / "dev.tsv", cache=other)[0].features == [None] * 4
@@ -101,11 +101,11 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
 def test_cached_features_without_a_cache_are_refused(
     model: SpeechLlm, tiny_manifest: Path, tmp_path: Path
 ) -> None:
-    cache = model.feature_cache = cache_of(model, tmp_path)
-    model.encode(batches_of(tiny_manifest / "dev.tsv", cache=cache)[0])
-    model.feature_cache = None
+    cache = model.features.cache = cache_of(model, tmp_path)
+    model.features.of(batches_of(tiny_manifest / "dev.tsv", cache=cache)[0])
+    model.features.cache = None
     with pytest.raises(ValueError, match="the batch holds cached features, but the model has no cache"):
-        model.encode(batches_of(tiny_manifest / "dev.tsv", cache=cache)[0])
+        model.features.of(batches_of(tiny_manifest / "dev.tsv", cache=cache)[0])
 
 
 def test_gaps_are_put_into_features_whatever_they_come_from(
@@ -124,7 +124,7 @@ def test_gaps_are_put_into_features_whatever_they_come_from(
     plain = features_of(model, whole)
     first, other = masked(whole, 0), masked(whole, 1)
     assert not any(map(torch.equal, plain, first)) and not all(map(torch.equal, first, other))
-    cache = model.feature_cache = cache_of(model, tmp_path)
+    cache = model.features.cache = cache_of(model, tmp_path)
     masked(batches_of(manifest, cache=cache)[0], 1)
     (cached,) = batches_of(manifest, cache=cache)
     assert None not in cached.features

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import speechllm_plugin.logits
+import speechllm_plugin.tensors.logits
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
-from speechllm_plugin.llms.texts import embed_texts
+from speechllm_plugin.llms.texts_as_speech import embed_texts
 from speechllm_plugin.models.speech_llm.config import CtcConfig, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.distillation import DistillationConfig, distill
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -75,7 +75,7 @@ def test_the_divergence_is_that_of_the_distributions(
     torch.testing.assert_close(found.divergence, expected, atol=1e-4, rtol=1e-4)
 
     (gradient,) = torch.autograd.grad(found.divergence.sum(), states)
-    monkeypatch.setattr(speechllm_plugin.logits, "LOGITS_AT_A_TIME", 6 * llm.vocabulary_size)
+    monkeypatch.setattr(speechllm_plugin.tensors.logits, "LOGITS_AT_A_TIME", 6 * llm.vocabulary_size)
     pieces = distill(llm, prompts, rows.clips, states, targets, temperature)
     assert pieces is not None
     torch.testing.assert_close(torch.autograd.grad(pieces.divergence.sum(), states)[0], gradient)

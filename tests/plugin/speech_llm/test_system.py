@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-import soundfile
 import torch
 
+from speechllm_plugin.configuration.structure import structure
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.yaml_text import parse_yaml
 from speechllm_plugin.llms.decoding import DecodingConfig
-from speechllm_plugin.masks import length_mask
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.ctc import ALIGNED_LOGIT, LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.ctc_head import ALIGNED_LOGIT, LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.registry import structure
-from speechllm_plugin.yaml_text import parse_yaml
+from speechllm_plugin.tensors.masks import length_mask
 from tests.plugin.speech_llm.systems import batches_of, create
 
 SIZES = {"dim": 16, "num_heads": 2, "ffn_dim": 32, "dropout": 0.5}
@@ -230,20 +229,6 @@ def test_a_batch_decodes_as_its_clips_alone(model: SpeechLlm, tiny_manifest: Pat
         assert (alone, alone_generated) == ([texts[i]], [generated[i]])
         assert len(generated[i].tokens) <= 3 + 12.0 * together.seconds[i]
     assert len(set(texts)) == 6
-
-
-def test_transcribe(model: SpeechLlm, tiny_manifest: Path, tmp_path: Path) -> None:
-    files = [tiny_manifest / f"test_{i}.{suffix}" for i, suffix in enumerate(("wav", "flac", "wav"))]
-    texts = model.transcribe(files)
-    assert texts == [model.transcribe([file])[0] for file in files]
-    assert model.transcribe(files, target_lang="de") != texts
-    soundfile.write(tmp_path / "long.wav", torch.zeros(31 * 16000).numpy(), 16000)
-    with pytest.raises(UserError, match=r"long\.wav: the audio lasts 31\.00 s, expected at most 30 s"):
-        model.transcribe([files[0], tmp_path / "long.wav"])
-    with pytest.raises(UserError, match="found no such file"):
-        model.transcribe([tmp_path / "nothing.wav"])
-    with pytest.raises(UserError, match="language: found 'xx'"):
-        model.transcribe(files, source_lang="xx")
 
 
 def test_a_bfloat16_system_trains_a_float32_adapter(tiny_config: SpeechLlmConfig, batch: SpeechTextBatch) -> None:

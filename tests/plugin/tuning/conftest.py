@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.datasets.files import batch_of_files
+from speechllm_plugin.inference.reading import batch_of_files
 from tests.plugin.tuning.models import TEXTS
 
 

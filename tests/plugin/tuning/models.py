@@ -17,7 +17,7 @@ from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
 from speechllm_plugin.pretrained import freeze
-from tests.plugin import test_seamless_encoder, test_w2v_bert_encoder, test_wav2vec2_encoder
+from tests.plugin.encoders import test_seamless_m4t_v2, test_w2v_bert, test_wav2vec2
 
 LORA = {"lora_rank": 4, "lora_alpha": 16.0}
 TEXTS = ["turn the light on", "play", "", "how long is the drive"]
@@ -31,23 +31,23 @@ def create(config: SpeechLlmConfig, tuning: dict[str, dict[str, Any]]) -> Speech
 
 
 ENCODERS: dict[str, Callable[[Path], SpeechEncoder]] = {
-    "hubert base": lambda path: _wav2vec2(path, HubertConfig, HubertModel, test_wav2vec2_encoder.BASE),
-    "hubert large": lambda path: _wav2vec2(path, HubertConfig, HubertModel, test_wav2vec2_encoder.LARGE),
-    "wavlm": lambda path: _wav2vec2(path, WavLMConfig, WavLMModel, test_wav2vec2_encoder.BASE),
-    "w2v_bert": lambda path: test_w2v_bert_encoder.encoder_of(
-        test_w2v_bert_encoder.write_model(path, **test_w2v_bert_encoder.ADAPTERS)
+    "hubert base": lambda path: _wav2vec2(path, HubertConfig, HubertModel, test_wav2vec2.BASE),
+    "hubert large": lambda path: _wav2vec2(path, HubertConfig, HubertModel, test_wav2vec2.LARGE),
+    "wavlm": lambda path: _wav2vec2(path, WavLMConfig, WavLMModel, test_wav2vec2.BASE),
+    "w2v_bert": lambda path: test_w2v_bert.encoder_of(
+        test_w2v_bert.write_model(path, **test_w2v_bert.ADAPTERS)
     ),
     "seamless_m4t_v2": lambda path: freeze(
         create_seamless_m4t_v2(
-            SeamlessM4Tv2Config(path=str(test_seamless_encoder.write_model(path)), dtype="float32")
+            SeamlessM4Tv2Config(path=str(test_seamless_m4t_v2.write_model(path)), dtype="float32")
         )
     ),
 }
 
 
 def _wav2vec2(path: Path, config_kls: Any, model_kls: Any, options: dict[str, Any]) -> SpeechEncoder:
-    test_wav2vec2_encoder.write_model(path, config_kls, model_kls, **options)
-    return test_wav2vec2_encoder.encoder_of(path)
+    test_wav2vec2.write_model(path, config_kls, model_kls, **options)
+    return test_wav2vec2.encoder_of(path)
 
 
 def wrap(part: SpeechEncoder | Llm) -> list[int]:

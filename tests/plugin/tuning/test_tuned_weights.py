@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from speechllm_plugin.configuration.structure import structure
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.encoders.api import SpeechEncoder
 from speechllm_plugin.encoders.whisper import WhisperConfig, create_whisper
+from speechllm_plugin.files.yaml_text import parse_yaml
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import CtcConfig, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.tuning import TunedWeights, TuningConfig
 from speechllm_plugin.pretrained import freeze
-from speechllm_plugin.registry import structure
-from speechllm_plugin.yaml_text import parse_yaml
 from tests.plugin.encoder_checks import collate
 from tests.plugin.tuning.models import ENCODERS, LORA, create, wrap
 

@@ -75,6 +75,20 @@ def test_tsv_and_jsonl_with_segments_and_both_tasks(clips: Path, tmp_path: Path)
     }  # fmt: skip
 
 
+def test_a_segment_of_a_segment_and_a_text_that_utf_8_cannot_hold(clips: Path, tmp_path: Path) -> None:
+    write_lines(clips / "train.jsonl", [
+        '{"audio": "clips/c2.wav:8000:16000", "offset": 0.25, "duration": 0.5, "tgt_text": "inside"}',
+        '{"audio": "clips/c2.wav:8000:16000", "offset": 0.75, "duration": 5, "tgt_text": "beyond"}',
+        '{"audio": "clips/c1.wav", "tgt_text": "half of a pair: \\ud83d"}',
+    ])  # fmt: skip
+    manifest("table", clips / "train.jsonl", "--output", tmp_path / "out").ok()
+    (row,) = rows_of(tmp_path / "out/train.tsv")
+    assert row["audio"] == f"{clips}/clips/c2.wav:12000:8000"
+    assert story_of(tmp_path / "out", "train", lines=3)["rows"]["transcribe en"]["dropped"] == {
+        "segment more than 1 s over the end of its file": 1, "a text or a path that UTF-8 cannot hold": 1,
+    }  # fmt: skip
+
+
 def test_nemo(clips: Path, tmp_path: Path) -> None:
     """A row without an offset is the whole file, whatever its duration says; one with an offset of 0 is not."""
     rows = [

@@ -12,8 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from speechllm_plugin import load_speech_llm
-from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin import Transcriber, load_speech_llm
 from tests.commands import ROOT, Commands, System, environment
 
 LOAD = """
@@ -56,9 +55,9 @@ def python(program: str, *arguments: object) -> list[str]:
     return done.stdout.splitlines()
 
 
-def tokens_of(model: SpeechLlm, clips: list[np.ndarray], **decoding: object) -> list[list[int]]:
+def tokens_of(system: Transcriber, clips: list[np.ndarray], **decoding: object) -> list[list[int]]:
     with torch.inference_mode():
-        _, generated = model.generate(model.read(clips, "en", None), model.decoding.changed(decoding))
+        _, generated = system.model.generate(system.read(clips, "en", None), system.decoding.changed(decoding))
     return [row.tokens for row in generated]
 
 
@@ -84,27 +83,27 @@ def exported(
 def test_transformers_writes_the_same_tokens(
     exported: tuple[dict[str, Path], dict[str, list]], tuned: Path, clips: list[np.ndarray], name: str
 ) -> None:
-    model = load_speech_llm(tuned, device="cpu")
+    system = load_speech_llm(tuned, device="cpu")
     tokens, texts, again, beams = exported[1][name]
-    padding = model.llm.tokenizer.pad_token_id
+    padding = system.model.llm.tokenizer.pad_token_id
 
     def cut(rows: list[list[int]], expected: list[list[int]]) -> list[list[int]]:
         assert {len(row) for row in rows} == {max(map(len, expected))}
         assert all(set(row[len(own) :]) <= {padding} for row, own in zip(rows, expected, strict=True))
         return [row[: len(own)] for row, own in zip(rows, expected, strict=True)]
 
-    expected = tokens_of(model, clips)
+    expected = tokens_of(system, clips)
     assert len({tuple(row) for row in expected}) == 4 and all(expected)
     assert cut(tokens, expected) == expected
-    assert [text.strip() for text in texts] == model.transcribe(clips)
+    assert [text.strip() for text in texts] == system.transcribe(clips)
     assert cut(again, expected) == expected
-    expected_beams = tokens_of(model, clips, beam_size=2, tokens_per_second=4.0)
+    expected_beams = tokens_of(system, clips, beam_size=2, tokens_per_second=4.0)
     assert expected_beams != expected
     assert cut(beams, expected_beams) == expected_beams
     # The updates do something: without them these clips have other texts.
-    for weights in model.tuned["llm"].parameters():
+    for weights in system.model.tuned["llm"].parameters():
         weights.data.zero_()
-    assert tokens_of(model, clips) != expected
+    assert tokens_of(system, clips) != expected
 
 
 def test_a_folder_holds_what_it_says(exported: tuple[dict[str, Path], dict[str, list]], system: System) -> None:
@@ -123,7 +122,7 @@ def test_a_folder_holds_what_it_says(exported: tuple[dict[str, Path], dict[str, 
 
 def test_the_merged_llm_is_a_plain_checkpoint(exported: tuple[dict[str, Path], dict[str, list]], tuned: Path) -> None:
     (line,) = python(PLAIN, exported[0]["merged"] / "llm")
-    llm = load_speech_llm(tuned, device="cpu").llm
+    llm = load_speech_llm(tuned, device="cpu").model.llm
     ids = llm.tokenizer("turn the light on", return_tensors="pt")
     model = llm.model  # type: ignore[attr-defined]
     expected = model(**ids).logits[0, -1]

@@ -68,7 +68,8 @@ def test_the_command_writes_what_the_system_computes(
     assert main(["export", str(tuned), str(out), "--format", "onnx"]) == 0
     assert "encoder.onnx within" in capsys.readouterr().err
     assert {file.name for file in out.iterdir()} == {"encoder.onnx", "adapter.onnx", "system.json"}
-    model = load_speech_llm(tuned, device="cpu")
+    system = load_speech_llm(tuned, device="cpu")
+    model = system.model
     for chosen in ([0], [1, 2, 3]):
         lengths = np.array([len(clips[number]) for number in chosen])
         waveforms = np.stack([np.pad(clips[number], (0, lengths.max() - len(clips[number]))) for number in chosen])
@@ -79,7 +80,7 @@ def test_the_command_writes_what_the_system_computes(
         features = encoder.run(None, {"waveforms": waveforms, "lengths": lengths})
         found = adapter.run(None, dict(zip(("features", "feature_lengths"), features, strict=True)))
         with torch.inference_mode():
-            expected = model.listen(model.read([clips[number] for number in chosen], "en", None))
+            expected = model.listen(system.read([clips[number] for number in chosen], "en", None))
         assert found[1].tolist() == expected.lengths.tolist()
         torch.testing.assert_close(torch.from_numpy(found[0]), expected.seqs, atol=1e-4, rtol=1e-4)
     description = json.loads((out / "system.json").read_text())

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechllm_plugin.cost.skeleton import SkeletonBuilder, count_parameters
+from speechllm_plugin.cost.skeleton import SkeletonBuilder
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.yaml_text import parse_yaml
 from speechllm_plugin.models.speech_llm.archs import ENCODER_ARCHS
 from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
-from speechllm_plugin.yaml_text import parse_yaml
+from speechllm_plugin.tensors.parameters import count_parameters
 from tests.tools.inspect.systems import Inspect, run, small
 
 ENCODERS = sorted((Path(__file__).parents[3] / "recipes/speechllm_recipes/configs/axes/encoder").glob("*.yaml"))
@@ -47,6 +48,16 @@ def test_a_yaml_file_is_read_as_the_recipe_reads_it(capsys: pytest.CaptureFixtur
     assert values["ctc"]["parameters"] == 577 * 49153
     assert values["output"]["clips"][0] == {"seconds": 1.0, "frames": 50, "vectors": 5, "compression": 10, "hertz": 5}
     assert values["training"]["batch_size"] == 3
+
+
+def test_several_systems_make_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    other = ARCH.replace("mlp", "ctc")
+    status, out, _ = run(capsys, ARCH, other, "--seconds", "3")
+    rows = out.splitlines()
+    assert status == 0 and [row.split()[0] for row in rows[1:3]] == [ARCH, other]
+    several = json.loads(run(capsys, ARCH, other, "--seconds", "3", "--json")[1])
+    alone = json.loads(run(capsys, other, "--seconds", "3", "--json")[1])
+    assert several[1]["training"] == alone["training"] and several[1]["parameters"] == alone["parameters"]
 
 
 @pytest.mark.parametrize("fragment", ENCODERS, ids=lambda fragment: fragment.stem)

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from speechllm_plugin.cost.autograd_memory import Kept
 from speechllm_plugin.cost.estimate import PROMPT_TOKENS
-from speechllm_plugin.cost.kept import Kept
-from speechllm_plugin.cost.skeleton import count_parameters, frozen_bytes
+from speechllm_plugin.cost.skeleton import frozen_bytes
 from speechllm_plugin.models.speech_llm.config import CtcConfig, SpeechLlmConfig, arch_config
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.prompts import RenderedPrompt
+from speechllm_plugin.tensors.parameters import count_parameters
 from tests.tools.inspect.systems import Inspect, small, unpadded
 
 
@@ -45,6 +46,19 @@ def test_llm_flops_are_those_of_its_layers(inspect: Inspect) -> None:
     layers = 7_248_023_552 - 2 * table
     expected = 4 * layers * tokens + 4 * table * 20 + 12 * tokens**2 * 4096 * 32
     assert facts.cost.llm.flops == pytest.approx(expected, rel=0.01)
+
+
+def test_a_teacher_costs_a_forward_pass(inspect: Inspect) -> None:
+    """And the student's head once more, forward and backward."""
+    arch = "seamless_m4t_v2.mistral_7b.base"
+    config = arch_config(arch)
+    config.distillation.weight = 0.5
+    alone, taught = (inspect(system, target_tokens=20).cost.llm for system in (arch, config))
+    table = 32768 * 4096
+    tokens, layers = PROMPT_TOKENS + 20 + 20, 7_248_023_552 - 2 * table
+    expected = 2 * layers * tokens + 4 * tokens**2 * 4096 * 32 + (2 + 4) * table * 20
+    assert taught.flops - alone.flops == pytest.approx(expected, rel=0.01)
+    assert taught.kept_bytes - alone.kept_bytes == 2 * 4 * 20 * 32768
 
 
 def test_llm_flops_equal_those_of_a_real_backward_pass(inspect: Inspect, tiny_config: SpeechLlmConfig) -> None:

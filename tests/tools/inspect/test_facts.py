@@ -11,12 +11,12 @@ from speechllm_tools.inspect.facts import CLIPS
 from speechllm_tools.inspect.published import RATES, SIZES
 from speechllm_tools.inspect.report import describe, table
 
-from speechllm_plugin.cost.skeleton import count_parameters
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.masks import stack_frames
 from speechllm_plugin.models.speech_llm.config import GRID, SpeechLlmConfig, arch_config
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
+from speechllm_plugin.tensors.masks import stack_frames
+from speechllm_plugin.tensors.parameters import count_parameters
 from tests.tools.inspect.systems import Inspect, small, unpadded
 
 ADAPTERS = ("base", "conv", "cif", "ctc", "wlq_former", "subsample", "mlp")

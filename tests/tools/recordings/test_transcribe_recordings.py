@@ -14,7 +14,7 @@ import soundfile
 pytest.importorskip("espeakng_loader")
 
 from speechllm_plugin.datasets.manifest import ManifestRow, write_manifest
-from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+from speechllm_plugin.inference.transcriber import load_speech_llm
 from speechllm_plugin.recordings.cutting import CutConfig, Piece, cut
 from speechllm_plugin.recordings.voice import VoiceActivity
 from tests.commands import Commands, System

@@ -63,6 +63,6 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def texts(trained: Path, clips: list[Path]) -> list[str]:
     """What the system itself makes of the clips."""
-    from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+    from speechllm_plugin.inference.transcriber import load_speech_llm
 
     return [" ".join(text.split()) for text in load_speech_llm(trained, device="cpu").transcribe(clips)]

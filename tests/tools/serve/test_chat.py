@@ -17,15 +17,14 @@ pytest.importorskip("espeakng_loader")
 pytest.importorskip("openai")
 pytest.importorskip("fastapi")
 
-from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
-from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.inference.transcriber import Transcriber, load_speech_llm
 from tests.tools.serve.serving import Server
 
 TURNS = [{"role": "user", "content": "turn it on"}, {"role": "assistant", "content": "it is on"}]
 
 
 @pytest.fixture(scope="module")
-def model(trained: Path) -> SpeechLlm:
+def model(trained: Path) -> Transcriber:
     return load_speech_llm(trained, device="cpu")
 
 
@@ -43,7 +42,7 @@ def asked(server: Server, *parts: dict[str, Any], before: tuple[dict[str, Any], 
     return server.client().chat.completions.create(model="tiny", messages=messages, **options)
 
 
-def test_an_answer_is_what_ask_answers(server: Server, model: SpeechLlm, clips: list[Path]) -> None:
+def test_an_answer_is_what_ask_answers(server: Server, model: Transcriber, clips: list[Path]) -> None:
     whole = asked(server, text("Which room?"), sound(clips[0]), max_tokens=5)
     (choice,) = whole.choices
     assert [choice.message.content] == model.ask(clips[0], "Which room? <speech>", max_tokens=5) != [""]
@@ -70,7 +69,7 @@ def test_samples_repeat_with_their_seed(server: Server, clips: list[Path]) -> No
 
 
 def test_questions_at_once_share_batches_and_change_nothing(
-    server: Server, model: SpeechLlm, clips: list[Path]
+    server: Server, model: Transcriber, clips: list[Path]
 ) -> None:
     questions = [(clips[number % 8], f"{'Which word? ' * (1 + number % 3)}{number}") for number in range(16)]
     expected = [model.ask(clip, f"{words} <speech>", max_tokens=4)[0] for clip, words in questions]

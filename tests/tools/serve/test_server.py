@@ -21,7 +21,7 @@ pytest.importorskip("fastapi")
 
 import openai
 
-from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+from speechllm_plugin.inference.transcriber import load_speech_llm
 from tests.commands import Commands
 from tests.speech import RATE
 from tests.tools.serve.serving import KEY, Server

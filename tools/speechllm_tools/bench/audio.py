@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_tools.bench.audio_readers import SEGMENT_SECONDS
 from speechllm_tools.bench.report import describe_machine
 

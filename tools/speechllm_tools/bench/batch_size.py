@@ -16,9 +16,8 @@ import soundfile
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
 from speechllm_plugin.datasets.manifest import read_manifest
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
-from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
-from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_plugin.inference.transcriber import Transcriber, load_speech_llm
 from speechllm_tools.bench.report import describe_machine
 
 DTYPES = ("bfloat16", "float32")
@@ -42,8 +41,8 @@ def run(options: argparse.Namespace, device: str, *, report: Callable[[str], Non
         for dtype in DTYPES:
             report(f"batch-size: {dtype} ...")
             overrides = {"encoder.config.dtype": dtype, "llm.config.dtype": dtype}
-            model = load_speech_llm(options.checkpoint, device=device, overrides=overrides)
-            rows.append({"dtype": dtype, "clips": len(files), **measure(model, files, options)})
+            system = load_speech_llm(options.checkpoint, device=device, overrides=overrides)
+            rows.append({"dtype": dtype, "clips": len(files), **measure(system, files, options)})
     print(table(rows))
     if options.json is not None:
         document = {"benchmark": "batch-size", "machine": describe_machine(device), "results": rows,
@@ -62,16 +61,16 @@ def hard_clips(sounds: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [sound.astype(np.float32) for sound in made]
 
 
-def measure(model: SpeechLlm, files: Sequence[Path], options: argparse.Namespace) -> dict[str, float]:
+def measure(system: Transcriber, files: Sequence[Path], options: argparse.Namespace) -> dict[str, float]:
     """Times are CPU times of the process, which other work on the machine does not change; on a GPU wall times."""
-    decoding = replace(model.decoding, beam_size=options.beam_size)
-    clock = time.process_time if next(model.parameters()).device.type == "cpu" else time.perf_counter
-    model.transcribe(files[:1], decoding=decoding)  # a warm-up
+    decoding = replace(system.decoding, beam_size=options.beam_size)
+    clock = time.process_time if next(system.model.parameters()).device.type == "cpu" else time.perf_counter
+    system.transcribe(files[:1], decoding=decoding)  # a warm-up
     start = clock()
     together = [text for names in _chunks(files, options.batch_size) for text in
-                model.transcribe(names, decoding=decoding)]
+                system.transcribe(names, decoding=decoding)]
     middle = clock()
-    alone = [model.transcribe([name], decoding=decoding)[0] for name in files]
+    alone = [system.transcribe([name], decoding=decoding)[0] for name in files]
     return {
         "differing": sum(one != other for one, other in zip(together, alone, strict=True)),
         "batch_seconds": middle - start,

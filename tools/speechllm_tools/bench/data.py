@@ -16,7 +16,7 @@ import numpy as np
 
 from speechllm_plugin.datasets.plan import Batching, BatchLimits, Sizes, padding, training_steps
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_tools.bench.data_files import lengths, positions, write_clips, write_rows
 from speechllm_tools.bench.data_readers import BATCH_SECONDS, BATCHES, READERS, cuts_of
 from speechllm_tools.bench.report import footer

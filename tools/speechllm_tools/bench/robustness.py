@@ -16,10 +16,9 @@ from speechllm_plugin.datasets.augmentation import Augmentation, augment
 from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
-from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_plugin.inference.transcriber import Transcriber
 from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint
-from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.scoring.report import Hypothesis, score
 from speechllm_plugin.scoring.table import format_wer
@@ -59,29 +58,31 @@ class Row:
 def run(options: argparse.Namespace, device: str, *, report: Callable[[str], None]) -> int:
     rows = read_manifest(options.manifest)[: options.clips]
     checkpoint = find_checkpoint(options.checkpoint)
-    model = load_speech_llm(options.checkpoint, device=device)
+    system = Transcriber.of(checkpoint, device=device)
     waveforms = [read_audio(resolve(row.audio, options.manifest.parent)) for row in rows]
     found = []
     for name, changes in CHANGES.items():
         report(f"robustness: {name} ...")
         changed = [torch.from_numpy(augment(waveform, changes)) for waveform in waveforms]
-        found.append(_figures(name, rows, changed, _decode(model, rows, changed, options.batch_size)))
+        found.append(_figures(name, rows, changed, _decode(system, rows, changed, options.batch_size)))
     print(table(found))
     if options.output is not None:
-        made_by = provenance({"decoding": model.decoding}, checkpoint.model_dir, [options.manifest])
+        made_by = provenance({"decoding": system.decoding}, checkpoint.model_dir, [options.manifest])
         write_text_atomically(options.output, _page(found, options, describe_machine(device), made_by))
     return 0
 
 
-def _decode(model: SpeechLlm, rows: Sequence[ManifestRow], waveforms: Sequence[Tensor], batch_size: int) -> list[str]:
+def _decode(
+    system: Transcriber, rows: Sequence[ManifestRow], waveforms: Sequence[Tensor], batch_size: int
+) -> list[str]:
     texts = [""] * len(rows)
     order = sorted(range(len(rows)), key=lambda index: len(waveforms[index]))
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = _batch([rows[index] for index in indices], [waveforms[index] for index in indices])
-        batch.to(next(model.parameters()).device)
+        batch.to(next(system.model.parameters()).device)
         with torch.inference_mode():
-            for index, text in zip(indices, model.generate(batch, model.decoding)[0], strict=True):
+            for index, text in zip(indices, system.model.generate(batch, system.decoding)[0], strict=True):
                 texts[index] = text
     return texts
 

@@ -6,6 +6,7 @@ the LLM, as it would be used frozen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -30,7 +31,9 @@ from speechllm_plugin.adapters.api import ADAPTERS, AdapterShape
 from speechllm_plugin.encoders.whisper import WhisperConfig as WhisperPartConfig
 from speechllm_plugin.encoders.whisper import WhisperSpeechEncoder
 from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig
+from speechllm_plugin.llms.causal_checks import check_packing
 from speechllm_plugin.llms.decoding import DecodingConfig
+from speechllm_plugin.llms.packing import MULTIPLE
 from speechllm_plugin.prompts import RenderedPrompt
 
 RATE = 16000
@@ -92,9 +95,12 @@ class System:
 
 
 class Ours(System):
-    def __init__(self, name: str, *, cached: bool = False, stack: int = 4, **encoder: Any) -> None:
+    def __init__(
+        self, name: str, *, cached: bool = False, packed: bool = True, stack: int = 4, **encoder: Any
+    ) -> None:
         """
         :param cached: the features are on disk.
+        :param packed: clips stand one behind the other in the LLM, and none is padded.
         :param stack: frames that one vector stands for: 12.5 vectors a second, as Voxtral's.
         :param encoder: keys of Whisper's configuration.
         """
@@ -109,6 +115,7 @@ class Ours(System):
         self.encoder, self.llm = self._encoder, self._llm
         for part in (self.encoder, self.llm):
             part.requires_grad_(False)
+        self._llm.packs = packed and check_packing(self._llm)
 
     def prepare(self, clips: Clips) -> None:
         self._waveforms, self._lengths = clips.waveforms()
@@ -130,8 +137,10 @@ class Ours(System):
 
     def positions(self) -> int:
         with torch.no_grad():
-            lengths = self._speech()[1]
-        return len(lengths) * (int(lengths.max()) + AFTER + len(self._targets[0]) - 1)
+            lengths = self._speech()[1] + AFTER + len(self._targets[0]) - 1
+        if self._llm.packs:
+            return math.ceil(int(lengths.sum()) / MULTIPLE) * MULTIPLE
+        return len(lengths) * int(lengths.max())
 
     def decode(self, tokens: int) -> int:
         with torch.no_grad():
@@ -278,6 +287,7 @@ SYSTEMS: dict[str, Callable[[], System]] = {
     "ours, trimmed": lambda: Ours("ours, trimmed", trim=True),
     "ours, not padded": lambda: Ours("ours, not padded", pad_to_30s=False),
     "ours, cached": lambda: Ours("ours, cached", trim=True, cached=True),
+    "ours, cached, padded rows": lambda: Ours("ours, cached, padded rows", trim=True, cached=True, packed=False),
     Voxtral.name: Voxtral,
     Qwen2Audio.name: Qwen2Audio,
     GraniteSpeech.name: GraniteSpeech,

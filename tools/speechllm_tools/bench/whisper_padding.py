@@ -17,19 +17,19 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
-from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
-from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest
-from speechllm_plugin.encoders.whisper import WhisperConfig, create_whisper
-from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
-from speechllm_plugin.llms.decoding import TOKENS_PER_SECOND, DecodingConfig
-from speechllm_plugin.pretrained import freeze
-from speechllm_plugin.recognizers.api import Recognized
-from speechllm_plugin.recognizers.whisper import (
+from speechllm_plugin.cascade.recognizers.api import Recognized
+from speechllm_plugin.cascade.recognizers.whisper import (
     WhisperRecognizer,
     WhisperRecognizerConfig,
     create_whisper_recognizer,
 )
+from speechllm_plugin.datasets.audio import SAMPLE_RATE, read_audio, resolve
+from speechllm_plugin.datasets.manifest import ManifestRow, read_manifest
+from speechllm_plugin.encoders.whisper import WhisperConfig, create_whisper
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_plugin.llms.decoding import TOKENS_PER_SECOND, DecodingConfig
+from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.scoring.provenance import provenance
 from speechllm_plugin.scoring.report import Hypothesis, score
 from speechllm_plugin.scoring.table import format_wer

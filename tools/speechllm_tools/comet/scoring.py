@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.scoring.report import Hypothesis
 from speechllm_plugin.scoring.segments import mean_statistics
-from speechllm_tools.comet.cache import ScoreCache, Segment, default_folder
 from speechllm_tools.comet.checkpoints import file_hash, find_checkpoint, find_encoder
 from speechllm_tools.comet.packages import VERSION, find_python
+from speechllm_tools.comet.score_cache import ScoreCache, Segment, default_folder
 
 if TYPE_CHECKING:
-    from speechllm_tools.score.measure import Measured
+    from speechllm_tools.score.counts import Measured
 
 DEFAULT_MODEL = "Unbabel/wmt22-comet-da"
 """The metric of arXiv 2409.17044."""
@@ -90,7 +90,7 @@ def _segments(name: str, label: str, rows: Sequence[Hypothesis]) -> list[Segment
 def _encoder(checkpoint: Path, given: str | None) -> Path:
     if given is not None:
         return find_encoder(given)
-    from speechllm_plugin.yaml_text import parse_yaml
+    from speechllm_plugin.files.yaml_text import parse_yaml
 
     file = checkpoint.parents[1] / "hparams.yaml"
     try:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 from speechllm_plugin.errors import UserError
 from speechllm_tools.prepare.api import Corpus, Line, Sound, Target, add_root, add_splits, folder_of, splits_of
-from speechllm_tools.prepare.common_voice import UNQUOTED, add_unquote, unquote
+from speechllm_tools.prepare.common_voice_tables import UNQUOTED, add_unquote, unquote
 from speechllm_tools.prepare.text_files import RAGGED, read_tsv
 
 _SPLITS = ("train", "dev", "test")

@@ -26,7 +26,7 @@ from speechllm_tools.prepare.api import (
     tasks_of,
     words_of,
 )
-from speechllm_tools.prepare.common_voice import UNQUOTED, Clip, add_unquote, clips_of, unquote
+from speechllm_tools.prepare.common_voice_tables import UNQUOTED, Clip, add_unquote, clips_of, unquote
 from speechllm_tools.prepare.parquet import count_rows, read_parquet, sound_of
 from speechllm_tools.prepare.text_files import RAGGED, read_tsv
 
@@ -159,7 +159,7 @@ class Covost2(Corpus):
             where, identity = f"{table}, line {number}", PurePath(path).stem
             clip = clips.get(identity)
             if not split:
-                # Which split it belongs to cannot be told; it counts where most lines do.
+                # Its split is unknown; it is counted in the first.
                 yield self._line(pair, where, self._splits[0], f"line-{number}", "", None, None, RAGGED)
             elif clip is None:
                 yield self._line(pair, where, split, identity, translation, None, None, NOT_VALIDATED)

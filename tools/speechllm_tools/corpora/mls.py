@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_code
+from speechllm_plugin.text.languages import language_code
 from speechllm_tools.prepare.api import Corpus, Line, Sound, Target, add_root, add_splits, folder_of, splits_of
 from speechllm_tools.prepare.text_files import read_tsv
 

@@ -3,59 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from speechllm_plugin.datasets.tsv import read_table
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_code
+from speechllm_plugin.text.languages import language_code
 from speechllm_tools.prepare.api import Corpus, Line, Sound, Target, Task, tasks_of, words_of
 from speechllm_tools.prepare.measure import Unusable
-from speechllm_tools.prepare.parquet import count_rows, read_parquet, sound_of
-from speechllm_tools.prepare.text_files import RAGGED, parse_seconds, read_lines, read_tsv
+from speechllm_tools.prepare.parquet import count_rows, sound_of
+from speechllm_tools.prepare.tables import FORMATS, OURS, Format, files_of, format_of, table_rows
+from speechllm_tools.prepare.tars import nemo_row
+from speechllm_tools.prepare.text_files import parse_seconds
 from speechllm_tools.prepare.zip_ranges import MENDED, checked
 
-NO_OBJECT = "line that is no JSON object"
 NO_SOUND = "row that names no sound"
 BAD_TIMES = "row whose offset or duration is no number of seconds"
 SKIPPED = "row marked with _skipme"
-_OURS = ("id", "audio", "offset", "duration", "tgt_text", "src_text", "speaker", "src_lang", "tgt_lang")
-
-
-@dataclass(frozen=True)
-class Format:
-    """What a table is written like."""
-
-    kind: str
-    """csv, tsv, jsonl or parquet"""
-    columns: Mapping[str, tuple[str, ...]]
-    """Our columns, and what they are called there: the first that a row has counts."""
-    escapes: bool = False
-    """Whether a backslash stands before tabs, line ends and backslashes."""
-
-
-_PLAIN = {name: (name,) for name in _OURS}
-FORMATS = {
-    **{kind: Format(kind, _PLAIN) for kind in ("csv", "tsv", "jsonl", "parquet")},
-    "fairseq": Format("tsv", {name: columns for name, columns in _PLAIN.items() if name not in ("offset", "duration")},
-                      escapes=True),
-    "nemo": Format("jsonl", {
-        "id": ("id",), "audio": ("audio_filepath",), "offset": ("offset",), "duration": ("duration",),
-        "tgt_text": ("answer", "text"), "src_text": (), "speaker": ("speaker",), "src_lang": ("source_lang", "lang"),
-        "tgt_lang": ("target_lang", "lang"),
-    }),
-    "slam": Format("jsonl", {
-        "id": ("key",), "audio": ("source",), "offset": (), "duration": (), "tgt_text": ("target",), "src_text": (),
-        "speaker": ("speaker",), "src_lang": (), "tgt_lang": (),
-    }),
-}  # fmt: skip
-_ENDINGS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl",
-            ".parquet": "parquet"}  # fmt: skip
 
 
 class Table(Corpus):
@@ -63,8 +28,10 @@ class Table(Corpus):
     description = (
         "A row for each clip. Columns are id, audio, tgt_text, src_text, speaker, src_lang, tgt_lang, and offset and "
         "duration in seconds for segments; audio and tgt_text are needed. --columns says what the table calls them, "
-        "--format knows the manifests of NeMo (nemo), fairseq (fairseq) and SLAM-LLM (slam). Parquet may hold the "
-        "sound itself. A duration without an offset is not believed: the file's own counts."
+        "--format knows the manifests of NeMo (nemo; nemo-tarred, with audio_N.tar beside it), fairseq (fairseq), "
+        "SLAM-LLM (slam) and lhotse (lhotse, cuts.jsonl.gz; lhotse-shar, a folder), whose cuts give a row for each "
+        "supervision. Parquet may hold the sound itself; tar archives stay as they are. A duration without an offset "
+        "is not believed: the file's own counts."
     )
     example = "train=clips.csv --columns audio=path,tgt_text=sentence --src-lang en --output data"
 
@@ -86,7 +53,7 @@ class Table(Corpus):
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._tables = [_split_and_file(item) for item in options.tables]
-        self._formats = {file: _format_of(file, options.format) for _, file in self._tables}
+        self._formats = {file: format_of(file, options.format) for _, file in self._tables}
         self._columns = _mapping(options.columns)
         self._audio_dir = options.audio_dir
         self._languages = options.src_lang, options.tgt_lang
@@ -94,7 +61,7 @@ class Table(Corpus):
         self.rows_per_clip = 1 if self._tasks is None else len(self._tasks)
 
     def sources(self) -> list[Path]:
-        return [file for _, file in self._tables]
+        return [source for _, file in self._tables for source in files_of(self._formats[file], file)]
 
     def lines(self) -> Iterator[Line]:
         for split, file in self._tables:
@@ -110,20 +77,14 @@ class Table(Corpus):
         return dict(counts)
 
     def _rows(self, file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-        """Rows, or why there is none, with their line, or their number in parquet."""
+        """Rows, or why there is none, with the line, row or cut that tells of them."""
         form = self._formats[file]
-        needed = [self._names(form, name)[0] for name in ("audio", "tgt_text")]
-        if form.escapes:
-            for record in read_table(file, required=needed, legacy_escapes=True):
-                yield record.line, dict(record.fields)
-        elif form.kind == "parquet":
-            yield from read_parquet(file, needed)
-        elif form.kind == "tsv":
-            yield from ((number, row if row is not None else RAGGED) for number, row in read_tsv(file, needed))
-        elif form.kind == "csv":
-            yield from _csv_rows(file, needed)
-        else:
-            yield from _json_rows(file, self._names(form, "audio"))
+        audio, text = self._names(form, "audio"), self._names(form, "tgt_text")
+        for number, row in table_rows(form, file, audio, text):
+            if form.tarred and not isinstance(row, str):
+                yield number, nemo_row(row, audio[0], file, self._audio_dir)
+            else:
+                yield number, row
 
     def _names(self, form: Format, ours: str) -> tuple[str, ...]:
         return (self._columns[ours],) if ours in self._columns else form.columns.get(ours, ())
@@ -131,7 +92,7 @@ class Table(Corpus):
     def _line(self, split: str, file: Path, number: int, found: dict[str, Any] | str) -> Line:
         row = {} if isinstance(found, str) else found
         form = self._formats[file]
-        texts = {ours: _first(row, self._names(form, ours)) for ours in _OURS if ours != "audio"}
+        texts = {ours: _first(row, self._names(form, ours)) for ours in OURS if ours != "audio"}
         sound, reason, changes = self._sound(file, row, texts) if row else (None, str(found), ())
         name = "" if sound is None else PurePath(sound.audio.partition(".zip:")[0]).stem
         source = texts["src_lang"] or self._languages[0] or "en"
@@ -146,7 +107,7 @@ class Table(Corpus):
         else:
             targets = [Target(task, *words[task]) for task in self._tasks]
         return Line(
-            where=f"{file}, {'row' if form.kind == 'parquet' else 'line'} {number}", split=split,
+            where=f"{file}, {form.unit} {number}", split=split,
             id=texts["id"] or f"{name}-{number}", targets=targets, src_lang=source, src_text=src_text,
             speaker=texts["speaker"], sound=sound, reason=reason, changes=changes,
         )  # fmt: skip
@@ -183,21 +144,11 @@ def _split_and_file(item: str) -> tuple[str, Path]:
     if not separator or Path(item).exists():
         split, rest = Path(item).name.partition(".")[0], item
     path = Path(rest)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{rest}: found no such file, expected a table")
     if not split or "/" in split:
         raise UserError(f"{item}: found a split called {split!r}, expected a name, as in train={rest}")
     return split, path.absolute()
-
-
-def _format_of(file: Path, chosen: str | None) -> Format:
-    """
-    :raises UserError: the file's ending tells none.
-    """
-    name = chosen or _ENDINGS.get(file.suffix.lower())
-    if name is None:
-        raise UserError(f"{file}: found the ending {file.suffix!r}, expected --format for it")
-    return FORMATS[name]
 
 
 def _mapping(text: str | None) -> dict[str, str]:
@@ -206,8 +157,8 @@ def _mapping(text: str | None) -> dict[str, str]:
     """
     pairs = [word.partition("=") for word in words_of(text, "--columns")] if text else []
     for ours, _, theirs in pairs:
-        if ours not in _OURS or not theirs:
-            raise UserError(f"--columns: found {ours!r}, expected OURS=THEIRS with one of {', '.join(_OURS)} for OURS")
+        if ours not in OURS or not theirs:
+            raise UserError(f"--columns: found {ours!r}, expected OURS=THEIRS with one of {', '.join(OURS)} for OURS")
     if len({ours for ours, _, _ in pairs}) < len(pairs):
         raise UserError(f"--columns: found {text!r}, expected each of our columns once")
     return {ours: theirs for ours, _, theirs in pairs}
@@ -216,53 +167,6 @@ def _mapping(text: str | None) -> dict[str, str]:
 def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
     value = next((row[name] for name in names if row.get(name) is not None), "")
     return value if isinstance(value, str) else str(value)
-
-
-def _csv_rows(file: Path, needed: list[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Quoted as CSV is, so that a field may hold commas and line ends; a field of any length."""
-    csv.field_size_limit(1 << 30)
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as source:
-            reader = csv.reader(source, strict=True)
-            names = next(reader, [])
-            if missing := [name for name in needed if name not in names]:
-                raise UserError(
-                    f"{file}, line 1: found columns {', '.join(map(repr, names))}, expected also "
-                    f"{', '.join(map(repr, missing))}"
-                )
-            line = reader.line_num + 1
-            for fields in reader:
-                if fields:
-                    yield line, dict(zip(names, fields, strict=True)) if len(fields) == len(names) else RAGGED
-                line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{file}, line {line}: found a field that is quoted wrongly ({error}), expected CSV") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: found byte 0x{error.object[error.start]:02x}, expected UTF-8") from None
-
-
-def _json_rows(file: Path, audio: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """
-    :raises UserError: the first object does not name sound as it should.
-    """
-    first = True
-    for number, text in read_lines(file):
-        if not text.strip():
-            continue
-        try:
-            # Numbers as they are written: seconds become samples without a detour over binary fractions.
-            row = json.loads(text, parse_float=str, parse_int=str, parse_constant=str)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            yield number, NO_OBJECT
-            continue
-        if first and not any(name in row for name in audio):
-            raise UserError(
-                f"{file}, line {number}: found keys {', '.join(map(repr, row))}, expected also {audio[0]!r}"
-            )
-        first = False
-        yield number, row
 
 
 CORPUS = Table

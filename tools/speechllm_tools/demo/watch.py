@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.yaml_text import parse_yaml
+from speechllm_plugin.files.yaml_text import parse_yaml
 from speechllm_tools.demo.launch import run_together
 from speechllm_tools.demo.pace import Pace
 

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import check_free, new_folder
-from speechllm_plugin.yaml_text import parse_assignment
+from speechllm_plugin.files.atomic import check_free, new_folder
+from speechllm_plugin.files.yaml_text import parse_assignment
 from speechllm_tools.export import formats
 from speechllm_tools.export.api import Export, Format
-from speechllm_tools.system_options import CHECKPOINT, add_choice
+from speechllm_tools.system_options import CHECKPOINT, add_choice, checkpoint_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +37,7 @@ def run(options: argparse.Namespace) -> int:
     overrides = dict(parse_assignment(item, "--set") for item in options.set)
     check_free(options.out, "OUT")
 
-    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
-
-    checkpoint = find_checkpoint(options.checkpoint, parse_step(options.step))
+    checkpoint = checkpoint_of(options)
     kind = kinds[options.format]
     export = kind(Export(checkpoint, overrides, _flags(kind, options)))
     export.check()

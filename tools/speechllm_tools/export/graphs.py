@@ -7,10 +7,10 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from speechllm_plugin.encoders.api import SpeechEncoder
-from speechllm_plugin.logits import whole
-from speechllm_plugin.masks import stack_frames
-from speechllm_plugin.models.speech_llm.ctc import LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.ctc_head import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.tensors.logits import whole
+from speechllm_plugin.tensors.masks import stack_frames
 
 
 class EncoderGraph(nn.Module):

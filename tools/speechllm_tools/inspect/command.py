@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.yaml_text import parse_assignment
+from speechllm_plugin.files.yaml_text import parse_assignment
 
 if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
@@ -34,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("target", metavar="ARCH_OR_CONFIG", nargs="?",
-                        help="encoder.llm.adapter, a YAML file of the recipe, or the directory of a training run")
+    parser.add_argument("targets", metavar="ARCH_OR_CONFIG", nargs="*",
+                        help="encoder.llm.adapter, a YAML file of the recipe, or the directory of a training run; "
+                        "several make a table")
     parser.add_argument("--all", action="store_true",
                         help="a table of the 20 systems of arXiv 2409.17044 and of SLM's (arXiv 2310.00230)")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a training clip (default: 10)")
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if (options.target is None) != options.all:
+    if bool(options.targets) == options.all:
         raise UserError("ARCH_OR_CONFIG: expected either an architecture, a file or a directory, or --all; see --help")
     for name, value in (("seconds", options.seconds), ("target-tokens", options.target_tokens),
                         ("batch-size", options.batch_size), ("gpu-memory", options.gpu_memory)):
@@ -76,13 +76,24 @@ def run(options: argparse.Namespace) -> int:
         return gather(name, skeleton, costs, seconds=options.seconds, target_tokens=options.target_tokens,
                       batch_size=options.batch_size or batch_size, memory=round(options.gpu_memory * 1e9), **choices)
 
+    def inspect_named(target: str) -> Facts:
+        alone: dict[str, Any] = {} if one else {"clips": (options.seconds,)}
+        try:
+            return inspect(target, *_read(target, overrides), **alone)
+        except UserError as error:
+            if one or target in str(error):
+                raise
+            raise UserError(f"{target}: {error}") from None
+
+    one, overrides = len(options.targets) == 1, dict(parse_assignment(item, "--set") for item in options.set)
     if options.all:
-        all_facts = [inspect(name, config, BATCH_SIZE, clips=(options.seconds,)) for name, config in _published()]
-        print(_dump([facts.as_json() for facts in all_facts]) if options.json else report.table(all_facts))
+        found = [inspect(name, config, BATCH_SIZE, clips=(options.seconds,)) for name, config in _published()]
     else:
-        overrides = dict(parse_assignment(item, "--set") for item in options.set)
-        facts = inspect(options.target, *_read(options.target, overrides))
-        print(_dump(facts.as_json()) if options.json else report.describe(facts))
+        found = list(map(inspect_named, options.targets))
+    if options.json:
+        print(_dump(found[0].as_json() if one else [facts.as_json() for facts in found]))
+    else:
+        print(report.describe(found[0]) if one else report.table(found))
     return 0
 
 
@@ -130,8 +141,8 @@ def _changed(config: SpeechLlmConfig, overrides: dict[str, Any]) -> SpeechLlmCon
     from fairseq2.utils.config import StandardConfigMerger
     from speechllm_recipes.given_keys import nested
 
+    from speechllm_plugin.configuration.structure import structure
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
-    from speechllm_plugin.registry import structure
 
     changed: SpeechLlmConfig = structure(
         SpeechLlmConfig, StandardConfigMerger().merge(asdict(config), nested(overrides)), "model"
@@ -141,45 +152,10 @@ def _changed(config: SpeechLlmConfig, overrides: dict[str, Any]) -> SpeechLlmCon
 
 def _read_yaml(file: Path, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, int]:
     """A configuration of the training recipe, merged as `--config-file` is."""
-    from fairseq2.utils.config import StandardConfigMerger
-    from fairseq2.utils.structured import StandardValueConverter, StructureError
-    from fairseq2.utils.validation import StandardObjectValidator, ValidationError
-    from speechllm_recipes.config_errors import config_error, structure_error
-    from speechllm_recipes.given_keys import given_keys, nested
-    from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
-    from speechllm_recipes.speech_llm.steps import derived_steps
-    from speechllm_recipes.workarounds.strict_numbers import refuse_numbers_of_another_kind
+    from speechllm_recipes.speech_llm.read_config import model_config_of, read_training_config
 
-    from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, arch_config
-    from speechllm_plugin.registry import structure
-    from speechllm_plugin.yaml_text import parse_yaml
-
-    refuse_numbers_of_another_kind()
-    merger, converter, validator = StandardConfigMerger(), StandardValueConverter(), StandardObjectValidator()
     try:
-        values: Any = parse_yaml(file.read_text(encoding="utf-8"))
-        if not isinstance(values, Mapping | None):
-            raise UserError(f"found a {type(values).__name__}, expected a mapping of keys")
-        merged = merger.merge(converter.unstructure(SpeechLlmTrainConfig()), values)
-        # As `fairseq2 recipe run` does.
-        merged = merger.merge(merged, nested(derived_steps(dict(given_keys(values)))))
-        recipe = converter.structure(merged, SpeechLlmTrainConfig)
-        assert isinstance(recipe, SpeechLlmTrainConfig)
-        validator.validate(recipe)
-        config: Any = converter.unstructure(arch_config(str(recipe.model.arch)))
-        if recipe.model.config_overrides is not None:
-            config = merger.merge(config, recipe.model.config_overrides)
-        config = merger.merge(config, nested(overrides))
-        structured: SpeechLlmConfig = structure(SpeechLlmConfig, config, "model.config_overrides")
-        try:
-            validator.validate(structured)
-        except ValidationError as error:
-            raise ValidationError(error.result, field="model.config_overrides") from error
-    except (UserError, ValidationError) as error:
-        raise UserError(f"{file}: {config_error(error) or error}") from error
-    except StructureError as error:
-        raise UserError(f"{file}: {structure_error(error)}") from error
-    except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file}: {reason}; expected a configuration as the recipe's --config-file takes it") from error
-    return structured, recipe.dataset.batch_size
+        recipe = read_training_config(file)
+        return model_config_of(recipe, overrides), recipe.dataset.batch_size
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error

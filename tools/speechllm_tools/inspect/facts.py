@@ -13,10 +13,11 @@ from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.adapters.bert import BertLayers
 from speechllm_plugin.adapters.projected import ProjectedAdapter
 from speechllm_plugin.cost.estimate import PROMPT_TOKENS, Cost, CostModel, stacked
-from speechllm_plugin.cost.room import Room, room_for
-from speechllm_plugin.cost.skeleton import Skeleton, count_parameters, count_trained
+from speechllm_plugin.cost.gpu_memory import Room, room_for
+from speechllm_plugin.cost.skeleton import Skeleton
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
-from speechllm_plugin.precision import MachinePrecision, machine_precision
+from speechllm_plugin.tensors.parameters import count_parameters
+from speechllm_plugin.tensors.precision import MachinePrecision, machine_precision
 from speechllm_tools.inspect.published import RATES, SIZE_NOTES, SIZES, Rate, Size, closest_encoder
 
 CLIPS = (1.0, 5.0, 15.0, 30.0)
@@ -90,7 +91,7 @@ class Facts:
             "encoder": {
                 **asdict(config.encoder),
                 "parameters": count_parameters(encoder),
-                "trained_parameters": count_trained(encoder),
+                "trained_parameters": count_parameters(encoder, trained=True),
                 "dim": encoder.dim,
                 "frame_rate": encoder.frame_rate,
                 "max_seconds": encoder.max_seconds,
@@ -100,7 +101,7 @@ class Facts:
             "llm": {
                 **asdict(config.llm),
                 "parameters": count_parameters(llm),
-                "trained_parameters": count_trained(llm),
+                "trained_parameters": count_parameters(llm, trained=True),
                 "dim": llm.dim,
                 "vocabulary": llm.embedding_table.size(0),
             },

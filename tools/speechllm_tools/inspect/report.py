@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from speechllm_plugin.cost.estimate import PROMPT_TOKENS, TEXT_VOCABULARY
-from speechllm_plugin.cost.room import USABLE
-from speechllm_plugin.cost.skeleton import count_parameters, count_trained
+from speechllm_plugin.cost.gpu_memory import USABLE
 from speechllm_plugin.models.speech_llm.config import part_dtypes
+from speechllm_plugin.tensors.parameters import count_parameters
 from speechllm_tools.inspect.facts import Facts
 from speechllm_tools.inspect.published import SIZE_NOTES, SIZES
 
@@ -173,7 +173,7 @@ def _memory(facts: Facts) -> list[str]:
 
 
 def _counts(module: nn.Module) -> list[str]:
-    return [f"{count_parameters(module):,}", f"{count_trained(module):,}"]
+    return [f"{count_parameters(module):,}", f"{count_parameters(module, trained=True):,}"]
 
 
 def _millions(value: float | None) -> str:

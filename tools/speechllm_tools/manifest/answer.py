@@ -7,6 +7,7 @@ does, whatever is asked; no answers need to be collected (arXiv 2310.00230 needs
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.yaml_text import parse_assignment
 from speechllm_plugin.tasks.row_prompt import COLUMNS, read_row_prompt
-from speechllm_plugin.yaml_text import parse_assignment
-from speechllm_tools.demo.completion import fingerprint
-from speechllm_tools.demo.progress import ProgressLine
+from speechllm_tools.completion import fingerprint
 from speechllm_tools.manifest.requests import languages_of, transcript_of
 from speechllm_tools.manifest.rows import (
     Row,
@@ -33,9 +33,11 @@ from speechllm_tools.manifest.rows import (
 )
 from speechllm_tools.prepare.kept import KeptResults
 from speechllm_tools.prepare.rows import unbroken
+from speechllm_tools.progress import ProgressLine
+from speechllm_tools.shards.api import Machines, add_ray, map_shards
 
 if TYPE_CHECKING:
-    from speechllm_tools.manifest.written import Request, WritingLlm
+    from speechllm_tools.manifest.written import LlmChoice, Request
 
 SUMMARY = "write what a frozen LLM answers to the transcripts of a manifest, as targets"
 NO_TRANSCRIPT = "no transcript"
@@ -79,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "would learn to stop in the middle")
     parser.add_argument("--batch-size", metavar="N", type=int, default=16, help="default: 16")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    add_ray(parser)
     add_output(parser)
     add_audio_root(parser)
 
@@ -92,13 +95,19 @@ def run(options: argparse.Namespace) -> int:
     if not any(one.request for one in asked):
         raise UserError(f"{options.manifest}: found no transcript in {len(asked):,} rows, expected src_text, or "
                         "tgt_text of rows that are to be transcribed")
-    llm, decoding = _load(options)
+    from speechllm_tools.manifest.written import identify
+
+    choice, decoding = _choice(options)
+    # Without a cluster the LLM is in this process, which asks it again.
+    machines = Machines(workers=0, ray=options.ray, gpus=True)
+    places = {one.request.key: (one.where, one.request) for one in reversed(asked) if one.request is not None}
+    ((_, llm),) = map_shards(identify, [(choice, dict(places.values()))], machines)
     made_by = {
-        "version": version("speechllm-plugin"), "transformers": version("transformers"), "llm": llm.identity(),
+        "version": version("speechllm-plugin"), "transformers": version("transformers"), "llm": llm,
         "decoding": decoding, "system": options.system,
     }  # fmt: skip
     kept = KeptResults(options.output.with_name(f".{options.output.name}.answers"), fingerprint(made_by))
-    _answer(llm, asked, kept, options.batch_size)
+    _answer(choice, {key: request for key, (_, request) in places.items()}, kept, machines, options.batch_size)
     counts = _Counts()
     rows = counts.rows(asked, kept.found, options)
     columns = [*columns_of(options.manifest)]
@@ -125,48 +134,44 @@ def _read(manifest: Path, instruction: str) -> Iterator[_Asked]:
         yield _Asked(row, Request(text, *languages_of(row), asks) if text.strip() else None)
 
 
-def _load(options: argparse.Namespace) -> tuple[WritingLlm, dict[str, Any]]:
-    import torch
+def _choice(options: argparse.Namespace) -> tuple[LlmChoice, dict[str, Any]]:
+    """The LLM, and how it decodes.
 
+    :raises UserError: a key is unknown, or a value is wrong.
+    """
     from speechllm_plugin.llms.decoding import DecodingConfig
-    from speechllm_plugin.prompts import PromptConfig
-    from speechllm_tools.manifest.written import WritingLlm, load_llm
+    from speechllm_tools.manifest.written import LlmChoice
 
     decoding = DecodingConfig(tokens_per_second=0.0, extra_tokens=options.max_tokens)
     changes = dict(parse_assignment(item, "--decoding") for item in options.decoding)
     if wrong := [name for name in changes if name in _OF_SOUND]:
         raise UserError(f"--decoding: found {wrong[0]}, expected keys that need no sound (--max-tokens limits answers)")
-    decoding = decoding.changed(changes)
+    values = asdict(decoding.changed(changes))
     config = dict(parse_assignment(item, "--llm-config") for item in options.llm_config)
-    prompt = PromptConfig(system=options.system)
-    prompt.check()
-    try:
-        device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise UserError(f"--device: found {options.device!r}, expected cpu, cuda or cuda:N") from None
-    llm = load_llm(options.llm, config, device)
-    return WritingLlm(llm, prompt, decoding), asdict(decoding)
+    choice = LlmChoice(options.llm, json.dumps(config), options.device, options.system, json.dumps(values))
+    return choice, values
 
 
-def _answer(llm: WritingLlm, asked: list[_Asked], kept: KeptResults, batch_size: int) -> None:
-    """What is not known yet, each request once."""
-    distinct: dict[str, tuple[str, Request]] = {}
-    for one in asked:
-        if one.request is not None:
-            distinct.setdefault(one.request.key, (one.where, one.request))
-    requests = dict(asking for key, asking in distinct.items() if key not in kept.found)
-    total, done = len(distinct), len(distinct) - len(requests)
+def _answer(
+    choice: LlmChoice, requests: Mapping[str, Request], kept: KeptResults, machines: Machines, batch_size: int
+) -> None:
+    """What is not known yet, each request once.
+
+    :param requests: by their keys.
+    """
+    from speechllm_tools.manifest.written import answer_batch, batches_of
+
+    missing = [request for key, request in requests.items() if key not in kept.found]
+    total, done = len(requests), len(requests) - len(missing)
     if done:
         print(f"going on after {done:,} answers, which an earlier run wrote", flush=True)
     with ProgressLine("answering") as line:
-
-        def progress(share: float) -> None:
-            now = done + round(share * (total - done))
-            line.update(f"{now:,}/{total:,} requests", now / total)
-
-        progress(0.0)
-        for answers in llm.answer(requests, batch_size, progress):
+        line.update(f"{done:,}/{total:,} requests", done / total)
+        tasks = ((choice, batch) for batch in batches_of(missing, batch_size))
+        for (_, batch), answers in map_shards(answer_batch, tasks, machines):
             kept.add({key: asdict(written) for key, written in answers.items()})
+            done += len(batch)
+            line.update(f"{done:,}/{total:,} requests", done / total)
 
 
 class _Counts:

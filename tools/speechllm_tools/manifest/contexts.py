@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_plugin.scoring.biasing import PhraseIndex
 from speechllm_plugin.scoring.phrase_lists import SEPARATOR, rare_words, read_authors_lists, read_phrases
 from speechllm_plugin.scoring.report import read_hypotheses
@@ -68,9 +68,13 @@ def write_contexts(options: argparse.Namespace) -> int:
             contexts = _retrieved(options, rows, phrases, index, counts)
     columns = [*columns_of(options.manifest)]
     columns += ["context"] if "context" not in columns else []
-    inputs = [options.manifest, *filter(None, [options.list, options.first_pass]), *(options.rare_in or [])]
-    story: dict[str, Any] = {"action": "phrases", "distractors": options.distractors, "seed": options.seed,
-                             "common": options.common, "top": options.top, "lists": hashes(inputs[1:])}  # fmt: skip
+    heard_in = [options.first_pass] if options.first_pass is not None and options.first_pass.is_file() else []
+    inputs = [options.manifest, *filter(None, [options.list]), *heard_in, *(options.rare_in or [])]
+    first_pass = None if options.first_pass is None else str(options.first_pass)
+    story: dict[str, Any] = {
+        "action": "phrases", "distractors": options.distractors, "seed": options.seed, "common": options.common,
+        "top": options.top, "first_pass": first_pass, "lists": hashes(inputs[1:]),
+    }  # fmt: skip
     root = folder_of(options.manifest, options.audio_root)
 
     def written() -> Iterator[dict[str, str]]:
@@ -139,7 +143,12 @@ def _retrieved(
     options: argparse.Namespace, rows: Sequence[Row], phrases: Sequence[str], index: Mapping[str, PhraseIndex],
     counts: _Counts,
 ) -> Iterator[list[str]]:  # fmt: skip
-    heard = {row.id: row.hypothesis for row in read_hypotheses(options.first_pass)}
+    if options.first_pass.is_dir():
+        from speechllm_tools.manifest.listening import listen
+
+        heard = listen(options.first_pass, rows, folder_of(options.manifest, options.audio_root))
+    else:
+        heard = {row.id: row.hypothesis for row in read_hypotheses(options.first_pass)}
     retrievers = {language: Retriever(phrases, one) for language, one in index.items()}
     for row in rows:
         if row.get("id") not in heard:

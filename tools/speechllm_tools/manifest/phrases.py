@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--distractors", metavar="N", type=int, default=0,
                         help="phrases of the list beside the row's own, drawn for each row (default: 0)")
     parser.add_argument("--seed", type=int, default=2, help="of distractors and order (default: 2)")
-    parser.add_argument("--first-pass", metavar="HYPOTHESES", type=Path, help="a run's hypotheses.tsv: phrases that "
-                        "are most like what it heard take the place of the row's own and of distractors")
+    parser.add_argument("--first-pass", metavar="HYPOTHESES|RUN", type=Path, help="a run's hypotheses.tsv, or a run "
+                        "whose CTC head listens to the clips, without its LLM (arXiv 2411.06437): phrases that are "
+                        "most like what was heard take the place of the row's own and of distractors")
     parser.add_argument("--top", metavar="K", type=int, default=20, help="with --first-pass: how many (default: 20)")
     add_output(parser)
     add_audio_root(parser)

@@ -14,7 +14,7 @@ from typing import Any
 from speechllm_plugin.datasets.audio import AudioError, duration, resolve
 from speechllm_plugin.datasets.manifest import seconds_of
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_tools.prepare.report import hashes
 from speechllm_tools.prepare.text_files import parse_seconds, read_lines, read_tsv
 from speechllm_tools.prepare.writing import told

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.datasets.manifest import frames_of
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.languages import language_code
-from speechllm_tools.demo.completion import fingerprint
-from speechllm_tools.demo.progress import ProgressLine
+from speechllm_plugin.text.languages import language_code
+from speechllm_tools.completion import fingerprint
 from speechllm_tools.manifest.rows import add_output, check_output, write_rows
 from speechllm_tools.manifest.texts import NAMES, Entry, read_texts
 from speechllm_tools.prepare.api import words_of
-from speechllm_tools.prepare.parallel import add_workers
 from speechllm_tools.prepare.report import hashes
 from speechllm_tools.prepare.rows import REPEATED, seconds_text, unbroken
 from speechllm_tools.prepare.storage import file_name
 from speechllm_tools.prepare.writing import told
+from speechllm_tools.progress import ProgressLine
+from speechllm_tools.shards.api import Machines, add_machines, machines_of
 
 if TYPE_CHECKING:
     from speechllm_tools.speech.command import TtsCommand
@@ -84,12 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-words", metavar="N", type=int, default=80,
                         help="leave longer texts out; 80 words take about 30 s (default: 80)")
     parser.add_argument("--seed", type=int, default=2, help="of voices, speeds and pitches (default: 2)")
-    add_workers(parser)
+    add_machines(parser)
     add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    for name in ("workers", "voices_per_text", "max_words"):
+    machines = machines_of(options)
+    for name in ("voices_per_text", "max_words"):
         if (found := getattr(options, name)) < 1:
             raise UserError(f"--{name.replace('_', '-')}: found {found}, expected at least 1")
     check_output(options.output, [options.texts], overwrite=options.overwrite)
@@ -105,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     folder = options.output.parent / f"{options.output.stem}-sound-{fingerprint(made_by)[:8]}"
     with told(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    refused = _speak([one.clip for one in planned], folder, tts, options.workers)
+    refused = _speak([one.clip for one in planned], folder, tts, machines)
     story: dict[str, Any] = {"action": "speak", **made_by}
     columns = (*COLUMNS, *(["context"] if any(one.context for one in planned) else []))
     rows = _rows(planned, refused, folder, options, counts, story)
@@ -203,7 +204,7 @@ def _columns(text: str | None) -> Mapping[str, str]:
     return {ours: theirs for ours, _, theirs in pairs}
 
 
-def _speak(clips: Sequence[Clip], folder: Path, tts: TtsCommand | None, workers: int) -> Mapping[str, str]:
+def _speak(clips: Sequence[Clip], folder: Path, tts: TtsCommand | None, machines: Machines) -> Mapping[str, str]:
     from speechllm_tools.speech.command import speak_all
     from speechllm_tools.speech.synthesis import synthesise
 
@@ -213,8 +214,8 @@ def _speak(clips: Sequence[Clip], folder: Path, tts: TtsCommand | None, workers:
             line.update(f"{done:,}/{len(clips):,} clips", done / len(clips))
 
         if tts is None:
-            return synthesise(clips, folder, num_processes=workers, progress=progress)
-        return speak_all(tts, clips, folder, workers=workers, progress=progress)
+            return synthesise(clips, folder, machines, progress=progress)
+        return speak_all(tts, clips, folder, machines=machines, progress=progress)
 
 
 def _rows(

@@ -13,12 +13,12 @@ from pathlib import Path
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, duration, read_audio, resolve
 from speechllm_plugin.datasets.manifest import seconds_of
 from speechllm_plugin.errors import UserError
-from speechllm_tools.demo.progress import ProgressLine
 from speechllm_tools.manifest.rows import REQUIRED, Row, add_audio_root, columns_of, folder_of, stated_seconds
 from speechllm_tools.prepare.measure import Unusable
-from speechllm_tools.prepare.parallel import add_workers, map_shards, shards_of
 from speechllm_tools.prepare.text_files import count_lines, read_tsv
 from speechllm_tools.prepare.zip_ranges import checked
+from speechllm_tools.progress import ProgressLine
+from speechllm_tools.shards.api import add_machines, machines_of, map_shards, shards_of
 
 SUMMARY = "decode the sound of every row, and compare its length with what the row says"
 _ROWS = 100
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--empty-text", action="store_true", help="an empty tgt_text is silence, not a mistake")
     parser.add_argument("--show", metavar="N", type=int, default=10, help="lines for each column (default: 10)")
     add_audio_root(parser)
-    add_workers(parser)
+    add_machines(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,13 +63,14 @@ def run(options: argparse.Namespace) -> int:
 def _validate(manifest: Path, ids: dict[str, tuple[Path, int]], options: argparse.Namespace) -> int:
     """Prints what is wrong, and returns how many rows are."""
     check = partial(_check_rows, options=(options.headers_only, options.empty_text),
-                    root=folder_of(manifest, options.audio_root))  # fmt: skip
+                    root=folder_of(manifest, options.audio_root).absolute())  # fmt: skip
+    machines = machines_of(options)
     wrong: Counter[str] = Counter()
     rows, bad, samples, uncomposed, seconds = 0, 0, 0, 0, 0.0
     total = count_lines(manifest) - 1
     lines: list[str] = []
     with ProgressLine(f"checking {manifest.name}") as progress:
-        for shard, findings in map_shards(check, shards_of(_rows(manifest, ids), _ROWS), options.workers):
+        for shard, findings in map_shards(check, shards_of(_rows(manifest, ids), _ROWS), machines):
             for (_, found_by_id), finding in zip(shard, findings, strict=True):
                 messages = [*found_by_id, *finding.wrong]
                 bad += bool(messages)

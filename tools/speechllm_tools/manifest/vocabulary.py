@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     for manifest in options.manifest:
         if manifest.exists() and options.output.exists() and options.output.samefile(manifest):
             raise UserError(f"--output: found {options.output}, the manifest {manifest} itself, expected a new file")
-    from speechllm_plugin.vocabulary import train_vocabulary
+    from speechllm_plugin.text.vocabulary import train_vocabulary
 
     rows = [row for file in options.manifest for row in read_manifest(file, empty_text=True)]
     transcripts = [row.src_text or row.tgt_text for row in rows]

@@ -5,25 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.encoder_decoder import MODEL_TYPES
 from speechllm_plugin.llms.positions import check_positions
-from speechllm_plugin.llms.texts import embed_texts
+from speechllm_plugin.llms.texts_as_speech import embed_texts
 from speechllm_plugin.models.speech_llm.archs import LLM_ARCHS
-from speechllm_plugin.precision import machine_precision
-from speechllm_plugin.pretrained import config_values, freeze
+from speechllm_plugin.pretrained import Source, config_values, freeze
 from speechllm_plugin.pretrained.identity import identity_of
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt
 from speechllm_plugin.tasks.answer import ANSWER
 from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt
+from speechllm_plugin.tensors.precision import machine_precision
+from speechllm_tools.shards.api import shards_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def load_llm(name: str, options: Mapping[str, object], device: torch.device) -> 
     if name in LLM_ARCHS:
         part, path, known = LLM_ARCHS[name].part, LLM_ARCHS[name].path, LLM_ARCHS[name].options
     else:
-        encodes = config_values(name, "--llm")["model_type"] in MODEL_TYPES
+        encodes = config_values(Source(name, "--llm"))["model_type"] in MODEL_TYPES
         part, path, known = "encoder_decoder" if encodes else "causal", name, {}
     config = LLMS.config(part, {"path": path, **known, **options})
     if getattr(config, "dtype", None) == "auto":
@@ -96,15 +99,10 @@ class WritingLlm:
         """What tells this LLM from another: its configuration, and the hash of its weights."""
         return {**self._llm.identity(), "weights": identity_of(self._llm)}
 
-    def answer(
-        self, requests: Mapping[str, Request], batch_size: int, progress: Callable[[float], None]
-    ) -> Iterator[dict[str, Written]]:
+    def check(self, requests: Mapping[str, Request]) -> None:
         """
         :param requests: by a name for messages, such as a row's place.
-        :param progress: told the share of the work that is done.
-        :returns: batch by batch, the answers by the requests' keys.
-        :raises UserError: a request and its answer have no room in the LLM; all are measured before the first is
-            answered.
+        :raises UserError: a request and its answer have no room in the LLM.
         """
         rendered = [self._render(where, request) for where, request in requests.items()]
         limit = self._decoding.limit(0.0)
@@ -112,22 +110,12 @@ class WritingLlm:
             self._llm, [one.where for one in rendered], [one.prompt for one in rendered],
             torch.tensor([len(one.ids) for one in rendered]), [limit] * len(rendered),
         )  # fmt: skip
-        # Rows of about one length to a batch. The batches come in a mixed order: the time left is then known early.
-        rendered.sort(key=lambda one: len(one.ids))
-        batches = [rendered[start : start + batch_size] for start in range(0, len(rendered), batch_size)]
-        random.Random(0).shuffle(batches)
-        for number, batch in enumerate(batches, start=1):
-            yield self._answer(batch)
-            progress(number / len(batches))
 
-    def _render(self, where: str, request: Request) -> _Rendered:
-        prompt, ids = self._renderer.render_text(
-            request.src_lang, request.tgt_lang, request.text, ANSWER, request.asks
-        )
-        # A million rows have a few prompts.
-        return _Rendered(request.key, where, self._prompts.setdefault(prompt, prompt), ids)
-
-    def _answer(self, batch: Sequence[_Rendered]) -> dict[str, Written]:
+    def answer(self, requests: Sequence[Request]) -> dict[str, Written]:
+        """
+        :returns: the answers of a batch, by the requests' keys.
+        """
+        batch = [self._render("", request) for request in requests]
         texts, generated = answer(
             self._llm,
             self._renderer,
@@ -141,3 +129,62 @@ class WritingLlm:
         return {
             one.key: Written(text, row.cut) for one, text, row in zip(batch, texts, generated, strict=True)
         }
+
+    def _render(self, where: str, request: Request) -> _Rendered:
+        prompt, ids = self._renderer.render_text(
+            request.src_lang, request.tgt_lang, request.text, ANSWER, request.asks
+        )
+        # A million rows have a few prompts.
+        return _Rendered(request.key, where, self._prompts.setdefault(prompt, prompt), ids)
+
+
+@dataclass(frozen=True)
+class LlmChoice:
+    """What makes a `WritingLlm`, for processes that make one of their own."""
+
+    name: str
+    options: str
+    """Keys of its configuration, as JSON."""
+    device: str | None
+    """None = a GPU where there is one."""
+    system: str | None
+    decoding: str
+    """As JSON."""
+
+
+@lru_cache(maxsize=1)
+def open_llm(choice: LlmChoice) -> WritingLlm:
+    """
+    :raises UserError: there is no such checkpoint or device, or a value is not of use.
+    """
+    prompt = PromptConfig(system=choice.system)
+    prompt.check()
+    try:
+        device = torch.device(choice.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise UserError(f"--device: found {choice.device!r}, expected cpu, cuda or cuda:N") from None
+    llm = load_llm(choice.name, json.loads(choice.options), device)
+    return WritingLlm(llm, prompt, DecodingConfig(**json.loads(choice.decoding)))
+
+
+def identify(task: tuple[LlmChoice, Mapping[str, Request]]) -> dict[str, Any]:
+    """The LLM's identity, once all requests are known to have room in it.
+
+    :raises UserError: one has not.
+    """
+    choice, requests = task
+    llm = open_llm(choice)
+    llm.check(requests)
+    return llm.identity()
+
+
+def answer_batch(task: tuple[LlmChoice, Sequence[Request]]) -> dict[str, Written]:
+    choice, requests = task
+    return open_llm(choice).answer(requests)
+
+
+def batches_of(requests: Iterable[Request], size: int) -> list[list[Request]]:
+    """Requests of about one length to a batch. The batches come in a mixed order: the time left is then known early."""
+    batches = list(shards_of(sorted(requests, key=lambda request: len(request.text)), size))
+    random.Random(0).shuffle(batches)
+    return batches

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 
 from speechllm_plugin.errors import UserError
 
+IN_ARCHIVE = re.compile(r"(?P<path>.+\.(?:zip|tar)):(?P<start>[0-9]+):(?P<length>[0-9]+)", re.IGNORECASE | re.DOTALL)
 _TEST = re.compile(r"(?<![a-z])(test|tst)(?![a-z])")
 
 Task = Literal["transcribe", "translate", "answer"]
@@ -31,7 +32,8 @@ class Sound:
 
     audio: str
     """What a manifest would write: a path, which is never relative to another folder than the current one, or
-    ``archive.zip:offset:length``, or ``path:start:length``. With `data` the name that the bytes have in the corpus."""
+    ``archive.zip:offset:length`` (a tar archive's, too), or ``path:start:length``. With `data` the name that the bytes
+    have in the corpus."""
 
     offset: Decimal | None = None
     """Start of a segment of `audio`, in seconds; ``None`` = the whole file."""
@@ -41,6 +43,11 @@ class Sound:
 
     data: bytes | None = None
     """The file itself, where it lies inside another one."""
+
+    @property
+    def cut_out(self) -> bool:
+        """Whether it is a segment of what lies inside another file, which a manifest cannot name."""
+        return self.offset is not None and (self.data is not None or IN_ARCHIVE.fullmatch(self.audio) is not None)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, read_audio
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_tools.prepare.api import Line, is_test
 from speechllm_tools.prepare.measure import MISSING, UNREADABLE, Measured, Unusable, measure, on_disk, source_of
 from speechllm_tools.prepare.storage import Store, encode_flac, file_name, suffix_of
@@ -69,7 +69,9 @@ def run_chunk(task: ChunkTask) -> list[Outcome]:
         if not any(map(_has_come, task.lines, kept)):
             return kept
     lines, options = task.lines, task.options
-    in_archives = options.audio == "zip" or any(line.sound and line.sound.data is not None for line in lines)
+    in_archives = options.audio == "zip" or any(
+        line.sound and (line.sound.data is not None or line.sound.cut_out) for line in lines
+    )
     limit = options.zip_bytes if in_archives and options.audio != "flac" else None
     store = Store(Path(options.sound), task.number, limit)
     outcomes = [_outcome(place, line, options, store) for place, line in enumerate(lines)]
@@ -100,8 +102,10 @@ def _outcome(place: int, line: Line, options: ChunkOptions, store: Store) -> Out
                     raise Unusable(reason, f"{found.audio}: found {found.seconds:g} s")
                 changes = (*changes, KEPT_IN_TEST)
             # An archive's entry cannot be cut into segments by bytes.
-            if options.audio != "keep" or (line.sound.data is not None and line.sound.offset is not None):
+            if options.audio != "keep" or (line.sound.cut_out and not found.whole):
                 return _convert(place, line, replace(found, changes=changes), store)
+        if line.sound.cut_out:
+            found = replace(found, audio=line.sound.audio)
         if line.sound.data is not None:
             name = file_name(place, line.id, suffix_of(line.sound.audio, line.sound.data))
             found = replace(found, audio=store.add(name, line.sound.data))

@@ -11,9 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from pathlib import Path
 
-import soundfile
-
-from speechllm_plugin.datasets.audio import AudioError, AudioSource, duration, resolve
+from speechllm_plugin.datasets.audio import AudioError, AudioSource, duration, resolve, sample_rate
 from speechllm_tools.prepare.api import Sound
 from speechllm_tools.prepare.storage import suffix_of
 from speechllm_tools.prepare.writing import told
@@ -35,6 +33,8 @@ class Measured:
     """As a manifest writes it."""
     seconds: float
     changes: tuple[str, ...] = ()
+    whole: bool = True
+    """Whether it is all of its file."""
 
 
 class Unusable(Exception):
@@ -50,13 +50,18 @@ class Unusable(Exception):
 
 @contextmanager
 def on_disk(sound: Sound) -> Iterator[Sound]:
-    """The sound as a file of its own, for as long as the context lasts where it has `data`."""
-    if sound.data is None:
+    """The sound as a file of its own, for as long as the context lasts where it has `data`, or is a segment of an
+    archive's entry.
+
+    :raises Unusable: the archive cannot be read.
+    """
+    if sound.data is None and not sound.cut_out:
         yield sound
         return
-    with tempfile.NamedTemporaryFile(suffix=suffix_of(sound.audio, sound.data)) as file:
+    data = _entry(sound.audio) if sound.data is None else sound.data
+    with tempfile.NamedTemporaryFile(suffix=suffix_of(sound.audio, data)) as file:
         with told(Path(file.name)):
-            file.write(sound.data)
+            file.write(data)
             file.flush()
         try:
             yield replace(sound, audio=file.name, data=None)
@@ -64,10 +69,23 @@ def on_disk(sound: Sound) -> Iterator[Sound]:
             raise Unusable(error.reason, error.message.replace(file.name, sound.audio)) from None
 
 
+def _entry(audio: str) -> bytes:
+    """
+    :param audio: ``archive.zip:offset:length``.
+    """
+    try:
+        source = source_of(audio)
+        with open(source.path, "rb") as file:
+            file.seek(source.start)
+            return file.read(source.length or 0)
+    except (AudioError, OSError) as error:
+        raise Unusable(UNREADABLE, str(error)) from None
+
+
 def measure(sound: Sound) -> Measured:
     """Looks at the header only.
 
-    :param sound: without `data`.
+    :param sound: as `on_disk` gives it.
     :raises Unusable: it cannot be read, or a segment does not lie in it.
     """
     try:
@@ -101,7 +119,7 @@ def nearest(seconds: Decimal, rate: int) -> int:
 
 
 def _measure_segment(sound: Sound, offset: Decimal) -> Measured:
-    samples, rate = _length(sound.audio)
+    path, first, samples, rate = _length(sound.audio)
     start = nearest(offset, rate)
     length = samples - start if sound.seconds is None else nearest(sound.seconds, rate)
     where = f"{sound.audio}, segment from {offset} s, {length / rate:g} s long"
@@ -111,15 +129,19 @@ def _measure_segment(sound: Sound, offset: Decimal) -> Measured:
     if over > _SLACK_SECONDS * rate:
         raise Unusable(FAR_OVER, f"{where}: the file has {samples / rate:g} s")
     length -= max(0, over)
-    return Measured(f"{sound.audio}:{start}:{length}", length / rate, (CLIPPED,) if over > 0 else ())
+    changes, whole = (CLIPPED,) if over > 0 else (), start == 0 and length == samples
+    return Measured(f"{path}:{first + start}:{length}", length / rate, changes, whole)
 
 
 # The segments of a talk follow each other.
 @lru_cache(maxsize=16)
-def _length(path: str) -> tuple[int, int]:
-    """Samples of a whole file, and its rate."""
-    source = source_of(path)
+def _length(audio: str) -> tuple[str, int, int, int]:
+    """
+    :param audio: a file, or a segment of one.
+    :returns: the file, the first sample in it, how many there are, and their rate.
+    """
+    source = source_of(audio)
+    rate = sample_rate(source)
     # Looks for damage, too.
-    seconds = duration(source)
-    rate = int(soundfile.info(path).samplerate)
-    return round(seconds * rate), rate
+    samples = round(duration(source) * rate)
+    return (str(source.path), source.start, samples, rate) if source.kind == "segment" else (audio, 0, samples, rate)

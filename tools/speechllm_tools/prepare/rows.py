@@ -19,6 +19,7 @@ COLUMNS = ("id", "audio", "n_frames", "duration", "tgt_text", "src_text", "speak
 EMPTY = {"transcribe": "empty transcript", "translate": "empty translation", "answer": "empty answer"}
 REPEATED = "an id that an earlier row has"
 BROKEN_NAME = "a tab or line end in the id or the path"
+NO_UTF8 = "a text or a path that UTF-8 cannot hold"
 _BREAKS = re.compile(r"[\t\r\n]+")
 _COMPOSED = "texts put into Unicode's composed form (NFC)"
 _UNBROKEN = "texts whose tabs and line ends became spaces"
@@ -88,6 +89,10 @@ class ManifestWriter:
             return EMPTY[target.task]
         if any(_BREAKS.search(field) for field in fields):
             return BROKEN_NAME
+        try:
+            "".join(fields).encode()
+        except UnicodeEncodeError:
+            return NO_UTF8
         return REPEATED if fields[0] in self._ids else None
 
     def _clean(self, text: str) -> str:

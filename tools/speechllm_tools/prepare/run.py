@@ -19,22 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
-from speechllm_tools.demo.completion import begin, fingerprint
-from speechllm_tools.demo.progress import ProgressLine
+from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_tools.completion import begin, fingerprint
 from speechllm_tools.prepare.api import Corpus, Line
 from speechllm_tools.prepare.chunk import ChunkOptions, ChunkTask, run_chunk
-from speechllm_tools.prepare.parallel import add_workers, map_shards
 from speechllm_tools.prepare.report import SplitReport, hashes, table
 from speechllm_tools.prepare.rows import ManifestWriter
 from speechllm_tools.prepare.writing import told
+from speechllm_tools.progress import ProgressLine
+from speechllm_tools.shards.api import add_machines, machines_of, map_shards
 
 CHUNK = 500
 """Lines that a process takes at a time."""
 CHUNK_BYTES = 32_000_000
 """Of sound inside of tables, which goes from process to process; a chunk ends with the line that reaches it."""
 # Options that do not change what is written.
-_ASIDE = {"workers", "overwrite", "output", "run", "action_run", "command", "action"}
+_ASIDE = {"workers", "ray", "overwrite", "output", "run", "action_run", "command", "action"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-seconds", metavar="S", type=float, help="drop longer clips, but never from a test split"
     )
-    add_workers(parser)
+    add_machines(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace manifests that are there; sound stored for them stays"
     )
@@ -73,7 +73,7 @@ def run(name: str, corpus: Corpus, options: argparse.Namespace) -> int:
     :param name: of the corpus.
     :raises UserError: the corpus is wrong, or the output's place is.
     """
-    limits = _limits(options)
+    limits, machines = _limits(options), machines_of(options)
     print(f"{name}: reading the corpus' tables", flush=True)
     sources = hashes(corpus.sources())
     splits = corpus.splits()
@@ -96,7 +96,7 @@ def run(name: str, corpus: Corpus, options: argparse.Namespace) -> int:
         }
         progress = stack.enter_context(ProgressLine("preparing"))
         total, done = sum(splits.values()), 0
-        for task, outcomes in map_shards(run_chunk, _tasks(corpus.lines(), work, chunk_options), options.workers):
+        for task, outcomes in map_shards(run_chunk, _tasks(corpus.lines(), work, chunk_options), machines):
             for line, outcome in zip(task.lines, outcomes, strict=True):
                 audio = _place(outcome.audio, options.output, options.audio_root)
                 writers[line.split].add(line, replace(outcome, audio=audio))
@@ -113,7 +113,8 @@ def _begin(output: Path, splits: Mapping[str, int], mark: str, overwrite: bool) 
 
     :raises UserError: manifests of another preparation are there.
     """
-    work = output / ".preparing"
+    # Absolute, since the processes of a cluster have another current folder.
+    work = output.absolute() / ".preparing"
     started = work / ".started"
     goes_on = started.is_file() and started.read_text(encoding="utf-8") == mark
     there = [output / f"{split}.tsv" for split in splits if (output / f"{split}.tsv").exists()]

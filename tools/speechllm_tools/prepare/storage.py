@@ -15,7 +15,7 @@ import numpy.typing as npt
 import soundfile
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
-from speechllm_plugin.files import write_atomically
+from speechllm_plugin.files.atomic import write_atomically
 from speechllm_tools.prepare.writing import told
 
 _LOCAL_HEADER = 30

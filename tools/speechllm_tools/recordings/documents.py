@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_plugin.recordings.formats import SUFFIXES, Unit, render
 from speechllm_plugin.recordings.transcript import Transcript
 from speechllm_tools.recordings.kept import FOLDER, KeptPieces

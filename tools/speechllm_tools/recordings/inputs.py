@@ -11,34 +11,12 @@ from speechllm_plugin.datasets.audio import AudioError, AudioSource, count_chann
 from speechllm_plugin.datasets.manifest import read_manifest
 from speechllm_plugin.errors import UserError
 
-SUFFIXES = frozenset(
-    (
-        "wav",
-        "flac",
-        "mp3",
-        "ogg",
-        "oga",
-        "opus",
-        "m4a",
-        "m4b",
-        "mp4",
-        "mov",
-        "3gp",
-        "webm",
-        "mkv",
-        "mka",
-        "aac",
-        "amr",
-        "wma",
-        "ac3",
-        "aif",
-        "aiff",
-        "au",
-        "caf",
-        "w64",
-        "sph",
-    )
-)
+SUFFIXES = frozenset({
+    "3g2", "3gp", "aac", "ac3", "aif", "aifc", "aiff", "amr", "ape", "asf", "au", "avi", "awb", "caf", "dts", "eac3",
+    "flac", "flv", "gsm", "m4a", "m4b", "m4v", "mka", "mkv", "mov", "mp2", "mp3", "mp4", "mpc", "mpeg", "mpg", "oga",
+    "ogg", "ogv", "opus", "rf64", "snd", "sph", "spx", "ts", "tta", "voc", "w64", "wav", "wave", "weba", "webm", "wma",
+    "wmv", "wv",
+})  # fmt: skip
 """Endings that a directory's files with sound have. Of a file that is named, the bytes decide."""
 
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from speechllm_plugin.alignment.timed_text import Timed
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.recordings.transcript import PieceText
-from speechllm_plugin.timed_text import Timed
 
 FOLDER = ".pieces"
 

@@ -16,18 +16,18 @@ from speechllm_plugin.recordings.formats import Unit, one_line, parts
 from speechllm_plugin.recordings.hearing import Hearing
 from speechllm_plugin.recordings.transcribing import Recording, transcribe
 from speechllm_plugin.recordings.transcript import PieceText, Transcript, join
-from speechllm_plugin.scoring.scripts import has_spaces
-from speechllm_tools.demo.progress import ProgressLine
+from speechllm_plugin.text.scripts import has_spaces
+from speechllm_tools.progress import ProgressLine
 from speechllm_tools.recordings.documents import Documents
 from speechllm_tools.recordings.inputs import Input
 from speechllm_tools.recordings.kept import KeptPieces
 
 if TYPE_CHECKING:
-    from speechllm_plugin.datasets.files import Named
+    from speechllm_plugin.alignment.timed_text import TimedText
+    from speechllm_plugin.inference.reading import Named
+    from speechllm_plugin.inference.transcriber import Transcriber
     from speechllm_plugin.llms.decoding import DecodingConfig
     from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint
-    from speechllm_plugin.models.speech_llm.model import SpeechLlm
-    from speechllm_plugin.timed_text import TimedText
 
 FEW = 0.5
 """Share of words with a time of their own below which the times of a recording are called estimates."""
@@ -49,7 +49,7 @@ class _Entry:
 class Session:
     def __init__(
         self,
-        model: SpeechLlm,
+        system: Transcriber,
         checkpoint: Checkpoint,
         decoding: DecodingConfig,
         options: argparse.Namespace,
@@ -59,21 +59,21 @@ class Session:
         :param options: of the command line.
         :raises UserError: a length does not go with the encoder.
         """
-        self._model, self._decoding, self._options, self._say = model, decoding, options, say
-        self._whole, self._cut = _lengths(model, checkpoint, options)
+        self._system, self._decoding, self._options, self._say = system, decoding, options, say
+        self._whole, self._cut = _lengths(system, checkpoint, options)
         self._unit: Unit = options.timestamps or "segments"
         is_document = bool(options.format or options.output)
         self._documents = Documents(options.output, options.format or "text", self._unit) if is_document else None
         is_plain = options.output is None and options.format in (None, "text")
         # Lines with times that the system cannot give are refused; a document has those of its pieces then.
-        self._timed = bool(options.timestamps) or (not is_plain and _tells_times(model))
+        self._timed = bool(options.timestamps) or (not is_plain and system.tells_times)
         if not is_plain and not self._timed:
             say("the system cannot tell when words were said; the times are those of pieces")
         self._decided_by = {
             "layout": _LAYOUT,
             "checkpoint": _identity(checkpoint),
             "set": sorted(options.set),
-            "precision": model.precision,
+            "precision": system.model.precision,
             "decoding": asdict(decoding),
             "timed": self._timed,
             "cut": asdict(self._cut),
@@ -158,20 +158,14 @@ class Session:
         self, clips: Sequence[Named], source_lang: str, target_lang: str | None
     ) -> Sequence[TimedText | str]:
         """With times whatever is printed: the text of a recording is the same in every format."""
-        return self._texts(clips, source_lang, target_lang, self._timed or _tells_times(self._model))
+        return self._texts(clips, source_lang, target_lang, self._timed or self._system.tells_times)
 
     def _texts(
         self, clips: Sequence[Named], source_lang: str, target_lang: str | None, timed: bool
     ) -> Sequence[TimedText | str]:
-        model, decoding = self._model, self._decoding
-        if timed and self._writes_speech(source_lang, target_lang):
-            return model.transcribe_timed(
-                clips, source_lang=source_lang, target_lang=target_lang, decoding=decoding
-            )
-        return model.transcribe(clips, source_lang=source_lang, target_lang=target_lang, decoding=decoding)
-
-    def _writes_speech(self, source_lang: str, target_lang: str | None) -> bool:
-        return self._model.config.prompt.task_of(source_lang, target_lang).writes_speech
+        timed = timed and self._system.writes_speech(source_lang, target_lang)
+        write = self._system.transcribe_timed if timed else self._system.transcribe
+        return write(clips, source_lang=source_lang, target_lang=target_lang, decoding=self._decoding)
 
     def _keep(self, recording: Recording, number: int, text: PieceText) -> None:
         entry = self._entries[recording]
@@ -196,7 +190,7 @@ class Session:
         if (
             self._timed
             and transcript.text
-            and self._writes_speech(recording.source_lang, recording.target_lang)
+            and self._system.writes_speech(recording.source_lang, recording.target_lang)
         ):
             if transcript.placed == 0:
                 self._say(f"{name}: no word could be found in the audio; the times are spread evenly over it")
@@ -251,9 +245,9 @@ def _timed_lines(transcript: Transcript, unit: Unit) -> list[tuple[str, str, str
     return [(f"{span.start:.2f}", f"{span.end:.2f}", one_line(span.text)) for span in spans]
 
 
-def _lengths(model: SpeechLlm, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[float, CutConfig]:
+def _lengths(system: Transcriber, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[float, CutConfig]:
     """Seconds up to which a recording goes whole, and how it is cut beyond."""
-    window, longest = piece_lengths(model.encoder.max_seconds, checkpoint.longest_clip())
+    window, longest = piece_lengths(system.model.encoder.max_seconds, checkpoint.longest_clip())
     given = options.longest_piece
     if given is not None and not LEAST_PIECE <= given <= window:
         raise UserError(
@@ -263,10 +257,6 @@ def _lengths(model: SpeechLlm, checkpoint: Checkpoint, options: argparse.Namespa
     if not 0.1 <= options.pause <= window:
         raise UserError(f"--pause: found {options.pause:g}, expected 0.1 to {window:g} seconds")
     return given or window, CutConfig(longest=given or longest, pause=options.pause)
-
-
-def _tells_times(model: SpeechLlm) -> bool:
-    return model.ctc is not None or model.adapter.vector_per_token
 
 
 def _identity(checkpoint: Checkpoint) -> list[Any]:

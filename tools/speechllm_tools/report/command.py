@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_plugin.scoring.normalizers import NormalizerName
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from speechllm_tools.comet.scoring import add_comet_arguments
     from speechllm_tools.score.command import add_beside_arguments
-    from speechllm_tools.score.measure import METRICS
+    from speechllm_tools.score.counts import METRICS
 
     parser.description = __doc__
     parser.add_argument("output_dir", metavar="OUT", nargs="?", type=Path,

@@ -10,7 +10,7 @@ from speechllm_plugin.scoring.significance import compare, mean_score, seed_spre
 from speechllm_tools.report.published import ASR_AVERAGE, ST_AVERAGE, table_3
 from speechllm_tools.report.runs import Run
 from speechllm_tools.report.table import Entry, Table, ranked
-from speechllm_tools.score.measure import Measured
+from speechllm_tools.score.counts import Measured
 from speechllm_tools.score.results import AVERAGE, Resampling, score_of, strata
 from speechllm_tools.score.table import SIGNIFICANT, lower_is_better
 

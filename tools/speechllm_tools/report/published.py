@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from speechllm_plugin.datasets.tsv import read_table
+from speechllm_plugin.files.tsv import read_table
 from speechllm_tools.inspect.published import RATES, SIZE_NOTES, SIZES
 from speechllm_tools.report.table import Entry, Table, ranked
 

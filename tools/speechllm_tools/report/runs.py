@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 
 
 @dataclass(frozen=True)

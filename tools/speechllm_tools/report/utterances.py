@@ -15,7 +15,7 @@ from speechllm_plugin.scoring.normalizers import normalize_basic
 from speechllm_plugin.scoring.report import Hypothesis, is_looping
 from speechllm_plugin.scoring.wer import unit_of
 from speechllm_plugin.scoring.wrong_language import wrong_language_share
-from speechllm_tools.score.measure import Measured
+from speechllm_tools.score.counts import Measured
 
 
 def utterances(measured: Sequence[Measured], limit: int, audio: int) -> tuple[list[dict[str, Any]], int]:

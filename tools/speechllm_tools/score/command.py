@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_plugin.scoring.normalizers import NormalizerName
 
 if TYPE_CHECKING:
-    from speechllm_tools.score.measure import Beside
+    from speechllm_tools.score.counts import Beside
 
 _NORMALIZERS = get_args(NormalizerName)
 
@@ -33,7 +33,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from speechllm_tools.comet.scoring import add_comet_arguments
-    from speechllm_tools.score.measure import METRICS
+    from speechllm_tools.score.counts import METRICS
 
     parser.description = __doc__
     parser.epilog = EPILOG
@@ -103,7 +103,7 @@ def measure_all(options: argparse.Namespace, systems: Sequence[Any]) -> list[Any
     :raises UserError: a metric lacks what it needs, or none fits a system's rows.
     """
     from speechllm_tools.comet.scoring import measure_comet
-    from speechllm_tools.score.measure import (
+    from speechllm_tools.score.counts import (
         AGREEMENT,
         ANSWERS,
         BIASING,
@@ -143,7 +143,7 @@ def _beside(options: argparse.Namespace) -> Beside:
     :raises UserError: a metric lacks its file, or the file is of no use.
     """
     from speechllm_plugin.scoring.phrase_lists import read_phrase_lists
-    from speechllm_tools.score.measure import Beside
+    from speechllm_tools.score.counts import Beside
     from speechllm_tools.score.reading import read_answers
 
     for option, metrics, what in (("phrases", ("b_wer", "u_wer"), "the list of phrases"),

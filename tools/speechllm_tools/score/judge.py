@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_text_atomically
-from speechllm_tools.score.measure import Measured
+from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_tools.score.counts import Measured
 
 
 def write_for_judge(file: Path, measured: Sequence[Measured]) -> None:

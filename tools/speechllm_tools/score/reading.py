@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from speechllm_plugin.datasets.tsv import read_table
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import read_lines
+from speechllm_plugin.files.atomic import read_lines
+from speechllm_plugin.files.tsv import read_table
 from speechllm_plugin.scoring.report import Hypothesis, read_hypotheses
 from speechllm_plugin.tasks.api import task_named
 

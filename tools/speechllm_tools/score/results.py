@@ -17,7 +17,7 @@ from speechllm_plugin.scoring.significance import (
     mean_score,
     seed_spread,
 )
-from speechllm_tools.score.measure import Measured, counts
+from speechllm_tools.score.counts import Measured, counts
 
 AVERAGE = "average"
 """The mean of the labels' scores, each weighing the same: over languages, or over directions."""

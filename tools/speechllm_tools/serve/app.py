@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from speechllm_tools.serve import audio, chat, page
+from speechllm_tools.serve import audio_requests, chat, page
 from speechllm_tools.serve.places import Places
 from speechllm_tools.serve.refusals import Refusal, install_handlers
 from speechllm_tools.serve.service import Running, Service
@@ -74,11 +74,11 @@ def create_app(service: Service) -> FastAPI:
 
     @app.post("/v1/audio/transcriptions", dependencies=protected)
     async def transcriptions(request: Request) -> Response:
-        return await places.respond(lambda stack: audio.respond(running, request, "transcribe", stack))
+        return await places.respond(lambda stack: audio_requests.respond(running, request, "transcribe", stack))
 
     @app.post("/v1/audio/translations", dependencies=protected)
     async def translations(request: Request) -> Response:
-        return await places.respond(lambda stack: audio.respond(running, request, "translate", stack))
+        return await places.respond(lambda stack: audio_requests.respond(running, request, "translate", stack))
 
     @app.post("/v1/chat/completions", dependencies=protected)
     async def completions(request: Request) -> Response:

@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
-from speechllm_plugin.datasets.files import Named
+from speechllm_plugin.inference.reading import Named
 from speechllm_plugin.recordings.hearing import Hearing
 from speechllm_tools.serve.chat_fields import ChatFields, read_chat
 from speechllm_tools.serve.events import event, streamed, unless_left

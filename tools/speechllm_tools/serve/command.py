@@ -6,14 +6,14 @@ import argparse
 import math
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.yaml_text import parse_assignment
+from speechllm_plugin.files.yaml_text import parse_assignment
+from speechllm_tools.system_options import add_system, checkpoint_of
 
 if TYPE_CHECKING:
-    from speechllm_plugin.models.speech_llm.model import SpeechLlm
+    from speechllm_plugin.inference.transcriber import Transcriber
     from speechllm_tools.serve.service import Service
 
 INSTALL = "pip install 'speechllm-plugin[serve]'"
@@ -21,14 +21,7 @@ KEY = "SPEECHLLM_API_KEY"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint",
-        metavar="DIR",
-        required=True,
-        type=Path,
-        help="output directory of a training run, or one checkpoints/step_N in it",
-    )
-    parser.add_argument("--step", default="best", help="best (default), last, or a step number")
+    add_system(parser)
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -60,14 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=64,
         help="requests that are worked on or wait; more are told to come again (default: 64)",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="change a key of the checkpoint's model configuration: --set llm.config.path=DIR",
-    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -92,31 +77,29 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _service(options: argparse.Namespace) -> Service:
-    from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
-    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
+    from speechllm_plugin.inference.transcriber import Transcriber
     from speechllm_plugin.recordings.cutting import CutConfig, piece_lengths
     from speechllm_tools.numerics import use_recipe_numerics
     from speechllm_tools.serve.service import Service
     from speechllm_tools.serve.ways import Decoder
 
-    step = parse_step(options.step)
     overrides = dict(parse_assignment(item, "--set") for item in options.set)
-    checkpoint = find_checkpoint(options.checkpoint, step)
+    checkpoint = checkpoint_of(options)
     use_recipe_numerics()
-    model = load_speech_llm(options.checkpoint, step, device=options.device, overrides=overrides)
-    _check_languages(model, options.source_lang, None)
-    whole, longest = piece_lengths(model.encoder.max_seconds, checkpoint.longest_clip())
+    system = Transcriber.of(checkpoint, device=options.device, overrides=overrides)
+    _check_languages(system, options.source_lang, None)
+    whole, longest = piece_lengths(system.model.encoder.max_seconds, checkpoint.longest_clip())
     names = options.model_name or [options.checkpoint.resolve().name]
-    print(f"speechllm serve: model {' or '.join(names)}; decoding {model.decoding.described()}", file=sys.stderr)
-    decoder = Decoder(model, options.source_lang)
+    print(f"speechllm serve: model {' or '.join(names)}; decoding {system.decoding.described()}", file=sys.stderr)
+    decoder = Decoder(system, options.source_lang)
     return Service(
         transcribe=decoder.transcribe,
         answer=decoder.answer,
-        check_languages=lambda source, target: _check_languages(model, source, target),
-        tells_times=model.ctc is not None or model.adapter.vector_per_token,
+        check_languages=lambda source, target: _check_languages(system, source, target),
+        tells_times=system.tells_times,
         names=tuple(names),
         whole=whole,
-        window=model.encoder.max_seconds or math.inf,
+        window=system.model.encoder.max_seconds or math.inf,
         cut=CutConfig(longest=longest),
         source_lang=options.source_lang,
         batch_size=options.batch_size,
@@ -127,13 +110,13 @@ def _service(options: argparse.Namespace) -> Service:
     )
 
 
-def _check_languages(model: SpeechLlm, source_lang: str, target_lang: str | None) -> None:
+def _check_languages(system: Transcriber, source_lang: str, target_lang: str | None) -> None:
     """
     :raises UserError: one is no language, or none that the prompt can name.
     """
-    from speechllm_plugin.languages import parse_language
+    from speechllm_plugin.text.languages import parse_language
 
     for language in (source_lang, target_lang):
         if language is not None and parse_language(language) is None:
             raise UserError(f"language: found {language[:40]!r}, expected a code like en, de or zh")
-    model.config.prompt.instruction(source_lang, target_lang)
+    system.model.config.prompt.instruction(source_lang, target_lang)

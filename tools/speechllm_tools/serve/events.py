@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from speechllm_tools.serve.metrics import Metrics
+from speechllm_tools.serve.counters import Metrics
 from speechllm_tools.serve.refusals import LEFT, as_refusal
 
 _PING_EVERY = 15.0

@@ -10,7 +10,7 @@ from fastapi import Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from speechllm_tools.serve.metrics import Metrics
+from speechllm_tools.serve.counters import Metrics
 from speechllm_tools.serve.refusals import LEFT, Refusal, as_refusal
 
 Respond = Callable[[ExitStack], Awaitable[Response]]

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from speechllm_plugin.datasets.files import Named
+from speechllm_plugin.alignment.timed_text import TimedText
+from speechllm_plugin.inference.reading import Named
 from speechllm_plugin.recordings.cutting import CutConfig
-from speechllm_plugin.timed_text import TimedText
+from speechllm_tools.serve.counters import Metrics
 from speechllm_tools.serve.engine import Engine
-from speechllm_tools.serve.metrics import Metrics
 from speechllm_tools.serve.refusals import Refusal
 from speechllm_tools.serve.ways import Answer, Asking, Question, Transcribing
 

@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 from fastapi import Request
 
 from speechllm_plugin.datasets.audio import AudioSource, resolve
-from speechllm_plugin.datasets.remote import Location
 from speechllm_plugin.datasets.sound import kinds
 from speechllm_plugin.datasets.sound.api import SoundError
 from speechllm_plugin.datasets.sound.bytes import ByteRange
-from speechllm_plugin.datasets.sound.mp3_sound import frames_of_file
+from speechllm_plugin.datasets.sound.mp3_sound import streams_of_file
+from speechllm_plugin.files.remote import Location
 from speechllm_tools.serve.refusals import Refusal
 
 _FIELDS = 1 << 16
@@ -115,7 +115,6 @@ def is_sound(path: Location) -> bool:
             return kind not in kinds.NO_SOUND
         # What nothing else claims.
         try:
-            frames = frames_of_file(data, str(path))
+            return bool(streams_of_file(data, str(path)))
         except SoundError:
             return True
-        return frames is not None and frames.count > 0

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from speechllm_plugin.datasets.files import Named
+from speechllm_plugin.alignment.timed_text import TimedText
+from speechllm_plugin.inference.reading import Named
 from speechllm_plugin.llms.decoding import DecodingConfig, without_guards
 from speechllm_plugin.tasks.answer import ANSWER
 from speechllm_plugin.tasks.row_prompt import RowPrompt
-from speechllm_plugin.timed_text import TimedText
 
 if TYPE_CHECKING:
-    from speechllm_plugin.models.speech_llm.model import SpeechLlm
+    from speechllm_plugin.inference.transcriber import Transcriber
 
 
 @dataclass(frozen=True)
@@ -59,30 +59,29 @@ class Answer:
 class Decoder:
     """A system, as the engine calls it."""
 
-    def __init__(self, model: SpeechLlm, source_lang: str) -> None:
-        self._model, self._source_lang = model, source_lang
+    def __init__(self, system: Transcriber, source_lang: str) -> None:
+        self._system, self._source_lang = system, source_lang
 
     def transcribe(self, clips: Sequence[Named], way: Transcribing) -> Sequence[TimedText | str]:
-        model, source, target = self._model, way.source_lang, way.target_lang
-        decoding = _sampled(model.decoding, way.temperature)
-        timed = way.timed and model.config.prompt.task_of(source, target).writes_speech
-        transcribe = model.transcribe_timed if timed else model.transcribe
+        system, source, target = self._system, way.source_lang, way.target_lang
+        decoding = _sampled(system.decoding, way.temperature)
+        timed = way.timed and system.writes_speech(source, target)
+        transcribe = system.transcribe_timed if timed else system.transcribe
         return transcribe(clips, source_lang=source, target_lang=target, decoding=decoding)
 
     def answer(self, questions: Sequence[Question], way: Asking) -> Sequence[Answer]:
-        """As `SpeechLlm.ask`, each clip with a question of its own."""
+        """As `Transcriber.ask`, each clip with a question of its own."""
         import torch
 
-        model = self._model
-        decoding = _sampled(without_guards(model.decoding), way.temperature)
+        system, model = self._system, self._system.model
+        decoding = _sampled(without_guards(system.decoding), way.temperature)
         if decoding.temperature > 0:
             decoding = replace(decoding, top_p=way.top_p or decoding.top_p, seed=way.seed)
-        decoding = replace(decoding, tokens_per_second=0.0, extra_tokens=way.max_tokens)
         with torch.inference_mode():
-            batch = model.read([question.clip for question in questions], self._source_lang, None, ANSWER)
+            batch = system.read([question.clip for question in questions], self._source_lang, None, ANSWER)
             for clip, question in zip(batch, questions, strict=True):
                 clip.asks = question.asks
-            texts, generated = model.generate(batch, decoding)
+            texts, generated = model.generate(batch, system.answering(way.max_tokens, decoding))
         prompts = [model.prompts.render(clip.source_lang, clip.target_lang, clip.task, clip.asks) for clip in batch]
         return [
             Answer(text, len(prompt.before) + len(prompt.after), row.speech_vectors, len(row.tokens), row.cut)

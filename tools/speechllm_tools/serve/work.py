@@ -6,15 +6,15 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
+from speechllm_plugin.alignment.timed_text import TimedText
 from speechllm_plugin.datasets.audio import AudioError
-from speechllm_plugin.datasets.files import Named
+from speechllm_plugin.inference.reading import Named
 from speechllm_plugin.recordings.cutting import Piece
 from speechllm_plugin.recordings.formats import one_line
 from speechllm_plugin.recordings.hearing import Hearing
 from speechllm_plugin.recordings.transcribing import place
 from speechllm_plugin.recordings.transcript import PieceText, Transcript, join
-from speechllm_plugin.scoring.scripts import has_spaces
-from speechllm_plugin.timed_text import TimedText
+from speechllm_plugin.text.scripts import has_spaces
 from speechllm_tools.serve.engine import Engine
 from speechllm_tools.serve.refusals import Refusal
 from speechllm_tools.serve.upload import is_sound

@@ -1,4 +1,4 @@
-"""Speech by any command of the user's, such as piper: one call for each text, several at a time."""
+"""Speech by any command of the user's, such as piper: one call for each text."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from speechllm_plugin.datasets.audio import AudioError, read_audio, resolve
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files import write_atomically
+from speechllm_plugin.files.atomic import write_atomically
 from speechllm_tools.prepare.storage import encode_flac
+from speechllm_tools.shards.api import Machines, map_shards, shards_of
 from speechllm_tools.speech.synthesis import Clip
 
 _PLACES = re.compile(r"\{(out|text|voice)\}")
+_TEXTS = 4
+"""That a process speaks at a time."""
 _HOPELESS = 20
 """So many texts without one that is spoken: the command is wrong, not the texts."""
 _TEMPORARY = ".speaking-"
@@ -82,7 +85,7 @@ class TtsCommand:
 
 
 def speak_all(
-    command: TtsCommand, clips: Sequence[Clip], folder: Path, *, workers: int, progress: Callable[[int], None]
+    command: TtsCommand, clips: Sequence[Clip], folder: Path, *, machines: Machines, progress: Callable[[int], None]
 ) -> dict[str, str]:
     """Writes all clips that are not there yet.
 
@@ -97,23 +100,17 @@ def speak_all(
     done = len(clips) - len(missing)
     progress(done)
     refused: dict[str, str] = {}
-    with ThreadPoolExecutor(workers) as pool:
-        pending: dict[Future[str | None], Clip] = {}
-        waiting = iter(missing)
-        try:
-            while True:
-                while len(pending) < workers and (clip := next(waiting, None)) is not None:
-                    pending[pool.submit(command.speak, clip, folder)] = clip
-                if not pending:
-                    return refused
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    clip = pending.pop(future)
-                    if (reason := future.result()) is not None:
-                        refused[clip.file] = reason
-                    done += 1
-                progress(done)
-                if len(refused) >= _HOPELESS and done == len(refused):
-                    raise UserError(f"--tts: found that none of the first {done} texts was spoken "
-                                    f"({next(iter(refused.values()))}), expected a sound file at {{out}}")
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    speak = partial(_speak_some, command, folder.absolute())
+    for some, reasons in map_shards(speak, shards_of(missing, _TEXTS), machines):
+        refused |= reasons
+        done += len(some)
+        progress(done)
+        if len(refused) >= _HOPELESS and done == len(refused):
+            raise UserError(f"--tts: found that none of the first {done} texts was spoken "
+                            f"({next(iter(refused.values()))}), expected a sound file at {{out}}")
+    return refused
+
+
+def _speak_some(command: TtsCommand, folder: Path, clips: Sequence[Clip]) -> dict[str, str]:
+    reasons = {clip.file: command.speak(clip, folder) for clip in clips}
+    return {file: reason for file, reason in reasons.items() if reason is not None}

@@ -8,15 +8,15 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerProcess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
 
-from speechllm_plugin.files import write_text_atomically
+from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_tools.shards.api import Machines, map_shards, shards_of
 from speechllm_tools.speech.espeak import Espeak, NothingSaid
 
 SAMPLE_RATE = 16000
@@ -66,7 +66,7 @@ def refusal_of(clip: Clip, folder: Path) -> Path:
 
 
 def synthesise(
-    clips: Sequence[Clip], folder: Path, *, num_processes: int, progress: Callable[[int], None] = lambda done: None
+    clips: Sequence[Clip], folder: Path, machines: Machines, *, progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, str]:
     """Write all ``clips`` to ``folder`` (16 bits, one channel). Batches whose files are all there are left alone.
 
@@ -78,39 +78,30 @@ def synthesise(
     :raises RuntimeError: if a process fails; it has printed why.
     """
     done, batches = 0, []
-    for start in range(0, len(clips), BATCH_SIZE):
-        batch = clips[start : start + BATCH_SIZE]
+    for batch in shards_of(clips, BATCH_SIZE):
         if all((folder / clip.file).is_file() or refusal_of(clip, folder).is_file() for clip in batch):
             done += len(batch)
         else:
             batches.append(batch)
     for parent in {(folder / clip.file).parent for clip in clips}:
         parent.mkdir(parents=True, exist_ok=True)
+    progress(done)
+    for batch, _ in map_shards(partial(_speak_apart, folder.absolute()), batches, machines):
+        done += len(batch)
+        progress(done)
+    refused = [(clip.file, refusal_of(clip, folder)) for clip in clips if not (folder / clip.file).is_file()]
+    return {file: refusal.read_text(encoding="utf-8") for file, refusal in refused}
+
+
+def _speak_apart(folder: Path, batch: Sequence[Clip]) -> None:
     # Forked from a server that has loaded this module and nothing else: quick, and no threads to be afraid of.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    running: list[tuple[ForkServerProcess, int]] = []
-    try:
-        while batches or running:
-            progress(done)
-            while batches and len(running) < num_processes:
-                batch = batches.pop(0)
-                process = context.Process(target=_speak_batch, args=(batch, folder), daemon=True)
-                process.start()
-                running.append((process, len(batch)))
-            wait([process.sentinel for process, _ in running])
-            for process, size in [entry for entry in running if entry[0].exitcode is not None]:
-                if process.exitcode != 0:
-                    raise RuntimeError(f"a speech synthesis process ended with status {process.exitcode}")
-                running.remove((process, size))
-                done += size
-    finally:
-        for process, _ in running:
-            process.terminate()
-            process.join()
-    progress(done)
-    refused = [(clip.file, refusal_of(clip, folder)) for clip in clips if not (folder / clip.file).is_file()]
-    return {file: refusal.read_text(encoding="utf-8") for file, refusal in refused}
+    process = context.Process(target=_speak_batch, args=(batch, folder), daemon=True)
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError(f"a speech synthesis process ended with status {process.exitcode}")
 
 
 def _speak_batch(batch: Sequence[Clip], folder: Path) -> None:

@@ -45,15 +45,13 @@ class HfFormat(Format):
 
     def _write_merged(self, folder: Path, copied: tuple[str, ...]) -> str:
         from speechllm_plugin.hf.folder import write_merged
-        from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+        from speechllm_plugin.models.speech_llm.checkpoint import load_model
 
         checkpoint, overrides = self.export.checkpoint, self.export.overrides
         # In what they were trained in, whatever this machine is quick at: it is written, not computed with.
         dtypes = {f"{part}.config.dtype": dtype for part, dtype in checkpoint.precision().items()}
-        system = load_speech_llm(
-            checkpoint.model_dir.parent, device="cpu", overrides={**dtypes, **overrides}
-        )
-        write_merged(folder, system, copied=copied)
+        system = load_model(checkpoint, device="cpu", overrides={**dtypes, **overrides})
+        write_merged(folder, system, checkpoint.decoding(), copied=copied)
         line = f"the LLM with its updates in {system.precision['llm']}"
         if system.precision["llm"] != "float32":
             line += " (rounded to it: texts may differ; --set llm.config.dtype=float32 is exact)"

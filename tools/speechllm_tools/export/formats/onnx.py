@@ -33,12 +33,12 @@ class OnnxFormat(Format):
             )
 
     def write(self, folder: Path) -> str:
-        from speechllm_plugin.models.speech_llm.checkpoint import load_speech_llm
+        from speechllm_plugin.models.speech_llm.checkpoint import load_model
         from speechllm_tools.export.onnx_files import compare, write_onnx
 
         # ONNX Runtime multiplies bfloat16 on few devices: graphs are in float32.
         overrides = {"encoder.config.dtype": "float32", **self.export.overrides}
-        system = load_speech_llm(self.export.checkpoint.model_dir.parent, device="cpu", overrides=overrides)
+        system = load_model(self.export.checkpoint, device="cpu", overrides=overrides)
         lines = []
         for name, graph, batches in _graphs(system):
             file = folder / f"{name}.onnx"

@@ -1,0 +1,139 @@
+"""A cache of encoder features on disk: with a frozen encoder every epoch after the first costs no encoding.
+
+Features are kept as they were computed, to the bit, in the encoder's precision (1,280 wide at 50 Hz: 128 kB per second
+of audio in bfloat16, 256 kB in float32), in packs of 1 GB, keyed by all that decides them: the encoder with its
+weights, dtype and padding, and the audio file with its size and time of change.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speechllm_plugin.encoders.packs import Packs
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_plugin.log import log
+
+_SHAPE = struct.Struct("<QQ")
+"""Before the features: frames and width."""
+IDENTITY = "encoder.json"
+"""What made a folder's features."""
+
+
+class FeatureCache:
+    def __init__(self, root: Path, fingerprint: str, dtype: torch.dtype, *, max_bytes: float | None = None) -> None:
+        """
+        :param fingerprint: of the encoder (`SpeechEncoder.fingerprint`): other encoders never mix.
+        :param dtype: of its features.
+        :param max_bytes: limit for the features of all encoders. Those of other encoders are deleted to stay below it,
+            least recently used first. Those of this one are kept, since every epoch reads them; no more are added.
+        """
+        self._root = root
+        self._folder = root / fingerprint
+        self._dtype = dtype
+        self._max_bytes = max_bytes
+        self._full = False
+        self._uncounted = 0
+        """Bytes that this process has added since it last counted what all have."""
+        try:
+            self._packs = Packs(self._folder, str(dtype).removeprefix("torch."))
+            os.utime(self._folder)  # when it was last used
+            self._bytes = self._make_room() if max_bytes is not None else 0.0
+        except OSError as error:
+            raise UserError(f"dataset.feature_cache: cannot write {root}: {error.strerror}") from error
+
+    @property
+    def full(self) -> bool:
+        """Whether no more is added, which the log has told."""
+        return self._full
+
+    def describe(self, identity: Mapping[str, Any]) -> None:
+        """Writes beside the features what made them, for people.
+
+        :param identity: of the encoder (`SpeechEncoder.identity`).
+        """
+        file = self._folder / IDENTITY
+        # A disk without space for it is told when the first clip is added.
+        if not file.is_file():
+            with suppress(UserError):
+                write_text_atomically(file, json.dumps(identity, indent=1, default=str) + "\n")
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the index has it; the features themselves are not read."""
+        return key in self._packs
+
+    def get(self, key: str) -> Tensor | None:
+        """Features `[T, C]`, or None."""
+        data = self._packs.get(key)
+        if data is None:
+            return None
+        frames, width = _SHAPE.unpack_from(data)
+        if frames * width == 0:
+            return torch.empty(frames, width, dtype=self._dtype)
+        return torch.frombuffer(data, dtype=self._dtype, offset=_SHAPE.size).view(frames, width)
+
+    def put(self, key: str, features: Tensor) -> Tensor:
+        """Stores features; returns them as `get` will, so that a first epoch sees what later ones see."""
+        features = features.detach().to(self._dtype)
+        if not self._full:
+            values = features.cpu().contiguous().view(torch.uint8).numpy()
+            self._add(key, _SHAPE.pack(*features.shape) + values.tobytes())
+        return features
+
+    def _add(self, key: str, data: bytes) -> None:
+        if self._max_bytes is not None and not self._has_room(len(data)):
+            self._stop(f"it has the {self._max_bytes / 1e9:g} GB that it may have (dataset.feature_cache_gb)")
+            return
+        try:
+            self._packs.put(key, data)
+        except OSError as error:
+            self._stop(str(error.strerror))
+            return
+        self._uncounted += len(data)
+
+    def _has_room(self, size: int) -> bool:
+        assert self._max_bytes is not None
+        if self._uncounted > self._max_bytes / 100:  # the other processes have added about as much
+            self._bytes, self._uncounted = sum(_sizes(self._root)), 0
+        return self._bytes + self._uncounted + size <= self._max_bytes
+
+    def _stop(self, reason: str) -> None:
+        self._full = True
+        log.warning(
+            "Feature cache {}: no more is added, {}. It has {:,} clips; others are encoded in every epoch.",
+            self._root, reason, len(self._packs),
+        )  # fmt: skip
+
+    def _make_room(self) -> float:
+        """Deletes features of other encoders until the rest is within the limit.
+
+        :returns: the bytes that are left.
+        """
+        assert self._max_bytes is not None
+        sizes = {folder: sum(_sizes(folder)) for folder in self._root.iterdir() if folder.is_dir()}
+        total = sum(sizes.values())
+        for folder in sorted(sizes, key=lambda folder: folder.stat().st_mtime):
+            if total <= self._max_bytes:
+                break
+            if folder != self._folder:
+                shutil.rmtree(folder, ignore_errors=True)
+                total -= sizes[folder]
+                log.info("Feature cache {}: {:.1f} GB of another encoder are deleted.", self._root, sizes[folder] / 1e9)
+        return total
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                yield os.stat(os.path.join(parent, name)).st_size

@@ -1,0 +1,65 @@
+"""The features of clips: from the cache where it has them, otherwise encoded, and kept."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.feature_masks import mask_features
+from speechllm_plugin.encoders.apart import encode_apart
+from speechllm_plugin.encoders.api import SpeechEncoder
+from speechllm_plugin.encoders.feature_cache import FeatureCache
+
+
+class ClipFeatures:
+    """The one that asks the cache and fills it. Readers ask it, too, so that a cached clip's audio is not read."""
+
+    def __init__(self, encoder: SpeechEncoder) -> None:
+        self._encoder = encoder
+        self.cache: FeatureCache | None = None
+
+    def find(self, key: str) -> Tensor | None:
+        """Cached features `[T, C]`; None where the clip is to be encoded. Threads may ask.
+
+        :param key: see `Clip.audio_key`.
+        """
+        return None if self.cache is None else self.cache.get(key)
+
+    def of(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
+        """Features `[B, T, C]` with lengths `[B]`, in float32: the adapter computes in that, or in what autocast says,
+        whatever the encoder computed in. They have the gaps that the clips say."""
+        features, lengths = self._without_gaps(batch)
+        return mask_features(features, lengths, [clip.masks for clip in batch], self._encoder.frame_rate), lengths
+
+    def _without_gaps(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
+        if self.cache is None:
+            waveforms = [_waveform(batch, i) for i in range(len(batch))]
+            padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
+            lengths = torch.tensor([len(waveform) for waveform in waveforms], device=padded.device)
+            features, lengths = self._encoder(padded, lengths)
+            return features.float(), lengths
+        rows = [row.float() for row in self.through(self.cache, batch)]
+        features = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows], device=features.device)
+        return features, lengths
+
+    def through(self, cache: FeatureCache, batch: SpeechTextBatch) -> list[Tensor]:
+        """Encodes the clips that the cache lacks each on its own, so that what is stored never depends on a batch.
+
+        :returns: features of each clip, `[T, C]`, in the encoder's precision.
+        """
+        rows = {i: features for i, features in enumerate(batch.features) if features is not None}
+        missing = [i for i in range(len(batch)) if i not in rows]
+        if missing:
+            encoded = encode_apart(self._encoder, [_waveform(batch, i) for i in missing])
+            for i, features in zip(missing, encoded, strict=True):
+                rows[i] = cache.put(batch.clips[i].audio_key, features)
+        return [rows[i] for i in range(len(batch))]
+
+
+def _waveform(batch: SpeechTextBatch, index: int) -> Tensor:
+    waveform = batch.waveforms[index]
+    if waveform is None:
+        raise ValueError(f"{batch.ids[index]}: the batch holds cached features, but the model has no cache")
+    return waveform

@@ -1,0 +1,1 @@
+"""Files of text: tables, YAML, and writing that leaves no half of one."""

@@ -1,0 +1,230 @@
+"""A tab-separated table without an object a row: where its rows begin, and their text when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import overload
+
+import numpy as np
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.columns.content import Content, InMemory
+from speechllm_plugin.files.columns.fields import Bytes, Places, array_of
+from speechllm_plugin.files.records import Record, check_record
+from speechllm_plugin.files.remote import Location
+
+_BLOCK = 1 << 22
+"""Bytes that are looked at together."""
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_TAB, _LINE_FEED, _CARRIAGE_RETURN = 9, 10, 13
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the rows of a table are."""
+
+    path: Location
+    content: Content
+    begin: int
+    """Of the text, as a place in the content."""
+    first: int
+    """Where the first row begins."""
+    end: int
+    """Of the last row, without its line end."""
+    lines: Places | int = 1
+    """Of the file that rows begin on, `[rows]`; or that of the first one, where each row is one line."""
+
+    def line(self, row: int) -> int:
+        return self.lines + row if isinstance(self.lines, int) else int(self.lines[row])
+
+    def header(self) -> str:
+        """The first line.
+
+        :raises UserError: it is not UTF-8.
+        """
+        line = self.content.read(self.first, self._header_end()).removesuffix(b"\r")
+        _check_text(line, self, self.first)
+        return line.decode()
+
+    def behind_header(self) -> Rows:
+        return replace(self, first=self._header_end() + 1, lines=2)
+
+    def _header_end(self) -> int:
+        start, block = next(_lines(self.content, self.first, self.end))
+        return start + len(block.partition(b"\n")[0])
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows of a table, one after the other."""
+
+    rows: Rows
+    """Of the table."""
+    first: int
+    """Number of the first one."""
+    data: Bytes
+    begins: Places
+    """Of fields, `[rows, columns]`, as places in `data`."""
+    ends: Places
+
+    def text(self, row: int, column: int) -> str:
+        return self.data[self.begins[row, column] : self.ends[row, column]].tobytes().decode()
+
+    def line(self, row: int) -> int:
+        """Of the file."""
+        return self.rows.line(self.first + row)
+
+
+Look = Callable[[Block], None]
+
+
+class Table(Sequence[Record]):
+    """Its rows are UTF-8, have a field for each column, and hold no carriage return: that has been checked."""
+
+    def __init__(self, rows: Rows, columns: Sequence[str], starts: Places) -> None:
+        """
+        :param starts: of the rows, and one behind the end of the last one.
+        """
+        self.columns = list(columns)
+        self._rows, self._starts = rows, starts
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        row = range(len(self))[index]
+        return self._record(row, self._line(row))
+
+    def __iter__(self) -> Iterator[Record]:
+        row = 0
+        while row < len(self):
+            start = int(self._starts[row])
+            stop = max(row + 1, int(np.searchsorted(self._starts, start + _BLOCK)) - 1)
+            for line in self._rows.content.read(start, int(self._starts[stop]) - 1).split(b"\n"):
+                yield self._record(row, line)
+                row += 1
+
+    def line(self, row: int) -> int:
+        """Of the file, that a row begins on."""
+        return self._rows.line(row)
+
+    def take(self, rows: Places) -> Table:
+        """These rows alone, in memory."""
+        lines = [self._line(row) for row in rows.tolist()]
+        ends = np.cumsum([len(line) + 1 for line in lines])
+        content = InMemory(b"\n".join(lines))
+        numbers = np.array([self.line(row) for row in rows.tolist()])
+        alone = Rows(self._rows.path, content, 0, 0, content.size, numbers)
+        return Table(alone, self.columns, np.concatenate([[0], ends]))
+
+    def _line(self, row: int) -> bytes:
+        return self._rows.content.read(int(self._starts[row]), int(self._starts[row + 1]) - 1)
+
+    def _record(self, row: int, line: bytes) -> Record:
+        fields = line.decode().removesuffix("\r").split("\t")
+        return Record(self.line(row), dict(zip(self.columns, fields, strict=True)))
+
+
+def find_rows(content: Content, path: Location) -> Rows:
+    """All lines of a file, without a byte-order mark before and empty lines behind them.
+
+    :raises UserError: there are none.
+    """
+    begin = len(_BYTE_ORDER_MARK) if content.read(0, len(_BYTE_ORDER_MARK)) == _BYTE_ORDER_MARK else 0
+    end = content.size
+    while end > begin:
+        block = content.read(max(begin, end - _BLOCK), end)
+        kept = block.rstrip(b"\r\n")
+        end -= len(block) - len(kept)
+        if kept:
+            return Rows(path, content, begin, begin, end)
+    raise UserError(f"{path}: found an empty file, expected a header line and rows")
+
+
+def check_utf8(rows: Rows) -> None:
+    """:raises UserError: with the line and the place in it."""
+    for start, block in _lines(rows.content, rows.begin, rows.end):
+        _check_text(block, rows, start)
+
+
+def scan(rows: Rows, columns: Sequence[str], look: Look) -> Table:
+    """Goes through the rows once.
+
+    :param look: gets all rows, block by block, until one is found that is no row of this table.
+    :raises UserError: the text is not UTF-8, or else the first such row.
+    """
+    starts: list[Places] = []
+    number, wrong = 0, None
+    for start, block in _lines(rows.content, rows.first, rows.end):
+        # Of the whole file first: nothing is known of rows of another encoding.
+        _check_text(block, rows, start)
+        if wrong is not None:
+            continue
+        data = array_of(block + b"\n")
+        ends = np.flatnonzero(data == _LINE_FEED)
+        begins = np.concatenate([[0], ends[:-1] + 1])
+        if (found := _wrong_row(data, ends, len(columns))) is not None:
+            wrong = number + found, block[begins[found] : ends[found]]
+            continue
+        starts.append(begins + start)
+        look(_block_of(rows, number, data, begins, ends, len(columns)))
+        number += len(begins)
+    if wrong is not None:
+        check_record(rows.path, rows.line(wrong[0]), wrong[1].decode().removesuffix("\r").split("\t"), columns)
+    return Table(rows, columns, np.concatenate([*starts, [rows.end + 1]]).astype(np.int64))
+
+
+def _lines(content: Content, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Blocks of whole lines, each without its last line end, and where they begin."""
+    size = _BLOCK
+    while begin < end:
+        block = content.read(begin, min(begin + size, end))
+        if begin + len(block) < end:
+            cut = block.rfind(b"\n")
+            if cut < 0:
+                size *= 2
+                continue
+            block = block[:cut]
+        yield begin, block
+        begin += len(block) + 1
+        size = _BLOCK
+
+
+def _check_text(block: bytes, rows: Rows, start: int) -> None:
+    """:raises UserError: these bytes of the table are not UTF-8."""
+    if block.isascii():
+        return
+    try:
+        block.decode()
+    except UnicodeDecodeError as error:
+        before = rows.content.read(rows.begin, start) + block[: error.start]
+        line, position = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+        raise UserError(
+            f"{rows.path}, line {line}: found byte 0x{block[error.start]:02x} at byte {position} of the line, expected "
+            "UTF-8"
+        ) from None
+
+
+def _wrong_row(data: Bytes, ends: Places, columns: int) -> int | None:
+    """The first one with another number of fields, or with a carriage return that is not at its end."""
+    tabs = np.flatnonzero(data == _TAB)
+    wrong = 1 + np.diff(np.searchsorted(tabs, ends), prepend=0) != columns
+    returns = np.flatnonzero(data == _CARRIAGE_RETURN)
+    stray = returns[data[returns + 1] != _LINE_FEED]
+    wrong[np.searchsorted(ends, stray)] = True
+    found = np.flatnonzero(wrong)
+    return int(found[0]) if len(found) else None
+
+
+def _block_of(rows: Rows, first: int, data: Bytes, row_begins: Places, row_ends: Places, columns: int) -> Block:
+    tabs = np.flatnonzero(data == _TAB).reshape(len(row_begins), columns - 1)
+    row_ends = row_ends - ((data[row_ends - 1] == _CARRIAGE_RETURN) & (row_ends > row_begins))
+    begins = np.concatenate([row_begins[:, None], tabs + 1], axis=1)
+    return Block(rows, first, data, begins, np.concatenate([tabs, row_ends[:, None]], axis=1))

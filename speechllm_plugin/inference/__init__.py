@@ -1,0 +1,1 @@
+"""From files or samples to texts and times, with a trained system."""

@@ -1,0 +1,183 @@
+"""A trained system as people use it: files, arrays or clips in, texts and times out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechllm_plugin.alignment.timed_text import TimedText
+from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.inference.reading import Audio, batch_of_files
+from speechllm_plugin.inference.timing import check_timestamps, tells_times, time_texts
+from speechllm_plugin.llms.decoding import DecodingConfig, without_guards
+from speechllm_plugin.models.speech_llm.checkpoint import load_model
+from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint, Step, find_checkpoint
+from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.tasks.answer import ANSWER
+from speechllm_plugin.tasks.api import Task
+from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt, question
+
+
+def load_speech_llm(
+    path: Path | str, step: Step = "best", *, device: str | None = None, overrides: dict[str, Any] | None = None
+) -> Transcriber:
+    """Loads a trained system, ready to transcribe.
+
+    :param path: see `find_checkpoint`.
+    :param device: "cpu", "cuda", ...; None = the GPU if there is one.
+    :param overrides: configuration keys to change, by dotted path, for instance
+        `{"llm.config.path": "models/llama", "encoder.config.path": "models/whisper"}` where the frozen parts moved.
+    :returns: encoder and LLM in the precision of the training, or in float32 where the device does not multiply that
+        in hardware; `llm.config.dtype` among the overrides decides otherwise.
+    :raises UserError: there is no such checkpoint or device, a key is wrong, or files are damaged.
+    """
+    return Transcriber.of(find_checkpoint(path, step), device=device, overrides=overrides)
+
+
+class Transcriber:
+    def __init__(self, model: SpeechLlm, decoding: DecodingConfig | None = None) -> None:
+        """
+        :param model: in evaluation.
+        :param decoding: of its training run's validation, which is what is done of its own accord; None = the default.
+        """
+        self.model = model
+        self.decoding = decoding or DecodingConfig()
+
+    @classmethod
+    def of(
+        cls, checkpoint: Checkpoint, *, device: str | None = None, overrides: dict[str, Any] | None = None
+    ) -> Transcriber:
+        """See `load_speech_llm`."""
+        return cls(load_model(checkpoint, device=device, overrides=overrides), checkpoint.decoding())
+
+    def __getattr__(self, name: str) -> Any:
+        # Earlier, a loaded system was the model itself: what is asked of that goes on.
+        if name == "model":
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+    @property
+    def tells_times(self) -> bool:
+        """Whether words can have times of their own."""
+        return tells_times(self.model)
+
+    def writes_speech(self, source_lang: str, target_lang: str | None) -> bool:
+        """Whether what is asked with these languages writes down what is said; see `Task.writes_speech`."""
+        return self.model.config.prompt.task_of(source_lang, target_lang).writes_speech
+
+    @torch.inference_mode()
+    def transcribe(
+        self,
+        audio: Audio | Sequence[Audio],
+        *,
+        source_lang: str = "en",
+        target_lang: str | None = None,
+        decoding: DecodingConfig | None = None,
+    ) -> list[str]:
+        """The text of each clip, as one batch.
+
+        :param audio: files (wav, flac, mp3, ogg and, with PyAV, what FFmpeg reads; any rate, any number of channels),
+            `resolve(FILE, Path(), channel=N)` for one channel of a file, or arrays of samples at 16 kHz (one
+            dimension, floats from -1 to 1); one alone is a list of one.
+        :param target_lang: language to translate into; None = recognition.
+        :param decoding: None = as the training run decoded its validation.
+        :raises UserError: a file cannot be read, or is longer than the encoder's window.
+        """
+        return self.model.generate(self.read(audio, source_lang, target_lang), self._decoding(decoding))[0]
+
+    @torch.inference_mode()
+    def transcribe_timed(
+        self,
+        audio: Audio | Sequence[Audio],
+        *,
+        source_lang: str = "en",
+        target_lang: str | None = None,
+        decoding: DecodingConfig | None = None,
+    ) -> list[TimedText]:
+        """`transcribe`, with the times of words and segments; a translation or an answer has those of its whole clip.
+
+        :raises UserError: as `transcribe`, or the model cannot tell times.
+        """
+        batch = self.read(audio, source_lang, target_lang)
+        speech = self.model.listen(batch, score_frames=True)
+        if any(clip.task.writes_speech for clip in batch):
+            check_timestamps(self.model, speech)
+        texts, _ = self.model.decode(batch, speech, self._decoding(decoding))
+        return time_texts(self.model, batch, speech, texts)
+
+    @torch.inference_mode()
+    def hear(self, audio: Audio | Sequence[Audio]) -> list[str]:
+        """What the CTC head hears of each clip by itself, in the language of the speech: a rough text, which costs no
+        LLM (arXiv 2411.06437).
+
+        :raises UserError: as `transcribe`, or there is no CTC head.
+        """
+        batch = self.read(audio, "en", None)  # the prompt, which has the language, is the LLM's alone
+        speech = self.model.listen(batch, score_frames=True)
+        if self.model.ctc is None or speech.frame_logits is None or speech.frame_lengths is None:
+            raise UserError(
+                f"found adapter {self.model.config.adapter.name!r} without a CTC head on its frames, expected a system "
+                "that was trained with model.config_overrides.ctc.weight above 0"
+            )
+        return self.model.ctc.texts(speech.frame_logits, speech.frame_lengths, self.model.prompts.decode)
+
+    @torch.inference_mode()
+    def ask(
+        self,
+        audio: Audio | Sequence[Audio],
+        instruction: str,
+        *,
+        context: str = "",
+        history: Sequence[Mapping[str, str]] = (),
+        system: str = "",
+        source_lang: str = "en",
+        max_tokens: int = 128,
+        decoding: DecodingConfig | None = None,
+    ) -> list[str]:
+        """What the LLM answers to an instruction about each clip, as one batch, whatever the system was trained on
+        (arXiv 2310.00230, section 5).
+
+        :param audio: as in `transcribe`.
+        :param instruction: with `<speech>` in the place of the clip, or without: `prompt.order` then places it.
+        :param context: phrases or documents, for `prompt.context`.
+        :param history: earlier turns, `{"role": "user" or "assistant", "content": TEXT}`.
+        :param system: in place of `prompt.system`.
+        :param max_tokens: the most that an answer has.
+        :param decoding: all else; None = as the training run decoded its validation, without its guards against
+            silence, which tell a transcript that was made up.
+        :raises UserError: as `transcribe`, or the instruction, the context or the history is not of use.
+        """
+        asks = question(instruction, context, history, system)
+        batch = self.read(audio, source_lang, None, ANSWER, asks)
+        return self.model.generate(batch, self.answering(max_tokens, decoding))[0]
+
+    def answering(self, max_tokens: int, decoding: DecodingConfig | None = None) -> DecodingConfig:
+        """How answers are decoded: as many tokens as asked for, however long the clip is. See `ask`."""
+        return replace(decoding or without_guards(self.decoding), tokens_per_second=0.0, extra_tokens=max_tokens)
+
+    def read(
+        self,
+        audio: Audio | Sequence[Audio],
+        source_lang: str,
+        target_lang: str | None,
+        task: Task | None = None,
+        asks: RowPrompt = NOTHING,
+    ) -> SpeechTextBatch:
+        """A batch for the model, on its device; each file is decoded once. See `batch_of_files`."""
+        task = task or self.model.config.prompt.task_of(source_lang, target_lang)
+        window = self.model.encoder.max_seconds
+        batch = batch_of_files(audio, source_lang, target_lang, max_seconds=window, task=task, asks=asks)
+        batch.to(next(self.model.parameters()).device)
+        return batch
+
+    def _decoding(self, given: DecodingConfig | None) -> DecodingConfig:
+        if given is None:
+            return self.decoding
+        if given.tokens_per_second is None:
+            return replace(given, tokens_per_second=self.decoding.tokens_per_second)
+        return given

@@ -1,0 +1,124 @@
+"""Rows one behind the other in one sequence: nothing is padded, and each row attends to itself alone.
+
+transformers calls the attention of a layer by a name, with what its decoder was given beside embeddings and positions.
+The names below stand for its own implementations, called once a row when the decoder is given `packed_rows`, and as
+they are otherwise. So a row costs the square of its own length, and no mask of the whole sequence is made.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+MULTIPLE = 16
+"""Positions of a sequence are filled up to a multiple: a CPU's matrix products are prepared anew for each size."""
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    prefix: slice
+    """Of the keys: those of the tokens before the row, whose states were kept."""
+    own: slice
+    """Of the sequence."""
+
+
+@dataclass
+class PackedRows:
+    rows: list[PackedRow]
+    kept: int
+    """Number of keys of all prefixes; those of the sequence stand behind them."""
+    size: int
+    """Of the sequence, what it is filled up with included."""
+    window_was_told: bool = False
+    """Whether a layer has told the length of its window, or that it has none."""
+    _masks: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+
+    def mask(self, queries: int, keys: int, window: int | None, like: Tensor, *, added: bool) -> Tensor | None:
+        """For the last queries of a row among all its keys, `[1, 1, queries, keys]`.
+
+        :param window: number of keys that a query sees, itself included; None = all before it.
+        :param added: to the scores, in the dtype of `like`; otherwise true where a query sees a key.
+        :returns: None where what `sdpa` does by itself is right.
+        """
+        seen = window is None or window >= keys
+        if not added and seen and queries in (1, keys):
+            return None
+        name = (queries, keys, None if seen else window, added)
+        if name not in self._masks:
+            distance = torch.arange(keys - queries, keys, device=like.device).unsqueeze(1) - torch.arange(
+                keys, device=like.device
+            )
+            mask = distance >= 0 if seen else (distance >= 0) & (distance < (window or keys))
+            if added:
+                mask = torch.zeros_like(mask, dtype=like.dtype).masked_fill(~mask, torch.finfo(like.dtype).min)
+            self._masks[name] = mask[None, None]
+        return self._masks[name]
+
+
+def pack(rows: Sequence[Tensor], prefixes: Sequence[slice], kept: int) -> tuple[Tensor, PackedRows]:
+    """
+    :param rows: embeddings of each, `[N, C]`.
+    :param prefixes: of each, see `PackedRow.prefix`.
+    :returns: the sequence `[1, positions, C]`, and where each row stands in it.
+    """
+    lengths = [len(row) for row in rows]
+    filling = rows[0].new_zeros(-sum(lengths) % MULTIPLE, rows[0].size(1))
+    placed, start = [], 0
+    for prefix, length in zip(prefixes, lengths, strict=True):
+        placed.append(PackedRow(prefix, slice(start, start + length)))
+        start += length
+    sequence = torch.cat([*rows, filling]).unsqueeze(0)
+    return sequence, PackedRows(placed, kept, sequence.size(1))
+
+
+def _attend(
+    implementation: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packed_rows: PackedRows | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """An attention function of transformers: `[B, heads, T, dim]` -> `[B, T, heads, dim]`."""
+    attend: Any = sdpa_attention_forward
+    if implementation == "eager":  # each family has its own, which knows of caps and sinks
+        attend = vars(sys.modules[type(module).__module__])["eager_attention_forward"]
+    if packed_rows is None:
+        output: tuple[Tensor, Tensor | None] = attend(module, query, key, value, attention_mask, **options)
+        return output
+    packed_rows.window_was_told |= "sliding_window" in options
+    options.pop("is_causal", None)  # said of the mask of the whole sequence, which there is not
+    kept, outputs = packed_rows.kept, []
+    for row in packed_rows.rows:
+        own = slice(kept + row.own.start, kept + row.own.stop)
+        queries = query[:, :, row.own]
+        keys, values = (
+            torch.cat([x[:, :, row.prefix], x[:, :, own]], dim=2) if row.prefix.stop > row.prefix.start
+            else x[:, :, own] for x in (key, value)
+        )  # fmt: skip
+        mask = packed_rows.mask(
+            queries.size(2), keys.size(2), options.get("sliding_window"), query, added=implementation == "eager"
+        )
+        outputs.append(attend(module, queries, keys, values, mask, **options)[0])
+    filling = packed_rows.size - packed_rows.rows[-1].own.stop
+    outputs.append(outputs[0].new_zeros(1, filling, *outputs[0].shape[2:]))
+    return torch.cat(outputs, dim=1), None
+
+
+NAMES: dict[str, str] = {"sdpa": "speechllm_sdpa", "eager": "speechllm_eager"}
+"""What transformers knows the attention by that takes packed rows, for each of its own."""
+
+for _implementation, _name in NAMES.items():
+    ALL_ATTENTION_FUNCTIONS.register(_name, partial(_attend, _implementation))
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_name, ALL_MASK_ATTENTION_FUNCTIONS[_implementation])

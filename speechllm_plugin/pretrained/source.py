@@ -1,0 +1,68 @@
+"""Where a pretrained checkpoint is, and what a user calls that place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.pretrained.hub import advice
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint in Hugging Face's format. As text it is what a line about it begins with."""
+
+    path: str
+    """A hub id or a local directory, as the user wrote it."""
+    key: str
+    """The configuration key or the option that holds `path`."""
+
+    @classmethod
+    def of(cls, kind: str, path: str) -> Source:
+        """:param kind: of the part that is loaded: "encoder", "llm" or "recognizer"."""
+        return cls(path, f"{kind}.config.path")
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.path}"
+
+    @property
+    def place(self) -> str:
+        """`path`, as transformers takes it. What starts like a path of a file is never looked up on the hub.
+
+        :raises UserError: it is a path, and no directory is there.
+        """
+        looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
+        if looks_local and not Path(self.path).expanduser().is_dir():
+            raise UserError(f"{self.key}: no directory {self.path}; expected a local checkpoint directory or a hub id")
+        return str(Path(self.path).expanduser()) if looks_local or Path(self.path).is_dir() else self.path
+
+    @property
+    def is_directory(self) -> bool:
+        return Path(self.place).is_dir()
+
+    def reading(self, read: Callable[[], ResultT]) -> ResultT:
+        """What `read` gives.
+
+        :raises UserError: it raised one of the errors that a damaged checkpoint, or one that is not here, causes.
+        """
+        try:
+            return read()
+        except UserError:
+            raise
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+            reason = advice(self.path, error) or " ".join(str(error).split())[:300]
+            raise UserError(f"{self.key}: cannot load {self.path}: {reason}") from error
+        except (KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError, StrictDataclassError) as error:
+            # The files of weights and tokenizers speak for themselves: what is left is a value of config.json.
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"{self.key}: cannot load {self.path}: its config.json cannot be used ({reason[:300]})"
+            ) from error

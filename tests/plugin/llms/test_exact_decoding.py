@@ -1,0 +1,187 @@
+"""In half precision a batch decodes to the tokens of its rows one by one, also where the likeliest two are level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from speechllm_plugin.encoders import whisper
+from speechllm_plugin.inference.reading import batch_of_files
+from speechllm_plugin.inference.transcriber import Transcriber
+from speechllm_plugin.llms.api import Llm
+from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.causal_rows import CausalRows
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
+from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm, _EncoderDecoderRows
+from speechllm_plugin.llms.exact import decode
+from speechllm_plugin.llms.generation import Search
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.factory import create_speech_llm
+from speechllm_plugin.pretrained import freeze
+from tests.plugin.llm_families import load_family, save_family
+
+DECODINGS = {
+    "greedy": DecodingConfig(),
+    "without repetitions": DecodingConfig(no_repeat_ngram_size=2, repetition_penalty=1.2),
+    "samples": DecodingConfig(temperature=0.7, top_k=40, top_p=0.9, seed=3),
+    "beams": DecodingConfig(beam_size=3),
+}
+LIMITS = [20, 9, 1, 40, 33, 12]
+LENGTHS = [3, 11, 6, 1, 17, 8]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_llm` with logits so near each other that the shape of a batch decides among them in bfloat16."""
+    path = tmp_path_factory.mktemp("unsure") / "llm"
+    values = LlamaConfig.from_pretrained(tiny_llm)
+    values.num_hidden_layers, values.initializer_range = 4, 0.02
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(values)
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.3)
+    model.to(torch.bfloat16).save_pretrained(path)
+    for file in tiny_llm.glob("*token*"):
+        (path / file.name).write_bytes(file.read_bytes())
+    for file in tiny_llm.glob("chat_template*"):
+        (path / file.name).write_bytes(file.read_bytes())
+    return path
+
+
+@dataclass
+class Case:
+    kls: type
+    llm: Llm
+
+    def rows(self, rows: Sequence[int]) -> tuple[CausalRows | _EncoderDecoderRows, Search]:
+        generator = torch.Generator().manual_seed(0)
+        inputs = [torch.randn(length, self.llm.dim, generator=generator).bfloat16() for length in LENGTHS]
+        search = Search(
+            [f"clip {row}" for row in rows], [LIMITS[row] for row in rows], self.llm.tokenizer.eos_token_id,
+            DecodingConfig(), self.llm.start_token if isinstance(self.llm, EncoderDecoderLlm) else None,
+        )
+        return self.kls(self.llm, [inputs[row] for row in rows], search.end_of_turn), search
+
+
+@pytest.fixture(scope="module", params=["causal", "encoder-decoder"])
+def case(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    if request.param == "causal":
+        return Case(CausalRows, freeze(create_causal_llm(CausalLlmConfig(path=str(folder), dtype="bfloat16"))))
+    return Case(_EncoderDecoderRows, load_family("mt5", save_family("mt5", tmp_path_factory.mktemp("mt5")), "bfloat16"))
+
+
+def decoded(case: Case, rows: Sequence[int], config: DecodingConfig) -> list[Generated]:
+    found, search = case.rows(rows)
+    return decode(found, Search(search.keys, search.limits, search.end_of_turn, config, search.start_token))
+
+
+@pytest.mark.parametrize("decoding", DECODINGS)
+@torch.no_grad()
+def test_a_batch_gives_the_tokens_of_its_rows(case: Case, decoding: str) -> None:
+    together = decoded(case, range(6), DECODINGS[decoding])
+    assert [decoded(case, [row], DECODINGS[decoding])[0] for row in range(6)] == together
+    assert decoded(case, [4, 0, 3], DECODINGS[decoding]) == [together[4], together[0], together[3]]
+    for row, limit in zip(together, LIMITS, strict=True):
+        assert len(row.tokens) <= limit and row.cut == (len(row.tokens) == limit)
+
+
+@torch.no_grad()
+def test_each_token_is_what_the_row_alone_calls_for(case: Case) -> None:
+    """Written out, one pass a token, and no draft at all."""
+    rows, search = case.rows(range(6))
+    for row, found in enumerate(decode(rows, search)):
+        limit, tokens, likely = LIMITS[row], list[int](), 0.0
+        while len(tokens) < limit:
+            hidden = rows.hidden(row, [*tokens, *[search.end_of_turn] * (limit - len(tokens))])
+            logits = rows.logits(hidden[:32] if len(tokens) < 32 else hidden[32:])[len(tokens) % 32]
+            token = int(logits.argmax())
+            if token in rows.stops:
+                break
+            tokens.append(token)
+            likely += float(logits.float().log_softmax(0)[token])
+        assert found == Generated(tokens, cut=len(tokens) == limit)
+        assert found.log_probability == pytest.approx(likely)
+
+
+@torch.no_grad()
+def test_a_draft_changes_nothing(case: Case) -> None:
+    class Careless:
+        """Drafts that have nothing to do with the rows."""
+
+        def __init__(self) -> None:
+            self.rows, self.search = case.rows(range(6))
+            self.stops, self.dtype, self.apart, self.one_pass = self.rows.stops, self.rows.dtype, False, True
+            self.hidden, self.logits = self.rows.hidden, self.rows.logits
+
+        def __len__(self) -> int:
+            return 6
+
+        def generate(self, rows: Sequence[int], search: Search, written: Sequence[int] = ()) -> list[Generated]:
+            sizes = [max(len(written), limit * seed // 3) for seed, limit in enumerate(search.limits, start=1)]
+            pairs = list(zip(sizes, search.limits, strict=True))
+            drafts = [([*written, *range(7, 99)][: min(size, limit)], limit) for size, limit in pairs]
+            return [Generated(draft, len(draft) == limit) for draft, limit in drafts]
+
+    careless = Careless()
+    assert decode(careless, careless.search) == decode(careless.rows, careless.search)
+
+
+@pytest.fixture
+def hard_clips(tmp_path: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    tone = 0.2 * np.sin(2 * np.pi * np.outer(np.arange(12000) / 16000, [200, 400, 600])).sum(1)
+    quiet = np.zeros(16000)
+    sounds = {
+        "noise": rng.normal(0, 0.05, 24000), "hum": 0.1 * np.sin(2 * np.pi * 50 * np.arange(24000) / 16000),
+        "silence behind": np.concatenate([tone, quiet]), "twice": np.concatenate([tone, tone]), "silence": quiet,
+        "late": np.concatenate([quiet[:9000], tone]), "plain": tone,
+    }
+    for name, sound in sounds.items():
+        soundfile.write(tmp_path / f"{name}.wav", sound, 16000)
+    return [tmp_path / f"{name}.wav" for name in sounds]
+
+
+def test_hard_clips_give_the_same_texts_in_every_batch(
+    tiny_config: SpeechLlmConfig, folder: Path, hard_clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each length a shape of its own, as other encoders have them.
+    monkeypatch.setattr(whisper, "SHAPE_FRAMES", 1)
+    for part in (tiny_config.encoder, tiny_config.llm):
+        assert isinstance(part.config, dict)
+        part.config["dtype"] = "bfloat16"
+    tiny_config.llm.config["path"] = str(folder)  # type: ignore[index]
+    torch.manual_seed(0)
+    model = create_speech_llm(tiny_config).eval()
+    batch = batch_of_files(hard_clips, "en", None)
+    with torch.no_grad():
+        heard = model.listen(batch)
+        alone = [model.listen(batch.row(i)) for i in range(len(batch))]
+        assert not torch.equal(model.adapt(batch).seqs, heard.seqs), "the shape of the batch does not show"
+    assert heard.lengths.tolist() == [int(row.lengths) for row in alone]
+    assert all(torch.equal(seqs[: row.seqs.size(1)], row.seqs[0]) for seqs, row in zip(heard.seqs, alone, strict=True))
+    for config in (DecodingConfig(), DecodingConfig(beam_size=2)):
+        transcribe = partial(Transcriber(model).transcribe, decoding=config)
+        texts = transcribe(hard_clips)
+        assert texts == [transcribe([clip])[0] for clip in hard_clips]
+        assert transcribe(hard_clips[4:1:-1]) == texts[4:1:-1]
+
+
+def test_a_float32_system_adapts_its_batch_at_once(tiny_config: SpeechLlmConfig, hard_clips: list[Path]) -> None:
+    model = create_speech_llm(tiny_config).eval()
+    batch = batch_of_files(hard_clips[:3], "en", None)
+    seen: list[Tensor] = []
+    model.adapter.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    with torch.no_grad():
+        model.listen(batch)
+        assert [len(features) for features in seen] == [3]
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # as a validation may run
+            model.listen(batch)
+        assert [len(features) for features in seen] == [3, 1, 1, 1]

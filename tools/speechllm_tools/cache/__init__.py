@@ -1,0 +1,1 @@
+"""`speechllm cache`: encoder features ahead of training."""

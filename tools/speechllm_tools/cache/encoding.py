@@ -1,0 +1,143 @@
+"""A hundred clips through the encoder, in one process, into the cache."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from speechllm_recipes.speech_llm.common import feature_cache
+from speechllm_recipes.speech_llm.config import SpeechDatasetSection
+from torch import Tensor
+
+from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
+from speechllm_plugin.datasets.utterances import Utterances
+from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
+from speechllm_plugin.encoders.feature_cache import FeatureCache
+from speechllm_plugin.encoders.features import ClipFeatures
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.pretrained import freeze
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a process opens once, and keeps."""
+
+    encoder: str
+    """Its registered name."""
+    config: str
+    """Its configuration as JSON."""
+    folder: str
+    """Of the cache."""
+    limit_gb: float | None
+    threads: int
+    """Of a process without a GPU."""
+
+
+@dataclass(frozen=True)
+class EncodeTask:
+    encoding: Encoding
+    options: ReadOptions
+    """As the training run reads them."""
+    epochs: int
+    """How often they are read: once for each variant of a clip."""
+    utterances: Utterances
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What became of the clips of a task."""
+
+    made_by: str
+    """Encoder, precision and device, for people."""
+    clips: int = 0
+    """That were encoded."""
+    seconds: float = 0.0
+    """Of these."""
+    size: int = 0
+    """Theirs in bytes."""
+    there: int = 0
+    """Clips that the cache had already."""
+    seconds_there: float = 0.0
+    left_out: int = 0
+    """Clips that cannot be read."""
+    full: bool = False
+    """Whether the cache takes no more."""
+
+
+class _Indexed(FeatureCache):
+    """Answers whether it has features without reading them."""
+
+    _THERE = torch.empty(0, 0)
+
+    def get(self, key: str) -> Tensor | None:
+        return self._THERE if key in self else None
+
+
+def encode_clips(task: EncodeTask) -> Encoded:
+    """
+    :raises UserError: the encoder or the cache cannot be opened, or a clip cannot be read and is not to be left out.
+    """
+    encoder, cache = _open(task.encoding)
+    counts = _Counts(encoder)
+    try:
+        reader = SpeechTextReader(task.utterances, task.options, find_features=cache.get)
+        for _ in range(task.epochs):
+            for batches in reader:
+                for batch in batches:
+                    if batch.counted:
+                        counts.add(batch, encoder, cache)
+                if cache.full:
+                    return counts.result(full=True)
+            reader.reset()
+        counts.left_out = len(reader.skipped)
+    except UserError:
+        # With `skip` the reader has one thing to say: that it can read none of them.
+        if task.options.on_error != "skip":
+            raise
+        counts.left_out = len(task.utterances)
+    return counts.result()
+
+
+class _Counts:
+    def __init__(self, encoder: SpeechEncoder) -> None:
+        weight = next(encoder.parameters())
+        dtype = str(encoder.feature_dtype).removeprefix("torch.")
+        self._made_by = f"{encoder.identity()['encoder']} in {dtype} on {weight.device.type}"
+        self._device = weight.device
+        self._clips = self._there = self._size = self.left_out = 0
+        self._seconds = self._seconds_there = 0.0
+
+    def add(self, batch: SpeechTextBatch, encoder: SpeechEncoder, cache: FeatureCache) -> None:
+        new = SpeechTextBatch([clip for clip in batch if clip.features is None])
+        seconds = sum(new.seconds)
+        self._there += len(batch) - len(new)
+        self._seconds_there += sum(batch.seconds) - seconds
+        if len(new):
+            new.to(self._device)
+            rows = ClipFeatures(encoder).through(cache, new)
+            self._clips += len(new)
+            self._seconds += seconds
+            self._size += sum(row.numel() * row.element_size() for row in rows)
+
+    def result(self, *, full: bool = False) -> Encoded:
+        return Encoded(
+            self._made_by, self._clips, self._seconds, self._size, self._there, self._seconds_there, self.left_out, full
+        )
+
+
+@lru_cache(maxsize=1)
+def _open(encoding: Encoding) -> tuple[SpeechEncoder, FeatureCache]:
+    """The encoder on the GPU that this process sees, if any, as training loads it."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(encoding.threads)
+    config = ENCODERS.config(encoding.encoder, json.loads(encoding.config))
+    with device:
+        encoder = freeze(ENCODERS.get(encoding.encoder).build(config))
+    section = SpeechDatasetSection(feature_cache=encoding.folder, feature_cache_gb=encoding.limit_gb)
+    cache = feature_cache(section, encoder, kls=_Indexed)
+    assert cache is not None
+    return encoder, cache

@@ -1,0 +1,1 @@
+"""Trainings on the demo, each into one table."""

@@ -1,0 +1,125 @@
+"""Cuts of lhotse, from a manifest of them or from shar; lhotse itself reads them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from speechllm_plugin.errors import UserError
+from speechllm_tools.prepare.tars import NOT_INSIDE, members_of
+
+COMPUTED = "cut whose sound lhotse computes (a mix, a change of speed, a command)"
+ONE_OF_SEVERAL = "cut of one channel of several"
+NO_SOUND = "cut without sound"
+NO_TEXT = "cut without a supervision"
+_SHARD = re.compile(r"cuts\.(\d+)\.jsonl(\.gz)?")
+Row = dict[str, Any]
+
+
+def read_cuts(file: Path) -> Iterator[tuple[int, Row | str]]:
+    """Number of the cut, from 1, and a row for each of its supervisions, or why there is none.
+
+    :raises UserError: lhotse is not installed, or cannot read the file.
+    """
+    for number, cut in enumerate(_cuts(file), start=1):
+        yield from ((number, row) for row in _rows(cut, None))
+
+
+def read_shar(folder: Path) -> Iterator[tuple[int, Row | str]]:
+    """As `read_cuts`, for a folder of ``cuts.000000.jsonl.gz`` and ``recording.000000.tar``. Nothing is unpacked.
+
+    :raises UserError: as `read_cuts`; or an archive is missing or damaged.
+    """
+    number = 0
+    for shard, file in shards_in(folder):
+        tar = folder / f"recording.{shard}.tar"
+        if not tar.is_file():
+            raise UserError(f"{tar}: found no such file, expected the sound of {file.name}")
+        members = members_of(tar)
+        for cut in _cuts(file):
+            number += 1
+            yield from ((number, row) for row in _rows(cut, members))
+
+
+def shards_in(folder: Path) -> list[tuple[str, Path]]:
+    """
+    :returns: number and cuts of each shard.
+    :raises UserError: there is none.
+    """
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [(match[1], file) for file in files if (match := _SHARD.fullmatch(file.name))]
+    if not found:
+        raise UserError(f"{folder}: found no cuts.000000.jsonl.gz, expected a folder of lhotse's shar")
+    return found
+
+
+def _cuts(file: Path) -> Iterator[Any]:
+    try:
+        from lhotse import CutSet
+    except ImportError:
+        raise UserError(
+            f"{file}: cuts need lhotse, which is not installed (pip install 'speechllm-plugin[lhotse]')"
+        ) from None
+    count = 0
+    try:
+        for cut in CutSet.from_file(file):
+            yield cut
+            count += 1
+    except UserError:
+        raise
+    # Whatever a wrong file makes of its classes: a KeyError, a TypeError, an assertion.
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise UserError(f"{file}, after cut {count}: lhotse cannot read it ({reason}), expected cuts") from None
+
+
+def _rows(cut: Any, members: Mapping[str, str] | None) -> Iterator[Row | str]:
+    """
+    :param members: of the archive with the cut's sound, by cut; ``None`` = its recording is a file.
+    """
+    where = _sound(cut, members)
+    if isinstance(where, str):
+        yield where
+        return
+    if not cut.supervisions:
+        yield NO_TEXT
+    for one in cut.supervisions:
+        row = {
+            **(cut.custom or {}), **(one.custom or {}), "id": cut.id if len(cut.supervisions) == 1 else one.id,
+            "text": one.text, "tgt_text": one.text, "speaker": one.speaker, "src_lang": one.language,
+            "audio": where["audio"],
+        }  # fmt: skip
+        # One supervision is what the cut was made for; of several each is a part of it.
+        start, seconds = _decimal(0), _decimal(cut.duration)
+        if len(cut.supervisions) > 1:
+            start, seconds = _decimal(one.start), _decimal(one.duration)
+        start += where["start"]
+        if start != 0 or seconds != where["whole"]:
+            row |= {"offset": str(start), "duration": str(seconds)}
+        yield row
+
+
+def _sound(cut: Any, members: Mapping[str, str] | None) -> dict[str, Any] | str:
+    """Name, start of the cut and length of all in seconds; or why there is none."""
+    recording = getattr(cut, "recording", None)
+    if recording is None:
+        return COMPUTED if hasattr(cut, "tracks") else NO_SOUND
+    if members is not None:
+        # What is in the archive is the cut alone, as it was made.
+        audio = members.get(cut.id)
+        return NOT_INSIDE if audio is None else {"audio": audio, "start": _decimal(0), "whole": _decimal(cut.duration)}
+    if recording.transforms or len(recording.sources) != 1 or recording.sources[0].type != "file":
+        return COMPUTED
+    channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
+    if set(channels) != set(recording.channel_ids):
+        return ONE_OF_SEVERAL
+    return {
+        "audio": recording.sources[0].source, "start": _decimal(cut.start), "whole": _decimal(recording.duration)
+    }
+
+
+def _decimal(seconds: float) -> Decimal:
+    return Decimal(str(seconds))
