@@ -62,7 +62,7 @@ def after_tags(data: ByteRange) -> ByteRange:
 
 
 def kind_of(data: ByteRange) -> str:
-    """`mp3` is what nothing else claims and has frames: see :mod:`speechllm_plugin.datasets.sound.mp3`."""
+    """`mp3` = of no other kind, and with frames: see :mod:`speechllm_plugin.datasets.sound.mp3`."""
     head = data.read(0, _HEAD)
     for start, kind in _BY_START:
         if head.startswith(start):
