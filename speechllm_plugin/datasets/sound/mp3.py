@@ -132,23 +132,25 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
 
     places = array("q")
     lost_at = other_at = None
-    base, block = position, data.read(position, _BLOCK)
+    base, block, end_of_data = position, data.read(position, _BLOCK), data.size
+    filled = len(block)
     sizes: dict[int, int] = {}
     while True:
         offset = position - base
-        if offset + _LONGEST_FRAME + 4 > len(block) and base + len(block) < data.size:
+        if offset + _LONGEST_FRAME + 4 > filled and base + filled < end_of_data:
             base, offset, block = position, 0, data.read(position, _BLOCK)
+            filled = len(block)
         # Forty frames a second: a header is parsed once, and then looked up.
-        if offset + 4 <= len(block) and block[offset] == 0xFF and (block[offset + 3] >> 6 == _MONO) == kind[2]:
+        if offset + 4 <= filled and block[offset] == 0xFF and (block[offset + 3] >> 6 == _MONO) == kind[2]:
             known = sizes.get(block[offset + 1] << 8 | block[offset + 2])
-            if known is not None and position + known <= data.size:
+            if known is not None and position + known <= end_of_data:
                 places.append(position)
                 position += known
                 continue
         header = _header(block[offset : offset + 4])
         if header is None or header[2] != kind:
             # Between recordings that were put together.
-            if places and (end := end_of_tag(data, position)) is not None and end < data.size:
+            if places and (end := end_of_tag(data, position)) is not None and end < end_of_data:
                 position = end
                 continue
             again = _find(data, position)
@@ -165,7 +167,7 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
             # The frame of the tag may have other channels than the sound.
             _, samples, kind = found
             continue
-        if position + header[0] > data.size:
+        if position + header[0] > end_of_data:
             break
         sizes[block[offset + 1] << 8 | block[offset + 2]] = header[0]
     if places:
