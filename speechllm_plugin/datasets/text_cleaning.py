@@ -37,7 +37,7 @@ def _nothing(match: re.Match[str]) -> str:
 
 
 def _blank(match: re.Match[str]) -> str:
-    return " " if 0 < match.start() and match.end() < len(match.string) else ""
+    return " " if match.start() > 0 and match.end() < len(match.string) else ""
 
 
 def _said(match: re.Match[str]) -> str:
