@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -98,22 +98,31 @@ def tell_of_marks(path: Path, texts: Sequence[tuple[int, str]], mode: CleanText)
 
     :param texts: line of the manifest, and text as it stands there.
     """
-    for kind in _KINDS:
-        found = [(line, match) for line, text in texts if (match := _find(kind, text)) is not None]
-        if not found:
-            continue
-        line, match = found[0]
+    for kind, where in _found([(f"line {line}", text) for line, text in texts]):
         if mode in kind.modes:
-            log.info(
-                "%s: %s taken out of %d of %d texts (clean_text=%s), first in line %d: %r",
-                path, kind.name, len(found), len(texts), mode, line, _around(match),
-            )  # fmt: skip
+            log.info("%s: %s taken out of %s (clean_text=%s)", path, kind.name, where, mode)
         else:
             log.warning(
-                "%s: found %s in %d of %d texts, first in line %d: %r; they are learnt and scored as they are, "
-                "%s=%s takes them out",
-                path, kind.name, len(found), len(texts), line, _around(match), _KEY, kind.modes[0],
+                "%s: found %s in %s; they are learnt and scored as they are, %s=%s takes them out",
+                path, kind.name, where, _KEY, kind.modes[0],
             )  # fmt: skip
+
+
+def describe_marks(texts: Sequence[tuple[str, str]]) -> list[str]:
+    """What to say of `texts` that are scored as they are: a line a kind.
+
+    :param texts: name of a row, and its text.
+    """
+    return [f"found {kind.name} in {where}; they are scored as they are" for kind, where in _found(texts)]
+
+
+def _found(texts: Sequence[tuple[str, str]]) -> Iterator[tuple[_Kind, str]]:
+    """The kinds that are there; of each, in how many texts, and the first of them."""
+    for kind in _KINDS:
+        found = [(name, match) for name, text in texts if (match := _find(kind, text)) is not None]
+        if found:
+            name, match = found[0]
+            yield kind, f"{len(found)} of {len(texts)} texts, first in {name}: {_around(match)!r}"
 
 
 def _find(kind: _Kind, text: str) -> re.Match[str] | None:
