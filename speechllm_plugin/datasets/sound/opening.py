@@ -139,7 +139,7 @@ def _ogg(data: ByteRange, name: str, key: str) -> Sound:
     codecs = {codec for stream in streams for codec in stream.codecs}
     if not streams or not codecs <= {"Vorbis", "Opus"}:
         kind = f"{' and '.join(sorted(codecs)) or 'no stream'} in Ogg"
-        return join([_by_ffmpeg(one.data, kind, name, key) for one in streams], name)
+        return join([_by_ffmpeg(one.data, kind, name, key, length=one.samples) for one in streams], name)
     if not streams[-1].has_end:
         tell("ogg", name, "the Ogg stream has no mark of its end, so it may have been cut off; all there is was read")
     return join(
