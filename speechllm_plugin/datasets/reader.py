@@ -24,7 +24,7 @@ from speechllm_plugin.datasets.lengths import LeftOut, LengthPolicy
 from speechllm_plugin.datasets.measured import measure
 from speechllm_plugin.datasets.mixture import Draws, MixtureConfig, draw_epoch
 from speechllm_plugin.datasets.plan import Batching, BatchLimits, Sizes, evaluation_steps, padding, training_steps
-from speechllm_plugin.datasets.same_rows import are_new_rows, row_digests, without_rows
+from speechllm_plugin.datasets.same_rows import are_new_rows, row_digests, same_step, without_rows
 from speechllm_plugin.datasets.steps import Steps
 from speechllm_plugin.datasets.utterances import Clips, Utterance, Utterances
 from speechllm_plugin.errors import UserError
@@ -193,6 +193,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             raise UserError(
                 f"resume: the checkpoint was written while reading {without_rows(found)}, found {without_rows(now)}; "
                 "expected the same manifests, batch settings, seed and batches per step (processes x accumulation)"
+                f"{same_step(found, self._world_size)}"
             )
         self._drop_pending()
         self._epoch, self._position = int(str(state_dict["epoch"])), int(str(state_dict["position"]))

@@ -59,6 +59,14 @@ def without_rows(plan: object) -> object:
     return {key: value for key, value in plan.items() if key not in _ROWS} if isinstance(plan, Mapping) else plan
 
 
+def same_step(plan: object, processes: int) -> str:
+    """What makes as many batches a step as in a checkpoint's plan; empty where nothing does, or nothing need."""
+    per_step = plan.get("batches_per_step") if isinstance(plan, Mapping) else None
+    if not isinstance(per_step, int) or per_step % processes:
+        return ""
+    return f": with {processes} processes trainer.grad_accumulation.num_batches={per_step // processes}"
+
+
 def are_new_rows(found: Mapping[str, Any], now: Mapping[str, Any], *, accept: bool) -> bool:
     """
     :param found: the fingerprint in the checkpoint.

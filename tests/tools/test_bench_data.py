@@ -13,7 +13,8 @@ from speechllm_plugin.errors import UserError
 
 
 def test_a_small_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--rows", "300", "--clips", "8", "--repeats", "1", "--root", str(tmp_path)]
+    options = ["--rows", "300", "--clips", "8", "--repeats", "1", "--only", "speechllm", "plain loop"]
+    options += ["--root", str(tmp_path)]
     assert run(parse(["bench", "data", *options, "--output", str(tmp_path / "page.md")])) == 0
     page = (tmp_path / "page.md").read_text()
     assert capsys.readouterr().out == page + "\n"
@@ -23,7 +24,7 @@ def test_a_small_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert re.search(rf"^\| {reader} \| \d+\.\d\d s \| [\d,]+ MB \|$", page, re.MULTILINE)
     (padded,) = re.findall(r"^\| `bucketed`, 2,000 positions \| (.*) \|$", page, re.MULTILINE)
     assert [float(share.rstrip("%")) for share in padded.split(" | ")][1] <= 8.0
-    assert "speechllm bench data --rows 300 --clips 8 --repeats 1" in page
+    assert "speechllm bench data --rows 300 --clips 8 --repeats 1 --only speechllm 'plain loop'\n" in page
 
 
 def test_a_size_that_is_none() -> None:

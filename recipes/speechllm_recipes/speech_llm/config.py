@@ -128,7 +128,7 @@ class TrainDatasetSection(SpeechDatasetSection):
     `chrf2`, `answer_exact`, `answer_f1`, or `nll_loss`. False reports the loss alone; `regime.score_metric` must then
     be `nll_loss`."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    """Silence, noise, gain and telephone band for clips of the training split."""
+    """Silence, noise, gain, telephone band and speed for clips of the training split, and gaps in their features."""
 
     def __post_init__(self) -> None:
         self.train_split = _names(self.train_split)

@@ -209,6 +209,40 @@ def test_a_changed_plan_is_not_resumed(corpus: Path, changed: dict[str, Any]) ->
     readers[1].load_state_dict(accumulated)
 
 
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_other_processes_resume_where_four_batches_a_step_are_left(corpus: Path, processes: int) -> None:
+    """Two of them, in two threads, have made three steps: what others read next is what they would have read."""
+    utterances = utterances_of(corpus / "all.tsv")
+
+    def readers(number: int, **values: Any) -> list[SpeechTextReader]:
+        taken = options(batch_size=1, num_accumulate=4 // number, **values)
+        return [SpeechTextReader(utterances, taken, rank=rank, world_size=number) for rank in range(number)]
+
+    def following(each: list[SpeechTextReader]) -> list[list[str]]:
+        steps = []
+        for _ in range(4):
+            step = [batch for reader in each for batch in next(reader, [])]
+            if not step:
+                for reader in each:
+                    reader.reset()
+            steps.append(sorted(identity for batch in step for identity in batch.ids))
+        return steps
+
+    before = readers(2)
+    for reader in before:
+        next(reader)
+    state = before[1].state_dict()
+    expected = following(before)
+    after = readers(processes, num_threads=1, prefetch=1)
+    for reader in after:
+        reader.load_state_dict(state)
+    assert following(after) == expected
+    other = SpeechTextReader(utterances, options(batch_size=1), rank=0, world_size=processes)
+    if processes < 4:
+        with pytest.raises(UserError, match=f"with {processes} processes .*num_batches={4 // processes}$"):
+            other.load_state_dict(state)
+
+
 BROKEN = ["missing", "text", "empty", "long", "cut"]
 
 

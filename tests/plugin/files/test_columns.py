@@ -16,9 +16,9 @@ from speechllm_plugin.files.columns.fields import hashes, joined, may_be_blank, 
 
 RNG = random.Random(5)
 PIECES = [
-    "a", "bc", "", "", "-", "th-", ":", "A:", "&", "&apos;", "&#39;", "[x]", "(%h)", "<unk>", "{a}",
+    "a", "bc", "", "", "-", "th-", ":", "A:", "&", "&apos;", "&#39;", "[x]", "(Laughter)", "%uh", "(%h)",
     "\u00a0", "\u200b", "\u2019", "\u2026", "\u2066", "\u00ad", "\u3000", "\u3002", "\u2028", "\u1680", "\u205f",
-    "\ufeff", "\u8a9e", "\x0b", "\x1c", "\x85",
+    "\ufeff", "\u8a9e", "\x0b", "\x1c", "\x85", "<unk>", "{a}",
 ]  # fmt: skip
 TEXTS = ["".join(RNG.choice(PIECES) or " " for _ in range(RNG.randint(0, 6))) for _ in range(4000)]
 

@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="of the large manifest (default: 10^6)")
     data.add_argument("--clips", type=int, default=300, metavar="N", help="that are read (default: 300)")
     data.add_argument("--repeats", type=int, default=3, metavar="N", help="the fastest of N counts (default: 3)")
+    data.add_argument("--only", nargs="+", choices=("speechllm", "plain loop", "lhotse"), help="only these readers")
     data.add_argument("--root", type=Path, metavar="DIR", help="for files: one a row (default: the system's)")
     data.add_argument("--output", type=Path, metavar="FILE", help="write the page here, too")
     data.set_defaults(measure=_run_data)

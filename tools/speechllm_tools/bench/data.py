@@ -31,7 +31,7 @@ def run(options: argparse.Namespace, *, report: Callable[[str], None]) -> int:
     for name in ("rows", "clips", "repeats"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name}: found {getattr(options, name)}, expected at least 1")
-    readers = [name for name in READERS if name != "lhotse" or importlib.util.find_spec("lhotse")]
+    readers = options.only or [name for name in READERS if name != "lhotse" or importlib.util.find_spec("lhotse")]
     with tempfile.TemporaryDirectory(dir=options.root) as folder:
         report(f"data: {options.clips:,} clips ...")
         clips = write_clips(Path(folder) / "clips", options.clips)
@@ -95,7 +95,7 @@ def _page(
     ]
     padded = [[name, *(f"{share:.1%}" for share in shares)] for name, shares in paddings]
     command = ["speechllm", "bench", "data", "--rows", str(options.rows), "--clips", str(options.clips)]
-    command += ["--repeats", str(options.repeats)]
+    command += ["--repeats", str(options.repeats), *(["--only", *options.only] if options.only else [])]
     return f"""# The reader
 
 Lengths as in CoVoST 2 (a mean of {np.mean(lengths(_PADDED_CLIPS)):.1f} s). `plain loop` does what fairseq's reader of

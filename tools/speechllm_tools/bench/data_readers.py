@@ -17,9 +17,6 @@ import soundfile
 import torch
 
 from speechllm_plugin.datasets.manifest import seconds_of
-from speechllm_plugin.datasets.plan import BatchLimits
-from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
-from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 
 BATCH_SECONDS, BATCHES = 120.0, 4
 """Audio in a batch, and batches in a step."""
@@ -48,6 +45,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def ours(manifest: Path) -> Batches:
+    # Here, because importing fairseq2 takes seconds, and the others do without.
+    from speechllm_plugin.datasets.plan import BatchLimits
+    from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
+    from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
+
     rows = SpeechTextDataset(SpeechTextConfig(manifests={"train": str(manifest)})).read("train")
     limits = BatchLimits(64, BATCH_SECONDS)
     options = ReadOptions(limits=limits, shuffle_seed=1, max_seconds=30.0, num_accumulate=BATCHES, num_threads=1)
