@@ -195,7 +195,8 @@ class Utterances(Sequence[Utterance]):
     def alone(self) -> Utterances:
         """The same without the rows around them, in memory: to be sent to another process."""
         parts = np.searchsorted(self._starts, self._rows, side="right") - 1
-        chosen, rows = [], np.empty(len(self), dtype=np.int64)
+        chosen: list[Part] = []
+        rows = np.empty(len(self), dtype=np.int64)
         for number in np.unique(parts).tolist():
             is_own = parts == number
             rows[is_own] = np.arange(is_own.sum()) + sum(len(part.manifest) for part in chosen)
