@@ -33,6 +33,9 @@ class AudioPlaces:
     stop: Places
     """Where its range of the file ends, in bytes or samples; 0 = it has none, -1 = its range is empty."""
 
+    def take(self, rows: Places) -> AudioPlaces:
+        return AudioPlaces(self.folders, self.folder[rows], self.name[rows], self.stop[rows])
+
 
 class PlaceCollector:
     """Collects the places block by block."""

@@ -50,6 +50,10 @@ class ManifestColumns:
     """Whether it asks something itself: see `tasks.row_prompt`."""
     audio: AudioPlaces
 
+    def take(self, rows: Places) -> ManifestColumns:
+        arrays = {name: getattr(self, name)[rows] for name in vars(self) if name not in ("kinds", "audio")}
+        return ManifestColumns(kinds=self.kinds, audio=self.audio.take(rows), **arrays)
+
 
 class Manifest(Sequence[ManifestRow]):
     """All rows have been checked."""
@@ -73,6 +77,6 @@ class Manifest(Sequence[ManifestRow]):
     def __iter__(self) -> Iterator[ManifestRow]:
         return (read_row(self.path, record, self._rules) for record in self._table)
 
-    def line(self, row: int) -> int:
-        """Of the file, that a row begins on."""
-        return self._table.line(row)
+    def take(self, rows: Places) -> Manifest:
+        """These rows alone, in memory."""
+        return Manifest(self.path, self._table.take(rows), self._rules, self.columns.take(rows))

@@ -192,14 +192,17 @@ class Utterances(Sequence[Utterance]):
     def take(self, indices: Places) -> Utterances:
         return Utterances(self._parts, self._rows[indices])
 
-    @property
-    def rows(self) -> Places:
-        """Their rows, counted through all manifests from 0, `[utterances]`."""
-        return self._rows
-
-    def at(self, rows: Places) -> Utterances:
-        """Those of some rows of the same manifests; see `rows`."""
-        return Utterances(self._parts, rows)
+    def alone(self) -> Utterances:
+        """The same without the rows around them, in memory: to be sent to another process."""
+        parts = np.searchsorted(self._starts, self._rows, side="right") - 1
+        chosen: list[Part] = []
+        rows = np.empty(len(self), dtype=np.int64)
+        for number in np.unique(parts).tolist():
+            is_own = parts == number
+            rows[is_own] = np.arange(is_own.sum()) + sum(len(part.manifest) for part in chosen)
+            part = self._parts[number]
+            chosen.append(replace(part, manifest=part.manifest.take(self._rows[is_own] - self._starts[number])))
+        return Utterances(chosen, rows)
 
     @cached_property
     def n_frames(self) -> Places:

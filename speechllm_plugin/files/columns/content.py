@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files.byte_range import ByteRange
 from speechllm_plugin.files.remote import Location, RemoteError, RemoteFile
 
 IN_MEMORY = 1 << 26
@@ -37,14 +36,20 @@ class OnDisk:
         weakref.finalize(self, os.close, descriptor)
         self._path, self._descriptor, self._status = path, descriptor, os.fstat(descriptor)
         self.size = self._status.st_size
-        self._bytes = ByteRange(descriptor, 0, self.size)
 
     def read(self, start: int, stop: int) -> bytes:
         """:raises UserError: the file is another by now: places of rows in it say nothing."""
         now = os.fstat(self._descriptor)
         if (now.st_size, now.st_mtime_ns) != (self.size, self._status.st_mtime_ns):
             raise UserError(f"{self._path}: found it changed since its rows were checked, expected it to stay as it is")
-        return self._bytes.read(start, stop - start)
+        data = os.pread(self._descriptor, stop - start, start)
+        # Network file systems and the kernel's limit of 2 GiB may give less at a time.
+        while len(data) < stop - start:
+            more = os.pread(self._descriptor, stop - start - len(data), start + len(data))
+            if not more:
+                break
+            data += more
+        return data
 
 
 def open_content(path: Location) -> Content:

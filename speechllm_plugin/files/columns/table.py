@@ -9,7 +9,7 @@ from typing import overload
 import numpy as np
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files.columns.content import Content
+from speechllm_plugin.files.columns.content import Content, InMemory
 from speechllm_plugin.files.columns.fields import Bytes, Places, array_of
 from speechllm_plugin.files.records import Record, check_record
 from speechllm_plugin.files.remote import Location
@@ -100,7 +100,7 @@ class Table(Sequence[Record]):
         if isinstance(index, slice):
             return [self[row] for row in range(*index.indices(len(self)))]
         row = range(len(self))[index]
-        return self._record(row, self._rows.content.read(int(self._starts[row]), int(self._starts[row + 1]) - 1))
+        return self._record(row, self._line(row))
 
     def __iter__(self) -> Iterator[Record]:
         row = 0
@@ -114,6 +114,18 @@ class Table(Sequence[Record]):
     def line(self, row: int) -> int:
         """Of the file, that a row begins on."""
         return self._rows.line(row)
+
+    def take(self, rows: Places) -> Table:
+        """These rows alone, in memory."""
+        lines = [self._line(row) for row in rows.tolist()]
+        ends = np.cumsum([len(line) + 1 for line in lines])
+        content = InMemory(b"\n".join(lines))
+        numbers = np.array([self.line(row) for row in rows.tolist()])
+        alone = Rows(self._rows.path, content, 0, 0, content.size, numbers)
+        return Table(alone, self.columns, np.concatenate([[0], ends]))
+
+    def _line(self, row: int) -> bytes:
+        return self._rows.content.read(int(self._starts[row]), int(self._starts[row + 1]) - 1)
 
     def _record(self, row: int, line: bytes) -> Record:
         fields = line.decode().removesuffix("\r").split("\t")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from speechllm_plugin.datasets import text_cleaning
 from speechllm_plugin.datasets.manifest import open_manifest, read_manifest
+from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.datasets.text_cleaning import clean, signs
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.columns import content
@@ -49,7 +52,7 @@ def test_no_blank_field_and_no_mark_is_passed_over() -> None:
     marked = {row for row, text in enumerate(TEXTS) if any(text_cleaning._find(k, text) for k in text_cleaning._KINDS)}
     assert marked <= flagged
     assert all(clean(text, "all") == text for row, text in enumerate(TEXTS) if row not in flagged)
-    plain = ["it\u2019s \u201cthis\u201d \u2013 well-known\u2026", "\u6f22\u5b57\u3002", "at 5:30 (or so)"]
+    plain = ["it\u2019s \u201cthis\u201d \u2013 well-known\u2026", "\u6f22\u5b57\u3002", "at 5:30, or so"]
     assert not len(signs(joined([f"{text}\t".encode() for text in plain])[0])), "nearly all texts would be looked at"
 
 
@@ -113,6 +116,23 @@ def test_a_file_that_is_read_and_changes(tmp_path: Path, monkeypatch: pytest.Mon
         file.write("d\td.wav\t7\tmore\n")
     with pytest.raises(UserError, match="m.tsv: found it changed since its rows were checked, expected it to stay as"):
         manifest[3]
+
+
+def test_utterances_for_another_process_are_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "IN_MEMORY", 10)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        rows_file(tmp_path / name, 2000, last=f"{name}\tc.wav\t7\tfine\n")
+    files: dict[str, str | list[str]] = {name: str(tmp_path / name / "m.tsv") for name in ("a", "b")}
+    every = SpeechTextDataset(SpeechTextConfig(manifests=files)).read_together(["a", "b"])
+    some = every.take(np.array([5, 1999, 2000, 2001, 4001, 7]))
+    sent = pickle.dumps(some.alone())
+    assert len(sent) < 20_000
+    again = pickle.loads(sent)
+    assert list(again) == list(some) == [every[index] for index in (5, 1999, 2000, 2001, 4001, 7)]
+    for name in ("n_frames", "ids", "has_text", "has_source"):
+        assert np.array_equal(getattr(again, name), getattr(some, name))
+    assert {split: own.tolist() for split, own in again.by_split.items()} == {"a": [0, 1, 2, 5], "b": [3, 4]}
 
 
 def test_the_first_of_several_faults_is_told(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from speechllm_plugin.datasets.utterances import Clips, Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.preflight import outline_encoder
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
-from speechllm_tools.cache.encoding import Encoded, EncodeTask, Encoding, Manifests, encode_clips
+from speechllm_tools.cache.encoding import Encoded, EncodeTask, Encoding, encode_clips
 from speechllm_tools.progress import ProgressLine
 from speechllm_tools.shards.api import Machines, count_cores, machines_of, map_shards
 from speechllm_tools.shards.processes import visible_gpus
@@ -38,7 +38,6 @@ class _Part:
     name: str
     options: ReadOptions
     epochs: int
-    manifests: Manifests
     clips: Clips
 
 
@@ -71,7 +70,7 @@ def build(options: argparse.Namespace, shard: tuple[int, int]) -> int:
     config = read_training_config(options.config_file, options.config)
     encoding, window = _encoding(config, machines)
     parts = [part for part in _parts(config, window, shard) if part.clips]
-    todo = sum(seconds * part.epochs for part in parts for seconds in part.clips.seconds.tolist())
+    todo = sum(float(part.clips.seconds.sum()) * part.epochs for part in parts)
     number = sum(len(part.clips) * part.epochs for part in parts)
     print(f"{encoding.folder}: {number:,} clips, {todo / 3600:.2f} h, of {', '.join(part.name for part in parts)}",
           flush=True)  # fmt: skip
@@ -122,15 +121,13 @@ def _parts(config: SpeechLlmTrainConfig, window: float | None, shard: tuple[int,
     section, dataset = config.dataset, dataset_of(config)
     section.mixture.check_splits(section.train_split)
     training = dataset.read_together(section.train_split)
-    rows = Manifests(json.dumps(asdict(dataset.config)), tuple(section.train_split))
-    yield _part(config, rows, training, window, shard, section.augmentation)
+    yield _part(config, " + ".join(section.train_split), training, window, shard, section.augmentation)
     for split in section.valid_splits:
-        utterances = sampled(dataset.read(split), split, section.valid_clips)
-        yield _part(config, replace(rows, splits=(split,)), utterances, window, shard)
+        yield _part(config, split, sampled(dataset.read(split), split, section.valid_clips), window, shard)
 
 
 def _part(
-    config: SpeechLlmTrainConfig, manifests: Manifests, utterances: Utterances, window: float | None,
+    config: SpeechLlmTrainConfig, name: str, utterances: Utterances, window: float | None,
     shard: tuple[int, int], augmentation: AugmentationConfig | None = None,
 ) -> _Part:  # fmt: skip
     """This machine's share, measured, without the clips that the run leaves out."""
@@ -147,13 +144,12 @@ def _part(
         augmentation=augmentation or AugmentationConfig(),
     )
     own = utterances[number :: shard[1]]
-    clips = SpeechTextReader(own, options).clips if len(own) else Clips(own, np.empty(0))
-    name, epochs = " + ".join(manifests.splits), options.augmentation.variants if changed else 1
-    return _Part(name, options, epochs, manifests, clips)
+    clips = SpeechTextReader(own, options).clips if own else Clips(own, np.empty(0))
+    return _Part(name, options, options.augmentation.variants if changed else 1, clips)
 
 
 def _tasks(parts: Sequence[_Part], encoding: Encoding) -> Iterator[EncodeTask]:
     for part in parts:
-        rows = part.clips.utterances.rows
-        for start in range(0, len(rows), _CLIPS):
-            yield EncodeTask(encoding, part.options, part.epochs, part.manifests, rows[start : start + _CLIPS])
+        for start in range(0, len(part.clips), _CLIPS):
+            utterances = part.clips.utterances[start : start + _CLIPS].alone()
+            yield EncodeTask(encoding, part.options, part.epochs, utterances)

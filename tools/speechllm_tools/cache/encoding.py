@@ -13,13 +13,11 @@ from torch import Tensor
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
-from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.datasets.utterances import Utterances
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.encoders.features import ClipFeatures
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files.columns.fields import Places
 from speechllm_plugin.pretrained import freeze
 
 
@@ -39,24 +37,13 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class Manifests:
-    """Splits that are read together. A process reads them once: rows would travel as large as their manifest."""
-
-    dataset: str
-    """The configuration of the data set as JSON."""
-    splits: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class EncodeTask:
     encoding: Encoding
     options: ReadOptions
     """As the training run reads them."""
     epochs: int
     """How often they are read: once for each variant of a clip."""
-    manifests: Manifests
-    rows: Places
-    """See `Utterances.rows`."""
+    utterances: Utterances
 
 
 @dataclass(frozen=True)
@@ -96,7 +83,7 @@ def encode_clips(task: EncodeTask) -> Encoded:
     encoder, cache = _open(task.encoding)
     counts = _Counts(encoder)
     try:
-        reader = SpeechTextReader(_read(task.manifests).at(task.rows), task.options, find_features=cache.get)
+        reader = SpeechTextReader(task.utterances, task.options, find_features=cache.get)
         for _ in range(task.epochs):
             for batches in reader:
                 for batch in batches:
@@ -110,7 +97,7 @@ def encode_clips(task: EncodeTask) -> Encoded:
         # With `skip` the reader has one thing to say: that it can read none of them.
         if task.options.on_error != "skip":
             raise
-        counts.left_out = len(task.rows)
+        counts.left_out = len(task.utterances)
     return counts.result()
 
 
@@ -139,12 +126,6 @@ class _Counts:
         return Encoded(
             self._made_by, self._clips, self._seconds, self._size, self._there, self._seconds_there, self.left_out, full
         )
-
-
-@lru_cache(maxsize=4)
-def _read(manifests: Manifests) -> Utterances:
-    config = SpeechTextConfig(**json.loads(manifests.dataset))
-    return SpeechTextDataset(config).read_together(manifests.splits)
 
 
 @lru_cache(maxsize=1)
