@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
-from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc_head import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
@@ -26,9 +27,8 @@ def create(config: SpeechLlmConfig) -> SpeechLlm:
 
 
 def batches_of(
-    manifest: Path, *, batch_size: int = 12, cache: FeatureCache | None = None
+    manifest: Path, *, batch_size: int = 12, find: Callable[[str], Tensor | None] = lambda key: None
 ) -> list[SpeechTextBatch]:
     utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(manifest)})).read("all")
     options = ReadOptions(limits=BatchLimits(batch_size, None), shuffle_seed=None, max_seconds=30.0)
-    reader = SpeechTextReader(utterances, options, find_features=(lambda key: None) if cache is None else cache.get)
-    return [batch for step in reader for batch in step]
+    return [batch for step in SpeechTextReader(utterances, options, find_features=find) for batch in step]

@@ -34,10 +34,10 @@ def test_cached_features_are_those_of_the_first_pass(
     """To the bit, in whatever batches: the second epoch sees what the first saw."""
     whole = batches_of(tiny_manifest / "train.tsv")[0]
     uncached = dict(zip(whole.ids, features_of(model, whole), strict=True))
-    cache = model.features.cache = cache_of(model, tmp_path)
+    model.features.cache = cache_of(model, tmp_path)
     seen: dict[str, Tensor] = {}
     for batch_size in (5, 12, 1):
-        for batch in batches_of(tiny_manifest / "train.tsv", batch_size=batch_size, cache=cache):
+        for batch in batches_of(tiny_manifest / "train.tsv", batch_size=batch_size, find=model.features.find):
             cached = [features is not None for features in batch.features]
             assert cached == [bool(seen) and batch_size != 5] * len(batch)
             assert cached == [waveform is None for waveform in batch.waveforms]
@@ -48,12 +48,12 @@ def test_cached_features_are_those_of_the_first_pass(
 
 
 def test_a_changed_file_is_encoded_again(model: SpeechLlm, tmp_path: Path) -> None:
-    cache = model.features.cache = cache_of(model, tmp_path / "cache")
+    model.features.cache = cache_of(model, tmp_path / "cache")
     (tmp_path / "all.tsv").write_text("id\taudio\ttgt_text\na\ta.wav\tplay\n")
     lengths = []
     for samples in (8000, 16000):
         soundfile.write(tmp_path / "a.wav", torch.linspace(-0.5, 0.5, samples).numpy(), 16000)
-        batch = batches_of(tmp_path / "all.tsv", cache=cache)[0]
+        batch = batches_of(tmp_path / "all.tsv", find=model.features.find)[0]
         assert batch.features == [None]
         lengths.append(len(features_of(model, batch)[0]))
     assert lengths == [25, 50]
@@ -65,7 +65,7 @@ def test_a_clip_whose_features_are_damaged_is_encoded_again(
 ) -> None:
     cache = model.features.cache = cache_of(model, tmp_path)
     manifest = tiny_manifest / "dev.tsv"
-    before = features_of(model, batches_of(manifest, cache=cache)[0])
+    before = features_of(model, batches_of(manifest, find=model.features.find)[0])
     (pack,) = tmp_path.rglob("*.pack")
     data = bytearray(pack.read_bytes())
     if damage == "cut off":
@@ -73,23 +73,23 @@ def test_a_clip_whose_features_are_damaged_is_encoded_again(
     else:
         data[50] ^= 1
     pack.write_bytes(data)
-    batch = batches_of(manifest, cache=cache)[0]
+    batch = batches_of(manifest, find=model.features.find)[0]
     assert sum(features is None for features in batch.features) == 1
     after = features_of(model, batch)
     assert all(map(torch.equal, before, after))
     # And mended, also for processes to come.
     for one in (cache, cache_of(model, tmp_path)):
-        assert all(features is not None for features in batches_of(manifest, cache=one)[0].features)
+        assert all(features is not None for features in batches_of(manifest, find=one.get)[0].features)
 
 
 def test_other_encoders_share_no_features(
     model: SpeechLlm, tiny_config: SpeechLlmConfig, tiny_manifest: Path, tmp_path: Path
 ) -> None:
     model.features.cache = cache_of(model, tmp_path)
-    model.features.of(batches_of(tiny_manifest / "dev.tsv", cache=model.features.cache)[0])
+    model.features.of(batches_of(tiny_manifest / "dev.tsv", find=model.features.find)[0])
     tiny_config.encoder.config.pad_to_30s = True  # type: ignore[attr-defined]
     other = cache_of(create(tiny_config), tmp_path)
-    assert batches_of(tiny_manifest / "dev.tsv", cache=other)[0].features == [None] * 4
+    assert batches_of(tiny_manifest / "dev.tsv", find=other.get)[0].features == [None] * 4
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
@@ -102,10 +102,10 @@ def test_cached_features_without_a_cache_are_refused(
     model: SpeechLlm, tiny_manifest: Path, tmp_path: Path
 ) -> None:
     cache = model.features.cache = cache_of(model, tmp_path)
-    model.features.of(batches_of(tiny_manifest / "dev.tsv", cache=cache)[0])
+    model.features.of(batches_of(tiny_manifest / "dev.tsv", find=cache.get)[0])
     model.features.cache = None
     with pytest.raises(ValueError, match="the batch holds cached features, but the model has no cache"):
-        model.features.of(batches_of(tiny_manifest / "dev.tsv", cache=cache)[0])
+        model.features.of(batches_of(tiny_manifest / "dev.tsv", find=cache.get)[0])
 
 
 def test_gaps_are_put_into_features_whatever_they_come_from(
@@ -125,8 +125,8 @@ def test_gaps_are_put_into_features_whatever_they_come_from(
     first, other = masked(whole, 0), masked(whole, 1)
     assert not any(map(torch.equal, plain, first)) and not all(map(torch.equal, first, other))
     cache = model.features.cache = cache_of(model, tmp_path)
-    masked(batches_of(manifest, cache=cache)[0], 1)
-    (cached,) = batches_of(manifest, cache=cache)
+    masked(batches_of(manifest, find=cache.get)[0], 1)
+    (cached,) = batches_of(manifest, find=cache.get)
     assert None not in cached.features
     for row, (again, features) in enumerate(zip(masked(cached, 0), first, strict=True)):
         torch.testing.assert_close(again, features, atol=1e-5, rtol=1e-5)
