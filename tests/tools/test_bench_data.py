@@ -21,7 +21,7 @@ def test_a_small_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["page.md"], "files are left"
     for reader in ("speechllm", "plain loop"):
         assert re.search(rf"^\| {reader} \| [\d,]+ \| \d+\.\d\d s \|$", page, re.MULTILINE)
-        assert re.search(rf"^\| {reader} \| \d+\.\d\d s \| [\d,]+ MB \|$", page, re.MULTILINE)
+        assert re.search(rf"^\| {reader} \| \d+\.\d\d s \| \d+\.\d\d s \| [\d,]+ MB \|$", page, re.MULTILINE)
     (padded,) = re.findall(r"^\| `bucketed`, 2,000 positions \| (.*) \|$", page, re.MULTILINE)
     assert [float(share.rstrip("%")) for share in padded.split(" | ")][1] <= 8.0
     assert "speechllm bench data --rows 300 --clips 8 --repeats 1 --only speechllm 'plain loop'\n" in page

@@ -287,6 +287,10 @@ def test_gaps_in_features_alone_and_in_a_batch() -> None:
         times, channels = is_gap.all(dim=1), is_gap.all(dim=0)
         assert 0 < times.sum() <= 2 * min(50, length * 0.2) and channels.sum() <= 4
         assert torch.equal(is_gap, times[:, None] | channels[None, :])
+        masks = drawn[row]
+        assert masks is not None
+        for found, runs in zip((times, channels), masks.places(length, 40, 50.0), strict=True):
+            assert set(found.nonzero().flatten().tolist()) == {place for run in runs for place in run}
         torch.testing.assert_close(masked[row, :length][times], features[row, :length].mean(0).expand(times.sum(), -1))
     assert config.masks("clip 0", 0) == drawn[0]
     others = [config.masks("clip 0", 1), config.masks("clip 1", 0), AugmentationConfig(time_masks=2).masks("clip 0", 0)]
