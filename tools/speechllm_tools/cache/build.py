@@ -16,8 +16,10 @@ from speechllm_recipes.speech_llm.read_config import dataset_of, model_config_of
 from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
+from speechllm_plugin.datasets.speech_text import SpeechTextConfig
 from speechllm_plugin.datasets.utterances import Clips, Utterances
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.remote import under
 from speechllm_plugin.models.speech_llm.preflight import outline_encoder
 from speechllm_plugin.models.speech_llm.tuning import TuningConfig
 from speechllm_tools.cache.encoding import Encoded, EncodeTask, Encoding, Manifests, encode_clips
@@ -122,11 +124,24 @@ def _parts(config: SpeechLlmTrainConfig, window: float | None, shard: tuple[int,
     section, dataset = config.dataset, dataset_of(config)
     section.mixture.check_splits(section.train_split)
     training = dataset.read_together(section.train_split)
-    rows = Manifests(json.dumps(asdict(dataset.config)), tuple(section.train_split))
+    rows = Manifests(json.dumps(asdict(_absolute(dataset.config))), tuple(section.train_split))
     yield _part(config, rows, training, window, shard, section.augmentation)
     for split in section.valid_splits:
         utterances = sampled(dataset.read(split), split, section.valid_clips)
         yield _part(config, replace(rows, splits=(split,)), utterances, window, shard)
+
+
+def _absolute(config: SpeechTextConfig) -> SpeechTextConfig:
+    """Without paths from the current folder, which is another one on the nodes of a cluster."""
+
+    def place(name: str) -> str:
+        return str(under(Path.cwd(), name))
+
+    manifests = {
+        split: place(files) if isinstance(files, str) else list(map(place, files))
+        for split, files in config.manifests.items()
+    }  # fmt: skip
+    return replace(config, manifests=manifests, audio_root=config.audio_root and place(config.audio_root))
 
 
 def _part(
