@@ -193,7 +193,8 @@ class Utterances(Sequence[Utterance]):
         return Utterances(self._parts, self._rows[indices])
 
     def alone(self) -> Utterances:
-        """The same without the rows around them, in memory: to be sent to another process."""
+        """The same without the rows around them, in memory: to be sent to another process, which may be in another
+        folder."""
         parts = np.searchsorted(self._starts, self._rows, side="right") - 1
         chosen: list[Part] = []
         rows = np.empty(len(self), dtype=np.int64)
@@ -201,7 +202,9 @@ class Utterances(Sequence[Utterance]):
             is_own = parts == number
             rows[is_own] = np.arange(is_own.sum()) + sum(len(part.manifest) for part in chosen)
             part = self._parts[number]
-            chosen.append(replace(part, manifest=part.manifest.take(self._rows[is_own] - self._starts[number])))
+            root = part.root.absolute() if isinstance(part.root, Path) else part.root
+            own = part.manifest.take(self._rows[is_own] - self._starts[number])
+            chosen.append(replace(part, manifest=own, root=root))
         return Utterances(chosen, rows)
 
     @cached_property

@@ -148,7 +148,9 @@ def _choice(options: argparse.Namespace) -> tuple[LlmChoice, dict[str, Any]]:
         raise UserError(f"--decoding: found {wrong[0]}, expected keys that need no sound (--max-tokens limits answers)")
     values = asdict(decoding.changed(changes))
     config = dict(parse_assignment(item, "--llm-config") for item in options.llm_config)
-    choice = LlmChoice(options.llm, json.dumps(config), options.device, options.system, json.dumps(values))
+    # Absolute, since the processes of a cluster have another current folder.
+    llm = str(Path(options.llm).resolve()) if Path(options.llm).is_dir() else options.llm
+    choice = LlmChoice(llm, json.dumps(config), options.device, options.system, json.dumps(values))
     return choice, values
 
 
