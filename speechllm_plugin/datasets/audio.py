@@ -191,7 +191,9 @@ def _open(source: AudioSource) -> Iterator[tuple[Sound, int, int]]:
             data = data.part(source.start, source.start + source.length)
         try:
             key = f"{source.path} {status.st_size} {status.st_mtime_ns}"
-            sound = open_sound(data, source.name, key, scales_floats=source.scales_floats)
+            # What is wrong with a file is told once, not of each of its segments.
+            file = source.name.rsplit(":", 2)[0] if source.kind == "segment" else source.name
+            sound = open_sound(data, file, key, scales_floats=source.scales_floats)
         except SoundError as error:
             raise AudioError(f"{source.name}: {error}") from None
         except OSError as error:
