@@ -245,6 +245,14 @@ def test_bare_frames_of_gsm(tmp_path: Path) -> None:
     assert shift_of(read(tmp_path, "x.gsm"), sweep(16000, 2))[1] > 0.95
 
 
+def test_a_length_that_no_memory_holds(tmp_path: Path) -> None:
+    data = written("FLAC")
+    data[21] |= 0x0F
+    data[22:26] = b"\xff" * 4
+    (tmp_path / "x.flac").write_bytes(data)
+    assert error_of(tmp_path, "x.flac").endswith("expected 68719476735 samples")
+
+
 def test_damage_in_front_of_a_segment_is_one_line(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.flac", noise(16000, 20), 16000)
     data = bytearray((tmp_path / "x.flac").read_bytes())
