@@ -47,6 +47,8 @@ _RATES = range(4000, 192_001)
 _RANGE = re.compile(r"(?P<path>.+):(?P<start>[0-9]+):(?P<length>[0-9]+)", re.DOTALL)
 # More samples than any file holds.
 _ALL = 1 << 62
+# What a header states may be a lie: room for more is made when it comes.
+_HOUR = 3600 * SAMPLE_RATE
 
 
 class AudioError(UserError):
@@ -135,7 +137,7 @@ def read_audio(source: AudioSource, check: Callable[[float], object] | None = No
     found = 0
     for block, expected in _read(source, check):
         if found + len(block) > len(samples):
-            longer = np.empty(max(expected, found + len(block), 2 * found), dtype=np.float32)
+            longer = np.empty(max(min(expected, _HOUR), found + len(block), 2 * found), dtype=np.float32)
             longer[:found] = samples[:found]
             samples = longer
         samples[found : found + len(block)] = block
@@ -216,7 +218,9 @@ def _open(source: AudioSource) -> Iterator[tuple[Sound, int, int]]:
     sound: Sound | None = None
     with _bytes(source, size) as data:
         try:
-            sound = open_sound(data, source.name, f"{source.path} {size} {stamp}", scales_floats=source.scales_floats)
+            # What is wrong with a file is told once, not of each of its segments.
+            file = source.name.rsplit(":", 2)[0] if source.kind == "segment" else source.name
+            sound = open_sound(data, file, f"{source.path} {size} {stamp}", scales_floats=source.scales_floats)
             yield sound, *_range(source, sound)
         except SoundError as error:
             # libsndfile passes no errors on: to it the file ends there.

@@ -179,7 +179,7 @@ def test_a_recorder_that_was_killed_left_its_sound_behind_its_header(
     with caplog.at_level(logging.WARNING):
         for number in range(10):
             assert len(read(tmp_path, f"{number}.wav")) == len(SOUND)
-            read(tmp_path, f"{number}.wav")
+            read(tmp_path, f"{number}.wav:100:200")
     assert [record.getMessage() for record in caplog.records] == [
         f"{name}: the header states 0.10 s of sound, but 2.90 s more lie behind it and were read, too{count}"
         for name, count in (("0.wav", ""), ("9.wav", " (10 such files so far)"))
@@ -245,6 +245,14 @@ def test_bare_frames_of_gsm(tmp_path: Path) -> None:
     assert shift_of(read(tmp_path, "x.gsm"), sweep(16000, 2))[1] > 0.95
 
 
+def test_a_length_that_no_memory_holds(tmp_path: Path) -> None:
+    data = written("FLAC")
+    data[21] |= 0x0F
+    data[22:26] = b"\xff" * 4
+    (tmp_path / "x.flac").write_bytes(data)
+    assert error_of(tmp_path, "x.flac").endswith("expected 68719476735 samples")
+
+
 def test_damage_in_front_of_a_segment_is_one_line(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.flac", noise(16000, 20), 16000)
     data = bytearray((tmp_path / "x.flac").read_bytes())
@@ -269,12 +277,13 @@ def test_a_codec_that_nothing_here_decodes_is_named(tmp_path: Path) -> None:
     [
         ("x.g722", "by its name G.722: `ffmpeg -f g722 -i IN OUT.wav`"),
         ("call.UL", "by its name u-law: `ffmpeg -f mulaw -ar 8000 -ac 1 -i IN OUT.wav`"),
+        ("x.g722:0:100", "by its name G.722"),
         ("x.pcm", "`ffmpeg -f s16le -ar 16000 -ac 1 -i IN OUT.wav` for 16 bits at 16 kHz"),
     ],
 )
 def test_samples_without_a_header(tmp_path: Path, name: str, command: str) -> None:
     """Bytes that by chance hold no control character are no text for that."""
-    (tmp_path / name).write_bytes(bytes(range(0x40, 0x100)) * 100)
+    (tmp_path / name.partition(":")[0]).write_bytes(bytes(range(0x40, 0x100)) * 100)
     assert command in error_of(tmp_path, name)
 
 
