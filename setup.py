@@ -109,13 +109,12 @@ setup(
         "ruamel.yaml>=0.18,<1",
         "typing-extensions>=4.12",
     ],
-    extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "lhotse": LHOTSE, "remote": REMOTE,
-                    "ray": RAY, "biasing": BIASING, "bench": BENCH,
+    extras_require={"train": TRAIN, "audio": AUDIO, "demo": DEMO, "data": DATA, "remote": REMOTE,
+                    "lhotse": LHOTSE, "ray": RAY, "biasing": BIASING, "bench": BENCH,
                     "lora": LORA, "quantization": QUANTIZATION, "long": LONG, "serve": SERVE, "slurm": SLURM,
                     "export": EXPORT,
-                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *LHOTSE, *REMOTE, *BIASING, *LORA, *SERVE, *SLURM,
-                             *EXPORT,
-                             "openai>=2,<4"]},
+                    "test": [*TRAIN, *TEST, *AUDIO, *DEMO, *DATA, *REMOTE, *LHOTSE, *BIASING, *LORA, *SERVE, *SLURM,
+                             *EXPORT, "openai>=2,<4"]},
     entry_points={
         "console_scripts": [
             "fairseq2 = speechllm_recipes.cli:main",

@@ -25,9 +25,9 @@ import soxr
 from sound_makers import COMMANDS, SECONDS, Case, by_changes, by_commands, by_pyav, by_soundfile, sound
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, duration, read_audio, resolve
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.opening import open_sound
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.byte_range import ByteRange
 
 _HEAD = (
     "kind", "made by", "seconds read", "`duration`", "likeness", "ffmpeg: seconds, ms later", "segments", "message"
@@ -131,11 +131,11 @@ def main(arguments: list[str]) -> int:
 A rising tone of {SECONDS:g} s in {len(rows)} kinds, read to 16 kHz: seconds read, what `duration` tells without
 decoding, the likeness to the source at its best shift (1 = the same), or the message. A codec's delay and the filling
 of its last frame are part of what is read where nothing in the file tells them; between two mp3 in one file they shift
-the second against the source. `duration` looks at both ends of a flac alone, and so does not see two of one length.
-What was cut short, or is no sound, has to be an error. The column of `ffmpeg` is what that command decodes, and by how
-much later it comes; a segment is half a second at the start, in the middle and at the end beside the same place of the
-whole (the largest difference). Some oddities are the tools' own: sox repeats the header of a caf or w64 in a pipe, and
-`ffmpeg` reads one of two files in a wav, aiff, caf, w64, m4a, flv, tta or wma, and noise from NMS ADPCM.
+the second against the source. `duration` looks at both ends of a flac alone: two of one length that are mostly silent
+seem to be one. What was cut short, or is no sound, has to be an error. The column of `ffmpeg` is what that command
+decodes, and by how much later it comes; a segment is half a second at the start, in the middle and at the end beside
+the same place of the whole (the largest difference). Some oddities are the tools' own: sox repeats the header of a caf
+in a pipe, and `ffmpeg` reads one of two files in a wav, aiff, caf, w64, m4a, flv, tta or wma, and noise from NMS ADPCM.
 
 {chr(10).join(f"| {' | '.join(line)} |" for line in lines)}
 

@@ -8,9 +8,9 @@ A manifest names sound in one of three forms:
 ``path:start:length``         a segment of a longer file, in samples at that file's own rate
 
 A file whose own name looks like one of the last two is taken as the file. ``path`` may be a URL of what fsspec knows,
-such as ``s3://bucket/talk.wav``: see :mod:`speechllm_plugin.files.remote`. What the file is, its bytes tell: wav,
-flac, mp3, ogg (Vorbis, Opus), aiff, au, caf, w64, NIST SPHERE and bare GSM by libsndfile; m4a, mp4, webm, aac, amr,
-wma, flac and Speex in Ogg and others by FFmpeg, where PyAV is installed.
+such as ``s3://bucket/talk.wav``: see :mod:`speechllm_plugin.files.remote`. What the file is, its bytes tell: wav, flac,
+mp3, ogg (Vorbis, Opus), aiff, au, caf, w64, NIST SPHERE and bare GSM by libsndfile; m4a, mp4, webm, aac, amr, wma, flac
+and Speex in Ogg and others by FFmpeg, where PyAV is installed.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ import numpy.typing as npt
 import soxr
 
 from speechllm_plugin.datasets.sound.api import Sound, SoundError
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.float_sound import LOUDEST
 from speechllm_plugin.datasets.sound.mixing import Mixer
 from speechllm_plugin.datasets.sound.notes import tell
 from speechllm_plugin.datasets.sound.opening import open_sound
-from speechllm_plugin.datasets.sound.remote_bytes import RemoteBytes
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files.remote import Location, RemoteError, RemoteFile, is_remote, under
+from speechllm_plugin.files.byte_range import ByteRange
+from speechllm_plugin.files.remote import Location, RemoteBytes, RemoteError, RemoteFile, is_remote, under
 
 SAMPLE_RATE = 16000
 """Samples per second of everything that :func:`read_audio` returns."""
@@ -252,6 +251,19 @@ def _bytes(source: AudioSource, size: int) -> Iterator[ByteRange]:
         yield ByteRange(descriptor, start, stop)
     finally:
         os.close(descriptor)
+
+
+def stored_bytes(source: AudioSource) -> bytes:
+    """Of a file or an entry of an archive, as they lie there.
+
+    :raises AudioError: they cannot be read.
+    """
+    size, _ = _check_file(source.name, source.path)
+    with _bytes(source, size) as data:
+        try:
+            return data.read(0, data.size)
+        except OSError as error:
+            raise _unreadable(source, error) from None
 
 
 def _unreadable(source: AudioSource, error: OSError) -> AudioError:

@@ -75,6 +75,12 @@ class SpeechTextBatch:
         """One clip as a batch of its own."""
         return SpeechTextBatch([self.clips[index]], counted=self.counted)
 
+    def waveform(self, index: int) -> Tensor:
+        """Of one clip, which is to be encoded."""
+        if (waveform := self.clips[index].waveform) is None:
+            raise ValueError(f"{self.clips[index].id}: the batch holds cached features, but the model has no cache")
+        return waveform
+
     def to(self, device: torch.device, *, non_blocking: bool = False) -> None:
         """Moves the tensors in place, as fairseq2's trainer wants it."""
         for clip in self.clips:

@@ -130,7 +130,7 @@ class ManifestCheck:
             for name in TEXTS:
                 if not (text := self._text(block, row, name)):
                     continue
-                self._marks.look(block.line(row), text)
+                self._marks.look(f"line {block.line(row)}", text)
                 cleaned.append(clean(text, self._rules.clean_text))
                 has[name][row] = bool(cleaned[-1])
                 if "\0" in text or not cleaned[-1].strip():

@@ -9,8 +9,9 @@ from __future__ import annotations
 import html
 import logging
 import re
+import string
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -100,41 +101,55 @@ def clean(text: str, mode: CleanText) -> str:
 
 
 class Marks:
-    """Counts what the texts of a manifest hold beside words, and tells it."""
+    """Counts what texts hold beside words, and tells it."""
 
     def __init__(self) -> None:
         self.texts = 0
         """How many there are, with those that nothing is found in."""
         self._counts: Counter[str] = Counter()
-        self._first: dict[str, tuple[int, str]] = {}
+        self._first: dict[str, str] = {}
 
-    def look(self, line: int, text: str) -> None:
+    def look(self, place: str, text: str) -> None:
         """
-        :param line: of the manifest.
+        :param place: of the text, "line 7".
         :param text: as it stands there; those without any of `signs` need not be looked at.
         """
         for kind in _KINDS:
             if (match := _find(kind, text)) is not None:
                 self._counts[kind.name] += 1
-                self._first.setdefault(kind.name, (line, _around(match)))
+                self._first.setdefault(kind.name, f"{place}: {_around(match)!r}")
 
     def tell(self, path: Location, mode: CleanText) -> None:
         """One line a kind, with a count and an example, whether it is taken out or not."""
-        for kind in _KINDS:
-            if not (count := self._counts[kind.name]):
-                continue
-            line, found = self._first[kind.name]
+        for kind, where in self._found():
             if mode in kind.modes:
-                log.info(
-                    "%s: %s taken out of %d of %d texts (clean_text=%s), first in line %d: %r",
-                    path, kind.name, count, self.texts, mode, line, found,
-                )  # fmt: skip
+                log.info("%s: %s taken out of %s (clean_text=%s)", path, kind.name, where, mode)
             else:
                 log.warning(
-                    "%s: found %s in %d of %d texts, first in line %d: %r; they are learnt and scored as they are, "
-                    "%s=%s takes them out",
-                    path, kind.name, count, self.texts, line, found, _KEY, kind.modes[0],
+                    "%s: found %s in %s; they are learnt and scored as they are, %s=%s takes them out",
+                    path, kind.name, where, _KEY, kind.modes[0],
                 )  # fmt: skip
+
+    def describe(self) -> list[str]:
+        """A line a kind, of texts that are scored as they are."""
+        return [f"found {kind.name} in {where}; they are scored as they are" for kind, where in self._found()]
+
+    def _found(self) -> Iterator[tuple[_Kind, str]]:
+        for kind in _KINDS:
+            if count := self._counts[kind.name]:
+                yield kind, f"{count} of {self.texts} texts, first in {self._first[kind.name]}"
+
+
+def describe_marks(texts: Sequence[tuple[str, str]]) -> list[str]:
+    """See `Marks.describe`.
+
+    :param texts: name of a row, and its text.
+    """
+    marks = Marks()
+    marks.texts = len(texts)
+    for name, text in texts:
+        marks.look(name, text)
+    return marks.describe()
 
 
 def signs(data: Bytes) -> Places:
@@ -147,9 +162,11 @@ def signs(data: Bytes) -> Places:
     first, second, third = data[places], data[places + 1], data[places + 2]
     is_other = ((first == 0xE2) & (second == 0x80) & dashes[third]) | ((first == 0xE3) & (third != 0x80))
     spaces = data == ord(" ")
-    edges = spaces | (data == ord("\t")) | (data == ord("\n")) | (data == ord("\r"))
-    blanks = [np.flatnonzero(spaces[1:] & edges[:-1]) + 1, np.flatnonzero(spaces[:-1] & edges[1:])]
-    return np.concatenate([places[pairs[first, second] & ~is_other], *blanks])
+    # A space beside another, or beside what ends a text: a tab, a line feed, the end of the file.
+    ends = spaces | (data == ord("\t")) | (data == ord("\n")) | (data == ord("\r")) | (data == 0)
+    doubled = spaces.copy()
+    doubled[1:-1] &= ends[:-2] | ends[2:]
+    return np.concatenate([places[pairs[first, second] & ~is_other], np.flatnonzero(doubled[:-PADDING])])
 
 
 @cache
@@ -157,8 +174,14 @@ def _sign_tables() -> tuple[Flags, Flags, Flags]:
     """First bytes of signs; pairs of first and second bytes; third bytes, behind E2 80, of frequent characters that are
     no signs: dashes, quotation marks, the ellipsis."""
     pairs = np.zeros((256, 256), dtype=bool)
-    for byte in b"[<{(%&\0\x0b\x0c\x1c\x1d\x1e\x1f":
+    for byte in b"[<{&\0\x0b\x0c\x1c\x1d\x1e\x1f":
         pairs[byte] = True
+    pairs[ord("("), ord("%")] = True
+    for name in _NOISES.split("|"):
+        for form in (name, name.upper()):
+            pairs[ord("("), form.encode()[0]] = True
+    for byte in string.ascii_letters.encode():
+        pairs[ord("%"), byte] = True
     # White space of Unicode begins with one of the last four.
     for byte in b"\t\n\r \x0b\x0c\x1c\x1d\x1e\x1f\xc2\xe1\xe2\xe3":
         pairs[ord(":"), byte] = pairs[ord("-"), byte] = True

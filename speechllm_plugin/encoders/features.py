@@ -27,14 +27,14 @@ class ClipFeatures:
         return None if self.cache is None else self.cache.get(key)
 
     def of(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
-        """Features `[B, T, C]` with lengths `[B]`, in float32: the adapter computes in that, or in what autocast says,
-        whatever the encoder computed in. They have the gaps that the clips say."""
-        features, lengths = self._without_gaps(batch)
+        """Features `[B, T, C]` with lengths `[B]`, masked as the clips say, in float32: the adapter computes in that,
+        or in what autocast says, whatever the encoder computed in."""
+        features, lengths = self._unmasked(batch)
         return mask_features(features, lengths, [clip.masks for clip in batch], self._encoder.frame_rate), lengths
 
-    def _without_gaps(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
+    def _unmasked(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
         if self.cache is None:
-            waveforms = [_waveform(batch, i) for i in range(len(batch))]
+            waveforms = [batch.waveform(i) for i in range(len(batch))]
             padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
             lengths = torch.tensor([len(waveform) for waveform in waveforms], device=padded.device)
             features, lengths = self._encoder(padded, lengths)
@@ -52,14 +52,7 @@ class ClipFeatures:
         rows = {i: features for i, features in enumerate(batch.features) if features is not None}
         missing = [i for i in range(len(batch)) if i not in rows]
         if missing:
-            encoded = encode_apart(self._encoder, [_waveform(batch, i) for i in missing])
+            encoded = encode_apart(self._encoder, [batch.waveform(i) for i in missing])
             for i, features in zip(missing, encoded, strict=True):
                 rows[i] = cache.put(batch.clips[i].audio_key, features)
         return [rows[i] for i in range(len(batch))]
-
-
-def _waveform(batch: SpeechTextBatch, index: int) -> Tensor:
-    waveform = batch.waveforms[index]
-    if waveform is None:
-        raise ValueError(f"{batch.ids[index]}: the batch holds cached features, but the model has no cache")
-    return waveform

@@ -75,6 +75,17 @@ def test_the_printed_table_tells_how_sure_it_is(commands: Commands, runs: tuple[
     assert "bad: 1 hypotheses of test were cut off at the length limit" in text
 
 
+def test_marks_in_references_are_told(commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "hyp.txt").write_text("it is\nyes\n", encoding="utf-8")
+    (tmp_path / "ref.txt").write_text("it is [noise]\n[noise] yes\n", encoding="utf-8")
+    arguments = ("--references", tmp_path / "ref.txt", "--direction", "en", "--metrics", "wer")
+    result = commands.speechllm("score", f"sys={tmp_path / 'hyp.txt'}", *arguments).ok()
+    assert result.stderr.splitlines() == [
+        "speechllm score: references of hyp: found marks of noises in 2 of 2 texts, first in 1: 'it is [noise]'; they "
+        "are scored as they are"
+    ]
+
+
 def test_directions_are_averaged(commands: Commands, tmp_path: Path) -> None:
     write_hypotheses(tmp_path / "run/de/hypotheses.tsv", rows(ENGLISH, GERMAN)[3:])
     french = [replace(row, tgt_lang="fr", hypothesis="Non.") for row in rows(ENGLISH, GERMAN)[3:]]

@@ -13,7 +13,7 @@ Block = npt.NDArray[np.float32]
 
 
 class SoundError(Exception):
-    """The message goes on where "NAME: " ends: what was found and what was expected."""
+    """The message follows "NAME: ": what was found and what was expected."""
 
 
 def later_part(whole: str, ending: str) -> str:
@@ -35,10 +35,10 @@ class Sound(Protocol):
     """Samples of each channel, as the container states or as its packets were counted."""
 
     slack: int
-    """How many fewer samples may come out without anything being lost."""
+    """Samples by which decoding may fall short of `frames` without a loss."""
 
     is_estimate: bool
-    """Whether more may come out than `frames`."""
+    """Whether decoding may give more than `frames`."""
 
     def blocks(self, start: int, length: int) -> Iterator[Block]:
         """Decodes `length` samples from `start` on; stops early where there are no more. Asked once.

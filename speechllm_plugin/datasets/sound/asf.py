@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.files.byte_range import ByteRange
 
 HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")

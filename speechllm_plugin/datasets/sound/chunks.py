@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from speechllm_plugin.datasets.sound.bytes import ByteRange, Mended
 from speechllm_plugin.datasets.sound.surplus import AIFF, CAF, is_explained
+from speechllm_plugin.files.byte_range import ByteRange, Mended
 
 _LONGEST_HEAD = 1 << 20
 _BYTES_OF_OFFSETS, _BYTES_OF_EDITS = 8, 4

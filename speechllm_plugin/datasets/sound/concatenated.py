@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from speechllm_plugin.datasets.sound import asf, mp4, webm
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.remembered import Remembered
+from speechllm_plugin.files.byte_range import ByteRange
 
 _HEADER = 28
 _MOST_SEARCHED = 1 << 30

@@ -10,12 +10,20 @@ import numpy as np
 
 from speechllm_plugin.datasets.sound import asf, webm
 from speechllm_plugin.datasets.sound.api import Block, SoundError
-from speechllm_plugin.datasets.sound.bytes import ByteRange, Spliced
 from speechllm_plugin.datasets.sound.remembered import Remembered
+from speechllm_plugin.files.byte_range import ByteRange, Spliced
 
 INSTALL = "pip install av"
 # How many samples go by while a codec starts and ends: what it decodes may be shorter by them, or longer.
 _SLACK_SECONDS = 0.1
+# Packets that are decoded in any case, of which the first few may hold what is left out in front of the sound; and how
+# long before a segment decoding begins again, for codecs that remember what came before.
+_FIRST_PACKETS, _RUN_UP_SECONDS = 8, 2
+_CHECKSUMMED = frozenset({"flac", "wavpack", "tta"})
+"""Codecs whose packets tell whether they are damaged, if they are asked."""
+_SOON_RIGHT = ("opus", "flac", "alac", "wavpack", "pcm_")
+"""Codecs that give the same samples then as from the beginning. AAC and AC-3 do not: they fill in noise, from numbers
+that go on being drawn. mp3 begins in packets before its own."""
 # Containers whose header tells how long a track plays, and those that may tell it of the longest track. What FFmpeg
 # says of others is a guess from their bit rate.
 _TELL_OF_TRACK = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "tta", "wv", "ape"})
@@ -34,6 +42,9 @@ class _Packets(NamedTuple):
     """Between a packet's end and the next one."""
     longest: int
     """Of a packet, which the last one is often cut from."""
+    each: int
+    """In each packet but the first and the last ones; 0 where they differ, an edit list leaves some out, or decoding
+    cannot begin anywhere."""
 
 
 class _Found(NamedTuple):
@@ -77,6 +88,7 @@ class FfmpegSound:
         self.tracks, self.rate, self.channels = found.tracks, found.rate, found.channels
         packets, container = found.packets, found.container
         stated = found.stated if length is None else length
+        self._each = packets.each
         self.slack = max(round(_SLACK_SECONDS * self.rate), packets.longest)
         # Of a single packet that does not say how long it plays, the header does.
         if stated is not None and packets.longest and max(packets.samples, packets.end) < stated - self.slack:
@@ -91,7 +103,7 @@ class FfmpegSound:
         self.frames = stated if stated is not None and is_stated else packets.samples
         if self.frames <= 0:
             raise SoundError(f"found {kind} without a whole packet of sound, expected a whole file")
-        self.gap = packets.gaps / self.rate if container == _MATROSKA and packets.gaps > self.slack else 0.0
+        self.gap = packets.gaps / self.rate if packets.gaps > self.slack else 0.0
         """Seconds that the packets' times pass over: silence that was not recorded, or parts that are missing."""
 
     def _look(self) -> _Found:
@@ -123,17 +135,24 @@ class FfmpegSound:
             self._container.close()
             raise SoundError(f"found {self._kind} without sound, expected an audio track")
         self._stream: Any = streams[0]
+        if self._stream.codec_context.codec.canonical_name in _CHECKSUMMED:
+            self._stream.codec_context.options = {"err_detect": "crccheck+explode"}
 
     def _count(self) -> _Packets:
         """What the packets tell, of which none is decoded."""
-        lasting = times = gaps = longest = 0
+        lasting = times = gaps = longest = number = 0
+        durations: set[int] = set()
         # Matroska's packets play for whole milliseconds.
         is_rounded = self._container.format.name == _MATROSKA
-        first = last = end = None
+        first = last = end = before = None
         for packet in self._container.demux(self._stream):
             # The last one is empty: it tells the decoder to finish.
             if not packet.size:
                 continue
+            number += 1
+            if number > _FIRST_PACKETS and before is not None:
+                durations.add(0 if before.is_discard else before.duration or 0)
+            before = packet
             lasts = packet.duration or 0
             lasting += lasts
             if packet.pts is None:
@@ -149,7 +168,12 @@ class FfmpegSound:
             times = end - first - gaps
         scale = self._stream.time_base * self._stream.rate
         lasting = max(lasting, times) if is_rounded else lasting
-        return _Packets(*(round(ticks * scale) for ticks in (lasting, end or 0, gaps, longest)))
+        name = self._stream.codec_context.codec.canonical_name
+        each = durations.pop() * scale if len(durations) == 1 and not gaps and name.startswith(_SOON_RIGHT) else 0
+        return _Packets(
+            samples=round(lasting * scale), end=round((end or 0) * scale), gaps=round(gaps * scale),
+            longest=round(longest * scale), each=int(each) if each == int(each) else 0,
+        )  # fmt: skip
 
     def _stated(self) -> int | None:
         container, stream = self._container, self._stream
@@ -162,13 +186,15 @@ class FfmpegSound:
         return None
 
     def blocks(self, start: int, length: int) -> Iterator[Block]:
-        """From the first packet on: places in these containers are not exact."""
+        """From the first packet on: places in these containers are not exact. Packets far in front are passed over."""
         # Anew: going back to the beginning would leave out what a codec needs in front of it.
         self._open()
         skip, done, is_decoded = start + self._lead, 0, False
+        self._passed_over = 0
         try:
-            for block in self._decoded():
+            for block in self._decoded(skip):
                 is_decoded = True
+                skip, self._passed_over = skip - self._passed_over, 0
                 if skip >= len(block):
                     skip -= len(block)
                     continue
@@ -190,9 +216,9 @@ class FfmpegSound:
                 f"found {done} readable samples ({_reason(error)}), expected {expected} samples"
             ) from None
 
-    def _decoded(self) -> Iterator[Block]:
+    def _decoded(self, start: int) -> Iterator[Block]:
         layout, form, resampler = self._stream.layout, None, None
-        for frame in self._frames():
+        for frame in self._frames(start):
             found = (frame.format.name, frame.layout.name, frame.sample_rate)
             if resampler is None or found != form:
                 # A stream without a container may change its rate or channels on the way: it goes on as it began, and
@@ -205,12 +231,26 @@ class FfmpegSound:
         if resampler is not None:
             yield from _blocks(resampler.resample(None))
 
-    def _frames(self) -> Iterator[Any]:
+    def _frames(self, start: int) -> Iterator[Any]:
+        """
+        :param start: a sample that need not be decoded from the beginning on, where all packets hold as many.
+        """
+        each, number = self._each, 0
+        until = max(0, start - _RUN_UP_SECONDS * self.rate) // each if each else 0
         for packet in self._container.demux(self._stream):
             # The last one, which tells the decoder to finish, has neither time nor sound. NUT marks its end by one that
             # has a time, which decoders refuse.
-            if packet.size or packet.dts is None:
-                yield from packet.decode()
+            if not packet.size and packet.dts is not None:
+                continue
+            number += 1
+            if _FIRST_PACKETS < number <= until:
+                self._passed_over += each
+                continue
+            frames = packet.decode()
+            # What comes out of the first packets tells whether a sample's packet can be told.
+            if number <= _FIRST_PACKETS < 2 * number and sum(frame.samples for frame in frames) != each:
+                until = 0
+            yield from frames
 
     def close(self) -> None:
         if self._container is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from speechllm_plugin.datasets.sound.bytes import ByteRange, Mended
+from speechllm_plugin.files.byte_range import ByteRange, Mended
 
 _MARKER = b"fLaC"
 # Behind it the block that every stream begins with, 34 bytes long, which may be the last of its kind.
@@ -77,7 +77,7 @@ def _ends(data: ByteRange, header: bytes, length: int) -> list[int]:
     tail = data.read(max(_FIRST_BLOCK_END, data.size - length), length)
     heads = (tail[match.start() : match.start() + _LONGEST_FRAME_HEADER] for match in _SYNC.finditer(tail))
     frames = [frame for head in heads if (frame := _frame(head, block_size)) is not None]
-    # Chance puts no frame where the one before it ends: the last one that another leads to, or the only one.
+    # A frame by chance does not begin where another ends: the last one that does, or the only one.
     ends = {end for _, end in frames}
     return [end for start, end in frames if start in ends or start == 0]
 

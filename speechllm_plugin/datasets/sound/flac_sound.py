@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from speechllm_plugin.datasets.sound.api import Block, Sound
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.flac import find_streams, seems_alone
 from speechllm_plugin.datasets.sound.joined import join
 from speechllm_plugin.datasets.sound.libsndfile import SndfileSound
+from speechllm_plugin.files.byte_range import ByteRange
 
 # libFLAC asks for 8 KiB at a time; a whole stream may lie in what it has read ahead.
 _READ_AHEAD = 1 << 16

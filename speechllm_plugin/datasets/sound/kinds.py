@@ -5,8 +5,8 @@ from __future__ import annotations
 import codecs
 
 from speechllm_plugin.datasets.sound import asf, webm
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.tags import end_of_tag
+from speechllm_plugin.files.byte_range import ByteRange
 
 _HEAD = 4096
 _GSM_FRAME, _GSM_FRAMES = 33, 20
@@ -62,7 +62,7 @@ def after_tags(data: ByteRange) -> ByteRange:
 
 
 def kind_of(data: ByteRange) -> str:
-    """`mp3` is what nothing else claims and has frames: see :mod:`speechllm_plugin.datasets.sound.mp3`."""
+    """`mp3` = of no other kind, and with frames: see :mod:`speechllm_plugin.datasets.sound.mp3`."""
     head = data.read(0, _HEAD)
     for start, kind in _BY_START:
         if head.startswith(start):

@@ -13,7 +13,7 @@ import soundfile
 from typing_extensions import override
 
 from speechllm_plugin.datasets.sound.api import Block, SoundError
-from speechllm_plugin.datasets.sound.bytes import ByteRange, Spliced
+from speechllm_plugin.files.byte_range import ByteRange, Spliced
 
 _BLOCK = 1 << 17
 # libsndfile notes in its log where a chunk claims more bytes than the file has. The log is the same for all formats
@@ -25,8 +25,8 @@ _UNKNOWN_LENGTH = (1 << 63) - 1
 
 
 class _File(soundfile.SoundFile):
-    """The binding seeks after each read to where the file already is, which resets decoders: mp3 then garbles what
-    follows, and flac without a length is given up at its end. It does not where a file says that it cannot seek."""
+    """Says that it cannot seek. Otherwise the binding seeks to the current position after each read, which resets
+    decoders: mp3 is then garbled, and flac without a length fails at its end."""
 
     @override
     def seekable(self) -> bool:
@@ -35,17 +35,17 @@ class _File(soundfile.SoundFile):
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """How a range of bytes is read. Nothing but the range is the rule."""
+    """How a range of bytes is read; by default the range alone."""
 
     head: bytes = b""
-    """Stands in front of the range."""
+    """Bytes to put before the range."""
     skip: int = 0
-    """Samples at the beginning that are thrown away: an mp3's run-up."""
+    """Leading samples that are dropped: the run-up of an mp3."""
     frames: int | None = None
-    """How many samples there are, where libsndfile counts wrong."""
+    """Number of samples, where libsndfile's count is wrong."""
     slack: int = 0
     safe_start: int | None = None
-    """Behind this sample a seek is not exact: seek to it, and read on. 0 = no seek at all. `None` = each is exact."""
+    """Seeking beyond this sample is inexact: seek to it, and read on. 0 = never seek; `None` = seeking is exact."""
     is_gsm: bool = False
     """Bare frames of GSM 6.10, which have no header."""
 
@@ -62,7 +62,7 @@ class SndfileSound:
         :raises soundfile.LibsndfileError: it is of no kind that libsndfile knows.
         :raises SoundError: the header states more than there is.
         """
-        # A descriptor, where that will do: no name, whose ending libsndfile would believe, and no lock of Python's.
+        # A descriptor if possible: libsndfile would trust the ending of a name, and a file object needs Python's lock.
         whole = not by_position and not opening.head and data.is_whole_file
         raw: dict[str, Any] = (
             {"samplerate": 8000, "channels": 1, "format": "RAW", "subtype": "GSM610"} if opening.is_gsm else {}
@@ -126,7 +126,7 @@ class SndfileSound:
                 done += len(block)
                 if len(block):
                     yield block
-                # Behind a hole libsndfile would go on with sound from elsewhere: the first short block is the end.
+                # The first short block is the end: behind a hole libsndfile would go on with sound from elsewhere.
                 if len(block) < wanted:
                     return
         except soundfile.LibsndfileError as error:

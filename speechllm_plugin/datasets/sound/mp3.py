@@ -3,8 +3,8 @@
 MP3 has no container: the length is what an optional tag in the first frame says, or a guess from the first frame's
 bit rate. libsndfile believes either and stops there, so that a file of varying bit rate without the tag, or two files
 put together, would lose its end silently; it refuses bytes in front of the first frame; and a seek in a file of varying
-bit rate garbles what follows, because a frame's sound begins in the bytes of frames before it. The places of the frames
-tell the truth, and a stream that begins at any of them can be put together.
+bit rate garbles what follows, because a frame's sound begins in the bytes of frames before it. The frames'
+offsets give the true length, and decoding can start at any of them.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from speechllm_plugin.datasets.sound.api import SoundError
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.tags import end_of_tag
+from speechllm_plugin.files.byte_range import ByteRange
 
 # kbit/s by the header's four-bit index; 0 is "free format", which has no frame size, and 15 is invalid.
 _BITRATES_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _BITRATES_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _RATES = (44100, 48000, 32000)
-# By the two version bits: samples per frame, what the rates are divided by, the bit rates. 1 is reserved.
+# By the two version bits (1 is reserved): samples per frame, divisor of the sample rates, bit rates.
 _VERSIONS = {3: (1152, 1, _BITRATES_1), 2: (576, 2, _BITRATES_2), 0: (576, 4, _BITRATES_2)}
 _BLOCK = 1 << 20
 _LONGEST_FRAME = 2881
-# A decoder's own delay, in samples, which it takes off wherever there is a tag.
+# Delay of the decoder itself, in samples, which it removes where there is a tag.
 _DECODER_DELAY = 529
-# A frame's sound begins up to 511 bytes before it (several frames of a low bit rate), and the filters remember two
-# frames. At 16 kHz and the lowest rates 12 frames were too few.
+# A frame's data begins up to 511 bytes before it (several frames of a low bit rate), and the filters span two frames
+# more. At 16 kHz and the lowest rates 12 frames were too few.
 RUN_UP = 30
 # The encoder's delay and padding, which the decoder may or may not trim, are at most this many frames.
 _FRAMES_OF_SLACK = 4
@@ -44,17 +44,17 @@ class Mp3Frames:
     """What a walk over the frame headers found."""
 
     places: array[int]
-    """First byte of each whole frame with sound, and behind the last one its end."""
+    """Offset of each whole frame with sound, then the end of the last one."""
 
     rate: int
 
     samples_per_frame: int
 
     tag_at: int | None
-    """First byte of the frame in front that holds no sound but the tag."""
+    """Offset of the leading frame that holds the tag in place of sound."""
 
     stated: int | None
-    """Frames with sound by the tag."""
+    """Number of frames with sound, as the tag states it."""
 
     knows_delays: bool
     """Whether it is the tag that decoders look for, with the encoder's delay and padding in it."""
@@ -66,7 +66,7 @@ class Mp3Frames:
     """Samples at the end likewise."""
 
     leaning: int
-    """Frames at the beginning that cannot be decoded, because their sound begins before them all."""
+    """Leading frames that cannot be decoded: their data begins before the first of them."""
 
     lost_at: int | None
     """First byte between two frames that belongs to neither; `None` where frame follows frame."""
@@ -132,23 +132,25 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
 
     places = array("q")
     lost_at = other_at = None
-    base, block = position, data.read(position, _BLOCK)
+    base, block, end_of_data = position, data.read(position, _BLOCK), data.size
+    filled = len(block)
     sizes: dict[int, int] = {}
     while True:
         offset = position - base
-        if offset + _LONGEST_FRAME + 4 > len(block) and base + len(block) < data.size:
+        if offset + _LONGEST_FRAME + 4 > filled and base + filled < end_of_data:
             base, offset, block = position, 0, data.read(position, _BLOCK)
-        # Forty frames a second of sound: their sizes are looked up, and asked for where they are new.
-        if offset + 4 <= len(block) and block[offset] == 0xFF and (block[offset + 3] >> 6 == _MONO) == kind[2]:
+            filled = len(block)
+        # Forty frames a second: a header is parsed once, and then looked up.
+        if offset + 4 <= filled and block[offset] == 0xFF and (block[offset + 3] >> 6 == _MONO) == kind[2]:
             known = sizes.get(block[offset + 1] << 8 | block[offset + 2])
-            if known is not None and position + known <= data.size:
+            if known is not None and position + known <= end_of_data:
                 places.append(position)
                 position += known
                 continue
         header = _header(block[offset : offset + 4])
         if header is None or header[2] != kind:
             # Between recordings that were put together.
-            if places and (end := end_of_tag(data, position)) is not None and end < data.size:
+            if places and (end := end_of_tag(data, position)) is not None and end < end_of_data:
                 position = end
                 continue
             again = _find(data, position)
@@ -165,14 +167,14 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
             # The frame of the tag may have other channels than the sound.
             _, samples, kind = found
             continue
-        if position + header[0] > data.size:
+        if position + header[0] > end_of_data:
             break
         sizes[block[offset + 1] << 8 | block[offset + 2]] = header[0]
     if places:
         last = _header(data.read(places[-1], 4))
         assert last is not None
         places.append(places[-1] + last[0])
-    # Of a piece out of a stream: what it begins with.
+    # The beginning of a piece that was cut out of a stream.
     leaning = 0 if tag.is_there else sum(1 for _ in _leaning(data, places))
     rate = _RATES[kind[1]] // _VERSIONS[kind[0]][1]
     return Mp3Frames(
@@ -181,15 +183,15 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
 
 
 def cut_out(data: ByteRange, frames: Mp3Frames, first: int, last: int) -> tuple[bytes, ByteRange, int]:
-    """The frames `first` to `last`, without this one, as a stream of its own: its beginning, where it goes on, and how
-    many samples a decoder gives before those of frame `first`."""
+    """The frames from `first` to before `last` as a stream of its own: the bytes that it begins with, the range of the
+    file that follows, and the samples that a decoder gives before those of frame `first`."""
     header = data.read(frames.places[first], 4)
-    # Behind the tag a decoder leaves out its delay: of a silent frame, so that nothing else is lost.
+    # After the tag a decoder drops its delay: a silent frame takes the loss.
     head = _empty_frame(header, b"Xing" + struct.pack(">II", 1, last - first + 1)) + _empty_frame(header, b"")
     for frame, before in _leaning(data, frames.places[first : last + 1]):
         place, is_first_version, size = _side(frame)
-        # What is cut off cannot be decoded, and mpg123 complains. Without side information the frame is silent; but it
-        # still reaches back as far as it can, because mpg123 looks for older bytes in the frame before alone.
+        # Data that is cut off cannot be decoded, and mpg123 complains. Without side information the frame is silent; it
+        # still refers back as far as it can, because mpg123 looks for earlier bytes in the previous frame alone.
         reach = min(before, 511 if is_first_version else 255)
         frame[place : place + 2] = (reach << 7).to_bytes(2, "big") if is_first_version else bytes((reach, 0))
         frame[place + 2 : place + size] = bytes(size - 2)
@@ -199,7 +201,7 @@ def cut_out(data: ByteRange, frames: Mp3Frames, first: int, last: int) -> tuple[
 
 
 def _leaning(data: ByteRange, places: Sequence[int]) -> Iterator[tuple[bytearray, int]]:
-    """The frames in front whose sound begins before them all, each with how many bytes of sound come before it."""
+    """Leading frames whose data begins before the first of them, each with the bytes of data before it."""
     before = 0
     for begin, end in zip(places, places[1:], strict=False):
         frame = bytearray(data.read(begin, end - begin))
@@ -212,8 +214,8 @@ def _leaning(data: ByteRange, places: Sequence[int]) -> Iterator[tuple[bytearray
 
 
 def _side(frame: bytes) -> tuple[int, bool, int]:
-    """Where the side information begins, which tells first how far before the frame its sound does; whether it is that
-    of MPEG-1; and its size."""
+    """Offset of the side information, which first tells how far back the frame's data begins; whether it is that of
+    MPEG-1; its size."""
     # A checksum may stand before it.
     return 4 if frame[1] & 1 else 6, (frame[1] >> 3) & 3 == 3, _side_information(frame)
 

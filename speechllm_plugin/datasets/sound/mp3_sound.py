@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 
 from speechllm_plugin.datasets.sound.api import Block
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.libsndfile import Opening, SndfileSound
 from speechllm_plugin.datasets.sound.mp3 import RUN_UP, Mp3Frames, cut_out, read_frames
 from speechllm_plugin.datasets.sound.remembered import Remembered
+from speechllm_plugin.files.byte_range import ByteRange
 
 _frames: Remembered[Mp3Frames | None] = Remembered()
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 
 from speechllm_plugin.datasets.sound.api import later_part
-from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.files.byte_range import ByteRange
 
 _MOST_BOXES = 1 << 20
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.files.byte_range import ByteRange
 
 DECODER_DELAY = 481
 """Samples that the filters of a decoder put in front."""

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 
 from speechllm_plugin.datasets.sound.api import SoundError, later_part
-from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.files.byte_range import ByteRange
 
 _CAPTURE = b"OggS"
 _HEADER = 27
@@ -29,6 +29,9 @@ class OggStream:
 
     last_page: int
     """First sample of the last page that ends one; for Vorbis, whose positions count samples from 0."""
+
+    samples: int | None
+    """In all, where the codec is FLAC, whose positions count them."""
 
     has_end: bool
     """Whether the last page bears the mark that encoders set there."""
@@ -76,6 +79,7 @@ def read_streams(data: ByteRange) -> list[OggStream]:
             data.part(start, stop),
             tuple(codecs),
             last_page=max(0, granules[-2]) if len(granules) > 1 else 0,
+            samples=granules[-1] if codecs == ["FLAC"] and granules and granules[-1] > 0 else None,
             has_end=mark,
         )
         for (start, codecs), stop, granules, mark in zip(begun, stops, ends, marks, strict=True)

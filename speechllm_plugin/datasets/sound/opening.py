@@ -9,7 +9,6 @@ import soundfile
 
 from speechllm_plugin.datasets.sound import chunks, flac, headerless, kinds, mp4, musepack, ogg, wav, webm
 from speechllm_plugin.datasets.sound.api import Sound, SoundError, later_part
-from speechllm_plugin.datasets.sound.bytes import ByteRange, Mended
 from speechllm_plugin.datasets.sound.concatenated import recordings
 from speechllm_plugin.datasets.sound.ffmpeg import FfmpegSound
 from speechllm_plugin.datasets.sound.flac_sound import FlacSound
@@ -18,6 +17,7 @@ from speechllm_plugin.datasets.sound.joined import join
 from speechllm_plugin.datasets.sound.libsndfile import WHOLE, Opening, SndfileSound
 from speechllm_plugin.datasets.sound.mp3_sound import Mp3Sound, streams_of_file
 from speechllm_plugin.datasets.sound.notes import tell
+from speechllm_plugin.files.byte_range import ByteRange, Mended
 
 # Containers of libsndfile that say their own rate.
 _FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "NIST", "RAW",
@@ -139,7 +139,7 @@ def _ogg(data: ByteRange, name: str, key: str) -> Sound:
     codecs = {codec for stream in streams for codec in stream.codecs}
     if not streams or not codecs <= {"Vorbis", "Opus"}:
         kind = f"{' and '.join(sorted(codecs)) or 'no stream'} in Ogg"
-        return join([_by_ffmpeg(one.data, kind, name, key) for one in streams], name)
+        return join([_by_ffmpeg(one.data, kind, name, key, length=one.samples) for one in streams], name)
     if not streams[-1].has_end:
         tell("ogg", name, "the Ogg stream has no mark of its end, so it may have been cut off; all there is was read")
     return join(

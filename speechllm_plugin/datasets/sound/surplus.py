@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.files.byte_range import ByteRange
 
 WAV, AIFF, CAF = struct.Struct("<4sI"), struct.Struct(">4sI"), struct.Struct(">4sq")
 """Heads of chunks: a name and the size of what follows."""

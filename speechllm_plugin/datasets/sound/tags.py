@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.files.byte_range import ByteRange
 
 _ID3_2, _ID3_1, _APE = b"ID3", b"TAG", b"APETAGEX"
 _ID3_1_SIZE, _APE_HEADER = 128, 32

@@ -11,8 +11,8 @@ import struct
 from dataclasses import dataclass
 
 from speechllm_plugin.datasets.sound.api import SoundError
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.surplus import WAV, is_explained
+from speechllm_plugin.files.byte_range import ByteRange
 
 MP3 = 0x55
 """Format tag of wav files that hold mp3."""

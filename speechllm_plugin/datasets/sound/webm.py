@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 
-from speechllm_plugin.datasets.sound.bytes import ByteRange
+from speechllm_plugin.files.byte_range import ByteRange
 
 HEADER = b"\x1a\x45\xdf\xa3"
 _DOCUMENTS = (b"webm", b"matroska")

@@ -23,9 +23,9 @@ from speechllm_plugin.datasets.audio import (
     read_audio,
     resolve,
 )
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.mp3 import Mp3Frames, read_frames
 from speechllm_plugin.datasets.sound.notes import forget
+from speechllm_plugin.files.byte_range import ByteRange
 from tests.plugin.sounds import error_of, noise, read
 
 HERTZ = 440.0

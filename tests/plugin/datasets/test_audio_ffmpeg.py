@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, duration, resolve
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.musepack import stated_length
+from speechllm_plugin.files.byte_range import ByteRange
 from tests.commands import environment
 from tests.plugin.sounds import error_of, read, shift_of, sweep
 
@@ -28,12 +28,13 @@ def write(
     *,
     bit_rate: int | None = None,
     options: dict[str, str] | None = None,
+    seconds: int = SECONDS,
 ) -> None:
     with av.open(str(path), "w", format=container, options=options or {}) as file:
         stream: Any = file.add_stream(codec, rate=rate, layout="mono")
         if bit_rate is not None:
             stream.bit_rate = bit_rate
-        frame = av.AudioFrame.from_ndarray(sweep(rate, SECONDS)[None], format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(sweep(rate, seconds)[None], format="fltp", layout="mono")
         frame.rate, frame.pts = rate, 0
         encoder = stream.codec_context
         cutter = av.AudioResampler(encoder.format, "mono", rate, frame_size=encoder.frame_size or 1024)
@@ -75,6 +76,40 @@ def test_the_sound_that_went_in(
     part = read(tmp_path, f"x:{rate}:{rate // 2}")
     # Without the ends, where the resampler has another neighbourhood.
     np.testing.assert_allclose(part[200:-200], found[16200:23800], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("codec", "container", "rate"),
+    [("libopus", "webm", 48000), ("libopus", "mp4", 48000), ("flac", "matroska", 16000), ("alac", "ipod", 16000),
+     ("aac", "ipod", 44100), ("libopencore_amrnb", "amr", 8000)],
+)  # fmt: skip
+def test_segments_of_a_long_file_are_those_of_the_whole(tmp_path: Path, codec: str, container: str, rate: int) -> None:
+    """Of some codecs, what is far in front of a segment is not decoded."""
+    write(tmp_path / "x", codec, container, rate, seconds=10, bit_rate=12200 if "amr" in codec else None)
+    whole = read(tmp_path, "x")
+    for second in (1, 4, 8):
+        part = read(tmp_path, f"x:{second * rate}:{rate}")
+        # Without the ends, where the resampler has another neighbourhood.
+        np.testing.assert_allclose(part[200:-200], whole[16000 * second + 200 : 16000 * (second + 1) - 200], atol=1e-5)
+
+
+def test_damage_far_in_front_of_a_segment(tmp_path: Path) -> None:
+    write(tmp_path / "x", "libopus", "mp4", 48000, seconds=10)
+    expected = read(tmp_path, "x:384000:48000")
+    data = bytearray((tmp_path / "x").read_bytes())
+    data[len(data) // 3 : len(data) // 3 + 3000] = b"\xff" * 3000
+    (tmp_path / "x").write_bytes(data)
+    assert "readable samples" in error_of(tmp_path, "x")
+    np.testing.assert_array_equal(read(tmp_path, "x:384000:48000"), expected)
+
+
+def test_a_page_of_flac_in_ogg_that_is_damaged(tmp_path: Path) -> None:
+    """FFmpeg passes over it."""
+    write(tmp_path / "x", "flac", "ogg", 16000)
+    data = bytearray((tmp_path / "x").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 50] = bytes(50)
+    (tmp_path / "x").write_bytes(data)
+    assert error_of(tmp_path, "x").endswith("where its header states 3.00 s, expected a whole file")
 
 
 def test_an_edit_list_tells_the_length_to_the_sample(tmp_path: Path) -> None:

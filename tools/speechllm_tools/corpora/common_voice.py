@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from speechllm_plugin.errors import UserError
 from speechllm_tools.prepare.api import Corpus, Line, Sound, Target, add_root, add_splits, folder_of, splits_of
 from speechllm_tools.prepare.common_voice_tables import UNQUOTED, add_unquote, unquote
-from speechllm_tools.prepare.text_files import RAGGED, read_tsv
+from speechllm_tools.prepare.text_files import RAGGED, read_tsv, stem_of
 
 _SPLITS = ("train", "dev", "test")
 _MORE = ("validated", "other", "invalidated")
@@ -51,7 +51,7 @@ class CommonVoice(Corpus):
     def _line(self, where: str, split: str, row: dict[str, str] | None, stand_in: str) -> Line:
         sentence = "" if row is None else row["sentence"]
         plain = unquote(sentence) if self._unquote else sentence
-        name = stand_in if row is None else PurePath(row["path"]).stem
+        name = stand_in if row is None else stem_of(row["path"])
         return Line(
             where=where, split=split, id=name, src_lang=self._lang, src_text=plain,
             speaker="" if row is None else row["client_id"], targets=[Target("transcribe", self._lang, plain)],

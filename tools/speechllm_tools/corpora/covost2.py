@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import ClassVar
 
 from speechllm_plugin.errors import UserError
@@ -26,9 +27,9 @@ from speechllm_tools.prepare.api import (
     tasks_of,
     words_of,
 )
-from speechllm_tools.prepare.common_voice_tables import UNQUOTED, Clip, add_unquote, clips_of, unquote
+from speechllm_tools.prepare.common_voice_tables import UNQUOTED, Clip, add_unquote, check_clips, clips_of, unquote
 from speechllm_tools.prepare.parquet import count_rows, read_parquet, sound_of
-from speechllm_tools.prepare.text_files import RAGGED, read_tsv
+from speechllm_tools.prepare.text_files import RAGGED, read_fields, stem_of
 
 _SPLITS = ("train", "dev", "test")
 # `train_covost` are clips that CoVoST adds to Common Voice's own training split.
@@ -92,10 +93,11 @@ class Covost2(Corpus):
             yield from self._shard_lines(pair) if pair.table is None else self._table_lines(pair, pair.table)
 
     def splits(self) -> dict[str, int]:
-        if any(pair.table is not None for pair in self._pairs):
-            return super().splits()
         counts: Counter[str] = Counter()
         for pair in self._pairs:
+            if pair.table is not None:
+                check_clips(self._validated(pair))
+                counts.update(split or self._splits[0] for _, _, _, split in self._table_rows(pair.table))
             for split, shard in self._shards(pair):
                 counts[split] += count_rows(shard)
         return dict(counts)
@@ -140,31 +142,40 @@ class Covost2(Corpus):
     def _validated(self, pair: _Pair) -> Path:
         return self._root / pair.source / "validated.tsv"
 
-    def _table_lines(self, pair: _Pair, table: Path) -> Iterator[Line]:
-        rows: list[tuple[int, str, str, str]] = []
-        for number, row in read_tsv(table, ("path", "translation", "split")):
+    def _table_rows(self, table: Path) -> Iterator[tuple[int, str, str, str]]:
+        """Line, path, translation and split of the rows of chosen splits; one of another number of columns, whose split
+        cannot be told, has none of them.
+
+        :raises UserError: there is no such table, or a split is called otherwise.
+        """
+        for number, row in read_fields(table, ("path", "translation", "split")):
             if row is None:
-                rows.append((number, "", "", ""))
+                yield number, "", "", ""
                 continue
-            split = _SPLIT_OF.get(row["split"])
+            path, translation, name = row
+            split = _SPLIT_OF.get(name)
             if split is None:
                 raise UserError(
-                    f"{table}, line {number}, column 'split': found {row['split']!r}, expected "
+                    f"{table}, line {number}, column 'split': found {name!r}, expected "
                     f"{', '.join(list(_SPLIT_OF)[:4])}"
                 )
             if split in self._splits:
-                rows.append((number, row["path"], row["translation"], split))
-        clips = clips_of(self._validated(pair), {PurePath(path).stem for _, path, _, _ in rows})
-        for number, path, translation, split in rows:
-            where, identity = f"{table}, line {number}", PurePath(path).stem
+                yield number, path, translation, split
+
+    def _table_lines(self, pair: _Pair, table: Path) -> Iterator[Line]:
+        rows = [(number, stem_of(path), text, split) for number, path, text, split in self._table_rows(table)]
+        clips = clips_of(self._validated(pair), {identity for _, identity, _, _ in rows})
+        folder = f"{self._root / pair.source / 'clips'}{os.sep}"
+        for number, identity, translation, split in rows:
+            where = f"{table}, line {number}"
             clip = clips.get(identity)
             if not split:
-                # Its split is unknown; it is counted in the first.
+                # It counts where most lines do.
                 yield self._line(pair, where, self._splits[0], f"line-{number}", "", None, None, RAGGED)
             elif clip is None:
                 yield self._line(pair, where, split, identity, translation, None, None, NOT_VALIDATED)
             else:
-                sound = Sound(audio=str(self._root / pair.source / "clips" / f"{identity}.mp3"))
+                sound = Sound(audio=f"{folder}{identity}.mp3")
                 yield self._line(pair, where, split, identity, translation, clip, sound, None)
 
     def _shards(self, pair: _Pair) -> Iterator[tuple[str, Path]]:
@@ -181,7 +192,7 @@ class Covost2(Corpus):
                 clip = Clip(str(row["sentence"] or ""), str(row.get("client_id") or ""))
                 found = sound_of(row["audio"])
                 name = found[0] if found else ""
-                identity = str(row.get("id") or PurePath(str(row.get("file") or name)).stem)
+                identity = str(row.get("id") or stem_of(str(row.get("file") or name)))
                 translation = str(row["translation"] or "")
                 if found is None or not identity:
                     yield self._line(pair, where, split, identity, translation, clip, None, NO_SOUND)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
@@ -15,7 +15,7 @@ from speechllm_tools.prepare.measure import Unusable
 from speechllm_tools.prepare.parquet import count_rows, sound_of
 from speechllm_tools.prepare.tables import FORMATS, OURS, Format, files_of, format_of, table_rows
 from speechllm_tools.prepare.tars import nemo_row
-from speechllm_tools.prepare.text_files import parse_seconds
+from speechllm_tools.prepare.text_files import parse_seconds, stem_of
 from speechllm_tools.prepare.zip_ranges import MENDED, checked
 
 NO_SOUND = "row that names no sound"
@@ -94,7 +94,7 @@ class Table(Corpus):
         form = self._formats[file]
         texts = {ours: _first(row, self._names(form, ours)) for ours in OURS if ours != "audio"}
         sound, reason, changes = self._sound(file, row, texts) if row else (None, str(found), ())
-        name = "" if sound is None else PurePath(sound.audio.partition(".zip:")[0]).stem
+        name = "" if sound is None else stem_of(sound.audio.partition(".zip:")[0])
         source = texts["src_lang"] or self._languages[0] or "en"
         target = texts["tgt_lang"] or self._languages[1] or source
         transcribed = language_code(source) == language_code(target)

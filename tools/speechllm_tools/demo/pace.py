@@ -30,15 +30,15 @@ class Pace:
 
     @property
     def speech_clip(self) -> float:
-        return 0.03 / self.processors
+        return 0.008 / self.processors
 
     @property
     def llm_step(self) -> float:
-        return 55 * self.layer
+        return 41 * self.layer
 
     @property
     def align_step(self) -> float:
-        return 14 * self.layer
+        return 8 * self.layer
 
     @property
     def encoded_clip(self) -> float:
@@ -46,7 +46,7 @@ class Pace:
 
     @property
     def decoded_clip(self) -> float:
-        return 25 * self.layer
+        return 18 * self.layer
 
 
 def measure() -> Pace:

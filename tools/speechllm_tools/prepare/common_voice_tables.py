@@ -6,11 +6,13 @@ import argparse
 import re
 from collections.abc import Container
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
+from sys import intern
 
-from speechllm_tools.prepare.text_files import read_tsv
+from speechllm_tools.prepare.text_files import read_fields, stem_of
 
 UNQUOTED = "sentences whose CSV quoting was undone"
+_COLUMNS = ("client_id", "path", "sentence")
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 
 
@@ -28,10 +30,17 @@ def clips_of(table: Path, wanted: Container[str]) -> dict[str, Clip]:
     :raises UserError: there is no such table, or it has other columns.
     """
     clips = {}
-    for _, row in read_tsv(table, ("client_id", "path", "sentence")):
-        if row is not None and (name := PurePath(row["path"]).stem) in wanted:
-            clips[name] = Clip(row["sentence"], row["client_id"])
+    for _, row in read_fields(table, _COLUMNS):
+        if row is not None and (name := stem_of(row[1])) in wanted:
+            clips[name] = Clip(sentence=row[2], speaker=intern(row[0]))
     return clips
+
+
+def check_clips(table: Path) -> None:
+    """
+    :raises UserError: as `clips_of`.
+    """
+    next(read_fields(table, _COLUMNS), None)
 
 
 def add_unquote(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from pathlib import Path
 
-from speechllm_plugin.datasets.audio import AudioError, AudioSource, duration, resolve, sample_rate
-from speechllm_plugin.files.remote import RemoteFile
+from speechllm_plugin.datasets.audio import AudioError, AudioSource, duration, resolve, sample_rate, stored_bytes
 from speechllm_tools.prepare.api import Sound
 from speechllm_tools.prepare.storage import suffix_of
 from speechllm_tools.prepare.writing import told
@@ -75,13 +74,8 @@ def _entry(audio: str) -> bytes:
     :param audio: ``archive.zip:offset:length``.
     """
     try:
-        source = source_of(audio)
-        if isinstance(source.path, RemoteFile):
-            return source.path.read(source.start, source.start + (source.length or 0))
-        with open(source.path, "rb") as file:
-            file.seek(source.start)
-            return file.read(source.length or 0)
-    except (AudioError, OSError) as error:
+        return stored_bytes(source_of(audio))
+    except AudioError as error:
         raise Unusable(UNREADABLE, str(error)) from None
 
 

@@ -87,10 +87,11 @@ class ManifestWriter:
     def _why_not(self, target: Target, fields: tuple[str, ...]) -> str | None:
         if not fields[COLUMNS.index("tgt_text")] and not target.optional:
             return EMPTY[target.task]
-        if any(_BREAKS.search(field) for field in fields):
+        row = "".join(fields)
+        if _BREAKS.search(row):
             return BROKEN_NAME
         try:
-            "".join(fields).encode()
+            row.encode()
         except UnicodeEncodeError:
             return NO_UTF8
         return REPEATED if fields[0] in self._ids else None

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import soundfile
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
-from speechllm_plugin.files.atomic import write_atomically
+from speechllm_plugin.files.atomic import sync_files, write_atomically
 from speechllm_tools.prepare.writing import told
 
 _LOCAL_HEADER = 30
@@ -60,6 +60,7 @@ class Store:
         """Temporary and final names."""
         self._archive: zipfile.ZipFile | None = None
         self._size = 0
+        self._has_files = False
 
     def add(self, name: str, data: bytes) -> str:
         """Puts a clip, and returns how a manifest names it.
@@ -68,7 +69,8 @@ class Store:
         """
         if self._limit is None:
             path = self._folder / f"{self._chunk:05d}" / name
-            write_atomically(path, data)
+            write_atomically(path, data, sync=False)
+            self._has_files = True
             return str(path)
         with told(self._folder):
             # The name is in the archive twice, beside at most 200 bytes of headers.
@@ -93,6 +95,8 @@ class Store:
         :raises UserError: the place cannot be written.
         """
         with told(self._folder):
+            if self._has_files:
+                sync_files(self._folder)
             if self._archive is not None:
                 self._archive.close()
             for temporary, final in self._archives:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
+from operator import itemgetter
 from pathlib import Path
 
 from speechllm_plugin.errors import UserError
@@ -43,6 +45,26 @@ def read_tsv(
     :param names: the columns of a file without a header.
     :raises UserError: as `read_lines`; or a column is missing.
     """
+    names, records = _records(path, required, names)
+    for number, fields in records:
+        yield number, None if fields is None else dict(zip(names, fields, strict=True))
+
+
+def read_fields(path: Path, names: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...] | None]]:
+    """As `read_tsv`, for some columns of a wide table, in half the time.
+
+    :param names: two or more of its columns.
+    """
+    header, records = _records(path, names, None)
+    pick = itemgetter(*map(header.index, names))
+    for number, fields in records:
+        yield number, None if fields is None else pick(fields)
+
+
+def _records(
+    path: Path, required: Sequence[str], names: Sequence[str] | None
+) -> tuple[Sequence[str], Iterator[tuple[int, list[str] | None]]]:
+    """The columns of a table, and the fields of its rows."""
     lines = read_lines(path)
     if names is None:
         names = next(lines, (0, ""))[1].split("\t")
@@ -51,6 +73,10 @@ def read_tsv(
                 f"{path}, line 1: found columns {', '.join(map(repr, names))}, expected also "
                 f"{', '.join(map(repr, missing))}"
             )
+    return names, _fields(lines, len(names))
+
+
+def _fields(lines: Iterator[tuple[int, str]], count: int) -> Iterator[tuple[int, list[str] | None]]:
     empty: list[int] = []
     for number, text in lines:
         if not text:
@@ -59,7 +85,12 @@ def read_tsv(
         yield from ((line, None) for line in empty)
         empty.clear()
         fields = text.split("\t")
-        yield number, dict(zip(names, fields, strict=True)) if len(fields) == len(names) else None
+        yield number, fields if len(fields) == count else None
+
+
+def stem_of(path: str) -> str:
+    """The name of a file without folder and ending."""
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def count_lines(path: Path) -> int:

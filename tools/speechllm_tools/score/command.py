@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -76,12 +77,17 @@ def add_beside_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     _check(options)
+    from speechllm_plugin.datasets.text_cleaning import describe_marks
     from speechllm_tools.score.judge import write_for_judge
     from speechllm_tools.score.reading import Side, read_systems
     from speechllm_tools.score.results import Resampling, results
     from speechllm_tools.score.table import tables
 
     systems = read_systems(options.runs, Side(options.references, options.transcripts, options.direction))
+    # All systems have the same references.
+    for one in systems[0].sets:
+        for line in describe_marks([(row.id, row.reference) for row in one.rows]):
+            print(f"speechllm score: references of {one.name}: {line}", file=sys.stderr)
     names = [system.name for system in systems]
     if options.baseline is not None and options.baseline not in names:
         raise UserError(f"--baseline: found {options.baseline!r}, expected one of {', '.join(names)}")

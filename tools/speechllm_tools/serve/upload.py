@@ -16,8 +16,8 @@ from fastapi import Request
 from speechllm_plugin.datasets.audio import AudioSource, resolve
 from speechllm_plugin.datasets.sound import kinds
 from speechllm_plugin.datasets.sound.api import SoundError
-from speechllm_plugin.datasets.sound.bytes import ByteRange
 from speechllm_plugin.datasets.sound.mp3_sound import streams_of_file
+from speechllm_plugin.files.byte_range import ByteRange
 from speechllm_plugin.files.remote import Location
 from speechllm_tools.serve.refusals import Refusal
 
