@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -11,6 +13,7 @@ from speechllm_plugin.errors import UserError
 
 Shard = TypeVar("Shard")
 Result = TypeVar("Result")
+_PLACE = re.compile(r"(?:ray://)?(?P<host>[^:/]+):(?P<port>\d+)")
 
 
 def map_on_cluster(
@@ -47,8 +50,11 @@ def _connected(address: str) -> Any:
     except ImportError:
         raise UserError("--ray: Ray is not installed (pip install 'speechllm-plugin[ray]')") from None
     try:
+        # Ray itself asks again for minutes.
+        if match := _PLACE.fullmatch(address):
+            socket.create_connection((match["host"], int(match["port"])), timeout=10).close()
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, OverflowError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"--ray: found no cluster at {address!r} ({reason}), expected one (ray start --head)") from None
     return ray
