@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.manifest_row import seconds_of
-from speechllm_plugin.datasets.row_checks import check_n_frames
 from speechllm_plugin.datasets.utterances import Utterance, Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
@@ -31,7 +30,6 @@ def measure(
     :param refuse: is told of each clip that cannot be used, and why.
     :returns: the others, with the seconds that are used of each.
     """
-    check_n_frames(utterances)
     seconds = np.where(utterances.n_frames > 0, seconds_of(utterances.n_frames), np.nan)
     looked_at = np.isnan(seconds)
     looked_at[utterances.not_seen()] = True

@@ -24,6 +24,7 @@ from speechllm_plugin.datasets.lengths import LeftOut, LengthPolicy
 from speechllm_plugin.datasets.measured import measure
 from speechllm_plugin.datasets.mixture import Draws, MixtureConfig, draw_epoch
 from speechllm_plugin.datasets.plan import Batching, BatchLimits, Sizes, evaluation_steps, padding, training_steps
+from speechllm_plugin.datasets.row_checks import check_n_frames
 from speechllm_plugin.datasets.same_rows import are_new_rows, row_digests, same_step, without_rows
 from speechllm_plugin.datasets.steps import Steps
 from speechllm_plugin.datasets.utterances import Clips, Utterance, Utterances
@@ -52,6 +53,8 @@ class ReadOptions:
     """Which clips are too short or too long beside that."""
     batching: Batching = "bucketed"
     """Of training clips."""
+    checks_lengths: bool = True
+    """Whether the lengths that rows state are compared with some of the files first; see `check_n_frames`."""
     on_error: Literal["raise", "skip"] = "raise"
     accept_new_rows: bool = False
     """Whether a checkpoint that was written over other rows may be resumed: it then begins a new epoch."""
@@ -100,6 +103,8 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         self._one_split = len(utterances.by_split) == 1
         self.left_out: Counter[str] = Counter()
         """How many of them are too `short`, and how many too `long`."""
+        if options.checks_lengths:
+            check_n_frames(utterances)
         self._utterances, self._seconds = measure(utterances, self._policy, self._refuse)
         self._tell_left_out()
         if not self._utterances:
@@ -193,7 +198,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             raise UserError(
                 f"resume: the checkpoint was written while reading {without_rows(found)}, found {without_rows(now)}; "
                 "expected the same manifests, batch settings, seed and batches per step (processes x accumulation)"
-                f"{same_step(found, self._world_size)}"
+                f"{same_step(found, self._world_size, now)}"
             )
         self._drop_pending()
         self._epoch, self._position = int(str(state_dict["epoch"])), int(str(state_dict["position"]))

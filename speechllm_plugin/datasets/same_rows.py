@@ -59,10 +59,13 @@ def without_rows(plan: object) -> object:
     return {key: value for key, value in plan.items() if key not in _ROWS} if isinstance(plan, Mapping) else plan
 
 
-def same_step(plan: object, processes: int) -> str:
-    """What makes as many batches a step as in a checkpoint's plan; empty where nothing does, or nothing need."""
+def same_step(plan: object, processes: int, now: Mapping[str, object]) -> str:
+    """What makes as many batches a step as in a checkpoint's plan; empty where nothing does, or nothing need.
+
+    :param now: the plan at hand.
+    """
     per_step = plan.get("batches_per_step") if isinstance(plan, Mapping) else None
-    if not isinstance(per_step, int) or per_step % processes:
+    if not isinstance(per_step, int) or per_step % processes or per_step == now["batches_per_step"]:
         return ""
     return f": with {processes} processes trainer.grad_accumulation.num_batches={per_step // processes}"
 

@@ -41,7 +41,7 @@ class RemoteFile:
 
     @property
     def suffix(self) -> str:
-        return Path(self.url).suffix
+        return Path(self.url.partition("?")[0]).suffix  # a signed URL has a query
 
     def __truediv__(self, name: str) -> RemoteFile:
         return RemoteFile(f"{self.url.rstrip('/')}/{name}")
@@ -160,6 +160,7 @@ class _Blocks:
         except RemoteError as error:
             self.failure = error
             raise
+        self.failure = None
         for offset in range(0, len(data), _BLOCK):
             self._kept[number + offset // _BLOCK] = data[offset : offset + _BLOCK]
         while len(self._kept) > 2 * _MOST_BLOCKS:

@@ -51,6 +51,8 @@ from speechllm_plugin.workarounds.transformers_versions import CACHE
 WORTH_PACKING = 1.1
 """Positions of a padded batch by its real ones from which on its rows are packed. Attention row by row costs a tenth of
 a step: 4 rows of 38 positions on a CPU, 0.58 s packed and 0.53 s padded."""
+WORTH_PACKING_ON_GPU = 1.5
+"""The same, where each row's attention is a few more kernels to launch. Not measured: on the safe side."""
 
 MAX_PREFIXES = 64
 """Prefixes whose states are kept: 5 MB each for 40 tokens of Llama 3.1 8B."""
@@ -68,7 +70,7 @@ class CausalLlmConfig:
     out, or without `sdpa` (gpt-oss, Bloom) gets `eager` in its place."""
     packed: bool = True
     """Whether the clips of a batch stand one behind the other in training, so that none is padded, where padding would
-    be a tenth or more. It is tried when the LLM is loaded; a model that cannot keep rows apart, and
+    be a tenth or more (on a GPU, a third). It is tried when the LLM is loaded; a model that cannot keep rows apart, and
     `flash_attention_2`, have their clips padded."""
     quantization: Quantization = "none"
     """Keeps the weights of linear layers in 8 bits (`int8`, arXiv 2208.07339) or 4 (`nf4`, arXiv 2305.14314), through
@@ -142,8 +144,9 @@ class CausalLlm(Llm):
             ]
             prefixes = [prompt.before if cached else () for prompt in prompts]
             sizes = [len(row) for row in rows]
-            packs = self.packs and max(sizes) * len(sizes) > WORTH_PACKING * sum(sizes)
-            states = self.packed_states(rows, prefixes)[0] if packs else self._padded_states(rows, prefixes)
+            worth = WORTH_PACKING if self.device.type == "cpu" else WORTH_PACKING_ON_GPU
+            packs = self.packs and max(sizes) * len(sizes) > worth * sum(sizes)
+            states = self.packed_states(rows, prefixes)[0] if packs else self.padded_states(rows, prefixes)
             # The last len(target) positions of each row predict its target.
             return torch.cat([row[len(row) - len(target) :] for row, target in zip(states, targets, strict=True)])
 
@@ -178,7 +181,7 @@ class CausalLlm(Llm):
         ).last_hidden_state[0]
         return [hidden[row.own] for row in packed.rows], packed.window_was_told
 
-    def _padded_states(self, rows: Sequence[Tensor], prefixes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    def padded_states(self, rows: Sequence[Tensor], prefixes: Sequence[tuple[int, ...]]) -> list[Tensor]:
         """See `packed_states`."""
         cache, prefix_mask, positions = self.prefix_cache(prefixes)
         # (B, [before +] speech + after + target - 1, C)
@@ -285,7 +288,12 @@ class CausalLlm(Llm):
             return decode(CausalRows(self, rows, end_of_turn, prefixes), search)
 
     def identity(self) -> dict[str, Any]:
-        return {"llm": "causal", "source": source_identity(self.config.path), **vars(self.config)}
+        return {"llm": "causal", "source": source_identity(self.config.path), **_without_packing(self.config)}
+
+
+def _without_packing(config: CausalLlmConfig) -> dict[str, Any]:
+    """It decides nothing of what is written."""
+    return {name: value for name, value in vars(config).items() if name != "packed"}
 
 
 def _contiguous(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -342,6 +350,8 @@ def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
         with without_modes():
             check_padding(llm)
             llm.packs = config.packed and llm.pads and check_packing(llm)
+            if config.packed and not llm.packs:
+                log.info("{}: {} takes no packed rows: clips are padded.", config.path, type(model).__name__)
     except UserError:
         raise
     except (TypeError, ValueError, AttributeError, AssertionError, NotImplementedError) as error:

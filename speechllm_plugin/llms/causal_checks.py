@@ -90,7 +90,7 @@ def check_padding(llm: CausalLlm) -> None:
 
 @torch.no_grad()
 def check_packing(llm: CausalLlm) -> bool:
-    """Compares two rows in one sequence with each of them alone.
+    """Compares two rows in one sequence with each of them alone, and behind a prefix with a padded batch.
 
     :returns: whether they are the same; the model then has the attention that keeps rows apart.
     """
@@ -105,10 +105,13 @@ def check_packing(llm: CausalLlm) -> bool:
     own, config._attn_implementation = config._attn_implementation, name
     try:
         together, told = llm.packed_states(rows, [(), ()])
+        prefixes = [tuple(range(1, 1 + ROW))] * len(rows)
+        behind, _ = llm.packed_states(rows, prefixes)
+        expected = [*alone, *llm.padded_states(rows, prefixes)]
     except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError, LookupError):
         same = False  # its decoder takes no such argument
     else:
-        same = all(map(_alike, together, alone)) and (told or not has_window(config))
+        same = all(map(_alike, [*together, *behind], expected)) and (told or not has_window(config))
     if not same:
         config._attn_implementation = own
     return same

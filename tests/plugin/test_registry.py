@@ -100,7 +100,7 @@ def test_a_wrong_value_is_one_line(values: object, expected: str) -> None:
 def test_an_unknown_part_names_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"^adapter\.name: found 'mpl', expected one of .*base.*mlp"):
         ADAPTERS.get("mpl")
-    expected = "attention, dtype, path, quantization"
+    expected = "attention, dtype, packed, path, quantization"
     with pytest.raises(UserError, match=rf"^llm\.config\.pth: found an unknown key, expected one of {expected}$"):
         LLMS.config("causal", {"pth": "x"})
 

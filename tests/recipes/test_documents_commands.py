@@ -111,7 +111,7 @@ def test_each_command_does_what_it_says(
         else:
             result = here.speechllm(*words[1:])
         assert result.status == 0, f"{command}\n{result.output[-3000:]}"
-    assert [file for file in RESULTS.get(name_of(page), ()) if not (place / file).is_file()] == []
+    assert [file for file in RESULTS.get(name_of(page), ()) if not (place / file).exists()] == []
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if examples_of(page) and page != A_SERVER], ids=name_of)

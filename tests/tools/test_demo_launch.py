@@ -16,7 +16,9 @@ def command(code: str, *arguments: Path) -> list[str]:
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_each_process_knows_its_place_among_the_others(number: int, tmp_path: Path) -> None:
-    code = "import os; print(os.environ.get('RANK'), os.environ.get('WORLD_SIZE'), os.environ.get('MASTER_PORT'))"
+    names = "'RANK', 'WORLD_SIZE', 'MASTER_PORT'"
+    # In one write: lines of two processes must not mix.
+    code = f"import os; os.write(1, (' '.join(map(str, map(os.environ.get, [{names}]))) + chr(10)).encode())"
     with (tmp_path / "console").open("w") as console:
         assert run_together(command(code), number, console=console) == 0
     lines = sorted(line.split() for line in (tmp_path / "console").read_text().splitlines())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +108,7 @@ def _encoding(config: SpeechLlmTrainConfig, machines: Machines) -> tuple[Encodin
     encoding = Encoding(
         encoder=model.encoder.name, config=json.dumps(asdict(model.encoder.config)),  # type: ignore[call-overload]
         folder=str(Path(section.feature_cache).absolute()), limit_gb=section.feature_cache_gb,
-        threads=max(1, count_cores() // machines.workers),
+        threads=1 if machines.ray is not None else max(1, count_cores() // machines.workers),
     )  # fmt: skip
     return encoding, None if encoder is None else encoder.max_seconds
 
@@ -152,4 +152,6 @@ def _tasks(parts: Sequence[_Part], encoding: Encoding) -> Iterator[EncodeTask]:
     for part in parts:
         for start in range(0, len(part.clips), _CLIPS):
             utterances = part.clips.utterances[start : start + _CLIPS].alone()
-            yield EncodeTask(encoding, part.options, part.epochs, utterances)
+            # Those of the whole split have been compared.
+            options = replace(part.options, checks_lengths=False)
+            yield EncodeTask(encoding, options, part.epochs, utterances)

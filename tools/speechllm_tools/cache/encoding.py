@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,7 +13,7 @@ from speechllm_recipes.speech_llm.config import SpeechDatasetSection
 from torch import Tensor
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
-from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
+from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader, TrainerBatch
 from speechllm_plugin.datasets.utterances import Utterances
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.feature_cache import FeatureCache
@@ -84,21 +85,36 @@ def encode_clips(task: EncodeTask) -> Encoded:
     counts = _Counts(encoder)
     try:
         reader = SpeechTextReader(task.utterances, task.options, find_features=cache.get)
-        for _ in range(task.epochs):
-            for batches in reader:
-                for batch in batches:
-                    if batch.counted:
-                        counts.add(batch, encoder, cache)
-                if cache.full:
-                    return counts.result(full=True)
-            reader.reset()
-        counts.left_out = len(reader.skipped)
     except UserError:
-        # With `skip` the reader has one thing to say: that it can read none of them.
+        # With `skip` it has one thing to say: that it can read none of them.
         if task.options.on_error != "skip":
             raise
         counts.left_out = len(task.utterances)
+        return counts.result()
+    for _ in range(task.epochs):
+        for batches in _steps(reader, task.options):
+            for batch in batches:
+                if batch.counted:
+                    counts.add(batch, encoder, cache)
+            if cache.full:
+                return counts.result(full=True)
+        reader.reset()
+    counts.left_out = len(reader.skipped)
     return counts.result()
+
+
+def _steps(reader: SpeechTextReader, options: ReadOptions) -> Iterator[list[TrainerBatch]]:
+    """Of an epoch, to its end, or until no clip can be read where those are to be left out."""
+    steps = iter(reader)
+    while True:
+        try:
+            yield next(steps)
+        except StopIteration:
+            return
+        except UserError:
+            if options.on_error != "skip":
+                raise
+            return
 
 
 class _Counts:

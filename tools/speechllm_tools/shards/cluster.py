@@ -13,6 +13,8 @@ from speechllm_plugin.errors import UserError
 
 Shard = TypeVar("Shard")
 Result = TypeVar("Result")
+_RETRIES = 8
+"""Nodes that a shard may lose."""
 _PLACE = re.compile(r"(?:ray://)?(?P<host>[^:/]+):(?P<port>\d+)")
 
 
@@ -22,12 +24,12 @@ def map_on_cluster(
     """See `map_shards`. A shard whose node is lost is given to another one.
 
     :param gpus: whether each call takes a GPU, if the cluster has any.
-    :raises UserError: Ray is not installed, or there is no such cluster.
+    :raises UserError: Ray is not installed, there is no such cluster, or a shard ends each process that takes it.
     """
     ray = _connected(address)
     try:
         has_gpus = gpus and ray.cluster_resources().get("GPU", 0) > 0
-        remote = ray.remote(max_retries=-1, num_cpus=1, num_gpus=1 if has_gpus else 0)(_call)
+        remote = ray.remote(max_retries=_RETRIES, num_cpus=1, num_gpus=1 if has_gpus else 0)(_call)
         pending: deque[tuple[Shard, Any]] = deque()
         for shard in shards:
             pending.append((shard, remote.remote(function, shard)))
@@ -68,3 +70,6 @@ def _taken(ray: Any, pending: deque[tuple[Shard, Any]]) -> tuple[Shard, Any]:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         raise
+    except ray.exceptions.RayError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--ray: a process was lost {_RETRIES + 1} times over one shard ({reason})") from None
