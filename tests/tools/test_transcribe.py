@@ -9,14 +9,10 @@ import string
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
-import torch
-from fairseq2.recipe.config import CommonSection
-from fairseq2.recipe.internal.torch import _TorchConfigurer
 from speechllm_tools.numerics import use_recipe_numerics
 from speechllm_tools.system_options import DECODING
 
@@ -274,31 +270,6 @@ def test_sampling_and_guards(commands: Commands, trained: Path, audio: list[Path
     options = ("transcribe", *audio, "--checkpoint", run, "--extra-tokens", 60)
     assert commands.speechllm(*options).ok().stdout == outputs[-2]
     assert commands.speechllm(*options, "--max-compression-ratio", "off").ok().stdout == outputs[-1]
-
-
-def test_a_gpu_computes_as_in_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compared with what fairseq2 itself sets."""
-    matmul = torch.backends.cuda.matmul
-    before = torch.backends.fp32_precision
-    use_recipe_numerics()
-    assert torch.backends.fp32_precision == before  # no GPU: nothing changes
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    configurer = SimpleNamespace(_section=CommonSection())
-    states = []
-    try:
-        for apply in (lambda: _TorchConfigurer._set_numerics(configurer), use_recipe_numerics):
-            torch.backends.fp32_precision = "ieee"
-            matmul.allow_bf16_reduced_precision_reduction = matmul.allow_fp16_reduced_precision_reduction = False
-            apply()
-            states.append((
-                torch.backends.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.fp32_precision,
-                matmul.allow_bf16_reduced_precision_reduction, matmul.allow_fp16_reduced_precision_reduction,
-            ))
-    finally:
-        torch.backends.fp32_precision = before
-        matmul.allow_bf16_reduced_precision_reduction = matmul.allow_fp16_reduced_precision_reduction = True
-    assert states[0] == states[1]
-    assert states[0][0] == "tf32"
 
 
 def test_decoding_settings_that_cannot_be_read(trained: Path, tmp_path: Path) -> None:
