@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from speechllm_plugin.registry import Registry
+from speechllm_plugin.registry import ADAPTERS as ADAPTERS
 from speechllm_plugin.tensors.logits import Logits, stack_logits
 
 
@@ -135,12 +135,8 @@ class Adapter(nn.Module):
         return [module for module in self.modules() if isinstance(module, nn.ModuleList)]
 
 
-ADAPTERS: Registry[Adapter] = Registry("adapter", "speechllm_plugin.adapters")
-
-
 def output_norm(shape: AdapterShape) -> nn.LayerNorm:
     """The LayerNorm that ends every adapter."""
     norm = nn.LayerNorm(shape.llm_dim)
     nn.init.constant_(norm.weight, shape.output_rms)
     return norm
-

@@ -42,7 +42,7 @@ from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.causal import CausalLlm
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm
 from speechllm_plugin.models.speech_llm.ctc_head import CtcHead, LinearCtcHead, LlmEmbeddingCtcHead
-from speechllm_plugin.models.speech_llm.tuning import TuningConfig
+from speechllm_plugin.models.speech_llm.tuning_config import TuningConfig
 from speechllm_plugin.pretrained.part import PretrainedPart
 from speechllm_plugin.tensors.logits import LOGITS_AT_A_TIME
 from speechllm_plugin.tensors.parameters import count_parameters

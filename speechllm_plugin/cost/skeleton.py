@@ -25,7 +25,7 @@ from speechllm_plugin.models.speech_llm.config import PRETRAINED, PartSection, S
 from speechllm_plugin.models.speech_llm.ctc_head import CtcHead
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.sizes import adapter_shape, create_ctc_head
-from speechllm_plugin.models.speech_llm.tuning import TuningConfig
+from speechllm_plugin.models.speech_llm.tuning_config import TuningConfig
 from speechllm_plugin.pretrained import Source, config_values, freeze
 from speechllm_plugin.tensors.parameters import count_parameters
 from speechllm_plugin.tensors.precision import DTYPES

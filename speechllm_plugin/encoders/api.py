@@ -14,7 +14,7 @@ from torch import Tensor
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained.part import PretrainedPart
-from speechllm_plugin.registry import Registry
+from speechllm_plugin.registry import ENCODERS as ENCODERS
 
 
 class SpeechEncoder(PretrainedPart):
@@ -72,6 +72,3 @@ def too_long(seconds: float, max_seconds: float) -> str:
         f"the audio lasts {seconds:.2f} s, expected at most {max_seconds:g} s, the window of the encoder; cut it into "
         "segments (path:start:length)"
     )
-
-
-ENCODERS: Registry[SpeechEncoder] = Registry("encoder", "speechllm_plugin.encoders")

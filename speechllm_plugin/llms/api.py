@@ -15,7 +15,7 @@ from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.positions import Positions
 from speechllm_plugin.pretrained.part import PretrainedPart
 from speechllm_plugin.prompts import RenderedPrompt
-from speechllm_plugin.registry import Registry
+from speechllm_plugin.registry import LLMS as LLMS
 
 
 class Llm(PretrainedPart):
@@ -91,6 +91,3 @@ class Llm(PretrainedPart):
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What tells this LLM from another, for score files."""
-
-
-LLMS: Registry[Llm] = Registry("llm", "speechllm_plugin.llms")

@@ -12,14 +12,17 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerBase
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.prompts.config import PLACE, PromptConfig, marked, without_marks
 from speechllm_plugin.tasks.api import Task
 from speechllm_plugin.tasks.row_prompt import NOTHING, SPEECH, RowPrompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _ANSWER = "<answer>"
 _KEPT = 4096

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from speechllm_plugin.registry import Registry
+from speechllm_plugin.registry import RECOGNIZERS as RECOGNIZERS
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,3 @@ class Recognizer(nn.Module):
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What tells this recogniser from another, for score files."""
-
-
-RECOGNIZERS: Registry[Recognizer] = Registry("recognizer", "speechllm_plugin.cascade.recognizers")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from transformers import AutoConfig, PretrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.pretrained import Source, config_values
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class PartArch:
 
     def hf_config(self) -> PretrainedConfig:
         """transformers' configuration of a model of this shape."""
+        from transformers import AutoConfig  # when it is asked for: the names alone need no seconds
+
         values: dict[str, Any] = dict(self.shape)
         return AutoConfig.for_model(**values)
 
@@ -238,6 +240,8 @@ def check_part_arch(kind: str, arch: str, part: str, config: object) -> None:
     :param config: the part's own configuration, which names the checkpoint.
     :raises UserError: it is another model.
     """
+    from speechllm_plugin.pretrained import Source, config_values
+
     known = find_part_arch(kind, arch)
     advice = f"set {kind}.arch to null if another model is meant"
     if part != known.part:

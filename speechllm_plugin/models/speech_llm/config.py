@@ -1,4 +1,4 @@
-"""Configuration and named architectures of the `speech_llm` family."""
+"""Configuration and named architectures of the `speech_llm` family. Imports no torch until a part is asked for."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.configuration.checked import Checked
-from speechllm_plugin.encoders.api import ENCODERS
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.models.speech_llm.archs import ADAPTER_ARCHS, ENCODER_ARCHS, LLM_ARCHS, PartArch
-from speechllm_plugin.models.speech_llm.distillation import DistillationConfig
-from speechllm_plugin.models.speech_llm.tuning import TuningConfig
+from speechllm_plugin.models.speech_llm.distillation_config import DistillationConfig
+from speechllm_plugin.models.speech_llm.tuning_config import TuningConfig
 from speechllm_plugin.prompts import PromptConfig
-from speechllm_plugin.registry import Registry
+from speechllm_plugin.registry import ADAPTERS, ENCODERS, LLMS, Registry
 
 SPEECH_LLM_FAMILY = "speech_llm"
 

@@ -7,39 +7,17 @@ the LLM what its text does.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
-from speechllm_plugin.configuration.checked import Checked
 from speechllm_plugin.datasets.batch import Clip
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.cross_entropy import divergence, sum_rows
 from speechllm_plugin.llms.texts_as_speech import embed_texts
 from speechllm_plugin.prompts import PromptRenderer
-
-
-@dataclass(kw_only=True)
-class DistillationConfig(Checked):
-    weight: float = 0.0
-    """Share of the LLM's loss that is the divergence of its next-token distributions, given the speech, from those
-    that it has given the transcript in the same prompt, at the tokens of the target. 0 = cross entropy alone, as
-    published; 1 = the divergence alone. It costs a forward pass of the LLM. Clips without a transcript have their cross
-    entropy alone, if `ctc.no_transcript` is `leave_out`."""
-    temperature: float = 1.0
-    """That the logits of both are divided by; the divergence is multiplied by its square, which keeps its gradients in
-    proportion (arXiv 1503.02531)."""
-
-    @override
-    def problems(self) -> Iterator[str]:
-        if not 0 <= self.weight <= 1:
-            yield f"weight: found {self.weight}, expected 0 to 1"
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            yield f"temperature: found {self.temperature}, expected a number above 0"
 
 
 @dataclass(frozen=True)

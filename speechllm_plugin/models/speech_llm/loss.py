@@ -10,7 +10,8 @@ from torch import Tensor
 
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc_head import CtcLoss
-from speechllm_plugin.models.speech_llm.distillation import DistillationConfig, Distilled
+from speechllm_plugin.models.speech_llm.distillation import Distilled
+from speechllm_plugin.models.speech_llm.distillation_config import DistillationConfig
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.models.speech_llm.tuning import TuningConfig
+from speechllm_plugin.models.speech_llm.tuning_config import TuningConfig
 
 
 def check_mergeable(config: SpeechLlmConfig) -> None:

@@ -15,7 +15,8 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.texts_as_speech import embed_texts
 from speechllm_plugin.models.speech_llm.config import CtcConfig, SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.distillation import DistillationConfig, distill
+from speechllm_plugin.models.speech_llm.distillation import distill
+from speechllm_plugin.models.speech_llm.distillation_config import DistillationConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from tests.plugin.llm_families import load_family, save_family

@@ -22,7 +22,7 @@ from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, Sp
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.position_room import check_room_of_rows, vector_counter
 from speechllm_plugin.models.speech_llm.preflight import also_checking
-from speechllm_plugin.models.speech_llm.tuning import TuningConfig
+from speechllm_plugin.models.speech_llm.tuning_config import TuningConfig
 from speechllm_plugin.prompts import PromptConfig
 
 Change = Callable[[SpeechLlmConfig, Path], None]

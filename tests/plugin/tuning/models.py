@@ -15,7 +15,7 @@ from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.models.speech_llm.tuning import TuningConfig
+from speechllm_plugin.models.speech_llm.tuning_config import TuningConfig
 from speechllm_plugin.pretrained import freeze
 from tests.plugin.encoders import test_seamless_m4t_v2, test_w2v_bert, test_wav2vec2
 

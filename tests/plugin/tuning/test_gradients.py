@@ -14,7 +14,8 @@ from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.tuning import TunedWeights, TuningConfig
+from speechllm_plugin.models.speech_llm.tuning import TunedWeights
+from speechllm_plugin.models.speech_llm.tuning_config import TuningConfig
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_plugin.units.layers import apply_ac_to_speech_llm
 from tests.plugin.llm_families import FAMILIES, load_family, own_loss, save_family

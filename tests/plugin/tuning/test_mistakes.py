@@ -12,7 +12,8 @@ from torch import nn
 from speechllm_plugin.encoders.whisper import WhisperConfig, create_whisper
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.tuning import TunedWeights, TuningConfig
+from speechllm_plugin.models.speech_llm.tuning import TunedWeights
+from speechllm_plugin.models.speech_llm.tuning_config import TuningConfig
 from speechllm_plugin.pretrained import freeze
 from tests.plugin.tuning.models import ENCODERS, LORA, create
 

@@ -21,7 +21,8 @@ from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import CtcConfig, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.models.speech_llm.tuning import TunedWeights, TuningConfig
+from speechllm_plugin.models.speech_llm.tuning import TunedWeights
+from speechllm_plugin.models.speech_llm.tuning_config import TuningConfig
 from speechllm_plugin.pretrained import freeze
 from tests.plugin.encoder_checks import collate
 from tests.plugin.tuning.models import ENCODERS, LORA, create, wrap

@@ -14,7 +14,7 @@ from speechllm_tools.inspect.report import describe, table
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import GRID, SpeechLlmConfig, arch_config
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
-from speechllm_plugin.models.speech_llm.tuning import TuningConfig
+from speechllm_plugin.models.speech_llm.tuning_config import TuningConfig
 from speechllm_plugin.tensors.masks import stack_frames
 from speechllm_plugin.tensors.parameters import count_parameters
 from tests.tools.inspect.systems import Inspect, small, unpadded

@@ -19,7 +19,7 @@ from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.utterances import Clips, Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.preflight import outline_encoder
-from speechllm_plugin.models.speech_llm.tuning import TuningConfig
+from speechllm_plugin.models.speech_llm.tuning_config import TuningConfig
 from speechllm_tools.cache.encoding import Encoded, EncodeTask, Encoding, encode_clips
 from speechllm_tools.progress import ProgressLine
 from speechllm_tools.shards.api import Machines, count_cores, machines_of, map_shards
