@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "encoders": {"datasets", "errors", "files", "log", "pretrained", "registry", "tensors", "workarounds"},
     "errors": set(),
     "extension": {"datasets", "models", "units"},
-    "files": {"errors"},
+    "files": {"errors", "log"},
     "hf": {
         "configuration", "datasets", "errors", "inference", "llms", "models", "pretrained", "tensors", "workarounds",
     },

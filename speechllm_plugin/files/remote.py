@@ -12,6 +12,7 @@ from typing import Any
 from typing_extensions import override
 
 from speechllm_plugin.files.byte_range import ByteRange
+from speechllm_plugin.files.requests import RemoteError, answer_of, ask, told
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.")
 _STAMPS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "created")
@@ -20,10 +21,8 @@ _BLOCK = 1 << 18
 """Bytes that are asked for at least: 256 KiB."""
 _MOST_BLOCKS = 32
 """That one request asks for, where a file is read on and on; and that are kept."""
-
-
-class RemoteError(OSError):
-    """What the other side, or fsspec, says."""
+_MOST = _MOST_BLOCKS * _BLOCK
+"""Bytes that one request asks for: 8 MiB."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,24 @@ class RemoteFile:
 
     def read(self, start: int, stop: int) -> bytes:
         """:raises RemoteError: it cannot be read."""
-        if stop <= start:
-            return b""
+        pieces = [(begin, min(begin + _MOST, stop)) for begin in range(start, stop, _MOST)]
+        return b"".join(self._read(*piece) for piece in pieces)
+
+    def _read(self, start: int, stop: int) -> bytes:
         system, path = _system(self.url)
-        data = bytes(_told(system.cat_file, path, start=start, end=stop))
-        if len(data) != stop - start:
-            raise RemoteError(f"{len(data)} bytes came where {stop - start} were asked for")
+
+        def request() -> bytes:
+            data = bytes(answer_of(system, "cat_file", path, start=start, end=stop))
+            if len(data) < stop - start:
+                raise ConnectionError(f"{len(data)} bytes came where {stop - start} were asked for")
+            return data
+
+        try:
+            data = ask(self.url, request)
+        except FileNotFoundError:
+            raise RemoteError("no such file") from None
+        if len(data) > stop - start:
+            raise RemoteError(f"{len(data)} bytes came where {stop - start} were asked for: the server has no ranges")
         return data
 
 
@@ -104,7 +115,7 @@ class RemoteBytes(ByteRange):
         :raises RemoteError: it cannot be.
         """
         blocks = _Blocks(file, start, stop)
-        if 0 < stop - start <= _MOST_BLOCKS * _BLOCK:
+        if 0 < stop - start <= _MOST:
             blocks.read(start, stop - start)
         return cls(blocks, start, stop)
 
@@ -171,7 +182,7 @@ class _Blocks:
 def _status(url: str) -> RemoteStatus | None:
     system, path = _system(url)
     try:
-        found = _told(system.info, path)
+        found = ask(url, lambda: answer_of(system, "info", path))
     except FileNotFoundError:
         return None
     if found.get("size") is None and found.get("type") == "file":
@@ -189,19 +200,4 @@ def _system(url: str) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
     except ImportError:
         raise RemoteError("needs fsspec: pip install 'speechllm-plugin[remote]'") from None
-    return _told(url_to_fs, url)
-
-
-def _told(call: Any, *arguments: Any, **options: Any) -> Any:
-    """What a call of fsspec gives.
-
-    :raises FileNotFoundError: there is no such file.
-    :raises RemoteError: whatever else it raises: each file system has errors of its own.
-    """
-    try:
-        return call(*arguments, **options)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise RemoteError(reason) from error
+    return told(url_to_fs, url)

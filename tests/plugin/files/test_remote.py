@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import threading
 import zipfile
-from collections import defaultdict
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -21,63 +17,14 @@ from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.errors import UserError
-
-
-class Site:
-    """A folder, by HTTP with ranges. `sent` are the ranges that were asked for, by path."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.sent: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        self.breaks_after = 1 << 40
-        """Bytes of a file behind which nothing more is sent."""
-        site = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self._answer(body=False)
-
-            def do_GET(self) -> None:
-                self._answer(body=True)
-
-            def _answer(self, *, body: bool) -> None:
-                path = folder / self.path.lstrip("/")
-                if not path.is_file():
-                    self.send_error(404)
-                    return
-                data = path.read_bytes()
-                match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-                start, stop = (int(match[1]), min(int(match[2]) + 1, len(data))) if match else (0, len(data))
-                if body and stop > site.breaks_after:
-                    self.send_error(500)
-                    return
-                if body:
-                    site.sent[self.path.lstrip("/")].append((start, stop))
-                self.send_response(206 if match else 200)
-                self.send_header("Content-Length", str(stop - start))
-                self.send_header("Accept-Ranges", "bytes")
-                if match:
-                    self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
-                self.end_headers()
-                if body:
-                    self.wfile.write(data[start:stop])
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+from speechllm_plugin.files import requests
+from tests.web_server import Site, serving
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    thread = threading.Thread(target=site.server.serve_forever)
-    thread.start()
-    yield site
-    site.server.shutdown()
-    thread.join()
-    site.server.server_close()
+    with serving(tmp_path) as site:
+        yield site
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
@@ -158,7 +105,8 @@ def test_what_is_wrong_is_one_line(site: Site, tmp_path: Path, monkeypatch: pyte
         resolve(f"{site.url}/talk.wav:5:0", Path())
     soundfile.write(tmp_path / "talk.flac", noise(600.0), 16000)
     site.breaks_after = 3 << 20
-    with pytest.raises(AudioError, match="talk.flac: cannot be read .*500") as failed:
+    monkeypatch.setattr(requests, "_LONGEST_WAIT", 0.01)
+    with pytest.raises(AudioError, match="talk.flac: cannot be read .*500.*asked 12 times") as failed:
         read_audio(resolve(f"{site.url}/talk.flac", Path()))
     assert "\n" not in str(failed.value)
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
