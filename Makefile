@@ -14,10 +14,11 @@ LATEST_TESTS := tests/plugin/prompts tests/plugin/alignment tests/plugin/inferen
 	$(addprefix pretrained/test_,damaged_llms encoders hub whole_models) \
 	$(addprefix speech_llm/test_,ctc_head preflight) text/test_vocabulary))
 
-.PHONY: help demo test test-latest lint install bench docs clean-demo
+.PHONY: help demo grid test test-latest lint install bench docs clean-demo
 
 help:
 	@echo "make demo        install, then train and evaluate a small real system on CPU, offline"
+	@echo "make grid        install, then train and report on 2 encoders x 7 adapters in five languages on CPU"
 	@echo "make test        install, then lint, type-check and run all tests on CPU"
 	@echo "make test-latest run the core's tests on the newest PyTorch and transformers, without fairseq2"
 	@echo "make lint        ruff and mypy alone"
@@ -49,6 +50,12 @@ $(LATEST)/.installed: setup.py pyproject.toml
 
 demo: install
 	$(BIN)/speechllm demo
+
+grid: install
+	$(BIN)/speechllm miniature
+	$(BIN)/fairseq2 recipe run speech_llm sweep demo/sweep --launcher torchrun --processes 2 \
+		--config-file recipes/speechllm_recipes/configs/sweeps/embedded.yaml
+	$(BIN)/speechllm report demo/sweep --card
 
 test: install lint
 	FAIRSEQ2_EXTENSION_TRACE=1 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -85,7 +85,8 @@ def test_mistakes_name_file_and_key(tmp_path: Path, text: str, error: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("verdini20", 20), ("verdini20-authors", 20), ("slm", 24), ("embedded", 8)]
+    ("name", "count"),
+    [("verdini20", 20), ("verdini20-authors", 20), ("slm", 24), ("demo-adapters", 9), ("embedded", 14)],
 )
 def test_the_sweeps_that_come_with_the_recipe(name: str, count: int) -> None:
     cells = read_sweep(SWEEPS / f"{name}.yaml")

@@ -20,13 +20,17 @@ def write_run(folder: Path, corpus: Path, wrong: int) -> None:
         for i, text in enumerate(SENTENCES)
     ]
     write_hypotheses(folder / "evaluation/test/hypotheses.tsv", rows)
-    scores = {"speech_vectors_per_second": 5.0 + wrong, "rtf": 0.5, "cut_hypotheses": 0}
+    scores = {"speech_vectors_per_second": 5.0 + wrong, "rtf": 0.5, "cut_hypotheses": 0, "nll_loss": 1 / wrong}
     provenance = {
         "versions": {"torch": "2.9.1"}, "git": {"commit": "abc", "dirty": True},
         "checkpoint": {"path": "x", "sha256": {"model.pt": "f00"}},
         "manifests": [{"path": str(corpus / "test.tsv"), "sha256": "d00d"}],
     }
     (folder / "evaluation/test/scores.json").write_text(json.dumps({"scores": scores, "provenance": provenance}))
+    (folder / "config.yaml").write_text("optimizer: {config: {lr: 5e-4}}\n")
+    # What `speechllm inspect` said of it, kept by an earlier report.
+    facts = {"encoder": {"frame_rate": 50.0}, "output": {"published": None}, "parameters": {"trainable": 8_060_000}}
+    (folder / "inspect.json").write_text(json.dumps(facts))
     (folder / "metrics").mkdir()
     lines = [{"Step": step, "NLL Loss": 5 / step, "Total Time": 60.0 * step} for step in (1, 2, 3)]
     (folder / "metrics/train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

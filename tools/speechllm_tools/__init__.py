@@ -1,1 +1,1 @@
-"""The `speechllm` command: transcribe, inspect, manifest, bench, demo, compare, seeds."""
+"""The `speechllm` command: transcribe, inspect, manifest, bench, demo, miniature, seeds."""

@@ -23,7 +23,7 @@ COMMANDS = {
     "comet": ("speechllm_tools.comet.command", "install COMET's packages in a folder of their own"),
     "demo": ("speechllm_tools.demo.run", "train and evaluate a small real system on CPU, offline"),
     "tasks": ("speechllm_tools.experiments.tasks", "train the demo on answers, too; compare with text and a cascade"),
-    "compare": ("speechllm_tools.experiments.compare", "train every adapter on the demo's data, into one table"),
+    "miniature": ("speechllm_tools.miniature.command", "prepare models and speech in five languages for a sweep"),
     "seeds": ("speechllm_tools.experiments.seeds", "train the demo with several seeds and precisions, into one table"),
     "manifest": ("speechllm_tools.manifest.command", "make manifests from corpora; check, filter, split, mix them"),
     "cache": ("speechllm_tools.cache.command", "encode clips ahead of training; tell what a feature cache holds"),

@@ -71,6 +71,7 @@ ENCODER_ARCHS: dict[str, PartArch] = {
     "whisper_large_v3": _whisper("openai/whisper-large-v3", 1280, 32, 20, mels=128),
     # The encoder of large-v3, fine-tuned with a decoder of 4 layers.
     "whisper_large_v3_turbo": _whisper("openai/whisper-large-v3-turbo", 1280, 32, 20, mels=128),
+    "whisper_base": _whisper("openai/whisper-base", 512, 6, 8, mels=80, dtype="float32"),
     "whisper_tiny_en": _whisper("openai/whisper-tiny.en", 384, 4, 6, mels=80, dtype="float32"),
     "seamless_m4t_v2": PartArch(
         "seamless_m4t_v2",

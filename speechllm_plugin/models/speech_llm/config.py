@@ -199,7 +199,7 @@ _LISTED = (
         ("llama32_1b", "llama32_3b", "qwen25_7b", "qwen3_06b", "qwen3_8b", "gemma2_9b", "gemma3_1b"),
         ("base", "mlp"),
     ),
-    (("whisper_tiny_en",), ("smollm2_135m",), (*GRID[2], "subsample", "mlp")),
+    (("whisper_tiny_en", "whisper_base"), ("smollm2_135m",), (*GRID[2], "subsample", "mlp")),
 )
 
 

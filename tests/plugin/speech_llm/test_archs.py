@@ -53,6 +53,7 @@ BUILDERS: dict[str, Callable[[Any], nn.Module]] = {
 PARAMETERS = {
     "whisper_large_v3": 636_968_960,
     "whisper_large_v3_turbo": 636_968_960,
+    "whisper_base": 20_590_592,
     "whisper_tiny_en": 8_208_384,
     "seamless_m4t_v2": 635_046_720,
     "w2v_bert": 580_493_120,

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
-
-from speechllm_plugin.datasets.manifest import ManifestRow, frames_of, read_manifest, seconds_of, write_manifest
-from speechllm_plugin.errors import UserError
-from speechllm_tools import completion
+from speechllm_plugin.datasets.manifest import ManifestRow
 from speechllm_tools.demo.sentences import make_sentences
-from speechllm_tools.progress import ProgressLine
-from speechllm_tools.shards.api import Machines
 from speechllm_tools.speech import voices
-from speechllm_tools.speech.synthesis import SAMPLE_RATE, Clip, draw_clip, synthesise
+from speechllm_tools.speech.folder import spoken_frames, summarise, write_spoken
+from speechllm_tools.speech.synthesis import Clip, draw_clip
 
 VOICES = {"test_seen": voices.SEEN, "test_unseen": voices.UNSEEN, "dev": voices.SEEN, "train": voices.SEEN}
 """Split -> the voices that speak it. The test splits come first: they stay the same when training grows."""
-
-# Another number where the same clips come to sound otherwise.
-_SYNTHESIS = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,48 +61,23 @@ def write_data(folder: Path, config: DataConfig, *, num_processes: int = 2) -> N
     :raises UserError: if ``folder`` holds other files, or the sentences cannot be made.
     """
     plan = plan_clips(config)
-    mark = completion.fingerprint(
-        {
-            "clips": {split: [asdict(clip) for clip in clips] for split, clips in plan.items()},
-            "synthesis": _SYNTHESIS,
-            "espeakng-loader": version("espeakng-loader"),
-        }
-    )
-    if completion.is_completed(folder, mark):
-        return
-    completion.begin(folder, mark)
-    clips = [clip for split in plan.values() for clip in split]
-    with ProgressLine("speaking") as line:
-
-        def progress(done: int) -> None:
-            line.update(f"{done}/{len(clips)} clips", done / len(clips))
-
-        refused = synthesise(clips, folder, Machines(workers=num_processes), progress=progress)
-    if refused:
-        raise UserError(next(iter(refused.values())))
-    for partial in (folder / "audio").rglob("*.partial"):  # left by processes that were killed
-        partial.unlink(missing_ok=True)
-    for split, split_clips in plan.items():
-        write_manifest(folder / f"{split}.tsv", [_manifest_row(folder, clip) for clip in split_clips])
-    completion.complete(folder, mark)
+    write_spoken(
+        folder, plan,
+        lambda: {split: [_manifest_row(folder, clip) for clip in clips] for split, clips in plan.items()},
+        num_processes=num_processes,
+    )  # fmt: skip
 
 
 def summarise_data(folder: Path) -> dict[str, tuple[int, float, int]]:
     """Split -> its number of clips, hours and number of voices, as its manifest says."""
-    summary = {}
-    for split in VOICES:
-        rows = read_manifest(folder / f"{split}.tsv")
-        hours = sum(seconds_of(row.n_frames or 0) for row in rows) / 3600
-        summary[split] = (len(rows), hours, len({row.speaker for row in rows}))
-    return summary
+    return summarise(folder, list(VOICES))
 
 
 def _manifest_row(folder: Path, clip: Clip) -> ManifestRow:
-    info = soundfile.info(folder / clip.file)
     return ManifestRow(
         id=Path(clip.file).stem,
         audio=clip.file,
-        n_frames=frames_of(info.frames / SAMPLE_RATE),
+        n_frames=spoken_frames(folder, clip),
         tgt_text=clip.text,
         src_text="",
         speaker=clip.voice,

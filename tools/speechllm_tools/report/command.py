@@ -63,7 +63,14 @@ def run(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace, folder: Path, published: Sequence[Any]) -> None:
     from speechllm_tools.report.card import card
     from speechllm_tools.report.curves import trade_offs, training_curves
-    from speechllm_tools.report.ours import pair_table, rate_table, score_table, seed_table, size_table
+    from speechllm_tools.report.ours import (
+        pair_table,
+        rate_table,
+        score_table,
+        seed_table,
+        size_table,
+        training_table,
+    )
     from speechllm_tools.report.page import page
     from speechllm_tools.report.runs import find_runs, read_run
     from speechllm_tools.report.utterances import utterances
@@ -80,7 +87,7 @@ def _report(options: argparse.Namespace, folder: Path, published: Sequence[Any])
     scores = [score_table(metric, measured, options.baseline, resampling) for metric in metrics]
     pairs = [pair_table(metric, measured, resampling) for metric in metrics] if len(measured) > 1 else []
     seeds = [table for metric in metrics if (table := seed_table(metric, measured)) is not None]
-    tables = [*scores, rate_table(runs), size_table(runs), *seeds, *pairs, *published]
+    tables = [*scores, rate_table(runs), size_table(runs), training_table(runs), *seeds, *pairs, *published]
     figures = {}
     if not options.no_curves:
         shown = [table for table in scores if table.name in ("wer-basic", "comet", "bleu")]

@@ -106,9 +106,9 @@ def rate_table(runs: Sequence[Run]) -> Table:
             Entry(run.name), _entry(ratio, ".2f", ":1"), _entry(hertz, ".2f"),
             Entry("-") if not published else Entry(f"{published['compression']}:1, {published['hertz']:g} Hz",
                                                    published["hertz"]),
-            _entry(run.mean("rtf"), ".3f"), _entry(run.minutes, ".1f"),
+            _entry(run.mean("rtf"), ".3f"),
         ])  # fmt: skip
-    columns = ["system", "compression", "vectors a second", "published", "real-time factor", "training (min)"]
+    columns = ["system", "compression", "vectors a second", "published", "real-time factor"]
     notes = ["Measured on the clips that were decoded; compression: frames of the encoder for each vector."]
     return Table("table1", "Table I: compression and output rate", columns, rows, notes)
 
@@ -128,6 +128,19 @@ def size_table(runs: Sequence[Run]) -> Table:
     columns = ["system", "trained (M)", "frozen (M)", "length adapter (M)", "modality adapter (M)",
                "published length", "published modality"]  # fmt: skip
     return Table("table2", "Table II: parameters", columns, rows)
+
+
+def training_table(runs: Sequence[Run]) -> Table:
+    """How each was trained, and where it came to."""
+    rows = [
+        [Entry(run.name), _entry(run.steps, ",.0f"), _entry(run.learning_rate, "g"), _entry(run.minutes, ".1f"),
+         _entry(run.mean("nll_loss"), ".3f"), _entry(run.mean("other_audio_loss"), ".3f")]
+        for run in runs
+    ]  # fmt: skip
+    columns = ["system", "steps", "learning rate", "training (min)", "loss", "loss with another clip's audio"]
+    notes = ["Losses in nats per token of the references, mean over the sets that were decoded: a system that listens "
+             "has a lower one with each clip's own audio."]  # fmt: skip
+    return Table("training", "Training and loss", columns, rows, notes)
 
 
 def _entry(value: float | None, form: str, unit: str = "", scale: float = 1.0) -> Entry:

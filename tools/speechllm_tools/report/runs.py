@@ -12,6 +12,7 @@ from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_plugin.files.yaml_text import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,21 @@ class Run:
         """Of training."""
         return self.lines[-1]["Total Time"] / 60 if self.lines and "Total Time" in self.lines[-1] else None
 
+    @property
+    def steps(self) -> float | None:
+        return self.lines[-1]["Step"] if self.lines else None
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Of its configuration: the highest of the schedule."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            config: Any = parse_yaml((self.folder / "config.yaml").read_text(encoding="utf-8"))
+            return float(config["optimizer"]["config"]["lr"])
+        return None
+
     def mean(self, key: str) -> float | None:
         """Of a figure of the evaluation, over its sets."""
-        values = [entry["scores"][key] for entry in self.scores.values() if key in entry["scores"]]
+        values = [entry["scores"][key] for entry in self.scores.values() if entry["scores"].get(key) is not None]
         return sum(values) / len(values) if values else None
 
 

