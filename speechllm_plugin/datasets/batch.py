@@ -28,6 +28,8 @@ class Clip:
     """What the LLM should answer; empty where unknown."""
     transcript: str = ""
     """What is said, in the language of the speech; empty where the manifest has no `src_text`."""
+    references: tuple[str, ...] = ()
+    """Texts that are as right."""
     asks: RowPrompt = NOTHING
     """What its row asks beside the task."""
     draw: str = ""

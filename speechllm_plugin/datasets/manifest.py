@@ -10,6 +10,7 @@ Columns, found by name and in any order:
 ``task``      what is asked: a name of ``speechllm_plugin.tasks``; the column, or a field of it, may be missing:
               languages and prompt tell
 ``instruction``, ``context``, ``history``  what a row asks itself; see ``tasks.row_prompt``; optional
+``references``  answers that are as right as ``tgt_text``, a JSON list, for scores; optional
 ``src_text``, ``speaker``, ``src_lang``, ``tgt_lang``  optional
 
 There is no quoting and no escaping, so a text holds no tab and no line end: the writer replaces them by spaces.
@@ -29,6 +30,7 @@ from speechllm_plugin.datasets.text_cleaning import CleanText
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.columns.table import Look
 from speechllm_plugin.files.remote import Location, location
+from speechllm_plugin.files.text_list import write_text_list
 from speechllm_plugin.files.tsv import open_table, write_table
 from speechllm_plugin.tasks.row_prompt import COLUMNS
 
@@ -97,7 +99,7 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     """Write a manifest that :func:`read_manifest` reads back, whole or not at all.
 
     Tabs and line ends in texts become spaces. The columns ``src_text``, ``channel``, ``task``, ``instruction``,
-    ``context`` and ``history`` are written where a row has one.
+    ``context``, ``history`` and ``references`` are written where a row has one.
 
     :raises UserError: an id is repeated, an id or a path is empty, a path holds a tab or a line end, or the place
         cannot be written.
@@ -108,6 +110,7 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     with_channel = any(row.channel is not None for row in rows)
     with_task = any(row.task for row in rows)
     asked = [name for name in COLUMNS if any(getattr(row.asks, name) for row in rows)]
+    with_references = any(row.references for row in rows)
     ids: set[str] = set()
     table = []
     for row in rows:
@@ -122,6 +125,7 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
         fields += ["" if row.channel is None else str(row.channel)] if with_channel else []
         fields += [row.task] if with_task else []
         fields += [row.asks.columns()[name] for name in asked]
+        fields += [write_text_list(row.references)] if with_references else []
         if row.id in ids:
             raise UserError(f"{path}, row {row.id!r}: found its id twice, expected each id once")
         ids.add(row.id)
@@ -132,4 +136,5 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     columns += ["channel"] if with_channel else []
     columns += ["task"] if with_task else []
     columns += asked
+    columns += ["references"] if with_references else []
     write_table(path, columns, table)

@@ -46,7 +46,7 @@ class ManifestCheck:
         for name in self._rules.required:
             if not self._rules.may_be_blank(name):
                 self._suspect(block, may_be_blank(block.data, *self._column(block, name)))
-        for name in COLUMNS:
+        for name in (*COLUMNS, "references"):
             begins, ends = self._column(block, name)
             self._suspect(block, ends > begins)
         self._n_frames.append(self._look_at_number(block, "n_frames"))

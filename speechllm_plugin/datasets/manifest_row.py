@@ -13,6 +13,7 @@ from speechllm_plugin.datasets.text_cleaning import CleanText, clean
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.records import Record
 from speechllm_plugin.files.remote import Location
+from speechllm_plugin.files.text_list import read_text_list
 from speechllm_plugin.tasks.api import task_named
 from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt, read_row_prompt
 
@@ -57,6 +58,9 @@ class ManifestRow:
 
     asks: RowPrompt = NOTHING
     """What is asked beside the task."""
+
+    references: tuple[str, ...] = ()
+    """Answers that are as right as ``tgt_text``, which scores compare with, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +127,7 @@ def read_row(path: Location, record: Record, rules: Rules, same_id: int | None =
         line=record.line,
         task=_read_task(path, record),
         asks=read_row_prompt(fields, partial(_wrong, path, record)),
+        references=_read_references(path, record),
     )
 
 
@@ -144,6 +149,18 @@ def _read_n_frames(path: Location, record: Record, unit: Literal["frames", "samp
 def _read_task(path: Location, record: Record) -> str:
     stated = record.fields.get("task", "").strip()
     return task_named(stated, f"{path}, line {record.line}, column 'task'").name if stated else ""
+
+
+def _read_references(path: Location, record: Record) -> tuple[str, ...]:
+    try:
+        references = read_text_list(record.fields.get("references", ""))
+    except ValueError:
+        expected = 'a JSON list of answers, ["...", "..."], beside that of tgt_text'
+        raise _wrong(path, record, "references", expected) from None
+    stated = _read_task(path, record)
+    if references and stated and task_named(stated, "task").scored_by != "answers":
+        raise _wrong(path, record, "references", f"none: a text of the task {stated!r} is compared with tgt_text alone")
+    return references
 
 
 def _read_count(path: Location, record: Record, column: str, expected: str) -> int | None:

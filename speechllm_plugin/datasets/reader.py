@@ -383,6 +383,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             target_lang=target_lang,
             text=row.tgt_text,
             transcript=row.src_text,
+            references=row.references,
             asks=row.asks,
             draw=row.id,
             audio=row.audio,

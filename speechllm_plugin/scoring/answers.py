@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
 
 from speechllm_plugin.scoring.normalizers import collapse_spaces
 from speechllm_plugin.text.scripts import has_spaces
@@ -27,15 +28,21 @@ def normalize_answer(text: str) -> str:
     return collapse_spaces(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)))
 
 
-def exact_match(answer: str, reference: str) -> bool:
-    return normalize_answer(answer) == normalize_answer(reference)
+def exact_match(answer: str, references: Sequence[str]) -> bool:
+    """Whether it is one of them."""
+    return normalize_answer(answer) in map(normalize_answer, references)
 
 
-def token_f1(answer: str, reference: str, language: str = "") -> float:
-    """Harmonic mean of the shares of words that both have, 0 to 1; where one of both has none, whether both have none.
+def token_f1(answer: str, references: Sequence[str], language: str = "") -> float:
+    """That of the reference that is nearest: the harmonic mean of the shares of words that both have, 0 to 1; where one
+    of both has none, whether both have none.
 
-    :param language: of both; without spaces between its words, characters count.
+    :param language: of all; without spaces between its words, characters count.
     """
+    return max(_token_f1(answer, reference, language) for reference in references)
+
+
+def _token_f1(answer: str, reference: str, language: str) -> float:
     found, expected = (_tokens(text, language) for text in (answer, reference))
     if not found or not expected:
         return float(found == expected)

@@ -11,6 +11,8 @@ from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_plugin.files.records import Record
+from speechllm_plugin.files.text_list import read_text_list, write_text_list
 from speechllm_plugin.files.tsv import read_table, write_table
 from speechllm_plugin.scoring.answers import exact_match, is_refusal, token_f1
 from speechllm_plugin.scoring.bootstrap import rate_interval
@@ -21,7 +23,7 @@ from speechllm_plugin.text.languages import direction_of
 from speechllm_plugin.text.repetition import LOOP_RATIO, compression_ratio
 
 _REQUIRED = ("id", "reference", "hypothesis", "source", "duration", "src_lang", "tgt_lang")
-_COLUMNS = (*_REQUIRED, "transcript", "task")
+_COLUMNS = (*_REQUIRED, "transcript", "task", "references")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,14 @@ class Hypothesis:
     task: str = ""
     """What was asked, by the name of its task; empty where the languages tell."""
 
+    references: tuple[str, ...] = ()
+    """Answers that are as right as the reference."""
+
+    @property
+    def accepted(self) -> list[str]:
+        """All right answers; none where the manifest has no text."""
+        return [text for text in (self.reference, *self.references) if text.strip()]
+
     @property
     def scored_by(self) -> str:
         """See :attr:`~speechllm_plugin.tasks.api.Task.scored_by`."""
@@ -70,15 +80,16 @@ class Hypothesis:
 
 
 def write_hypotheses(path: Path | str, rows: Iterable[Hypothesis]) -> None:
-    """Write a TSV with the columns id, reference, hypothesis, source, duration, src_lang, tgt_lang, transcript and
-    task, whole or not at all. Tabs and line ends in texts become spaces; the duration has milliseconds.
+    """Write a TSV with the columns id, reference, hypothesis, source, duration, src_lang, tgt_lang, transcript, task
+    and references (a JSON list), whole or not at all. Tabs and line ends in texts become spaces; the duration has
+    milliseconds.
 
     :raises UserError: the place cannot be written.
     """
     table = (
         (
             row.id, row.reference, row.hypothesis, row.source, f"{row.duration:.3f}", row.src_lang, row.tgt_lang,
-            row.transcript, row.task,
+            row.transcript, row.task, write_text_list(row.references),
         )
         for row in rows
     )
@@ -86,7 +97,8 @@ def write_hypotheses(path: Path | str, rows: Iterable[Hypothesis]) -> None:
 
 
 def read_hypotheses(path: Path | str) -> list[Hypothesis]:
-    """Read what :func:`write_hypotheses` wrote, also before it had the columns `transcript` and `task`.
+    """Read what :func:`write_hypotheses` wrote, also before it had the columns `transcript`, `task` and
+    `references`.
 
     :raises UserError: with file, line and column, what was found and what was expected.
     """
@@ -115,9 +127,24 @@ def read_hypotheses(path: Path | str) -> list[Hypothesis]:
                 tgt_lang=fields["tgt_lang"],
                 transcript=fields["transcript"],
                 task=fields["task"],
+                references=references_of(path, record),
             )
         )
     return rows
+
+
+def references_of(path: Path, record: Record) -> tuple[str, ...]:
+    """The column `references` of a row.
+
+    :raises UserError: it is no JSON list of texts.
+    """
+    field = record.fields.get("references", "")
+    try:
+        return read_text_list(field)
+    except ValueError:
+        raise UserError(
+            f"{path}, line {record.line}, column 'references': found {field!r:.80}, expected a JSON list of texts"
+        ) from None
 
 
 def is_looping(text: str) -> bool:
@@ -146,8 +173,8 @@ def score(rows: Sequence[Hypothesis], wer_normalizer: str = "basic") -> dict[str
         that occur), and ``bleu_mean``, ``chrf_mean`` the means of the directions' scores, each weighing the same.
     ``answers``
         where speech was answered: ``utterances``, ``empty_references``, ``exact`` and ``f1`` (0 to 1, means over the
-        rows with a reference; :mod:`~speechllm_plugin.scoring.answers`), ``refusals`` (a share), ``words`` (mean
-        length) and ``chrf``.
+        rows with a reference, of several the nearest; :mod:`~speechllm_plugin.scoring.answers`), ``refusals`` (a
+        share), ``words`` (mean length) and ``chrf`` (against ``reference`` alone).
     ``silence``
         where there are empty references: ``clips``, ``seconds``, ``clips_with_words``, ``words`` that were written for
         them all the same, and ``words_per_minute`` of their sound. Characters in languages without spaces.
@@ -251,9 +278,9 @@ def _translation_scores(rows: Sequence[Hypothesis], directions: Sequence[Transla
 
 def _answer_scores(rows: Sequence[Hypothesis]) -> dict[str, Any]:
     """An answer may be right in other words: neither WER nor BLEU is counted."""
-    compared = [row for row in rows if row.reference.strip()]
-    exact = [exact_match(row.hypothesis, row.reference) for row in compared]
-    f1 = [token_f1(row.hypothesis, row.reference, row.tgt_lang or row.src_lang) for row in compared]
+    compared = [row for row in rows if row.accepted]
+    exact = [exact_match(row.hypothesis, row.accepted) for row in compared]
+    f1 = [token_f1(row.hypothesis, row.accepted, row.tgt_lang or row.src_lang) for row in compared]
     return {
         "utterances": len(rows),
         "empty_references": len(rows) - len(compared),

@@ -107,17 +107,19 @@ def ter_statistics(rows: Sequence[Hypothesis]) -> SegmentStatistics:
     return SegmentStatistics(_sacrebleu(metric, rows), percentage, False, str(metric.get_signature()))
 
 
-def answer_statistics(rows: Sequence[Hypothesis], metric: str, references: Sequence[str]) -> SegmentStatistics:
+def answer_statistics(
+    rows: Sequence[Hypothesis], metric: str, references: Sequence[Sequence[str]]
+) -> SegmentStatistics:
     """
     :param metric: `exact` or `f1`, in percent of the rows that have a reference.
-    :param references: of the rows; empty = there is none.
+    :param references: of each row all that are right.
     """
-    pairs = [(row.hypothesis, reference, row.tgt_lang or row.src_lang)
-             for row, reference in zip(rows, references, strict=True)]
+    pairs = [(row.hypothesis, right, row.tgt_lang or row.src_lang)
+             for row, right in zip(rows, references, strict=True)]
     scores = [
-        np.nan if not reference.strip()
-        else float(exact_match(answer, reference)) if metric == "exact" else token_f1(answer, reference, language)
-        for answer, reference, language in pairs
+        np.nan if not right
+        else float(exact_match(answer, right)) if metric == "exact" else token_f1(answer, right, language)
+        for answer, right, language in pairs
     ]
     return mean_statistics(scores, "SQuAD's normalisation|rows with a reference")
 

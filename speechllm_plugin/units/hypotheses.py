@@ -58,6 +58,7 @@ class DecodedSplit:
                 tgt_lang=clip.target_lang,
                 task=clip.task.name,
                 transcript=clip.transcript,
+                references=clip.references,
             )
 
     def ordered(self) -> list[Hypothesis]:

@@ -226,7 +226,7 @@ def test_answers_are_scored_and_exported_for_a_judge(commands: Commands, tmp_pat
     lines = [json.loads(line) for line in judge.read_text().splitlines()]
     assert len(lines) == 6
     assert lines[0] == {"id": "q0", "system": "ours", "question": "Where is it?", "reference": "in the kitchen",
-                        "hypothesis": "The kitchen."}  # fmt: skip
+                        "references": ["in the kitchen"], "hypothesis": "The kitchen."}  # fmt: skip
     table = commands.speechllm("score", tmp_path / "ours", "--metrics", "exact", "words").ok().stdout
     assert "exact (higher is better)" in table and "words  " in table and "words (" not in table
     error = commands.speechllm("score", tmp_path / "ours", "--metrics", "wer").user_error()
@@ -235,6 +235,29 @@ def test_answers_are_scored_and_exported_for_a_judge(commands: Commands, tmp_pat
     (tmp_path / "answers.tsv").write_text("id\taudio\ttgt_text\nq0\ta.wav\tkitchen\n")
     error = commands.speechllm("score", tmp_path / "ours", "--answers", tmp_path / "answers.tsv").user_error()
     assert error.startswith("--answers: found no answer of 2 ids, the first 'q1'")
+
+
+def test_several_right_answers(commands: Commands, tmp_path: Path) -> None:
+    """Of our own files, of a manifest beside others' hypotheses, and for a judge."""
+    right = [("in the kitchen", "the kitchen"), ("Anna Seghers", "Seghers")]
+    rows = [replace(row, references=(other,)) for row, (_, other) in
+            zip(answers(["The kitchen.", "Seghers", "Once"]), right, strict=False)]  # fmt: skip
+    write_hypotheses(tmp_path / "ours/test/hypotheses.tsv", rows)
+    header = "id\taudio\ttgt_text\tsrc_lang\ttgt_lang\ttask\treferences\n"
+    (tmp_path / "gold.tsv").write_text(header + "".join(
+        f"q{i}\ta.wav\t{first}\ten\ten\tanswer\t{json.dumps([other])}\n" for i, (first, other) in enumerate(right)
+    ))  # fmt: skip
+    (tmp_path / "theirs.tsv").write_text("id\thypothesis\nq0\tkitchen\nq1\tWho knows\n")
+    judge = tmp_path / "judge.jsonl"
+    result = found(commands, tmp_path / "ours", tmp_path / "theirs.tsv", "--references", tmp_path / "gold.tsv",
+                   "--metrics", "exact", "--judge-jsonl", judge)  # fmt: skip
+    scores = {name: one["scores"]["exact"]["en (answer)"]["score"] for name, one in result["systems"].items()}
+    assert scores == {"ours": 100.0, "theirs": 50.0}
+    assert json.loads(judge.read_text().splitlines()[0])["references"] == list(right[0])
+    write_hypotheses(tmp_path / "ours/test/hypotheses.tsv", [rows[0], replace(rows[1], references=())])
+    error = commands.speechllm("score", tmp_path / "ours", tmp_path / "theirs.tsv", "--references",
+                               tmp_path / "gold.tsv").user_error()  # fmt: skip
+    assert "id q1: found the reference 'Anna Seghers; Seghers', expected 'Anna Seghers', as ours has" in error
 
 
 def test_what_the_llm_answers_in_writing_is_a_system_too(commands: Commands, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class CellFolder:
         return self.folder / LOG
 
     def done(self) -> set[str]:
-        """Of `train` and `evaluate`, what has ended well."""
+        """Of `train`, `evaluate` and `cascade`, what has ended well."""
         with suppress(OSError, ValueError, TypeError):
             return set(json.loads((self.folder / _STATE).read_text(encoding="utf-8"))["done"])
         return set()
@@ -54,11 +54,14 @@ class CellFolder:
         """
         :raises UserError: the cell was begun with another configuration.
         """
-        for file, values in ((self.train_file, self.cell.train), (self.evaluate_file, self.cell.evaluate)):
-            text = _yaml(values or {})
+        files = {self.train_file: self.cell.train, self.evaluate_file: self.cell.evaluate or {}}
+        for file, values in files.items():
+            if values is None:
+                continue
+            text = _yaml(values)
             # Until a process has worked on it, it may change.
             if self.log.is_file() and file.is_file() and file.read_text(encoding="utf-8") != text:
-                key, before, now = _first_difference(parse_yaml(file.read_text(encoding="utf-8")) or {}, values or {})
+                key, before, now = _first_difference(parse_yaml(file.read_text(encoding="utf-8")) or {}, values)
                 raise UserError(
                     f"{file}: the cell was begun with {key} = {before!r}, found {now!r}; expected the same to go on, "
                     "or another output directory"
@@ -79,7 +82,7 @@ class CellFolder:
 
     def progress(self) -> tuple[int, int | None, float | None]:
         """Steps done, steps in all where they are given, and the last loss."""
-        total = dict(given_keys(self.cell.train)).get("regime.num_steps")
+        total = dict(given_keys(self.cell.train or {})).get("regime.num_steps")
         step, loss = 0, None
         with suppress(OSError, ValueError, IndexError):
             line = json.loads((self.folder / "metrics" / "train.jsonl").read_text(encoding="utf-8").splitlines()[-1])

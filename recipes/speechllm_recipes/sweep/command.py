@@ -23,7 +23,7 @@ from speechllm_recipes.sweep.table import Board, dry_run_table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output_dir", metavar="OUT", type=Path, help="where the cells live, each a directory")
     parser.add_argument("--config-file", metavar="SWEEP", type=Path, required=True,
-                        help="base, axes, evaluate; see docs/sweeps.md")
+                        help="base, axes, evaluate, cascade; see docs/sweeps.md")
     parser.add_argument("--only", metavar="NAME", nargs="+", help="run these cells alone")
     parser.add_argument("--dry-run", action="store_true",
                         help="print each cell with its parameters, memory and estimated hours, and stop")
@@ -95,7 +95,10 @@ def _submit(left: Sequence[CellFolder], processes: int, options: argparse.Namesp
 
 
 def _dry_run(cells: Sequence[CellFolder], options: argparse.Namespace) -> str:
-    """By `speechllm inspect` as a program: recipes import no tools."""
+    """By `speechllm inspect` as a program: recipes import no tools. A cascade has no training to reckon."""
+    cells = [cell for cell in cells if cell.cell.train is not None]
+    if not cells:
+        return "no cell is trained"
     with tempfile.TemporaryDirectory() as folder:
         files = {}
         for cell in cells:

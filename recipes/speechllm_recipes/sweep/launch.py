@@ -23,6 +23,9 @@ _PERIOD = 0.5
 
 def stages(cell: CellFolder) -> list[tuple[str, list[str]]]:
     """The recipe's arguments for each stage of a cell."""
+    if cell.cell.train is None:
+        cascade = [str(cell.folder / EVALUATION), "--no-rich", "--config-file", str(cell.evaluate_file)]
+        return [("cascade", ["cascade", *cascade])]
     train = ["train", str(cell.folder), "--no-rich", "--config-file", str(cell.train_file)]
     evaluate = ["evaluate", str(cell.folder / EVALUATION), "--no-rich", "--checkpoint", str(cell.folder), "--step",
                 cell.cell.step, "--config-file", str(cell.evaluate_file)]

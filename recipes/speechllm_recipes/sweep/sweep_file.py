@@ -14,7 +14,8 @@ from speechllm_plugin.files.yaml_text import parse_yaml
 from speechllm_recipes.given_keys import given_keys
 
 AXES = Path(__file__).parents[1] / "configs" / "axes"
-_KEYS = ("base", "axes", "evaluate", "step")
+_KEYS = ("base", "axes", "evaluate", "step", "cascade")
+_CASCADE = "cascade"
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class Cell:
 
     name: str
     """`encoder.llm.adapter[.more]`: the names of its values."""
-    train: Mapping[str, Any]
-    """The whole configuration that the training recipe is given."""
+    train: Mapping[str, Any] | None
+    """The whole configuration that the training recipe is given; None = a cascade, which is not trained."""
     evaluate: Mapping[str, Any] | None
-    """Of the evaluation; None = there is none."""
+    """Of the evaluation, or of the cascade; None = there is none."""
     step: str
     """Which checkpoint is evaluated: `last`, `best`, or a step."""
 
@@ -34,9 +35,10 @@ class Cell:
 def read_sweep(file: Path) -> list[Cell]:
     """
     :param file: YAML with the keys ``axes``, ``base`` (keys of the training recipe, the name of a file of them, or a
-        list of both), ``evaluate`` (keys of the evaluation; none without it) and ``step`` (default: last). An axis is a
-        list of names, of files ``configs/axes/AXIS/NAME.yaml``, or a mapping of names to keys or to files beside
-        `file`. ``{AXIS}`` in a value stands for the name that a cell has there.
+        list of both), ``evaluate`` (keys of the evaluation; none without it), ``step`` (default: last) and ``cascade``
+        (keys of the cascade: one more cell of that name, on the data of ``evaluate``). An axis is a list of names, of
+        files ``configs/axes/AXIS/NAME.yaml``, or a mapping of names to keys or to files beside `file`. ``{AXIS}`` in a
+        value stands for the name that a cell has there.
     :raises UserError: with the file and key: it cannot be read, a value is no mapping, or two axes set one key.
     """
     values = _read(file)
@@ -64,6 +66,11 @@ def read_sweep(file: Path) -> list[Cell]:
         train = _named(train, names)
         step = str(values.get("step", "last"))
         cells.append(Cell(".".join(names.values()), train, _evaluation(train, evaluate), step))
+    if _CASCADE in values:
+        if any(cell.name == _CASCADE for cell in cells):
+            raise UserError(f"{file}, axes: found the cell {_CASCADE!r}, expected another name beside the key cascade")
+        keys = _keys(values[_CASCADE], file, _CASCADE)
+        cells.append(Cell(_CASCADE, None, _cascade(base, evaluate or {}, keys), "last"))
     return cells
 
 
@@ -86,6 +93,12 @@ def _evaluation(train: Mapping[str, Any], evaluate: Mapping[str, Any] | None) ->
     dataset = train.get("dataset") or {}
     shared = {key: dataset[key] for key in ("config_overrides", "feature_cache") if key in dataset}
     return merged({"dataset": shared} if shared else {}, evaluate)
+
+
+def _cascade(base: Mapping[str, Any], evaluate: Mapping[str, Any], keys: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A cascade keeps no features."""
+    overrides = {"config_overrides": (base.get("dataset") or {}).get("config_overrides", {})}
+    return merged({"dataset": merged(overrides, evaluate.get("dataset") or {})}, keys)
 
 
 def _choices(file: Path, axis: str, given: object) -> dict[str, Mapping[str, Any]]:

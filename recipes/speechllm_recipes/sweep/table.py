@@ -79,7 +79,7 @@ def dry_run_table(
     rows = [["cell", "trained M", "frozen B", "steps", "clips a step", "GB a GPU", "GPU hours", "hours"]]
     total = 0.0
     for cell, found in facts:
-        given = dict(given_keys(cell.cell.train))
+        given = dict(given_keys(cell.cell.train or {}))
         steps = int(given.get("regime.num_steps", _STEPS))
         batch = int(given.get("dataset.batch_size", _BATCH))
         clips = processes * batch * int(given.get("trainer.grad_accumulation.num_batches", _ACCUMULATE))

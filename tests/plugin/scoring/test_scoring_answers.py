@@ -20,12 +20,19 @@ from speechllm_plugin.scoring.answers import exact_match, is_refusal, token_f1
     ],
 )
 def test_squads_measures(answer: str, reference: str, exact: bool, f1: float) -> None:
-    assert exact_match(answer, reference) is exact
-    assert token_f1(answer, reference) == pytest.approx(f1)
+    assert exact_match(answer, [reference]) is exact
+    assert token_f1(answer, [reference]) == pytest.approx(f1)
+
+
+def test_of_several_answers_the_nearest_counts() -> None:
+    right = ["1992", "In the year 1992", "1990s"]
+    assert exact_match("In the year 1992.", right) is True and exact_match("In the year 1992.", right[:1]) is False
+    assert token_f1("the year 1992", right) == pytest.approx(4 / 5)  # of "in year 1992"
+    assert token_f1("the year 1992", right[:1]) == pytest.approx(2 / 3)
 
 
 def test_characters_count_where_words_have_no_spaces() -> None:
-    assert token_f1("東京都", "東京", "ja") == pytest.approx(4 / 5)
+    assert token_f1("東京都", ["東京"], "ja") == pytest.approx(4 / 5)
 
 
 def test_refusals_stand_at_the_beginning() -> None:

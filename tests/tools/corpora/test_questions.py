@@ -1,7 +1,8 @@
-"""HeySQuAD and VoiceBench in the layouts of the hub."""
+"""Spoken-SQuAD in its own layout, HeySQuAD and VoiceBench in those of the hub."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def test_heysquad(tmp_path: Path) -> None:
     (row,) = rows_of(tmp_path / "out/validation.tsv")
     assert (row["id"], row["task"], row["src_text"]) == ("56be", "answer", "Which team won?")
     assert (row["tgt_text"], row["context"]) == ("Denver Broncos", "The game was played in 2016.")
+    assert row["references"] == '["Broncos"]'
     sound_of(tmp_path / "out", row)
     story = story_of(tmp_path / "out", "validation", lines=2)
     assert story["rows"]["answer en"]["dropped"] == {"question that its paragraph does not answer": 1}
@@ -58,3 +60,33 @@ def test_voicebench(tmp_path: Path) -> None:
     ]  # fmt: skip
     line = manifest("voicebench", root, "--splits", "mtbench-test", "--output", tmp_path / "two").user_error()
     assert "mtbench/test-00000-of-00001.parquet: found columns" in line and "'prompt'" in line
+
+
+def test_spoken_squad(tmp_path: Path) -> None:
+    root, output = tmp_path / "Spoken-SQuAD", tmp_path / "out"
+    asked = [
+        {"id": "56be", "question": "Which team won?", "answers": [{"answer_start": 4, "text": "denver broncos"},
+                                                                  {"answer_start": 4, "text": "denver broncos"},
+                                                                  {"answer_start": 11, "text": "broncos"}]},
+        {"id": "56bf", "question": "Who lost?", "answers": [{"answer_start": 9, "text": "panthers"}]},
+    ]  # fmt: skip
+    paragraphs = [{"context": "the denver broncos", "qas": asked}, {"context": "nothing is asked", "qas": []},
+                  {"context": "a hole", "qas": [{**asked[1], "id": "hole"}]},
+                  {"context": "no sound", "qas": [{**asked[1], "id": "none"}]}]  # fmt: skip
+    root.mkdir()
+    data = {"version": "1.1", "data": [{"title": "Super_Bowl_50", "paragraphs": paragraphs}]}
+    (root / "spoken_test-v1.1.json").write_text(json.dumps(data))
+    line = manifest("spoken-squad", root, "--output", output).user_error()
+    assert line == f"{root}/dev_wav: found no such folder, expected the sound of the split test"
+    for name, seconds in (("0_0_0", 0.5), ("0_0_1", 0.7), ("0_0_2", 0.1), ("0_2_1", 0.5)):
+        tone(root / f"Spoken-SQuAD_audio/dev_wav/{name}.wav", seconds, rate=24000)
+    manifest("spoken-squad", root, "--output", output, "--workers", 1).ok()
+    first, second = rows_of(output / "test.tsv")
+    assert (first["id"], first["task"], first["instruction"]) == ("56be", "answer", "Which team won?")
+    assert (first["tgt_text"], first["references"], second["references"]) == ("denver broncos", '["broncos"]', "")
+    assert first["audio"] == second["audio"] == "paragraphs/test/0_0.flac"
+    assert len(sound_of(output, first)) == round(1.3 * 16000)
+    story = story_of(output, "test", lines=4)
+    assert story["rows"]["answer en"]["dropped"] == {"paragraph that lacks a sentence": 1, "no such audio file": 1}
+    rows = read_manifest(output / "test.tsv")
+    assert rows[0].references == ("broncos",) and rows[0].asks.instruction == "Which team won?"

@@ -15,16 +15,22 @@ UNANSWERABLE = "question that its paragraph does not answer"
 NO_SOUND = "row that names no sound"
 
 
+def answers_of(answers: Any) -> list[str]:
+    """Of a question. The loader of SQuAD has lists of texts in one object, SQuAD itself and HeySQuAD objects with a
+    text each."""
+    return list(answers["text"]) if isinstance(answers, dict) else [answer["text"] for answer in answers or []]
+
+
 class HeySquad(Corpus):
     summary = "HeySQuAD: spoken questions about a written paragraph, with their answers"
     # As in the card of yijingwu/HeySQuAD_human.
     description = (
         "ROOT/data/SPLIT-*-of-*.parquet (or ROOT/SPLIT-*-of-*.parquet) with the columns audio, question, context, "
-        "answers, id, as published on the hub. A row has the question as its transcript, the paragraph as its context "
-        "and the first answer as tgt_text; questions without an answer make no rows."
+        "answers, id, as published on the hub. A row has the question as its transcript, the paragraph as its context, "
+        "the first answer as tgt_text and others in the column references; questions without an answer make no rows."
     )
     example = "HeySQuAD_human --splits validation --output data"
-    columns = ("task", "context")
+    columns = ("task", "context", "references")
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -56,14 +62,13 @@ class HeySquad(Corpus):
                     yield self._line(f"{shard}, row {number}", split, row)
 
     def _line(self, where: str, split: str, row: dict[str, Any]) -> Line:
-        # The loader of SQuAD has lists of texts in one object, HeySQuAD objects with a text each.
-        answers = row["answers"] or []
-        texts = answers.get("text", []) if isinstance(answers, dict) else [answer["text"] for answer in answers]
+        texts = answers_of(row["answers"])
         sound = sound_of(row["audio"])
         reason = NO_SOUND if sound is None else None if texts else UNANSWERABLE
         return Line(
             where=where, split=split, id=str(row["id"]), src_lang="en", src_text=row[self._transcript] or "",
-            context=row["context"] or "", targets=[Target("answer", "en", texts[0] if texts else "")], reason=reason,
+            context=row["context"] or "", reason=reason,
+            targets=[Target("answer", "en", texts[0] if texts else "", others=texts[1:])],
             sound=None if reason is not None or sound is None else Sound(audio=sound[0], data=sound[1]),
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,24 +44,32 @@ class DataConfig:
 def plan_clips(config: DataConfig) -> dict[str, list[Clip]]:
     """Split -> its clips. Depends on the configuration alone."""
     splits = make_sentences(config.seed, {split: getattr(config, split) for split in VOICES})
-    plan: dict[str, list[Clip]] = {}
-    for split, sentences in splits.items():
-        plan[split] = []
-        for index, text in enumerate(sentences):
-            # Text seeds are hashed by SHA-512: a clip of its own randomness, whatever the size of the split.
-            generator = random.Random(f"{config.seed} {split} {index}")
-            voice = VOICES[split][index % len(VOICES[split])]
-            plan[split].append(draw_clip(f"audio/{split}/{split}_{index:05d}.flac", text, voice, generator))
-    return plan
+    return {split: plan_split(split, sentences, VOICES[split], config.seed) for split, sentences in splits.items()}
+
+
+def plan_split(split: str, sentences: Sequence[str], voices: Sequence[str], seed: int) -> list[Clip]:
+    clips = []
+    for index, text in enumerate(sentences):
+        # Text seeds are hashed by SHA-512: a clip of its own randomness, whatever the size of the split.
+        generator = random.Random(f"{seed} {split} {index}")
+        voice = voices[index % len(voices)]
+        clips.append(draw_clip(f"audio/{split}/{split}_{index:05d}.flac", text, voice, generator))
+    return clips
 
 
 def write_data(folder: Path, config: DataConfig, *, num_processes: int = 2) -> None:
+    """
+    :raises UserError: as `write_clips`, or the sentences cannot be made.
+    """
+    write_clips(folder, plan_clips(config), num_processes=num_processes)
+
+
+def write_clips(folder: Path, plan: Mapping[str, Sequence[Clip]], *, num_processes: int) -> None:
     """Write ``folder/{split}.tsv`` and the audio they name. What an interrupted call has made is kept, and a complete
     folder is left as it is.
 
-    :raises UserError: if ``folder`` holds other files, or the sentences cannot be made.
+    :raises UserError: if ``folder`` holds other files.
     """
-    plan = plan_clips(config)
     write_spoken(
         folder, plan,
         lambda: {split: [_manifest_row(folder, clip) for clip in clips] for split, clips in plan.items()},

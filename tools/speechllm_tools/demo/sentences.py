@@ -146,7 +146,12 @@ _PATIENCE = 1000
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
-def make_sentences(seed: int, counts: Mapping[str, int]) -> dict[str, list[str]]:
+def make_sentences(
+    seed: int,
+    counts: Mapping[str, int],
+    topics: Mapping[str, Sequence[str]] = TOPICS,
+    phrases: Mapping[str, Sequence[str]] = PHRASES,
+) -> dict[str, list[str]]:
     """Draw ``counts[split]`` sentences for each split, in lower case and without punctuation.
 
     No two sentences, of one split or of two, make the same request; courtesies around it do not count. A split
@@ -161,7 +166,7 @@ def make_sentences(seed: int, counts: Mapping[str, int]) -> dict[str, list[str]]
         sentences = splits[split] = []
         repetitions = 0
         while len(sentences) < count:
-            request = _draw_request(generator)
+            request = _draw_request(generator, topics, phrases)
             if request not in requests:
                 repetitions = 0
                 requests.add(request)
@@ -173,12 +178,14 @@ def make_sentences(seed: int, counts: Mapping[str, int]) -> dict[str, list[str]]
     return splits
 
 
-def _draw_request(generator: random.Random) -> str:
-    template = generator.choice(TOPICS[generator.choice(list(TOPICS))])
+def _draw_request(
+    generator: random.Random, topics: Mapping[str, Sequence[str]], phrases: Mapping[str, Sequence[str]]
+) -> str:
+    template = generator.choice(topics[generator.choice(list(topics))])
     used: set[str] = set()
 
     def draw(slot: re.Match[str]) -> str:
-        phrase = _SLOT.sub(draw, generator.choice([p for p in PHRASES[slot[1]] if p not in used]))
+        phrase = _SLOT.sub(draw, generator.choice([p for p in phrases[slot[1]] if p not in used]))
         # "from rome to rome" is nothing anybody asks.
         used.add(phrase)
         return phrase

@@ -1,40 +1,54 @@
-"""`speechllm tasks`: the demo's adapter goes on with transcripts and with answers that the LLM gives to the text."""
+"""`speechllm tasks`: the demo's adapter goes on with transcripts, with answers that the LLM gives to the text, and with
+lists of names."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.atomic import write_text_atomically
-from speechllm_plugin.scoring.table import format_wer
+from speechllm_tools.experiments.names import TEST, TRAIN, write_names
+from speechllm_tools.experiments.tasks_table import CONDITIONS, row, table
 
 INSTRUCTION = "What is this about? Answer in a few words: <speech>"
+UNSEEN = "Write a short title for this request: <speech>"
+"""Asked in the test alone."""
 SYSTEMS = {"answers": 0.0, "distilled": 0.7}
 """Row of the table -> `distillation.weight`."""
+DISTRACTORS = 20
+_TRAINED_DISTRACTORS = 6
+_LISTS = {"names_alone": 0, "names_among": DISTRACTORS}
+"""Test split -> names in its lists beside those that are said."""
 _MAX_TOKENS = 32
-_SPLITS = ("transcripts", "answers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        f"{__doc__} Both systems, the demo itself and a cascade are asked about sentences that training never saw; the "
-        "table tells how near their answers are to those that the LLM gives to the text. What exists is used again."
+        "The demo's adapter goes on with transcripts, with answers that the LLM gives to the text, and with lists of "
+        "names. Two systems that it becomes, the demo itself and a cascade are asked about sentences that training "
+        "never saw; the table tells how near their answers are to those that the LLM gives to the text, and how well "
+        "they spell rare names with and without a list. What exists is used again, also after a kill."
     )
     parser.add_argument("--root", type=Path, default=Path("demo"), help="folder of the demo (default: demo)")
     parser.add_argument("--only", metavar="NAME", nargs="+", choices=SYSTEMS, default=list(SYSTEMS),
                         help=f"systems to train, of {', '.join(SYSTEMS)}; default: both")
     parser.add_argument("--answers", metavar="N", type=int, default=600, help="training clips to answer (default: 600)")
-    parser.add_argument("--steps", metavar="N", type=int, default=240, help="default: 240")
+    parser.add_argument("--names", metavar="N", type=int, default=600,
+                        help="training clips with names in them (default: 600)")
+    parser.add_argument("--tested", metavar="N", type=int, default=100,
+                        help="clips of a test of names, and of the instruction that training does not have "
+                        "(default: 100)")
+    parser.add_argument("--steps", metavar="N", type=int, default=300, help="default: 300")
 
 
 def run(options: argparse.Namespace) -> int:
-    for name in ("answers", "steps"):
+    for name in ("answers", "names", "tested", "steps"):
         if getattr(options, name) < 2:
             raise UserError(f"--{name}: found {getattr(options, name)}, expected at least 2")
     root: Path = options.root
@@ -44,8 +58,16 @@ def run(options: argparse.Namespace) -> int:
     folder.mkdir(exist_ok=True)
     _step("what the LLM answers to the texts")
     # Of new sentences, none of which training has.
-    _answers(root, root / "data" / "test_seen.tsv", folder / "test.tsv", None)
-    _answers(root, root / "data" / "train.tsv", folder / "train.tsv", options.answers)
+    new = root / "data" / "test_seen.tsv"
+    _answers(root, new, folder / "test.tsv", INSTRUCTION)
+    _answers(root, _first(new, options.tested, folder / "unseen.asked.tsv"), folder / "unseen.tsv", UNSEEN)
+    asked = _first(root / "data" / "train.tsv", options.answers, folder / "train.asked.tsv")
+    _answers(root, asked, folder / "train.tsv", INSTRUCTION)
+    _step("requests with rare names")
+    names = write_names(folder / "names", {TRAIN: options.names, TEST: options.tested})
+    _lists(folder / "names/train.tsv", names[TRAIN], _TRAINED_DISTRACTORS, folder / "names_train.tsv")
+    for split, distractors in _LISTS.items():
+        _lists(folder / "names/test.tsv", names[TEST], distractors, folder / f"{split}.tsv")
     runs = {"transcription alone": root / "run"}
     for name in options.only:
         _step(f"training, {name}")
@@ -54,25 +76,33 @@ def run(options: argparse.Namespace) -> int:
     rows = []
     for name, trained in runs.items():
         _step(f"decoding, {name}")
-        rows.append(_row(name, _evaluated(root, trained, folder / f"{trained.name}-eval")))
+        output = folder / f"{trained.name}-eval"
+        splits = ("transcripts", "answers", "unseen", *CONDITIONS)
+        scores = _scored(output, splits, lambda: _evaluate(root, trained, output, splits))  # noqa: B023
+        rows.append(row(name, scores, _spelt(output, CONDITIONS, names[TEST])))
     _step("decoding, cascade of Whisper and the LLM")
-    rows.append(_row("cascade", _cascaded(root, folder / "cascade")))
-    page = _page(rows)
+    output, splits = folder / "cascade", ("transcripts", "answers", "unseen", "names")
+    # Its recogniser takes no list.
+    scores = _scored(output, splits, lambda: _cascade(root, output, splits))
+    rows.append(row("cascade", scores, _spelt(output, ("names",), names[TEST])))
+    page = _page(table(rows))
     write_text_atomically(folder / "tasks.md", page)
     print(f"\n{page}\ntasks done in {(time.monotonic() - start) / 60:.1f} min; the table is {folder / 'tasks.md'}")
     return 0
 
 
-def _answers(root: Path, manifest: Path, output: Path, most: int | None) -> None:
-    if output.is_file():
-        return
-    if most is not None:
-        manifest = _first(manifest, most, output.with_name(f"{output.stem}.asked.tsv"))
-    _tool(
-        "manifest", "answer", manifest, "--llm", root / "models/smollm2-135m-instruct",
-        "--instruction", INSTRUCTION, "--max-tokens", _MAX_TOKENS, "--decoding", "no_repeat_ngram_size=3",
-        "--output", output,
-    )  # fmt: skip
+def _answers(root: Path, manifest: Path, output: Path, instruction: str) -> None:
+    if not output.is_file():
+        _tool(
+            "manifest", "answer", manifest, "--llm", root / "models/smollm2-135m-instruct",
+            "--instruction", instruction, "--max-tokens", _MAX_TOKENS, "--decoding", "no_repeat_ngram_size=3",
+            "--output", output,
+        )  # fmt: skip
+
+
+def _lists(manifest: Path, names: Path, distractors: int, output: Path) -> None:
+    if not output.is_file():
+        _tool("manifest", "phrases", manifest, "--list", names, "--distractors", distractors, "--output", output)
 
 
 def _first(manifest: Path, most: int, output: Path) -> Path:
@@ -96,68 +126,75 @@ def _train(root: Path, run: Path, steps: int, distillation: float) -> None:
         "train", run, "--init-from", str(root / "run"), "--config-file", str(config), "--config",
         f"dataset.config_overrides.manifests.transcripts={root}/data/train.tsv",
         f"dataset.config_overrides.manifests.answers={root}/tasks/train.tsv",
+        f"dataset.config_overrides.manifests.names={root}/tasks/names_train.tsv",
         f"dataset.feature_cache={root}/features",
         f"trainer.grad_accumulation.num_batches={2 // processes}", f"regime.num_steps={steps}",
-        f"lr_scheduler.config.num_warmup_steps={steps // 12}", f"regime.checkpoint_every_n_steps={steps}",
+        f"lr_scheduler.config.num_warmup_steps={steps // 12}",
+        # A kill costs a third of the training.
+        f"regime.checkpoint_every_n_steps={-(-steps // 3)}",
         f"regime.publish_metrics_every_n_steps={min(20, steps)}",
         f"model.config_overrides.distillation.weight={distillation}", processes=processes,
     )  # fmt: skip
 
 
-def _evaluated(root: Path, run: Path, output: Path) -> dict[str, dict[str, Any]]:
+def _evaluate(root: Path, run: Path, output: Path, splits: Sequence[str]) -> None:
     from speechllm_tools.demo.launch import num_processes
     from speechllm_tools.demo.watch import run_recipe
 
-    decoding = "{no_repeat_ngram_size: 3, tokens_per_second: 0, extra_tokens: 32, no_speech_probability: null}"
-    return _scored(output, lambda: run_recipe(
-        "evaluate", output, "--checkpoint", str(run), "--config", *_test(root),
+    decoding = "{no_repeat_ngram_size: 3, tokens_per_second: 0, extra_tokens: 48, no_speech_probability: null}"
+    run_recipe(
+        "evaluate", output, "--checkpoint", str(run), "--config", *_test(root, splits),
         f"dataset.feature_cache={root}/features", f"decoding={decoding}", processes=num_processes(),
-    ))  # fmt: skip
+    )  # fmt: skip
 
 
-def _cascaded(root: Path, output: Path) -> dict[str, dict[str, Any]]:
+def _cascade(root: Path, output: Path, splits: Sequence[str]) -> None:
     from speechllm_tools.demo.watch import run_recipe
 
-    return _scored(output, lambda: run_recipe(
-        "cascade", output, "--config", *_test(root),
+    run_recipe(
+        "cascade", output, "--config", *_test(root, splits),
         f"recognizer.config.path={root}/models/whisper-tiny.en", f"llm.config.path={root}/models/smollm2-135m-instruct",
-        "decoding={no_repeat_ngram_size: 3, tokens_per_second: 0, extra_tokens: 32}",
-    ))  # fmt: skip
+        "decoding={no_repeat_ngram_size: 3, tokens_per_second: 0, extra_tokens: 48}",
+    )  # fmt: skip
 
 
-def _test(root: Path) -> list[str]:
+def _test(root: Path, splits: Sequence[str]) -> list[str]:
+    own = {"transcripts": "data/test_seen.tsv", "answers": "tasks/test.tsv", "names": "tasks/names/test.tsv"}
+    manifests = {split: root / own.get(split, f"tasks/{split}.tsv") for split in splits}
     return [
-        f"dataset.config_overrides.manifests.transcripts={root}/data/test_seen.tsv",
-        f"dataset.config_overrides.manifests.answers={root}/tasks/test.tsv",
-        f"dataset.splits=[{','.join(_SPLITS)}]",
+        *(f"dataset.config_overrides.manifests.{split}={file}" for split, file in manifests.items()),
+        f"dataset.splits=[{','.join(splits)}]",
         "dataset.batch_size=25",
     ]
 
 
-def _scored(output: Path, evaluate: Callable[[], None]) -> dict[str, dict[str, Any]]:
-    files_ = {split: output / split / "scores.json" for split in _SPLITS}
+def _scored(output: Path, splits: Sequence[str], decode: Callable[[], None]) -> dict[str, dict[str, Any]]:
+    files_ = {split: output / split / "scores.json" for split in splits}
     if not all(file.is_file() for file in files_.values()):
-        evaluate()
+        decode()
     return {split: json.loads(file.read_text(encoding="utf-8"))["scores"] for split, file in files_.items()}
 
 
-def _row(name: str, scores: dict[str, dict[str, Any]]) -> list[str]:
-    answers = scores["answers"]["answers"]
-    return [
-        name,
-        format_wer(scores["transcripts"]["asr"]),
-        *(f"{100 * answers[key]:.1f}" for key in ("exact", "f1")),
-        f"{answers['chrf']:.1f}",
-    ]
+def _spelt(output: Path, splits: Sequence[str], names: Path) -> dict[str, dict[str, float]]:
+    """Of each test of names, its error rates by `wer`, `b_wer` and `u_wer`."""
+    file, metrics = output / "names.json", ("wer", "b_wer", "u_wer")
+    runs = [f"{split}={output / split / 'hypotheses.tsv'}" for split in splits]
+    _tool("score", *runs, "--phrases", names, "--metrics", *metrics, "--normalizers", "basic", "--output", file)
+    systems = json.loads(file.read_text(encoding="utf-8"))["systems"]
+    return {
+        split: {metric: systems[split]["scores"][f"{metric}:basic"]["en"]["score"] for metric in metrics}
+        for split in splits
+    }
 
 
-def _page(rows: list[list[str]]) -> str:
-    columns = ["system", "WER of transcripts (%)", "same answer (%)", "token F1 (%)", "chrF"]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *rows])
-    return f"""Answers to speech ("{INSTRUCTION}") beside what the same LLM answers to the text, for
-sentences that training never saw. The LLM given the text has 100 in the last three columns.
+def _page(answers: str) -> str:
+    return f"""Requests that training never saw, to be transcribed, to be answered ("{INSTRUCTION}"), and
+under an instruction that no training had ("{UNSEEN}"). The LLM given the text has 100 in the
+columns of answers. Names: invented ones, apart from those of the training; error rates in percent of all words, of
+the names (B) and of the others (U), without a list, with a list of the names that are said, and with {DISTRACTORS}
+others in it.
 
-{table}
+{answers}
 """
 
 

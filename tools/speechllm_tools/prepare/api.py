@@ -59,6 +59,8 @@ class Target:
     text: str
     optional: bool = False
     """Whether the row stands without a text: a question whose answer nobody has written down."""
+    others: Sequence[str] = ()
+    """Texts that are as right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,8 @@ class Line:
     src_lang: str
     src_text: str = ""
     speaker: str = ""
+    instruction: str = ""
+    """What is asked, where that is not the task's; without a place for the speech."""
     context: str = ""
     """What the prompt is to hold beside the speech."""
     sound: Sound | None = None
@@ -109,7 +113,7 @@ class Corpus(ABC):
     """Selections of published systems, by name: values of options that the user has not set."""
 
     columns: ClassVar[Sequence[str]] = ()
-    """Of `task` and `context`, what its manifests have beside the usual columns."""
+    """Of `task`, `instruction`, `context` and `references`, what its manifests have beside the usual columns."""
 
     rows_per_clip: int = 1
     """How many rows a clip may make over the whole corpus. Where it is more than one, ids get the direction

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from speechllm_plugin.datasets.manifest import frames_of
+from speechllm_plugin.files.text_list import write_text_list
 from speechllm_tools.prepare.api import Line, Target
 from speechllm_tools.prepare.chunk import Outcome
 from speechllm_tools.prepare.report import SplitReport
@@ -30,7 +31,7 @@ class ManifestWriter:
     """The rows of one split. They are written to `file`, which the caller puts at its place.
 
     :param rows_per_clip: above 1, ids get their direction behind them.
-    :param more: of `task` and `context`, the columns behind the usual ones.
+    :param more: see `Corpus.columns`.
     :raises UserError: the place cannot be written.
     """
 
@@ -59,15 +60,18 @@ class ManifestWriter:
         """
         report = self.report
         report.changed.update(outcome.changes)
-        src_text, context = self._clean(line.src_text), self._clean(line.context)
+        src_text = self._clean(line.src_text)
+        shared = {"instruction": self._clean(line.instruction), "context": self._clean(line.context)}
         kept = 0
         for target in line.targets:
             text = src_text if target.text == line.src_text else self._clean(target.text)
             identity = line.id if self._plain_ids else f"{line.id}.{line.direction(target)}"
+            others = [self._clean(other) for other in dict.fromkeys(target.others)]
+            own = {"task": target.task, "references": write_text_list([one for one in others if one != text])}
             fields = (
                 identity, outcome.audio, str(frames_of(outcome.seconds)), seconds_text(outcome.seconds), text,
                 src_text, self._clean(line.speaker), line.src_lang, target.lang,
-                *({"task": target.task, "context": context}[name] for name in self._more),
+                *((shared | own)[name] for name in self._more),
             )  # fmt: skip
             reason = outcome.reason or self._why_not(target, fields)
             report.add(line.label(target), reason, outcome.message or line.where)

@@ -32,8 +32,8 @@ BIASING: Mapping[str, bool] = {"b_wer": True, "u_wer": False}
 """Metrics of transcriptions that need a list of phrases, by name: whether the words in it are counted, or the
 others."""
 ANSWERS: Mapping[str, Statistics] = {
-    "exact": lambda rows: segments.answer_statistics(rows, "exact", [row.reference for row in rows]),
-    "f1": lambda rows: segments.answer_statistics(rows, "f1", [row.reference for row in rows]),
+    "exact": lambda rows: segments.answer_statistics(rows, "exact", [row.accepted for row in rows]),
+    "f1": lambda rows: segments.answer_statistics(rows, "f1", [row.accepted for row in rows]),
     "refusals": segments.refusal_statistics,
     "words": segments.length_statistics,
 }
@@ -104,10 +104,11 @@ def _in_order(
         )
     ordered = [by_id[row.id] for row in rows]
     for row, other in zip(rows, ordered, strict=True):
-        if row.reference != other.reference:
+        if row.accepted != other.accepted:
+            found_one, expected_one = ("; ".join(one.accepted) for one in (other, row))
             raise UserError(
-                f"{other_name}, {label}, id {row.id}: found the reference {other.reference!r:.60}, expected "
-                f"{row.reference!r:.60}, as {name} has"
+                f"{other_name}, {label}, id {row.id}: found the reference {found_one!r:.60}, expected "
+                f"{expected_one!r:.60}, as {name} has"
             )
     return ordered
 
@@ -133,7 +134,7 @@ def _counted(
         if missing := [row.id for row in rows if row.id not in beside.answers]:
             raise UserError(f"--answers: found no answer of {len(missing):,} ids, the first {missing[0]!r}; expected "
                             "one of every clip")
-        others = [beside.answers[row.id] for row in rows]
+        others = [[answer] if (answer := beside.answers[row.id]).strip() else [] for row in rows]
         yield metric, segments.answer_statistics(rows, AGREEMENT[metric], others)
     elif metric in RECOGNITION and scored_by == "wer":
         for normalizer in normalizers:

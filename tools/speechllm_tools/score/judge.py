@@ -19,7 +19,7 @@ def write_for_judge(file: Path, measured: Sequence[Measured]) -> None:
     lines = [
         json.dumps(
             {"id": row.id, "system": one.system.name, "question": row.transcript, "reference": row.reference,
-             "hypothesis": row.hypothesis},
+             "references": row.accepted, "hypothesis": row.hypothesis},
             ensure_ascii=False,
         )
         for one in measured for rows in one.sets.values() for row in rows if row.scored_by == "answers"

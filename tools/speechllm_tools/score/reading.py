@@ -12,7 +12,7 @@ from typing import Any
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.atomic import read_lines
 from speechllm_plugin.files.tsv import read_table
-from speechllm_plugin.scoring.report import Hypothesis, read_hypotheses
+from speechllm_plugin.scoring.report import Hypothesis, read_hypotheses, references_of
 from speechllm_plugin.tasks.api import task_named
 
 HYPOTHESES = "hypotheses.tsv"
@@ -125,7 +125,7 @@ def _read_tsv(path: Path) -> list[Hypothesis]:
     if records and column is None:
         raise UserError(f"{path}, line 1: found columns {', '.join(columns)}, expected also 'hypothesis'")
     return [
-        _row(record.fields["id"], record.fields[column or ""],
+        _row(record.fields["id"], record.fields[column or ""], references=references_of(path, record),
              **{name: record.fields[name] for name in optional if name in record.fields})
         for record in records
     ]
@@ -133,7 +133,7 @@ def _read_tsv(path: Path) -> list[Hypothesis]:
 
 def _completed(rows: list[Hypothesis], path: Path, side: Side, by_line: bool = False) -> list[Hypothesis]:
     """The rows with what they lack from beside them: references by id, or, where one of both is plain text, by line."""
-    fields: list[Mapping[str, str]] = [{}] * len(rows)
+    fields: list[Mapping[str, Any]] = [{}] * len(rows)
     if side.references is not None:
         known = _read_references(side.references)
         if by_line or "id" not in known[0]:
@@ -171,8 +171,8 @@ def _check_count(path: Path, count: int, beside: Path, expected: int) -> None:
         raise UserError(f"{path}: found {count:,} hypotheses, expected {expected:,}, as many as {beside} has lines")
 
 
-def _read_references(path: Path) -> list[Mapping[str, str]]:
-    """What a row may lack, each with its `id` where the file has it: hypotheses, a manifest, one of Hearing to
+def _read_references(path: Path) -> list[Mapping[str, Any]]:
+    """Fields that a row may lack, each with its `id` where the file has it: hypotheses, a manifest, one of Hearing to
     Translate's manifests, or plain text.
 
     :raises UserError: the file is empty.
@@ -180,7 +180,7 @@ def _read_references(path: Path) -> list[Mapping[str, str]]:
     if path.suffix == ".jsonl":
         names = {"id": "sample_id", "reference": "tgt_ref", "transcript": "src_ref", "src_lang": "src_lang",
                  "tgt_lang": "tgt_lang", "source": "src_audio"}
-        known: list[Mapping[str, str]] = [
+        known: list[Mapping[str, Any]] = [
             {field: _text(item.get(name)) for field, name in names.items()}
             for item in _json_lines(path, ("sample_id", "tgt_ref"))
         ]
@@ -193,7 +193,7 @@ def _read_references(path: Path) -> list[Mapping[str, str]]:
                    "task": ("task",)}  # fmt: skip
         known = [
             {field: next((record.fields[name] for name in names if name in record.fields), "")
-             for field, names in columns.items()}
+             for field, names in columns.items()} | {"references": references_of(path, record)}
             for record in records
         ]
     else:

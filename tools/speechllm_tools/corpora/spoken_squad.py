@@ -1,0 +1,139 @@
+"""Spoken-SQuAD (arXiv 1804.00320): written questions of SQuAD about spoken paragraphs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechllm_plugin.datasets.audio import AudioError, read_audio, resolve
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.atomic import write_atomically
+from speechllm_tools.corpora.heysquad import answers_of
+from speechllm_tools.prepare.api import Corpus, Line, Sound, Target, add_root, add_splits, folder_of, splits_of
+from speechllm_tools.prepare.measure import MISSING, UNREADABLE
+from speechllm_tools.prepare.storage import encode_flac
+from speechllm_tools.progress import ProgressLine
+from speechllm_tools.shards.api import Machines, machines_of, map_shards
+
+INCOMPLETE = "paragraph that lacks a sentence"
+# SQuAD's development set is its test set.
+_SOUND = {"train": "train_wav", "test": "dev_wav"}
+
+
+class SpokenSquad(Corpus):
+    summary = "Spoken-SQuAD: written questions about spoken paragraphs, with their answers"
+    # As in the README of Chia-Hsuan-Lee/Spoken-SQuAD.
+    description = (
+        "ROOT/spoken_train-v1.1.json and spoken_test-v1.1.json, with the sentences' sound in ROOT/train_wav and "
+        "ROOT/dev_wav (or in ROOT/Spoken-SQuAD_audio) as TOPIC_PARAGRAPH_SENTENCE.wav. The sentences of a paragraph "
+        "are joined into OUTPUT/paragraphs, FLAC of 16 kHz. A row has the question as its instruction, the first "
+        "answer as tgt_text and others in the column references; there is no transcript, since the corpus has a "
+        "recogniser's alone. Many paragraphs are longer than 30 s, which is all that Whisper's encoder takes."
+    )
+    example = "Spoken-SQuAD --splits test --output data"
+    columns = ("task", "instruction", "references")
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        add_root(parser, "folder of the JSON files")
+        add_splits(parser, "train,test")
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        root = folder_of(options.root)
+        self._tables = {split: root / f"spoken_{split}-v1.1.json" for split in _SOUND}
+        known = [split for split, table in self._tables.items() if table.is_file()]
+        self._splits = splits_of(options, known, root)
+        self._paragraphs: Path = options.output.absolute() / "paragraphs"
+        self._machines = machines_of(options)
+        self._sound: dict[str, Path] = {}
+        for split in self._splits:
+            places = [root / _SOUND[split], root / "Spoken-SQuAD_audio" / _SOUND[split]]
+            found = next((place for place in places if place.is_dir()), None)
+            if found is None:
+                raise UserError(f"{places[0]}: found no such folder, expected the sound of the split {split}")
+            self._sound[split] = found
+
+    def sources(self) -> list[Path]:
+        return [self._tables[split] for split in self._splits]
+
+    def splits(self) -> dict[str, int]:
+        return {split: sum(1 for _ in _questions(self._tables[split])) for split in self._splits}
+
+    def lines(self) -> Iterator[Line]:
+        for split in self._splits:
+            table = self._tables[split]
+            why_not = _join(self._sound[split], self._paragraphs / split, _paragraphs(table), self._machines)
+            for paragraph, question in _questions(table):
+                texts, reason = answers_of(question["answers"]), why_not.get(paragraph)
+                yield Line(
+                    where=f"{table}, question {question['id']}", split=split, id=str(question["id"]), src_lang="en",
+                    instruction=str(question["question"]).strip(),
+                    targets=[Target("answer", "en", texts[0] if texts else "", others=texts[1:])], reason=reason,
+                    sound=None if reason else Sound(audio=str(self._paragraphs / split / f"{paragraph}.flac")),
+                )  # fmt: skip
+
+
+def _read(table: Path) -> Iterator[tuple[str, Any]]:
+    """
+    :returns: each paragraph with its name, TOPIC_PARAGRAPH.
+    :raises UserError: it is no file of SQuAD's format.
+    """
+    try:
+        topics = json.loads(table.read_text(encoding="utf-8"))["data"]
+        for number, topic in enumerate(topics):
+            for place, paragraph in enumerate(topic["paragraphs"]):
+                for question in paragraph["qas"]:
+                    question["id"], question["question"], question["answers"]
+                yield f"{number}_{place}", paragraph
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{table}: found no JSON of SQuAD's format ({type(error).__name__}: {error}), expected data, "
+                        "paragraphs, qas with id, question and answers") from None
+
+
+def _paragraphs(table: Path) -> list[str]:
+    """Those that are asked about."""
+    return [name for name, paragraph in _read(table) if paragraph["qas"]]
+
+
+def _questions(table: Path) -> Iterator[tuple[str, Any]]:
+    return ((name, question) for name, paragraph in _read(table) for question in paragraph["qas"])
+
+
+def _join(sound: Path, folder: Path, names: list[str], machines: Machines) -> dict[str, str]:
+    """:returns: why a paragraph is of no use, by its name."""
+    sentences: dict[str, dict[int, Path]] = {name: {} for name in names}
+    for file in sound.glob("*_*_*.wav"):
+        paragraph, _, number = file.stem.rpartition("_")
+        if paragraph in sentences and number.isascii() and number.isdigit():
+            sentences[paragraph][int(number)] = file
+    why_not = {name: MISSING if not files else INCOMPLETE for name, files in sentences.items()
+               if sorted(files) != list(range(max(1, len(files))))}  # fmt: skip
+    tasks = [(folder / f"{name}.flac", [files[number] for number in sorted(files)])
+             for name, files in sentences.items() if name not in why_not]  # fmt: skip
+    with ProgressLine("joining") as line:
+        for done, ((file, _), joined) in enumerate(map_shards(join_sentences, tasks, machines), start=1):
+            if not joined:
+                why_not[file.stem] = UNREADABLE
+            line.update(f"{done:,}/{len(tasks):,} paragraphs", done / len(tasks))
+    return why_not
+
+
+def join_sentences(task: tuple[Path, list[Path]]) -> bool:
+    """:returns: whether they could all be read."""
+    file, sentences = task
+    if file.is_file():
+        return True
+    try:
+        samples = [read_audio(resolve(str(sentence), Path())) for sentence in sentences]
+    except AudioError:
+        return False
+    write_atomically(file, encode_flac(np.concatenate(samples)), sync=False)
+    return True
+
+
+CORPUS = SpokenSquad
