@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -34,6 +33,7 @@ from speechllm_plugin.llms.joining import join_rows
 from speechllm_plugin.llms.packing import pack
 from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
+from speechllm_plugin.llms.states import States, stack_states, states_of
 from speechllm_plugin.log import log
 from speechllm_plugin.pretrained import (
     Source,
@@ -88,7 +88,7 @@ class CausalLlm(Llm):
         self.tokenizer = tokenizer
         self.vocabulary_size, self.dim = self._weight.shape
         self.head.register_forward_pre_hook(_contiguous)
-        self._states: dict[tuple[int, ...], list[list[Tensor]]] = {}
+        self._states: dict[tuple[int, ...], States] = {}
 
         self.pads = True
         """Whether rows can share a batch: padding beside a row changes nothing."""
@@ -168,7 +168,7 @@ class CausalLlm(Llm):
         filling = positions[0].new_zeros(packed.size - sum(map(len, rows)))
         cache = DynamicCache() if packed.kept else None
         for prefix in filter(None, places):
-            for layer, (keys, values) in enumerate(self._prefix_states(prefix)):
+            for layer, (keys, values) in enumerate(self.prefix_states(prefix)):
                 cache.update(keys, values, layer)  # type: ignore[union-attr]
         hidden = self.decoder(
             inputs_embeds=inputs,
@@ -216,27 +216,11 @@ class CausalLlm(Llm):
 
         :returns: the cache, its mask `[B, P]`, and the position that follows each row's prefix, `[B]`.
         """
-        lengths = torch.tensor([len(prefix) for prefix in prefixes], device=self.device)
-        size = max(map(len, prefixes))
-        # Padding is on the left: a sliding window counts it, so none may lie between a prefix and its speech.
-        mask = (torch.arange(size, device=self.device) >= size - lengths.unsqueeze(1)).long()
-        if size == 0:
-            return None, mask, lengths
-        computed = [self._prefix_states(prefix) for prefix in prefixes]
-        cache = DynamicCache()
-        for index in range(max(map(len, computed))):
-            # An empty prefix has no states: their shape is another row's.
-            like = next(states[index] for states in computed if states)
-            layer = [states[index] if states else [x[..., :0, :] for x in like] for states in computed]
-            keys, values = (
-                torch.cat([F.pad(x, (0, 0, size - x.size(2), 0)) for x in rows]) for rows in zip(*layer, strict=True)
-            )
-            cache.update(keys, values, index)
-        return cache, mask, lengths
+        states = {prefix: self.prefix_states(prefix) for prefix in set(prefixes)}
+        return stack_states([states[prefix] for prefix in prefixes], [len(prefix) for prefix in prefixes], self.device)
 
-    def _prefix_states(self, prefix: tuple[int, ...]) -> list[list[Tensor]]:
-        """Keys and values `[1, heads, P, dim]` of each layer. A frozen LLM keeps those of the last prefixes: a run has
-        one for each of its prompts."""
+    def prefix_states(self, prefix: tuple[int, ...]) -> States:
+        """Of tokens. A frozen LLM keeps those of the last prefixes: a run has one for each of its prompts."""
         if not prefix:
             return []
         if prefix in self._states:
@@ -252,7 +236,7 @@ class CausalLlm(Llm):
                 **{CACHE: DynamicCache()},
                 use_cache=True,
             )
-        states = [[layer.keys, layer.values] for layer in getattr(output, CACHE).layers]
+        states = states_of(getattr(output, CACHE))
         if not self.tuned:
             if len(self._states) >= MAX_PREFIXES:
                 self._states.pop(next(iter(self._states)))

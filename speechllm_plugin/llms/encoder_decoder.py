@@ -125,21 +125,31 @@ class _EncoderDecoderRows:
         self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
         self.dtype = llm.embedding_table.dtype
         self.apart, self.one_pass = False, True  # T5's family keeps to its mask and has no experts
+        self.block = None
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def generate(self, rows: Sequence[int], search: Search, written: Sequence[int] = ()) -> list[Generated]:
+    def generate(self, rows: Sequence[int], search: Search) -> list[Generated]:
+        return self._generate(rows, search)
+
+    def draft(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]]) -> list[Generated]:
+        if not any(written):
+            return self._generate(rows, search)
+        # transformers lets all rows go on from texts of one length.
+        return [self._generate([row], search.only([place]), written[place])[0] for place, row in enumerate(rows)]
+
+    def _generate(self, rows: Sequence[int], search: Search, written: Sequence[int] = ()) -> list[Generated]:
         inputs, mask = pad_rows([self._rows[row] for row in rows], "right")
         embeddings = {"inputs_embeds": inputs, "attention_mask": mask}
         return generate_rows(self._llm.model, self._llm.tokenizer, embeddings, search, written)
 
-    def hidden(self, row: int, tokens: Sequence[int]) -> Tensor:
+    def hidden(self, row: int, start: int, tokens: Sequence[int]) -> Tensor:
         model: Any = self._llm.model
         encoded = model.get_encoder()(inputs_embeds=self._rows[row].unsqueeze(0)).last_hidden_state
         ids = torch.tensor([[self._llm.start_token, *tokens]], device=encoded.device)
         states = model.get_decoder()(input_ids=ids, encoder_hidden_states=encoded, use_cache=False).last_hidden_state
-        return states[0]
+        return states[0, start:]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._llm.logits(hidden)

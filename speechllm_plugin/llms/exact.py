@@ -1,11 +1,12 @@
 """A batch gives the same tokens as its rows one by one, in half precision, too.
 
 In bfloat16 the logits of a row move by a few units in the last place with the shape of its batch, and the two likeliest
-tokens are often nearer than that. So a batch only drafts. What counts are the row's own logits: those of one pass over
-the row alone, whose shape follows from the row and its limit (prompt, speech, and as many places as the text may have).
-A place's logits depend on the tokens before it, so one pass checks a whole draft; where it calls for another token, the
-row goes on alone from there and is checked again. A draft, whoever made it, changes the time this takes and not the
-text. The idea is speculative decoding's (arXiv 2211.17192), with a batch in the place of the small model.
+tokens are often nearer than that. So a batch only drafts. What counts are the row's own logits: those of passes over
+the row alone, whose shapes follow from the row and its limit (its prompt, then blocks of as many places as `Rows.block`
+tells). A place's logits depend on the tokens before it, so one pass checks a whole block of a draft. Where it calls for
+another token, the row takes that one, and all such rows are drafted anew from there, again as one batch. A draft,
+whoever made it, changes the time this takes and not the text. The idea is speculative decoding's (arXiv 2211.17192),
+with a batch in the place of the small model.
 """
 
 from __future__ import annotations
@@ -35,27 +36,39 @@ class Rows(Protocol):
     apart: bool
     """Whether they cannot share a batch in any precision."""
     one_pass: bool
-    """Whether `hidden` at a position is the same to the bit whatever follows it."""
+    """Whether `hidden` at a place is the same to the bit whatever follows it."""
+    block: int | None
+    """Places of a text that one pass checks; None = all that it may have."""
 
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def generate(self, rows: Sequence[int], search: Search, written: Sequence[int] = ()) -> list[Generated]:
+    def generate(self, rows: Sequence[int], search: Search) -> list[Generated]:
         """Decodes some rows as one batch.
 
         :param search: of these rows.
-        :param written: of a single row, the tokens that it goes on from; they are in the result.
         """
 
     @abstractmethod
-    def hidden(self, row: int, tokens: Sequence[int]) -> Tensor:
-        """Hidden states of the last place of the prompt and of each of the tokens, by one pass over the row alone,
-        `[len(tokens) + 1, C]`."""
+    def draft(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]]) -> list[Generated]:
+        """What some rows may go on with, as one batch.
+
+        :param search: of these rows.
+        :param written: the tokens that each has; they are in the result.
+        """
+
+    @abstractmethod
+    def hidden(self, row: int, start: int, tokens: Sequence[int]) -> Tensor:
+        """Hidden states that call for the tokens of the places from `start` on, by a pass over the row alone,
+        `[len(tokens) + 1 - start, C]`.
+
+        :param start: the first place of a block; those before it were asked for with the same tokens.
+        :param tokens: the row's, from its first place on, without that of the last place.
+        """
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
         """`[N, C]` -> `[N, V]`."""
-
 
 
 def decode(rows: Rows, search: Search) -> list[Generated]:
@@ -64,32 +77,53 @@ def decode(rows: Rows, search: Search) -> list[Generated]:
     # Beams cannot be checked by one pass: hypotheses are compared with each other at every step.
     if rows.apart or (half and (search.config.beam_size > 1 or not rows.one_pass)):
         return [rows.generate([row], search.only([row]))[0] for row in range(len(rows))]
-    drafts = rows.generate(range(len(rows)), search)
     if not half:
-        return drafts
-    return [_settle(rows, row, search.only([row]), draft) for row, draft in enumerate(drafts)]
+        return rows.generate(range(len(rows)), search)
+    open_rows = {row: _Row(rows, row, search.only([row])) for row in range(len(rows))}
+    found: dict[int, Generated] = {}
+    while open_rows:
+        numbers = list(open_rows)
+        drafts = rows.draft(numbers, search.only(numbers), [open_rows[row].tokens for row in numbers])
+        for row, draft in zip(numbers, drafts, strict=True):
+            if (text := open_rows[row].take(draft.tokens)) is not None:
+                found[row] = text
+                del open_rows[row]
+    return [found[row] for row in range(len(rows))]
 
 
-def _settle(rows: Rows, row: int, search: Search, draft: Generated) -> Generated:
-    (limit,) = search.limits
-    settled, known = 0, 0.0
-    while True:
-        # A text that ends at once and one that is cut have the same pass.
-        padding = [search.end_of_turn] * (limit - len(draft.tokens))
-        hidden = rows.hidden(row, [*draft.tokens, *padding])
-        wanted = _tokens(search, draft.tokens, settled, _in_pieces(rows, hidden, settled), hidden.device)
-        for place, (token, log_probability) in enumerate(wanted, start=settled):
-            if token in rows.stops:
-                return Generated(draft.tokens[:place], cut=place >= limit, log_probability=known)
-            known += log_probability
-            if place < len(draft.tokens) and token == draft.tokens[place]:
-                continue
-            written = [*draft.tokens[:place], token]
-            break
-        if len(written) == limit:
-            return Generated(written, cut=True, log_probability=known)
-        settled = len(written)
-        (draft,) = rows.generate([row], search, written)
+class _Row:
+    """A row, and what its own logits have called for so far."""
+
+    def __init__(self, rows: Rows, row: int, search: Search) -> None:
+        """:param search: of the row alone."""
+        self._rows, self._row, self._search = rows, row, search
+        (self._limit,) = search.limits
+        self.tokens: list[int] = []
+        self._log_probability = 0.0
+
+    def take(self, draft: Sequence[int]) -> Generated | None:
+        """
+        :param draft: begins with `tokens`.
+        :returns: the text, if the row's own logits have called for its end; otherwise `tokens` has at least one more.
+        """
+        size = self._rows.block or self._limit
+        while len(self.tokens) < self._limit:
+            start = len(self.tokens) - len(self.tokens) % size
+            # A text that ends at once and one that is cut have the same passes.
+            end = min(start + size, self._limit)
+            tokens = [*draft[: end - 1], *[self._search.end_of_turn] * (end - 1 - len(draft))]
+            hidden = self._rows.hidden(self._row, start, tokens)
+            logits = _in_pieces(self._rows, hidden, len(self.tokens) - start)
+            wanted = _tokens(self._search, draft[:end], len(self.tokens), logits, hidden.device)
+            for token, log_probability in wanted:
+                if token in self._rows.stops:
+                    return Generated(self.tokens, cut=False, log_probability=self._log_probability)
+                place = len(self.tokens)
+                self.tokens.append(token)
+                self._log_probability += log_probability
+                if len(self.tokens) < self._limit and (place >= len(draft) or token != draft[place]):
+                    return None
+        return Generated(self.tokens, cut=True, log_probability=self._log_probability)
 
 
 def _in_pieces(rows: Rows, hidden: Tensor, first: int) -> Iterator[Tensor]:

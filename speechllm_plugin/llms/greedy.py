@@ -30,24 +30,25 @@ def search_greedily(
     prefix: tuple[DynamicCache | None, Tensor, Tensor],
     search: Search,
     stops: Collection[int],
-    written: Sequence[int] = (),
+    written: Sequence[Sequence[int]] | None = None,
 ) -> list[Generated]:
     """
     :param decoder: embeddings to hidden states.
     :param rows: what follows each row's prefix, `[N, C]`, up to its last known token.
     :param prefix: cache, mask `[B, P]` and the positions that follow, `[B]`, of what comes before.
     :param stops: the tokens that end a hypothesis.
-    :param written: see `generate_rows`.
+    :param written: of each row, the tokens that it goes on from, whose embeddings are at the end of `rows`; they are in
+        the result. None = nothing.
     """
     cache, prefix_mask, first = prefix
     inputs, mask = pad_rows(rows, "left")
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0) + first.unsqueeze(1)
     mask = torch.cat([prefix_mask, mask], dim=1)
     cache = DynamicCache() if cache is None else cache
-    tokens = torch.tensor([list(written)] * len(rows), dtype=torch.long, device=inputs.device).view(len(rows), -1)
+    tokens = torch.empty(len(rows), 0, dtype=torch.long, device=inputs.device)
     alive, ended = list(range(len(rows))), [False] * len(rows)
-    texts: list[list[int]] = [list(written) for _ in rows]
-    processors: Any = search.processors(inputs.device)
+    texts: list[list[int]] = [list(text) for text in written or [()] * len(rows)]
+    processors = _processors(search, alive, written, inputs.device)
     while True:
         output = decoder(
             inputs_embeds=inputs, attention_mask=mask, position_ids=positions, **{CACHE: cache}, use_cache=True
@@ -68,7 +69,33 @@ def search_greedily(
             kept = torch.tensor(left, device=inputs.device)
             tokens, positions, mask = tokens[kept], positions[kept], mask[kept]
             cache.batch_select_indices(kept)
-            processors = search.only(alive).processors(inputs.device)
+            processors = _processors(search, alive, written, inputs.device)
         inputs = embed(tokens[:, -1:])
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
     return [Generated(text, cut=len(text) >= limit) for text, limit in zip(texts, search.limits, strict=True)]
+
+
+def _processors(
+    search: Search, alive: Sequence[int], written: Sequence[Sequence[int]] | None, device: torch.device
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """For what the rows that are left have written here, `[B, N]`, and their scores, `[B, V]`."""
+    if written is None:
+        processors: Any = search.only(alive).processors(device)  # declared for transformers' own subclasses of tensors
+        return processors
+    return _EachRow([search.only([row]).processors(device) for row in alive],
+                    [torch.tensor(written[row], dtype=torch.long, device=device) for row in alive])
+
+
+class _EachRow:
+    """Processors of rows that go on from texts of several lengths, which each of them has to see."""
+
+    def __init__(self, processors: Sequence[Any], written: Sequence[Tensor]) -> None:
+        """
+        :param written: of each row, `[M]`.
+        """
+        self._processors, self._written = processors, written
+
+    def __call__(self, tokens: Tensor, scores: Tensor) -> Tensor:
+        rows = zip(self._processors, self._written, tokens, scores, strict=True)
+        return torch.cat([process(torch.cat([text, row]).unsqueeze(0), score.unsqueeze(0))
+                          for process, text, row, score in rows])

@@ -97,12 +97,15 @@ def test_a_batch_gives_the_tokens_of_its_rows(case: Case, decoding: str) -> None
 def test_each_token_is_what_the_row_alone_calls_for(case: Case) -> None:
     """Written out, one pass a token, and no draft at all."""
     rows, search = case.rows(range(6))
+    size = rows.block or max(LIMITS)
+    assert max(LIMITS) > size or rows.block is None, "no text is checked in several blocks"
     for row, found in enumerate(decode(rows, search)):
         limit, tokens, likely = LIMITS[row], list[int](), 0.0
         while len(tokens) < limit:
-            hidden = rows.hidden(row, [*tokens, *[search.end_of_turn] * (limit - len(tokens))])
-            logits = rows.logits(hidden[:32] if len(tokens) < 32 else hidden[32:])[len(tokens) % 32]
-            token = int(logits.argmax())
+            start = len(tokens) - len(tokens) % size
+            padding = [search.end_of_turn] * (min(start + size, limit) - 1 - len(tokens))
+            hidden, place = rows.hidden(row, start, [*tokens, *padding]), len(tokens) - start
+            token = int((logits := rows.logits(hidden[place - place % 32 :][:32])[place % 32]).argmax())
             if token in rows.stops:
                 break
             tokens.append(token)
@@ -119,16 +122,18 @@ def test_a_draft_changes_nothing(case: Case) -> None:
         def __init__(self) -> None:
             self.rows, self.search = case.rows(range(6))
             self.stops, self.dtype, self.apart, self.one_pass = self.rows.stops, self.rows.dtype, False, True
-            self.hidden, self.logits = self.rows.hidden, self.rows.logits
+            self.hidden, self.logits, self.generate = self.rows.hidden, self.rows.logits, self.rows.generate
+            self.block = self.rows.block
 
         def __len__(self) -> int:
             return 6
 
-        def generate(self, rows: Sequence[int], search: Search, written: Sequence[int] = ()) -> list[Generated]:
-            sizes = [max(len(written), limit * seed // 3) for seed, limit in enumerate(search.limits, start=1)]
-            pairs = list(zip(sizes, search.limits, strict=True))
-            drafts = [([*written, *range(7, 99)][: min(size, limit)], limit) for size, limit in pairs]
-            return [Generated(draft, len(draft) == limit) for draft, limit in drafts]
+        def draft(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]]) -> list[Generated]:
+            drafts = []
+            for place, (text, limit) in enumerate(zip(written, search.limits, strict=True), start=1):
+                size = min(max(len(text), limit * place // 3), limit)
+                drafts.append(Generated([*text, *range(7, 99)][:size], size == limit))
+            return drafts
 
     careless = Careless()
     assert decode(careless, careless.search) == decode(careless.rows, careless.search)

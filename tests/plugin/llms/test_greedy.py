@@ -72,6 +72,20 @@ def test_the_tokens_are_those_of_generate(
     )
     assert found == expected
     assert [len(row.tokens) for row in found] == LIMITS and found[3] == Generated(found[3].tokens, cut=True)
-    # A row goes on from what it has as if it had just written it.
-    goes_on = CausalRows(llm, rows, end, PREFIXES).generate([1], search.only([1]), found[1].tokens[:9])
-    assert goes_on == [found[1]]
+
+
+@pytest.mark.parametrize("config", DECODINGS, ids=["greedy", "without repetitions", "samples"])
+@torch.no_grad()
+def test_rows_go_on_from_what_they_have_as_if_they_had_just_written_it(
+    llm: CausalLlm, shapes: list[tuple[int, int]], config: DecodingConfig
+) -> None:
+    search = Search([str(row) for row in range(5)], LIMITS, llm.tokenizer.eos_token_id, config)
+    rows = CausalRows(llm, rows_of(llm), search.end_of_turn, PREFIXES)
+    whole = rows.generate(range(5), search)
+    assert rows.draft(range(5), search, [[]] * 5) == whole
+    some = [1, 0, 4]
+    shapes.clear()
+    assert rows.draft(some, search.only(some), [whole[1].tokens[:9], [], whole[4].tokens[:2]]) == [
+        whole[row] for row in some
+    ]
+    assert shapes[0] == (3, 10), "the prompts are run again"

@@ -1,0 +1,48 @@
+"""Keys and values of positions that a decoder has passed, apart from any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import DynamicCache
+
+States = list[list[Tensor]]
+"""Keys and values `[1, heads, P, dim]` of each layer; [] = of no position."""
+
+
+def cache_of(states: States) -> DynamicCache:
+    cache = DynamicCache()
+    for index, (keys, values) in enumerate(states):
+        cache.update(keys, values, index)
+    return cache
+
+
+def states_of(cache: DynamicCache) -> States:
+    return [[layer.keys, layer.values] for layer in cache.layers]
+
+
+def stack_states(
+    rows: Sequence[States], sizes: Sequence[int], device: torch.device
+) -> tuple[DynamicCache | None, Tensor, Tensor]:
+    """
+    :param sizes: positions of each row.
+    :returns: the cache of all rows, None where none has a position; its mask `[B, P]`; the position that follows each
+        row's, `[B]`.
+    """
+    lengths, most = torch.tensor(sizes, device=device), max(sizes)
+    # Padding is on the left: a sliding window counts it, so none may lie between a row's states and what follows.
+    mask = (torch.arange(most, device=device) >= most - lengths.unsqueeze(1)).long()
+    if most == 0:
+        return None, mask, lengths
+    stacked = []
+    for index in range(max(map(len, rows))):
+        # Of no position, nothing tells the shape: it is another row's.
+        like = next(states[index] for states in rows if states)
+        layer = [states[index] if states else [x[..., :0, :] for x in like] for states in rows]
+        stacked.append([
+            torch.cat([F.pad(x, (0, 0, most - x.size(2), 0)) for x in column]) for column in zip(*layer, strict=True)
+        ])
+    return cache_of(stacked), mask, lengths
