@@ -89,7 +89,7 @@ setup(
     package_data={
         "": ["py.typed"],
         "speechllm_kernels": ["**/*.md"],
-        "speechllm_recipes": ["configs/**/*.yaml"],
+        "speechllm_recipes": ["configs/**/*.yaml", "speech_llm/known_keys.json"],
         "speechllm_tools": ["report/published/*", "report/page/*", "serve/page/*"],
     },
     # The core: load a checkpoint and transcribe, beside any PyTorch from 2.9 on.

@@ -101,8 +101,11 @@ class Registry(Generic[PartT]):
         if name not in self._parts:
             self._load()
         if name not in self._parts:
-            raise UserError(f"{self.kind}.name: found {name!r}, expected one of {', '.join(self.names())}")
+            raise self.unknown(name)
         return self._parts[name]
+
+    def unknown(self, name: str) -> UserError:
+        return UserError(f"{self.kind}.name: found {name!r}, expected one of {', '.join(self.names())}")
 
     def config(self, name: str, values: object) -> Any:
         """The configuration of the part `name` from what a YAML file or the command line gave.

@@ -145,6 +145,8 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     overrides = _overrides(action, options)
     if overrides:
         forwarded += ["--config", *overrides]
+    if action.look is not None and not options.dump_config:
+        action.look(given(options.config_file, overrides))
     forwarded += ["--dump-config"] * options.dump_config + ["--no-rich"] * options.no_rich
     # After what needs no torch: mistakes of the command line are told at once.
     from fairseq2.recipe.cli import main as recipe_main

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def given_keys(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def given(config_file: Path | None, items: Sequence[str]) -> dict[str, Any]:
-    """What file and command line set, by dotted key. A file that is no YAML is reported later, by its reader."""
+    """What file and command line set, by dotted key; what a later key replaces is left out. A file that is no YAML is
+    reported later, by its reader."""
     keys: dict[str, Any] = {}
     if config_file is not None:
         values: Any = {}
@@ -39,19 +41,42 @@ def given(config_file: Path | None, items: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--config-file: found a {found} in {config_file}, expected a mapping of keys")
         keys.update(given_keys(values))
     for item in items:
-        if not item.strip().startswith("del:"):
-            key, value = parse_assignment(item, "--config")
-            keys.update({key.removeprefix("set:"): value, **dict(given_keys(value, key.removeprefix("set:")))})
+        if item.strip().startswith("del:"):
+            keys = _without(keys, item.strip().removeprefix("del:"))
+            continue
+        key, value = parse_assignment(item, "--config")
+        key = key.removeprefix("set:")
+        keys = {**_without(keys, key), key: value, **dict(given_keys(value, key))}
     return keys
+
+
+def _without(keys: dict[str, Any], key: str) -> dict[str, Any]:
+    return {other: value for other, value in keys.items() if other != key and not other.startswith(f"{key}.")}
+
+
+def below(values: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """The keys of a section, without its name."""
+    start = f"{section}."
+    return {key.removeprefix(start): value for key, value in values.items() if key.startswith(start)}
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys as nested mappings."""
-    tree: dict[str, Any] = {}
+    return merged({}, values)
+
+
+def merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param base: nested mappings, which stay as they are.
+    :param values: by dotted key; they go over those of `base`.
+    """
+    tree = deepcopy(dict(base))
     for key, value in values.items():
         *parents, last = key.split(".")
         node = tree
         for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
+            if not isinstance(node.get(parent), dict):
+                node[parent] = {}
+            node = node[parent]
+        node[last] = deepcopy(value)
     return tree

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from speechllm_plugin.datasets.manifest import Manifest, open_manifest
+from speechllm_plugin.datasets.manifest_row import Rules
 from speechllm_plugin.datasets.text_cleaning import CleanText
 from speechllm_plugin.datasets.utterances import Part, Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.remote import Location, location
+from speechllm_plugin.files.tsv import check_columns
 from speechllm_plugin.log import log
 
 SPEECH_TEXT_DATASET = "speech_text"
@@ -76,6 +79,18 @@ class SpeechTextDataset:
         if (split, require_text) not in self._splits:
             self._splits[split, require_text] = self._read(split, require_text)
         return self._splits[split, require_text]
+
+    def check_columns(self, splits: Sequence[str], *, require_text: bool = True) -> None:
+        """That the splits' manifests are there and have their columns. Those at URLs, and those with quoting, are left
+        to `read`.
+
+        :raises UserError: one is missing, or lacks a column.
+        """
+        if self.config.legacy_escapes or self.config.csv_quotes:
+            return
+        for file in (file for split in splits for file in self.manifest_files(split)):
+            if isinstance(file, Path):
+                check_columns(file, required=Rules(require_text=require_text).required)
 
     def read_together(self, splits: Sequence[str], *, require_text: bool = True) -> Utterances:
         """The utterances of several splits, one split after the other: a clip may be in several, by the same id.

@@ -71,15 +71,28 @@ def open_table(
         names, lines, plain = _plain(records, path, columns, required)
         rows = Rows(path, InMemory(plain), 0, 0, len(plain), lines)
     else:
-        header = rows.header() if columns is None else None
-        names = list(columns) if columns is not None else (header or "").split("\t")
-        try:
-            check_header(str(path) if header is None else f"{path}, line 1", names, required)
-        except UserError:
-            check_utf8(rows)
-            raise
-        rows = rows if header is None else rows.behind_header()
+        names = _head(rows, columns, required)
+        rows = rows if columns is not None else rows.behind_header()
     return scan(rows, names, _nothing if look is None else look(names))
+
+
+def check_columns(path: Location, *, required: Sequence[str]) -> None:
+    """That a table without quoting is there and has these columns; its rows are not read.
+
+    :raises UserError: as :func:`open_table`.
+    """
+    _head(find_rows(open_content(path), path), None, required)
+
+
+def _head(rows: Rows, columns: Sequence[str] | None, required: Sequence[str]) -> list[str]:
+    """The names of the columns, from the first line unless they are given."""
+    names = list(columns) if columns is not None else rows.header().split("\t")
+    try:
+        check_header(str(rows.path) if columns is not None else f"{rows.path}, line 1", names, required)
+    except UserError:
+        check_utf8(rows)
+        raise
+    return names
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

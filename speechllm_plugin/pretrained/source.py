@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.pretrained.hub import advice
 
 ResultT = TypeVar("ResultT")
 
@@ -39,10 +35,19 @@ class Source:
 
         :raises UserError: it is a path, and no directory is there.
         """
-        looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
-        if looks_local and not Path(self.path).expanduser().is_dir():
+        self.check()
+        return str(Path(self.path).expanduser()) if self._looks_local or Path(self.path).is_dir() else self.path
+
+    @property
+    def _looks_local(self) -> bool:
+        return self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
+
+    def check(self) -> None:
+        """
+        :raises UserError: `path` is one of a file, and no directory is there.
+        """
+        if self._looks_local and not Path(self.path).expanduser().is_dir():
             raise UserError(f"{self.key}: no directory {self.path}; expected a local checkpoint directory or a hub id")
-        return str(Path(self.path).expanduser()) if looks_local or Path(self.path).is_dir() else self.path
 
     @property
     def is_directory(self) -> bool:
@@ -53,6 +58,11 @@ class Source:
 
         :raises UserError: it raised one of the errors that a damaged checkpoint, or one that is not here, causes.
         """
+        from huggingface_hub.errors import StrictDataclassError
+        from safetensors import SafetensorError
+
+        from speechllm_plugin.pretrained.hub import advice  # of transformers, which takes seconds to import
+
         try:
             return read()
         except UserError:

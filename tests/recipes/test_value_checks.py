@@ -23,7 +23,7 @@ from speechllm_recipes.speech_llm.config import (
     SpeechLlmGenerateConfig,
     SpeechLlmTrainConfig,
 )
-from speechllm_recipes.speech_llm.value_checks import RULES
+from speechllm_recipes.speech_llm.ranges import RULES
 
 from speechllm_plugin.workarounds.strict_numbers import refuse_numbers_of_another_kind
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from speechllm_recipes.entry import Action, Driver, RecipeEntry
 from speechllm_recipes.speech_llm.step_numbers import derived_steps
@@ -35,6 +37,13 @@ def _cascade() -> Recipe:
     return CascadeRecipe()
 
 
+def _look(action: str) -> Callable[[Mapping[str, Any]], None]:
+    def look(given: Mapping[str, Any]) -> None:
+        getattr(import_module("speechllm_recipes.speech_llm.first_look"), f"look_at_{action}")(given)
+
+    return look
+
+
 RECIPE = RecipeEntry(
     "a frozen speech encoder and a frozen LLM, joined by a trained adapter",
     {
@@ -44,20 +53,27 @@ RECIPE = RecipeEntry(
             takes_checkpoint=False,
             takes_init=True,
             derive=derived_steps,
+            look=_look("train"),
         ),
         "evaluate": Action(
-            "decode splits and score them: WER, BLEU, chrF", _evaluate, takes_checkpoint=True, last_of_published=True
+            "decode splits and score them: WER, BLEU, chrF",
+            _evaluate,
+            takes_checkpoint=True,
+            last_of_published=True,
+            look=_look("evaluate"),
         ),
         "generate": Action(
             "decode a split into a TSV, with or without references",
             _generate,
             takes_checkpoint=True,
             last_of_published=True,
+            look=_look("generate"),
         ),
         "cascade": Action(
             "the baseline without training: a recogniser, then the LLM on its text; scored as by evaluate",
             _cascade,
             takes_checkpoint=False,
+            look=_look("cascade"),
             model_keys="",
         ),
         "sweep": Driver("train and evaluate every combination of a grid; run again to go on",

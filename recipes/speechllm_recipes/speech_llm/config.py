@@ -33,22 +33,13 @@ from speechllm_plugin.datasets.mixture import MixtureConfig
 from speechllm_plugin.datasets.plan import Batching
 from speechllm_plugin.datasets.speech_text import SPEECH_TEXT_DATASET
 from speechllm_plugin.llms.decoding import DecodingConfig
-from speechllm_plugin.models.speech_llm.config import SPEECH_LLM_FAMILY, PartSection
+from speechllm_plugin.models.speech_llm.config import DEFAULT_ARCH, SPEECH_LLM_FAMILY, PartSection
 from speechllm_plugin.prompts import PromptConfig
 from speechllm_plugin.scoring.normalizers import NormalizerName
 from speechllm_plugin.text.repetition import LOOP_RATIO
+from speechllm_recipes.speech_llm.conflicts import conflicts, value_at
 from speechllm_recipes.speech_llm.step_numbers import EVERY, NUM_STEPS, PUBLISH_EVERY, WARM_UP
 from speechllm_recipes.speech_llm.value_checks import check_values
-
-SCORED_BY = {
-    "wer": "wer",
-    "bleu": "translation",
-    "chrf2": "translation",
-    "answer_exact": "answers",
-    "answer_f1": "answers",
-}
-"""Metrics of decoded texts that the best checkpoint may be chosen by -> which tasks have them (`Task.scored_by`)."""
-
 
 @dataclass(kw_only=True)
 class SpeechDatasetSection(DatasetSection):
@@ -215,7 +206,7 @@ class CheckedConfig:
 @dataclass(kw_only=True)
 class SpeechLlmTrainConfig(CheckedConfig):
     model: ModelSection = field(
-        default_factory=lambda: ModelSection(family=SPEECH_LLM_FAMILY, arch="whisper_large_v3.llama31_8b.base")
+        default_factory=lambda: ModelSection(family=SPEECH_LLM_FAMILY, arch=DEFAULT_ARCH)
     )
     """`model.arch` names encoder.llm.adapter; `model.config_overrides` changes any of their keys."""
     dataset: TrainDatasetSection = field(default_factory=TrainDatasetSection)
@@ -250,48 +241,12 @@ class SpeechLlmTrainConfig(CheckedConfig):
 
     def validate(self) -> ValidationResult:
         result = super().validate()
-        self._validate_schedule(result)
-        self._validate_score_metric(result)
-        self._validate_fsdp(result)
+        for key, found, expected in conflicts(lambda key: value_at(self, key)):
+            result.add_error(f"`{key}` must be {expected}, but is {found} instead.")
         _add_problems(result, "decoding", self.decoding)
         _add_problems(result, "dataset.augmentation", self.dataset.augmentation)
         _add_problems(result, "dataset.mixture", self.dataset.mixture)
         return result
-
-    def _validate_schedule(self, result: ValidationResult) -> None:
-        schedule, steps = self.lr_scheduler.config, self.regime.num_steps
-        if not isinstance(schedule, CosineAnnealingLRConfig) or schedule.cycle_len is not None or steps is None:
-            return
-        # The cosine needs at least one step after the warm-up.
-        if schedule.num_warmup_steps >= steps:
-            result.add_error(
-                f"`lr_scheduler.config.num_warmup_steps` must be less than `regime.num_steps` ({steps}), but is "
-                f"{schedule.num_warmup_steps} instead."
-            )
-
-    def _validate_score_metric(self, result: ValidationResult) -> None:
-        # A missing metric would end the run only at its first validation.
-        metric = self.regime.score_metric
-        if not self.dataset.valid_splits or metric in (None, "nll_loss"):
-            return
-        names = ", ".join(map(repr, [*SCORED_BY, "nll_loss"]))
-        if metric not in SCORED_BY:
-            result.add_error(f"`regime.score_metric` must be one of {names} or null, but is {metric!r} instead.")
-        elif not self.dataset.valid_decode:
-            result.add_error(
-                "`regime.score_metric` must be 'nll_loss' or null where `dataset.valid_decode` is false, but is "
-                f"{metric!r} instead."
-            )
-
-    def _validate_fsdp(self, result: ValidationResult) -> None:
-        if self.trainer.data_parallelism != "fsdp":
-            return
-        fsdp = self.trainer.fsdp
-        # Otherwise fairseq2 does not use, or breaks, `apply_fsdp_to_speech_llm`.
-        if fsdp.version != "v2":
-            result.add_error(f"`trainer.fsdp.version` must be 'v2', but is {fsdp.version!r} instead.")
-        if fsdp.granularity == "model":
-            result.add_error("`trainer.fsdp.granularity` must be 'layer' or 'stack', but is 'model' instead.")
 
 
 @dataclass(kw_only=True)

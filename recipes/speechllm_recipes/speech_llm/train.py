@@ -42,7 +42,8 @@ from speechllm_recipes.speech_llm.common import (
     read_manifests,
     register_common,
 )
-from speechllm_recipes.speech_llm.config import SCORED_BY, SpeechLlmTrainConfig
+from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
+from speechllm_recipes.speech_llm.conflicts import SCORED_BY
 from speechllm_recipes.speech_llm.disk_space import ask_for_space_first
 from speechllm_recipes.speech_llm.memory import settle_checkpointing
 from speechllm_recipes.speech_llm.resume import check_steps, follow_configuration

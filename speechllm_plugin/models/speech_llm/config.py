@@ -19,6 +19,8 @@ from speechllm_plugin.prompts import PromptConfig
 from speechllm_plugin.registry import ADAPTERS, ENCODERS, LLMS, Registry
 
 SPEECH_LLM_FAMILY = "speech_llm"
+DEFAULT_ARCH = "whisper_large_v3.llama31_8b.base"
+"""Of the training recipe."""
 
 PRETRAINED: dict[str, Registry[Any]] = {"encoder": ENCODERS, "llm": LLMS}
 """The kinds of pretrained parts, each under its key in the configuration."""
@@ -126,8 +128,10 @@ class SpeechLlmConfig:
     """Whether a checkpoint may be used with an encoder or LLM of other weights than it was trained with: a warning
     instead of an error."""
 
-    def resolve(self) -> None:
-        """Fills in every part's defaults and checks its keys, so that a saved configuration tells everything."""
+    def check(self) -> None:
+        """
+        :raises UserError: a value is wrong, whatever the parts are.
+        """
         if self.frame_stack < 1:
             raise UserError(f"frame_stack: found {self.frame_stack}, expected at least 1")
         self.prompt.check()
@@ -135,11 +139,15 @@ class SpeechLlmConfig:
         self.distillation.check("distillation")
         self.encoder_tuning.check("encoder_tuning")
         self.llm_tuning.check("llm_tuning")
+        if self.adapter.arch is not None:
+            raise UserError(f"adapter.arch: found {self.adapter.arch!r}, expected null: no adapter is published")
+
+    def resolve(self) -> None:
+        """Fills in every part's defaults and checks its keys, so that a saved configuration tells everything."""
+        self.check()
         self.encoder.config = ENCODERS.config(self.encoder.name, self.encoder.config)
         self.adapter.config = ADAPTERS.config(self.adapter.name, self.adapter.config)
         self.llm.config = LLMS.config(self.llm.name, self.llm.config)
-        if self.adapter.arch is not None:
-            raise UserError(f"adapter.arch: found {self.adapter.arch!r}, expected null: no adapter is published")
         adapter: Any = ADAPTERS.get(self.adapter.name).build  # its class, or a function of another package
         if getattr(adapter, "needs_classifier", False) and self.ctc.weight == 0:
             raise UserError(

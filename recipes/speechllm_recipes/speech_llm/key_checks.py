@@ -1,0 +1,135 @@
+"""Keys and plain values of a configuration beside a table of those that there are. Imports neither torch nor fairseq2,
+which have most of them."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from speechllm_plugin.errors import UserError
+from speechllm_recipes.given_keys import below
+from speechllm_recipes.speech_llm.ranges import range_of
+
+Table = Mapping[str, str]
+_FLOATS = ("float32", "bfloat16", "float16", "float64", "half", "float", "double")
+_LATER = "${"
+"""Begins what fairseq2 replaces in a value when it reads it."""
+
+
+def check_keys(action: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param given: keys that are set, by dotted key.
+    :returns: those whose values are known already, numbers as numbers.
+    :raises UserError: a key is unknown, or a value is none that it takes.
+    """
+    table = _tables()[action]
+    if unknown := list(dict.fromkeys(filter(None, (_unknown(table, key) for key in given)))):
+        meant = get_close_matches(unknown[0], table, n=1, cutoff=0.9)
+        advice = f" (did you mean {meant[0]}?)" if meant else ""
+        raise UserError(f"{', '.join(unknown)}: found an unknown key, expected one that --dump-config lists{advice}")
+    known = {key: value for key, value in given.items() if not (isinstance(value, str) and _LATER in value)}
+    values = {key: _converted(kinds, key, known[key]) for key, kinds in _kinds(table, known)}
+    for key, kinds in table.items():
+        if kinds.startswith("of "):
+            section = key.removesuffix(".config")
+            name = given.get(f"{section}.name", kinds.removeprefix("of "))
+            check_section(f"{key} of {name}", below(known, key), key)
+    problems = [
+        f"{key}: found {value!r}, expected {rule}" for key, value in {**known, **values}.items()
+        if isinstance(value, (int, float)) and (rule := range_of(key)) is not None and value not in rule
+    ]  # fmt: skip
+    if problems:
+        raise UserError("; ".join(problems))
+    return {**known, **values}
+
+
+def check_section(name: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """
+    :param name: of its table, such as `adapter.config of mlp`. Of a part of another package nothing is known.
+    :param given: keys that are set in the section.
+    :param where: the section's own key.
+    :returns: as `check_keys`.
+    :raises UserError: as `check_keys`.
+    """
+    if (table := _tables().get(name)) is None:
+        return dict(given)
+    if unknown := [key for key in given if _unknown(table, key)]:
+        raise UserError(f"{where}.{unknown[0]}: found an unknown key, expected one of {', '.join(sorted(table))}")
+    values = {key: _converted(kinds, f"{where}.{key}", given[key]) for key, kinds in _kinds(table, given)}
+    return {**given, **values}
+
+
+def _kinds(table: Table, given: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """The kinds of value that keys take, for those of which all are told."""
+    for key in given:
+        kinds = table[key].split(" | ") if key in table else []
+        if key not in table and any(known.startswith(f"{key}.") for known in table):
+            kinds = ["section"]
+        if kinds and kinds[0].startswith("of "):
+            kinds = ["section", "null"]
+        if kinds and "any" not in kinds:
+            yield key, kinds
+
+
+def _unknown(table: Table, key: str) -> str | None:
+    """The part of a dotted key that nothing has; None where all are known, or lie below what is not told."""
+    names = key.split(".")
+    for number in range(1, len(names) + 1):
+        part = ".".join(names[:number])
+        if part in table:
+            return None
+        if not any(known.startswith(f"{part}.") for known in table):
+            return part
+    return None
+
+
+def _converted(kinds: list[str], key: str, value: Any) -> Any:
+    """
+    :raises UserError: none of the kinds takes the value; the line is the one that fairseq2's error becomes.
+    """
+    if value is None and "null" in kinds:
+        return None
+    kinds = [kind for kind in kinds if kind != "null"]
+    words = [ast.literal_eval(kind) for kind in kinds if kind.startswith("'")]
+    kind = kinds[0] if len(kinds) == 1 and not words else ""
+    if value in words or (kind == "bool" and isinstance(value, bool)) or (kind == "str" and isinstance(value, str)):
+        return value
+    if kind == "section" and isinstance(value, Mapping):
+        return value
+    if kind in ("int", "float"):
+        return _number(kind, key, value)
+    if "dtype" in kinds and isinstance(value, str):
+        if value.removeprefix("torch.") in _FLOATS or "float8" in value:
+            return value
+        raise UserError(f"{key}: found {value!r}, expected {', '.join([*words, 'float32', 'bfloat16'])} or float16")
+    if words and len(words) == len(kinds):
+        raise UserError(f"{key}: found {value!r}, expected one of {', '.join(words)}")
+    if kind == "section":
+        raise UserError(f"{key}: found a value of type {type(value).__name__}, expected a mapping of keys")
+    if kind in ("bool", "str"):
+        raise UserError(f"{key}: found a value of type {type(value).__name__}, expected one of type {kind}")
+    return value
+
+
+def _number(kind: str, key: str, value: object) -> int | float:
+    whole = kind == "int"
+    fits = isinstance(value, (int, str) if whole else (int, float, str)) and not isinstance(value, bool)
+    try:
+        if fits or (isinstance(value, float) and value.is_integer()):
+            return int(value) if whole else float(value)  # type: ignore[call-overload, no-any-return]
+    except ValueError:
+        pass
+    raise UserError(f"{key}: found {value!r}, expected {'an integer' if whole else 'a number'}")
+
+
+@cache
+def _tables() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = json.loads(
+        Path(__file__).with_name("known_keys.json").read_text(encoding="utf-8")
+    )
+    return found
