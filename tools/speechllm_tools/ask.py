@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechllm_plugin.datasets.audio import AudioError, resolve
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.remote import is_remote
 from speechllm_plugin.tasks.row_prompt import SPEECH, read_history, read_row_prompt
@@ -108,8 +109,18 @@ def _question(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _placed(audio: str, history: Path) -> dict[str, str]:
-    """Seen from the current folder."""
-    return {"audio": audio if is_remote(audio) else str(history.parent / audio)} if audio else {}
+    """Seen from the current folder.
+
+    :raises UserError: there is no such file.
+    """
+    if not audio:
+        return {}
+    place = audio if is_remote(audio) else str(history.parent / audio)
+    try:
+        resolve(place, Path())
+    except AudioError as error:
+        raise UserError(f"--history: {error}") from None
+    return {"audio": place}
 
 
 def _text_of(file: Path, option: str) -> str:

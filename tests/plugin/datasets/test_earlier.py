@@ -46,7 +46,8 @@ def test_they_are_read_from_the_manifests_place(folder: Path) -> None:
     first, second = sorted(batch, key=lambda clip: clip.id)
     assert not first.earlier and [one.seconds for one in second.earlier] == [2.0, 0.5]
     assert [one.audio for one in second.earlier] == ["before/b.wav", "before/b.wav:1600:8000"]
-    assert second.earlier[0].waveform is not None and float(second.earlier[0].waveform.max()) == pytest.approx(0.2, 0.01)
+    waveform = second.earlier[0].waveform
+    assert waveform is not None and float(waveform.max()) == pytest.approx(0.2, 0.01)
     assert sorted(batch.all_seconds) == [0.5, 3.0]
     # What the cache has is not read.
     known = {second.earlier[0].audio_key: torch.ones(3, 2)}
