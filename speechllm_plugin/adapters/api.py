@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from speechllm_plugin.registry import ADAPTERS as ADAPTERS
-from speechllm_plugin.tensors.logits import Logits, stack_logits
+from speechllm_plugin.tensors.logits import Logits, first_rows, stack_logits
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class AdapterOutput:
     """`[B, U]`, int64: the first encoder frame that each vector stands for; None where the adapter cannot tell."""
     ends: Tensor | None = None
     """`[B, U]`, int64: one past the last encoder frame of each vector."""
+    earlier: Sequence[Sequence[Tensor]] = ()
+    """Of each clip the embeddings `[U, llm_dim]` of what was said in earlier turns; empty where no clip has any. The
+    model sets it."""
 
 
 def stack_outputs(rows: Sequence[AdapterOutput]) -> AdapterOutput:
@@ -86,7 +90,28 @@ def stack_outputs(rows: Sequence[AdapterOutput]) -> AdapterOutput:
         token_logits=stacked("token_logits"),
         starts=padded("starts"),
         ends=padded("ends"),
+        earlier=[row.earlier[0] if row.earlier else () for row in rows],
     )
+
+
+def split_earlier(output: AdapterOutput, counts: Sequence[int]) -> AdapterOutput:
+    """
+    :param output: of clips, and behind them of what was said in the earlier turns of each, in order.
+    :param counts: how many such turns each clip has.
+    """
+    if not any(counts):
+        return output
+    clips, lengths = len(counts), output.lengths.tolist()
+    rows = iter([output.seqs[row, : lengths[row]] for row in range(clips, len(lengths))])
+    tensors = ("seqs", "lengths", "frame_lengths", "starts", "ends")
+    changes: dict[str, Any] = {
+        name: value[:clips] for name in tensors if (value := getattr(output, name)) is not None
+    } | {
+        name: first_rows(value, clips) for name in ("frame_logits", "token_logits")
+        if (value := getattr(output, name)) is not None
+    }  # fmt: skip
+    losses = {name: loss[:clips] for name, loss in output.losses.items()}
+    return replace(output, **changes, losses=losses, earlier=[list(islice(rows, count)) for count in counts])
 
 
 class Adapter(nn.Module):
@@ -100,8 +125,6 @@ class Adapter(nn.Module):
     """Encoder frames in each frame that the classifier scores."""
     vector_per_token: bool = False
     """Whether the i-th output vector stands for the i-th token of the transcript, as CIF trains it to."""
-    lacks_targets: bool = False
-    """Whether `target_lengths` may be -1 in training (`ctc.no_transcript=leave_out`); set by the model."""
     loss_weights: Mapping[str, float] = MappingProxyType({})
     """Weights of the adapter's own losses beside the LLM's."""
     ctc_weight: float = 0.0

@@ -109,11 +109,9 @@ class CifAdapter(ProjectedAdapter):
         frames = self.layers_before(self.project_in(seqs, lengths), lengths)
         weights = self.weights(frames, lengths)
         if self.training and target_lengths is not None:
-            wanted = target_lengths
-            if self.lacks_targets:
-                # A clip without a transcript gives as many vectors as its weights sum to.
-                own = (weights.detach() * length_mask(lengths, weights.size(1))).sum(dim=1).round().long()
-                wanted = torch.where(target_lengths < 0, own, target_lengths)
+            # A clip without a transcript gives as many vectors as its weights sum to.
+            own = (weights.detach() * length_mask(lengths, weights.size(1))).sum(dim=1).round().long()
+            wanted = torch.where(target_lengths < 0, own, target_lengths)
             # More vectors than frames would repeat frames; a transcript without a token still gets its one vector.
             wanted = torch.minimum(wanted, lengths).clamp(min=1)
             fired = cif(frames, weights, lengths, target_lengths=wanted, scale_eps=self.scale_eps)

@@ -9,11 +9,12 @@ the recogniser is the whole cascade.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from speechllm_plugin.cascade.recognizers.api import Recognized, Recognizer
-from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.llms.answering import answer
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
@@ -21,6 +22,10 @@ from speechllm_plugin.llms.texts_as_speech import embed_texts
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.pretrained.part import rounds
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
+from speechllm_plugin.tasks.row_prompt import RowPrompt
+
+SILENCE = "..."
+"""Of an earlier turn in which the recogniser hears nothing."""
 
 
 class Cascade(nn.Module):
@@ -73,7 +78,7 @@ class Cascade(nn.Module):
             raise ValueError(f"{clips[rows[0]].id}: the clip needs an LLM, but the cascade has none")
         rendered = [
             self.prompts.render_text(
-                clip.source_lang, clip.target_lang, texts[row], clip.task, clip.asks, clip.draw
+                clip.source_lang, clip.target_lang, texts[row], clip.task, self._heard(clip), clip.draw
             )
             for row, clip in ((row, clips[row]) for row in rows)
         ]
@@ -91,3 +96,12 @@ class Cascade(nn.Module):
         for row, text, hypothesis in zip(rows, answers, answered, strict=True):
             texts[row], generated[row] = text, hypothesis
         return texts, generated
+
+    def _heard(self, clip: Clip) -> RowPrompt:
+        """What its row asks, with what the recogniser writes of earlier speech."""
+        if not clip.earlier:
+            return clip.asks
+        found = iter(self.recognize(SpeechTextBatch(clip.earlier)))
+        history = tuple(replace(turn, transcript=next(found).text or SILENCE) if turn.audio else turn
+                        for turn in clip.asks.history)  # fmt: skip
+        return replace(clip.asks, history=history)

@@ -46,6 +46,8 @@ class Clip:
     """Cached encoder features, `[T, C]`."""
     masks: FeatureMasks | None = None
     """Gaps that its encoder features get in training."""
+    earlier: Sequence[Clip] = ()
+    """What was said in the turns before, as `asks.heard` names it."""
 
     @property
     def spoken(self) -> str | None:
@@ -77,6 +79,10 @@ class SpeechTextBatch:
         """One clip as a batch of its own."""
         return SpeechTextBatch([self.clips[index]], counted=self.counted)
 
+    def with_earlier(self) -> SpeechTextBatch:
+        """All that is to be encoded: the clips, and behind them what was said in the turns before each."""
+        return SpeechTextBatch([*self.clips, *(one for clip in self.clips for one in clip.earlier)])
+
     def waveform(self, index: int) -> Tensor:
         """Of one clip, which is to be encoded."""
         if (waveform := self.clips[index].waveform) is None:
@@ -85,7 +91,7 @@ class SpeechTextBatch:
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> None:
         """Moves the tensors in place, as fairseq2's trainer wants it."""
-        for clip in self.clips:
+        for clip in self.with_earlier():
             if clip.waveform is not None:
                 clip.waveform = clip.waveform.to(device, non_blocking=non_blocking)
             if clip.features is not None:
@@ -102,6 +108,11 @@ class SpeechTextBatch:
     @property
     def seconds(self) -> list[float]:
         return [clip.seconds for clip in self.clips]
+
+    @property
+    def all_seconds(self) -> list[float]:
+        """With what was said before."""
+        return [clip.seconds + sum(one.seconds for one in clip.earlier) for clip in self.clips]
 
     @property
     def texts(self) -> list[str]:

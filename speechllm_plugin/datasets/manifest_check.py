@@ -61,14 +61,15 @@ class ManifestCheck:
         n_frames, ids = np.concatenate(self._n_frames), np.concatenate(self._ids)
         if self._rules.n_frames_unit == "samples":
             n_frames = _frames(n_frames)
-        has_asks = np.zeros(len(table), dtype=bool)
+        has_asks, hears = np.zeros(len(table), dtype=bool), np.zeros(len(table), dtype=bool)
         same = _same(ids)
         for row in np.unique(np.concatenate([*self._suspects, *same.values()])).tolist():
             record = table[row]
             others = (table[other] for other in same.get(int(ids[row]), ()) if other < row)
             line = next((other.line for other in others if other.fields["id"] == record.fields["id"]), None)
             read = read_row(self._path, record, self._rules, line)
-            n_frames[row], has_asks[row] = min(read.n_frames or 0, _MOST_FRAMES), read.asks != NOTHING
+            n_frames[row] = min(read.n_frames or 0, _MOST_FRAMES)
+            has_asks[row], hears[row] = read.asks != NOTHING, bool(read.asks.heard)
         self._marks.tell(self._path, self._rules.clean_text)
         self._quoting.tell(self._path, len(table))
         has_text, has_source = (np.concatenate(self._texts[name]) for name in TEXTS)
@@ -80,6 +81,7 @@ class ManifestCheck:
             has_text=has_text,
             has_source=has_source,
             has_asks=has_asks,
+            hears=hears,
             audio=self._audio.places(),
         )
         return Manifest(self._path, table, self._rules, columns)

@@ -48,6 +48,8 @@ class ManifestColumns:
     """Whether there is a `src_text`, likewise."""
     has_asks: Flags
     """Whether it asks something itself: see `tasks.row_prompt`."""
+    hears: Flags
+    """Whether an earlier turn of it is in speech."""
     audio: AudioPlaces
 
     def take(self, rows: Places) -> ManifestColumns:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from speechllm_plugin.datasets.earlier import earlier_seconds
 from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.manifest_row import seconds_of
 from speechllm_plugin.datasets.utterances import Utterance, Utterances
@@ -44,6 +45,12 @@ def measure(
                 raise length
             seconds[index] = policy.used(length)
             cut += seconds[index] != length
+        except UserError as error:
+            refuse(utterances[index], error)
+            seconds[index] = np.nan
+    for index in utterances.hearing.tolist():
+        try:
+            earlier_seconds(utterances[index], policy.window)
         except UserError as error:
             refuse(utterances[index], error)
             seconds[index] = np.nan

@@ -20,6 +20,7 @@ from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, audio_key, 
 from speechllm_plugin.datasets.augmentation import Augmentation, AugmentationConfig, augment
 from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.changes import Changes
+from speechllm_plugin.datasets.earlier import EarlierError, read_earlier
 from speechllm_plugin.datasets.lengths import LeftOut, LengthPolicy
 from speechllm_plugin.datasets.measured import measure
 from speechllm_plugin.datasets.mixture import Draws, MixtureConfig, draw_epoch
@@ -349,10 +350,11 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             self.skipped[self._key(utterance)] = str(error)
             self.left_out[error.reason] += 1
             return
+        column = "history" if isinstance(error, EarlierError) else "audio"
         if self._options.on_error == "raise":
-            raise UserError(f"{utterance.name}, column 'audio': {error}") from error
+            raise UserError(f"{utterance.name}, column {column!r}: {error}") from error
         self.skipped[self._key(utterance)] = str(error)
-        log.warning("Clip left out (number {}): {}, column 'audio': {}", len(self.skipped), utterance.name, error)
+        log.warning("Clip left out (number {}): {}, column {!r}: {}", len(self.skipped), utterance.name, column, error)
 
     def _key(self, utterance: Utterance) -> str:
         return utterance.row.id if self._one_split else f"{utterance.split}/{utterance.row.id}"
@@ -375,7 +377,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         """:param seconds: of the audio as it is in its file."""
         row, source_lang, target_lang = utterance.row, utterance.source_lang, utterance.target_lang
         masks = None if self._changes is None else self._changes.masks(row.id, turn)
-        return Clip(
+        clip = Clip(
             id=row.id,
             row=index,
             task=self._options.task_of(source_lang, target_lang, row.task),
@@ -393,3 +395,8 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             features=features,
             masks=masks,
         )
+        clip.earlier = read_earlier(
+            clip, utterance.root, self._policy.window,
+            scales_floats=utterance.scales_floats, find_features=self._find_features,
+        )  # fmt: skip
+        return clip

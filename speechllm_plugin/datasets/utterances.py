@@ -234,6 +234,11 @@ class Utterances(Sequence[Utterance]):
         return bool(self._column([part.manifest.columns.has_asks for part in self._parts]).any())
 
     @property
+    def hearing(self) -> Places:
+        """Indices of those with speech in earlier turns."""
+        return np.flatnonzero(self._column([part.manifest.columns.hears for part in self._parts]))
+
+    @property
     def asked(self) -> tuple[list[Asked], Codes]:
         """What is asked, each once, and of each utterance which of these, `[utterances]`."""
         every = dict.fromkeys(one for part in self._parts for one in part.asked)

@@ -21,6 +21,7 @@ from speechllm_plugin.datasets.audio import (
     resolve,
 )
 from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
+from speechllm_plugin.datasets.earlier import read_earlier
 from speechllm_plugin.datasets.sound.float_sound import LOUDEST
 from speechllm_plugin.encoders.api import too_long
 from speechllm_plugin.errors import UserError
@@ -54,7 +55,7 @@ def batch_of_files(
     :param audio: clips; one alone is a batch of one.
     :param max_seconds: the encoder's window; None = there is none. A file that says that it is longer is not decoded.
     :param task: of all clips; None = as the languages tell.
-    :param asks: beside the task, of all clips.
+    :param asks: beside the task, of all clips; the speech of its earlier turns is read, too.
     :raises AudioError: a file is missing, is not audio, or holds no samples; an array is no waveform.
     :raises UserError: a clip is longer than `max_seconds`: nothing is cut in silence.
     """
@@ -81,6 +82,10 @@ def batch_of_files(
                 audio=name, audio_key=key, seconds=seconds, waveform=waveform, asks=asks,
             )
         )  # fmt: skip
+    if asks.heard and clips:
+        earlier = read_earlier(clips[0], Path(), max_seconds)
+        for one in clips:
+            one.earlier = earlier
     return SpeechTextBatch(clips)
 
 

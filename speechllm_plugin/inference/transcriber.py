@@ -145,7 +145,8 @@ class Transcriber:
         :param audio: as in `transcribe`.
         :param instruction: with `<speech>` in the place of the clip, or without: `prompt.order` then places it.
         :param context: phrases or documents, for `prompt.context`.
-        :param history: earlier turns, `{"role": "user" or "assistant", "content": TEXT}`.
+        :param history: earlier turns, `{"role": "user" or "assistant", "content": TEXT}`; a user's may have `audio`, a
+            file, and `<speech>` in its text.
         :param system: in place of `prompt.system`.
         :param max_tokens: the most that an answer has.
         :param decoding: all else; None = as the training run decoded its validation, without its guards against

@@ -41,7 +41,7 @@ def check_positions(
 ) -> None:
     """
     :param names: of the clips, for the error.
-    :param lengths: vectors of each clip, `[B]`.
+    :param lengths: vectors between `before` and `after` of each prompt, `[B]`.
     :param texts: the most tokens that each text has.
     :raises UserError: a clip needs more positions than the LLM's table has. Beyond what an LLM without a table was
         trained on a warning is logged.
@@ -50,7 +50,7 @@ def check_positions(
         return
     limit = llm.positions.limit
     needed = [
-        len(prompt.before) + vectors + len(prompt.after) + text
+        len(prompt.before) + vectors + len(prompt.after) + text  # what is between is among the vectors
         for prompt, vectors, text in zip(prompts, lengths.tolist(), texts, strict=True)
     ]
     beyond = [row for row, count in enumerate(needed) if count > limit]
@@ -58,8 +58,9 @@ def check_positions(
         return
     longest = max(beyond, key=lambda row: needed[row])
     others = f" (and {len(beyond) - 1} more clips of its batch)" if len(beyond) > 1 else ""
-    words = len(prompts[longest].before) + len(prompts[longest].after)
-    error = needs_more(f"{names[longest]}{others}", llm.positions, words, int(lengths[longest]), texts[longest])
+    words = prompts[longest].num_tokens
+    vectors = needed[longest] - words - texts[longest]
+    error = needs_more(f"{names[longest]}{others}", llm.positions, words, vectors, texts[longest])
     if llm.positions.table:
         raise error
     log.warning("{}", error)

@@ -9,7 +9,7 @@ from string import Formatter
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.tasks.api import Task, task_named, task_names, task_of_row
-from speechllm_plugin.tasks.row_prompt import NOTHING, SPEECH, RowPrompt
+from speechllm_plugin.tasks.row_prompt import NOTHING, SPEECH, RowPrompt, Turn
 from speechllm_plugin.tasks.transcribe import TRANSCRIBE
 from speechllm_plugin.tasks.translate import TRANSLATE
 from speechllm_plugin.text.languages import language_name
@@ -106,13 +106,21 @@ class PromptConfig:
             templates = list(self._templates(task).values())
             draw = zlib.crc32(f"{self.seed} {key}".encode()) % len(templates) if key else 0
             text = templates[draw].format(**names)
-        if SPEECH not in text:
-            text = _ORDERS[self.order].replace("{}", text)
-        text = text.replace(SPEECH, f"{self.before_speech}{SPEECH}{self.after_speech}")
+        text = self._with_place(text)
         if not row.context:
             return text
         values = {"{context}": marked(row.context), "{instruction}": text}
         return re.sub(r"\{(?:context|instruction)\}", lambda found: values[found[0]], self.context)
+
+    def turn(self, turn: Turn) -> str:
+        """What an earlier turn says, with the place of its speech where it has some, between `MARKS`."""
+        text = SPEECH.join(map(marked, turn.content.split(SPEECH)))
+        return self._with_place(text) if turn.audio else text
+
+    def _with_place(self, text: str) -> str:
+        if SPEECH not in text:
+            text = _ORDERS[self.order].replace("{}", text)
+        return text.replace(SPEECH, f"{self.before_speech}{SPEECH}{self.after_speech}")
 
     def named(
         self, source_lang: str, target_lang: str | None, task: Task | None = None, row: RowPrompt = NOTHING

@@ -43,7 +43,14 @@ class RenderedPrompt:
     """Token ids around the speech."""
 
     before: tuple[int, ...]
+    """With speech in earlier turns, up to the first of it."""
     after: tuple[int, ...]
+    between: tuple[tuple[int, ...], ...] = ()
+    """Behind the speech of each earlier turn that has some, up to the next speech."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.before) + sum(map(len, self.between)) + len(self.after)
 
 
 class PromptRenderer:
@@ -89,10 +96,14 @@ class PromptRenderer:
         instruction = self._config.instruction(source_lang, target_lang, task, row, key)
         known = (instruction, row)
         if known not in self._rendered:
-            before, after = self._around(instruction, row)
-            ids = [token for token, _, _ in self._tokenize_marked(before + PLACE + after)]
-            place = ids.index(self._place)
-            self._rendered[known] = RenderedPrompt(tuple(ids[:place]), (*ids[place + 1 :], *self._end_of_input))
+            pieces: list[list[int]] = [[]]
+            for token, _, _ in self._tokenize_marked(PLACE.join(self._around(instruction, row))):
+                if token == self._place:
+                    pieces.append([])
+                else:
+                    pieces[-1].append(token)
+            before, *between, after = map(tuple, pieces)
+            self._rendered[known] = RenderedPrompt(before, (*after, *self._end_of_input), tuple(between))
             if len(self._rendered) > _KEPT:
                 self._rendered.popitem(last=False)
         return self._rendered[known]
@@ -106,11 +117,18 @@ class PromptRenderer:
         row: RowPrompt = NOTHING,
         key: str = "",
     ) -> tuple[RenderedPrompt, list[int]]:
-        """The prompt with a text in the place of the speech, tokenised as one.
+        """The prompt with a text in the place of the speech, tokenised as one; earlier speech has its transcripts.
 
         :returns: the prompt, and the token ids of the text, in which special tokens are read as plain text.
+        :raises UserError: earlier speech has no transcript.
         """
-        before, after = self._around(self._config.instruction(source_lang, target_lang, task, row, key), row)
+        for turn in row.heard:
+            if not turn.transcript:
+                raise UserError(f"history: found {turn.audio!r} without a transcript, expected one: the LLM reads it")
+        instruction = self._config.instruction(source_lang, target_lang, task, row, key)
+        *earlier, last_piece, after = self._around(instruction, row)
+        heard = (marked(turn.transcript) for turn in row.heard)
+        before = "".join(piece + words for piece, words in zip(earlier, heard, strict=True)) + last_piece
         first = len(without_marks(before)[0])
         last = first + len(text)
         heads: list[int] = []
@@ -191,21 +209,20 @@ class PromptRenderer:
             else:
                 yield piece
 
-    def _around(self, instruction: str, row: RowPrompt) -> tuple[str, str]:
-        """The text of the whole prompt before and after the speech, with marks around a row's own words."""
-        turns = [{"role": role, "content": marked(content)} for role, content in row.history]
+    def _around(self, instruction: str, row: RowPrompt) -> list[str]:
+        """The text of the whole prompt around its speech, that of earlier turns included, with marks around a row's own
+        words."""
+        turns = [{"role": turn.role, "content": self._config.turn(turn)} for turn in row.history]
         system = marked(row.system) or self._config.system
         if self._chat:
             text = self._apply_template([*turns, {"role": "user", "content": instruction}], system, generate=True)
         else:
             earlier = "".join(f"{turn['role']}: {turn['content']}\n" for turn in turns)
             text = _with_system(system, earlier + instruction)
-        if text.count(SPEECH) != 1:
-            raise UserError(
-                f"prompt: the LLM's chat template wrote {SPEECH} {text.count(SPEECH)} times, expected exactly once"
-            )
-        before, _, after = text.partition(SPEECH)
-        return before, after
+        if (found := text.count(SPEECH)) != (expected := 1 + len(row.heard)):
+            often = "once" if expected == 1 else f"{expected} times"
+            raise UserError(f"prompt: the LLM's chat template wrote {SPEECH} {found} times, expected exactly {often}")
+        return text.split(SPEECH)
 
     @property
     def _end_of_input(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from speechllm_plugin.errors import UserError
@@ -16,6 +16,27 @@ ROLES = ("user", "assistant")
 COLUMNS = ("instruction", "context", "history")
 
 
+_TURNS = '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
+_KEYS = {"role", "content", "audio", "transcript"}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An earlier one."""
+
+    role: str
+    content: str
+    """With `audio` it may hold `<speech>`, once; without, `prompt.order` has the place."""
+    audio: str = ""
+    """What the user said, named as in the column `audio`; empty = the turn is in writing."""
+    transcript: str = ""
+    """Of `audio`, for an LLM that is given the text in its place; empty where nothing tells."""
+
+    def values(self) -> dict[str, str]:
+        """As JSON has it."""
+        return {name: value for name, value in asdict(self).items() if value or name in ("role", "content")}
+
+
 @dataclass(frozen=True, slots=True)
 class RowPrompt:
     """All of it is text: names of control tokens in it stay text, and braces stand for themselves."""
@@ -24,14 +45,19 @@ class RowPrompt:
     """In place of the task's; the speech has at most one place in it. Empty = the task's."""
     context: str = ""
     """Phrases or documents, for `prompt.context`."""
-    history: tuple[tuple[str, str], ...] = ()
-    """Earlier turns, in writing: role and text, from the user's first to the assistant's last."""
+    history: tuple[Turn, ...] = ()
+    """Earlier turns, from the user's first to the assistant's last."""
     system: str = ""
     """In place of `PromptConfig.system`. No column: one system turn suits all rows. Empty = the configuration's."""
 
+    @property
+    def heard(self) -> tuple[Turn, ...]:
+        """The earlier turns in speech."""
+        return tuple(turn for turn in self.history if turn.audio)
+
     def columns(self) -> dict[str, str]:
         """As a manifest has it."""
-        turns = [{"role": role, "content": text} for role, text in self.history]
+        turns = [turn.values() for turn in self.history]
         history = json.dumps(turns, ensure_ascii=False) if turns else ""
         return {"instruction": self.instruction, "context": self.context, "history": history}
 
@@ -62,7 +88,7 @@ def question(
     instruction: str, context: str = "", history: Sequence[Mapping[str, str]] = (), system: str = ""
 ) -> RowPrompt:
     """
-    :param history: turns, `{"role": "user" or "assistant", "content": TEXT}`.
+    :param history: turns, `{"role": "user" or "assistant", "content": TEXT}`; a user's may have `audio`, see `Turn`.
     :param system: see `RowPrompt`.
     :raises UserError: see `read_row_prompt`.
     """
@@ -83,7 +109,7 @@ def _check_characters(text: str, wrong: Callable[[str], UserError]) -> None:
         raise wrong("text without the code points U+FDD0 to U+FDEF, which are no characters")
 
 
-def read_history(text: str, wrong: Callable[[str], UserError]) -> tuple[tuple[str, str], ...]:
+def read_history(text: str, wrong: Callable[[str], UserError]) -> tuple[Turn, ...]:
     """
     :param text: JSON, `[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]`; empty = none.
     :param wrong: the error, given what was expected.
@@ -91,20 +117,31 @@ def read_history(text: str, wrong: Callable[[str], UserError]) -> tuple[tuple[st
     """
     if not text:
         return ()
-    example = '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
     try:
         turns = json.loads(text)
-    except ValueError as error:
-        raise wrong(f"{example} ({error})") from None
-    read: list[tuple[str, str]] = []
-    for turn in turns if isinstance(turns, list) else [None]:
-        if not isinstance(turn, dict) or turn.keys() != {"role", "content"} or not isinstance(turn["content"], str):
-            raise wrong(f"{example}: turns in writing (earlier speech is not taken)")
-        read.append((turn["role"], turn["content"].strip()))
-    if [role for role, _ in read] != [ROLES[place % 2] for place in range(len(read))] or len(read) % 2:
-        raise wrong(f"{example}: turns of user and assistant by turns, the last of the assistant")
-    if any(SPEECH in content or not content for _, content in read):
-        raise wrong(f"turns that are not empty, and hold no {SPEECH}")
+    except (ValueError, RecursionError) as error:
+        raise wrong(f"{_TURNS} ({error})") from None
+    read = [_read_turn(turn, wrong) for turn in (turns if isinstance(turns, list) else [None])]
+    if [turn.role for turn in read] != [ROLES[place % 2] for place in range(len(read))] or len(read) % 2:
+        raise wrong(f"{_TURNS}: turns of user and assistant by turns, the last of the assistant")
     # Here, because JSON may spell them in ASCII.
-    _check_characters("".join(content for _, content in read), wrong)
+    _check_characters("".join(f"{turn.content}{turn.transcript}" for turn in read), wrong)
     return tuple(read)
+
+
+def _read_turn(turn: object, wrong: Callable[[str], UserError]) -> Turn:
+    keys = turn.keys() if isinstance(turn, dict) else set()
+    needed = {"role"} if "audio" in keys else {"role", "content"}
+    if not isinstance(turn, dict) or not needed <= keys <= _KEYS or {*map(type, turn.values())} != {str}:
+        raise wrong(f'{_TURNS}, a turn in speech with "audio": "FILE" and perhaps its "transcript"')
+    read = Turn(**{name: value.strip() for name, value in {"content": "", **turn}.items()})
+    if "audio" not in turn:
+        if not read.content or SPEECH in read.content:
+            raise wrong(f"turns that are not empty, and without {SPEECH} where they have no audio")
+        if read.transcript:
+            raise wrong("a transcript beside audio alone")
+    elif read.role != "user" or not read.audio:
+        raise wrong("audio in turns of the user alone, which names a file")
+    elif read.content.count(SPEECH) > 1:
+        raise wrong(f"one place for the speech of a turn, {SPEECH}, or none for prompt.order")
+    return read if read.content else replace(read, content=SPEECH)

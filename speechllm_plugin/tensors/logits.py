@@ -105,6 +105,13 @@ def first_frames(logits: Logits, row: int, length: int) -> Logits:
     return LinearLogits(logits.inputs[row, :length], logits.weight, logits.bias)
 
 
+def first_rows(logits: Logits, count: int) -> Logits:
+    """Those of the first rows of a batch, `[count, T, V]`."""
+    if isinstance(logits, Tensor):
+        return logits[:count]
+    return LinearLogits(logits.inputs[:count], logits.weight, logits.bias)
+
+
 def columns(logits: Logits, labels: Tensor) -> Tensor:
     """
     :param logits: `[T, V]`.

@@ -12,7 +12,7 @@ import torch
 
 from speechllm_plugin.alignment.forced import frames_needed
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
-from speechllm_plugin.datasets.utterances import Clips, Utterance
+from speechllm_plugin.datasets.utterances import Clips, Utterance, Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -69,7 +69,25 @@ def known_transcripts(model: SpeechLlm, clips: Clips, split: str) -> tuple[Trans
                 "ctc.no_transcript=leave_out"
             )
         log.warning("{}; they are left out of the losses of {}.", line, " and ".join(losses))
+    if model.config.distillation.weight:
+        _check_earlier(model, rows, split)
     return Transcripts(known, model), known.seconds.tolist()
+
+
+def _check_earlier(model: SpeechLlm, rows: Utterances, split: str) -> None:
+    """:raises UserError: the teacher cannot read what was said in earlier turns."""
+    unknown = [
+        row for row in rows.take(rows.hearing) if not all(turn.transcript for turn in row.row.asks.heard)
+    ]
+    if not unknown:
+        return
+    line = (
+        f"{unknown[0].name}, column 'history': found no transcript of earlier speech in {len(unknown):,} of "
+        f"{len(rows):,} rows of split {split!r}"
+    )
+    if model.config.ctc.no_transcript == "refuse":
+        raise UserError(f"{line}; expected one, for the loss of distillation, or ctc.no_transcript=leave_out")
+    log.warning("{}; they are left out of the loss of distillation.", line)
 
 
 def check_alignable(model: SpeechLlm, transcripts: Sequence[str], seconds: Sequence[float], split: str) -> None:

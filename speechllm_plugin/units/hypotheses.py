@@ -41,7 +41,7 @@ class DecodedSplit:
     ) -> None:
         """:param seconds: that the batch took."""
         self.decoding_seconds += seconds
-        self.audio_seconds += sum(batch.seconds)
+        self.audio_seconds += sum(batch.all_seconds)
         self.cut += sum(row.cut for row in generated)
         self.speech_vectors += sum(row.speech_vectors for row in generated)
         self.decoded_again += sum(row.decoded_again for row in generated)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,13 @@ from speechllm_plugin.cascade.model import Cascade
 from speechllm_plugin.cascade.recognizers.api import RECOGNIZERS
 from speechllm_plugin.datasets.audio import read_audio, resolve
 from speechllm_plugin.files.tsv import read_table
+from speechllm_plugin.inference.reading import batch_of_files
 from speechllm_plugin.llms.api import LLMS
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.prompts import PromptConfig
 from speechllm_plugin.scoring.report import Hypothesis, read_hypotheses
+from speechllm_plugin.tasks.answer import ANSWER
+from speechllm_plugin.tasks.row_prompt import RowPrompt, Turn
 from tests.commands import Commands
 from tests.plugin.recognizer_checkpoints import write_whisper
 
@@ -171,6 +175,23 @@ def test_a_clip_with_several_rows_is_recognised_once(whisper: Path, tiny_llm: Pa
     batch.clips[2].source_lang = "de"
     cascade.recognize(batch)
     assert heard == [2, 1]
+
+
+def test_earlier_speech_is_read_as_the_recogniser_writes_it(whisper: Path, tiny_llm: Path, tiny_manifest: Path) -> None:
+    recognizer = RECOGNIZERS.get("whisper").build(
+        RECOGNIZERS.config("whisper", {"path": str(whisper), "dtype": "float32"})
+    )
+    llm = LLMS.get("causal").build(LLMS.config("causal", {"path": str(tiny_llm), "dtype": "float32"}))
+    cascade, yes = Cascade(recognizer, llm, PromptConfig()), Turn("assistant", "yes")
+    asks = RowPrompt("<speech>", history=(Turn("user", "Where? <speech>", str(tiny_manifest / "train_1.flac")), yes))
+    batch = batch_of_files([tiny_manifest / "test_0.wav"], "en", None, task=ANSWER, asks=asks)
+    config = DecodingConfig(extra_tokens=4, tokens_per_second=0.0)
+    texts, _ = cascade.generate(batch, config)
+    said, before = (cascade.recognize(batch_of_files([tiny_manifest / name], "en", None))[0].text
+                    for name in ("test_0.wav", "train_1.flac"))  # fmt: skip
+    (clip,) = batch
+    clip.asks, clip.earlier = replace(asks, history=(Turn("user", f"Where? {before}"), yes)), ()
+    assert said and before and texts == cascade.generate(batch, config)[0]
 
 
 def test_of_nothing_said_nothing_is_translated(tiny_llm: Path) -> None:

@@ -36,7 +36,7 @@ def test_the_table_has_a_row_for_each_system(tmp_path: Path) -> None:
     for split, text in said.items():
         write_hypotheses(tmp_path / split / "hypotheses.tsv",
                          [Hypothesis("a", "call daper", text, "a.wav", 1.0, "en", "en", task="transcribe")])
-    spelt = tasks._spelt(tmp_path, CONDITIONS, tmp_path / "names.txt")
+    spelt = tasks._spelt(tmp_path, list(CONDITIONS), tmp_path / "names.txt")
     answers = {"exact": 0.07, "f1": 0.5, "chrf": 43.1}
     scores = {"transcripts": {"asr": {"wer": 0.05, "wer_low": None, "wer_high": None}}, "answers": {"answers": answers},
               "unseen": {"answers": {"f1": 0.25}}}  # fmt: skip

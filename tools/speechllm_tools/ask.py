@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechllm_plugin.datasets.audio import AudioError, resolve
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.remote import is_remote
 from speechllm_plugin.tasks.row_prompt import SPEECH, read_history, read_row_prompt
 from speechllm_tools.system_options import add_decoding, add_system, checkpoint_of, decoding_of, files_and_overrides
 
@@ -28,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", metavar="TEXT", default="", help="phrases or documents to look things up in; "
                         "@FILE reads a file")
     parser.add_argument("--history", metavar="FILE", type=Path, help="earlier turns: JSON, "
-                        '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]')
+                        '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]; a turn of the '
+                        'user in speech has "audio", a path from the folder of FILE')
     parser.add_argument("--system", metavar="TEXT", default="", help="the system turn, in place of the training run's "
                         "prompt.system")
     parser.add_argument("--source-lang", default="en", help="language of the speech (default: en)")
@@ -101,8 +104,23 @@ def _question(options: argparse.Namespace) -> dict[str, Any]:
     turns = read_history(history.strip(), lambda expected: wrong("history", expected))
     return {
         "instruction": options.instruction, "context": context, "system": options.system,
-        "history": [{"role": role, "content": content} for role, content in turns],
+        "history": [turn.values() | _placed(turn.audio, options.history) for turn in turns],
     }
+
+
+def _placed(audio: str, history: Path) -> dict[str, str]:
+    """Seen from the current folder.
+
+    :raises UserError: there is no such file.
+    """
+    if not audio:
+        return {}
+    place = audio if is_remote(audio) else str(history.parent / audio)
+    try:
+        resolve(place, Path())
+    except AudioError as error:
+        raise UserError(f"--history: {error}") from None
+    return {"audio": place}
 
 
 def _text_of(file: Path, option: str) -> str:

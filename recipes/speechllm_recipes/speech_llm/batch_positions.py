@@ -8,6 +8,7 @@ from functools import cache
 
 from speechllm_plugin.cost.estimate import CostModel, stacked
 from speechllm_plugin.cost.skeleton import SkeletonBuilder
+from speechllm_plugin.datasets.earlier import earlier_seconds
 from speechllm_plugin.datasets.utterances import Utterance
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
@@ -28,11 +29,15 @@ class ModelPositions:
         task = self._model.config.prompt.task_of(*clip.asked)
         prompts = self._model.prompts
         prompt = prompts.render(clip.source_lang, clip.target_lang, task, clip.row.asks, clip.row.id)
-        return len(prompt.before) + len(prompt.after), len(prompts.encode_target(clip.row.tgt_text))
+        heard = sum(self._vectors(seconds) for seconds in earlier_seconds(clip))
+        return prompt.num_tokens + heard, len(prompts.encode_target(clip.row.tgt_text))
 
     def __call__(self, words: int, target: int, seconds: float) -> int:
+        return words + target + self._vectors(seconds, target)
+
+    def _vectors(self, seconds: float, target: int = 0) -> int:
         frames = self._frames(math.ceil(seconds / _STEP))
-        return words + target + self._costs.most_vectors(self._skeleton, frames, target)
+        return self._costs.most_vectors(self._skeleton, frames, target)
 
     def _count_frames(self, steps: int) -> int:
         return stacked(self._skeleton, self._costs.frames(self._skeleton, steps * _STEP))

@@ -22,7 +22,7 @@ from speechllm_plugin.prompts import PromptRenderer
 
 @dataclass(frozen=True)
 class Distilled:
-    """The clips of a batch that have a transcript."""
+    """The clips of a batch that have a transcript, of earlier speech, too."""
 
     rows: list[int]
     """Their places in the batch."""
@@ -45,7 +45,10 @@ def distill(
     :param targets: token ids of all the clips.
     :returns: None where no clip has a transcript.
     """
-    rows = [row for row, clip in enumerate(clips) if clip.spoken]
+    rows = [
+        row for row, clip in enumerate(clips)
+        if clip.spoken and all(turn.transcript for turn in clip.asks.heard)
+    ]  # fmt: skip
     if not rows:
         return None
     written = [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from speechllm_plugin.adapters.api import Adapter, AdapterOutput, stack_outputs
+from speechllm_plugin.adapters.api import Adapter, AdapterOutput, split_earlier, stack_outputs
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.encoders.api import SpeechEncoder
 from speechllm_plugin.encoders.features import ClipFeatures
@@ -51,7 +52,6 @@ class SpeechLlm(nn.Module):
         self.config = config
         self.adapter = adapter
         self.ctc = ctc
-        adapter.lacks_targets = config.ctc.no_transcript == "leave_out"
         self._head_tokens = _beginning(llm) if config.ctc.bos else []
         self.prompts = prompts
         self._frozen = (freeze(encoder), freeze(llm))
@@ -121,8 +121,9 @@ class SpeechLlm(nn.Module):
     ) -> tuple[Tensor, Distilled | None]:
         """The LLM's cross entropy for each clip, `[B]`, and its divergence from the LLM given the transcripts."""
         prompts = self.prompts_of(batch)
-        check_positions(self.llm, batch.ids, prompts, speech.lengths, [len(target) for target in targets])
-        states = self.llm.target_states(prompts, speech.seqs, speech.lengths, targets)
+        seqs, lengths = self.join_earlier(prompts, speech)
+        check_positions(self.llm, batch.ids, prompts, lengths, [len(target) for target in targets])
+        states = self.llm.target_states(prompts, seqs, lengths, targets)
         cross_entropy, config = self.llm.loss_of(states, targets), self.config.distillation
         if config.weight == 0:
             return cross_entropy, None
@@ -144,16 +145,40 @@ class SpeechLlm(nn.Module):
         :param transcripts: token ids of what is said, in training; None for a clip of which nothing tells.
         :param score_frames: runs the CTC head, which decoding leaves out where the adapter does without.
         """
-        features, lengths = stack_frames(*self.features.of(batch), self.config.frame_stack)
+        # In one pass, so that with FSDP all processes make as many.
+        heard = batch.with_earlier()
+        features, lengths = stack_frames(*self.features.of(heard), self.config.frame_stack)
         target_lengths = None
         if transcripts is not None:
+            every = [*transcripts, *[None] * (len(heard) - len(batch))]
             target_lengths = torch.tensor(
-                [-1 if transcript is None else len(transcript) for transcript in transcripts], device=lengths.device
+                [-1 if transcript is None else len(transcript) for transcript in every], device=lengths.device
             )
         classify = None
         if self.ctc is not None and (transcripts is not None or score_frames or self.adapter.needs_classifier):
             classify = partial(self.ctc, embed_tokens=self.llm.embed)
-        return self.adapter(features, lengths, target_lengths, classify)
+        output = self.adapter(features, lengths, target_lengths, classify)
+        return split_earlier(output, [len(clip.earlier) for clip in batch])
+
+    def join_earlier(
+        self, prompts: Sequence[RenderedPrompt], speech: AdapterOutput, shift: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """What stands between `before` and `after` of each prompt: what was said in earlier turns with the words behind
+        it, then the clip.
+
+        :param shift: places by which the clips are moved, with nothing else.
+        :returns: `[B, T, dim]` with lengths `[B]`.
+        """
+        seqs, lengths = speech.seqs.roll(shift, 0), speech.lengths.roll(shift, 0)
+        if not any(speech.earlier):
+            return seqs, lengths
+        rows = []
+        for prompt, earlier, own, length in zip(prompts, speech.earlier, seqs, lengths.tolist(), strict=True):
+            words = [self.llm.embed(torch.tensor(ids, device=own.device)) for ids in prompt.between]
+            pieces = [piece for pair in zip(earlier, words, strict=True) for piece in pair]
+            rows.append(torch.cat([*pieces, own[:length]]))
+        joined = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return joined, torch.tensor([len(row) for row in rows], device=joined.device)
 
     def _ctc_loss(
         self, speech: AdapterOutput, texts: Sequence[str | None], tokens: Sequence[Sequence[int] | None]
@@ -173,9 +198,10 @@ class SpeechLlm(nn.Module):
         targets = [self.prompts.encode_target(text) for text in batch.texts]
         # As in decoding: the adapter does not know the transcripts' lengths.
         speech = self.adapt(batch)
-        check_positions(self.llm, batch.ids, prompts, speech.lengths, [len(target) for target in targets])
-        own = self.llm.loss(prompts, speech.seqs, speech.lengths, targets)
-        other = self.llm.loss(prompts, speech.seqs.roll(1, 0), speech.lengths.roll(1, 0), targets)
+        seqs, lengths = self.join_earlier(prompts, speech)
+        check_positions(self.llm, batch.ids, prompts, lengths, [len(target) for target in targets])
+        own = self.llm.loss(prompts, seqs, lengths, targets)
+        other = self.llm.loss(prompts, *self.join_earlier(prompts, speech, shift=1), targets)
         return own, other, list(map(len, targets))
 
     def transcribe(self, audio: Any, **options: Any) -> list[str]:
@@ -205,18 +231,22 @@ class SpeechLlm(nn.Module):
         if config.no_speech_blank_share is not None and speech.frame_logits is not None:
             assert speech.frame_lengths is not None
             shares = blank_shares(speech.frame_logits, speech.frame_lengths)
-        return answer(
+        prompts = self.prompts_of(batch)
+        texts, generated = answer(
             self.llm,
             self.prompts,
-            self.prompts_of(batch),
-            speech.seqs,
-            speech.lengths,
+            prompts,
+            *self.join_earlier(prompts, speech),
             keys=batch.ids,
             seconds=batch.seconds,
             waveforms=batch.waveforms,
             blank_shares=shares,
             config=config,
         )
+        words = [sum(map(len, prompt.between)) for prompt in prompts]
+        return texts, [
+            replace(row, speech_vectors=row.speech_vectors - count) for row, count in zip(generated, words, strict=True)
+        ]
 
     def prompts_of(self, batch: SpeechTextBatch) -> list[RenderedPrompt]:
         return [

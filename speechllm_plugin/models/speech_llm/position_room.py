@@ -44,7 +44,7 @@ def check_room_of_rows(outline: Outline, rows: Utterances, *, longest: float | N
     for row, seconds in known:
         task = outline.config.prompt.task_of(*row.asked)
         prompt = prompts.render(row.source_lang, row.target_lang, task, row.row.asks, row.row.id)
-        words = len(prompt.before) + len(prompt.after)
+        words = prompt.num_tokens
         # A token has a byte at least: most texts need not be tokenised, nor their clips measured.
         if words + most + len(row.row.tgt_text.encode()) + 2 <= positions.limit:
             continue
@@ -95,7 +95,11 @@ def check_room_of_batch(model: SpeechLlm, batch: SpeechTextBatch) -> None:
         return
     prompts, texts = model.prompts_of(batch), [len(model.prompts.encode_target(text)) for text in batch.texts]
     # An adapter makes at most one vector a frame: with room for that, the clip need not be encoded.
-    frames = [model.frame_rate * max(seconds, model.encoder.max_seconds or 0.0) + 1 for seconds in batch.seconds]
-    words = [len(prompt.before) + len(prompt.after) + text for prompt, text in zip(prompts, texts, strict=True)]
+    window = model.encoder.max_seconds or 0.0
+    frames = [
+        sum(model.frame_rate * max(one.seconds, window) + 1 for one in (clip, *clip.earlier)) for clip in batch
+    ]
+    words = [prompt.num_tokens + text for prompt, text in zip(prompts, texts, strict=True)]
     if max(most + others for most, others in zip(frames, words, strict=True)) > model.llm.positions.limit:
-        check_positions(model.llm, batch.ids, prompts, model.listen(batch).lengths, texts)
+        _, lengths = model.join_earlier(prompts, model.listen(batch))
+        check_positions(model.llm, batch.ids, prompts, lengths, texts)

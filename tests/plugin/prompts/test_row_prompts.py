@@ -22,7 +22,7 @@ from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
-from speechllm_plugin.tasks.row_prompt import RowPrompt
+from speechllm_plugin.tasks.row_prompt import RowPrompt, Turn
 from speechllm_plugin.text.languages import language_name
 from tests.plugin.llm_families import (
     SPELT_CONTROLS,
@@ -37,7 +37,7 @@ TOKENIZERS = {
     "llama": llama_tokenizer, "mistral": mistral_tokenizer, "qwen": qwen_tokenizer, "gemma": gemma_tokenizer,
     "mt5": t5_tokenizer,
 }
-TURNS = (("user", "turn it on"), ("assistant", "it is on"))
+TURNS = (Turn("user", "turn it on"), Turn("assistant", "it is on"))
 ASKS = RowPrompt("Which {city}? <speech> now", "Köln; Bonn", TURNS)
 
 
@@ -69,7 +69,7 @@ def test_control_tokens_in_a_rows_texts_stay_text(name: str, place: str) -> None
 
     def count(text: str) -> tuple[int, list[int]]:
         values: dict[str, Any] = {"instruction": f"say {text}", "context": f"a {text} b", "system": f"a {text} b",
-                                  "history": (("user", f"a {text}"), ("assistant", f"{text} b"))}
+                                  "history": (Turn("user", f"a {text}"), Turn("assistant", f"{text} b"))}
         asks = RowPrompt(**{place: values[place]})
         prompt = renderer_of(name).render("en", "en", row=asks)
         ids = [*prompt.before, *prompt.after]
@@ -121,10 +121,19 @@ def test_manifests_hold_what_rows_ask(tmp_path: Path) -> None:
         ("instruction", "<speech> or <speech>", "expected one place for the speech"),
         ("context", "a <speech>", "expected text without <speech>"),
         ("history", "[{", "expected [{\"role\": \"user\""),
-        ("history", '{"role": "user"}', "turns in writing"),
+        ("history", '{"role": "user"}', "a turn in speech with \"audio\""),
+        ("history", "[3]", "a turn in speech with \"audio\""),
+        ("history", "[" * 100_000, "expected [{"),
         ("history", json.dumps([{"role": "user", "content": "a"}]), "the last of the assistant"),
         ("history", json.dumps([{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]), "by turns"),
-        ("history", json.dumps([{"role": "user", "audio": "a.wav"}]), "earlier speech is not taken"),
+        ("history", json.dumps([{"role": "user", "audio": "a.wav"}]), "the last of the assistant"),
+        ("history", json.dumps([{"role": "user", "audio": ""}]), "which names a file"),
+        ("history", json.dumps([{"role": "user", "audio": "a.wav", "content": "<speech><speech>"}]), "one place for"),
+        ("history", json.dumps([{"role": "user", "content": "a <speech>"}]), "where they have no audio"),
+        ("history", json.dumps([{"role": "user", "content": " "}]), "turns that are not empty"),
+        ("history", json.dumps([{"role": "user", "content": "a", "transcript": "b"}]), "a transcript beside audio"),
+        ("history", json.dumps([{"role": "user", "content": "a"}, {"role": "assistant", "audio": "b.wav"}]),
+         "audio in turns of the user alone"),
         ("instruction", "a \ufdd0", "U+FDD0"),
         ("history", json.dumps([{"role": role, "content": "\ufdd0"} for role in ("user", "assistant")]), "U+FDD0"),
     ],
@@ -152,8 +161,7 @@ def test_clips_with_prompts_of_their_own_decode_in_a_batch_as_alone(
     texts, _ = model.generate(batch, config)
     assert texts == [model.generate(batch.row(row), config)[0][0] for row in range(4)]
     assert len(set(texts)) > 1
-    question = {"context": "a long list of names " * 5, "history": [{"role": role, "content": text}
-                                                                   for role, text in TURNS]}
+    question = {"context": "a long list of names " * 5, "history": [turn.values() for turn in TURNS]}
     system = Transcriber(model)
     asked = system.ask([tiny_manifest / "train_0.wav"], "which? <speech>", max_tokens=3, **question)
     assert asked != system.ask(tiny_manifest / "train_0.wav", "which? <speech>", max_tokens=3)

@@ -60,6 +60,15 @@ def test_an_answer_is_what_ask_answers(server: Server, model: Transcriber, clips
     assert other.usage.prompt_tokens > whole.usage.prompt_tokens
 
 
+def test_earlier_turns_may_be_in_speech_too(server: Server, model: Transcriber, clips: list[Path]) -> None:
+    before = ({"role": "user", "content": [text("Where?"), sound(clips[2])]}, TURNS[1])
+    found = asked(server, text("And"), sound(clips[0]), before=before, max_tokens=5)
+    history = [{"role": "user", "content": "Where? <speech>", "audio": str(clips[2])}, TURNS[1]]
+    assert [found.choices[0].message.content] == model.ask(clips[0], "And <speech>", history=history, max_tokens=5)
+    alone = asked(server, text("And"), sound(clips[0]), before=tuple(TURNS), max_tokens=5)
+    assert found.usage.prompt_tokens_details.audio_tokens > alone.usage.prompt_tokens_details.audio_tokens
+
+
 def test_samples_repeat_with_their_seed(server: Server, clips: list[Path]) -> None:
     texts = [
         asked(server, sound(clips[0]), temperature=2, seed=seed, top_p=0.9, max_tokens=8).choices[0].message.content
@@ -122,8 +131,8 @@ def posted(server: Server, body: str, folder: Path) -> tuple[int, str]:
         ({"messages": [{"role": "user", "content": ["SOUND", "SOUND"]}]}, 400, "found a second input_audio"),
         ({"messages": [{"role": "tool", "content": ["SOUND"]}]}, 400, 'messages[0].role: found "tool", expected user'),
         ({"messages": [{"role": "user", "content": ["SOUND"]}, TURNS[1]]}, 400, "a last message of the user's"),
-        ({"messages": [{"role": "user", "content": ["SOUND"]}, TURNS[1], {"role": "user", "content": ["SOUND"]}]}, 400,
-         "messages[0].content[0]: found speech, expected it in the last message alone"),
+        ({"messages": [TURNS[0], {**TURNS[1], "content": ["SOUND"]}, {"role": "user", "content": ["SOUND"]}]}, 400,
+         "messages[1].content[0]: found speech, expected it in messages of the user alone"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}, "SOUND"]}]}, 400, 'found "image_url"'),
         ({"messages": [{"role": "user", "content": [text("a <speech>"), "SOUND"]}]}, 400, "the speech stands where"),
         ({"messages": [{"role": "user", "content": [text("a \ud800"), "SOUND"]}]}, 400, "half of a surrogate pair"),

@@ -8,17 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from speechllm_plugin.datasets.audio import AudioError, read_audio, resolve
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files.atomic import write_atomically
 from speechllm_tools.corpora.heysquad import answers_of
 from speechllm_tools.prepare.api import Corpus, Line, Sound, Target, add_root, add_splits, folder_of, splits_of
+from speechllm_tools.prepare.joined import join_clips
 from speechllm_tools.prepare.measure import MISSING, UNREADABLE
-from speechllm_tools.prepare.storage import encode_flac
-from speechllm_tools.progress import ProgressLine
-from speechllm_tools.shards.api import Machines, machines_of, map_shards
 
 INCOMPLETE = "paragraph that lacks a sentence"
 # SQuAD's development set is its test set.
@@ -49,7 +43,7 @@ class SpokenSquad(Corpus):
         known = [split for split, table in self._tables.items() if table.is_file()]
         self._splits = splits_of(options, known, root)
         self._paragraphs: Path = options.output.absolute() / "paragraphs"
-        self._machines = machines_of(options)
+        self._options = options
         self._sound: dict[str, Path] = {}
         for split in self._splits:
             places = [root / _SOUND[split], root / "Spoken-SQuAD_audio" / _SOUND[split]]
@@ -67,14 +61,17 @@ class SpokenSquad(Corpus):
     def lines(self) -> Iterator[Line]:
         for split in self._splits:
             table = self._tables[split]
-            why_not = _join(self._sound[split], self._paragraphs / split, _paragraphs(table), self._machines)
+            folder = self._paragraphs / split
+            sentences, why_not = _sentences(self._sound[split], _paragraphs(table))
+            clips = {folder / f"{name}.flac": files for name, files in sentences.items()}
+            why_not |= {file.stem: UNREADABLE for file in join_clips(clips, self._options)}
             for paragraph, question in _questions(table):
                 texts, reason = answers_of(question["answers"]), why_not.get(paragraph)
                 yield Line(
                     where=f"{table}, question {question['id']}", split=split, id=str(question["id"]), src_lang="en",
                     instruction=str(question["question"]).strip(),
                     targets=[Target("answer", "en", texts[0] if texts else "", others=texts[1:])], reason=reason,
-                    sound=None if reason else Sound(audio=str(self._paragraphs / split / f"{paragraph}.flac")),
+                    sound=None if reason else Sound(audio=str(folder / f"{paragraph}.flac")),
                 )  # fmt: skip
 
 
@@ -104,36 +101,17 @@ def _questions(table: Path) -> Iterator[tuple[str, Any]]:
     return ((name, question) for name, paragraph in _read(table) for question in paragraph["qas"])
 
 
-def _join(sound: Path, folder: Path, names: list[str], machines: Machines) -> dict[str, str]:
-    """:returns: why a paragraph is of no use, by its name."""
-    sentences: dict[str, dict[int, Path]] = {name: {} for name in names}
+def _sentences(sound: Path, names: list[str]) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """:returns: of each paragraph the files in order, and of those that are of no use why."""
+    found: dict[str, dict[int, Path]] = {name: {} for name in names}
     for file in sound.glob("*_*_*.wav"):
         paragraph, _, number = file.stem.rpartition("_")
-        if paragraph in sentences and number.isascii() and number.isdigit():
-            sentences[paragraph][int(number)] = file
-    why_not = {name: MISSING if not files else INCOMPLETE for name, files in sentences.items()
+        if paragraph in found and number.isascii() and number.isdigit():
+            found[paragraph][int(number)] = file
+    why_not = {name: INCOMPLETE if files else MISSING for name, files in found.items()
                if sorted(files) != list(range(max(1, len(files))))}  # fmt: skip
-    tasks = [(folder / f"{name}.flac", [files[number] for number in sorted(files)])
-             for name, files in sentences.items() if name not in why_not]  # fmt: skip
-    with ProgressLine("joining") as line:
-        for done, ((file, _), joined) in enumerate(map_shards(join_sentences, tasks, machines), start=1):
-            if not joined:
-                why_not[file.stem] = UNREADABLE
-            line.update(f"{done:,}/{len(tasks):,} paragraphs", done / len(tasks))
-    return why_not
-
-
-def join_sentences(task: tuple[Path, list[Path]]) -> bool:
-    """:returns: whether they could all be read."""
-    file, sentences = task
-    if file.is_file():
-        return True
-    try:
-        samples = [read_audio(resolve(str(sentence), Path())) for sentence in sentences]
-    except AudioError:
-        return False
-    write_atomically(file, encode_flac(np.concatenate(samples)), sync=False)
-    return True
+    return {name: [found[name][place] for place in sorted(found[name])] for name in names
+            if name not in why_not}, why_not  # fmt: skip
 
 
 CORPUS = SpokenSquad

@@ -40,7 +40,7 @@ def write_names(folder: Path, counts: dict[str, int]) -> dict[str, Path]:
     }
     plan = {}
     for split, count in counts.items():
-        phrases = PHRASES | dict.fromkeys(_SLOTS, names[split])
+        phrases = {**PHRASES, **dict.fromkeys(_SLOTS, names[split])}
         sentences = make_sentences(_SEED, {split: count}, topics, phrases)[split]
         plan[split] = plan_split(split, sentences, voices.SEEN, _SEED)
     write_clips(folder, plan, num_processes=num_processes())

@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         output = folder / f"{trained.name}-eval"
         splits = ("transcripts", "answers", "unseen", *CONDITIONS)
         scores = _scored(output, splits, lambda: _evaluate(root, trained, output, splits))  # noqa: B023
-        rows.append(row(name, scores, _spelt(output, CONDITIONS, names[TEST])))
+        rows.append(row(name, scores, _spelt(output, list(CONDITIONS), names[TEST])))
     _step("decoding, cascade of Whisper and the LLM")
     output, splits = folder / "cascade", ("transcripts", "answers", "unseen", "names")
     # Its recogniser takes no list.

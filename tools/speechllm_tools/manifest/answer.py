@@ -130,6 +130,8 @@ def _read(manifest: Path, instruction: str) -> Iterator[_Asked]:
 
         fields = {name: row.get(name) for name in COLUMNS}
         asks = read_row_prompt({**fields, "instruction": fields["instruction"] or instruction}, wrong)
+        if any(not turn.transcript for turn in asks.heard):
+            raise wrong("history", "a transcript of each turn in speech, which the LLM reads in its place")
         text = transcript_of(row)
         yield _Asked(row, Request(text, *languages_of(row), asks) if text.strip() else None)
 

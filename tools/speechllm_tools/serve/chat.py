@@ -33,9 +33,9 @@ async def respond(running: Running, request: Request, stack: ExitStack) -> Respo
     check_type(request, "application/json")
     fields = await asyncio.to_thread(read_chat, await request.body())
     service.check_model(fields.model)
-    clip = await asyncio.to_thread(_hear, fields.speech, service)
-    running.metrics.audio.inc(len(clip.samples) / SAMPLE_RATE)
-    submitted = running.engine.submit(Question(clip, fields.asks), fields.way, service.answer)
+    *earlier, clip = [await asyncio.to_thread(_hear, sound, service) for sound in fields.speech]
+    running.metrics.audio.inc(sum(len(one.samples) for one in (*earlier, clip)) / SAMPLE_RATE)
+    submitted = running.engine.submit(Question(clip, fields.asks, earlier), fields.way, service.answer)
     answer = asyncio.wrap_future(submitted)
     reply = _Reply(fields.model)
     if fields.stream:

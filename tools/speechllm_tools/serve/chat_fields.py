@@ -1,4 +1,4 @@
-"""The body of a chat request: a conversation in writing, with speech in its last turn."""
+"""The body of a chat request: a conversation with speech in its last turn, and perhaps in the user's earlier ones."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _ONE_VALUE: dict[str, tuple[object, ...]] = {
 @dataclass(frozen=True)
 class ChatFields:
     model: str
-    speech: bytes
-    """A sound file."""
+    speech: Sequence[bytes]
+    """Sound files, that of the last turn last."""
     asks: RowPrompt
     way: Asking
     stream: bool
@@ -88,7 +88,7 @@ def _read_way(fields: Mapping[str, Any]) -> Asking:
     return Asking(max_tokens, temperature, top_p, seed)
 
 
-def _read_messages(messages: object, context: str) -> tuple[bytes, RowPrompt]:
+def _read_messages(messages: object, context: str) -> tuple[Sequence[bytes], RowPrompt]:
     if not isinstance(messages, list) or not messages or not all(isinstance(turn, dict) for turn in messages):
         _refuse("messages", messages, 'a list of {"role": ..., "content": ...}')
     first = 1 if messages[0].get("role") in ("system", "developer") else 0
@@ -101,20 +101,32 @@ def _read_messages(messages: object, context: str) -> tuple[bytes, RowPrompt]:
                     f"{expected}: user and assistant by turns, behind one system message at most")
     if len(turns) % 2 == 0:
         _refuse("messages", messages[-1].get("role"), "a last message of the user's, with the speech")
-    history = [
-        {"role": turn["role"], "content": _join(_texts(turn, f"messages[{first + place}]"))}
-        for place, turn in enumerate(turns[:-1])
-    ]
-    speech, instruction = _read_question(turns[-1], f"messages[{len(messages) - 1}]")
+    speech: list[bytes] = []
+    history: list[dict[str, str]] = []
+    for place, turn in enumerate(turns):
+        where = f"messages[{first + place}]"
+        if turn["role"] == "assistant":
+            history.append({"role": "assistant", "content": _join(_texts(turn, where))})
+            continue
+        sound, text = _read_question(turn, where)
+        speech += [] if sound is None else [sound]
+        audio = {} if sound is None else {"audio": f"{where}, input_audio"}
+        history.append({"role": "user", "content": text, **audio})
+    instruction = history.pop()
+    if "audio" not in instruction:
+        raise Refusal(
+            400, f"messages[{len(messages) - 1}]: found no input_audio, expected one: this server answers about speech",
+            param="messages",
+        )  # fmt: skip
     try:
-        return speech, question(instruction, context, history, system)
+        return speech, question(instruction["content"], context, history, system)
     except UserError as error:
         raise Refusal(400, f"messages: {error}", param="messages") from None
 
 
-def _read_question(turn: Mapping[str, Any], where: str) -> tuple[bytes, str]:
+def _read_question(turn: Mapping[str, Any], where: str) -> tuple[bytes | None, str]:
     """
-    :returns: the sound file, and the instruction with `<speech>` where it stands among the texts.
+    :returns: the sound file, and the text with `<speech>` where it stands; None where the turn is in writing.
     """
     before: list[str] = []
     after: list[str] = []
@@ -130,9 +142,7 @@ def _read_question(turn: Mapping[str, Any], where: str) -> tuple[bytes, str]:
         else:
             speech = _sound(part, at)
     if speech is None:
-        raise Refusal(
-            400, f"{where}: found no input_audio, expected one: this server answers about speech", param="messages"
-        )
+        return None, _join(before)
     # As `prompt.order` has them: an instruction behind the speech begins on a line of its own.
     return speech, "\n".join(filter(None, [" ".join(filter(None, [_join(before), SPEECH])), _join(after)]))
 
@@ -154,8 +164,7 @@ def _texts(turn: Mapping[str, Any], where: str) -> list[str]:
         if part.get("type") == "input_audio":
             raise Refusal(
                 400,
-                f"{where}.content[{place}]: found speech, expected it in the last message alone: earlier turns are "
-                "taken in writing",
+                f"{where}.content[{place}]: found speech, expected it in messages of the user alone",
                 param="messages",
             )
         if part.get("type") != "text":

@@ -42,6 +42,8 @@ class Asking:
 class Question:
     clip: Named
     asks: RowPrompt
+    earlier: Sequence[Named] = ()
+    """What was said in earlier turns, as `asks.heard` has them."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,12 @@ class Decoder:
             batch = system.read([question.clip for question in questions], self._source_lang, None, ANSWER)
             for clip, question in zip(batch, questions, strict=True):
                 clip.asks = question.asks
+                if question.earlier:
+                    clip.earlier = system.read(question.earlier, self._source_lang, None, ANSWER).clips
             texts, generated = model.generate(batch, system.answering(way.max_tokens, decoding))
         prompts = [model.prompts.render(clip.source_lang, clip.target_lang, clip.task, clip.asks) for clip in batch]
         return [
-            Answer(text, len(prompt.before) + len(prompt.after), row.speech_vectors, len(row.tokens), row.cut)
+            Answer(text, prompt.num_tokens, row.speech_vectors, len(row.tokens), row.cut)
             for text, prompt, row in zip(texts, prompts, generated, strict=True)
         ]
 
