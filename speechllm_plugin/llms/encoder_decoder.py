@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from speechllm_plugin.errors import UserError
@@ -21,6 +21,7 @@ from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.joining import join_rows, pad_rows
 from speechllm_plugin.pretrained import Source, config_values, load_model, load_tokenizer, source_identity
 from speechllm_plugin.prompts import RenderedPrompt
+from speechllm_plugin.tensors.copies import on_device
 from speechllm_plugin.tensors.precision import part_dtype
 from speechllm_plugin.workarounds.transformers_versions import scales_decoder_output
 
@@ -71,15 +72,14 @@ class EncoderDecoderLlm(Llm):
             inputs, mask = pad_rows(join_rows(self._embed, prompts, speech, lengths), "right")
             model: Any = self.model
             encoded = model.get_encoder()(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
-            shifted = [torch.tensor([self.start_token, *target[:-1]]) for target in targets]
-            ids = nn.utils.rnn.pad_sequence(shifted, batch_first=True).to(inputs.device)  # (B, target)
+            size = max(map(len, targets))
+            shifted = [[self.start_token, *target[:-1], *[0] * (size - len(target))] for target in targets]
+            ids = on_device(shifted, inputs.device)  # (B, target)
             # The decoder looks back only: padding on the right needs no mask.
             hidden = model.get_decoder()(
                 input_ids=ids, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
             ).last_hidden_state
-            wanted = torch.tensor([len(target) for target in targets], device=inputs.device)
-            selected = torch.arange(ids.size(1), device=inputs.device) < wanted.unsqueeze(1)
-            return hidden[selected]
+            return torch.cat([row[: len(target)] for row, target in zip(hidden, targets, strict=True)])
 
     def logits(self, states: Tensor) -> Tensor:
         if scales_decoder_output(self.model.config):  # T5 1.0; its embeddings are too large for a head
@@ -92,7 +92,7 @@ class EncoderDecoderLlm(Llm):
         return embed(ids)
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
-        return self.embed(torch.tensor(ids, dtype=torch.long, device=self.embedding_table.device))
+        return self.embed(on_device(ids, self.embedding_table.device, torch.long))
 
     @torch.no_grad()
     def generate(

@@ -27,6 +27,7 @@ from speechllm_plugin.models.speech_llm.tuning import TunedWeights
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.pretrained.part import rounds
 from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
+from speechllm_plugin.tensors.copies import on_host
 from speechllm_plugin.tensors.masks import stack_frames
 
 
@@ -147,9 +148,7 @@ class SpeechLlm(nn.Module):
         features, lengths = stack_frames(*self.features.of(batch), self.config.frame_stack)
         target_lengths = None
         if transcripts is not None:
-            target_lengths = torch.tensor(
-                [-1 if transcript is None else len(transcript) for transcript in transcripts], device=lengths.device
-            )
+            target_lengths = on_host(-1 if transcript is None else len(transcript) for transcript in transcripts)
         classify = None
         if self.ctc is not None and (transcripts is not None or score_frames or self.adapter.needs_classifier):
             classify = partial(self.ctc, embed_tokens=self.llm.embed)
