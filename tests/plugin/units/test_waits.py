@@ -30,27 +30,29 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 }
 
 
-def unit_of(model: SpeechLlm) -> SpeechLlmTrainUnit:
-    reader: Any = SimpleNamespace(tasks=["transcribe"], skipped={})
-    return SpeechLlmTrainUnit(model, model, reader)
+class Run:
+    """Steps as fairseq2's trainer makes them, up to the gradient."""
 
+    def __init__(self, model: SpeechLlm, device: torch.device) -> None:
+        reader: Any = SimpleNamespace(tasks=["transcribe"], skipped={})
+        self.unit = SpeechLlmTrainUnit(model, model, reader)
+        self.bag = MetricBag(device)
+        self.unit.prepare_metric_bag(self.bag)
+        self._model, self._device, self._number = model, device, 0
 
-def step(model: SpeechLlm, batch: SpeechTextBatch, device: torch.device) -> float:
-    """One as fairseq2's trainer makes it, up to the gradient; the second of a run, whose prompts are known.
+    def step(self, batch: SpeechTextBatch) -> None:
+        read: Any = batch
+        if self._device.type == "cuda":
+            read.pin()  # as the reader does
+        self._number += 1
+        self.unit.set_step_nr(self._number)
+        read.to(self._device, non_blocking=True)
+        loss, _ = self.unit.process_batch(read, self.bag)
+        loss.backward()
+        self._model.zero_grad()
 
-    :returns: the loss by its metric.
-    """
-    unit, bag = unit_of(model), MetricBag(device)
-    unit.prepare_metric_bag(bag)
-    unit.set_step_nr(1)
-    read: Any = batch
-    if device.type == "cuda":
-        read.pin()
-    read.to(device, non_blocking=True)
-    loss, _ = unit.process_batch(read, bag)
-    loss.backward()
-    model.zero_grad()
-    return float(bag.metrics["nll_loss"].compute())
+    def loss(self) -> float:
+        return float(self.bag.metrics["nll_loss"].compute())
 
 
 @pytest.mark.parametrize("adapter", sorted(ADAPTERS))
@@ -60,15 +62,33 @@ def test_a_step_waits_for_nothing_but_lengths_that_depend_on_the_sound(
     tiny_config.adapter = PartSection(name=adapter, config=ADAPTERS[adapter])
     tiny_config.ctc = CtcConfig(weight=0.3, classifier="linear")
     model = create(tiny_config).train()
-    batches = [batches_of(tiny_manifest / "train.tsv")[0] for _ in range(2)]
-    expected = step(model, batches_of(tiny_manifest / "train.tsv")[0], torch.device("cpu"))
+    batches = [batches_of(tiny_manifest / "train.tsv")[0] for _ in range(3)]
+    run = Run(model, torch.device("cpu"))
+    run.step(batches[0])
     with stand_in(monkeypatch) as device:
         moved(model)
-        step(model, batches[0], DEVICE)
+        there = Run(model, DEVICE)
+        there.step(batches[1])  # computes the states of the prompt
         device.reads.clear()
         device.waiting_copies.clear()
-        found = step(model, batches[1], DEVICE)
-        # What the metric's value itself is read by.
-        assert device.reads == ["copy"] * (adapter == "ctc") + ["_local_scalar_dense"]
+        there.step(batches[2])
+        assert device.reads == (["copy"] if adapter == "ctc" else [])
         assert device.waiting_copies == []
-    assert math.isclose(found, expected, rel_tol=1e-5)
+        assert math.isclose(there.loss(), run.loss(), rel_tol=1e-5)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_one_batch_later(tiny_config: SpeechLlmConfig, tiny_manifest: Path) -> None:
+    model = create(tiny_config).train()
+    first, second = batches_of(tiny_manifest / "train.tsv", batch_size=6)
+    run = Run(model, torch.device("cpu"))
+    bias = next(model.adapter.parameters())
+    bias.data[0] = math.nan
+    run.step(first)
+    bias.data[0] = 0.0
+    with pytest.raises(FloatingPointError, match=f"the loss is nan at step 1 for the utterances {', '.join(first.ids)}"):
+        run.step(second)
+    run.unit.losses.check()  # has been told
+    bias.data[0] = math.inf
+    run.step(second)
+    with pytest.raises(FloatingPointError, match=f"at step 3 for the utterances {', '.join(second.ids)}"):
+        run.unit.losses.check()  # before a checkpoint
