@@ -69,7 +69,8 @@ class StandIn(TorchDispatchMode):
             return func(*args, **kwargs)
         if mixed := [leaf for leaf in flat if not isinstance(leaf, OnDevice) and leaf.dim() > 0]:
             raise AssertionError(f"{func}: a tensor of shape {tuple(mixed[0].shape)} is on the host")
-        if name in _READ or (name == "index" and any(part is not None and part.dtype == torch.bool for part in args[1])):
+        by_mask = name == "index" and any(part is not None and part.dtype == torch.bool for part in args[1])
+        if name in _READ or by_mask:
             self.reads.append(name)
         if name == "_fused_sdp_choice":
             return 0  # by products: there is no other kernel for what says that it is on CUDA

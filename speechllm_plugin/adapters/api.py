@@ -120,8 +120,8 @@ class Adapter(nn.Module):
         """
         :param seqs: encoder features, `[B, T, encoder_dim]`.
         :param lengths: `[B]`, int64, at least 1, on the host: no device is asked for what follows from them.
-        :param target_lengths: `[B]`, on the host, tokens of each transcript, in training only; -1 for a clip without one, which has
-            no part in the losses that need it.
+        :param target_lengths: `[B]`, on the host, tokens of each transcript, in training only; -1 for a clip without
+            one, which has no part in the losses that need it.
         :param classify: the auxiliary CTC head, in training and where `needs_classifier`.
         """
 

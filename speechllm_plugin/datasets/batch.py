@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -90,8 +91,8 @@ class SpeechTextBatch:
         return waveform
 
     def pin(self) -> None:
-        """Puts what is to be copied to a device into one buffer for all clips, from which it is copied in the background.
-        It takes longer than the copy, and is for the thread that reads."""
+        """Puts what is to be copied to a device into one buffer for all clips, from which it is copied in the
+        background. It takes longer than the copy, and is for the thread that reads."""
         for name in _TENSORS:
             if rows := self._held(name):
                 self._buffers[name] = _join(rows).pin_memory()
@@ -104,7 +105,8 @@ class SpeechTextBatch:
                 continue
             buffer = self._buffers.pop(name, None)
             flat = _join(rows) if buffer is None else buffer
-            (moved,) = ahead(lambda flat=flat: (flat.to(device, non_blocking=non_blocking),), device)
+            copy = partial(flat.to, device, non_blocking=non_blocking)
+            moved = ahead(copy, device)
             parts = moved.split([row.numel() for row in rows])
             views = iter([part.view(row.shape) for part, row in zip(parts, rows, strict=True)])
             for clip in self.clips:

@@ -30,8 +30,8 @@ class ClipFeatures:
         return None if self.cache is None else self.cache.get(key)
 
     def of(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
-        """Features `[B, T, C]` with lengths `[B]` on the host, masked as the clips say, in float32: the adapter computes
-        in that, or in what autocast says, whatever the encoder computed in."""
+        """Features `[B, T, C]` with lengths `[B]` on the host, masked as the clips say, in float32: the adapter
+        computes in that, or in what autocast says, whatever the encoder computed in."""
         features, lengths = self._unmasked(batch)
         return mask_features(features, lengths, [clip.masks for clip in batch], self._encoder.frame_rate), lengths
 

@@ -13,6 +13,7 @@ from speechllm_plugin.llms.decoding import Generated
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.greedy import search_greedily
 from speechllm_plugin.llms.joining import pad_rows
+from speechllm_plugin.llms.row_states import DecoderStates
 from speechllm_plugin.workarounds.transformers_versions import CACHE
 
 if TYPE_CHECKING:
@@ -43,16 +44,15 @@ class CausalRows:
 
     def generate(self, rows: Sequence[int], search: Search, written: Sequence[int] = ()) -> list[Generated]:
         llm = self._llm
-        known = llm.embed_ids(written)
         if search.config.beam_size == 1:
+            known = llm.embed_ids(written)
             prefix = llm.prefix_cache([self._prefixes[row] for row in rows])
             inputs = [torch.cat([self._rows[row], known]) for row in rows]
-            return search_greedily(llm.decoder, llm.logits, llm.embed, inputs, prefix, search, self.stops, written)
-        whole = [torch.cat([llm.embed_ids(self._prefixes[row]), self._rows[row], known]) for row in rows]
+            states = DecoderStates(llm.decoder, llm.embed, inputs, prefix)
+            return search_greedily(states, llm.logits, search, self.stops, llm.device, written)
+        whole = [torch.cat([llm.embed_ids(self._prefixes[row]), self._rows[row]]) for row in rows]
         padded, mask = pad_rows(whole, "left")
-        return generate_rows(
-            llm.model, llm.tokenizer, {"inputs_embeds": padded, "attention_mask": mask}, search, written
-        )
+        return generate_rows(llm.model, llm.tokenizer, {"inputs_embeds": padded, "attention_mask": mask}, search)
 
     def hidden(self, row: int, tokens: Sequence[int]) -> Tensor:
         llm = self._llm

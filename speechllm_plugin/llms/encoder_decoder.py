@@ -18,7 +18,9 @@ from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.exact import decode
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
+from speechllm_plugin.llms.greedy import search_greedily
 from speechllm_plugin.llms.joining import join_rows, pad_rows
+from speechllm_plugin.llms.row_states import EncoderDecoderStates
 from speechllm_plugin.pretrained import Source, config_values, load_model, load_tokenizer, source_identity
 from speechllm_plugin.prompts import RenderedPrompt
 from speechllm_plugin.tensors.copies import on_device
@@ -121,7 +123,9 @@ class _EncoderDecoderRows:
     def __init__(self, llm: EncoderDecoderLlm, rows: Sequence[Tensor], end_of_turn: int) -> None:
         """:param rows: instruction and speech of each, `[N, C]`."""
         self._llm = llm
+        self._model: Any = llm.model
         self._rows = rows
+        self._last: tuple[int, Tensor] | None = None
         self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
         self.dtype = llm.embedding_table.dtype
         self.apart, self.one_pass = False, True  # T5's family keeps to its mask and has no experts
@@ -130,14 +134,29 @@ class _EncoderDecoderRows:
         return len(self._rows)
 
     def generate(self, rows: Sequence[int], search: Search, written: Sequence[int] = ()) -> list[Generated]:
+        llm, model = self._llm, self._model
         inputs, mask = pad_rows([self._rows[row] for row in rows], "right")
-        embeddings = {"inputs_embeds": inputs, "attention_mask": mask}
-        return generate_rows(self._llm.model, self._llm.tokenizer, embeddings, search, written)
+        if search.config.beam_size > 1:
+            embeddings = {"inputs_embeds": inputs, "attention_mask": mask}
+            return generate_rows(llm.model, llm.tokenizer, embeddings, search)
+        alone = len(rows) == 1
+        encoded = self._encoded(rows[0]) if alone else model.get_encoder()(
+            inputs_embeds=inputs, attention_mask=mask
+        ).last_hidden_state  # fmt: skip
+        tokens = on_device([[llm.start_token, *written]] * len(rows), inputs.device)
+        states = EncoderDecoderStates(model.get_decoder(), encoded, mask, tokens)
+        return search_greedily(states, llm.logits, search, self.stops, inputs.device, written)
+
+    def _encoded(self, row: int) -> Tensor:
+        """Of a row alone, `[1, T, C]`; the last one's is kept."""
+        if self._last is None or self._last[0] != row:
+            encoder = self._model.get_encoder()
+            self._last = row, encoder(inputs_embeds=self._rows[row].unsqueeze(0)).last_hidden_state
+        return self._last[1]
 
     def hidden(self, row: int, tokens: Sequence[int]) -> Tensor:
-        model: Any = self._llm.model
-        encoded = model.get_encoder()(inputs_embeds=self._rows[row].unsqueeze(0)).last_hidden_state
-        ids = torch.tensor([[self._llm.start_token, *tokens]], device=encoded.device)
+        model, encoded = self._model, self._encoded(row)
+        ids = on_device([[self._llm.start_token, *tokens]], encoded.device)
         states = model.get_decoder()(input_ids=ids, encoder_hidden_states=encoded, use_cache=False).last_hidden_state
         return states[0]
 

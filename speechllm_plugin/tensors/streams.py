@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+ResultT = TypeVar("ResultT", Tensor, tuple[Tensor, Tensor])
 
-def ahead(work: Callable[[], tuple[Tensor, ...]], device: torch.device) -> tuple[Tensor, ...]:
+
+def ahead(work: Callable[[], ResultT], device: torch.device) -> ResultT:
     """Does some work on a CUDA stream of its own, for which the current one then waits; elsewhere in its turn.
 
     :param work: reads what was on the device before the first call, or came there by this function.
@@ -20,7 +23,7 @@ def ahead(work: Callable[[], tuple[Tensor, ...]], device: torch.device) -> tuple
     with torch.cuda.stream(side):
         results = work()
     current.wait_stream(side)
-    for result in results:
+    for result in [results] if isinstance(results, Tensor) else results:
         if result.is_cuda:
             # Its memory is the side stream's, which may not take it back before it is read.
             result.record_stream(current)

@@ -90,8 +90,8 @@ class CtcHead(nn.Module):
     ) -> CtcLoss:
         """Cross entropy of vectors with their labels, the i-th with the i-th: what CTC is where both are as many.
 
-        :param logits: of the vectors, `[B, U, labels]`, with `lengths` `[B]` on the host. The other parameters are those of `loss`.
-            A row that has not as many vectors as labels is left out.
+        :param logits: of the vectors, `[B, U, labels]`, with `lengths` `[B]` on the host. The other
+            parameters are those of `loss`. A row that has not as many vectors as labels is left out.
         """
         labels, infeasible = torch.full(logits.shape[:2], _NO_LABEL, device="cpu"), 0
         known_labels = self._known_labels(texts, tokens)

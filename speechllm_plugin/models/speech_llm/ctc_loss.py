@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,14 +32,16 @@ def ctc_loss(logits: Logits, lengths: Tensor, labels: Sequence[Sequence[int]]) -
 
 
 def _ctc_loss(logits: Tensor, labels: Sequence[Sequence[int]], lengths: Tensor) -> Tensor:
-    return F.ctc_loss(
+    loss: Any = F.ctc_loss  # typed for tensors alone, which PyTorch would read back from a device
+    losses: Tensor = loss(
         logits.log_softmax(dim=-1).transpose(0, 1),  # (B, T, V) -> (T, B, V)
         on_device([label for row in labels for label in row], logits.device, torch.long),
-        tuple(lengths.tolist()),  # PyTorch would read them back from a device
+        tuple(lengths.tolist()),
         tuple(map(len, labels)),
         reduction="none",
         zero_infinity=True,
     )
+    return losses
 
 
 def label_loss(logits: Logits, labels: Tensor, *, ignored: int) -> Tensor:

@@ -77,7 +77,9 @@ def test_a_step_waits_for_nothing_but_lengths_that_depend_on_the_sound(
         assert math.isclose(there.loss(), run.loss(), rel_tol=1e-5)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_one_batch_later(tiny_config: SpeechLlmConfig, tiny_manifest: Path) -> None:
+def test_a_loss_that_is_no_number_ends_the_run_one_batch_later(
+    tiny_config: SpeechLlmConfig, tiny_manifest: Path
+) -> None:
     model = create(tiny_config).train()
     first, second = batches_of(tiny_manifest / "train.tsv", batch_size=6)
     run = Run(model, torch.device("cpu"))
@@ -85,7 +87,8 @@ def test_a_loss_that_is_no_number_ends_the_run_one_batch_later(tiny_config: Spee
     bias.data[0] = math.nan
     run.step(first)
     bias.data[0] = 0.0
-    with pytest.raises(FloatingPointError, match=f"the loss is nan at step 1 for the utterances {', '.join(first.ids)}"):
+    told = f"the loss is nan at step 1 for the utterances {', '.join(first.ids)}"
+    with pytest.raises(FloatingPointError, match=told):
         run.step(second)
     run.unit.losses.check()  # has been told
     bias.data[0] = math.inf
