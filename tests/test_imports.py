@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "cascade": {"datasets", "errors", "llms", "pretrained", "prompts", "registry", "tensors", "text"},
     "configuration": {"errors"},
     "cost": {"adapters", "datasets", "encoders", "errors", "llms", "models", "pretrained", "tensors"},
-    "datasets": {"configuration", "encoders", "errors", "files", "log", "tasks", "text"},
+    "datasets": {"configuration", "encoders", "errors", "files", "log", "tasks", "tensors", "text"},
     "encoders": {"datasets", "errors", "files", "log", "pretrained", "registry", "tensors", "workarounds"},
     "errors": set(),
     "extension": {"datasets", "models", "units"},

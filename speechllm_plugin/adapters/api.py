@@ -47,11 +47,11 @@ class AdapterOutput:
     seqs: Tensor
     """Speech embeddings, `[B, U, llm_dim]`, zeros beyond each length."""
     lengths: Tensor
-    """`[B]`, int64; at least 1 for every clip."""
+    """`[B]`, int64, on the host; at least 1 for every clip."""
     frame_logits: Logits | None = None
     """What the classifier said of the frames before any learnt compression, `[B, T, labels]`; None without one."""
     frame_lengths: Tensor | None = None
-    """`[B]`, int64; of `frame_logits`."""
+    """`[B]`, int64, on the host; of `frame_logits`."""
     losses: dict[str, Tensor] = field(default_factory=dict)
     """The adapter's own losses, one of each clip, `[B]`, unweighted, where `target_lengths` were given. The keys are
     among those of `Adapter.loss_weights`."""
@@ -142,9 +142,9 @@ class Adapter(nn.Module):
     ) -> AdapterOutput:
         """
         :param seqs: encoder features, `[B, T, encoder_dim]`.
-        :param lengths: `[B]`, int64, at least 1.
-        :param target_lengths: `[B]`, tokens of each transcript, in training only; -1 for a clip without one, which has
-            no part in the losses that need it.
+        :param lengths: `[B]`, int64, at least 1, on the host: no device is asked for what follows from them.
+        :param target_lengths: `[B]`, on the host, tokens of each transcript, in training only; -1 for a clip without
+            one, which has no part in the losses that need it.
         :param classify: the auxiliary CTC head, in training and where `needs_classifier`.
         """
 

@@ -54,7 +54,7 @@ class BertLayers(nn.Module):
 
     def forward(self, seqs: Tensor, lengths: Tensor) -> Tensor:
         """`[B, T, dim]` -> `[B, T, dim]`; positions beyond a length are not attended to."""
-        mask = length_mask(lengths, seqs.size(1))
+        mask = length_mask(lengths, seqs.size(1), seqs.device)
         attended = mask[:, None, None, :].expand(-1, 1, seqs.size(1), -1)
         for layer in self.layers:
             seqs = states_of(layer(seqs, attention_mask=attended))

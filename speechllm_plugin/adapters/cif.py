@@ -18,6 +18,7 @@ from speechllm_plugin.adapters.api import ADAPTERS, AdapterOutput, AdapterShape,
 from speechllm_plugin.adapters.bert import BertLayers, BertSizes
 from speechllm_plugin.adapters.option_checks import check_at_least, setting_error
 from speechllm_plugin.adapters.projected import ProjectedAdapter
+from speechllm_plugin.tensors.copies import on_device
 from speechllm_plugin.tensors.masks import length_mask, zero_padding
 
 TAIL_THRESHOLD = 0.5
@@ -108,22 +109,30 @@ class CifAdapter(ProjectedAdapter):
     ) -> AdapterOutput:
         frames = self.layers_before(self.project_in(seqs, lengths), lengths)
         weights = self.weights(frames, lengths)
+        on_it = on_device(lengths, frames.device)
         if self.training and target_lengths is not None:
-            # A clip without a transcript gives as many vectors as its weights sum to.
-            own = (weights.detach() * length_mask(lengths, weights.size(1))).sum(dim=1).round().long()
-            wanted = torch.where(target_lengths < 0, own, target_lengths)
+            wanted = target_lengths
+            if (target_lengths < 0).any():
+                # A clip without a transcript gives as many vectors as its weights sum to.
+                own = (weights.detach() * length_mask(on_it, weights.size(1))).sum(dim=1).round().long().cpu()
+                wanted = torch.where(target_lengths < 0, own, target_lengths)
             # More vectors than frames would repeat frames; a transcript without a token still gets its one vector.
-            wanted = torch.minimum(wanted, lengths).clamp(min=1)
-            fired = cif(frames, weights, lengths, target_lengths=wanted, scale_eps=self.scale_eps)
+            given = torch.minimum(wanted, lengths).clamp(min=1)
+            fired = cif(
+                frames, weights, on_it, target_lengths=on_device(given, frames.device), scale_eps=self.scale_eps,
+                max_output_length=int(given.max()),
+            )  # fmt: skip
             total = fired.alpha_sum
         else:
-            fired, total = self._integrate(frames, weights, lengths)
-        vectors = self.layers_after(fired.seqs, fired.lengths)
+            fired, total = self._integrate(frames, weights, on_it)
+            given = fired.lengths.cpu()
+        vectors = self.layers_after(fired.seqs, given)
         starts, ends = _spans(fired)
         losses = {}
         if target_lengths is not None:
-            losses["quantity"] = (total - target_lengths).abs().masked_fill(target_lengths < 0, 0.0)
-        output = self.finish(vectors, fired.lengths, classify, scored=(frames, lengths))
+            tokens = on_device(target_lengths, frames.device)
+            losses["quantity"] = (total - tokens).abs().masked_fill(tokens < 0, 0.0)
+        output = self.finish(vectors, given, classify, scored=(frames, lengths))
         token_logits = None
         if "token" in self.loss_weights and self.training and target_lengths is not None and classify is not None:
             token_logits = classify(vectors, lambda _: output.seqs)

@@ -16,6 +16,7 @@ from speechllm_plugin.adapters.bert import BertLayers, BertSizes
 from speechllm_plugin.adapters.option_checks import check_at_least
 from speechllm_plugin.adapters.projected import ProjectedAdapter
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.tensors.copies import on_device
 from speechllm_plugin.tensors.logits import LinearLogits, whole
 from speechllm_plugin.tensors.masks import zero_padding
 
@@ -74,16 +75,18 @@ class CtcAdapter(ProjectedAdapter):
             labels = logits.best()
         collapsed = ctc_collapse(
             frames.detach() if self.config.detach else frames,
-            lengths,
+            on_device(lengths, frames.device),
             logits=whole(logits) if labels is None else None,
             labels=labels,
             weighting=self.config.weighting,
             detach=self.config.detach,
         )
-        vectors = self.layers_after(collapsed.seqs, collapsed.lengths)
+        # The only lengths that the host does not know beforehand: they are read once, with their maximum.
+        known = collapsed.lengths.cpu() if collapsed.host_lengths is None else collapsed.host_lengths
+        vectors = self.layers_after(collapsed.seqs, known)
         return AdapterOutput(
-            zero_padding(self.project_out(vectors), collapsed.lengths),
-            collapsed.lengths,
+            zero_padding(self.project_out(vectors), known),
+            known,
             frame_logits=logits,
             frame_lengths=lengths,
             starts=collapsed.starts,

@@ -50,7 +50,7 @@ class MlpAdapter(Adapter):
     ) -> AdapterOutput:
         seqs, lengths = stack_frames(seqs, lengths, self.stack)
         seqs = self.norm(self.output(self.dropout(F.gelu(self.input(seqs)))))
-        seqs = seqs * length_mask(lengths, seqs.size(1)).unsqueeze(-1)
+        seqs = seqs * length_mask(lengths, seqs.size(1), seqs.device).unsqueeze(-1)
         logits = classify(seqs, lambda frames: frames) if classify else None
         return AdapterOutput(seqs, lengths, frame_logits=logits, frame_lengths=lengths)
 

@@ -20,6 +20,7 @@ from speechllm_plugin.adapters.api import ADAPTERS, AdapterOutput, AdapterShape,
 from speechllm_plugin.adapters.bert import INITIALIZER_STD, BertSizes, init_linears
 from speechllm_plugin.adapters.option_checks import check_at_least, setting_error
 from speechllm_plugin.adapters.projected import ProjectedAdapter
+from speechllm_plugin.tensors.copies import on_device
 from speechllm_plugin.tensors.masks import length_mask
 
 
@@ -81,11 +82,11 @@ class QFormer(nn.Module):
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """
         :param frames: `[N, T, frame_dim]`.
-        :param lengths: `[N]`, at least 1; frames beyond are not attended to.
+        :param lengths: `[N]`, at least 1, on any device; frames beyond are not attended to.
         :returns: `[N, num_queries, dim]`.
         """
         queries = self.dropout(self.norm(self.queries).expand(frames.size(0), -1, -1))
-        padding = ~length_mask(lengths, frames.size(1))
+        padding = ~length_mask(lengths, frames.size(1), frames.device)
         mask = torch.zeros_like(padding, dtype=frames.dtype).masked_fill(padding, -torch.inf)
         for layer in self.layers:
             queries = layer(
@@ -170,6 +171,7 @@ def _split(frames: Tensor, lengths: Tensor, window: int) -> tuple[Tensor, Tensor
     """`[B, T, frame_dim]` -> windows, `[B, W, window, frame_dim]`, and the frames in each, `[B, W]`."""
     frames = F.pad(frames, (0, 0, 0, -frames.size(1) % window))
     starts = torch.arange(0, frames.size(1), window, device=frames.device)
+    lengths = on_device(lengths, frames.device)
     return frames.unflatten(1, (-1, window)), (lengths.unsqueeze(1) - starts).clamp(0, window)
 
 

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from speechllm_plugin.tensors.copies import on_device
+from speechllm_plugin.tensors.masks import length_mask
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureMasks:
@@ -45,23 +48,28 @@ def mask_features(
 ) -> Tensor:
     """
     :param features: `[B, T, C]`, zeros beyond each length.
-    :param lengths: `[B]`.
+    :param lengths: `[B]`, on the host.
     :param masks: of each clip; None = it stays as it is.
     :param frame_rate: of the features, in Hz.
     """
     if not any(masks):
         return features
-    masked = torch.zeros(features.shape, dtype=torch.bool)
+    batch, size, width = features.shape
+    in_time = torch.zeros(batch, size, 1, dtype=torch.bool, device="cpu")
+    in_channels = torch.zeros(batch, 1, width, dtype=torch.bool, device="cpu")
     for row, (length, drawn) in enumerate(zip(lengths.tolist(), masks, strict=True)):
         if drawn is None:
             continue
-        time, channels = drawn.places(length, features.size(2), frame_rate)
+        time, channels = drawn.places(length, width, frame_rate)
         for run in time:
-            masked[row, run.start : run.stop] = True
+            in_time[row, run.start : run.stop] = True
         for run in channels:
-            masked[row, :length, run.start : run.stop] = True
-    means = features.sum(dim=1, keepdim=True) / lengths[:, None, None]  # (B, 1, C)
-    return torch.where(masked.to(features.device), means.to(features.dtype), features)
+            in_channels[row, :, run.start : run.stop] = True
+    device = features.device
+    inside = length_mask(lengths, size, device).unsqueeze(2)
+    masked = (on_device(in_time, device) | on_device(in_channels, device)) & inside  # (B, T, C)
+    means = features.sum(dim=1, keepdim=True) / on_device(lengths, device)[:, None, None]  # (B, 1, C)
+    return torch.where(masked, means.to(features.dtype), features)
 
 
 def _run(generator: random.Random, size: int, widest: int) -> range:

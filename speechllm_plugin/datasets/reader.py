@@ -63,6 +63,8 @@ class ReadOptions:
     num_threads: int = 2
     prefetch: int = 4
     """Batches read ahead."""
+    pinned: bool = False
+    """Whether batches wait in pinned memory, for a CUDA device."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """Of training clips."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
@@ -306,7 +308,10 @@ class SpeechTextReader(DataReader[TrainerBatch]):
             clips = [clip for place in places if (clip := self._load_drawn(place)) is not None]
             if clips:
                 # A stand-in for a batch that lost all its clips has its own turn in an evaluation.
-                return TrainerBatch(clips, counted=training or number == 0)
+                batch = TrainerBatch(clips, counted=training or number == 0)
+                if self._options.pinned:
+                    batch.pin()
+                return batch
         raise UserError(f"all clips are broken, for instance {self._first_skipped()}")
 
     def _from(self, position: int, place: int) -> Iterator[list[int]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from speechllm_plugin.encoders.api import SpeechEncoder
+from speechllm_plugin.tensors.copies import on_host
 from speechllm_plugin.tensors.parameters import count_parameters
 
 SMALL = 100_000_000
@@ -30,8 +31,7 @@ def encode_apart(encoder: SpeechEncoder, waveforms: Sequence[Tensor]) -> list[Te
 
 
 def _encode(encoder: SpeechEncoder, waveform: Tensor) -> Tensor:
-    length = torch.tensor([len(waveform)], device=waveform.device)
-    features, lengths = encoder(waveform.unsqueeze(0), length)
+    features, lengths = encoder(waveform.unsqueeze(0), on_host([len(waveform)]))
     return features[0, : int(lengths[0])]
 
 

@@ -38,8 +38,9 @@ class SpeechEncoder(PretrainedPart):
         """Encodes a batch.
 
         :param waveforms: `[B, samples]`, float32 at 16 kHz, zeros beyond each length.
-        :param lengths: `[B]`, int64, samples of each clip.
-        :returns: features `[B, T, dim]`, zeros beyond each length, and their lengths `[B]`, int64.
+        :param lengths: `[B]`, int64, samples of each clip, on the host.
+        :returns: features `[B, T, dim]`, zeros beyond each length, and their lengths `[B]`, int64, on the host: no
+            device is asked for what follows from lengths alone.
         :raises UserError: `samples` is more than the encoder takes.
         """
         seconds = waveforms.size(1) / SAMPLE_RATE

@@ -90,6 +90,6 @@ def adapter_layer(layer: Any, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, 
 
 def key_bias(lengths: Tensor, states: Tensor) -> Tensor:
     """`[B, 1, 1, T]`, to be added to attention scores: it masks the keys beyond each length."""
-    mask = length_mask(lengths, states.size(1))
+    mask = length_mask(lengths, states.size(1), states.device)
     bias = torch.zeros(mask.shape, dtype=states.dtype, device=states.device)
     return bias.masked_fill(~mask, torch.finfo(states.dtype).min)[:, None, None, :]

@@ -14,6 +14,7 @@ from transformers import SeamlessM4TFeatureExtractor
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained import Source
+from speechllm_plugin.tensors.copies import on_device
 from speechllm_plugin.tensors.masks import length_mask
 
 WINDOW = 400
@@ -54,12 +55,11 @@ class StackedFbank(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """
         :param waveforms: `[B, samples]`, float32 at 16 kHz, zeros beyond each length.
-        :param lengths: `[B]`, samples of each clip.
-        :returns: `[B, T, 160]` float32, zeros beyond each length, and the lengths `[B]`: `T` depends on
-            `samples` alone, so that no host sync is needed.
+        :param lengths: `[B]`, samples of each clip, on the host.
+        :returns: `[B, T, 160]` float32, zeros beyond each length, and the lengths `[B]`, on the host.
         """
         waveforms = F.pad(waveforms, (0, max(0, MIN_SAMPLES - waveforms.size(1))))
-        frames = _frames(lengths)
+        frames = on_device(_frames(lengths), waveforms.device)
         rows = [
             self._standardised(part, part_frames)
             for part, part_frames in zip(waveforms.split(ROWS), frames.split(ROWS), strict=True)
@@ -68,7 +68,7 @@ class StackedFbank(nn.Module):
         size = fbank.size(1) // STACK
         stacked = fbank[:, : size * STACK].reshape(len(fbank), size, self.dim)  # (B, frames, 80) -> (B, T, 160)
         lengths = stacked_lengths(lengths)
-        return stacked * length_mask(lengths, size).unsqueeze(-1), lengths
+        return stacked * length_mask(lengths, size, stacked.device).unsqueeze(-1), lengths
 
     def _standardised(self, waveforms: Tensor, num_frames: Tensor) -> Tensor:
         """`[B, samples]` -> `[B, frames, 80]`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from functools import partial
+
 from torch import Tensor, nn
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
@@ -10,6 +11,8 @@ from speechllm_plugin.datasets.feature_masks import mask_features
 from speechllm_plugin.encoders.apart import encode_apart
 from speechllm_plugin.encoders.api import SpeechEncoder
 from speechllm_plugin.encoders.feature_cache import FeatureCache
+from speechllm_plugin.tensors.copies import on_host
+from speechllm_plugin.tensors.streams import ahead
 
 
 class ClipFeatures:
@@ -27,22 +30,25 @@ class ClipFeatures:
         return None if self.cache is None else self.cache.get(key)
 
     def of(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
-        """Features `[B, T, C]` with lengths `[B]`, masked as the clips say, in float32: the adapter computes in that,
-        or in what autocast says, whatever the encoder computed in."""
+        """Features `[B, T, C]` with lengths `[B]` on the host, masked as the clips say, in float32: the adapter
+        computes in that, or in what autocast says, whatever the encoder computed in."""
         features, lengths = self._unmasked(batch)
         return mask_features(features, lengths, [clip.masks for clip in batch], self._encoder.frame_rate), lengths
 
     def _unmasked(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
         if self.cache is None:
-            waveforms = [batch.waveform(i) for i in range(len(batch))]
-            padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
-            lengths = torch.tensor([len(waveform) for waveform in waveforms], device=padded.device)
-            features, lengths = self._encoder(padded, lengths)
+            encode = partial(self._encode, batch)
+            ready = batch.came_ahead and not self._encoder.tuned  # reads nothing of the last step
+            features, lengths = ahead(encode, batch.waveform(0).device) if ready else encode()
             return features.float(), lengths
         rows = [row.float() for row in self.through(self.cache, batch)]
-        features = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(row) for row in rows], device=features.device)
-        return features, lengths
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True), on_host(map(len, rows))
+
+    def _encode(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
+        waveforms = [batch.waveform(i) for i in range(len(batch))]
+        padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
+        encoded: tuple[Tensor, Tensor] = self._encoder(padded, on_host(map(len, waveforms)))
+        return encoded
 
     def through(self, cache: FeatureCache, batch: SpeechTextBatch) -> list[Tensor]:
         """Encodes the clips that the cache lacks each on its own, so that what is stored never depends on a batch.

@@ -56,7 +56,7 @@ class SeamlessM4Tv2SpeechEncoder(SpeechEncoder):
         encoder = self.encoder
         fbank, lengths = self.fbank(waveforms, lengths)
         hidden = encoder.feature_projection(fbank.to(encoder.inner_layer_norm.weight.dtype))
-        mask = length_mask(lengths, hidden.size(1))
+        mask = length_mask(lengths, hidden.size(1), hidden.device)
         hidden = states_of(encoder.encoder(hidden, attention_mask=mask.long()))  # (B, T, C), 50 Hz
         hidden = hidden + 0.5 * encoder.intermediate_ffn(hidden)
         for layer in [] if encoder.adapter is None else encoder.adapter.layers:

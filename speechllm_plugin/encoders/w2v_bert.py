@@ -56,7 +56,7 @@ class W2vBertSpeechEncoder(SpeechEncoder):
         model, adapter = self.model, self.model.adapter
         fbank, lengths = self.fbank(waveforms, lengths)
         hidden, _ = model.feature_projection(fbank.to(model.feature_projection.projection.weight.dtype))
-        mask = length_mask(lengths, hidden.size(1))
+        mask = length_mask(lengths, hidden.size(1), hidden.device)
         hidden = model.encoder(hidden, attention_mask=mask.long()).last_hidden_state  # (B, T, C), 50 Hz
         if model.intermediate_ffn is not None:
             hidden = hidden + 0.5 * model.intermediate_ffn(hidden)

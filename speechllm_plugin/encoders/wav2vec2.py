@@ -28,6 +28,7 @@ from speechllm_plugin.encoders.conformer import key_bias
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained import Source, config_values, load_preprocessor, load_submodule, source_identity
 from speechllm_plugin.pretrained.part import cast
+from speechllm_plugin.tensors.copies import on_device
 from speechllm_plugin.tensors.masks import length_mask, zero_padding
 from speechllm_plugin.tensors.precision import Dtype, part_dtype
 from speechllm_plugin.workarounds.transformers_versions import states_of
@@ -95,8 +96,8 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
 
     @staticmethod
     def _normalised(waveforms: Tensor, lengths: Tensor) -> Tensor:
-        mask = length_mask(lengths, waveforms.size(1))
-        counts = lengths.unsqueeze(1)
+        mask = length_mask(lengths, waveforms.size(1), waveforms.device)
+        counts = on_device(lengths, waveforms.device).unsqueeze(1)
         centred = (waveforms - waveforms.sum(dim=1, keepdim=True) / counts) * mask
         return centred / (centred.square().sum(dim=1, keepdim=True) / counts + 1e-7).sqrt()
 
@@ -118,7 +119,7 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
         if self._norm_first:
             hidden = encoder.layer_norm(hidden)
         if self.positions is not None:
-            mask = length_mask(lengths, hidden.size(1)).long()
+            mask = length_mask(lengths, hidden.size(1), hidden.device).long()
             bias = self.positions(encoder.layers[0].attention, hidden)
             for layer in encoder.layers:
                 hidden = states_of(layer(hidden, attention_mask=mask, position_bias=bias))
@@ -178,10 +179,10 @@ def norm_over_time(norm: nn.GroupNorm, states: Tensor, lengths: Tensor) -> Tenso
     Padding does not count towards a clip's mean and variance. One clip at a time: in float32 a clip of 30 s takes
     0.2 GB here.
     """
-    mask = length_mask(lengths, states.size(2))
+    mask = length_mask(lengths, states.size(2), states.device)
     weight, bias = norm.weight.float().unsqueeze(1), norm.bias.float().unsqueeze(1)
     rows = []
-    for row, row_mask, count in zip(states, mask, lengths, strict=True):
+    for row, row_mask, count in zip(states, mask, on_device(lengths, states.device), strict=True):
         values = row.float()
         centred = (values - (values * row_mask).sum(dim=1, keepdim=True) / count) * row_mask
         variance = centred.square().sum(dim=1, keepdim=True) / count

@@ -87,7 +87,8 @@ class WhisperSpeechEncoder(SpeechEncoder):
             return features, torch.full_like(lengths, features.size(1))
         feature_lengths = (mel_lengths + 1) // 2
         features = features[:, : (_num_frames(waveforms.size(1)) + 1) // 2]
-        return features * length_mask(feature_lengths, features.size(1)).unsqueeze(-1), feature_lengths
+        mask = length_mask(feature_lengths, features.size(1), features.device)
+        return features * mask.unsqueeze(-1), feature_lengths
 
     def mel_spectrogram(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Whisper's log-mel features, as transformers' `WhisperFeatureExtractor` computes them for 30 s.
@@ -110,7 +111,7 @@ class WhisperSpeechEncoder(SpeechEncoder):
         frames = _num_frames(lengths)
         if not self.config.pad_to_30s:
             log_mels = log_mels[:, :, : _num_frames(size)]
-            log_mels = log_mels * length_mask(frames, log_mels.size(2)).unsqueeze(1)
+            log_mels = log_mels * length_mask(frames, log_mels.size(2), log_mels.device).unsqueeze(1)
         return log_mels, frames
 
     def _encode_short(self, mels: Tensor, mel_lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,10 +119,10 @@ class WhisperSpeechEncoder(SpeechEncoder):
         # Few shapes: oneDNN prepares a kernel for each new one, which takes longer than encoding a short clip.
         padding = torch.sym_min(-mels.size(2) % SHAPE_FRAMES, 2 * encoder.max_source_positions - mels.size(2))
         mels = F.pad(mels, (0, padding))
-        hidden = F.gelu(encoder.conv1(mels)) * length_mask(mel_lengths, mels.size(2)).unsqueeze(1)
+        hidden = F.gelu(encoder.conv1(mels)) * length_mask(mel_lengths, mels.size(2), mels.device).unsqueeze(1)
         hidden = F.gelu(encoder.conv2(hidden)).transpose(1, 2)  # (B, C, T) -> (B, T/2, C)
         lengths = (mel_lengths + 1) // 2
-        mask = length_mask(lengths, hidden.size(1))
+        mask = length_mask(lengths, hidden.size(1), hidden.device)
         hidden = (hidden + encoder.embed_positions.weight[: hidden.size(1)]) * mask.unsqueeze(-1)
         bias = torch.zeros(mask.shape, dtype=hidden.dtype, device=hidden.device)
         bias = bias.masked_fill(~mask, torch.finfo(hidden.dtype).min)[:, None, None, :]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from speechllm_plugin.llms.api import Llm
@@ -14,6 +13,7 @@ from speechllm_plugin.llms.loops import break_loops
 from speechllm_plugin.llms.no_speech import find_no_speech
 from speechllm_plugin.llms.positions import check_positions
 from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
+from speechllm_plugin.tensors.copies import on_device, on_host
 
 
 def answer(
@@ -30,7 +30,7 @@ def answer(
     config: DecodingConfig,
 ) -> tuple[list[str], list[Generated]]:
     """
-    :param embeddings: embeddings in the prompts' places for speech, `[B, T, dim]` with `lengths` `[B]`.
+    :param embeddings: embeddings in the prompts' places for speech, `[B, T, dim]` with `lengths` `[B]` on the host.
     :param keys: see `Llm.generate`.
     :param seconds: durations of the audio, which limit the texts.
     :param waveforms: the audio, where the level of the sound is asked for.
@@ -44,11 +44,11 @@ def answer(
     check_positions(llm, keys, prompts, lengths, limits)
 
     def search(rows: Sequence[int], config: DecodingConfig) -> list[Generated]:
-        index = torch.tensor(rows, device=embeddings.device)
+        places = on_host(rows)
         return llm.generate(
             [prompts[row] for row in rows],
-            embeddings[index],
-            lengths[index],
+            embeddings[on_device(places, embeddings.device)],
+            lengths[places],
             keys=[keys[row] for row in rows],
             limits=[limits[row] for row in rows],
             end_of_turn=renderer.end_of_turn,

@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +15,7 @@ from speechllm_plugin.llms.positions import Positions
 from speechllm_plugin.pretrained.part import PretrainedPart
 from speechllm_plugin.prompts import RenderedPrompt
 from speechllm_plugin.registry import LLMS as LLMS
+from speechllm_plugin.tensors.copies import on_device
 
 
 class Llm(PretrainedPart):
@@ -46,7 +46,7 @@ class Llm(PretrainedPart):
     ) -> Tensor:
         """The states that predict the target tokens after prompt and speech.
 
-        :param speech: `[B, T, dim]` with `lengths` `[B]`.
+        :param speech: `[B, T, dim]` with `lengths` `[B]`, on the host.
         :returns: `[N, C]`, for the N tokens of all targets, one target after the other.
         """
 
@@ -66,7 +66,7 @@ class Llm(PretrainedPart):
 
     def loss_of(self, states: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
         """`loss`, of `target_states`."""
-        labels = torch.tensor([token for target in targets for token in target], device=states.device)
+        labels = on_device([token for target in targets for token in target], states.device)
         with self.precision(states.device.type):
             return sum_rows(cross_entropy(states, labels, self.logits, self.vocabulary_size), targets)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -45,6 +46,7 @@ from speechllm_plugin.pretrained import (
     without_modes,
 )
 from speechllm_plugin.prompts import RenderedPrompt
+from speechllm_plugin.tensors.copies import on_device
 from speechllm_plugin.tensors.precision import Dtype, part_dtype
 from speechllm_plugin.workarounds.transformers_versions import CACHE
 
@@ -136,10 +138,12 @@ class CausalLlm(Llm):
         # Gradients do not reach cached states, and a layer that is computed again would add to the cache twice.
         cached = self.pads and not (torch.is_grad_enabled() and (self.tuned or self.recomputes))
         with self.precision(speech.device.type):
+            before = [() if cached else prompt.before for prompt in prompts]
+            after = [(*prompt.after, *target[:-1]) for prompt, target in zip(prompts, targets, strict=True)]
+            ids = [row for pair in zip(before, after, strict=True) for row in pair]
+            words = self.embed_ids([token for row in ids for token in row]).split(list(map(len, ids)))
             rows = [
-                torch.cat([self.embed_ids(() if cached else prompts[i].before),
-                           speech[i, : int(length)].to(self._weight.dtype),
-                           self.embed_ids([*prompts[i].after, *targets[i][:-1]])])
+                torch.cat([words[2 * i], speech[i, :length].to(self._weight.dtype), words[2 * i + 1]])
                 for i, length in enumerate(lengths.tolist())
             ]
             prefixes = [prompt.before if cached else () for prompt in prompts]
@@ -186,13 +190,14 @@ class CausalLlm(Llm):
         cache, prefix_mask, positions = self.prefix_cache(prefixes)
         # (B, [before +] speech + after + target - 1, C)
         inputs = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
         steps = torch.arange(inputs.size(1), device=self.device)
+        mask = None
+        # Padding on the right is where a decoder does not look: only prefixes of several lengths need a mask.
+        if self.pads and len(set(map(len, prefixes))) > 1:
+            mask = F.pad(prefix_mask, (0, inputs.size(1)), value=1)
         hidden = self.decoder(
             inputs_embeds=inputs,
-            # Padding is on the right, where a decoder does not look: without a prefix no mask is needed.
-            attention_mask=torch.cat([prefix_mask, (steps < lengths.unsqueeze(1)).long()], dim=1)
-            if self.pads else None,
+            attention_mask=mask,
             position_ids=positions.unsqueeze(1) + steps,
             **{CACHE: cache},
             use_cache=cache is not None,
@@ -225,7 +230,7 @@ class CausalLlm(Llm):
             return []
         if prefix in self._states:
             return self._states[prefix]
-        ids = torch.tensor([prefix], device=self.device)
+        ids = on_device([prefix], self.device)
         # States made in inference mode, as in validation, could not be used in training.
         with torch.inference_mode(False), torch.no_grad():
             output = self.decoder(
@@ -248,7 +253,7 @@ class CausalLlm(Llm):
         return embed(ids)
 
     def embed_ids(self, ids: Sequence[int]) -> Tensor:
-        return self.embed(torch.tensor(ids, dtype=torch.long, device=self.device))
+        return self.embed(on_device(ids, self.device, torch.long))
 
     @torch.no_grad()
     def generate(

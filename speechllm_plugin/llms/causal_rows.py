@@ -13,6 +13,7 @@ from speechllm_plugin.llms.decoding import Generated
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.greedy import search_greedily
 from speechllm_plugin.llms.joining import pad_rows
+from speechllm_plugin.llms.row_states import DecoderStates
 from speechllm_plugin.llms.states import States, cache_of, stack_states, states_of
 from speechllm_plugin.workarounds.transformers_versions import CACHE
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from speechllm_plugin.llms.causal import CausalLlm
 
 BLOCK = 16
-"""Places of a text that a pass over a row checks, on a CPU: most texts end before they have as many tokens as they may. A
-GPU takes all that a text may have in the time of one block."""
+"""Places of a text that a pass over a row checks, on a CPU: most texts end before they have as many tokens as they may.
+A GPU takes all that a text may have in the time of one block."""
 
 
 class CausalRows:
@@ -57,7 +58,8 @@ class CausalRows:
         if search.config.beam_size == 1:
             prefix = llm.prefix_cache([self._prefixes[row] for row in rows])
             inputs = [self._rows[row] for row in rows]
-            return search_greedily(llm.decoder, llm.logits, llm.embed, inputs, prefix, search, self.stops)
+            states = DecoderStates(llm.decoder, llm.embed, inputs, prefix)
+            return search_greedily(states, llm.logits, search, self.stops, llm.device)
         whole = [torch.cat([llm.embed_ids(self._prefixes[row]), self._rows[row]]) for row in rows]
         padded, mask = pad_rows(whole, "left")
         return generate_rows(llm.model, llm.tokenizer, {"inputs_embeds": padded, "attention_mask": mask}, search)
@@ -65,9 +67,11 @@ class CausalRows:
     def draft(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]]) -> list[Generated]:
         llm = self._llm
         prefix = stack_states([self._prompt(row) for row in rows], [self._before(row) for row in rows], llm.device)
-        inputs = [torch.cat([self._rows[row][-1:], llm.embed_ids(text)]) for row, text in zip(rows, written, strict=True)]
-        continued = written if any(written) else None
-        return search_greedily(llm.decoder, llm.logits, llm.embed, inputs, prefix, search, self.stops, continued)
+        inputs = [
+            torch.cat([self._rows[row][-1:], llm.embed_ids(text)]) for row, text in zip(rows, written, strict=True)
+        ]
+        states = DecoderStates(llm.decoder, llm.embed, inputs, prefix)
+        return search_greedily(states, llm.logits, search, self.stops, llm.device, written)
 
     def hidden(self, row: int, start: int, tokens: Sequence[int]) -> Tensor:
         if row not in self._checked:

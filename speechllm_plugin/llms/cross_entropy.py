@@ -55,7 +55,7 @@ def _in_pieces(loss: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: 
         return loss(first, second)
     # Checkpointed: the logits of a piece are computed again in the backward pass, and freed after it.
     losses = [
-        checkpoint(loss, *pair, use_reentrant=False)
+        checkpoint(loss, *pair, use_reentrant=False, preserve_rng_state=False)
         for pair in zip(first.split(size), second.split(size), strict=True)
     ]
     return torch.cat(losses)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from speechllm_plugin.errors import UserError
@@ -18,9 +18,12 @@ from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.exact import decode
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
+from speechllm_plugin.llms.greedy import search_greedily
 from speechllm_plugin.llms.joining import join_rows, pad_rows
+from speechllm_plugin.llms.row_states import EncoderDecoderStates
 from speechllm_plugin.pretrained import Source, config_values, load_model, load_tokenizer, source_identity
 from speechllm_plugin.prompts import RenderedPrompt
+from speechllm_plugin.tensors.copies import on_device
 from speechllm_plugin.tensors.precision import part_dtype
 from speechllm_plugin.workarounds.transformers_versions import scales_decoder_output
 
@@ -71,15 +74,14 @@ class EncoderDecoderLlm(Llm):
             inputs, mask = pad_rows(join_rows(self._embed, prompts, speech, lengths), "right")
             model: Any = self.model
             encoded = model.get_encoder()(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
-            shifted = [torch.tensor([self.start_token, *target[:-1]]) for target in targets]
-            ids = nn.utils.rnn.pad_sequence(shifted, batch_first=True).to(inputs.device)  # (B, target)
+            size = max(map(len, targets))
+            shifted = [[self.start_token, *target[:-1], *[0] * (size - len(target))] for target in targets]
+            ids = on_device(shifted, inputs.device)  # (B, target)
             # The decoder looks back only: padding on the right needs no mask.
             hidden = model.get_decoder()(
                 input_ids=ids, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
             ).last_hidden_state
-            wanted = torch.tensor([len(target) for target in targets], device=inputs.device)
-            selected = torch.arange(ids.size(1), device=inputs.device) < wanted.unsqueeze(1)
-            return hidden[selected]
+            return torch.cat([row[: len(target)] for row, target in zip(hidden, targets, strict=True)])
 
     def logits(self, states: Tensor) -> Tensor:
         if scales_decoder_output(self.model.config):  # T5 1.0; its embeddings are too large for a head
@@ -92,7 +94,7 @@ class EncoderDecoderLlm(Llm):
         return embed(ids)
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
-        return self.embed(torch.tensor(ids, dtype=torch.long, device=self.embedding_table.device))
+        return self.embed(on_device(ids, self.embedding_table.device, torch.long))
 
     @torch.no_grad()
     def generate(
@@ -121,7 +123,9 @@ class _EncoderDecoderRows:
     def __init__(self, llm: EncoderDecoderLlm, rows: Sequence[Tensor], end_of_turn: int) -> None:
         """:param rows: instruction and speech of each, `[N, C]`."""
         self._llm = llm
+        self._model: Any = llm.model
         self._rows = rows
+        self._encodings: dict[int, Tensor] = {}
         self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
         self.dtype = llm.embedding_table.dtype
         self.apart, self.one_pass = False, True  # T5's family keeps to its mask and has no experts
@@ -136,18 +140,35 @@ class _EncoderDecoderRows:
     def draft(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]]) -> list[Generated]:
         if not any(written):
             return self._generate(rows, search)
-        # transformers lets all rows go on from texts of one length.
-        return [self._generate([row], search.only([place]), written[place])[0] for place, row in enumerate(rows)]
+        # T5's decoder takes no padding: rows that go on from texts of several lengths go on alone.
+        return [self._generate([row], search.only([place]), [written[place]])[0] for place, row in enumerate(rows)]
 
-    def _generate(self, rows: Sequence[int], search: Search, written: Sequence[int] = ()) -> list[Generated]:
+    def _generate(
+        self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]] = ()
+    ) -> list[Generated]:
+        llm, model = self._llm, self._model
         inputs, mask = pad_rows([self._rows[row] for row in rows], "right")
-        embeddings = {"inputs_embeds": inputs, "attention_mask": mask}
-        return generate_rows(self._llm.model, self._llm.tokenizer, embeddings, search, written)
+        if search.config.beam_size > 1:
+            embeddings = {"inputs_embeds": inputs, "attention_mask": mask}
+            return generate_rows(llm.model, llm.tokenizer, embeddings, search)
+        alone = len(rows) == 1
+        encoded = self._encoded(rows[0]) if alone else model.get_encoder()(
+            inputs_embeds=inputs, attention_mask=mask
+        ).last_hidden_state  # fmt: skip
+        tokens = on_device([[llm.start_token, *text] for text in written or [()] * len(rows)], inputs.device)
+        states = EncoderDecoderStates(model.get_decoder(), encoded, mask, tokens)
+        return search_greedily(states, llm.logits, search, self.stops, inputs.device, written)
+
+    def _encoded(self, row: int) -> Tensor:
+        """Of a row alone, `[1, T, C]`."""
+        if row not in self._encodings:
+            encoder = self._model.get_encoder()
+            self._encodings[row] = encoder(inputs_embeds=self._rows[row].unsqueeze(0)).last_hidden_state
+        return self._encodings[row]
 
     def hidden(self, row: int, start: int, tokens: Sequence[int]) -> Tensor:
-        model: Any = self._llm.model
-        encoded = model.get_encoder()(inputs_embeds=self._rows[row].unsqueeze(0)).last_hidden_state
-        ids = torch.tensor([[self._llm.start_token, *tokens]], device=encoded.device)
+        model, encoded = self._model, self._encoded(row)
+        ids = on_device([[self._llm.start_token, *tokens]], encoded.device)
         states = model.get_decoder()(input_ids=ids, encoder_hidden_states=encoded, use_cache=False).last_hidden_state
         return states[0, start:]
 

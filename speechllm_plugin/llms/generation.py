@@ -1,4 +1,4 @@
-"""Decoding by transformers' `generate`, the same for every kind of LLM: no row depends on its neighbours."""
+"""What is searched for in each row, and beams by transformers' `generate`: no row depends on its neighbours."""
 
 from __future__ import annotations
 
@@ -68,17 +68,13 @@ def generate_rows(
     tokenizer: PreTrainedTokenizerBase,
     inputs: Mapping[str, Tensor],
     search: Search,
-    written: Sequence[int] = (),
 ) -> list[Generated]:
-    """
-    :param inputs: what `generate` takes: embeddings and their mask.
-    :param written: of a single row of an encoder-decoder, the tokens that it goes on from; they are in the result.
-    """
+    """:param inputs: what `generate` takes: embeddings and their mask."""
     device, config = inputs["inputs_embeds"].device, search.config
     processors = search.processors(device)
     inputs = dict(inputs)
     if search.start_token is not None:
-        ids = torch.tensor([search.start_token, *written], device=device)
+        ids = torch.tensor([search.start_token], device=device)
         inputs["decoder_input_ids"] = ids.expand(len(search.limits), -1)
     stops = stop_tokens(model, tokenizer, search.end_of_turn)
     generate: Any = model.generate
@@ -89,7 +85,7 @@ def generate_rows(
                 do_sample=False,
                 num_beams=config.beam_size,
                 length_penalty=config.length_penalty if config.beam_size > 1 else 1.0,
-                max_new_tokens=max(search.limits) - len(written) + 1,
+                max_new_tokens=max(search.limits) + 1,
                 eos_token_id=stops,
                 pad_token_id=search.end_of_turn,
                 bos_token_id=tokenizer.bos_token_id,
@@ -100,7 +96,7 @@ def generate_rows(
     hypotheses = []
     for row, limit in zip(output.tolist(), search.limits, strict=True):
         row = row if search.start_token is None else row[1:]
-        end = next((i for i, token in enumerate(row) if i >= len(written) and token in stops), len(row))
+        end = next((i for i, token in enumerate(row) if token in stops), len(row))
         hypotheses.append(Generated(row[:end], cut=end >= limit))
     return hypotheses
 

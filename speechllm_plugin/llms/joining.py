@@ -16,7 +16,7 @@ def join_rows(
 ) -> list[Tensor]:
     """
     :param embed: token ids to embeddings `[N, C]`; the speech takes their dtype.
-    :param speech: `[B, T, C]` with `lengths` `[B]`.
+    :param speech: `[B, T, C]` with `lengths` `[B]`, on the host.
     :returns: each row's prompt and speech, `[N, C]`.
     """
     rows = []

@@ -30,7 +30,7 @@ def find_no_speech(
 ) -> dict[int, str]:
     """The rows whose text `config.no_speech_*` takes away, each with the reason.
 
-    :param speech: `[B, T, dim]` with `lengths` `[B]`.
+    :param speech: `[B, T, dim]` with `lengths` `[B]`, on the host.
     :param waveforms: `[samples]` of each row, for the level.
     :param blank_shares: see `blank_shares`; None without a CTC head.
     :raises UserError: there is no CTC head for `config.no_speech_blank_share`.
@@ -70,7 +70,7 @@ def blank_shares(frame_logits: Logits, frame_lengths: Tensor) -> list[float]:
     """The share of each clip's frames whose likeliest label is the blank.
 
     :param frame_logits: `[B, T, labels]`; label 0 is the blank.
-    :param frame_lengths: `[B]`.
+    :param frame_lengths: `[B]`, on the host.
     """
     best = frame_logits.argmax(dim=-1) if isinstance(frame_logits, Tensor) else frame_logits.best()
     blank = (best == 0).cpu()

@@ -41,7 +41,7 @@ def check_positions(
 ) -> None:
     """
     :param names: of the clips, for the error.
-    :param lengths: vectors between `before` and `after` of each prompt, `[B]`.
+    :param lengths: vectors between `before` and `after` of each prompt, `[B]`, on the host.
     :param texts: the most tokens that each text has.
     :raises UserError: a clip needs more positions than the LLM's table has. Beyond what an LLM without a table was
         trained on a warning is logged.

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
+from speechllm_plugin.tensors.copies import on_device
+
 States = list[list[Tensor]]
 """Keys and values `[1, heads, P, dim]` of each layer; [] = of no position."""
 
@@ -32,7 +34,7 @@ def stack_states(
     :returns: the cache of all rows, None where none has a position; its mask `[B, P]`; the position that follows each
         row's, `[B]`.
     """
-    lengths, most = torch.tensor(sizes, device=device), max(sizes)
+    lengths, most = on_device(list(sizes), device), max(sizes)
     # Padding is on the left: a sliding window counts it, so none may lie between a row's states and what follows.
     mask = (torch.arange(most, device=device) >= most - lengths.unsqueeze(1)).long()
     if most == 0:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from speechllm_plugin.llms.api import Llm
+from speechllm_plugin.tensors.copies import on_device, on_host
 
 
 def embed_texts(llm: Llm, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """
     :param texts: token ids of each, as `PromptRenderer.render_text` gives them.
-    :returns: their embeddings, `[B, T, dim]`, and lengths, `[B]`.
+    :returns: their embeddings, `[B, T, dim]`, and lengths, `[B]`, on the host.
     """
     device = llm.embedding_table.device
-    rows = [llm.embed(torch.tensor(list(ids), dtype=torch.long, device=device)) for ids in texts]
-    lengths = torch.tensor([len(ids) for ids in texts], device=device)
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
+    rows = [llm.embed(on_device(list(ids), device, torch.long)) for ids in texts]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), on_host(map(len, texts))

@@ -6,10 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechllm_plugin.tensors.copies import on_device
 
-def length_mask(lengths: Tensor, size: int) -> Tensor:
-    """`[B]` -> bool `[B, size]`, True where a position belongs to its row."""
-    return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
+
+def length_mask(lengths: Tensor, size: int, device: torch.device | None = None) -> Tensor:
+    """`[B]` -> bool `[B, size]`, True where a position belongs to its row.
+
+    :param device: of the mask; None = that of the lengths.
+    """
+    device = lengths.device if device is None else device
+    return torch.arange(size, device=device) < on_device(lengths, device).unsqueeze(1)
 
 
 def stack_frames(seqs: Tensor, lengths: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -24,4 +30,4 @@ def stack_frames(seqs: Tensor, lengths: Tensor, size: int) -> tuple[Tensor, Tens
 
 def zero_padding(seqs: Tensor, lengths: Tensor) -> Tensor:
     """`[B, T, C]` with what lies beyond each length set to 0, whatever it held (NaN included)."""
-    return seqs.masked_fill(~length_mask(lengths, seqs.size(1)).unsqueeze(-1), 0.0)
+    return seqs.masked_fill(~length_mask(lengths, seqs.size(1), seqs.device).unsqueeze(-1), 0.0)

@@ -16,6 +16,7 @@ from speechllm_plugin.datasets.utterances import Clips, Utterance, Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.tensors.copies import on_host
 
 _LOOKED_AT = 2000
 """Maximum number of rows that are checked, evenly spread: tokenising takes time."""
@@ -129,7 +130,7 @@ def check_alignable(model: SpeechLlm, transcripts: Sequence[str], seconds: Seque
 def ctc_frames(model: SpeechLlm, seconds: Sequence[float]) -> list[int]:
     """How many frames CTC has for clips of these durations, rounded up: at most one more than it really has."""
     device = next(model.parameters()).device
-    samples = torch.tensor([SAMPLE_RATE, 2 * SAMPLE_RATE], device=device)
+    samples = on_host([SAMPLE_RATE, 2 * SAMPLE_RATE])
     # Lengths of features are known by encoding only. They grow evenly, or with Whisper's padding not at all.
     _, lengths = model.encoder(torch.zeros(2, 2 * SAMPLE_RATE, device=device), samples)
     one, two = lengths.tolist()

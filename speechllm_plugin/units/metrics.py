@@ -29,6 +29,16 @@ class LossMean(Mean):
         self.update(total.detach() / count, weight=count)
 
 
+class LastValue(Sum):
+    """The last value that was set, summed over the processes."""
+
+    weighted_sum: Tensor
+
+    @torch.inference_mode()
+    def set(self, value: float) -> None:
+        self.weighted_sum.fill_(value)
+
+
 class TaskLosses:
     """`nll_loss` and the number of clips of each task, where there is more than one task."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import MutableMapping
 
 import torch
@@ -17,7 +16,8 @@ from speechllm_plugin.datasets.reader import SpeechTextReader, TrainerBatch
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.loss import SpeechLlmLoss
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.units.metrics import LossMean, TaskLosses, drop_absent, number
+from speechllm_plugin.units.finite_losses import FiniteLosses
+from speechllm_plugin.units.metrics import LastValue, LossMean, TaskLosses, drop_absent, number
 
 IDLE_STEPS = 50
 """Number of steps in a row without a gradient after which a run is ended."""
@@ -33,6 +33,7 @@ class SpeechLlmTrainUnit(TrainUnit[TrainerBatch]):
         self._adapter_losses = tuple(model.adapter.loss_weights)
         self._by_task = TaskLosses(reader.tasks)
         self._reader = reader
+        self.losses = FiniteLosses()
         self._step_nr = 0
         self._steps_since_report = 0
         self._idle_steps = 0
@@ -52,17 +53,15 @@ class SpeechLlmTrainUnit(TrainUnit[TrainerBatch]):
             metric_bag.add("ctc_infeasible", Sum())
         for name in self._adapter_losses:
             metric_bag.add(f"{name}_loss", LossMean())
-        for name in ("num_examples", "num_target_elements", "audio_seconds", "skipped_clips"):
+        for name in ("num_examples", "num_target_elements", "audio_seconds"):
             metric_bag.add(name, Sum())
+        metric_bag.add("skipped_clips", LastValue())
         self._by_task.prepare(metric_bag)
 
     @override
     def process_batch(self, batch: TrainerBatch, metric_bag: MetricBag) -> tuple[Tensor, int]:
         loss: SpeechLlmLoss = self._model(batch, lm=self._step_nr > self._align_steps)
-        if not math.isfinite(loss.total.item()):
-            raise FloatingPointError(
-                f"the loss is {loss.total.item()} at step {self._step_nr} for the utterances {', '.join(batch.ids)}"
-            )
+        self.losses.add(loss.total, self._step_nr, batch.ids)
         self._update_metrics(metric_bag, batch, loss)
         return loss.total, loss.count
 
@@ -85,12 +84,11 @@ class SpeechLlmTrainUnit(TrainUnit[TrainerBatch]):
         metric_bag.get("num_target_elements", Sum).update(loss.num_targets)
         metric_bag.get("audio_seconds", Sum).update(sum(batch.seconds))
         # Counted over the whole run, not since the last report.
-        skipped = metric_bag.get("skipped_clips", Sum)
-        skipped.reset()
-        skipped.update(len(self._reader.skipped))
+        metric_bag.get("skipped_clips", LastValue).set(len(self._reader.skipped))
 
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
+        self.losses.check()
         drop_absent(values, "nll_loss", "divergence", "ctc_loss", "token_loss")
         self._by_task.drop_absent(values)
         self._check_gradient(number(values["grad_norm"]))

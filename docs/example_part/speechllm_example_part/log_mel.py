@@ -46,7 +46,7 @@ class LogMelEncoder(SpeechEncoder):
         frames = -(-lengths // HOP)
         mels = (power.transpose(1, 2) @ self.filters).clamp(min=1e-10).log10()  # (B, T, bins) -> (B, T, mels)
         mels = mels[:, : -(-waveforms.size(1) // HOP)]
-        return mels * length_mask(frames, mels.size(1)).unsqueeze(-1), frames
+        return mels * length_mask(frames, mels.size(1), mels.device).unsqueeze(-1), frames
 
     def identity(self) -> dict[str, Any]:
         return {"encoder": "log_mel", **vars(self.config)}

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from speechllm_plugin.adapters.api import ADAPTERS, Adapter, AdapterOutput, AdapterShape, FrameClassifier, output_norm
 from speechllm_plugin.adapters.option_checks import check_at_least
-from speechllm_plugin.tensors.masks import length_mask, stack_frames
+from speechllm_plugin.tensors.copies import on_device
+from speechllm_plugin.tensors.masks import stack_frames, zero_padding
 
 
 @dataclass(kw_only=True)
@@ -37,9 +38,11 @@ class MeanPoolAdapter(Adapter):
         sums = stacked.unflatten(-1, (self.pool, -1)).sum(2)
         # The last vector of a clip may have fewer frames.
         starts = self.pool * torch.arange(sums.size(1), device=sums.device)
-        counts = (lengths.unsqueeze(1) - starts).clamp(1, self.pool).unsqueeze(-1)
+        # Lengths are on the host.
+        frames = on_device(lengths, sums.device).unsqueeze(1)
+        counts = (frames - starts).clamp(1, self.pool).unsqueeze(-1)
         vectors = self.norm(self.output(sums / counts))
-        return AdapterOutput(vectors * length_mask(out_lengths, vectors.size(1)).unsqueeze(-1), out_lengths)
+        return AdapterOutput(zero_padding(vectors, out_lengths), out_lengths)
 
 
 ADAPTERS.register("mean_pool", MeanPoolConfig, MeanPoolAdapter)

@@ -110,9 +110,11 @@ def ctc_collapse(
 
     width = frames if max_output_length is None else min(max_output_length, frames)
     plan = Plan(*ops.plan(frame_labels, lengths, blank, keep_blank, width, backend_name))
+    host_lengths = None
     if max_output_length is None:
         # The one host sync.
-        width = int(plan.counts.max())
+        host_lengths = plan.counts.cpu()
+        width = int(host_lengths.max())
     seqs, _ = ops.pool(h, scores, plan.slots, plan.starts, plan.ends, width, not keep_blank, backend_name)
     return CtcCollapseOutput(
         seqs=seqs,
@@ -122,6 +124,7 @@ def ctc_collapse(
         ends=plan.ends[:, :width],
         merged=plan.merged,
         frame_labels=frame_labels,
+        host_lengths=host_lengths,
     )
 
 

@@ -31,3 +31,6 @@ class CtcCollapseOutput(NamedTuple):
 
     frame_labels: Tensor
     """[B, T] label of each frame; -1 in the padding."""
+
+    host_lengths: Tensor | None = None
+    """[B] `lengths` on the host, where U was learnt from them; None where nothing was read."""

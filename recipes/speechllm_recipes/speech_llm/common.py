@@ -307,6 +307,7 @@ def open_reader(
         num_accumulate=num_accumulate,
         num_threads=section.num_threads,
         prefetch=section.prefetch,
+        pinned=context.device.type == "cuda",
         batching=batching,
         augmentation=augmentation or AugmentationConfig(),
         mixture=mixture or MixtureConfig(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,30 @@ _OVERHEAD = 2**20
 """Maximum size of a checkpoint without its tensors, in bytes."""
 
 
+def before_each_checkpoint(manager: CheckpointManager, check: Callable[[int], None]) -> None:
+    """Makes `manager` call `check` with the number of the step before it writes a checkpoint."""
+    save = manager.save_checkpoint
+
+    def save_checkpoint(step_nr: int, *arguments: Any, **options: Any) -> None:
+        check(step_nr)
+        save(step_nr, *arguments, **options)
+
+    manager.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
+
+
 def ask_for_space_first(manager: CheckpointManager, directory: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Makes `manager` check for space before it writes a checkpoint. fairseq2 alone would leave half a checkpoint, and
     an error about objects that cannot be pickled.
 
     :param directory: of the checkpoints.
     """
-    save = manager.save_checkpoint
 
-    def save_checkpoint(step_nr: int, *arguments: Any, **options: Any) -> None:
+    def check(step_nr: int) -> None:
         tensors = [*model.state_dict().values(), *_tensors(optimizer.state)]
         needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + _OVERHEAD
         check_space(directory, needed, f"the checkpoint of step {step_nr}")
-        save(step_nr, *arguments, **options)
 
-    manager.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
+    before_each_checkpoint(manager, check)
 
 
 def check_space(directory: Path, needed: int, purpose: str) -> None:

@@ -44,7 +44,7 @@ from speechllm_recipes.speech_llm.common import (
 )
 from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
 from speechllm_recipes.speech_llm.conflicts import SCORED_BY
-from speechllm_recipes.speech_llm.disk_space import ask_for_space_first
+from speechllm_recipes.speech_llm.disk_space import ask_for_space_first, before_each_checkpoint
 from speechllm_recipes.speech_llm.memory import settle_checkpointing
 from speechllm_recipes.speech_llm.resume import check_steps, follow_configuration
 from speechllm_recipes.speech_llm.run_record import check_run_record
@@ -165,6 +165,7 @@ class SpeechLlmTrainRecipe(Recipe):
             ) from error
         follow_configuration(optimizer, scheduler)
         ask_for_space_first(manager, checkpoints, model, optimizer)
+        before_each_checkpoint(manager, lambda _: unit.losses.check())
         return ResumableTask(trainer, stop, context.output_dir)
 
     @staticmethod

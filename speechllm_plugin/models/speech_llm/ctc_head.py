@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from speechllm_plugin.adapters.api import AdapterShape
 from speechllm_plugin.alignment.forced import Piece, frames_needed
 from speechllm_plugin.models.speech_llm.ctc_loss import ctc_loss, label_loss
+from speechllm_plugin.tensors.copies import on_device, on_host
 from speechllm_plugin.tensors.logits import LinearLogits, Logits
 from speechllm_plugin.text.vocabulary import Vocabulary
 
@@ -54,7 +55,7 @@ class CtcHead(nn.Module):
         tokens: Sequence[Sequence[int] | None],
     ) -> CtcLoss:
         """
-        :param logits: of `forward`, with `lengths` `[B]`.
+        :param logits: of `forward`, with `lengths` `[B]` on the host.
         :param texts: the transcripts. A clip without one is left out.
         :param tokens: the same as token ids of the LLM.
         """
@@ -66,10 +67,9 @@ class CtcHead(nn.Module):
         # A row left out gets no label at all and its loss is masked, so that neither inf nor NaN exists anywhere.
         kept = [row if ok and row is not None else [] for row, ok in zip(labels, feasible, strict=True)]
         losses = ctc_loss(logits, lengths, kept)
-        mask = torch.tensor(feasible, device=losses.device)
-        losses = losses.masked_fill(~mask, 0.0)
+        losses = losses.masked_fill(on_device([not ok for ok in feasible], losses.device), 0.0)
         given = sum(row is not None for row in tokens)
-        per_label = losses / torch.tensor([max(1, len(row)) for row in kept], device=losses.device)
+        per_label = losses / on_device([max(1, len(row)) for row in kept], losses.device)
         infeasible = given - feasible.count(True)
         return CtcLoss(losses.sum(), sum(map(len, kept)), infeasible, per_label.sum() / max(1, given))
 
@@ -90,18 +90,18 @@ class CtcHead(nn.Module):
     ) -> CtcLoss:
         """Cross entropy of vectors with their labels, the i-th with the i-th: what CTC is where both are as many.
 
-        :param logits: of the vectors, `[B, U, labels]`, with `lengths` `[B]`. The other parameters are those of `loss`.
-            A row that has not as many vectors as labels is left out.
+        :param logits: of the vectors, `[B, U, labels]`, with `lengths` `[B]` on the host. The other
+            parameters are those of `loss`. A row that has not as many vectors as labels is left out.
         """
-        labels, infeasible = torch.full(logits.shape[:2], _NO_LABEL), 0
+        labels, infeasible = torch.full(logits.shape[:2], _NO_LABEL, device="cpu"), 0
         known_labels = self._known_labels(texts, tokens)
         for row, (length, known) in enumerate(zip(lengths.tolist(), known_labels, strict=True)):
             if known is not None and len(known) == length:
-                labels[row, :length] = torch.tensor(known)
+                labels[row, :length] = on_host(known)
             elif tokens[row] is not None:
                 infeasible += 1
         scored = int((labels != _NO_LABEL).sum())
-        loss = label_loss(logits, labels.to(lengths.device), ignored=_NO_LABEL)
+        loss = label_loss(logits, labels, ignored=_NO_LABEL)
         return CtcLoss(loss, scored, infeasible, loss / max(1, scored))
 
     @abstractmethod

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from speechllm_plugin.llms.cross_entropy import cross_entropy
+from speechllm_plugin.tensors.copies import on_device
 from speechllm_plugin.tensors.logits import LinearLogits, Logits, whole
 
 _NEVER = -1e30
@@ -18,7 +20,7 @@ _NEVER = -1e30
 def ctc_loss(logits: Logits, lengths: Tensor, labels: Sequence[Sequence[int]]) -> Tensor:
     """
     :param logits: of the frames, `[B, T, V]`; label 0 is the blank.
-    :param lengths: `[B]`.
+    :param lengths: `[B]`, on the host.
     :param labels: of each row, below V.
     :returns: the loss of each row in nats, `[B]`; 0 where there are too few frames.
     """
@@ -30,29 +32,33 @@ def ctc_loss(logits: Logits, lengths: Tensor, labels: Sequence[Sequence[int]]) -
 
 
 def _ctc_loss(logits: Tensor, labels: Sequence[Sequence[int]], lengths: Tensor) -> Tensor:
-    return F.ctc_loss(
+    loss: Any = F.ctc_loss  # typed for tensors alone, which PyTorch would read back from a device
+    losses: Tensor = loss(
         logits.log_softmax(dim=-1).transpose(0, 1),  # (B, T, V) -> (T, B, V)
-        torch.tensor([label for row in labels for label in row], dtype=torch.long, device=logits.device),
-        lengths,
-        torch.tensor([len(row) for row in labels], device=logits.device),
+        on_device([label for row in labels for label in row], logits.device, torch.long),
+        tuple(lengths.tolist()),
+        tuple(map(len, labels)),
         reduction="none",
         zero_infinity=True,
     )
+    return losses
 
 
 def label_loss(logits: Logits, labels: Tensor, *, ignored: int) -> Tensor:
     """
     :param logits: `[B, U, V]`.
-    :param labels: `[B, U]`; `ignored` where there is none.
+    :param labels: `[B, U]`, on the host; `ignored` where there is none.
     :returns: the sum of the cross entropies of all vectors with their labels, in nats.
     """
-    chosen = labels != ignored
+    vectors = logits if isinstance(logits, Tensor) else logits.inputs
+    places = (labels != ignored).flatten().nonzero().squeeze(1)
+    wanted = on_device(labels.flatten()[places], vectors.device)
+    chosen = vectors.flatten(0, 1).index_select(0, on_device(places, vectors.device))
     if isinstance(logits, Tensor):
-        return F.cross_entropy(logits[chosen].float(), labels[chosen], reduction="sum")
+        return F.cross_entropy(chosen.float(), wanted, reduction="sum")
     weight, bias = logits.weight, logits.bias
-    with torch.autocast(labels.device.type, enabled=False):
-        rows = logits.inputs[chosen]
-        return cross_entropy(rows, labels[chosen], lambda rows: F.linear(rows, weight, bias), len(weight)).sum()
+    with torch.autocast(vectors.device.type, enabled=False):
+        return cross_entropy(chosen, wanted, lambda rows: F.linear(rows, weight, bias), len(weight)).sum()
 
 
 def _own_classes(logits: LinearLogits, labels: Sequence[Sequence[int]]) -> tuple[Tensor, list[list[int]]]:
@@ -64,8 +70,9 @@ def _own_classes(logits: LinearLogits, labels: Sequence[Sequence[int]]) -> tuple
     known = [[0, *sorted(set(row))] for row in labels]
     size = max(map(len, known))
     # A row with fewer repeats its blank, in classes that nothing reads.
-    ids = torch.tensor([row + [0] * (size - len(row)) for row in known], device=logits.inputs.device)
-    spare = torch.tensor([[i >= len(row) for i in range(size)] for row in known], device=ids.device)
+    device = logits.inputs.device
+    ids = on_device([row + [0] * (size - len(row)) for row in known], device)
+    spare = on_device([[i >= len(row) for i in range(size)] for row in known], device)
     own = logits.of(ids).masked_fill(spare.unsqueeze(1), _NEVER)
     others = logits.log_sum_of_others(ids).unsqueeze(2)
     renamed = [[classes.index(label) for label in row] for classes, row in zip(known, labels, strict=True)]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc_head import CtcLoss
 from speechllm_plugin.models.speech_llm.distillation import Distilled
 from speechllm_plugin.models.speech_llm.distillation_config import DistillationConfig
+from speechllm_plugin.tensors.copies import on_device
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def mix_losses(
         total = total + scale * ctc_weight * (ctc.clip_mean if by_batch else ctc.loss)
     # Clip i with n_i target tokens adds n_i * loss_i: divided by sum(n_i), as all losses are, that is a mean of the
     # clips' losses, which is how they are published.
-    tokens = torch.tensor(targets, device=total.device)
+    tokens = on_device(targets, total.device)
     adapter_losses = {name: (loss * tokens).sum() for name, loss in adapter.items()}
     for name, loss in (adapter if by_batch else adapter_losses).items():
         total = total + scale * adapter_weights[name] * (loss.mean() if by_batch else loss)
@@ -92,7 +92,7 @@ def _taught(config: DistillationConfig, cross_entropy: Tensor, distilled: Distil
 
     :param cross_entropy: of each clip, `[B]`.
     """
-    own = torch.zeros(len(cross_entropy), dtype=torch.bool)
-    own[distilled.rows] = True
-    taught = cross_entropy * torch.where(own, 1.0 - config.weight, 1.0).to(cross_entropy.device)
+    rows = set(distilled.rows)
+    shares = [1.0 - config.weight if row in rows else 1.0 for row in range(len(cross_entropy))]
+    taught = cross_entropy * on_device(shares, cross_entropy.device)
     return taught.sum() + config.weight * config.temperature**2 * distilled.divergence.sum()

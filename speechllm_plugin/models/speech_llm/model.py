@@ -28,6 +28,7 @@ from speechllm_plugin.models.speech_llm.tuning import TunedWeights
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.pretrained.part import rounds
 from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
+from speechllm_plugin.tensors.copies import on_host
 from speechllm_plugin.tensors.masks import stack_frames
 
 
@@ -151,9 +152,7 @@ class SpeechLlm(nn.Module):
         target_lengths = None
         if transcripts is not None:
             every = [*transcripts, *[None] * (len(heard) - len(batch))]
-            target_lengths = torch.tensor(
-                [-1 if transcript is None else len(transcript) for transcript in every], device=lengths.device
-            )
+            target_lengths = on_host(-1 if transcript is None else len(transcript) for transcript in every)
         classify = None
         if self.ctc is not None and (transcripts is not None or score_frames or self.adapter.needs_classifier):
             classify = partial(self.ctc, embed_tokens=self.llm.embed)

@@ -1,0 +1,53 @@
+"""Losses that are no number end a run, with the utterances that gave them, and no step waits to know."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class _Pending:
+    loss: Tensor
+    """On the host, or on its way there."""
+    arrived: torch.cuda.Event | None
+    step_nr: int
+    ids: Sequence[str]
+
+
+class FiniteLosses:
+    """A loss is looked at when the next one has been asked for: a GPU has then finished it. By then the weights have
+    taken its gradient: who is to save them calls `check` first."""
+
+    def __init__(self) -> None:
+        self._pending: _Pending | None = None
+
+    def add(self, loss: Tensor, step_nr: int, ids: Sequence[str]) -> None:
+        """
+        :param ids: of its utterances.
+        :raises FloatingPointError: see `check`.
+        """
+        copy, arrived = loss.detach().to("cpu", non_blocking=True), None
+        if loss.is_cuda:
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self.check()
+        self._pending = _Pending(copy, arrived, step_nr, ids)
+
+    def check(self) -> None:
+        """
+        :raises FloatingPointError: the last loss is infinite or no number.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        if pending.arrived is not None:
+            pending.arrived.synchronize()
+        if not math.isfinite(value := pending.loss.item()):
+            raise FloatingPointError(
+                f"the loss is {value} at step {pending.step_nr} for the utterances {', '.join(pending.ids)}"
+            )

@@ -1,0 +1,97 @@
+"""What a training step waits for on a GPU, by a device that stands in for one: see `tests/stand_in_device.py`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fairseq2.metrics import MetricBag
+
+from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.units.training import SpeechLlmTrainUnit
+from tests.plugin.speech_llm.systems import batches_of, create
+from tests.stand_in_device import DEVICE, moved, stand_in
+
+SMALL = {"dim": 32, "num_heads": 4, "ffn_dim": 64, "dropout": 0.0}
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "base": {**SMALL, "num_layers": 1},
+    "cif": {**SMALL, "layers_before": 1, "layers_after": 1, "token_weight": 0.3},
+    "conv": {**SMALL, "layers_before": 1, "layers_after": 1},
+    "ctc": {**SMALL, "layers_before": 1, "layers_after": 1},
+    "mlp": {"stack": 5, "hidden_dim": 48},
+    "subsample": {**SMALL, "num_layers": 1},
+    "wlq_former": {**SMALL, "num_layers": 2},
+}
+
+
+class Run:
+    """Steps as fairseq2's trainer makes them, up to the gradient."""
+
+    def __init__(self, model: SpeechLlm, device: torch.device) -> None:
+        reader: Any = SimpleNamespace(tasks=["transcribe"], skipped={})
+        self.unit = SpeechLlmTrainUnit(model, model, reader)
+        self.bag = MetricBag(device)
+        self.unit.prepare_metric_bag(self.bag)
+        self._model, self._device, self._number = model, device, 0
+
+    def step(self, batch: SpeechTextBatch) -> None:
+        read: Any = batch
+        if self._device.type == "cuda":
+            read.pin()  # as the reader does
+        self._number += 1
+        self.unit.set_step_nr(self._number)
+        read.to(self._device, non_blocking=True)
+        loss, _ = self.unit.process_batch(read, self.bag)
+        loss.backward()
+        self._model.zero_grad()
+
+    def loss(self) -> float:
+        return float(self.bag.metrics["nll_loss"].compute())
+
+
+@pytest.mark.parametrize("adapter", sorted(ADAPTERS))
+def test_a_step_waits_for_nothing_but_lengths_that_depend_on_the_sound(
+    adapter: str, tiny_config: SpeechLlmConfig, tiny_manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_config.adapter = PartSection(name=adapter, config=ADAPTERS[adapter])
+    tiny_config.ctc = CtcConfig(weight=0.3, classifier="linear")
+    model = create(tiny_config).train()
+    batches = [batches_of(tiny_manifest / "train.tsv")[0] for _ in range(3)]
+    run = Run(model, torch.device("cpu"))
+    run.step(batches[0])
+    with stand_in(monkeypatch) as device:
+        moved(model)
+        there = Run(model, DEVICE)
+        there.step(batches[1])  # computes the states of the prompt
+        device.reads.clear()
+        device.waiting_copies.clear()
+        there.step(batches[2])
+        assert device.reads == (["copy"] if adapter == "ctc" else [])
+        assert device.waiting_copies == []
+        assert math.isclose(there.loss(), run.loss(), rel_tol=1e-5)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_one_batch_later(
+    tiny_config: SpeechLlmConfig, tiny_manifest: Path
+) -> None:
+    model = create(tiny_config).train()
+    first, second = batches_of(tiny_manifest / "train.tsv", batch_size=6)
+    run = Run(model, torch.device("cpu"))
+    bias = next(model.adapter.parameters())
+    bias.data[0] = math.nan
+    run.step(first)
+    bias.data[0] = 0.0
+    told = f"the loss is nan at step 1 for the utterances {', '.join(first.ids)}"
+    with pytest.raises(FloatingPointError, match=told):
+        run.step(second)
+    run.unit.losses.check()  # has been told
+    bias.data[0] = math.inf
+    run.step(second)
+    with pytest.raises(FloatingPointError, match=f"at step 3 for the utterances {', '.join(second.ids)}"):
+        run.unit.losses.check()  # before a checkpoint
