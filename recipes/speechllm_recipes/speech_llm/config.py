@@ -41,6 +41,7 @@ from speechllm_recipes.speech_llm.conflicts import conflicts, value_at
 from speechllm_recipes.speech_llm.step_numbers import EVERY, NUM_STEPS, PUBLISH_EVERY, WARM_UP
 from speechllm_recipes.speech_llm.value_checks import check_values
 
+
 @dataclass(kw_only=True)
 class SpeechDatasetSection(DatasetSection):
     family: str | None = SPEECH_TEXT_DATASET
