@@ -27,8 +27,8 @@ class Action:
     derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     """Computes values for keys that the user has not set from those that are set, all by dotted key."""
     look: Callable[[Mapping[str, Any]], None] | None = None
-    """Raises `UserError` for what is wrong with the keys that the user has set, by dotted key, before torch and fairseq2
-    are imported."""
+    """Raises `UserError` for what is wrong with the keys that the user has set, by dotted key. Imports no torch and no
+    fairseq2, which take seconds."""
     model_keys: str = "model.config_overrides."
     """Prefix of the keys of `--set`."""
 

@@ -31,6 +31,9 @@ class Llm(PretrainedPart):
     positions: Positions | None = None
     """None = as many as wanted."""
 
+    def prepare_training(self) -> None:
+        """Tries what only a loss has a use for. Called once, if at all, when the weights are read."""
+
     @property
     @abstractmethod
     def embedding_table(self) -> Tensor:

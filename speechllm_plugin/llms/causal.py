@@ -72,7 +72,7 @@ class CausalLlmConfig:
     out, or without `sdpa` (gpt-oss, Bloom) gets `eager` in its place."""
     packed: bool = True
     """Whether the clips of a batch stand one behind the other in training, so that none is padded, where padding would
-    be a tenth or more (on a GPU, a third). It is tried when the LLM is loaded; a model that cannot keep rows apart, and
+    be a tenth or more (on a GPU, a third). It is tried before training begins; a model that cannot keep rows apart, and
     `flash_attention_2`, have their clips padded."""
     quantization: Quantization = "none"
     """Keeps the weights of linear layers in 8 bits (`int8`, arXiv 2208.07339) or 4 (`nf4`, arXiv 2305.14314), through
@@ -96,6 +96,13 @@ class CausalLlm(Llm):
         """Whether rows can share a batch: padding beside a row changes nothing."""
         self.packs = False
         """Whether rows can share a sequence in training: each attends to itself alone."""
+
+    def prepare_training(self) -> None:
+        with without_modes():
+            self.packs = self.config.packed and self.pads and check_packing(self)
+        if self.config.packed and not self.packs:
+            name = type(self.model).__name__
+            log.info("{}: {} takes no packed rows: clips are padded.", self.config.path, name)
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> CausalLlm:
         self._states.clear()  # states of other weights, or on another device
@@ -338,9 +345,6 @@ def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
         llm.positions = positions_of(model, model.config.get_text_config())
         with without_modes():
             check_padding(llm)
-            llm.packs = config.packed and llm.pads and check_packing(llm)
-            if config.packed and not llm.packs:
-                log.info("{}: {} takes no packed rows: clips are padded.", config.path, type(model).__name__)
     except UserError:
         raise
     except (TypeError, ValueError, AttributeError, AssertionError, NotImplementedError) as error:

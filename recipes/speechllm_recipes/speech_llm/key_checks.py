@@ -36,9 +36,9 @@ def check_keys(action: str, given: Mapping[str, Any]) -> dict[str, Any]:
     values = {key: _converted(kinds, key, known[key]) for key, kinds in _kinds(table, known)}
     for key, kinds in table.items():
         if kinds.startswith("of "):
-            section = key.removesuffix(".config")
-            name = given.get(f"{section}.name", kinds.removeprefix("of "))
-            check_section(f"{key} of {name}", below(known, key), key)
+            name = given.get(f"{key.removesuffix('.config')}.name", kinds.removeprefix("of "))
+            section = check_section(f"{key} of {name}", below(known, key), key)
+            values.update({f"{key}.{inner}": value for inner, value in section.items()})
     problems = [
         f"{key}: found {value!r}, expected {rule}" for key, value in {**known, **values}.items()
         if isinstance(value, (int, float)) and (rule := range_of(key)) is not None and value not in rule
@@ -58,7 +58,7 @@ def check_section(name: str, given: Mapping[str, Any], where: str) -> dict[str, 
     """
     if (table := _tables().get(name)) is None:
         return dict(given)
-    if unknown := [key for key in given if _unknown(table, key)]:
+    if unknown := list(filter(None, (_unknown(table, key) for key in given))):
         raise UserError(f"{where}.{unknown[0]}: found an unknown key, expected one of {', '.join(sorted(table))}")
     values = {key: _converted(kinds, f"{where}.{key}", given[key]) for key, kinds in _kinds(table, given)}
     return {**given, **values}

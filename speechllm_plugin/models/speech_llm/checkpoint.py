@@ -57,7 +57,7 @@ def restore(
     if config.encoder.weights is None or config.llm.weights is None:
         log.warning("{} does not tell the weights of its encoder and LLM: they are not compared.", where)
     with device, _float32():
-        model = create_speech_llm(config)
+        model = create_speech_llm(config, trains=False)
     load(model)
     return model.requires_grad_(False).eval()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,12 +46,7 @@ class Checkpoint:
         :param overrides: keys to change, by dotted path.
         :raises UserError: the configuration cannot be read, or has a key or a value that this version does not know.
         """
-        file = self.directory / "model.yaml"
-        try:
-            values = parse_yaml(file.read_text(encoding="utf-8"))["model_config"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
+        values = deepcopy(self._values)
         if (kept := kept_vocabulary(values, self.directory)) is not None:
             values["ctc"]["vocabulary"] = kept
         for key, value in (overrides or {}).items():
@@ -57,6 +54,17 @@ class Checkpoint:
         from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 
         return structure(SpeechLlmConfig, values, "model")
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        """Of the configuration, which is read once."""
+        file = self.directory / "model.yaml"
+        try:
+            values: dict[str, Any] = parse_yaml(file.read_text(encoding="utf-8"))["model_config"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
+        return values
 
     def precision(self) -> dict[str, str]:
         """What each frozen part was trained in, by its name."""

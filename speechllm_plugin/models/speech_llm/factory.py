@@ -16,8 +16,10 @@ from speechllm_plugin.pretrained.identity import check_identity
 from speechllm_plugin.prompts import PromptRenderer
 
 
-def create_speech_llm(config: SpeechLlmConfig) -> SpeechLlm:
+def create_speech_llm(config: SpeechLlmConfig, *, trains: bool = True) -> SpeechLlm:
     """Loads the frozen parts and creates the trained ones.
+
+    :param trains: whether losses will be asked for.
 
     `config` is resolved in place: fairseq2 saves it after this call, and a saved configuration names every default.
     """
@@ -26,6 +28,8 @@ def create_speech_llm(config: SpeechLlmConfig) -> SpeechLlm:
     llm = LLMS.get(config.llm.name).build(config.llm.config)
     check_identity("encoder", config.encoder, encoder, other_weights=config.other_weights)
     check_identity("llm", config.llm, llm, other_weights=config.other_weights)
+    if trains:
+        llm.prepare_training()
     prompts = PromptRenderer(llm.tokenizer, config.prompt, chat=llm.chat)
     table_rms = _rms(llm.embedding_table.detach())
     shape = adapter_shape(config, encoder, llm, table_rms)

@@ -76,7 +76,9 @@ LENGTHS = torch.tensor([1, 13, 7, 30, 2, 9, 21, 5])
 
 @pytest.fixture(scope="module")
 def llm(tiny_llm: Path) -> CausalLlm:
-    return freeze(create_causal_llm(CausalLlmConfig(path=str(tiny_llm), dtype="float32")))
+    llm = freeze(create_causal_llm(CausalLlmConfig(path=str(tiny_llm), dtype="float32")))
+    llm.prepare_training()
+    return llm
 
 
 @pytest.fixture
@@ -90,7 +92,9 @@ def load(name: str, tiny_llm: Path, folder: Path, attention: str = "sdpa") -> Ca
     AutoModelForCausalLM.from_config(ARCHITECTURES[name]).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_llm).save_pretrained(folder)
     config = CausalLlmConfig(path=str(folder), dtype="float32", attention=attention)  # type: ignore[arg-type]
-    return freeze(create_causal_llm(config))
+    llm = freeze(create_causal_llm(config))
+    llm.prepare_training()
+    return llm
 
 
 def speech_of(llm: CausalLlm, seed: int = 0) -> Tensor:
@@ -146,7 +150,9 @@ def test_packed_rows_are_not_padded(llm: CausalLlm, renderer: PromptRenderer) ->
 
 
 def test_packing_is_a_choice(tiny_llm: Path) -> None:
-    assert not create_causal_llm(CausalLlmConfig(path=str(tiny_llm), dtype="float32", packed=False)).packs
+    llm = create_causal_llm(CausalLlmConfig(path=str(tiny_llm), dtype="float32", packed=False))
+    llm.prepare_training()
+    assert not llm.packs
 
 
 def test_the_loss_without_a_prefix(llm: CausalLlm) -> None:
