@@ -29,7 +29,7 @@ SHELL = (
 ROOMS: dict[str, set[str]] = {
     "adapters": {"errors", "registry", "tensors", "workarounds"},
     "alignment": {"datasets", "tensors"},
-    "cascade": {"datasets", "errors", "llms", "pretrained", "prompts", "registry", "tensors", "text"},
+    "cascade": {"datasets", "errors", "llms", "pretrained", "prompts", "registry", "tasks", "tensors", "text"},
     "configuration": {"errors"},
     "cost": {"adapters", "datasets", "encoders", "errors", "llms", "models", "pretrained", "tensors"},
     "datasets": {"configuration", "encoders", "errors", "files", "log", "tasks", "tensors", "text"},
