@@ -46,9 +46,8 @@ class CausalRows:
         llm = self._llm
         if search.config.beam_size == 1:
             known = llm.embed_ids(written)
-            prefix = llm.prefix_cache([self._prefixes[row] for row in rows])
             inputs = [torch.cat([self._rows[row], known]) for row in rows]
-            states = DecoderStates(llm.decoder, llm.embed, inputs, prefix)
+            states = DecoderStates(llm, inputs, [self._prefixes[row] for row in rows])
             return search_greedily(states, llm.logits, search, self.stops, llm.device, written)
         whole = [torch.cat([llm.embed_ids(self._prefixes[row]), self._rows[row]]) for row in rows]
         padded, mask = pad_rows(whole, "left")
