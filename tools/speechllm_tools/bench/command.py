@@ -75,7 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, summary in (("step", _STEP), ("decode", _DECODE)):
         speed = benchmarks.add_parser(name, help=summary, description=summary)
         _add_step_arguments(speed)
-        speed.set_defaults(measure=_run_step)
+        speed.set_defaults(measure=_run_beside_others)
+    benchmarks.choices["decode"].add_argument(
+        "--batches", nargs="+", type=int, default=[1, 16], metavar="N", help="clips decoded together (default: 1 16)"
+    )
     for subparser in benchmarks.choices.values():
         _add_common_arguments(subparser)
 
@@ -202,12 +205,12 @@ def _run_data(options: argparse.Namespace, device: str) -> int:
     return run_data(options, report=_report)
 
 
-def _run_step(options: argparse.Namespace, device: str) -> int:
-    from speechllm_tools.bench.step import run as run_step
+def _run_beside_others(options: argparse.Namespace, device: str) -> int:
+    from speechllm_tools.bench import decode, step
 
     if device != "cpu":
         raise UserError("--device: found cuda, expected cpu: these two are measured on a CPU")
-    return run_step(options, report=_report)
+    return (decode if options.benchmark == "decode" else step).run(options, report=_report)
 
 
 def _run_kernel(options: argparse.Namespace, device: str) -> int:

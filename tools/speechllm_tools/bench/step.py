@@ -1,4 +1,4 @@
-"""`speechllm bench step` and `bench decode`: our steps and texts beside those of transformers' classes."""
+"""`speechllm bench step`: our training steps beside those of transformers' classes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,10 @@ import torch
 from torch import nn
 
 from speechllm_plugin.cost.estimate import FlopCounter
-from speechllm_plugin.errors import UserError
 from speechllm_tools.bench.report import footer
-from speechllm_tools.bench.systems import SYSTEMS, Clips, System
+from speechllm_tools.bench.systems import Clips, System, Voxtral, systems_of
 
-REFERENCE = "transformers' Voxtral"
-"""What times are told beside."""
-
-STEP_HEAD = """\
+HEAD = """\
 # A training step beside transformers' classes
 
 Whisper tiny's encoder, SmolLM2-135M's LLM and what joins them, with random weights, in float32: encoder and LLM are
@@ -35,12 +31,6 @@ frozen, forward and backward of one batch. The systems take turns, in one run; a
   reaches in the same run.
 - peak: growth of the process's memory in a step.
 """
-DECODE_HEAD = """\
-# Decoding beside transformers' classes
-
-The same systems; every row writes the same number of tokens, greedily, from audio to tokens. The systems take turns, in
-one run; a time is the median of its rounds.
-"""
 
 
 @dataclass
@@ -48,8 +38,6 @@ class Figures:
     seconds: list[float] = field(default_factory=list)
     parts: dict[str, list[float]] = field(default_factory=lambda: {"encoder": [], "adapter": [], "LLM": []})
     flops: int = 0
-    written: int = 0
-    """Tokens, in decoding."""
     peak: int | None = None
 
     @property
@@ -58,33 +46,23 @@ class Figures:
 
 
 def run(options: argparse.Namespace, *, report: Callable[[str], None]) -> int:
-    if not all(0.5 <= seconds <= 30 for seconds in options.clips):
-        raise UserError(f"--clips: found {options.clips}, expected lengths of 0.5 to 30 seconds")
-    for name in ("tokens", "rounds"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name}: found {getattr(options, name)}, expected at least 1")
-    decodes, clips = options.benchmark == "decode", Clips(options.clips, options.tokens)
-    words = [word.lower() for word in options.only or [""]]
-    torch.manual_seed(0)
-    systems = [make() for name, make in SYSTEMS.items() if any(word in name.lower() for word in words)]
-    if not systems:
-        raise UserError(f"--only: found {' '.join(options.only)}, expected words of {'; '.join(SYSTEMS)}")
+    systems = systems_of(options)
     figures = {system.name: Figures() for system in systems}
     for system in systems:
-        system.prepare(clips)
+        system.prepare(Clips(options.clips, options.tokens))
     for number in range(options.rounds + 1):
         for system in systems:
             found = figures[system.name]
-            (_decode if decodes else _step)(system, found, options.tokens, is_first=number == 0)
+            _step(system, found, is_first=number == 0)
             report(f"round {number}: {system.name}: {found.seconds[-1]:.2f} s" if number else f"ready: {system.name}")
-    page = decode_page(systems, figures, options) if decodes else step_page(systems, figures, options)
+    page = page_of(systems, figures, options)
     print(page)
     if options.output is not None:
         options.output.write_text(page + "\n", encoding="utf-8")
     return 0
 
 
-def _step(system: System, found: Figures, _: int, *, is_first: bool) -> None:
+def _step(system: System, found: Figures, *, is_first: bool) -> None:
     parameters = list(system.adapter.parameters())
     for parameter in parameters:
         parameter.grad = None
@@ -103,14 +81,6 @@ def _step(system: System, found: Figures, _: int, *, is_first: bool) -> None:
         found.peak = max(found.peak or 0, _memory("VmHWM") - before)
     for name, timer in timers.items():
         found.parts[name].append(timer.close())
-
-
-def _decode(system: System, found: Figures, tokens: int, *, is_first: bool) -> None:
-    start = time.perf_counter()
-    written = system.decode(2 if is_first else tokens)
-    if not is_first:
-        found.seconds.append(time.perf_counter() - start)
-        found.written = written
 
 
 class _Timer:
@@ -134,12 +104,12 @@ class _Timer:
         return self._seconds
 
 
-def step_page(systems: Sequence[System], figures: dict[str, Figures], options: argparse.Namespace) -> str:
+def page_of(systems: Sequence[System], figures: dict[str, Figures], options: argparse.Namespace) -> str:
     rate = matrix_rate()
     columns = ("positions", "encoder s", "adapter s", "LLM s", "step s", "Voxtral's by it", "positions/s",
                "of the matrix rate", "peak GB")
     rows = [f"| system | {' | '.join(columns)} |", "| --- " + "| ---: " * len(columns) + "|"]
-    reference = figures[REFERENCE].median if REFERENCE in figures else None
+    reference = figures[Voxtral.name].median if Voxtral.name in figures else None
     for system in systems:
         found = figures[system.name]
         parts = " | ".join(f"{statistics.median(times):.2f}" for times in found.parts.values())
@@ -155,23 +125,7 @@ def step_page(systems: Sequence[System], figures: dict[str, Figures], options: a
         "forward passes; the rest of a step is the loss and the backward pass.",
         "", f"    speechllm bench step --threads {torch.get_num_threads()} --rounds {options.rounds}", "", footer(),
     ]
-    return "\n".join([STEP_HEAD, *rows, "", *notes])
-
-
-def decode_page(systems: Sequence[System], figures: dict[str, Figures], options: argparse.Namespace) -> str:
-    rows = ["| system | seconds | tokens | tokens/s | Voxtral's by it |", "| --- " + "| ---: " * 4 + "|"]
-    reference = figures[REFERENCE].median if REFERENCE in figures else None
-    for system in systems:
-        found = figures[system.name]
-        times = f"{reference / found.median:.1f}x" if reference else "-"
-        rate = found.written / found.median
-        rows.append(f"| {system.name} | {found.median:.2f} | {found.written} | {rate:.1f} | {times} |")
-    notes = [
-        f"Clips of {', '.join(f'{seconds:g}' for seconds in options.clips)} s, {options.tokens} tokens each; "
-        f"{options.rounds} round(s).",
-        "", f"    speechllm bench decode --threads {torch.get_num_threads()} --rounds {options.rounds}", "", footer(),
-    ]
-    return "\n".join([DECODE_HEAD, *rows, "", *notes])
+    return "\n".join([HEAD, *rows, "", *notes])
 
 
 def matrix_rate(size: int = 1024) -> float:

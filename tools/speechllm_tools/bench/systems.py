@@ -6,6 +6,7 @@ the LLM, as it would be used frozen.
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhi
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterShape
 from speechllm_plugin.encoders.whisper import WhisperConfig as WhisperPartConfig
 from speechllm_plugin.encoders.whisper import WhisperSpeechEncoder
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig
 from speechllm_plugin.llms.causal_checks import check_packing
 from speechllm_plugin.llms.decoding import DecodingConfig
@@ -293,3 +295,22 @@ SYSTEMS: dict[str, Callable[[], System]] = {
     GraniteSpeech.name: GraniteSpeech,
 }
 """By name: each takes seconds to make."""
+
+
+def systems_of(options: argparse.Namespace) -> list[System]:
+    """
+    :param options: of `speechllm bench step` or `decode`.
+    :returns: those that `--only` names, or all.
+    :raises UserError: an option is outside its range, or names none.
+    """
+    if not all(0.5 <= seconds <= 30 for seconds in options.clips):
+        raise UserError(f"--clips: found {options.clips}, expected lengths of 0.5 to 30 seconds")
+    for name in ("tokens", "rounds"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name}: found {getattr(options, name)}, expected at least 1")
+    words = [word.lower() for word in options.only or [""]]
+    torch.manual_seed(0)
+    systems = [make() for name, make in SYSTEMS.items() if any(word in name.lower() for word in words)]
+    if not systems:
+        raise UserError(f"--only: found {' '.join(options.only)}, expected words of {'; '.join(SYSTEMS)}")
+    return systems
