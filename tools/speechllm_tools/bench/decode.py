@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 
-import torch
-
 from speechllm_plugin.errors import UserError
 from speechllm_tools.bench.report import footer
-from speechllm_tools.bench.systems import Clips, Qwen2Audio, System, Voxtral, systems_of
+from speechllm_tools.bench.systems import WIDTHS, Clips, Qwen2Audio, System, Voxtral, clock, command_of, systems_of
 
 HEAD = """\
 # Decoding beside transformers' classes
 
-Whisper tiny's encoder, SmolLM2-135M's LLM and what joins them, with random weights, in float32. Every clip gets the
+{what} and what joins them, with random weights, in {dtype}. Every clip gets the
 same number of tokens, greedily, from audio to tokens (of `cached`: from features). The systems take turns, in one run;
 a time is the median of its rounds.
 """
@@ -35,10 +32,10 @@ class Figures:
         return statistics.median(self.seconds)
 
 
-def run(options: argparse.Namespace, *, report: Callable[[str], None]) -> int:
+def run(options: argparse.Namespace, device: str, *, report: Callable[[str], None]) -> int:
     if min(options.batches) < 1:
         raise UserError(f"--batches: found {min(options.batches)}, expected at least 1")
-    systems = systems_of(options)
+    systems = systems_of(options, device)
     tables = []
     for size in options.batches:
         batches = batches_of(options.clips, size, options.tokens)
@@ -51,10 +48,9 @@ def run(options: argparse.Namespace, *, report: Callable[[str], None]) -> int:
         for found in figures.values():
             del found.seconds[0]  # a few tokens, to warm up
         tables.append(table_of(size, batches, figures))
-    words = [f"--threads {torch.get_num_threads()}", f"--rounds {options.rounds}"]
-    words.append(f"--batches {' '.join(map(str, options.batches))}")
-    command = f"    speechllm bench decode {' '.join(words)}"
-    page = "\n\n".join([HEAD.rstrip(), *tables, command, footer()])
+    head = HEAD.format(what=WIDTHS[options.widths].what, dtype="bfloat16" if device == "cuda" else "float32")
+    command = f"    {command_of(options, device)} --batches {' '.join(map(str, options.batches))}"
+    page = "\n\n".join([head.rstrip(), *tables, command, footer()])
     print(page)
     if options.output is not None:
         options.output.write_text(page + "\n", encoding="utf-8")
@@ -71,9 +67,9 @@ def _decode(system: System, batches: Sequence[Clips], found: Figures, tokens: in
     taken, found.written = 0.0, 0
     for clips in batches:
         system.prepare(clips)
-        start = time.perf_counter()
+        start = clock()
         found.written += system.decode(tokens)
-        taken += time.perf_counter() - start
+        taken += clock() - start
     found.seconds.append(taken)
 
 

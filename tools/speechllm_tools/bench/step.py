@@ -7,7 +7,6 @@ import ctypes
 import gc
 import resource
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,19 +17,21 @@ from torch import nn
 
 from speechllm_plugin.cost.estimate import FlopCounter
 from speechllm_tools.bench.report import footer
-from speechllm_tools.bench.systems import Clips, System, Voxtral, systems_of
+from speechllm_tools.bench.systems import WIDTHS, Clips, System, Voxtral, clock, command_of, systems_of
 
 HEAD = """\
 # A training step beside transformers' classes
 
-Whisper tiny's encoder, SmolLM2-135M's LLM and what joins them, with random weights, in float32: encoder and LLM are
+{what} and what joins them, with random weights, in {dtype}: encoder and LLM are
 frozen, forward and backward of one batch. The systems take turns, in one run; a time is the median of its rounds.
 
 - positions: of the LLM in a step, padding included, without ours before the speech, whose states are kept.
-- of the matrix rate: matrix products of the step by its seconds, as a share of what one product of 1024 x 1024 x 1024
-  reaches in the same run.
-- peak: growth of the process's memory in a step.
+- of the matrix rate: matrix products of the step by its seconds, as a share of what one product of two square matrices
+  of {size} rows reaches in the same run.
+- peak: growth of the {whose} memory in a step.
 """
+_SIZES = {"cpu": 1024, "cuda": 8192}
+"""Of the matrices whose product tells the matrix rate."""
 
 
 @dataclass
@@ -45,8 +46,8 @@ class Figures:
         return statistics.median(self.seconds)
 
 
-def run(options: argparse.Namespace, *, report: Callable[[str], None]) -> int:
-    systems = systems_of(options)
+def run(options: argparse.Namespace, device: str, *, report: Callable[[str], None]) -> int:
+    systems = systems_of(options, device)
     figures = {system.name: Figures() for system in systems}
     for system in systems:
         system.prepare(Clips(options.clips, options.tokens))
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace, *, report: Callable[[str], None]) -> int:
             found = figures[system.name]
             _step(system, found, is_first=number == 0)
             report(f"round {number}: {system.name}: {found.seconds[-1]:.2f} s" if number else f"ready: {system.name}")
-    page = page_of(systems, figures, options)
+    page = page_of(systems, figures, options, device)
     print(page)
     if options.output is not None:
         options.output.write_text(page + "\n", encoding="utf-8")
@@ -72,13 +73,17 @@ def _step(system: System, found: Figures, *, is_first: bool) -> None:
         found.flops = counter.get_total_flops()
         return
     timers = {name: _Timer(getattr(system, name.lower())) for name in found.parts}
-    before = _reset_peak()
-    start = time.perf_counter()
+    on_gpu = system.weight.is_cuda
+    before = torch.cuda.memory_allocated() if on_gpu else _reset_peak()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    start = clock()
     loss = system.loss()
     loss.backward()
-    found.seconds.append(time.perf_counter() - start)
+    found.seconds.append(clock() - start)
     if before is not None:
-        found.peak = max(found.peak or 0, _memory("VmHWM") - before)
+        peak = torch.cuda.max_memory_allocated() if on_gpu else _memory("VmHWM")
+        found.peak = max(found.peak or 0, peak - before)
     for name, timer in timers.items():
         found.parts[name].append(timer.close())
 
@@ -93,10 +98,10 @@ class _Timer:
         self._hooks = [module.register_forward_pre_hook(self._begin), module.register_forward_hook(self._end)]
 
     def _begin(self, *_: Any) -> None:
-        self._start = time.perf_counter()
+        self._start = clock()
 
     def _end(self, *_: Any) -> None:
-        self._seconds += time.perf_counter() - self._start
+        self._seconds += clock() - self._start
 
     def close(self) -> float:
         for hook in self._hooks:
@@ -104,8 +109,10 @@ class _Timer:
         return self._seconds
 
 
-def page_of(systems: Sequence[System], figures: dict[str, Figures], options: argparse.Namespace) -> str:
-    rate = matrix_rate()
+def page_of(
+    systems: Sequence[System], figures: dict[str, Figures], options: argparse.Namespace, device: str
+) -> str:
+    rate = matrix_rate(device)
     columns = ("positions", "encoder s", "adapter s", "LLM s", "step s", "Voxtral's by it", "positions/s",
                "of the matrix rate", "peak GB")
     rows = [f"| system | {' | '.join(columns)} |", "| --- " + "| ---: " * len(columns) + "|"]
@@ -123,19 +130,24 @@ def page_of(systems: Sequence[System], figures: dict[str, Figures], options: arg
         f"Clips of {', '.join(f'{seconds:g}' for seconds in options.clips)} s, {options.tokens} target tokens each; "
         f"{options.rounds} round(s). The matrix rate: {rate / 1e9:.0f} GFLOP/s. Encoder, adapter and LLM are their "
         "forward passes; the rest of a step is the loss and the backward pass.",
-        "", f"    speechllm bench step --threads {torch.get_num_threads()} --rounds {options.rounds}", "", footer(),
+        "", f"    {command_of(options, device)}", "", footer(),
     ]
-    return "\n".join([HEAD, *rows, "", *notes])
+    head = HEAD.format(
+        what=WIDTHS[options.widths].what, dtype="bfloat16" if device == "cuda" else "float32", size=_SIZES[device],
+        whose="GPU's" if device == "cuda" else "process's",
+    )  # fmt: skip
+    return "\n".join([head, *rows, "", *notes])
 
 
-def matrix_rate(size: int = 1024) -> float:
-    """FLOP/s of a product of two float32 matrices, the best of five."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
+def matrix_rate(device: str) -> float:
+    """FLOP/s of a product of two matrices, the best of five."""
+    size, dtype = _SIZES[device], torch.bfloat16 if device == "cuda" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = clock()
         a @ b
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return 2 * size**3 / min(times)
 
 
