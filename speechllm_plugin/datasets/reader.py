@@ -243,7 +243,8 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         seconds = self._seconds[draws.indices] if self._changes is None else self._changes.seconds(draws)
         if count is None:
             return Sizes(seconds)
-        return Sizes(seconds, count(*self._text_positions[:, draws.indices], seconds))
+        prompts, targets = self._text_positions[:, draws.indices]
+        return Sizes(seconds, count(prompts, targets, seconds))
 
     @cached_property
     def _text_positions(self) -> Places:

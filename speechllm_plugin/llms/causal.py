@@ -31,7 +31,7 @@ from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.exact import decode
 from speechllm_plugin.llms.generation import Search
 from speechllm_plugin.llms.joining import join_rows
-from speechllm_plugin.llms.packing import pack
+from speechllm_plugin.llms.packing import PackedRows, pack
 from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
 from speechllm_plugin.llms.states import States, stack_states, states_of
@@ -154,20 +154,24 @@ class CausalLlm(Llm):
                 for i, length in enumerate(lengths.tolist())
             ]
             prefixes = [prompt.before if cached else () for prompt in prompts]
-            sizes = [len(row) for row in rows]
-            worth = WORTH_PACKING if self.device.type == "cpu" else WORTH_PACKING_ON_GPU
-            packs = self.packs and max(sizes) * len(sizes) > worth * sum(sizes)
+            packs = self.worth_packing(rows)
             states = self.packed_states(rows, prefixes)[0] if packs else self.padded_states(rows, prefixes)
             # The last len(target) positions of each row predict its target.
             return torch.cat([row[len(row) - len(target) :] for row, target in zip(states, targets, strict=True)])
 
+    def worth_packing(self, rows: Sequence[Tensor]) -> bool:
+        sizes = [len(row) for row in rows]
+        worth = WORTH_PACKING if self.device.type == "cpu" else WORTH_PACKING_ON_GPU
+        return self.packs and max(sizes) * len(sizes) > worth * sum(sizes)
+
     def packed_states(
-        self, rows: Sequence[Tensor], prefixes: Sequence[tuple[int, ...]]
-    ) -> tuple[list[Tensor], bool]:
+        self, rows: Sequence[Tensor], prefixes: Sequence[tuple[int, ...]], kept: DynamicCache | None = None
+    ) -> tuple[list[Tensor], PackedRows]:
         """
         :param rows: embeddings of each, `[N, C]`.
         :param prefixes: tokens before each, whose states are kept.
-        :returns: the states of each row, `[N, C]`, and whether the layers told the length of their window.
+        :param kept: gets keys and values, those of the prefixes first.
+        :returns: the states of each row, `[N, C]`, and where it stands.
         """
         places: dict[tuple[int, ...], slice] = {}
         for prefix in prefixes:
@@ -177,7 +181,7 @@ class CausalLlm(Llm):
         positions = [torch.arange(len(row), device=inputs.device) + len(prefix)
                      for row, prefix in zip(rows, prefixes, strict=True)]
         filling = positions[0].new_zeros(packed.size - sum(map(len, rows)))
-        cache = DynamicCache() if packed.kept else None
+        cache = DynamicCache() if kept is None and packed.kept else kept
         for prefix in filter(None, places):
             for layer, (keys, values) in enumerate(self.prefix_states(prefix)):
                 cache.update(keys, values, layer)  # type: ignore[union-attr]
@@ -190,7 +194,7 @@ class CausalLlm(Llm):
             use_cache=cache is not None,
             packed_rows=packed,
         ).last_hidden_state[0]
-        return [hidden[row.own] for row in packed.rows], packed.window_was_told
+        return [hidden[row.own] for row in packed.rows], packed
 
     def padded_states(self, rows: Sequence[Tensor], prefixes: Sequence[tuple[int, ...]]) -> list[Tensor]:
         """See `packed_states`."""

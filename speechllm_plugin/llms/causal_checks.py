@@ -104,14 +104,15 @@ def check_packing(llm: CausalLlm) -> bool:
     alone = [llm.decoder(inputs_embeds=row.unsqueeze(0), use_cache=False).last_hidden_state[0] for row in rows]
     own, config._attn_implementation = config._attn_implementation, name
     try:
-        together, told = llm.packed_states(rows, [(), ()])
+        together, packed = llm.packed_states(rows, [(), ()])
         prefixes = [tuple(range(1, 1 + ROW))] * len(rows)
         behind, _ = llm.packed_states(rows, prefixes)
         expected = [*alone, *llm.padded_states(rows, prefixes)]
     except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError, LookupError):
         same = False  # its decoder takes no such argument
     else:
-        same = all(map(_alike, [*together, *behind], expected)) and (told or not has_window(config))
+        told = packed.window_was_told or not has_window(config)
+        same = told and all(map(_alike, [*together, *behind], expected))
     if not same:
         config._attn_implementation = own
     return same

@@ -56,9 +56,7 @@ class CausalRows:
     def generate(self, rows: Sequence[int], search: Search) -> list[Generated]:
         llm = self._llm
         if search.config.beam_size == 1:
-            prefix = llm.prefix_cache([self._prefixes[row] for row in rows])
-            inputs = [self._rows[row] for row in rows]
-            states = DecoderStates(llm.decoder, llm.embed, inputs, prefix)
+            states = DecoderStates(llm, [self._rows[row] for row in rows], [self._prefixes[row] for row in rows])
             return search_greedily(states, llm.logits, search, self.stops, llm.device)
         whole = [torch.cat([llm.embed_ids(self._prefixes[row]), self._rows[row]]) for row in rows]
         padded, mask = pad_rows(whole, "left")
@@ -66,11 +64,11 @@ class CausalRows:
 
     def draft(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]]) -> list[Generated]:
         llm = self._llm
-        prefix = stack_states([self._prompt(row) for row in rows], [self._before(row) for row in rows], llm.device)
+        before = stack_states([self._prompt(row) for row in rows], [self._before(row) for row in rows], llm.device)
         inputs = [
             torch.cat([self._rows[row][-1:], llm.embed_ids(text)]) for row, text in zip(rows, written, strict=True)
         ]
-        states = DecoderStates(llm.decoder, llm.embed, inputs, prefix)
+        states = DecoderStates(llm, inputs, before=before)
         return search_greedily(states, llm.logits, search, self.stops, llm.device, written)
 
     def hidden(self, row: int, start: int, tokens: Sequence[int]) -> Tensor:

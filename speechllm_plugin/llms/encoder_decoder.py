@@ -111,13 +111,13 @@ class EncoderDecoderLlm(Llm):
         search = Search(keys, limits, end_of_turn, config, self.start_token)
         with torch.autocast(speech.device.type, enabled=False):
             rows = join_rows(self._embed, prompts, speech, lengths)
-            return decode(_EncoderDecoderRows(self, rows, end_of_turn), search)
+            return decode(EncoderDecoderRows(self, rows, end_of_turn), search)
 
     def identity(self) -> dict[str, Any]:
         return {"llm": "encoder_decoder", "source": source_identity(self.config.path), **vars(self.config)}
 
 
-class _EncoderDecoderRows:
+class EncoderDecoderRows:
     """See `speechllm_plugin.llms.exact.Rows`."""
 
     def __init__(self, llm: EncoderDecoderLlm, rows: Sequence[Tensor], end_of_turn: int) -> None:
@@ -129,7 +129,7 @@ class _EncoderDecoderRows:
         self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
         self.dtype = llm.embedding_table.dtype
         self.apart, self.one_pass = False, True  # T5's family keeps to its mask and has no experts
-        self.block = None
+        self.block: int | None = None
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 from speechllm_plugin.llms.joining import pad_rows
+from speechllm_plugin.llms.states import Stacked
+from speechllm_plugin.tensors.copies import on_device
 from speechllm_plugin.workarounds.transformers_versions import CACHE
+
+if TYPE_CHECKING:
+    from speechllm_plugin.llms.causal import CausalLlm
 
 
 class DecoderStates:
@@ -18,37 +24,67 @@ class DecoderStates:
 
     def __init__(
         self,
-        decoder: Callable[..., Any],
-        embed: Callable[[Tensor], Tensor],
+        llm: CausalLlm,
         rows: Sequence[Tensor],
-        prefix: tuple[DynamicCache | None, Tensor, Tensor],
+        prefixes: Sequence[tuple[int, ...]] = (),
+        *,
+        before: Stacked | None = None,
     ) -> None:
         """
-        :param decoder: embeddings to hidden states.
-        :param rows: what follows each row's prefix, `[N, C]`, up to its last known token.
-        :param prefix: cache, mask `[B, P]` and the positions that follow, `[B]`, of what comes before.
+        :param rows: what follows, up to each row's last known token, `[N, C]`.
+        :param prefixes: tokens before each, whose states are kept from batch to batch.
+        :param before: in their place, states of all that comes before the rows, which are short.
         """
-        self._decoder, self._embed = decoder, embed
-        cache, prefix_mask, first = prefix
-        self._inputs, mask = pad_rows(rows, "left")
-        self._positions = (mask.cumsum(dim=1) - 1).clamp(min=0) + first.unsqueeze(1)
-        self._mask = torch.cat([prefix_mask, mask], dim=1)
-        self._cache = DynamicCache() if cache is None else cache
+        self._llm, self._rows, self._prefixes, self._before = llm, rows, prefixes, before
+        self._cache: Any = DynamicCache()
+        self._mask = self._positions = torch.empty(0)
+        """Of the keys, `[B, K]`, and of the last tokens, `[B, 1]`."""
 
     def begin(self) -> Tensor:
-        return self._read(self._inputs, self._positions)
+        if self._before is None and self._llm.worth_packing(self._rows):
+            return self._begin_packed()
+        return self._begin_padded(self._before or self._llm.prefix_cache(self._prefixes))
+
+    def _begin_padded(self, before: Stacked) -> Tensor:
+        cache, prefix_mask, first = before
+        inputs, mask = pad_rows(self._rows, "left")
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0) + first.unsqueeze(1)
+        self._mask, self._positions = torch.cat([prefix_mask, mask], dim=1), positions[:, -1:]
+        self._cache = self._cache if cache is None else cache
+        return self._read(inputs, positions)
+
+    def _begin_packed(self) -> Tensor:
+        """Reads the rows one behind the other; from then on they stand below each other."""
+        packed_cache = DynamicCache()
+        states, packed = self._llm.packed_states(self._rows, self._prefixes, packed_cache)
+        own = [slice(packed.kept + row.own.start, packed.kept + row.own.stop) for row in packed.rows]
+        lengths = [len(prefix) + len(row) for prefix, row in zip(self._prefixes, self._rows, strict=True)]
+        size, device = max(lengths), states[0].device
+        for index, layer in enumerate(packed_cache.layers):
+            keys, values = (
+                torch.cat([
+                    F.pad(torch.cat([x[:, :, row.prefix], x[:, :, place]], dim=2), (0, 0, size - length, 0))
+                    for row, place, length in zip(packed.rows, own, lengths, strict=True)
+                ])
+                for x in (layer.keys, layer.values)
+            )
+            self._cache.update(keys, values, index)
+        counts = on_device(lengths, device).unsqueeze(1)
+        self._mask = (torch.arange(size, device=device) >= size - counts).long()
+        self._positions = counts - 1
+        return torch.stack([row[-1] for row in states])
 
     def go_on(self, tokens: Tensor) -> Tensor:
-        self._positions = self._positions[:, -1:] + 1
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-        return self._read(self._embed(tokens), self._positions)
+        self._positions = self._positions + 1
+        self._mask = F.pad(self._mask, (0, 1), value=1)
+        return self._read(self._llm.embed(tokens), self._positions)
 
     def keep(self, places: Tensor) -> None:
         self._positions, self._mask = self._positions[places], self._mask[places]
         self._cache.batch_select_indices(places)
 
     def _read(self, inputs: Tensor, positions: Tensor) -> Tensor:
-        output = self._decoder(
+        output = self._llm.decoder(
             inputs_embeds=inputs, attention_mask=self._mask, position_ids=positions, **{CACHE: self._cache},
             use_cache=True,
         )  # fmt: skip

@@ -13,6 +13,8 @@ from speechllm_plugin.tensors.copies import on_device
 
 States = list[list[Tensor]]
 """Keys and values `[1, heads, P, dim]` of each layer; [] = of no position."""
+Stacked = tuple[DynamicCache | None, Tensor, Tensor]
+"""Of several rows: the cache, None where none has a position; its mask `[B, P]`; the position that follows, `[B]`."""
 
 
 def cache_of(states: States) -> DynamicCache:
@@ -23,17 +25,11 @@ def cache_of(states: States) -> DynamicCache:
 
 
 def states_of(cache: DynamicCache) -> States:
-    return [[layer.keys, layer.values] for layer in cache.layers]
+    return [[layer.keys, layer.values] for layer in cache.layers]  # type: ignore[list-item]  # filled layers have both
 
 
-def stack_states(
-    rows: Sequence[States], sizes: Sequence[int], device: torch.device
-) -> tuple[DynamicCache | None, Tensor, Tensor]:
-    """
-    :param sizes: positions of each row.
-    :returns: the cache of all rows, None where none has a position; its mask `[B, P]`; the position that follows each
-        row's, `[B]`.
-    """
+def stack_states(rows: Sequence[States], sizes: Sequence[int], device: torch.device) -> Stacked:
+    """:param sizes: positions of each row."""
     lengths, most = on_device(list(sizes), device), max(sizes)
     # Padding is on the left: a sliding window counts it, so none may lie between a row's states and what follows.
     mask = (torch.arange(most, device=device) >= most - lengths.unsqueeze(1)).long()

@@ -14,6 +14,7 @@ from speechllm_plugin.llms.causal_rows import CausalRows
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.generation import Search, generate_rows
 from speechllm_plugin.llms.joining import pad_rows
+from speechllm_plugin.llms.packing import MULTIPLE
 from speechllm_plugin.pretrained import freeze
 
 PREFIXES = [(5, 9, 3), (), (7,), (5, 9, 3), (2, 4, 8, 6)]
@@ -51,17 +52,19 @@ def rows_of(llm: CausalLlm) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("config", DECODINGS, ids=["greedy", "without repetitions", "samples"])
+@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
 @torch.no_grad()
 def test_the_tokens_are_those_of_generate(
-    llm: CausalLlm, shapes: list[tuple[int, int]], config: DecodingConfig
+    llm: CausalLlm, shapes: list[tuple[int, int]], config: DecodingConfig, packs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(llm, "packs", packs and llm.packs)
     rows, end = rows_of(llm), llm.tokenizer.eos_token_id
     search = Search([str(row) for row in range(5)], LIMITS, end, config)
     llm.prefix_cache(PREFIXES)  # whose states are known from now on
     shapes.clear()
     found = CausalRows(llm, rows, end, PREFIXES).generate(range(5), search)
     prompt, steps = shapes[0], shapes[1:]
-    assert prompt == (5, max(LENGTHS)), "the prefix is run again"
+    assert prompt == ((1, MULTIPLE * -(-sum(LENGTHS) // MULTIPLE)) if packs else (5, max(LENGTHS)))
     assert [size for _, size in steps] == [1] * len(steps)
     sizes = [size for size, _ in steps]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 5, "rows that have ended stay"

@@ -75,7 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, summary in (("step", _STEP), ("decode", _DECODE)):
         speed = benchmarks.add_parser(name, help=summary, description=summary)
         _add_step_arguments(speed)
-        speed.set_defaults(measure=_run_step)
+        speed.set_defaults(measure=_run_beside_others)
+    benchmarks.choices["decode"].add_argument(
+        "--batches", nargs="+", type=int, default=[1, 16], metavar="N", help="clips decoded together (default: 1 16)"
+    )
     for subparser in benchmarks.choices.values():
         _add_common_arguments(subparser)
 
@@ -143,6 +146,8 @@ def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=24, metavar="N", help="of each text (default: 24)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="after one to warm up (default: 2)")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="systems whose names hold one of these words")
+    parser.add_argument("--widths", choices=("small", "large"), default="small",
+                        help="of Whisper tiny and SmolLM2-135M, or of Whisper large and Llama 3.1 8B (default: small)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the page here, too")
 
 
@@ -202,12 +207,10 @@ def _run_data(options: argparse.Namespace, device: str) -> int:
     return run_data(options, report=_report)
 
 
-def _run_step(options: argparse.Namespace, device: str) -> int:
-    from speechllm_tools.bench.step import run as run_step
+def _run_beside_others(options: argparse.Namespace, device: str) -> int:
+    from speechllm_tools.bench import decode, step
 
-    if device != "cpu":
-        raise UserError("--device: found cuda, expected cpu: these two are measured on a CPU")
-    return run_step(options, report=_report)
+    return (decode if options.benchmark == "decode" else step).run(options, device, report=_report)
 
 
 def _run_kernel(options: argparse.Namespace, device: str) -> int:

@@ -1,4 +1,4 @@
-"""`speechllm bench step` and `bench decode`: our steps and texts beside those of transformers' classes."""
+"""`speechllm bench step`: our training steps beside those of transformers' classes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import ctypes
 import gc
 import resource
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,30 +16,22 @@ import torch
 from torch import nn
 
 from speechllm_plugin.cost.estimate import FlopCounter
-from speechllm_plugin.errors import UserError
 from speechllm_tools.bench.report import footer
-from speechllm_tools.bench.systems import SYSTEMS, Clips, System
+from speechllm_tools.bench.systems import WIDTHS, Clips, System, Voxtral, clock, command_of, systems_of
 
-REFERENCE = "transformers' Voxtral"
-"""What times are told beside."""
-
-STEP_HEAD = """\
+HEAD = """\
 # A training step beside transformers' classes
 
-Whisper tiny's encoder, SmolLM2-135M's LLM and what joins them, with random weights, in float32: encoder and LLM are
+{what} and what joins them, with random weights, in {dtype}: encoder and LLM are
 frozen, forward and backward of one batch. The systems take turns, in one run; a time is the median of its rounds.
 
 - positions: of the LLM in a step, padding included, without ours before the speech, whose states are kept.
-- of the matrix rate: matrix products of the step by its seconds, as a share of what one product of 1024 x 1024 x 1024
-  reaches in the same run.
-- peak: growth of the process's memory in a step.
+- of the matrix rate: matrix products of the step by its seconds, as a share of what one product of two square matrices
+  of {size} rows reaches in the same run.
+- peak: growth of the {whose} memory in a step.
 """
-DECODE_HEAD = """\
-# Decoding beside transformers' classes
-
-The same systems; every row writes the same number of tokens, greedily, from audio to tokens. The systems take turns, in
-one run; a time is the median of its rounds.
-"""
+_SIZES = {"cpu": 1024, "cuda": 8192}
+"""Of the matrices whose product tells the matrix rate."""
 
 
 @dataclass
@@ -48,8 +39,6 @@ class Figures:
     seconds: list[float] = field(default_factory=list)
     parts: dict[str, list[float]] = field(default_factory=lambda: {"encoder": [], "adapter": [], "LLM": []})
     flops: int = 0
-    written: int = 0
-    """Tokens, in decoding."""
     peak: int | None = None
 
     @property
@@ -57,34 +46,24 @@ class Figures:
         return statistics.median(self.seconds)
 
 
-def run(options: argparse.Namespace, *, report: Callable[[str], None]) -> int:
-    if not all(0.5 <= seconds <= 30 for seconds in options.clips):
-        raise UserError(f"--clips: found {options.clips}, expected lengths of 0.5 to 30 seconds")
-    for name in ("tokens", "rounds"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name}: found {getattr(options, name)}, expected at least 1")
-    decodes, clips = options.benchmark == "decode", Clips(options.clips, options.tokens)
-    words = [word.lower() for word in options.only or [""]]
-    torch.manual_seed(0)
-    systems = [make() for name, make in SYSTEMS.items() if any(word in name.lower() for word in words)]
-    if not systems:
-        raise UserError(f"--only: found {' '.join(options.only)}, expected words of {'; '.join(SYSTEMS)}")
+def run(options: argparse.Namespace, device: str, *, report: Callable[[str], None]) -> int:
+    systems = systems_of(options, device)
     figures = {system.name: Figures() for system in systems}
     for system in systems:
-        system.prepare(clips)
+        system.prepare(Clips(options.clips, options.tokens))
     for number in range(options.rounds + 1):
         for system in systems:
             found = figures[system.name]
-            (_decode if decodes else _step)(system, found, options.tokens, is_first=number == 0)
+            _step(system, found, is_first=number == 0)
             report(f"round {number}: {system.name}: {found.seconds[-1]:.2f} s" if number else f"ready: {system.name}")
-    page = decode_page(systems, figures, options) if decodes else step_page(systems, figures, options)
+    page = page_of(systems, figures, options, device)
     print(page)
     if options.output is not None:
         options.output.write_text(page + "\n", encoding="utf-8")
     return 0
 
 
-def _step(system: System, found: Figures, _: int, *, is_first: bool) -> None:
+def _step(system: System, found: Figures, *, is_first: bool) -> None:
     parameters = list(system.adapter.parameters())
     for parameter in parameters:
         parameter.grad = None
@@ -94,23 +73,19 @@ def _step(system: System, found: Figures, _: int, *, is_first: bool) -> None:
         found.flops = counter.get_total_flops()
         return
     timers = {name: _Timer(getattr(system, name.lower())) for name in found.parts}
-    before = _reset_peak()
-    start = time.perf_counter()
+    on_gpu = system.weight.is_cuda
+    before = torch.cuda.memory_allocated() if on_gpu else _reset_peak()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    start = clock()
     loss = system.loss()
     loss.backward()
-    found.seconds.append(time.perf_counter() - start)
+    found.seconds.append(clock() - start)
     if before is not None:
-        found.peak = max(found.peak or 0, _memory("VmHWM") - before)
+        peak = torch.cuda.max_memory_allocated() if on_gpu else _memory("VmHWM")
+        found.peak = max(found.peak or 0, peak - before)
     for name, timer in timers.items():
         found.parts[name].append(timer.close())
-
-
-def _decode(system: System, found: Figures, tokens: int, *, is_first: bool) -> None:
-    start = time.perf_counter()
-    written = system.decode(2 if is_first else tokens)
-    if not is_first:
-        found.seconds.append(time.perf_counter() - start)
-        found.written = written
 
 
 class _Timer:
@@ -123,10 +98,10 @@ class _Timer:
         self._hooks = [module.register_forward_pre_hook(self._begin), module.register_forward_hook(self._end)]
 
     def _begin(self, *_: Any) -> None:
-        self._start = time.perf_counter()
+        self._start = clock()
 
     def _end(self, *_: Any) -> None:
-        self._seconds += time.perf_counter() - self._start
+        self._seconds += clock() - self._start
 
     def close(self) -> float:
         for hook in self._hooks:
@@ -134,12 +109,14 @@ class _Timer:
         return self._seconds
 
 
-def step_page(systems: Sequence[System], figures: dict[str, Figures], options: argparse.Namespace) -> str:
-    rate = matrix_rate()
+def page_of(
+    systems: Sequence[System], figures: dict[str, Figures], options: argparse.Namespace, device: str
+) -> str:
+    rate = matrix_rate(device)
     columns = ("positions", "encoder s", "adapter s", "LLM s", "step s", "Voxtral's by it", "positions/s",
                "of the matrix rate", "peak GB")
     rows = [f"| system | {' | '.join(columns)} |", "| --- " + "| ---: " * len(columns) + "|"]
-    reference = figures[REFERENCE].median if REFERENCE in figures else None
+    reference = figures[Voxtral.name].median if Voxtral.name in figures else None
     for system in systems:
         found = figures[system.name]
         parts = " | ".join(f"{statistics.median(times):.2f}" for times in found.parts.values())
@@ -153,35 +130,24 @@ def step_page(systems: Sequence[System], figures: dict[str, Figures], options: a
         f"Clips of {', '.join(f'{seconds:g}' for seconds in options.clips)} s, {options.tokens} target tokens each; "
         f"{options.rounds} round(s). The matrix rate: {rate / 1e9:.0f} GFLOP/s. Encoder, adapter and LLM are their "
         "forward passes; the rest of a step is the loss and the backward pass.",
-        "", f"    speechllm bench step --threads {torch.get_num_threads()} --rounds {options.rounds}", "", footer(),
+        "", f"    {command_of(options, device)}", "", footer(),
     ]
-    return "\n".join([STEP_HEAD, *rows, "", *notes])
+    head = HEAD.format(
+        what=WIDTHS[options.widths].what, dtype="bfloat16" if device == "cuda" else "float32", size=_SIZES[device],
+        whose="GPU's" if device == "cuda" else "process's",
+    )  # fmt: skip
+    return "\n".join([head, *rows, "", *notes])
 
 
-def decode_page(systems: Sequence[System], figures: dict[str, Figures], options: argparse.Namespace) -> str:
-    rows = ["| system | seconds | tokens | tokens/s | Voxtral's by it |", "| --- " + "| ---: " * 4 + "|"]
-    reference = figures[REFERENCE].median if REFERENCE in figures else None
-    for system in systems:
-        found = figures[system.name]
-        times = f"{reference / found.median:.1f}x" if reference else "-"
-        rate = found.written / found.median
-        rows.append(f"| {system.name} | {found.median:.2f} | {found.written} | {rate:.1f} | {times} |")
-    notes = [
-        f"Clips of {', '.join(f'{seconds:g}' for seconds in options.clips)} s, {options.tokens} tokens each; "
-        f"{options.rounds} round(s).",
-        "", f"    speechllm bench decode --threads {torch.get_num_threads()} --rounds {options.rounds}", "", footer(),
-    ]
-    return "\n".join([DECODE_HEAD, *rows, "", *notes])
-
-
-def matrix_rate(size: int = 1024) -> float:
-    """FLOP/s of a product of two float32 matrices, the best of five."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
+def matrix_rate(device: str) -> float:
+    """FLOP/s of a product of two matrices, the best of five."""
+    size, dtype = _SIZES[device], torch.bfloat16 if device == "cuda" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = clock()
         a @ b
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return 2 * size**3 / min(times)
 
 

@@ -6,7 +6,9 @@ the LLM, as it would be used frozen.
 
 from __future__ import annotations
 
+import argparse
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -30,6 +32,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhi
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterShape
 from speechllm_plugin.encoders.whisper import WhisperConfig as WhisperPartConfig
 from speechllm_plugin.encoders.whisper import WhisperSpeechEncoder
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig
 from speechllm_plugin.llms.causal_checks import check_packing
 from speechllm_plugin.llms.decoding import DecodingConfig
@@ -43,14 +46,35 @@ AUDIO = VOCABULARY - 1
 BEFORE, AFTER = 12, 12
 """Tokens of the prompt around the speech."""
 
-ENCODER: dict[str, Any] = {"d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536}
-"""Whisper tiny's."""
-LLM: dict[str, Any] = {
-    "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 576, "num_hidden_layers": 30,
-    "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536, "tie_word_embeddings": True,
-    "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None,
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Of all systems, in the words of transformers' configurations of Whisper and of Llama."""
+
+    what: str
+    encoder: dict[str, Any]
+    llm: dict[str, Any]
+
+
+_LLAMA: dict[str, Any] = {
+    "model_type": "llama", "vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None,
 }  # fmt: skip
-"""SmolLM2-135M's."""
+WIDTHS = {
+    "small": Widths(
+        "Whisper tiny's encoder, SmolLM2-135M's LLM",
+        {"d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536},
+        {**_LLAMA, "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+         "intermediate_size": 1536, "tie_word_embeddings": True},
+    ),
+    "large": Widths(
+        "Whisper large's encoder, Llama 3.1 8B's layers",
+        {"d_model": 1280, "encoder_layers": 32, "encoder_attention_heads": 20, "encoder_ffn_dim": 5120},
+        {**_LLAMA, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+         "intermediate_size": 14336, "tie_word_embeddings": False},
+    ),
+}  # fmt: skip
+"""By the name that `--widths` gives them."""
 QUERIES, WINDOW, STRIDE = 3, 15, 2
 """Of Granite Speech: queries for each window of its encoder's frames, of two mel frames each."""
 
@@ -70,6 +94,14 @@ class Clips:
         return [100 + i for i in range(count)]
 
 
+class Shared:
+    """What a system is made with. On a GPU, which would not hold an LLM for each, all have the same."""
+
+    def __init__(self, widths: Widths) -> None:
+        self.widths = widths
+        self.llm = LlamaForCausalLM(AutoConfig.for_model(**widths.llm)).eval().requires_grad_(False)
+
+
 class System:
     """What is measured."""
 
@@ -77,6 +109,11 @@ class System:
     encoder: nn.Module
     adapter: nn.Module
     llm: nn.Module
+
+    @property
+    def weight(self) -> Tensor:
+        """One of the adapter's: where the system is, and what it computes in."""
+        return next(self.adapter.parameters())
 
     def prepare(self, clips: Clips) -> None:
         """Makes a batch of the clips; no part of the step."""
@@ -96,7 +133,7 @@ class System:
 
 class Ours(System):
     def __init__(
-        self, name: str, *, cached: bool = False, packed: bool = True, stack: int = 4, **encoder: Any
+        self, name: str, shared: Shared, *, cached: bool = False, packed: bool = True, stack: int = 4, **encoder: Any
     ) -> None:
         """
         :param cached: the features are on disk.
@@ -105,27 +142,30 @@ class Ours(System):
         :param encoder: keys of Whisper's configuration.
         """
         self.name, self._cached = name, cached
-        config = WhisperConfig(**ENCODER)
+        widths = shared.widths
+        config = WhisperConfig(**widths.encoder)
         self._encoder = WhisperSpeechEncoder(WhisperPartConfig(**encoder), config, HfWhisperEncoder(config)).eval()
-        shape = AdapterShape(encoder_dim=ENCODER["d_model"], llm_dim=LLM["hidden_size"], frame_rate=50.0)
+        dim = widths.llm["hidden_size"]
+        shape = AdapterShape(encoder_dim=widths.encoder["d_model"], llm_dim=dim, frame_rate=50.0)
         adapter = ADAPTERS.get("mlp")
-        self.adapter = adapter.build(adapter.config_kls(stack=stack, hidden_dim=LLM["hidden_size"]), shape)
+        self.adapter = adapter.build(adapter.config_kls(stack=stack, hidden_dim=dim), shape)
         tokenizer: Any = SimpleNamespace(eos_token_id=None, bos_token_id=None)
-        self._llm = CausalLlm(CausalLlmConfig(), LlamaForCausalLM(AutoConfig.for_model(**LLM)).eval(), tokenizer)
+        self._llm = CausalLlm(CausalLlmConfig(), shared.llm, tokenizer)
         self.encoder, self.llm = self._encoder, self._llm
         for part in (self.encoder, self.llm):
             part.requires_grad_(False)
         self._llm.packs = packed and check_packing(self._llm)
 
     def prepare(self, clips: Clips) -> None:
-        self._waveforms, self._lengths = clips.waveforms()
+        waveforms, self._lengths = clips.waveforms()
+        self._waveforms = waveforms.to(self.weight.device)
         self._prompts = [RenderedPrompt(tuple(clips.tokens(BEFORE)), tuple(clips.tokens(AFTER)))] * len(clips.seconds)
         self._targets = [clips.tokens(clips.target_tokens)] * len(clips.seconds)
         self._features = self._encode() if self._cached else None
 
     def _encode(self) -> tuple[Tensor, Tensor]:
         features, lengths = self._encoder(self._waveforms, self._lengths)
-        return features.float(), lengths
+        return features.to(self.weight.dtype), lengths
 
     def _speech(self) -> tuple[Tensor, Tensor]:
         output = self.adapter(*(self._features or self._encode()))
@@ -157,7 +197,9 @@ class Peer(System):
 
     model: Any
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Shared) -> None:
+        self.model.language_model = self.llm = shared.llm
+        self.model.config.text_config = shared.llm.config
         self.model.eval().requires_grad_(False)
         self.adapter.requires_grad_(True)
 
@@ -190,6 +232,11 @@ class Peer(System):
             "input_ids": padded(prompts, 0, size), **features,
             "attention_mask": padded([[1] * len(row) for row in prompts], 0, size),
         }
+        for batch in (self._batch, self._prompt):
+            batch.update({
+                name: tensor.to(self.weight if tensor.is_floating_point() else self.weight.device)
+                for name, tensor in batch.items()
+            })
 
     def loss(self) -> Tensor:
         loss: Tensor = self.model(**self._batch, use_cache=False).loss
@@ -209,17 +256,18 @@ class Peer(System):
 class Voxtral(Peer):
     name = "transformers' Voxtral"
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Shared) -> None:
+        sizes = shared.widths.encoder
         encoder = {
-            "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 6,
+            "hidden_size": sizes["d_model"], "intermediate_size": sizes["encoder_ffn_dim"],
+            "num_hidden_layers": sizes["encoder_layers"], "num_attention_heads": sizes["encoder_attention_heads"],
             "num_mel_bins": 80,
         }  # fmt: skip
         self.model = VoxtralForConditionalGeneration(
-            VoxtralConfig(audio_config=encoder, text_config=LLM, audio_token_id=AUDIO)
+            VoxtralConfig(audio_config=encoder, text_config=_one_layer(shared), audio_token_id=AUDIO)
         )
         self.encoder, self.adapter = self.model.audio_tower, self.model.multi_modal_projector
-        self.llm = self.model.language_model
-        super().__init__()
+        super().__init__(shared)
 
     def vectors(self, seconds: float) -> int:
         return 375
@@ -231,14 +279,13 @@ class Voxtral(Peer):
 class Qwen2Audio(Peer):
     name = "transformers' Qwen2-Audio"
 
-    def __init__(self) -> None:
-        encoder = {**ENCODER, "num_mel_bins": 80, "model_type": "qwen2_audio_encoder"}
+    def __init__(self, shared: Shared) -> None:
+        encoder = {**shared.widths.encoder, "num_mel_bins": 80, "model_type": "qwen2_audio_encoder"}
         self.model = Qwen2AudioForConditionalGeneration(
-            Qwen2AudioConfig(audio_config=encoder, text_config=LLM, audio_token_index=AUDIO)
+            Qwen2AudioConfig(audio_config=encoder, text_config=_one_layer(shared), audio_token_index=AUDIO)
         )
         self.encoder, self.adapter = self.model.audio_tower, self.model.multi_modal_projector
-        self.llm = self.model.language_model
-        super().__init__()
+        super().__init__(shared)
 
     def vectors(self, seconds: float) -> int:
         frames = (round(100 * seconds) - 1) // 2 + 1
@@ -253,20 +300,24 @@ class Qwen2Audio(Peer):
 class GraniteSpeech(Peer):
     name = "transformers' Granite Speech"
 
-    def __init__(self) -> None:
-        encoder = {"hidden_dim": 384, "num_layers": 4, "num_heads": 6, "dim_head": 64, "input_dim": 160}
+    def __init__(self, shared: Shared) -> None:
+        sizes = shared.widths.encoder
+        dim, heads = sizes["d_model"], sizes["encoder_attention_heads"]
+        encoder = {
+            "hidden_dim": dim, "num_layers": sizes["encoder_layers"], "num_heads": heads, "dim_head": dim // heads,
+            "input_dim": 160,
+        }  # fmt: skip
         projector = {
-            "model_type": "blip_2_qformer", "hidden_size": 384, "num_hidden_layers": 2, "num_attention_heads": 6,
-            "intermediate_size": 1536, "encoder_hidden_size": 384,
+            "model_type": "blip_2_qformer", "hidden_size": dim, "num_hidden_layers": 2, "num_attention_heads": heads,
+            "intermediate_size": sizes["encoder_ffn_dim"], "encoder_hidden_size": dim,
         }  # fmt: skip
         config = GraniteSpeechConfig(
-            encoder_config=encoder, projector_config=projector, text_config=LLM, audio_token_index=AUDIO,
+            encoder_config=encoder, projector_config=projector, text_config=_one_layer(shared), audio_token_index=AUDIO,
             has_lora_adapter=False, downsample_rate=WINDOW // QUERIES, window_size=WINDOW,
         )  # fmt: skip
         self.model = GraniteSpeechForConditionalGeneration(config)
         self.encoder, self.adapter = self.model.encoder, self.model.projector
-        self.llm = self.model.language_model
-        super().__init__()
+        super().__init__(shared)
 
     def vectors(self, seconds: float) -> int:
         frames = round(100 * seconds) // STRIDE
@@ -282,14 +333,67 @@ class GraniteSpeech(Peer):
         }
 
 
-SYSTEMS: dict[str, Callable[[], System]] = {
-    "ours, padded to 30 s": lambda: Ours("ours, padded to 30 s"),
-    "ours, trimmed": lambda: Ours("ours, trimmed", trim=True),
-    "ours, not padded": lambda: Ours("ours, not padded", pad_to_30s=False),
-    "ours, cached": lambda: Ours("ours, cached", trim=True, cached=True),
-    "ours, cached, padded rows": lambda: Ours("ours, cached, padded rows", trim=True, cached=True, packed=False),
+def _one_layer(shared: Shared) -> dict[str, Any]:
+    """Of an LLM that is replaced by the shared one."""
+    return {**shared.widths.llm, "num_hidden_layers": 1}
+
+
+SYSTEMS: dict[str, Callable[[Shared], System]] = {
+    "ours, padded to 30 s": lambda shared: Ours("ours, padded to 30 s", shared),
+    "ours, trimmed": lambda shared: Ours("ours, trimmed", shared, trim=True),
+    "ours, not padded": lambda shared: Ours("ours, not padded", shared, pad_to_30s=False),
+    "ours, cached": lambda shared: Ours("ours, cached", shared, trim=True, cached=True),
+    "ours, cached, padded rows": lambda shared: Ours(
+        "ours, cached, padded rows", shared, trim=True, cached=True, packed=False
+    ),
     Voxtral.name: Voxtral,
     Qwen2Audio.name: Qwen2Audio,
     GraniteSpeech.name: GraniteSpeech,
 }
 """By name: each takes seconds to make."""
+
+
+def systems_of(options: argparse.Namespace, device: str) -> list[System]:
+    """On a GPU in bfloat16, on a CPU in float32.
+
+    :param options: of `speechllm bench step` or `decode`.
+    :returns: those that `--only` names, or all.
+    :raises UserError: an option is outside its range, or names none.
+    """
+    if not all(0.5 <= seconds <= 30 for seconds in options.clips):
+        raise UserError(f"--clips: found {options.clips}, expected lengths of 0.5 to 30 seconds")
+    for name in ("tokens", "rounds"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name}: found {getattr(options, name)}, expected at least 1")
+    words = [word.lower() for word in options.only or [""]]
+    chosen = [make for name, make in SYSTEMS.items() if any(word in name.lower() for word in words)]
+    if not chosen:
+        raise UserError(f"--only: found {' '.join(options.only)}, expected words of {'; '.join(SYSTEMS)}")
+    torch.manual_seed(0)
+    own = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
+    try:
+        with torch.device(device):
+            widths = WIDTHS[options.widths]
+            shared = Shared(widths)
+            return [make(shared if device == "cuda" else Shared(widths)) for make in chosen]
+    finally:
+        torch.set_default_dtype(own)
+
+
+def clock() -> float:
+    """Seconds, when the GPU, if there is one, has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def command_of(options: argparse.Namespace, device: str) -> str:
+    """The command that a page tells."""
+    where = "--device cuda" if device == "cuda" else f"--threads {torch.get_num_threads()}"
+    words = [f"speechllm bench {options.benchmark} {where} --rounds {options.rounds}"]
+    if options.widths != "small":
+        words.append(f"--widths {options.widths}")
+    if options.only:
+        words.append(f"--only {' '.join(options.only)}")
+    return " ".join(words)

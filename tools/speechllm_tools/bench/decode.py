@@ -1,0 +1,89 @@
+"""`speechllm bench decode`: how fast our systems write beside transformers' classes."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+
+from speechllm_plugin.errors import UserError
+from speechllm_tools.bench.report import footer
+from speechllm_tools.bench.systems import WIDTHS, Clips, Qwen2Audio, System, Voxtral, clock, command_of, systems_of
+
+HEAD = """\
+# Decoding beside transformers' classes
+
+{what} and what joins them, with random weights, in {dtype}. Every clip gets the
+same number of tokens, greedily, from audio to tokens (of `cached`: from features). The systems take turns, in one run;
+a time is the median of its rounds.
+"""
+
+
+@dataclass
+class Figures:
+    seconds: list[float] = field(default_factory=list)
+    written: int = 0
+    """Tokens."""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def run(options: argparse.Namespace, device: str, *, report: Callable[[str], None]) -> int:
+    if min(options.batches) < 1:
+        raise UserError(f"--batches: found {min(options.batches)}, expected at least 1")
+    systems = systems_of(options, device)
+    tables = []
+    for size in options.batches:
+        batches = batches_of(options.clips, size, options.tokens)
+        figures = {system.name: Figures() for system in systems}
+        for number in range(options.rounds + 1):
+            for system in systems:
+                found = figures[system.name]
+                _decode(system, batches, found, 2 if number == 0 else options.tokens)
+                report(f"batches of {size}, round {number}: {system.name}: {found.seconds[-1]:.2f} s")
+        for found in figures.values():
+            del found.seconds[0]  # a few tokens, to warm up
+        tables.append(table_of(size, batches, figures))
+    head = HEAD.format(what=WIDTHS[options.widths].what, dtype="bfloat16" if device == "cuda" else "float32")
+    command = f"    {command_of(options, device)} --batches {' '.join(map(str, options.batches))}"
+    page = "\n\n".join([head.rstrip(), *tables, command, footer()])
+    print(page)
+    if options.output is not None:
+        options.output.write_text(page + "\n", encoding="utf-8")
+    return 0
+
+
+def batches_of(seconds: Sequence[float], size: int, tokens: int) -> list[Clips]:
+    """Batches of so many clips, which are repeated where there are too few."""
+    clips = list(islice(cycle(seconds), max(size, len(seconds))))
+    return [Clips(clips[i : i + size], tokens) for i in range(0, len(clips), size)]
+
+
+def _decode(system: System, batches: Sequence[Clips], found: Figures, tokens: int) -> None:
+    taken, found.written = 0.0, 0
+    for clips in batches:
+        system.prepare(clips)
+        start = clock()
+        found.written += system.decode(tokens)
+        taken += clock() - start
+    found.seconds.append(taken)
+
+
+def table_of(size: int, batches: Sequence[Clips], figures: dict[str, Figures]) -> str:
+    peers = {"Voxtral's by it": Voxtral.name, "Qwen2-Audio's by it": Qwen2Audio.name}
+    columns = ("seconds", "tokens", "tokens/s", *peers)
+    rows = [f"| system | {' | '.join(columns)} |", "| --- " + "| ---: " * len(columns) + "|"]
+    for name, found in figures.items():
+        ratios = [
+            f"{figures[peer].median / found.median:.1f}x" if peer in figures else "-" for peer in peers.values()
+        ]
+        rate = f"{found.written / found.median:.1f}"
+        rows.append(f"| {name} | {found.median:.2f} | {found.written} | {rate} | {' | '.join(ratios)} |")
+    clips = [seconds for batch in batches for seconds in batch.seconds]
+    shown = f"{', '.join(f'{length:g}' for length in clips[:4])}{' ...' if len(clips) > 4 else ''}"
+    what = f"{len(clips)} clips of {shown} s, {batches[0].target_tokens} tokens each, in batches of {size}:"
+    return "\n".join([what, "", *rows])
