@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
-from speechllm_plugin.llms.exact import decode
+from speechllm_plugin.llms.exact import Block, decode
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.greedy import search_greedily
 from speechllm_plugin.llms.joining import join_rows, pad_rows
@@ -166,11 +166,14 @@ class EncoderDecoderRows:
             self._encodings[row] = encoder(inputs_embeds=self._rows[row].unsqueeze(0)).last_hidden_state
         return self._encodings[row]
 
-    def hidden(self, row: int, start: int, tokens: Sequence[int]) -> Tensor:
+    def hidden(self, rows: Sequence[int], blocks: Sequence[Block]) -> list[Tensor]:
+        return [self._hidden(row, block.tokens)[block.start :] for row, block in zip(rows, blocks, strict=True)]
+
+    def _hidden(self, row: int, tokens: Sequence[int]) -> Tensor:
         model, encoded = self._model, self._encoded(row)
         ids = on_device([[self._llm.start_token, *tokens]], encoded.device)
         states = model.get_decoder()(input_ids=ids, encoder_hidden_states=encoded, use_cache=False).last_hidden_state
-        return states[0, start:]
+        return states[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._llm.logits(hidden)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 from speechllm_plugin.llms.joining import pad_rows
-from speechllm_plugin.llms.states import Stacked
+from speechllm_plugin.llms.states import Stacked, states_of
 from speechllm_plugin.tensors.copies import on_device
 from speechllm_plugin.workarounds.transformers_versions import CACHE
 
@@ -55,24 +55,26 @@ class DecoderStates:
 
     def _begin_packed(self) -> Tensor:
         """Reads the rows one behind the other; from then on they stand below each other."""
-        packed_cache = DynamicCache()
-        states, packed = self._llm.packed_states(self._rows, self._prefixes, packed_cache)
+        prefixes = {prefix: self._llm.prefix_states(prefix) for prefix in set(self._prefixes)}
+        hidden, packed, cache = self._llm.packed_pass(
+            self._rows, [prefixes[prefix] for prefix in self._prefixes], keep=True
+        )
         own = [slice(packed.kept + row.own.start, packed.kept + row.own.stop) for row in packed.rows]
         lengths = [len(prefix) + len(row) for prefix, row in zip(self._prefixes, self._rows, strict=True)]
-        size, device = max(lengths), states[0].device
-        for index, layer in enumerate(packed_cache.layers):
+        size, device = max(lengths), hidden.device
+        for index, layer in enumerate(states_of(cache)):
             keys, values = (
                 torch.cat([
                     F.pad(torch.cat([x[:, :, row.prefix], x[:, :, place]], dim=2), (0, 0, size - length, 0))
                     for row, place, length in zip(packed.rows, own, lengths, strict=True)
                 ])
-                for x in (layer.keys, layer.values)
+                for x in layer
             )
             self._cache.update(keys, values, index)
         counts = on_device(lengths, device).unsqueeze(1)
         self._mask = (torch.arange(size, device=device) >= size - counts).long()
         self._positions = counts - 1
-        return torch.stack([row[-1] for row in states])
+        return torch.stack([hidden[row.own.stop - 1] for row in packed.rows])
 
     def go_on(self, tokens: Tensor) -> Tensor:
         self._positions = self._positions + 1
