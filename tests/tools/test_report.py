@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from speechllm_tools.report.curves import short_names
 from speechllm_tools.report.ours import baseline_of
 from speechllm_tools.report.published import discrepancies, published_tables, table_3
-from speechllm_tools.report.table import Entry, Table, comma_separated, latex, markdown, ranked
+from speechllm_tools.report.runs import Run
+from speechllm_tools.report.table import Entry, Table, comma_separated, hypertext, latex, markdown, ranked
 
 from speechllm_plugin.scoring.report import Hypothesis, write_hypotheses
 from tests.commands import Commands
@@ -88,6 +90,18 @@ def test_a_table_has_three_plain_forms() -> None:
 def test_the_baseline_differs_in_one_part(name: str, expected: str | None) -> None:
     assert baseline_of(name, ["w.l.base", "w.l.ctc", "s.m.base", "other"], "base") == expected
     assert baseline_of(name, ["w.l.base", "w.l.ctc", "given"], "given") == "given"
+
+
+def test_names_on_figures_leave_out_what_all_have() -> None:
+    runs = [Run(name, Path(name)) for name in ("w.llm.base", "w.llm.ctc", "s.llm.ctc")]
+    assert short_names(runs) == ["w.base", "w.ctc", "s.ctc"]
+    assert short_names(runs[:2]) == ["base", "ctc"] and short_names(runs[:1]) == ["w.llm.base"]
+    assert short_names([*runs, Run("other", Path("other"))])[0] == "w.llm.base"
+
+
+def test_a_long_table_is_folded() -> None:
+    assert "<details><summary>50 % of A_B</summary>" in hypertext(replace(TABLE, folded=True))
+    assert "<details>" not in hypertext(TABLE)
 
 
 # --- the whole
@@ -190,3 +204,4 @@ def test_runs_of_other_clips_are_refused(commands: Commands, out: Path, tmp_path
         rows = [replace(Hypothesis("x", "a", "a", "0.wav", 1.0, "en", "en"), id=name)]
         write_hypotheses(tmp_path / name / "evaluation/test/hypotheses.tsv", rows)
     assert "systems are compared on the same clips" in commands.speechllm("report", tmp_path).user_error()
+

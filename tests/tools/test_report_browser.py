@@ -94,6 +94,19 @@ def test_nothing_is_asked_for_and_nothing_goes_wrong(browser: Any) -> None:
     assert browser.get_log("browser") == []
 
 
+def test_a_folded_table_opens_by_its_link(browser: Any) -> None:
+    folded = "return document.querySelector('#pairs-wer-basic details').open"
+    # Few systems: nothing is folded, so that one is made.
+    browser.execute_script("""
+        const section = document.getElementById("pairs-wer-basic"), made = document.createElement("details");
+        made.append(...section.childNodes);
+        section.append(made);
+    """)
+    assert browser.execute_script(folded) is False
+    browser.find_element("css selector", "nav a[href='#pairs-wer-basic']").click()
+    assert browser.execute_script(folded) is True
+
+
 def test_the_page_fits_a_phone(browser: Any) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                             {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True})  # fmt: skip

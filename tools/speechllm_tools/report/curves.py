@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_tools.report.runs import Run
 from speechllm_tools.report.table import Table
+
+_CHARACTERS = 18
+"""Of a legend, in an inch."""
 
 
 def training_curves(runs: Sequence[Run]) -> str | None:
@@ -18,13 +22,14 @@ def training_curves(runs: Sequence[Run]) -> str | None:
     if not losses:
         return None
     figure, axes = _figure(len(losses))
+    looks = _looks(len(runs))
     for axis, loss in zip(axes, losses, strict=True):
-        for run in runs:
+        for run, name, look in zip(runs, short_names(runs), looks, strict=True):
             points = [(line["Step"], line[loss]) for line in run.lines if loss in line]
             if points:
-                axis.plot(*zip(*points, strict=True), label=run.name, linewidth=1.2)
+                axis.plot(*zip(*points, strict=True), look.line, color=look.colour, label=name, linewidth=1.2)
         axis.set(xlabel="step", ylabel=loss, yscale="log")
-        axis.legend(fontsize=7, frameon=False)
+    _add_legend(figure, axes)
     return _svg(figure)
 
 
@@ -40,15 +45,49 @@ def trade_offs(runs: Sequence[Run], scores: Sequence[Table]) -> str | None:
         return None
     figure, axes = _figure(len(measures) * len(scores), columns=len(measures))
     plots = [(table, name, values) for table in scores for name, values in measures]
-    for axis, (table, name, values) in zip(axes, plots, strict=True):
+    looks = _looks(len(runs))
+    for axis, (table, measure, values) in zip(axes, plots, strict=True):
         by_name = {row[0].text: row[len(table.columns) - 1] for row in table.rows}
-        for run, value in zip(runs, values, strict=True):
+        for run, name, look, value in zip(runs, short_names(runs), looks, values, strict=True):
             entry = by_name.get(run.name)
             if value is not None and entry is not None and entry.value is not None:
-                axis.scatter([value], [entry.value], s=18)
-                axis.annotate(run.name, (value, entry.value), fontsize=6, xytext=(3, 3), textcoords="offset points")
-        axis.set(xlabel=name, ylabel=table.title.removeprefix("Table III: "))
+                axis.scatter([value], [entry.value], s=22, marker=look.marker, color=look.colour, label=name)
+        axis.set(xlabel=measure, ylabel=table.title.removeprefix("Table III: "))
+    _add_legend(figure, axes)
     return _svg(figure)
+
+
+def short_names(runs: Sequence[Run]) -> list[str]:
+    """Without the parts that all have: `whisper.llama.cif` beside `whisper.llama.ctc` is `cif`."""
+    parts = [run.name.split(".") for run in runs]
+    if len(runs) < 2 or len({*map(len, parts)}) > 1:
+        return [run.name for run in runs]
+    told = [place for place in range(len(parts[0])) if len({row[place] for row in parts}) > 1]
+    return [".".join(row[place] for place in told) for row in parts]
+
+
+@dataclass(frozen=True)
+class _Look:
+    colour: str
+    line: str
+    marker: str
+
+
+def _looks(count: int) -> list[_Look]:
+    """One for each run: ten colours, then the same with other lines and marks."""
+    styles = (("-", "o"), ("--", "^"), (":", "s"), ("-.", "D"))
+    return [_Look(f"C{number % 10}", *styles[number // 10 % len(styles)]) for number in range(count)]
+
+
+def _add_legend(figure: Any, axes: Sequence[Any]) -> None:
+    """One below all, so that it covers nothing."""
+    shown: dict[str, Any] = {}
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            shown.setdefault(name, handle)
+    if shown:
+        columns = max(1, int(figure.get_size_inches()[0] * _CHARACTERS // (max(map(len, shown)) + 6)))
+        figure.legend(shown.values(), shown, loc="outside lower center", fontsize=7, frameon=False, ncols=columns)
 
 
 def _figure(count: int, columns: int | None = None) -> tuple[Any, list[Any]]:
@@ -59,7 +98,7 @@ def _figure(count: int, columns: int | None = None) -> tuple[Any, list[Any]]:
                         "--no-curves") from None  # fmt: skip
     columns = columns or count
     rows = -(-count // columns)
-    figure = Figure(figsize=(4.4 * columns, 3.2 * rows), layout="constrained")
+    figure = Figure(figsize=(4.4 * columns, 3.2 * rows + 0.6), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 

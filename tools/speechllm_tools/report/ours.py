@@ -14,6 +14,9 @@ from speechllm_tools.score.counts import Measured
 from speechllm_tools.score.results import AVERAGE, Resampling, score_of, strata
 from speechllm_tools.score.table import SIGNIFICANT, lower_is_better
 
+_LONG = 20
+"""Rows above which a table of pairs is folded."""
+
 
 def baseline_of(name: str, names: Sequence[str], baseline: str) -> str | None:
     """The run that another is tested against: `baseline` itself, or the one that differs from it in a single part of
@@ -159,4 +162,5 @@ def pair_table(metric: str, measured: Sequence[Measured], resampling: Resampling
             Entry(f"{test.low:+.2f} to {test.high:+.2f}"), Entry(f"{test.p:.3f}", test.p), Entry(test.method),
         ])  # fmt: skip
     columns = ["pair", "difference", "95 % interval", "p", "method"]
-    return Table(f"pairs-{metric.replace(':', '-')}", f"Every pair: {metric}", columns, rows)
+    title = f"Every pair: {metric}"
+    return Table(f"pairs-{metric.replace(':', '-')}", title, columns, rows, folded=len(rows) > _LONG)

@@ -38,6 +38,8 @@ class Table:
     columns: list[str]
     rows: list[list[Entry]]
     notes: list[str] = field(default_factory=list)
+    folded: bool = False
+    """On the page, shown on demand: it is long."""
 
 
 def ranked(table: Table, better: Sequence[str], blocks: Sequence[str]) -> Table:
@@ -119,7 +121,9 @@ def hypertext(table: Table) -> str:
                      for row in table.rows)  # fmt: skip
     notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in table.notes)
     identity = re.sub(r"\W+", "-", table.name)
-    return (
-        f'<section id="{identity}"><h2>{html.escape(table.title)}</h2><div class=wide><table class=sortable>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{notes}</section>"
-    )
+    title = html.escape(table.title)
+    inside = (f"<div class=wide><table class=sortable><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+              f"{notes}")  # fmt: skip
+    if table.folded:
+        return f'<section id="{identity}"><details><summary>{title}</summary>{inside}</details></section>'
+    return f'<section id="{identity}"><h2>{title}</h2>{inside}</section>'

@@ -27,6 +27,14 @@
   document.getElementById("sure")?.addEventListener("change", event =>
     document.body.classList.toggle("sure", event.target.checked));
 
+  // --- a folded table opens where a link leads to it
+  const unfold = () => {
+    const folded = document.getElementById(location.hash.slice(1))?.querySelector("details");
+    if (folded) folded.open = true;
+  };
+  addEventListener("hashchange", unfold);
+  unfold();
+
   // --- utterances
   const { systems, utterances } = JSON.parse(document.getElementById("data").textContent);
   if (!utterances.length) return;
