@@ -59,6 +59,7 @@ class DecoderStates:
         hidden, packed, cache = self._llm.packed_pass(
             self._rows, [prefixes[prefix] for prefix in self._prefixes], keep=True
         )
+        assert cache is not None
         own = [slice(packed.kept + row.own.start, packed.kept + row.own.stop) for row in packed.rows]
         lengths = [len(prefix) + len(row) for prefix, row in zip(self._prefixes, self._rows, strict=True)]
         size, device = max(lengths), hidden.device
