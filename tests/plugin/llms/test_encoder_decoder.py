@@ -47,5 +47,5 @@ def test_the_tokens_are_those_of_generate(llm: EncoderDecoderLlm, config: Decodi
     assert max(len(row.tokens) for row in found) > 9
     # A row goes on from what it has as if it had just written it, and gives alone what it gave beside the others.
     longest = max(range(5), key=lambda row: len(found[row].tokens))
-    assert own.generate([longest], search.only([longest]), found[longest].tokens[:9]) == [found[longest]]
+    assert own.draft([longest], search.only([longest]), [found[longest].tokens[:9]]) == [found[longest]]
     assert [own.generate([row], search.only([row]))[0] for row in range(5)] == found

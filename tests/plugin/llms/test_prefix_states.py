@@ -20,7 +20,9 @@ LENGTHS = torch.tensor([3, 60, 2])
 
 @pytest.fixture
 def llm(tiny_llm: Path) -> CausalLlm:
-    return freeze(create_causal_llm(CausalLlmConfig(path=str(tiny_llm), dtype="float32")))
+    llm = freeze(create_causal_llm(CausalLlmConfig(path=str(tiny_llm), dtype="float32")))
+    llm.prepare_training()  # whose trials are runs, too
+    return llm
 
 
 @contextmanager
