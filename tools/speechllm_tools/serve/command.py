@@ -6,14 +6,15 @@ import argparse
 import math
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.yaml_text import parse_assignment
-from speechllm_tools.system_options import add_system, checkpoint_of
+from speechllm_tools.system_options import add_system, check_system, checkpoint_of
 
 if TYPE_CHECKING:
     from speechllm_plugin.inference.transcriber import Transcriber
+    from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint
     from speechllm_tools.serve.service import Service
 
 INSTALL = "pip install 'speechllm-plugin[serve]'"
@@ -62,6 +63,9 @@ def run(options: argparse.Namespace) -> int:
     for name in ("max_megabytes", "max_minutes"):
         if not getattr(options, name) > 0:
             raise UserError(f"--{name.replace('_', '-')}: found {getattr(options, name):g}, expected more than 0")
+    overrides = dict(parse_assignment(item, "--set") for item in options.set)
+    checkpoint = checkpoint_of(options)
+    check_system(checkpoint, overrides)
     try:
         import uvicorn
 
@@ -69,22 +73,20 @@ def run(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise UserError(f"serve: {error.name} is not installed here: {INSTALL}") from None
 
-    service = _service(options)
+    service = _service(options, checkpoint, overrides)
     config = uvicorn.Config(create_app(service), options.host, options.port, log_level="info")
     server = uvicorn.Server(config)
     server.run()
     return 0 if server.started else 1
 
 
-def _service(options: argparse.Namespace) -> Service:
+def _service(options: argparse.Namespace, checkpoint: Checkpoint, overrides: dict[str, Any]) -> Service:
     from speechllm_plugin.inference.transcriber import Transcriber
     from speechllm_plugin.recordings.cutting import CutConfig, piece_lengths
     from speechllm_tools.numerics import use_recipe_numerics
     from speechllm_tools.serve.service import Service
     from speechllm_tools.serve.ways import Decoder
 
-    overrides = dict(parse_assignment(item, "--set") for item in options.set)
-    checkpoint = checkpoint_of(options)
     use_recipe_numerics()
     system = Transcriber.of(checkpoint, device=options.device, overrides=overrides)
     _check_languages(system, options.source_lang, None)
