@@ -22,7 +22,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.yaml_text import parse_assignment, parse_yaml
 from speechllm_plugin.workarounds.threads import wait_passively
 from speechllm_recipes.entry import Action, Driver, RecipeEntry
-from speechllm_recipes.given_keys import given
+from speechllm_recipes.given_keys import given, text_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,7 +140,7 @@ def _run_action(prog: str, action: Action, options: argparse.Namespace) -> int:
     elif not options.dump_config:
         raise UserError("OUTPUT_DIR: found none, expected the directory of the run; see --help")
     if options.config_file is not None:
-        _check_text(options.config_file)
+        text_of(options.config_file)  # that it can be read
         forwarded += ["--config-file", str(options.config_file)]
     overrides = _overrides(action, options)
     if overrides:
@@ -231,16 +231,6 @@ def _checkpoint_overrides(path: Path, step: str) -> list[str]:
 def _quoted(path: Path | str) -> str:
     """Quoted for YAML: a file name may hold its special characters."""
     return json.dumps(str(path), ensure_ascii=False)
-
-
-def _check_text(file: Path) -> None:
-    try:
-        file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--config-file: cannot read {file}: {error.strerror}; expected a YAML file") from error
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise UserError(f"--config-file: found byte 0x{byte:02x} in {file}, expected a YAML file in UTF-8") from error
 
 
 def _check_writable(directory: Path) -> None:

@@ -34,8 +34,9 @@ def given(config_file: Path | None, items: Sequence[str]) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     if config_file is not None:
         values: Any = {}
+        text = text_of(config_file)
         with suppress(ValueError):
-            values = parse_yaml(config_file.read_text(encoding="utf-8"))
+            values = parse_yaml(text)
         if not isinstance(values, Mapping | None):
             found = type(values).__name__
             raise UserError(f"--config-file: found a {found} in {config_file}, expected a mapping of keys")
@@ -48,6 +49,20 @@ def given(config_file: Path | None, items: Sequence[str]) -> dict[str, Any]:
         key = key.removeprefix("set:")
         keys = {**_without(keys, key), key: value, **dict(given_keys(value, key))}
     return keys
+
+
+def text_of(config_file: Path) -> str:
+    """
+    :raises UserError: it cannot be read.
+    """
+    try:
+        return config_file.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = f"cannot read {config_file}: {error.strerror}; expected a YAML file"
+        raise UserError(f"--config-file: {reason}") from error
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{error.object[error.start]:02x} in {config_file}"
+        raise UserError(f"--config-file: found {found}, expected a YAML file in UTF-8") from error
 
 
 def _without(keys: dict[str, Any], key: str) -> dict[str, Any]:

@@ -12,7 +12,14 @@ from speechllm_plugin.datasets.audio import AudioError, resolve
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.remote import is_remote
 from speechllm_plugin.tasks.row_prompt import SPEECH, read_history, read_row_prompt
-from speechllm_tools.system_options import add_decoding, add_system, checkpoint_of, decoding_of, files_and_overrides
+from speechllm_tools.system_options import (
+    add_decoding,
+    add_system,
+    check_system,
+    checkpoint_of,
+    decoding_of,
+    files_and_overrides,
+)
 
 if TYPE_CHECKING:
     from speechllm_plugin.inference.transcriber import Transcriber
@@ -68,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
         _say(f"error: {error}")
     if not (inputs := [item for item in inputs if item.name not in missing]):
         return 2
+    check_system(checkpoint, overrides)
 
     from speechllm_tools.light_imports import import_transformers
 

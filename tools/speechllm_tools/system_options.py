@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from speechllm_plugin.files.yaml_text import parse_assignment
 if TYPE_CHECKING:
     from speechllm_plugin.llms.decoding import DecodingConfig
     from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint
+    from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 
 
 def _number_or_off(value: str) -> float | None:
@@ -78,9 +79,30 @@ def checkpoint_of(options: argparse.Namespace) -> Checkpoint:
     """
     :raises UserError: `--checkpoint` has none, or not that of `--step`.
     """
+    return checkpoint_in(options.checkpoint, options.step)
+
+
+def checkpoint_in(folder: Path, step: str) -> Checkpoint:
+    """
+    :param step: as `--step` has it.
+    :raises UserError: there is none, or not that of the step.
+    """
     from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
 
-    return find_checkpoint(options.checkpoint, parse_step(options.step))
+    return find_checkpoint(folder, parse_step(step))
+
+
+def check_system(checkpoint: Checkpoint, overrides: Mapping[str, Any]) -> SpeechLlmConfig:
+    """What is wrong with a checkpoint's configuration, or with where its parts lie, before torch is imported.
+
+    :param overrides: of `--set`.
+    :raises UserError: a key is unknown, a value is wrong, or a directory is not there.
+    """
+    from speechllm_recipes.speech_llm.first_look import look_at_model
+
+    config = checkpoint.config(dict(overrides))
+    look_at_model(config, overrides)
+    return config
 
 
 def add_decoding(parser: argparse.ArgumentParser, *, left_out: Collection[str] = ()) -> None:

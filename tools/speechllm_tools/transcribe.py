@@ -11,6 +11,7 @@ from speechllm_plugin.recordings.formats import FORMATS
 from speechllm_tools.system_options import (
     add_decoding,
     add_system,
+    check_system,
     checkpoint_of,
     decoding_of,
     files_and_overrides,
@@ -79,6 +80,11 @@ def run(options: argparse.Namespace) -> int:
         _say(f"0 transcribed, {len(missing)} failed")
         return 2
 
+    # A language that the prompt names must have a name.
+    prompt = check_system(checkpoint, overrides).prompt
+    for source, target in {(item.source_lang, item.target_lang) for item in inputs} | {("", "")}:
+        prompt.instruction(source or options.source_lang, target or options.target_lang)
+
     from speechllm_tools.light_imports import import_transformers
 
     import_transformers()
@@ -89,10 +95,6 @@ def run(options: argparse.Namespace) -> int:
     from speechllm_tools.numerics import use_recipe_numerics
     from speechllm_tools.recordings.session import Session
 
-    # Before anything is loaded: a language that the prompt names must have a name.
-    prompt = checkpoint.config(overrides).prompt
-    for source, target in {(item.source_lang, item.target_lang) for item in inputs} | {("", "")}:
-        prompt.instruction(source or options.source_lang, target or options.target_lang)
     use_recipe_numerics()
     system = Transcriber.of(checkpoint, device=options.device, overrides=overrides)
     model = system.model

@@ -41,13 +41,22 @@ def look_at_train(given: Mapping[str, Any]) -> None:
     :param given: keys that are set, by dotted key.
     :raises UserError: something is wrong; the line begins with its key, or with the file.
     """
-    known = check_keys("train", given)
-    if found := list(conflicts(lambda key: known.get(key, DEFAULTS[key]))):
-        raise UserError("; ".join(f"{key}: found {value}, expected {expected}" for key, value, expected in found))
+    known = look_at_train_keys(given)
     _check_model(known)
     structure(DecodingConfig, nested(below(known, "decoding")), "decoding").check("decoding")
     splits = [*_names(known.get("dataset.train_split", "train")), *_names(known.get("dataset.valid_splits", "dev"))]
     _check_manifests(known, splits)
+
+
+def look_at_train_keys(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's own part of `look_at_train`: neither the model nor files.
+
+    :returns: those whose values are known already.
+    """
+    known = check_keys("train", given)
+    if found := list(conflicts(lambda key: known.get(key, DEFAULTS[key]))):
+        raise UserError("; ".join(f"{key}: found {value}, expected {expected}" for key, value, expected in found))
+    return known
 
 
 def look_at_evaluate(given: Mapping[str, Any]) -> None:
@@ -96,13 +105,21 @@ def _check_model(given: Mapping[str, Any]) -> None:
     changes = below(given, _MODEL)
     config: SpeechLlmConfig = structure(SpeechLlmConfig, merged(asdict(base), changes), _MODEL)
     with _keys_of_the_model():
-        config.check()
-        registries: tuple[Registry[Any], ...] = (ENCODERS, ADAPTERS, LLMS)
-        for registry in registries:
-            section, key = getattr(config, registry.kind), f"{registry.kind}.config"
-            _check_name(registry, section.name)
-            _check_place(registry.kind, section)
-            check_section(f"{key} of {section.name}", below(changes, key), key)
+        look_at_model(config, changes)
+
+
+def look_at_model(config: SpeechLlmConfig, changes: Mapping[str, Any]) -> None:
+    """
+    :param changes: what the user sets of it, by dotted key.
+    :raises UserError: a value is wrong, there is no such part, or a checkpoint has no directory.
+    """
+    config.check()
+    registries: tuple[Registry[Any], ...] = (ENCODERS, ADAPTERS, LLMS)
+    for registry in registries:
+        section, key = getattr(config, registry.kind), f"{registry.kind}.config"
+        _check_name(registry, section.name)
+        check_section(f"{key} of {section.name}", below(changes, key), key)
+        _check_place(registry.kind, section)
 
 
 @contextmanager

@@ -33,9 +33,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from speechllm_tools.cache.build import build
+    from speechllm_recipes.given_keys import given
+    from speechllm_recipes.speech_llm.first_look import look_at_train
 
-    return build(options, _shard(options.shard))
+    shard = _shard(options.shard)
+    look_at_train(given(options.config_file, options.config))
+
+    from speechllm_tools.cache.build import build  # after what needs no torch
+
+    return build(options, shard)
 
 
 def _show(options: argparse.Namespace) -> int:

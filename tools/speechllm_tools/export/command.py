@@ -13,7 +13,7 @@ from speechllm_plugin.files.atomic import check_free, new_folder
 from speechllm_plugin.files.yaml_text import parse_assignment
 from speechllm_tools.export import formats
 from speechllm_tools.export.api import Export, Format
-from speechllm_tools.system_options import CHECKPOINT, add_choice, checkpoint_of
+from speechllm_tools.system_options import CHECKPOINT, add_choice, check_system, checkpoint_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
     check_free(options.out, "OUT")
 
     checkpoint = checkpoint_of(options)
+    check_system(checkpoint, overrides)
     kind = kinds[options.format]
     export = kind(Export(checkpoint, overrides, _flags(kind, options)))
     export.check()

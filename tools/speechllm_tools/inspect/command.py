@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +62,13 @@ def run(options: argparse.Namespace) -> int:
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{name}: found {value:g}, expected more than 0, and finite")
 
+    one, overrides = len(options.targets) == 1, dict(parse_assignment(item, "--set") for item in options.set)
+    # What is wrong with a name or a file is told before the seconds that torch takes.
+    systems = _published() if options.all else []
+    for target in options.targets:
+        with _naming(target, one):
+            systems.append((target, *_read(target, overrides)))
+
     from speechllm_plugin.cost.estimate import CostModel
     from speechllm_plugin.cost.skeleton import SkeletonBuilder
     from speechllm_plugin.encoders.api import too_long
@@ -67,8 +76,9 @@ def run(options: argparse.Namespace) -> int:
     from speechllm_tools.inspect.facts import Facts, gather
 
     builder, costs = SkeletonBuilder(), CostModel()
+    choices: dict[str, Any] = {} if one else {"clips": (options.seconds,)}
 
-    def inspect(name: str, config: SpeechLlmConfig, batch_size: int, **choices: Any) -> Facts:
+    def inspect(name: str, config: SpeechLlmConfig, batch_size: int) -> Facts:
         skeleton = builder.build(config)
         window = skeleton.encoder.max_seconds
         if window is not None and options.seconds > window:
@@ -76,20 +86,10 @@ def run(options: argparse.Namespace) -> int:
         return gather(name, skeleton, costs, seconds=options.seconds, target_tokens=options.target_tokens,
                       batch_size=options.batch_size or batch_size, memory=round(options.gpu_memory * 1e9), **choices)
 
-    def inspect_named(target: str) -> Facts:
-        alone: dict[str, Any] = {} if one else {"clips": (options.seconds,)}
-        try:
-            return inspect(target, *_read(target, overrides), **alone)
-        except UserError as error:
-            if one or target in str(error):
-                raise
-            raise UserError(f"{target}: {error}") from None
-
-    one, overrides = len(options.targets) == 1, dict(parse_assignment(item, "--set") for item in options.set)
-    if options.all:
-        found = [inspect(name, config, BATCH_SIZE, clips=(options.seconds,)) for name, config in _published()]
-    else:
-        found = list(map(inspect_named, options.targets))
+    found = []
+    for name, config, batch_size in systems:
+        with _naming(name, one or options.all):
+            found.append(inspect(name, config, batch_size))
     if options.json:
         print(_dump(found[0].as_json() if one else [facts.as_json() for facts in found]))
     else:
@@ -97,17 +97,28 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+@contextmanager
+def _naming(target: str, is_plain: bool) -> Iterator[None]:
+    """Errors that say which of several targets they are about."""
+    try:
+        yield
+    except UserError as error:
+        if is_plain or target in str(error):
+            raise
+        raise UserError(f"{target}: {error}") from None
+
+
 def _dump(values: object) -> str:
     return json.dumps(values, indent=1)
 
 
-def _published() -> list[tuple[str, SpeechLlmConfig]]:
+def _published() -> list[tuple[str, SpeechLlmConfig, int]]:
     from itertools import product
 
     from speechllm_plugin.models.speech_llm.config import GRID, SLM, arch_config
 
     names = [".".join(parts) for tables in (GRID, SLM) for parts in product(*tables)]
-    return [(name, arch_config(name)) for name in names]
+    return [(name, arch_config(name), BATCH_SIZE) for name in names]
 
 
 def _read(target: str, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, int]:
@@ -138,23 +149,25 @@ def _read(target: str, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, int]
 def _changed(config: SpeechLlmConfig, overrides: dict[str, Any]) -> SpeechLlmConfig:
     from dataclasses import asdict
 
-    from fairseq2.utils.config import StandardConfigMerger
-    from speechllm_recipes.given_keys import nested
+    from speechllm_recipes.given_keys import merged
 
     from speechllm_plugin.configuration.structure import structure
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 
-    changed: SpeechLlmConfig = structure(
-        SpeechLlmConfig, StandardConfigMerger().merge(asdict(config), nested(overrides)), "model"
-    )
+    changed: SpeechLlmConfig = structure(SpeechLlmConfig, merged(asdict(config), overrides), "model")
     return changed
 
 
 def _read_yaml(file: Path, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, int]:
     """A configuration of the training recipe, merged as `--config-file` is."""
-    from speechllm_recipes.speech_llm.read_config import model_config_of, read_training_config
+    from speechllm_recipes.given_keys import given
+    from speechllm_recipes.speech_llm.first_look import look_at_train_keys
 
     try:
+        look_at_train_keys(given(file, []))
+
+        from speechllm_recipes.speech_llm.read_config import model_config_of, read_training_config  # with fairseq2
+
         recipe = read_training_config(file)
         return model_config_of(recipe, overrides), recipe.dataset.batch_size
     except UserError as error:
