@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import speechllm_recipes
+from speechllm_recipes.sweep.sweep_file import read_sweep
 from speechllm_tools.miniature.config import MiniatureConfig
 from speechllm_tools.miniature.sentences import (
     ACTIONS,
@@ -129,6 +131,15 @@ def test_speech_lasts_as_long_as_its_words_take(data: Path) -> None:
     for row in rows(data, "train"):
         assert row.n_frames is not None and (data / row.audio).is_file()
         assert 1.2 < len(row.src_text.split() or row.tgt_text.split()) / (row.n_frames / 100) < 5, row
+
+
+def test_the_sweep_reads_what_is_written() -> None:
+    cells = read_sweep(Path(speechllm_recipes.__file__).parent / "configs/sweeps/embedded.yaml")
+    assert {cell.name.split(".")[0] for cell in cells} == {"whisper_tiny_en", "whisper_base"}
+    for cell in cells:
+        manifests = cell.train["dataset"]["config_overrides"]["manifests"]
+        assert manifests == {name: f"demo/miniature/{name}.tsv" for name in ("train", *TEXTS)}
+        assert cell.evaluate is not None and cell.evaluate["dataset"]["splits"] == TEXTS
 
 
 def test_a_second_call_leaves_everything_as_it_is(data: Path) -> None:

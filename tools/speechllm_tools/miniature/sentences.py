@@ -122,7 +122,7 @@ def say(meaning: Meaning, language: str) -> str:
 
 def all_meanings() -> list[Meaning]:
     """Every one that can be drawn."""
-    found = []
+    found: list[Meaning] = []
     for timed, placed in sorted({*FORMS}):
         times = range(len(TIMES)) if timed else [None]
         places = range(len(PLACES)) if placed else [None]
