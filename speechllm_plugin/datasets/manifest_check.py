@@ -39,6 +39,7 @@ class ManifestCheck:
         self._marks, self._kinds, self._audio = Marks(), _Kinds(), PlaceCollector()
         self._suspects: list[Places] = []
         self._n_frames: list[Places] = []
+        self._asks_size: list[Places] = []
         self._ids: list[Hashes] = []
         self._kind: list[Codes] = []
         self._texts: dict[str, list[Flags]] = {name: [] for name in TEXTS}
@@ -50,6 +51,8 @@ class ManifestCheck:
         for name in (*COLUMNS, "references"):
             begins, ends = self._column(block, name)
             self._suspect(block, ends > begins)
+        asks = [self._column(block, name) for name in COLUMNS]
+        self._asks_size.append(sum((ends - begins for begins, ends in asks), start=np.zeros_like(asks[0][0])))
         self._n_frames.append(self._look_at_length(block))
         self._look_at_number(block, "channel")
         self._ids.append(hashes(block.data, *self._column(block, "id")))
@@ -80,6 +83,7 @@ class ManifestCheck:
             has_text=has_text,
             has_source=has_source,
             has_asks=has_asks,
+            asks_size=np.concatenate(self._asks_size),
             hears=hears,
             audio=self._audio.places(),
         )

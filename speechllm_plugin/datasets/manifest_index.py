@@ -48,6 +48,8 @@ class ManifestColumns:
     """Whether there is a `src_text`, likewise."""
     has_asks: Flags
     """Whether it asks something itself: see `tasks.row_prompt`."""
+    asks_size: Places
+    """Bytes of that."""
     hears: Flags
     """Whether an earlier turn of it is in speech."""
     audio: AudioPlaces

@@ -241,6 +241,12 @@ class Utterances(Sequence[Utterance]):
         """Whether any of them asks something itself."""
         return bool(self._column([part.manifest.columns.has_asks for part in self._parts]).any())
 
+    def asking_more_than(self, size: int) -> Places:
+        """
+        :param size: of instruction, context and history, in bytes.
+        """
+        return np.flatnonzero(self._column([part.manifest.columns.asks_size for part in self._parts]) > size)
+
     @property
     def hearing(self) -> Places:
         """Indices of those with speech in earlier turns."""

@@ -43,12 +43,14 @@ def check_positions(
     :param names: of the clips, for the error.
     :param lengths: vectors between `before` and `after` of each prompt, `[B]`, on the host.
     :param texts: the most tokens that each text has.
-    :raises UserError: a clip needs more positions than the LLM's table has. Beyond what an LLM without a table was
-        trained on a warning is logged.
+    :raises UserError: a prompt alone is longer than the LLM takes, or a clip needs more positions than the LLM's table
+        has. Of a clip beyond what an LLM without a table was trained on a warning is logged.
     """
     if llm.positions is None:
         return
     limit = llm.positions.limit
+    for name, prompt in zip(names, prompts, strict=True):
+        check_prompt(llm.positions, name, prompt)
     needed = [
         len(prompt.before) + vectors + len(prompt.after) + text  # what is between is among the vectors
         for prompt, vectors, text in zip(prompts, lengths.tolist(), texts, strict=True)
@@ -66,6 +68,15 @@ def check_positions(
     log.warning("{}", error)
 
 
+def check_prompt(positions: Positions, name: str, prompt: RenderedPrompt) -> None:
+    """:raises UserError: there is no room for any speech beside it."""
+    if prompt.num_tokens >= positions.limit:
+        raise UserError(
+            f"{name}: found a prompt of {prompt.num_tokens:,} tokens, expected fewer than {positions.limit:,}, "
+            f"{_what(positions)}; shorten its context, its history or its instruction"
+        )
+
+
 def needs_more(name: str, positions: Positions, words: int, vectors: int, text: int) -> UserError:
     """
     :param name: of the clip.
@@ -75,6 +86,10 @@ def needs_more(name: str, positions: Positions, words: int, vectors: int, text: 
     return UserError(
         f"{name}: found {vectors} vectors of speech, which make {words + vectors + text} positions with the prompt and "
         f"at most {text} tokens of text, expected at most {positions.limit}, "
-        f"{'all that the LLM has' if positions.table else 'what the LLM was trained on'}; cut the clip into "
-        "segments, choose an adapter with fewer vectors, or lower decoding.tokens_per_second"
+        f"{_what(positions)}; cut the clip into segments, choose an adapter with fewer vectors, or lower "
+        "decoding.tokens_per_second"
     )
+
+
+def _what(positions: Positions) -> str:
+    return "all that the LLM has" if positions.table else "what the LLM was trained on"

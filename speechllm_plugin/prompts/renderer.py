@@ -194,7 +194,9 @@ class PromptRenderer:
         :param plain: reads special tokens as text.
         """
         encoded = self._joint(
-            text, add_special_tokens=False, split_special_tokens=plain, return_offsets_mapping=True
+            text, add_special_tokens=False, split_special_tokens=plain, return_offsets_mapping=True,
+            # Whether they have room is told by `check_positions`.
+            verbose=False,
         )
         return [(token, *span) for token, span in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
 

@@ -59,6 +59,23 @@ def test_texts_that_ctc_can_never_align(commands: Commands, system: System, tmp_
     assert "column 'n_frames': found a length of 20.02 s, but the audio lasts " in result.output
 
 
+def test_a_context_that_is_longer_than_the_llm_takes(
+    commands: Commands, system: System, trained: Path, tmp_path: Path
+) -> None:
+    """Positions of this one go on without end: beyond its training a clip is a warning, a prompt alone a mistake."""
+    clip = system.corpus / "train_0.wav"
+    rows = "".join(f"{name}\t{clip}\thello\t{context}\n" for name, context in (("a", ""), ("b", "street " * 5000)))
+    (tmp_path / "test.tsv").write_text(f"id\taudio\ttgt_text\tcontext\n{rows}")
+    result = commands.recipe(
+        "evaluate", tmp_path / "out", "--checkpoint", trained, "--config", "dataset.splits=[test]",
+        f"dataset.config_overrides.manifests.test={tmp_path / 'test.tsv'}",
+    )  # fmt: skip
+    line = result.user_error()
+    assert line.startswith(f"{tmp_path / 'test.tsv'}, line 3, id b: found a prompt of ")
+    assert "expected fewer than 4,096, what the LLM was trained on; shorten its context" in line
+    assert "Token indices sequence length" not in result.output
+
+
 def test_other_texts_are_another_run_unless_they_are_accepted(
     commands: Commands, system: System, trained: Path, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.manifest import seconds_of
 from speechllm_plugin.datasets.utterances import Clips, Utterances
-from speechllm_plugin.llms.positions import check_positions, needs_more
+from speechllm_plugin.llms.positions import check_positions, check_prompt, needs_more
 from speechllm_plugin.models.speech_llm.config import PRETRAINED
 from speechllm_plugin.models.speech_llm.preflight import Outline
 from speechllm_plugin.pretrained import Source, load_hf_config, without_modes
@@ -25,13 +25,22 @@ if TYPE_CHECKING:
 
 
 def check_room_of_rows(outline: Outline, rows: Utterances, *, longest: float | None) -> None:
-    """Checks rows whose manifest gives their duration; of an adapter whose rate depends on the content none.
+    """Checks prompts, and rows whose manifest gives their duration; of an adapter whose rate depends on the content
+    none.
 
     :param longest: clips above so many seconds are left to the rules for lengths.
-    :raises UserError: a clip with its prompt and its text has more positions than the LLM.
+    :raises UserError: a prompt alone is too long for the LLM, or a clip with its prompt and its text has more positions
+        than the LLM's table.
     """
     positions, prompts = outline.llm.positions, outline.prompts
-    if positions is None or not positions.table or prompts is None:
+    if positions is None or prompts is None:
+        return
+    task_of = outline.config.prompt.task_of
+    # A token has a byte at least: few prompts need be tokenised.
+    for row in rows.take(rows.asking_more_than(positions.limit // 2)):
+        prompt = prompts.render(row.source_lang, row.target_lang, task_of(*row.asked), row.row.asks, row.row.id)
+        check_prompt(positions, row.name, prompt)
+    if not positions.table:
         return
     seconds_of_rows = seconds_of(rows.n_frames)
     is_known = (rows.n_frames > 0) & (seconds_of_rows <= (math.inf if longest is None else longest))
@@ -42,8 +51,7 @@ def check_room_of_rows(outline: Outline, rows: Utterances, *, longest: float | N
     if (most := vectors(float(known.seconds.max()))) is None:
         return
     for row, seconds in known:
-        task = outline.config.prompt.task_of(*row.asked)
-        prompt = prompts.render(row.source_lang, row.target_lang, task, row.row.asks, row.row.id)
+        prompt = prompts.render(row.source_lang, row.target_lang, task_of(*row.asked), row.row.asks, row.row.id)
         words = prompt.num_tokens
         # A token has a byte at least: most texts need not be tokenised, nor their clips measured.
         if words + most + len(row.row.tgt_text.encode()) + 2 <= positions.limit:

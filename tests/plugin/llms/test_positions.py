@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,11 @@ def test_rotary_positions_beyond_training_are_said(
     Transcriber(model).transcribe(clips, decoding=DecodingConfig(tokens_per_second=0, extra_tokens=2))
     assert f"{clips[1]}: found 150 vectors of speech" in caplog.text
     assert "expected at most 128, what the LLM was trained on" in caplog.text
+    # Of a prompt that is longer than that alone nothing good can come.
+    with pytest.raises(UserError) as caught:
+        Transcriber(model).ask(clips[:1], "<speech>", context="a list of names " * 40)
+    expected = "fewer than 128, what the LLM was trained on; shorten its context, its history or its instruction"
+    assert re.fullmatch(rf".*short\.wav: found a prompt of \d{{3,}} tokens, expected {expected}", str(caught.value))
 
 
 def test_the_longest_clip_is_checked_beforehand(
