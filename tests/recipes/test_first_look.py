@@ -130,7 +130,7 @@ def test_the_line_is_that_of_who_reads_it(item: str) -> None:
         (look_at_cascade, "recognizer.name=wisper", ("recognizer.name: found 'wisper', expected one of",)),
         (look_at_cascade, "prompt.order=hello", ("prompt.order: found 'hello'",)),
     ],
-    ids=str,
+    ids=lambda value: value.__name__ if callable(value) else str(value),
 )  # fmt: skip
 def test_mistakes(
     look: Callable[[Mapping[str, Any]], None], item: str, words: tuple[str, ...], manifests: list[str]
