@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import speechllm_recipes
 from speechllm_recipes.sweep.cells import CellFolder
 from speechllm_recipes.sweep.launch import submit
 from speechllm_recipes.sweep.sweep_file import read_sweep
@@ -112,6 +113,15 @@ def test_a_dry_run_tells_sizes_and_hours(commands: Commands, system: System, tmp
     broken = commands.recipe(*dry, write(tmp_path, system, BOTH))
     assert broken.status == 2
     assert "error: tiny.broken: adapter.config.stack: found 0" in broken.stderr
+
+
+@pytest.mark.parametrize("name", ["demo-adapters", "embedded"])
+def test_the_sweeps_for_a_cpu_are_valid_as_they_stand(commands: Commands, tmp_path: Path, name: str) -> None:
+    """Their steps, for instance, fit each other; sizes are told without the models."""
+    file = Path(speechllm_recipes.__file__).parent / f"configs/sweeps/{name}.yaml"
+    cell = "whisper_tiny_en.smollm2_135m.ctc_detached"
+    result = commands.at(tmp_path).recipe("sweep", "out", "--dry-run", "--only", cell, "--config-file", file).ok()
+    assert result.stdout.splitlines()[1].split()[:2] == [cell, "8.06"]
 
 
 def test_slurm_is_given_an_array_with_a_job_for_each_cell(commands: Commands, system: System, tmp_path: Path) -> None:
