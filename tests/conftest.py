@@ -36,7 +36,7 @@ SENTENCES = [
 
 LONGEST = (
     "test_demo_recipe", "test_bad_input", "test_families", "test_sweep", "test_comet", "test_documents_commands",
-    "test_distributed", "test_transcribe", "test_cif_compilation", "test_precision", "test_cli",
+    "test_distributed", "test_transcribe", "test_cif_compilation", "test_precision", "test_cli", "test_slm_sweep",
 )
 
 

@@ -42,8 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--names", metavar="N", type=int, default=600,
                         help="training clips with names in them (default: 600)")
     parser.add_argument("--tested", metavar="N", type=int, default=100,
-                        help="clips of a test of names, and of the instruction that training does not have "
-                        "(default: 100)")
+                        help="clips of each test (default: 100)")
     parser.add_argument("--steps", metavar="N", type=int, default=300, help="default: 300")
 
 
@@ -58,9 +57,9 @@ def run(options: argparse.Namespace) -> int:
     folder.mkdir(exist_ok=True)
     _step("what the LLM answers to the texts")
     # Of new sentences, none of which training has.
-    new = root / "data" / "test_seen.tsv"
+    new = _first(root / "data" / "test_seen.tsv", options.tested, folder / "test.asked.tsv")
     _answers(root, new, folder / "test.tsv", INSTRUCTION)
-    _answers(root, _first(new, options.tested, folder / "unseen.asked.tsv"), folder / "unseen.tsv", UNSEEN)
+    _answers(root, new, folder / "unseen.tsv", UNSEEN)
     asked = _first(root / "data" / "train.tsv", options.answers, folder / "train.asked.tsv")
     _answers(root, asked, folder / "train.tsv", INSTRUCTION)
     _step("requests with rare names")
@@ -159,7 +158,7 @@ def _cascade(root: Path, output: Path, splits: Sequence[str]) -> None:
 
 
 def _test(root: Path, splits: Sequence[str]) -> list[str]:
-    own = {"transcripts": "data/test_seen.tsv", "answers": "tasks/test.tsv", "names": "tasks/names/test.tsv"}
+    own = {"transcripts": "tasks/test.asked.tsv", "answers": "tasks/test.tsv", "names": "tasks/names/test.tsv"}
     manifests = {split: root / own.get(split, f"tasks/{split}.tsv") for split in splits}
     return [
         *(f"dataset.config_overrides.manifests.{split}={file}" for split, file in manifests.items()),

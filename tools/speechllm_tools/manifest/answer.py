@@ -207,8 +207,7 @@ class _Counts:
                 continue
             self.kept += 1
             self.changed[_SPACED] += text != found["text"]
-            yield one.row.fields | {
-                "audio": placed(one.row.get("audio"), root, options.output, options.audio_root),
+            yield placed(one.row, root, options.output, options.audio_root) | {
                 "tgt_text": text, "src_text": one.request.text, "task": "answer",
                 "instruction": one.row.get("instruction") or options.instruction,
             }  # fmt: skip

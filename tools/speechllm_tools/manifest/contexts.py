@@ -79,8 +79,7 @@ def write_contexts(options: argparse.Namespace) -> int:
 
     def written() -> Iterator[dict[str, str]]:
         for row, context in zip(rows, contexts, strict=True):
-            audio = placed(row.get("audio"), root, options.output, options.audio_root)
-            yield row.fields | {"audio": audio, "context": SEPARATOR.join(context)}
+            yield placed(row, root, options.output, options.audio_root) | {"context": SEPARATOR.join(context)}
         story["phrases"] = {"rows": counts.rows, "rows_with_own": counts.with_own, "own": counts.own, **counts.extra}
 
     write_rows(options.output, columns, written(), inputs=inputs, overwrite=options.overwrite, story=story)

@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
             reason = _why_not(row, seconds_of_row(row, root), limits)
             if reason is None:
                 count += 1
-                yield row.fields | {"audio": placed(row.get("audio"), root, options.output, options.audio_root)}
+                yield placed(row, root, options.output, options.audio_root)
             else:
                 dropped[reason] += 1
         story.update(read=count + dropped.total(), kept=count, dropped=dict(dropped.most_common()))

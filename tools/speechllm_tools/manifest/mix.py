@@ -64,8 +64,7 @@ def run(options: argparse.Namespace) -> int:
                     )
                 kept += 1
                 seconds += seconds_of_row(row, root)
-                audio = placed(row.get("audio"), root, options.output, options.audio_root)
-                yield row.fields | {"id": identity, "audio": audio}
+                yield placed(row, root, options.output, options.audio_root) | {"id": identity}
             figures.append({"manifest": str(one.manifest), "share": one.share, "read": read, "kept": kept,
                             "hours": round(seconds / 3600, 4)})  # fmt: skip
 

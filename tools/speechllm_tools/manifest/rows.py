@@ -15,6 +15,7 @@ from speechllm_plugin.datasets.audio import AudioError, duration, resolve
 from speechllm_plugin.datasets.manifest import seconds_of
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_plugin.files.remote import is_remote
 from speechllm_tools.prepare.report import hashes
 from speechllm_tools.prepare.text_files import parse_seconds, read_lines, read_tsv
 from speechllm_tools.prepare.writing import told
@@ -140,10 +141,24 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a manifest that is there")
 
 
-def placed(audio: str, root: Path, output: Path, audio_root: Path | None) -> str:
-    """A clip's name in a manifest at another place: a relative path that started at `root` becomes one from the new
-    manifest's folder, if it lies below, else an absolute one. With `--audio-root` it stays as it is."""
-    if audio_root is not None or os.path.isabs(audio):
+def placed(row: Row, root: Path, output: Path, audio_root: Path | None) -> dict[str, str]:
+    """A row's fields in a manifest at another place: relative paths of sound that started at `root`, earlier turns'
+    included, become paths from the new manifest's folder, if they lie below, else absolute ones. With `--audio-root`
+    they stay as they are."""
+    fields = row.fields | {"audio": _placed(row.get("audio"), root, output, audio_root)}
+    history = row.get("history")
+    try:
+        turns = json.loads(history) if '"audio"' in history else []
+        for turn in turns:
+            if "audio" in turn:
+                turn["audio"] = _placed(turn["audio"], root, output, audio_root)
+    except (ValueError, TypeError, RecursionError):
+        return fields  # broken, as whoever reads it will tell
+    return fields | {"history": json.dumps(turns, ensure_ascii=False)} if turns else fields
+
+
+def _placed(audio: str, root: Path, output: Path, audio_root: Path | None) -> str:
+    if audio_root is not None or os.path.isabs(audio) or is_remote(audio):
         return audio
     path = os.path.normpath(root.absolute() / audio)
     return path.removeprefix(f"{output.parent.absolute()}{os.sep}")

@@ -61,8 +61,7 @@ def _rows(options: argparse.Namespace, rows: Iterable[Row], name: str) -> Iterat
     root = folder_of(options.manifest, options.audio_root)
     # In the order of the manifest.
     for row in sorted(rows, key=lambda row: row.line):
-        audio = placed(row.get("audio"), root, options.output / f"{name}.tsv", options.audio_root)
-        yield row.fields | {"audio": audio}
+        yield placed(row, root, options.output / f"{name}.tsv", options.audio_root)
 
 
 def _parts(text: str) -> tuple[dict[str, int], str | None]:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, duration, read_audio, resolve
 from speechllm_plugin.datasets.manifest import seconds_of
+from speechllm_plugin.datasets.manifest_row import Rules, read_row
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.records import Record
 from speechllm_tools.manifest.rows import REQUIRED, Row, add_audio_root, columns_of, folder_of, stated_seconds
 from speechllm_tools.prepare.measure import Unusable
 from speechllm_tools.prepare.text_files import count_lines, read_tsv
@@ -136,8 +138,9 @@ def _check(row: Row, headers_only: bool, empty_text: bool, root: Path) -> _Findi
     except UserError as error:
         column = "duration" if row.get("duration") else "n_frames"
         finding.wrong.append((column, str(error)))
+    _check_what_is_asked(row, finding, headers_only, root)
     try:
-        finding.seconds = _true_seconds(row, headers_only, root)
+        finding.seconds = _true_seconds(row.get("audio"), headers_only, root)
     except (AudioError, Unusable) as error:
         message = error.reason + ": " + error.message if isinstance(error, Unusable) else str(error)
         finding.wrong.append(("audio", f"{row.manifest}, line {row.line}, column 'audio': {message}"))
@@ -147,15 +150,30 @@ def _check(row: Row, headers_only: bool, empty_text: bool, root: Path) -> _Findi
     return finding
 
 
-def _true_seconds(row: Row, headers_only: bool, root: Path) -> float:
+def _check_what_is_asked(row: Row, finding: _Finding, headers_only: bool, root: Path) -> None:
+    """What the reader of training says of columns that are not looked at yet."""
+    try:
+        asks = read_row(row.manifest, Record(row.line, row.fields), Rules(require_text=False)).asks
+        for turn in asks.heard:
+            _true_seconds(turn.audio, headers_only, root)
+    except (AudioError, Unusable) as error:
+        message = error.reason + ": " + error.message if isinstance(error, Unusable) else str(error)
+        finding.wrong.append(("history", f"{row.manifest}, line {row.line}, column 'history': {message}"))
+    except UserError as error:
+        column = str(error).partition("column '")[2].partition("'")[0]
+        if column not in {known for known, _ in finding.wrong}:
+            finding.wrong.append((column, str(error)))
+
+
+def _true_seconds(audio: str, headers_only: bool, root: Path) -> float:
     """
     :raises AudioError: it cannot be read.
     :raises Unusable: its range is none of its archive's entries.
     """
-    audio, moved = checked(str(root.absolute() / row.get("audio")))
+    whole, moved = checked(str(root.absolute() / audio))
     if moved:
-        raise Unusable("byte range that begins before its archive's entry", f"{row.get('audio')}: expected {audio}")
-    source = resolve(row.get("audio"), root)
+        raise Unusable("byte range that begins before its archive's entry", f"{audio}: expected {whole}")
+    source = resolve(audio, root)
     return duration(source) if headers_only else len(read_audio(source)) / SAMPLE_RATE
 
 
