@@ -15,6 +15,7 @@ from speechllm_plugin.datasets.manifest import seconds_of
 from speechllm_plugin.datasets.manifest_row import Rules, read_row
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.records import Record
+from speechllm_plugin.files.remote import is_remote
 from speechllm_tools.manifest.rows import REQUIRED, Row, add_audio_root, columns_of, folder_of, stated_seconds
 from speechllm_tools.prepare.measure import Unusable
 from speechllm_tools.prepare.text_files import count_lines, read_tsv
@@ -170,7 +171,7 @@ def _true_seconds(audio: str, headers_only: bool, root: Path) -> float:
     :raises AudioError: it cannot be read.
     :raises Unusable: its range is none of its archive's entries.
     """
-    whole, moved = checked(str(root.absolute() / audio))
+    whole, moved = checked(audio if is_remote(audio) else str(root.absolute() / audio))
     if moved:
         raise Unusable("byte range that begins before its archive's entry", f"{audio}: expected {whole}")
     source = resolve(audio, root)
