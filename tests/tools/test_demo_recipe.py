@@ -41,9 +41,9 @@ def swept(commands: Commands, embedded: Path, tmp_path_factory: pytest.TempPathF
     (folder / "demo").symlink_to(embedded)
     file = SWEEPS / "demo-adapters.yaml"
     sweep: Any = parse_yaml(file.read_text())
-    sweep["base"]["model"]["config_overrides"]["ctc"]["align_steps"] = 6
     steps = {"num_steps": 10, "checkpoint_every_n_steps": 10, "publish_metrics_every_n_steps": 10}
-    sweep["base"]["regime"] |= steps
+    few = {"model.config_overrides.ctc.align_steps": 6, "regime": steps}
+    sweep["base"] = [str(file.parent / sweep["base"][0]), *sweep["base"][1:], few]
     sweep["axes"]["adapter"] = {name: str(file.parent / path) for name, path in sweep["axes"]["adapter"].items()}
     (folder / "sweep.yaml").write_text(json.dumps(sweep))
     here = commands.at(folder)
