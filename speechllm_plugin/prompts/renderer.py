@@ -46,7 +46,8 @@ class RenderedPrompt:
     """With speech in earlier turns, up to the first of it."""
     after: tuple[int, ...]
     between: tuple[tuple[int, ...], ...] = ()
-    """Behind the speech of each earlier turn that has some, up to the next speech."""
+    """Behind the speech of each earlier turn that has some, up to the next speech: an LLM gets them as embeddings, in
+    what it is given as speech."""
 
     @property
     def num_tokens(self) -> int:
