@@ -21,7 +21,7 @@ from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
 from speechllm_plugin.llms.causal_rows import CausalRows
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
-from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm, _EncoderDecoderRows
+from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm, EncoderDecoderRows
 from speechllm_plugin.llms.exact import decode
 from speechllm_plugin.llms.generation import Search
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
@@ -61,7 +61,7 @@ class Case:
     kls: type
     llm: Llm
 
-    def rows(self, rows: Sequence[int]) -> tuple[CausalRows | _EncoderDecoderRows, Search]:
+    def rows(self, rows: Sequence[int]) -> tuple[CausalRows | EncoderDecoderRows, Search]:
         generator = torch.Generator().manual_seed(0)
         inputs = [torch.randn(length, self.llm.dim, generator=generator).bfloat16() for length in LENGTHS]
         search = Search(
@@ -75,7 +75,7 @@ class Case:
 def case(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
     if request.param == "causal":
         return Case(CausalRows, freeze(create_causal_llm(CausalLlmConfig(path=str(folder), dtype="bfloat16"))))
-    return Case(_EncoderDecoderRows, load_family("mt5", save_family("mt5", tmp_path_factory.mktemp("mt5")), "bfloat16"))
+    return Case(EncoderDecoderRows, load_family("mt5", save_family("mt5", tmp_path_factory.mktemp("mt5")), "bfloat16"))
 
 
 def decoded(case: Case, rows: Sequence[int], config: DecodingConfig) -> list[Generated]:
