@@ -14,7 +14,7 @@ LATEST_TESTS := tests/plugin/prompts tests/plugin/alignment tests/plugin/inferen
 	$(addprefix pretrained/test_,damaged_llms encoders hub whole_models) \
 	$(addprefix speech_llm/test_,ctc_head preflight) text/test_vocabulary))
 
-.PHONY: help demo grid test test-latest lint install bench docs clean-demo
+.PHONY: help demo grid test test-latest lint install bench gpu docs clean-demo
 
 help:
 	@echo "make demo        install, then train and evaluate a small real system on CPU, offline"
@@ -23,6 +23,7 @@ help:
 	@echo "make test-latest run the core's tests on the newest PyTorch and transformers, without fairseq2"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make bench       time the kernels on this machine"
+	@echo "make gpu         on a machine with a GPU: kernels, recipes of real width, memory, speed, on a page"
 	@echo "make docs        renew docs/configuration.md after a configuration key has changed"
 	@echo "make clean-demo  forget the demo's data, models and run"
 
@@ -68,6 +69,9 @@ test-latest: install $(LATEST)/.installed
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+gpu: install
+	$(BIN)/speechllm gpu
 
 bench: install
 	$(BIN)/speechllm bench cif

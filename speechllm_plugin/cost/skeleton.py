@@ -7,6 +7,7 @@ and without memory.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from speechllm_plugin.tensors.precision import DTYPES
 @dataclass(frozen=True)
 class Skeleton:
     model: SpeechLlm
-    mode: FakeTensorMode
+    mode: Any
     """Under which the model was built, and its parts run."""
     shape: AdapterShape
 
@@ -72,8 +73,9 @@ class Skeleton:
 class SkeletonBuilder:
     """Builds skeletons that share their frozen parts: a table of many systems takes no longer than its parts."""
 
-    def __init__(self) -> None:
-        self._mode = FakeTensorMode()
+    def __init__(self, mode: AbstractContextManager[Any] | None = None) -> None:
+        """:param mode: under which parts are built; None = as fake tensors. A device gives them random weights."""
+        self._mode: Any = FakeTensorMode() if mode is None else mode
         self._frozen: dict[str, Any] = {}
 
     def build(self, config: SpeechLlmConfig) -> Skeleton:

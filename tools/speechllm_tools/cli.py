@@ -27,6 +27,7 @@ COMMANDS = {
     "seeds": ("speechllm_tools.experiments.seeds", "train the demo with several seeds and precisions, into one table"),
     "manifest": ("speechllm_tools.manifest.command", "make manifests from corpora; check, filter, split, mix them"),
     "cache": ("speechllm_tools.cache.command", "encode clips ahead of training; tell what a feature cache holds"),
+    "gpu": ("speechllm_tools.gpu.command", "all that only a GPU can show, on a page"),
     "bench": ("speechllm_tools.bench.command", "measure the kernels against their peers, or an encoder's options"),
 }
 

@@ -12,9 +12,15 @@ import torch
 from fairseq2.metrics import MetricBag
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.encoders.api import ENCODERS
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.pretrained import freeze
+from speechllm_plugin.prompts import PromptConfig, PromptRenderer
+from speechllm_plugin.tensors.masks import length_mask
 from speechllm_plugin.units.training import SpeechLlmTrainUnit
+from tests.plugin.encoder_families import save_encoder
+from tests.plugin.llm_families import load_family, save_family
 from tests.plugin.speech_llm.systems import batches_of, create
 from tests.stand_in_device import DEVICE, moved, stand_in
 
@@ -75,6 +81,47 @@ def test_a_step_waits_for_nothing_but_lengths_that_depend_on_the_sound(
         assert device.reads == (["copy"] if adapter == "ctc" else [])
         assert device.waiting_copies == []
         assert math.isclose(there.loss(), run.loss(), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["whisper", "seamless_m4t_v2", "w2v_bert", "wav2vec2", "hubert", "wavlm"])
+def test_an_encoder_asks_its_device_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = ENCODERS.get("wav2vec2" if name in ("hubert", "wavlm") else name)
+    path = save_encoder(name, tmp_path / name, sharded=False)
+    encoder: Any = freeze(part.build(part.config_kls(path=str(path), dtype="float32")))
+    lengths = torch.tensor([16000, 9000, 12345])
+    waveforms = torch.randn(3, 16000) * length_mask(lengths, 16000)
+    expected, expected_lengths = encoder(waveforms, lengths)
+    with stand_in(monkeypatch) as device:
+        moved(encoder)
+        there = waveforms.pin_memory().to(DEVICE, non_blocking=True)
+        features, found = encoder(there, lengths)
+        assert (device.reads, device.waiting_copies) == ([], [])
+        assert found.device.type == "cpu" and torch.equal(found, expected_lengths)
+        assert (features.cpu() - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3", "mt5"])
+def test_the_loss_of_an_llm_asks_its_device_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # transformers' own mask for `eager`, which Gemma 2 needs, copies two numbers.
+    own = ["torch.tensor of ()"] * 2 if name == "gemma2" else []
+    llm = load_family(name, save_family(name, tmp_path / name))
+    renderer = PromptRenderer(llm.tokenizer, PromptConfig(order="instruction_first"), chat=llm.chat)
+    # Prompts of several lengths.
+    prompts = [renderer.render("en", language) for language in ("en", "de", "en")]
+    targets = [renderer.encode_target(text) for text in ("turn the light on", "spielen", "how long is the drive")]
+    lengths, speech = torch.tensor([3, 9, 5]), 0.1 * torch.randn(3, 9, llm.dim)
+    expected = llm.loss(prompts, speech, lengths, targets)
+    with stand_in(monkeypatch) as device:
+        moved(llm)
+        there = speech.pin_memory().to(DEVICE, non_blocking=True)
+        llm.loss(prompts, there, lengths, targets)  # computes the states of the prompts
+        device.reads.clear()
+        device.waiting_copies.clear()
+        found = llm.loss(prompts, there, lengths, targets)
+        assert (device.reads, device.waiting_copies) == ([], own)
+        assert (found.cpu() - expected).norm() < 1e-5 * expected.norm()
 
 
 def test_a_loss_that_is_no_number_ends_the_run_one_batch_later(

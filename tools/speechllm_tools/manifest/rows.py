@@ -143,8 +143,8 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 def placed(row: Row, root: Path, output: Path, audio_root: Path | None) -> dict[str, str]:
     """A row's fields in a manifest at another place: relative paths of sound that started at `root`, earlier turns'
-    included, become paths from the new manifest's folder, if they lie below, else absolute ones. URLs stay as they are, and all do
-    with `--audio-root`."""
+    included, become paths from the new manifest's folder, if they lie below, else absolute ones. URLs stay as they are,
+    and all do with `--audio-root`."""
     fields = row.fields | {"audio": _placed(row.get("audio"), root, output, audio_root)}
     history = row.get("history")
     try:

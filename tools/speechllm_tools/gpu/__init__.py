@@ -1,0 +1,1 @@
+"""`speechllm gpu`: what only a machine with a GPU can show."""
