@@ -22,7 +22,7 @@ help:
 	@echo "make test-latest run the core's tests on the newest PyTorch and transformers, without fairseq2"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make bench       time the kernels on this machine"
-	@echo "make docs        renew docs/configuration.md after a configuration key has changed"
+	@echo "make docs        renew docs/configuration.md and known_keys.json after a configuration key has changed"
 	@echo "make clean-demo  forget the demo's data, models and run"
 
 install: $(STAMP)
@@ -68,6 +68,7 @@ bench: install
 
 docs: install
 	$(BIN)/python -m speechllm_tools.configuration_page docs/configuration.md
+	$(BIN)/python -m speechllm_tools.known_keys recipes/speechllm_recipes/speech_llm/known_keys.json
 
 clean-demo:
 	rm -rf demo
