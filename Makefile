@@ -24,7 +24,7 @@ help:
 	@echo "make lint        ruff and mypy alone"
 	@echo "make bench       time the kernels on this machine"
 	@echo "make gpu         on a machine with a GPU: kernels, recipes of real width, memory, speed, on a page"
-	@echo "make docs        renew docs/configuration.md after a configuration key has changed"
+	@echo "make docs        renew docs/configuration.md and known_keys.json after a configuration key has changed"
 	@echo "make clean-demo  forget the demo's data, models and run"
 
 install: $(STAMP)
@@ -79,6 +79,7 @@ bench: install
 
 docs: install
 	$(BIN)/python -m speechllm_tools.configuration_page docs/configuration.md
+	$(BIN)/python -m speechllm_tools.known_keys recipes/speechllm_recipes/speech_llm/known_keys.json
 
 clean-demo:
 	rm -rf demo

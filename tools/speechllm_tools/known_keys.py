@@ -48,6 +48,7 @@ _COMPONENTS: dict[str, dict[str, type[Any]]] = {
 """What the `config` of a section is, by the section's `name`."""
 _SCALARS: dict[Any, str] = {
     bool: "bool", int: "int", float: "float", str: "str", NoneType: "null", torch.dtype: "dtype", Path: "str",
+    list[str]: "list[str]",
 }
 
 

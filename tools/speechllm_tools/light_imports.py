@@ -1,15 +1,17 @@
-"""Imports transformers without PyTorch's compiler, for commands that compile nothing."""
+"""Imports transformers without PyTorch's compiler and without its list of models, for commands that need neither."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 _COMPILER = "torch._dynamo"
 _MASKS = "torch._dynamo._trace_wrapped_higher_order_op"
+_MODELS = "transformers.models"
 
 
 def import_transformers() -> None:
@@ -17,10 +19,18 @@ def import_transformers() -> None:
     Imports transformers' models before anything else does. It imports PyTorch's compiler, with a system of computer
     algebra, to mark two functions for it and to name one class: 2.9 s of the 8.4 s that a command took to start. Names
     stand in for these while it does so. Whoever compiles later imports the compiler as ever; the two functions are then
-    compiled through and not left as they are. For a command's own process only.
+    compiled through and not left as they are.
+
+    It also lists what all its models have, by reading thousands of files, and does so again for the package of models,
+    whose modules import each other without that list: 0.4 s of CPU. The package stays an empty one. For a command's own
+    process only.
     """
     if _COMPILER in sys.modules:
         return
+    if _MODELS not in sys.modules and (found := find_spec("transformers")) is not None:
+        models = ModuleType(_MODELS)
+        models.__path__ = [f"{place}/models" for place in found.submodule_search_locations or ()]
+        sys.modules[_MODELS] = models
     compiler, masks = ModuleType(_COMPILER), ModuleType(_MASKS)
     compiler.__path__ = []
     vars(compiler).update(allow_in_graph=_unmarked, disable=_unmarked)

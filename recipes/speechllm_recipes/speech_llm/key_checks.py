@@ -107,6 +107,8 @@ def _converted(kinds: list[str], key: str, value: Any) -> Any:
         if value.removeprefix("torch.") in _FLOATS or "float8" in value:
             return value
         raise UserError(f"{key}: found {value!r}, expected {', '.join([*words, 'float32', 'bfloat16'])} or float16")
+    if kinds == ["str", "list[str]"] and not isinstance(value, (str, list)):
+        raise UserError(f"{key}: found {value!r}, expected one of {', '.join(kinds)}")
     if words and len(words) == len(kinds):
         raise UserError(f"{key}: found {value!r}, expected one of {', '.join(words)}")
     if kind == "section":
@@ -116,12 +118,12 @@ def _converted(kinds: list[str], key: str, value: Any) -> Any:
     return value
 
 
-def _number(kind: str, key: str, value: object) -> int | float:
+def _number(kind: str, key: str, value: Any) -> int | float:
     whole = kind == "int"
     fits = isinstance(value, (int, str) if whole else (int, float, str)) and not isinstance(value, bool)
     try:
         if fits or (isinstance(value, float) and value.is_integer()):
-            return int(value) if whole else float(value)  # type: ignore[call-overload, no-any-return]
+            return int(value) if whole else float(value)
     except ValueError:
         pass
     raise UserError(f"{key}: found {value!r}, expected {'an integer' if whole else 'a number'}")
