@@ -42,8 +42,8 @@ def test_memory_is_measured_beside_its_estimate(tmp_path: Path) -> None:
     rows = cells(section)
     assert [row[0] for row in rows] == systems
     assert rows[1][1] == "375", "a quarter of Whisper's 1500 vectors"
-    # Kernels of a CPU keep more than those of a GPU, which the estimate is of.
-    assert all(0.8 < float(row[4]) < 1.5 for row in rows)
+    # The estimate is of an adapter in float32, and of kernels that a CPU does not have.
+    assert all(0.5 < float(row[4]) < 1.5 for row in rows)
 
 
 def test_a_recipe_is_trained_resumed_and_decoded(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def make_inputs(case: Case, *, logits: bool, keep_blank: bool = True, capped: bo
 
 def collapse(backend: Any, weighting: Any, *, keep_blank: bool = True) -> Callable[[Inputs], Outputs]:
     def run(inputs: Inputs) -> Outputs:
-        return ctc_collapse(
+        output = ctc_collapse(
             inputs["h"],
             inputs["lengths"],
             logits=inputs.get("logits"),
@@ -89,7 +89,8 @@ def collapse(backend: Any, weighting: Any, *, keep_blank: bool = True) -> Callab
             weighting=weighting,
             max_output_length=inputs["cap"],
             backend=backend,
-        )._asdict()
+        )
+        return {name: value for name, value in output._asdict().items() if name != "host_lengths"}
 
     return run
 

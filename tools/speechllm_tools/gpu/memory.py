@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
+from speechllm_plugin.cost.autograd_memory import Kept
 from speechllm_plugin.cost.estimate import CostModel
 from speechllm_plugin.cost.gpu_memory import room_for
 from speechllm_plugin.cost.skeleton import SkeletonBuilder
@@ -115,26 +117,21 @@ def _measure(model: SpeechLlm, batch: SpeechTextBatch, device: str) -> int:
     """:returns: bytes, of the second step: the first makes the optimizer's state."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     batch.to(torch.device(device))
-    kept = 0
+    parts = nn.ModuleList([model, model.encoder, model.llm])
+    weights = {weight.data_ptr(): weight.nbytes for weight in parts.parameters()}
+    trained = sum(parameter.numel() for parameter in model.parameters())
     for _ in range(2):
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        seen: dict[int, int] = {}
-
-        def keep(tensor: Tensor, seen: dict[int, int] = seen) -> Tensor:
-            storage = tensor.untyped_storage()
-            seen[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        kept = Kept(parts)
+        # It keeps tensors alive, which a GPU's measure would count.
+        with nullcontext() if device == "cuda" else kept:
             with torch.autocast(device, dtype=torch.bfloat16):
                 loss = model(batch)
-            (loss.total / loss.count).backward()
+            total = loss.total / loss.count
+        total.backward()
         optimizer.step()
         optimizer.zero_grad()
-        kept = sum(seen.values())
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    weights = [*model.parameters(), *model.encoder.parameters(), *model.llm.parameters()]
-    weight_bytes = {weight.data_ptr(): weight.nbytes for weight in weights}
-    return kept + sum(weight_bytes.values()) + 12 * sum(weight.numel() for weight in model.parameters())
+    return sum(weights.values()) + 12 * trained + kept.total
