@@ -33,7 +33,10 @@ async def respond(running: Running, request: Request, stack: ExitStack) -> Respo
     check_type(request, "application/json")
     fields = await asyncio.to_thread(read_chat, await request.body())
     system = service.system(fields.model)
-    *earlier, clip = [await asyncio.to_thread(_hear, sound, system, service.most_seconds) for sound in fields.speech]
+    with running.engine.expecting():
+        *earlier, clip = [
+            await asyncio.to_thread(_hear, sound, system, service.most_seconds) for sound in fields.speech
+        ]
     running.metrics.audio.inc(sum(len(one.samples) for one in (*earlier, clip)) / SAMPLE_RATE)
     submitted = running.engine.submit(Question(clip, fields.asks, earlier), fields.way, system.answer)
     answer = asyncio.wrap_future(submitted)
