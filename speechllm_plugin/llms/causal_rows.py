@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from speechllm_plugin.llms.causal import CausalLlm
 
 BLOCK = 16
-"""Places of a text that a pass over a row checks, on a CPU: most texts end before they have as many tokens as they may. A
-GPU takes all that a text may have in the time of one block."""
+"""Places of a text that a pass over a row checks, on a CPU: most texts end before they have as many tokens as they may.
+A GPU takes all that a text may have in the time of one block."""
 
 
 class CausalRows:
@@ -65,7 +65,9 @@ class CausalRows:
     def draft(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]]) -> list[Generated]:
         llm = self._llm
         prefix = stack_states([self._prompt(row) for row in rows], [self._before(row) for row in rows], llm.device)
-        inputs = [torch.cat([self._rows[row][-1:], llm.embed_ids(text)]) for row, text in zip(rows, written, strict=True)]
+        inputs = [
+            torch.cat([self._rows[row][-1:], llm.embed_ids(text)]) for row, text in zip(rows, written, strict=True)
+        ]
         continued = written if any(written) else None
         return search_greedily(llm.decoder, llm.logits, llm.embed, inputs, prefix, search, self.stops, continued)
 

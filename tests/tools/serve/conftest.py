@@ -27,11 +27,21 @@ def trained(commands: Commands, system: System, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
-def server(trained: Path) -> Iterator[Server]:
+def second(commands: Commands, system: System, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A system of other texts."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = system.write(folder / "config.yaml", regime__num_steps=1, common__seed=5,
+                          lr_scheduler__config__num_warmup_steps=1)  # fmt: skip
+    commands.recipe("train", folder / "second", "--config-file", config).ok()
+    return folder / "second"
+
+
+@pytest.fixture(scope="session")
+def server(trained: Path, second: Path) -> Iterator[Server]:
     from tests.tools.serve.serving import Server
 
     limits = ("--max-megabytes", "2", "--max-minutes", "2", "--max-requests", "20")
-    server = Server(trained, "--model-name", "tiny", "--model-name", "whisper-1", *limits)
+    server = Server(trained, "--model-name", "tiny", "--model-name", "whisper-1", "--beside", str(second), *limits)
     yield server
     status = server.end()
     assert status == -signal.SIGTERM, "".join(server.log)

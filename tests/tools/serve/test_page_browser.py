@@ -68,7 +68,12 @@ def run(browser: Any) -> str:
     waited(browser, lambda: find(browser, "run").is_enabled())
     find(browser, "run").click()
     waited(browser, lambda: find(browser, "result").is_displayed() and find(browser, "run").is_enabled())
-    return find(browser, "text").text
+    return shown(browser)[0].text
+
+
+def shown(browser: Any) -> list[Any]:
+    """What holds the text of each system."""
+    return [text for text in browser.find_elements("css selector", ".text") if text.is_displayed()]
 
 
 def drawn(browser: Any) -> float:
@@ -98,14 +103,14 @@ def test_words_light_up_as_they_are_played(browser: Any, server: Server, clips: 
                       timestamp_granularities=["word", "segment"])  # fmt: skip
     assert run(browser).split() == expected.text.split()
     # Enter on the second word, reached by the arrow key, plays from there.
-    first = browser.find_element("css selector", "#text [data-start]")
+    first = browser.find_element("css selector", ".text [data-start]")
     first.send_keys(Keys.ARROW_RIGHT)
     second = browser.switch_to.active_element
     assert (second.text, float(second.get_attribute("data-start"))) == (expected.words[1].word, expected.words[1].start)
     lit = browser.execute_async_script("""
         const done = arguments[0], audio = document.querySelector("audio"), lit = [];
         audio.addEventListener("ended", () => done(lit), {once: true});
-        const watch = () => { lit.push([audio.currentTime, document.querySelector("#text .now")?.textContent]);
+        const watch = () => { lit.push([audio.currentTime, document.querySelector(".text .now")?.textContent]);
                               if (!audio.ended) requestAnimationFrame(watch); };
         watch();
         document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter", bubbles: true}));
@@ -113,7 +118,7 @@ def test_words_light_up_as_they_are_played(browser: Any, server: Server, clips: 
     said = [word for _, word in lit if word]
     assert said and set(said) <= {word.word for word in expected.words}
     assert lit[-1][0] > expected.words[1].start
-    find(browser, "srt").click()
+    browser.find_element("css selector", ".srt").click()
     saved = folder / f"{clips[2].stem}.srt"
     waited(browser, saved.exists)
     assert saved.read_text() == create(file=clips[2], model="tiny", response_format="srt")
@@ -139,8 +144,43 @@ def test_translation_and_question(browser: Any, server: Server, clips: list[Path
     browser.find_element("css selector", "input[value=ask]").click()
     assert not find(browser, "target").is_displayed()
     find(browser, "instruction").send_keys("Which room?")
-    assert run(browser) and not find(browser, "srt").is_displayed()
+    assert run(browser) and not browser.find_element("css selector", ".srt").is_displayed()
     assert not find(browser, "error").is_displayed()
+
+
+def test_a_second_system_stands_beside_the_first(
+    browser: Any, server: Server, clips: list[Path], folder: Path
+) -> None:
+    browser.find_element("css selector", "input[value=transcribe]").click()
+    create = server.client().audio.transcriptions.create
+    expected = [create(file=clips[2], model=name).text for name in ("tiny", "second")]
+    assert len(set(expected)) == 2
+    find(browser, "beside").send_keys("second")
+    run(browser)
+    assert [text.text.split() for text in shown(browser)] == [text.split() for text in expected]
+    assert [title.text for title in browser.find_elements("css selector", ".title")] == ["tiny", "second"]
+    # Both are heard: a word of the second plays, and words of both light up.
+    said = browser.execute_async_script("""
+        const done = arguments[0], audio = document.querySelector("audio"), lit = [new Set(), new Set()];
+        const panels = document.querySelectorAll(".text");
+        audio.addEventListener("ended", () => done(lit.map(words => words.size)), {once: true});
+        const watch = () => {
+            panels.forEach((panel, place) => panel.querySelectorAll(".now").forEach(word => lit[place].add(word)));
+            if (!audio.ended) requestAnimationFrame(watch);
+        };
+        watch();
+        panels[1].querySelector("[data-start]").click();
+    """)
+    assert min(said) > 0
+    browser.find_elements("css selector", ".srt")[1].click()
+    saved = folder / f"{clips[2].stem}.second.srt"
+    waited(browser, saved.exists)
+    assert saved.read_text() == create(file=clips[2], model="second", response_format="srt")
+    one, other = (text.rect for text in shown(browser))
+    assert one["x"] + one["width"] < other["x"] and one["y"] == other["y"], "they do not stand side by side"
+    find(browser, "beside").send_keys("No")
+    run(browser)
+    assert len(shown(browser)) == 1
 
 
 def test_a_recording_by_microphone_is_transcribed(browser: Any) -> None:

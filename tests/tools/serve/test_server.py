@@ -126,6 +126,16 @@ def test_requests_at_once_share_batches_and_change_nothing(server: Server, clips
     assert server.metric("speechllm_requests_under_way ") == 0
 
 
+def test_each_system_answers_by_its_name(server: Server, second: Path, clips: list[Path], texts: list[str]) -> None:
+    others = [" ".join(text.split()) for text in load_speech_llm(second, device="cpu").transcribe(clips)]
+    assert set(others).isdisjoint(texts)
+    jobs = [(number % len(clips), number % 3 == 0) for number in range(16)]
+    create = server.client().audio.transcriptions.create
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda job: create(file=clips[job[0]], model=("tiny", "second")[job[1]]).text, jobs))
+    assert answers == [(others if is_second else texts)[number] for number, is_second in jobs]
+
+
 @pytest.mark.parametrize(
     ("change", "status", "expected"),
     [
@@ -207,7 +217,7 @@ def test_the_framework_refuses_in_the_same_shape(server: Server, clips: list[Pat
 
 
 def test_models_and_health(server: Server) -> None:
-    assert [model.id for model in server.client().models.list()] == ["tiny", "whisper-1"]
+    assert [model.id for model in server.client().models.list()] == ["tiny", "whisper-1", "second"]
     assert server.client().models.retrieve("tiny").owned_by == "speechllm-plugin"
     assert server.curl(path="/health") == (200, '{"status":"ok"}')
 
@@ -249,6 +259,7 @@ def test_options_that_cannot_be_are_one_line(commands: Commands, trained: Path) 
         (("--batch-size", 0), "--batch-size: found 0, expected at least 1"),
         (("--max-minutes", "nan"), "--max-minutes: found nan, expected more than 0"),
         (("--source-lang", "xqzt"), "language: found 'xqzt'"),
+        (("--beside", trained), "--beside: found a second system named run, expected another name"),
     ):
         assert expected in commands.speechllm("serve", "--checkpoint", trained, *options).user_error()
 

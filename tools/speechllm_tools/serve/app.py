@@ -54,22 +54,23 @@ def create_app(service: Service) -> FastAPI:
 
     @app.get("/v1/models", dependencies=protected)
     async def models() -> dict[str, object]:
-        return {"object": "list", "data": [_model(name) for name in service.names]}
+        return {"object": "list", "data": [_model(name) for system in service.systems for name in system.names]}
 
     @app.get("/v1/models/{name}", dependencies=protected)
     async def model(name: str) -> dict[str, object]:
-        service.check_model(name)
         return _model(name)
 
     def _model(name: str) -> dict[str, object]:
+        system = service.system(name)
         return {
             "id": name,
             "object": "model",
             "created": int(service.started),
             "owned_by": "speechllm-plugin",
             # Beside the API: the page asks for what there is.
-            "word_times": service.tells_times,
-            "language": service.source_lang,
+            "word_times": system.tells_times,
+            "language": system.source_lang,
+            "system": service.systems.index(system),
         }
 
     @app.post("/v1/audio/transcriptions", dependencies=protected)

@@ -15,7 +15,7 @@ from speechllm_tools.serve import transcript_formats
 from speechllm_tools.serve.events import streamed, unless_left
 from speechllm_tools.serve.fields import Fields, read_fields
 from speechllm_tools.serve.refusals import LEFT, Refusal
-from speechllm_tools.serve.service import Running, Service
+from speechllm_tools.serve.service import Running, System
 from speechllm_tools.serve.upload import check_type, saved
 from speechllm_tools.serve.ways import Transcribing
 from speechllm_tools.serve.work import Work
@@ -32,11 +32,11 @@ async def respond(running: Running, request: Request, task: str, stack: ExitStac
         if isinstance(value, UploadFile):
             stack.callback(value.file.close)
     fields = read_fields(form)
-    service.check_model(fields.model)
-    way = _way(service, fields, task)
+    system = service.system(fields.model)
+    way = _way(system, fields, task)
     source = await asyncio.to_thread(stack.enter_context, saved(fields.file.file, "file"))
-    hearing = Hearing(source, service.whole, service.cut, most=service.most_seconds)
-    work = Work(hearing, way, service.transcribe, running.engine, 2 * service.batch_size)
+    hearing = Hearing(source, system.whole, system.cut, most=service.most_seconds)
+    work = Work(hearing, way, system.transcribe, running.engine, 2 * service.batch_size)
     if fields.stream:
         await work.begin()
         stack.callback(work.leave)
@@ -56,21 +56,21 @@ async def respond(running: Running, request: Request, task: str, stack: ExitStac
     )
 
 
-def _way(service: Service, fields: Fields, task: str) -> Transcribing:
-    source = fields.language or service.source_lang
+def _way(system: System, fields: Fields, task: str) -> Transcribing:
+    source = fields.language or system.source_lang
     target = fields.target_language or ("en" if task == "translate" else None)
     try:
-        service.check_languages(source, target)
+        system.check_languages(source, target)
     except UserError as error:
         raise Refusal(400, str(error), param="language") from None
-    if "word" in fields.granularities and not service.tells_times:
+    if "word" in fields.granularities and not system.tells_times:
         raise Refusal(
             400,
             "timestamp_granularities: found 'word', but this system cannot tell when words were "
             "said, expected 'segment'",
             param="timestamp_granularities",
         )
-    timed = service.tells_times and fields.response_format in ("srt", "vtt", "verbose_json")
+    timed = system.tells_times and fields.response_format in ("srt", "vtt", "verbose_json")
     return Transcribing(source, target, timed, fields.temperature)
 
 

@@ -19,7 +19,7 @@ from speechllm_plugin.recordings.hearing import Hearing
 from speechllm_tools.serve.chat_fields import ChatFields, read_chat
 from speechllm_tools.serve.events import event, streamed, unless_left
 from speechllm_tools.serve.refusals import LEFT
-from speechllm_tools.serve.service import Running, Service
+from speechllm_tools.serve.service import Running, System
 from speechllm_tools.serve.upload import check_type, saved
 from speechllm_tools.serve.ways import Answer, Question
 from speechllm_tools.serve.work import pieces_of
@@ -32,10 +32,10 @@ async def respond(running: Running, request: Request, stack: ExitStack) -> Respo
     service = running.service
     check_type(request, "application/json")
     fields = await asyncio.to_thread(read_chat, await request.body())
-    service.check_model(fields.model)
-    clip = await asyncio.to_thread(_hear, fields.speech, service)
+    system = service.system(fields.model)
+    clip = await asyncio.to_thread(_hear, fields.speech, system, service.most_seconds)
     running.metrics.audio.inc(len(clip.samples) / SAMPLE_RATE)
-    submitted = running.engine.submit(Question(clip, fields.asks), fields.way, service.answer)
+    submitted = running.engine.submit(Question(clip, fields.asks), fields.way, system.answer)
     answer = asyncio.wrap_future(submitted)
     reply = _Reply(fields.model)
     if fields.stream:
@@ -46,13 +46,13 @@ async def respond(running: Running, request: Request, stack: ExitStack) -> Respo
     return JSONResponse(reply.whole(answer.result()))
 
 
-def _hear(sound: bytes, service: Service) -> Named:
+def _hear(sound: bytes, system: System, most: float) -> Named:
     """
     :raises Refusal: it cannot be decoded.
     :raises UserError: it is longer than a question may be.
     """
     with saved(io.BytesIO(sound), "input_audio") as source:
-        hearing = Hearing(source, math.inf, service.cut, most=min(service.window, service.most_seconds))
+        hearing = Hearing(source, math.inf, system.cut, most=min(system.window, most))
         (piece,) = pieces_of(hearing)
     return Named("input_audio", piece.samples)
 

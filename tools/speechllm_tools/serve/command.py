@@ -6,15 +6,16 @@ import argparse
 import math
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.yaml_text import parse_assignment
-from speechllm_tools.system_options import add_system, checkpoint_of
+from speechllm_tools.system_options import add_system
 
 if TYPE_CHECKING:
     from speechllm_plugin.inference.transcriber import Transcriber
-    from speechllm_tools.serve.service import Service
+    from speechllm_tools.serve.service import Service, System
 
 INSTALL = "pip install 'speechllm-plugin[serve]'"
 KEY = "SPEECHLLM_API_KEY"
@@ -22,6 +23,15 @@ KEY = "SPEECHLLM_API_KEY"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_system(parser)
+    parser.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help="another system, by the name of its directory: the page shows its texts beside the first's; may be given "
+        "several times",
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -69,39 +79,62 @@ def run(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise UserError(f"serve: {error.name} is not installed here: {INSTALL}") from None
 
-    service = _service(options)
+    service = _service(options, _systems(options))
     config = uvicorn.Config(create_app(service), options.host, options.port, log_level="info")
     server = uvicorn.Server(config)
     server.run()
     return 0 if server.started else 1
 
 
-def _service(options: argparse.Namespace) -> Service:
-    from speechllm_plugin.inference.transcriber import Transcriber
-    from speechllm_plugin.recordings.cutting import CutConfig, piece_lengths
+def _systems(options: argparse.Namespace) -> tuple[System, ...]:
+    """
+    :raises UserError: one cannot be loaded, or two have one name.
+    """
     from speechllm_tools.numerics import use_recipe_numerics
-    from speechllm_tools.serve.service import Service
+
+    named = [(options.checkpoint, options.model_name or [options.checkpoint.resolve().name])]
+    for folder in options.beside:
+        name = folder.resolve().name
+        if name in [other for _, names in named for other in names]:
+            raise UserError(f"--beside: found a second system named {name}, expected another name: --model-name names "
+                            "the first, its directory any other")
+        named.append((folder, [name]))
+    use_recipe_numerics()
+    return tuple(_system(folder, tuple(names), options) for folder, names in named)
+
+
+def _system(folder: Path, names: tuple[str, ...], options: argparse.Namespace) -> System:
+    from speechllm_plugin.inference.transcriber import Transcriber
+    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
+    from speechllm_plugin.recordings.cutting import CutConfig, piece_lengths
+    from speechllm_tools.serve.service import System
     from speechllm_tools.serve.ways import Decoder
 
     overrides = dict(parse_assignment(item, "--set") for item in options.set)
-    checkpoint = checkpoint_of(options)
-    use_recipe_numerics()
+    checkpoint = find_checkpoint(folder, parse_step(options.step))
     system = Transcriber.of(checkpoint, device=options.device, overrides=overrides)
     _check_languages(system, options.source_lang, None)
     whole, longest = piece_lengths(system.model.encoder.max_seconds, checkpoint.longest_clip())
-    names = options.model_name or [options.checkpoint.resolve().name]
     print(f"speechllm serve: model {' or '.join(names)}; decoding {system.decoding.described()}", file=sys.stderr)
     decoder = Decoder(system, options.source_lang)
-    return Service(
+    return System(
         transcribe=decoder.transcribe,
         answer=decoder.answer,
         check_languages=lambda source, target: _check_languages(system, source, target),
         tells_times=system.tells_times,
-        names=tuple(names),
+        names=names,
         whole=whole,
         window=system.model.encoder.max_seconds or math.inf,
         cut=CutConfig(longest=longest),
         source_lang=options.source_lang,
+    )
+
+
+def _service(options: argparse.Namespace, systems: tuple[System, ...]) -> Service:
+    from speechllm_tools.serve.service import Service
+
+    return Service(
+        systems=systems,
         batch_size=options.batch_size,
         most_bytes=int(options.max_megabytes * 1e6),
         most_seconds=60 * options.max_minutes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
@@ -29,6 +30,10 @@ class _Job:
     decode: Callable[[Sequence[Any], Any], Sequence[Any]]
     result: Future[Any] = field(default_factory=Future)
 
+    def is_alike(self, other: _Job) -> bool:
+        """Whether both can be decoded together."""
+        return (self.decode, self.way) == (other.decode, other.way)
+
 
 class Engine:
     def __init__(self, batch_size: int, watch: Callable[[int], None] = lambda size: None) -> None:
@@ -52,7 +57,7 @@ class Engine:
     ) -> Future[Result]:
         """The result to come. One that is cancelled before its turn is not decoded.
 
-        :param way: how the item is to be decoded: those of equal ways are decoded together.
+        :param way: how the item is to be decoded: those of one `decode` and of equal ways are decoded together.
         """
         job = _Job(item, way, decode)
         with self._changed:
@@ -80,7 +85,7 @@ class Engine:
                 self._one_by_one(batch, error)
 
     def _next(self) -> list[_Job]:
-        """The item that waits longest, with others of its way; none when the engine has ended."""
+        """The item that waits longest, with others that are decoded alike; none when the engine has ended."""
         with self._changed:
             while True:
                 if not self._waiting:
@@ -88,13 +93,16 @@ class Engine:
                         return []
                     self._changed.wait()
                     continue
-                if len(self._waiting) < self._batch_size and not self._is_ending:
-                    self._changed.wait(_GATHER)
+                end = time.monotonic() + _GATHER
+                while len(self._waiting) < self._batch_size and not self._is_ending:
+                    if (left := end - time.monotonic()) <= 0:
+                        break
+                    self._changed.wait(left)
                 batch: list[_Job] = []
                 others: deque[_Job] = deque()
                 while self._waiting:
                     job = self._waiting.popleft()
-                    if len(batch) == self._batch_size or (batch and job.way != batch[0].way):
+                    if len(batch) == self._batch_size or (batch and not job.is_alike(batch[0])):
                         others.append(job)
                     # One whose client has left is not decoded.
                     elif job.result.set_running_or_notify_cancel():

@@ -16,8 +16,8 @@ from speechllm_tools.serve.ways import Answer, Asking, Question, Transcribing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Service:
-    """What is served, and its limits."""
+class System:
+    """A trained system, under the names that clients call it by."""
 
     transcribe: Callable[[Sequence[Named], Transcribing], Sequence[TimedText | str]]
     answer: Callable[[Sequence[Question], Asking], Sequence[Answer]]
@@ -26,13 +26,21 @@ class Service:
     tells_times: bool
     """Whether words have times."""
     names: tuple[str, ...]
-    """Of the model; the first is its own, clients may use any."""
+    """Clients may use any; the first is its own."""
     whole: float
     """Seconds up to which a recording is one piece."""
     window: float
     """Seconds of speech that a question may have: the encoder's window."""
     cut: CutConfig
     source_lang: str = "en"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What is served, and its limits."""
+
+    systems: tuple[System, ...]
+    """The first is the one that the page shows, others stand beside it."""
     batch_size: int = 8
     most_bytes: int = 100_000_000
     most_seconds: float = 4 * 3600.0
@@ -41,17 +49,21 @@ class Service:
     api_key: str | None = None
     started: float = field(default_factory=time.time)
 
-    def check_model(self, name: str) -> None:
+    def system(self, name: str) -> System:
         """
-        :raises Refusal: it is another one.
+        :param name: that a client calls it by.
+        :raises Refusal: none is called so.
         """
-        if name not in self.names:
-            raise Refusal(
-                404,
-                f"model: found {name[:80]!r}, expected {' or '.join(self.names)}",
-                param="model",
-                code="model_not_found",
-            )
+        for system in self.systems:
+            if name in system.names:
+                return system
+        names = [name for system in self.systems for name in system.names]
+        raise Refusal(
+            404,
+            f"model: found {name[:80]!r}, expected {' or '.join(names)}",
+            param="model",
+            code="model_not_found",
+        )
 
 
 class Running:

@@ -1,20 +1,25 @@
 // What the page's controls do.
 
-import { answer, models, transcript } from "./api.js";
+import { models } from "./api.js";
+import { Panel } from "./panel.js";
 import { Player } from "./player.js";
 import { record, samplesOf } from "./sound.js";
-import { srt } from "./subtitles.js";
 
 const find = id => document.getElementById(id);
-const player = new Player(find("audio"), find("wave"), find("text"));
+const player = new Player(find("audio"), find("wave"));
+const panels = [new Panel(say), new Panel(say)];
 const VERBS = { transcribe: "Transcribe", translate: "Translate", ask: "Ask" };
-let model = null;
+let systems = [];  // each by the first of its names; the texts of the first are shown, of another beside them
 let file = null;
-let segments = [];
 let recording = null;
 let running = null;
 
 const task = () => find("form").elements.task.value;
+
+function say(found) {
+  if (found instanceof Error) tell(found);
+  else find("status").textContent = found;
+}
 
 function tell(error) {
   find("error").textContent = error?.message ?? "";
@@ -23,9 +28,13 @@ function tell(error) {
 
 async function connect() {
   try {
-    [model] = (await models(find("key").value)).data;
-    find("model").textContent = `Model: ${model.id}`;
-    find("language").placeholder = model.language;
+    const { data } = await models(find("key").value);
+    systems = data.filter((model, place) => data.findIndex(other => other.system === model.system) === place);
+    find("model").textContent = `Model: ${systems[0].id}`;
+    find("language").placeholder = systems[0].language;
+    find("beside").length = 1;
+    for (const { id } of systems.slice(1)) find("beside").add(new Option(id, id));
+    find("beside-row").hidden = systems.length < 2;
     tell(null);
   } catch (error) {
     if (error.status === 401) find("key-row").hidden = false;
@@ -37,7 +46,7 @@ async function connect() {
 function refresh() {
   for (const row of document.querySelectorAll("[data-tasks]")) row.hidden = !row.dataset.tasks.includes(task());
   find("run").textContent = VERBS[task()];
-  find("run").disabled = !model || !file || !!running || !!recording;
+  find("run").disabled = !systems.length || !file || !!running || !!recording;
   find("record").disabled = !!running;
   find("cancel").hidden = !running;
 }
@@ -85,11 +94,15 @@ async function run(event) {
   find("status").textContent = "Working…";
   tell(null);
   find("result").hidden = true;
+  for (const panel of panels) panel.root.hidden = true;
   refresh();
   try {
-    const options = { model, key: find("key").value, signal: running.signal };
-    await (task() === "ask" ? ask(options) : write(options));
-    find("result").hidden = false;
+    // One that is refused hides no other's text.
+    const ends = await Promise.allSettled(asked().map((model, place, all) => fill(panels[place], model, all.length > 1)));
+    player.light();
+    find("result").hidden = ends.every(end => end.status === "rejected");
+    const refused = ends.find(end => end.status === "rejected");
+    if (refused) throw refused.reason;
     find("status").textContent = `Done in ${((Date.now() - start) / 1000).toFixed(1)} s`;
   } catch (error) {
     find("status").textContent = error.name === "AbortError" ? "Cancelled" : "";
@@ -102,33 +115,19 @@ async function run(event) {
   }
 }
 
-async function write(options) {
+// The systems whose texts are asked for.
+function asked() {
+  return [systems[0], ...systems.filter(({ id }) => id === find("beside").value)];
+}
+
+async function fill(panel, model, isOneOfSeveral) {
+  const options = { model, key: find("key").value, signal: running.signal };
+  const title = isOneOfSeveral ? model.id : "Text";
+  if (task() === "ask") return panel.ask(file, title, { ...options, instruction: find("instruction").value.trim() });
   const target = task() === "translate" ? find("target").value.trim() : "";
-  const found = await transcript(file, { ...options, target, language: find("language").value.trim() });
-  segments = found.segments;
-  if (found.words?.length) player.showWords(found.words);
-  else player.showText(found.text || "(no words)");
-  find("hint").hidden = !found.words?.length;
-  find("srt").hidden = !segments.length;
-}
-
-async function ask(options) {
-  const found = await answer(file, { ...options, instruction: find("instruction").value.trim() });
-  player.showText(found.text + (found.cut ? " …" : "") || "(no answer)");
-  find("hint").hidden = find("srt").hidden = true;
-}
-
-function save() {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([srt(segments)], { type: "application/x-subrip" }));
-  link.download = `${file.name.replace(/\.[^.]*$/, "")}.srt`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}
-
-async function copy() {
-  await navigator.clipboard.writeText(find("text").textContent).then(
-    () => { find("status").textContent = "Copied"; }, tell);
+  const stem = file.name.replace(/\.[^.]*$/, "");
+  return panel.write(file, title, isOneOfSeveral ? `${stem}.${model.id}` : stem,
+    { ...options, target, language: find("language").value.trim() });
 }
 
 function watchDrops() {
@@ -149,8 +148,10 @@ find("key").addEventListener("change", connect);
 find("file").addEventListener("change", event => event.target.files.length && take(event.target.files[0]));
 find("record").addEventListener("click", toggleRecording);
 find("cancel").addEventListener("click", () => running?.abort());
-find("srt").addEventListener("click", save);
-find("copy").addEventListener("click", copy);
+for (const panel of panels) {
+  find("result").append(panel.root);
+  player.follow(panel.text);
+}
 if (!navigator.mediaDevices?.getUserMedia) {
   find("record").hidden = true;
   find("record-note").textContent = "Browsers let pages record over https, or from this machine, alone.";

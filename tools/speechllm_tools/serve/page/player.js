@@ -1,19 +1,18 @@
-// The waveform, which is a slider, and the words that light up as they are played.
+// The waveform, which is a slider, and texts whose words light up as they are played.
 
+import { clock } from "./clock.js";
 import { peaksOf } from "./sound.js";
 
 const STEP = 2;  // seconds that an arrow key moves by
 
 export class Player {
-  constructor(audio, canvas, text) {
-    Object.assign(this, { audio, canvas, text, samples: null, words: [], now: -1 });
+  constructor(audio, canvas) {
+    Object.assign(this, { audio, canvas, samples: null, texts: [] });
     audio.addEventListener("play", () => this.#follow());
     for (const name of ["seeked", "timeupdate", "loadedmetadata"]) audio.addEventListener(name, () => this.#show());
     canvas.addEventListener("pointerdown", event => this.#drag(event));
     canvas.addEventListener("pointermove", event => event.buttons && this.#drag(event));
     canvas.addEventListener("keydown", event => this.#key(event));
-    text.addEventListener("click", event => this.#say(event.target.closest("[data-start]")));
-    text.addEventListener("keydown", event => this.#walk(event));
     new ResizeObserver(() => this.#measure()).observe(canvas);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#draw());
   }
@@ -29,23 +28,18 @@ export class Player {
     this.#measure();
   }
 
-  // Words with `start` and `end` in seconds.
-  showWords(words) {
-    this.words = words;
-    this.now = -1;
-    this.text.replaceChildren(...words.flatMap((word, place) => {
-      const span = document.createElement("span");
-      Object.assign(span, { textContent: word.word, tabIndex: place ? -1 : 0, title: clock(word.start) });
-      span.setAttribute("role", "button");
-      span.dataset.start = word.start;
-      return place ? [" ", span] : [span];
-    }));
-    this.#show();
+  // A text, see text.js, whose words light up.
+  follow(text) {
+    this.texts.push(text);
+    text.onSay = time => {
+      this.#seek(time);
+      this.audio.play();
+    };
   }
 
-  showText(text) {
-    this.words = [];
-    this.text.textContent = text;
+  // The words of now.
+  light() {
+    for (const text of this.texts) text.light(this.audio.currentTime, !this.audio.paused);
   }
 
   #follow() {
@@ -58,18 +52,8 @@ export class Player {
     this.canvas.setAttribute("aria-valuemax", String(Math.round(duration || 0)));
     this.canvas.setAttribute("aria-valuenow", String(Math.round(currentTime)));
     this.canvas.setAttribute("aria-valuetext", `${clock(currentTime)} of ${clock(duration || 0)}`);
-    this.#light(currentTime);
+    this.light();
     this.#draw();
-  }
-
-  #light(time) {
-    const place = this.words.findIndex(word => word.start <= time && time < word.end);
-    if (place === this.now) return;
-    const spans = this.text.querySelectorAll("[data-start]");
-    spans[this.now]?.classList.remove("now");
-    this.now = place;
-    spans[place]?.classList.add("now");
-    if (!this.audio.paused) spans[place]?.scrollIntoView({ block: "nearest" });
   }
 
   #measure() {
@@ -115,33 +99,8 @@ export class Player {
     event.preventDefault();
   }
 
-  #walk(event) {
-    const spans = [...this.text.querySelectorAll("[data-start]")];
-    const place = spans.indexOf(event.target);
-    const next = { ArrowLeft: place - 1, ArrowRight: place + 1, Home: 0, End: spans.length - 1 }[event.key];
-    if (place < 0) return;
-    if (event.key === "Enter" || event.key === " ") this.#say(event.target);
-    else if (spans[next]) {
-      event.target.tabIndex = -1;
-      spans[next].tabIndex = 0;
-      spans[next].focus();
-    } else return;
-    event.preventDefault();
-  }
-
-  #say(word) {
-    if (!word) return;
-    this.#seek(Number(word.dataset.start));
-    this.audio.play();
-  }
-
   #seek(time) {
     const { duration } = this.audio;
     if (Number.isFinite(duration)) this.audio.currentTime = Math.max(0, Math.min(time, duration));
   }
-}
-
-function clock(seconds) {
-  const whole = Math.floor(seconds);
-  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
