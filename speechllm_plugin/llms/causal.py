@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -30,10 +31,11 @@ from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.exact import decode
 from speechllm_plugin.llms.generation import Search
 from speechllm_plugin.llms.joining import join_rows
-from speechllm_plugin.llms.packing import pack
+from speechllm_plugin.llms.packing import PackedRows, pack
 from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
-from speechllm_plugin.llms.states import States, stack_states, states_of
+from speechllm_plugin.llms.side_by_side import keeps_bits
+from speechllm_plugin.llms.states import States, join_states, length_of, stack_states, states_of
 from speechllm_plugin.log import log
 from speechllm_plugin.pretrained import (
     Source,
@@ -93,10 +95,11 @@ class CausalLlm(Llm):
         self.pads = True
         """Whether rows can share a batch: padding beside a row changes nothing."""
         self.packs = False
-        """Whether rows can share a sequence in training: each attends to itself alone."""
+        """Whether rows can share a sequence: each attends to itself alone."""
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> CausalLlm:
         self._states.clear()  # states of other weights, or on another device
+        self.__dict__.pop("packs_to_the_bit", None)
         # Quantised weights are not moved or cast: that would break their layout.
         return self if self.config.quantization != "none" else super()._apply(fn, recurse)
 
@@ -125,6 +128,11 @@ class CausalLlm(Llm):
         head = self.model.get_output_embeddings()
         assert isinstance(head, nn.Module)
         return head
+
+    @cached_property
+    def packs_to_the_bit(self) -> bool:
+        """Whether rows that share a sequence have the bits that each has alone."""
+        return self.packs and keeps_bits(self)
 
     @property
     def device(self) -> torch.device:
@@ -158,18 +166,32 @@ class CausalLlm(Llm):
         :param prefixes: tokens before each, whose states are kept.
         :returns: the states of each row, `[N, C]`, and whether the layers told the length of their window.
         """
-        places: dict[tuple[int, ...], slice] = {}
-        for prefix in prefixes:
-            start = sum(map(len, places))
-            places.setdefault(prefix, slice(start, start + len(prefix)))
-        inputs, packed = pack(rows, [places[prefix] for prefix in prefixes], sum(map(len, places)))
-        positions = [torch.arange(len(row), device=inputs.device) + len(prefix)
-                     for row, prefix in zip(rows, prefixes, strict=True)]
+        states = {prefix: self.prefix_states(prefix) for prefix in set(prefixes)}
+        hidden, packed, _ = self.packed_pass(rows, [states[prefix] for prefix in prefixes])
+        return [hidden[row.own] for row in packed.rows], packed.window_was_told
+
+    def packed_pass(
+        self, rows: Sequence[Tensor], before: Sequence[States], size: int | None = None, *, keep: bool = False
+    ) -> tuple[Tensor, PackedRows, DynamicCache | None]:
+        """
+        :param rows: embeddings of each, `[N, C]`.
+        :param before: the states of the positions before each.
+        :param size: see `pack`.
+        :param keep: whether there has to be a cache.
+        :returns: hidden states `[positions, C]`, where each row stands in them, and the cache that `PackedRow` means.
+        """
+        # Rows share states that are the same object.
+        shared = {id(states): states for states in before}
+        places: dict[int, slice] = {}
+        kept = 0
+        for name, states in shared.items():
+            places[name] = slice(kept, kept + length_of(states))
+            kept = places[name].stop
+        inputs, packed = pack(rows, [places[id(states)] for states in before], kept, size)
+        positions = [torch.arange(len(row), device=inputs.device) + length_of(states)
+                     for row, states in zip(rows, before, strict=True)]
         filling = positions[0].new_zeros(packed.size - sum(map(len, rows)))
-        cache = DynamicCache() if packed.kept else None
-        for prefix in filter(None, places):
-            for layer, (keys, values) in enumerate(self.prefix_states(prefix)):
-                cache.update(keys, values, layer)  # type: ignore[union-attr]
+        cache = join_states([states for states in shared.values() if states]) if kept or keep else None
         hidden = self.decoder(
             inputs_embeds=inputs,
             # Of four dimensions, transformers takes a mask as it is and makes none; the rows tell what is seen.
@@ -179,7 +201,7 @@ class CausalLlm(Llm):
             use_cache=cache is not None,
             packed_rows=packed,
         ).last_hidden_state[0]
-        return [hidden[row.own] for row in packed.rows], packed.window_was_told
+        return hidden, packed, cache
 
     def padded_states(self, rows: Sequence[Tensor], prefixes: Sequence[tuple[int, ...]]) -> list[Tensor]:
         """See `packed_states`."""

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PretrainedConfig
+from transformers import PretrainedConfig
 
 from speechllm_plugin.llms.decoding import Generated
+from speechllm_plugin.llms.exact import Block
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.greedy import search_greedily
 from speechllm_plugin.llms.joining import pad_rows
-from speechllm_plugin.llms.states import States, cache_of, stack_states, states_of
-from speechllm_plugin.workarounds.transformers_versions import CACHE
+from speechllm_plugin.llms.side_by_side import pass_rows
+from speechllm_plugin.llms.states import States, cut_states, length_of, stack_states
 
 if TYPE_CHECKING:
     from speechllm_plugin.llms.causal import CausalLlm
@@ -46,8 +47,8 @@ class CausalRows:
         self._shared: dict[tuple[int, ...], States] = {}
         """By prefix: an LLM that is trained keeps none itself."""
         self._prompts: dict[int, States] = {}
-        self._checked: dict[int, DynamicCache] = {}
-        """Of rows that are checked: their prompt, and their tokens up to some block."""
+        self._checked: dict[int, States] = {}
+        """Of prompts, and of the tokens of their rows up to the end of a block."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -63,46 +64,40 @@ class CausalRows:
         return generate_rows(llm.model, llm.tokenizer, {"inputs_embeds": padded, "attention_mask": mask}, search)
 
     def draft(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]]) -> list[Generated]:
-        llm = self._llm
-        prefix = stack_states([self._prompt(row) for row in rows], [self._before(row) for row in rows], llm.device)
+        llm, prompts = self._llm, self._prompts_of(rows)
+        prefix = stack_states(prompts, list(map(length_of, prompts)), llm.device)
         inputs = [
             torch.cat([self._rows[row][-1:], llm.embed_ids(text)]) for row, text in zip(rows, written, strict=True)
         ]
         continued = written if any(written) else None
         return search_greedily(llm.decoder, llm.logits, llm.embed, inputs, prefix, search, self.stops, continued)
 
-    def hidden(self, row: int, start: int, tokens: Sequence[int]) -> Tensor:
-        if row not in self._checked:
-            self._checked[row] = cache_of(self._prompt(row))
-        cache = self._checked[row]
-        cache.crop(self._before(row) + start)
-        inputs = self._llm.embed_ids(tokens[max(start - 1, 0) :])
-        return self._pass(inputs if start else torch.cat([self._rows[row][-1:], inputs]), cache)
+    def hidden(self, rows: Sequence[int], blocks: Sequence[Block]) -> list[Tensor]:
+        inputs, before = [], []
+        for row, block, prompt in zip(rows, blocks, self._prompts_of(rows), strict=True):
+            embedded = self._llm.embed_ids(block.tokens[max(block.start - 1, 0) :])
+            inputs.append(embedded if block.start else torch.cat([self._rows[row][-1:], embedded]))
+            known = length_of(prompt) + block.start
+            before.append(cut_states(self._checked[row], known) if block.start else prompt)
+        found = []
+        for row, (hidden, states) in zip(rows, pass_rows(self._llm, inputs, before), strict=True):
+            self._checked[row] = states
+            found.append(hidden)
+        return found
 
-    def _before(self, row: int) -> int:
-        """Positions of the prompt but for its last, which calls for the first token."""
-        return len(self._prefixes[row]) + len(self._rows[row]) - 1
-
-    def _prompt(self, row: int) -> States:
-        """Of all these positions: what drafts and checks of the row go on from."""
-        if row not in self._prompts:
-            prefix = self._prefixes[row]
-            if prefix not in self._shared:
-                self._shared[prefix] = self._llm.prefix_states(prefix)
-            cache = cache_of(self._shared[prefix])
-            if self._before(row) > cache.get_seq_length():
-                self._pass(self._rows[row][:-1], cache)
-            self._prompts[row] = states_of(cache)
-        return self._prompts[row]
-
-    def _pass(self, inputs: Tensor, cache: DynamicCache) -> Tensor:
-        """Hidden states of embeddings, `[N, C]`, behind the positions of a cache, to which theirs are added."""
-        first = cache.get_seq_length()
-        positions = torch.arange(first, first + len(inputs), device=inputs.device).unsqueeze(0)
-        states: Tensor = self._llm.decoder(
-            inputs_embeds=inputs.unsqueeze(0), position_ids=positions, **{CACHE: cache}, use_cache=True
-        ).last_hidden_state
-        return states[0]
+    def _prompts_of(self, rows: Sequence[int]) -> list[States]:
+        """Of the prompts but for their last positions, which call for the first tokens: what drafts and checks go on
+        from."""
+        missing = [row for row in rows if row not in self._prompts]
+        for prefix in {self._prefixes[row] for row in missing} - self._shared.keys():
+            self._shared[prefix] = self._llm.prefix_states(prefix)
+        self._prompts.update((row, self._shared[self._prefixes[row]]) for row in missing)
+        if longer := [row for row in missing if len(self._rows[row]) > 1]:
+            passes = pass_rows(
+                self._llm, [self._rows[row][:-1] for row in longer], [self._prompts[row] for row in longer]
+            )
+            self._prompts.update((row, states) for row, (_, states) in zip(longer, passes, strict=True))
+        return [self._prompts[row] for row in rows]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._llm.logits(hidden)

@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
-from speechllm_plugin.llms.exact import decode
+from speechllm_plugin.llms.exact import Block, decode
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.joining import join_rows, pad_rows
 from speechllm_plugin.pretrained import Source, config_values, load_model, load_tokenizer, source_identity
@@ -144,12 +144,15 @@ class _EncoderDecoderRows:
         embeddings = {"inputs_embeds": inputs, "attention_mask": mask}
         return generate_rows(self._llm.model, self._llm.tokenizer, embeddings, search, written)
 
-    def hidden(self, row: int, start: int, tokens: Sequence[int]) -> Tensor:
+    def hidden(self, rows: Sequence[int], blocks: Sequence[Block]) -> list[Tensor]:
+        return [self._hidden(row, block.tokens)[block.start :] for row, block in zip(rows, blocks, strict=True)]
+
+    def _hidden(self, row: int, tokens: Sequence[int]) -> Tensor:
         model: Any = self._llm.model
         encoded = model.get_encoder()(inputs_embeds=self._rows[row].unsqueeze(0)).last_hidden_state
         ids = torch.tensor([[self._llm.start_token, *tokens]], device=encoded.device)
         states = model.get_decoder()(input_ids=ids, encoder_hidden_states=encoded, use_cache=False).last_hidden_state
-        return states[0, start:]
+        return states[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._llm.logits(hidden)

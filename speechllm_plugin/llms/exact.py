@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -24,6 +25,15 @@ from speechllm_plugin.llms.generation import Search
 
 PLACES = 32
 """Positions whose logits are computed together: a constant, because the shape of a product may change its rounding."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Places of a row's text that one pass checks."""
+
+    start: int
+    tokens: list[int]
+    """Of the row, from its first place on to the one before the block's last."""
 
 
 class Rows(Protocol):
@@ -58,13 +68,9 @@ class Rows(Protocol):
         """
 
     @abstractmethod
-    def hidden(self, row: int, start: int, tokens: Sequence[int]) -> Tensor:
-        """Hidden states that call for the tokens of the places from `start` on, by a pass over the row alone,
-        `[len(tokens) + 1 - start, C]`.
-
-        :param start: the first place of a block; those before it were asked for with the same tokens.
-        :param tokens: the row's, from its first place on, without that of the last place.
-        """
+    def hidden(self, rows: Sequence[int], blocks: Sequence[Block]) -> list[Tensor]:
+        """Hidden states that call for the tokens of a block of each row, `[places, C]`, to the bit those of a pass over
+        the row alone. Blocks before it were asked for with the same tokens."""
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
@@ -79,51 +85,66 @@ def decode(rows: Rows, search: Search) -> list[Generated]:
         return [rows.generate([row], search.only([row]))[0] for row in range(len(rows))]
     if not half:
         return rows.generate(range(len(rows)), search)
-    open_rows = {row: _Row(rows, row, search.only([row])) for row in range(len(rows))}
+    open_rows = {row: _Row(rows, search.only([row])) for row in range(len(rows))}
     found: dict[int, Generated] = {}
     while open_rows:
         numbers = list(open_rows)
         drafts = rows.draft(numbers, search.only(numbers), [open_rows[row].tokens for row in numbers])
         for row, draft in zip(numbers, drafts, strict=True):
-            if (text := open_rows[row].take(draft.tokens)) is not None:
-                found[row] = text
-                del open_rows[row]
+            open_rows[row].draft = draft.tokens
+        while numbers:
+            states = rows.hidden(numbers, [open_rows[row].block() for row in numbers])
+            numbers = [row for row, hidden in zip(numbers, states, strict=True) if open_rows[row].agrees(hidden)]
+        found.update((row, one.text) for row, one in open_rows.items() if one.text is not None)
+        open_rows = {row: one for row, one in open_rows.items() if one.text is None}
     return [found[row] for row in range(len(rows))]
 
 
 class _Row:
     """A row, and what its own logits have called for so far."""
 
-    def __init__(self, rows: Rows, row: int, search: Search) -> None:
+    def __init__(self, rows: Rows, search: Search) -> None:
         """:param search: of the row alone."""
-        self._rows, self._row, self._search = rows, row, search
+        self._rows, self._search = rows, search
         (self._limit,) = search.limits
-        self.tokens: list[int] = []
         self._log_probability = 0.0
+        self.tokens: list[int] = []
+        self.draft: list[int] = []
+        """Begins with `tokens`."""
+        self.text: Generated | None = None
+        """Once the row's own logits have called for its end."""
 
-    def take(self, draft: Sequence[int]) -> Generated | None:
-        """
-        :param draft: begins with `tokens`.
-        :returns: the text, if the row's own logits have called for its end; otherwise `tokens` has at least one more.
-        """
+    def block(self) -> Block:
+        """What is to be checked next."""
         size = self._rows.block or self._limit
-        while len(self.tokens) < self._limit:
-            start = len(self.tokens) - len(self.tokens) % size
-            # A text that ends at once and one that is cut have the same passes.
-            end = min(start + size, self._limit)
-            tokens = [*draft[: end - 1], *[self._search.end_of_turn] * (end - 1 - len(draft))]
-            hidden = self._rows.hidden(self._row, start, tokens)
-            logits = _in_pieces(self._rows, hidden, len(self.tokens) - start)
-            wanted = _tokens(self._search, draft[:end], len(self.tokens), logits, hidden.device)
-            for token, log_probability in wanted:
-                if token in self._rows.stops:
-                    return Generated(self.tokens, cut=False, log_probability=self._log_probability)
-                place = len(self.tokens)
-                self.tokens.append(token)
-                self._log_probability += log_probability
-                if len(self.tokens) < self._limit and (place >= len(draft) or token != draft[place]):
-                    return None
-        return Generated(self.tokens, cut=True, log_probability=self._log_probability)
+        start = len(self.tokens) - len(self.tokens) % size
+        # A text that ends at once and one that is cut have the same passes.
+        end = min(start + size, self._limit)
+        padding = [self._search.end_of_turn] * (end - 1 - len(self.draft))
+        return Block(start, [*self.draft[: end - 1], *padding])
+
+    def agrees(self, hidden: Tensor) -> bool:
+        """Takes what is called for.
+
+        :param hidden: of `block`.
+        :returns: whether the draft goes on as the row does; otherwise it has ended, or has one more token.
+        """
+        block = self.block()
+        logits = _in_pieces(self._rows, hidden, len(self.tokens) - block.start)
+        draft = self.draft[: block.start + len(hidden)]
+        for token, log_probability in _tokens(self._search, draft, len(self.tokens), logits, hidden.device):
+            if token in self._rows.stops:
+                self.text = Generated(self.tokens, cut=False, log_probability=self._log_probability)
+                return False
+            place = len(self.tokens)
+            self.tokens.append(token)
+            self._log_probability += log_probability
+            if len(self.tokens) == self._limit:
+                self.text = Generated(self.tokens, cut=True, log_probability=self._log_probability)
+                return False
+            if place >= len(draft) or token != draft[place]:
+                return False
+        return True
 
 
 def _in_pieces(rows: Rows, hidden: Tensor, first: int) -> Iterator[Tensor]:

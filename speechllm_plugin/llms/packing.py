@@ -64,14 +64,17 @@ class PackedRows:
         return self._masks[name]
 
 
-def pack(rows: Sequence[Tensor], prefixes: Sequence[slice], kept: int) -> tuple[Tensor, PackedRows]:
+def pack(
+    rows: Sequence[Tensor], prefixes: Sequence[slice], kept: int, size: int | None = None
+) -> tuple[Tensor, PackedRows]:
     """
     :param rows: embeddings of each, `[N, C]`.
     :param prefixes: of each, see `PackedRow.prefix`.
+    :param size: positions that the sequence is filled up to; None = to the next multiple.
     :returns: the sequence `[1, positions, C]`, and where each row stands in it.
     """
     lengths = [len(row) for row in rows]
-    filling = rows[0].new_zeros(-sum(lengths) % MULTIPLE, rows[0].size(1))
+    filling = rows[0].new_zeros(-sum(lengths) % MULTIPLE if size is None else size - sum(lengths), rows[0].size(1))
     placed, start = [], 0
     for prefix, length in zip(prefixes, lengths, strict=True):
         placed.append(PackedRow(prefix, slice(start, start + length)))
@@ -102,10 +105,11 @@ def _attend(
     kept, outputs = packed_rows.kept, []
     for row in packed_rows.rows:
         own = slice(kept + row.own.start, kept + row.own.stop)
-        queries = query[:, :, row.own]
+        # What the row alone is: of another layout in memory, products might be summed in another order.
+        queries = query[:, :, row.own].contiguous()
         keys, values = (
             torch.cat([x[:, :, row.prefix], x[:, :, own]], dim=2) if row.prefix.stop > row.prefix.start
-            else x[:, :, own] for x in (key, value)
+            else x[:, :, own].contiguous() for x in (key, value)
         )  # fmt: skip
         mask = packed_rows.mask(
             queries.size(2), keys.size(2), options.get("sliding_window"), query, added=implementation == "eager"

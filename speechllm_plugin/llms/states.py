@@ -24,6 +24,22 @@ def states_of(cache: DynamicCache) -> States:
     return [[layer.keys, layer.values] for layer in cache.layers]
 
 
+def length_of(states: States) -> int:
+    """Number of positions."""
+    return states[0][0].size(2) if states else 0
+
+
+def cut_states(states: States, length: int) -> States:
+    """Of the first positions."""
+    return [[x[:, :, :length] for x in layer] for layer in states]
+
+
+def join_states(rows: Sequence[States]) -> DynamicCache:
+    """A cache of the positions of all rows, one row behind the other."""
+    return cache_of([[torch.cat(column, dim=2) for column in zip(*layer, strict=True)]
+                     for layer in zip(*rows, strict=True)])
+
+
 def stack_states(
     rows: Sequence[States], sizes: Sequence[int], device: torch.device
 ) -> tuple[DynamicCache | None, Tensor, Tensor]:

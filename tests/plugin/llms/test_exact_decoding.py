@@ -22,7 +22,7 @@ from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
 from speechllm_plugin.llms.causal_rows import CausalRows
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm, _EncoderDecoderRows
-from speechllm_plugin.llms.exact import decode
+from speechllm_plugin.llms.exact import Block, decode
 from speechllm_plugin.llms.generation import Search
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
@@ -104,7 +104,7 @@ def test_each_token_is_what_the_row_alone_calls_for(case: Case) -> None:
         while len(tokens) < limit:
             start = len(tokens) - len(tokens) % size
             padding = [search.end_of_turn] * (min(start + size, limit) - 1 - len(tokens))
-            hidden, place = rows.hidden(row, start, [*tokens, *padding]), len(tokens) - start
+            (hidden,), place = rows.hidden([row], [Block(start, [*tokens, *padding])]), len(tokens) - start
             token = int((logits := rows.logits(hidden[place - place % 32 :][:32])[place % 32]).argmax())
             if token in rows.stops:
                 break
