@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from speechllm_kernels.exporting import is_exporting
 from torch import Tensor, nn
 from transformers import SeamlessM4TFeatureExtractor
 
@@ -58,15 +59,15 @@ class StackedFbank(nn.Module):
         :returns: `[B, T, 160]` float32, zeros beyond each length, and the lengths `[B]`: `T` depends on
             `samples` alone, so that no host sync is needed.
         """
-        waveforms = F.pad(waveforms, (0, max(0, MIN_SAMPLES - waveforms.size(1))))
+        waveforms = F.pad(waveforms, (0, torch.sym_max(0, MIN_SAMPLES - waveforms.size(1))))
         frames = _frames(lengths)
-        rows = [
-            self._standardised(part, part_frames)
-            for part, part_frames in zip(waveforms.split(ROWS), frames.split(ROWS), strict=True)
-        ]
-        fbank = torch.cat(rows)
+        if is_exporting():  # a graph has no such loop: its number of clips is free
+            fbank = self._standardised(waveforms, frames)
+        else:
+            parts = zip(waveforms.split(ROWS), frames.split(ROWS), strict=True)
+            fbank = torch.cat([self._standardised(part, part_frames) for part, part_frames in parts])
         size = fbank.size(1) // STACK
-        stacked = fbank[:, : size * STACK].reshape(len(fbank), size, self.dim)  # (B, frames, 80) -> (B, T, 160)
+        stacked = fbank[:, : size * STACK].reshape(fbank.size(0), size, self.dim)  # (B, frames, 80) -> (B, T, 160)
         lengths = stacked_lengths(lengths)
         return stacked * length_mask(lengths, size).unsqueeze(-1), lengths
 

@@ -30,7 +30,7 @@ def trained(commands: Commands, system: System, tmp_path_factory: pytest.TempPat
 def second(commands: Commands, system: System, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A system of other texts."""
     folder = tmp_path_factory.mktemp("trained")
-    config = system.write(folder / "config.yaml", regime__num_steps=1, common__seed=5,
+    config = system.write(folder / "config.yaml", regime__num_steps=2, common__seed=5,
                           lr_scheduler__config__num_warmup_steps=1)  # fmt: skip
     commands.recipe("train", folder / "second", "--config-file", config).ok()
     return folder / "second"

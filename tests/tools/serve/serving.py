@@ -31,7 +31,7 @@ class Server:
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (found := [m[1] for line in self.log if (m := re.search(r"http://127\.0\.0\.1:(\d+)", line))]):
             assert self.process.poll() is None and time.monotonic() < deadline, "".join(self.log)
             time.sleep(0.05)

@@ -33,7 +33,8 @@ async def respond(running: Running, request: Request, stack: ExitStack) -> Respo
     check_type(request, "application/json")
     fields = await asyncio.to_thread(read_chat, await request.body())
     system = service.system(fields.model)
-    clip = await asyncio.to_thread(_hear, fields.speech, system, service.most_seconds)
+    with running.engine.expecting():
+        clip = await asyncio.to_thread(_hear, fields.speech, system, service.most_seconds)
     running.metrics.audio.inc(len(clip.samples) / SAMPLE_RATE)
     submitted = running.engine.submit(Question(clip, fields.asks), fields.way, system.answer)
     answer = asyncio.wrap_future(submitted)

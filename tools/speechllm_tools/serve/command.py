@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source-lang", default="en", help="language of the speech where a request names none (default: en)"
     )
-    parser.add_argument("--batch-size", type=int, default=8, help="pieces of audio decoded together (default: 8)")
+    parser.add_argument("--batch-size", type=int, default=16, help="pieces of audio decoded together (default: 16)")
     parser.add_argument("--max-megabytes", type=float, default=100, help="largest upload (default: 100)")
     parser.add_argument("--max-minutes", type=float, default=240, help="longest recording (default: 240)")
     parser.add_argument(

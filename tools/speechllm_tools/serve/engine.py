@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 
 _GATHER = 0.01
 """Seconds that a batch which is not full waits for others: requests that were sent together do not arrive together."""
+_LONGEST_GATHER = 0.1
+"""Seconds that it waits at most while others are known to come."""
 
 Item = TypeVar("Item")
 Way = TypeVar("Way", bound=Hashable)
@@ -44,6 +47,7 @@ class Engine:
         self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._is_ending = False
+        self._coming = 0
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
 
@@ -51,6 +55,17 @@ class Engine:
     def waiting(self) -> int:
         """Items that no batch has yet."""
         return len(self._waiting)
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """For the time in which an item to be submitted is made ready, so that a batch may wait for it."""
+        with self._changed:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
 
     def submit(
         self, item: Item, way: Way, decode: Callable[[Sequence[Item], Way], Sequence[Result]]
@@ -93,11 +108,7 @@ class Engine:
                         return []
                     self._changed.wait()
                     continue
-                end = time.monotonic() + _GATHER
-                while len(self._waiting) < self._batch_size and not self._is_ending:
-                    if (left := end - time.monotonic()) <= 0:
-                        break
-                    self._changed.wait(left)
+                self._gather()
                 batch: list[_Job] = []
                 others: deque[_Job] = deque()
                 while self._waiting:
@@ -110,6 +121,15 @@ class Engine:
                 self._waiting = others
                 if batch:
                     return batch
+
+    def _gather(self) -> None:
+        """Waits for more, where that is worth it. With the lock held."""
+        start = time.monotonic()
+        while len(self._waiting) < self._batch_size and not self._is_ending:
+            passed = time.monotonic() - start
+            if passed >= (_LONGEST_GATHER if self._coming else _GATHER):
+                return
+            self._changed.wait(_GATHER)
 
     def _one_by_one(self, batch: list[_Job], error: Exception) -> None:
         """An item that cannot be decoded does not cost its neighbours."""

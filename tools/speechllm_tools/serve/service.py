@@ -41,7 +41,7 @@ class Service:
 
     systems: tuple[System, ...]
     """The first is the one that the page shows, others stand beside it."""
-    batch_size: int = 8
+    batch_size: int = 16
     most_bytes: int = 100_000_000
     most_seconds: float = 4 * 3600.0
     most_requests: int = 64

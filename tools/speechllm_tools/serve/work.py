@@ -44,7 +44,8 @@ class Work:
 
         :raises Refusal: it cannot.
         """
-        self._first = await asyncio.to_thread(self._next)
+        with self._engine.expecting():
+            self._first = await asyncio.to_thread(self._next)
 
     async def grow(self) -> AsyncIterator[str]:
         """What can be said so far, each time longer; at last the whole text. After `begin`.
