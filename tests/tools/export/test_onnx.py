@@ -12,9 +12,12 @@ from speechllm_tools.cli import main
 
 from speechllm_plugin import load_speech_llm
 from speechllm_plugin.adapters.api import ADAPTERS
+from speechllm_plugin.encoders.wav2vec2 import Wav2Vec2Config, create_wav2vec2
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
+from speechllm_plugin.pretrained import freeze
+from tests.plugin.encoder_families import save_encoder
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -59,6 +62,28 @@ def test_adapters(tiny_config: SpeechLlmConfig, tmp_path: Path, name: str) -> No
         next(reversed(list(system.adapter.parameters()))).add_(0.01)
     with pytest.raises(UserError, match=rf"^{name} \(for a batch of 2 x 9 ONNX Runtime"):
         compare(graph, file, [batch(9, 4)])
+
+
+# wav2vec 2.0 itself has the layers of both.
+@pytest.mark.parametrize("family", ["hubert", "wavlm"])
+def test_encoders(tmp_path: Path, family: str) -> None:
+    from speechllm_tools.export.graphs import EncoderGraph
+    from speechllm_tools.export.onnx_files import Graph, Inputs, compare, write_onnx
+
+    save_encoder(family, tmp_path / family, sharded=False)
+    encoder = freeze(create_wav2vec2(Wav2Vec2Config(path=str(tmp_path / family), dtype="float32")))
+
+    def batch(*seconds: float) -> Inputs:
+        lengths = torch.tensor([round(16000 * length) for length in seconds])
+        inside = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+        return 0.1 * torch.randn(inside.shape) * inside, lengths
+
+    file = tmp_path / "encoder.onnx"
+    names = ("waveforms", "lengths"), ("features", "feature_lengths")
+    graph = Graph(EncoderGraph(encoder), *names, batch(2.03, 1.4, 0.6), family)
+    write_onnx(graph, file)
+    # Clips shorter than a frame, and more of them than a loop over rows would take at a time.
+    assert compare(graph, file, [batch(0.02), batch(0.02, 3.1, 0.4), batch(*[1.0] * 11)]) < 1e-5
 
 
 def test_the_command_writes_what_the_system_computes(
