@@ -40,6 +40,7 @@ from speechllm_plugin.llms.states import States, join_states, length_of, stack_s
 from speechllm_plugin.log import log
 from speechllm_plugin.pretrained import (
     Source,
+    at_rest,
     load_model,
     load_tokenizer,
     model_class,
@@ -100,7 +101,7 @@ class CausalLlm(Llm):
     @cached_property
     def packs(self) -> bool:
         """Whether rows can share a sequence: each attends to itself alone."""
-        with without_modes():
+        with without_modes(), at_rest(self.model):
             return self.config.packed and self.pads and check_packing(self)
 
     def prepare_training(self) -> None:
@@ -144,7 +145,8 @@ class CausalLlm(Llm):
     @cached_property
     def packs_to_the_bit(self) -> bool:
         """Whether rows that share a sequence have the bits that each has alone."""
-        return self.packs and keeps_bits(self)
+        with at_rest(self.model):
+            return self.packs and keeps_bits(self)
 
     @property
     def device(self) -> torch.device:

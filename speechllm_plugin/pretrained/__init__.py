@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from speechllm_plugin.pretrained.building import freeze, without_modes
+    from speechllm_plugin.pretrained.building import at_rest, freeze, without_modes
     from speechllm_plugin.pretrained.classes import model_class, model_of
     from speechllm_plugin.pretrained.configs import config_values, load_config, load_hf_config, load_preprocessor
     from speechllm_plugin.pretrained.copying import copy_checkpoint
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Source",
+    "at_rest",
     "check_weight_files",
     "config_values",
     "copy_checkpoint",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "building": ("freeze", "without_modes"),
+    "building": ("at_rest", "freeze", "without_modes"),
     "classes": ("model_class", "model_of"),
     "configs": ("config_values", "load_config", "load_hf_config", "load_preprocessor"),
     "copying": ("copy_checkpoint",),

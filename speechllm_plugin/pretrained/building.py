@@ -102,6 +102,18 @@ def without_modes() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def at_rest(module: nn.Module) -> Iterator[None]:
+    """Without dropout, whose draws would be missing where the module is used otherwise."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
 def freeze(module: ModuleT) -> ModuleT:
     """No gradients, no dropout."""
     return module.requires_grad_(False).eval()

@@ -81,9 +81,10 @@ def run(options: argparse.Namespace) -> int:
         return 2
 
     # A language that the prompt names must have a name.
-    prompt = check_system(checkpoint, overrides).prompt
+    prompt = checkpoint.config(dict(overrides)).prompt
     for source, target in {(item.source_lang, item.target_lang) for item in inputs} | {("", "")}:
         prompt.instruction(source or options.source_lang, target or options.target_lang)
+    check_system(checkpoint, overrides)
 
     from speechllm_tools.light_imports import import_transformers
 

@@ -193,7 +193,7 @@ def test_tuned_parts_are_counted_as_trained(inspect: Inspect, tiny_config: Speec
 
 
 def test_the_table_has_all_published_systems(inspect: Inspect) -> None:
-    names = [name for name, _ in _published()]
+    names = [name for name, *_ in _published()]
     assert names[:20] == [".".join(parts) for parts in product(*GRID)]
     assert "w2v_bert.mt0_xxl_mt.slm" in names[20:]
     text = table([inspect("seamless_m4t_v2.mistral_7b.ctc"), inspect("whisper_tiny_en.smollm2_135m.mlp")])
