@@ -124,7 +124,7 @@ def all_meanings() -> list[Meaning]:
     """Every one that can be drawn."""
     found: list[Meaning] = []
     for timed, placed in sorted({*FORMS}):
-        times = range(len(TIMES)) if timed else [None]
-        places = range(len(PLACES)) if placed else [None]
+        times: Sequence[int | None] = range(len(TIMES)) if timed else [None]
+        places: Sequence[int | None] = range(len(PLACES)) if placed else [None]
         found += itertools.product(times, range(len(PEOPLE)), range(len(ACTIONS)), places)
     return found
