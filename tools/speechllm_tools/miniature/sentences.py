@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Mapping, Sequence
 
@@ -118,13 +117,3 @@ def say(meaning: Meaning, language: str) -> str:
         parts = [before, subject, doing, behind]
     sentence = " ".join(part for part in parts if part)
     return sentence[0].upper() + sentence[1:]
-
-
-def all_meanings() -> list[Meaning]:
-    """Every one that can be drawn."""
-    found: list[Meaning] = []
-    for timed, placed in sorted({*FORMS}):
-        times: Sequence[int | None] = range(len(TIMES)) if timed else [None]
-        places: Sequence[int | None] = range(len(PLACES)) if placed else [None]
-        found += itertools.product(times, range(len(PEOPLE)), range(len(ACTIONS)), places)
-    return found
