@@ -49,7 +49,8 @@ class DecoderStates:
         own = [slice(packed.kept + row.own.start, packed.kept + row.own.stop) for row in packed.rows]
         lengths = [len(prefix) + len(row) for prefix, row in zip(self._prefixes, self._rows, strict=True)]
         size, device = max(lengths), states[0].device
-        for index, layer in enumerate(packed_cache.layers):
+        layers: Any = packed_cache.layers  # typed as if they could be empty
+        for index, layer in enumerate(layers):
             keys, values = (
                 torch.cat([
                     F.pad(torch.cat([x[:, :, row.prefix], x[:, :, place]], dim=2), (0, 0, size - length, 0))
