@@ -121,6 +121,8 @@ def _train(root: Path, run: Path, steps: int, distillation: float) -> None:
 
     config = files("speechllm_recipes") / "configs" / "demo_tasks.yaml"
     processes = num_processes()
+    third = max(1, steps // 3)  # of the training is what a kill costs
+    publish = min(20, third)
     run_recipe(
         "train", run, "--init-from", str(root / "run"), "--config-file", str(config), "--config",
         f"dataset.config_overrides.manifests.transcripts={root}/data/train.tsv",
@@ -129,9 +131,8 @@ def _train(root: Path, run: Path, steps: int, distillation: float) -> None:
         f"dataset.feature_cache={root}/features",
         f"trainer.grad_accumulation.num_batches={2 // processes}", f"regime.num_steps={steps}",
         f"lr_scheduler.config.num_warmup_steps={steps // 12}",
-        # A kill costs a third of the training.
-        f"regime.checkpoint_every_n_steps={-(-steps // 3)}",
-        f"regime.publish_metrics_every_n_steps={min(20, steps)}",
+        f"regime.checkpoint_every_n_steps={publish * max(1, third // publish)}",
+        f"regime.publish_metrics_every_n_steps={publish}",
         f"model.config_overrides.distillation.weight={distillation}", processes=processes,
     )  # fmt: skip
 
