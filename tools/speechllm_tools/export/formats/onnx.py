@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 SHORTEST, LONGEST = 0.02, 4.0
 """Seconds of the clips that are compared."""
+MANY = 9
+"""Clips in the largest batch that is compared: more than an encoder takes at a time where it goes row by row."""
 
 
 class OnnxFormat(Format):
@@ -76,7 +78,7 @@ def _graphs(system: SpeechLlm) -> list[tuple[str, Graph, list[Inputs]]]:
     encoder = EncoderGraph(system.encoder)
     waveforms = [
         clips(2.03, 1.4, 0.6), clips(*drawn(1)), clips(SHORTEST), clips(SHORTEST, *drawn(4)), clips(*drawn(2)),
-        tones(440.0, 3000.0),
+        tones(440.0, 3000.0), clips(*[0.2] * MANY),
     ]  # fmt: skip
     with torch.no_grad():
         features = [encoder(*batch) for batch in waveforms]
