@@ -54,7 +54,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("package", "folder"), FOLDERS.items())
 def test_all_sources_are_installed_and_marked_as_typed(built: Path, package: str, folder: str) -> None:
     source = ROOT / folder / package
-    expected = {str(file.relative_to(source)) for pattern in ("*.py", "*.yaml", "py.typed")
+    expected = {str(file.relative_to(source)) for pattern in ("*.py", "*.yaml", "*.json", "py.typed")
                 for file in source.rglob(pattern)}
     found = {str(file.relative_to(built / package)) for file in (built / package).rglob("*") if file.is_file()}
     assert "py.typed" in expected
