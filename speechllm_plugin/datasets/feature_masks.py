@@ -51,17 +51,25 @@ def mask_features(
     """
     if not any(masks):
         return features
-    masked = torch.zeros(features.shape, dtype=torch.bool)
-    for row, (length, drawn) in enumerate(zip(lengths.tolist(), masks, strict=True)):
-        if drawn is None:
-            continue
-        time, channels = drawn.places(length, features.size(2), frame_rate)
-        for run in time:
-            masked[row, run.start : run.stop] = True
-        for run in channels:
-            masked[row, :length, run.start : run.stop] = True
+    places = [
+        ([], []) if drawn is None else drawn.places(length, features.size(2), frame_rate)
+        for length, drawn in zip(lengths.tolist(), masks, strict=True)
+    ]
+    frames = _covered([time for time, _ in places], features.size(1), features.device)  # (B, T)
+    channels = _covered([channels for _, channels in places], features.size(2), features.device)  # (B, C)
+    is_real = torch.arange(features.size(1), device=features.device) < lengths[:, None]  # (B, T)
+    masked = frames[:, :, None] | (is_real[:, :, None] & channels[:, None, :])  # (B, T, C)
     means = features.sum(dim=1, keepdim=True) / lengths[:, None, None]  # (B, 1, C)
-    return torch.where(masked.to(features.device), means.to(features.dtype), features)
+    return torch.where(masked, means.to(features.dtype), features)
+
+
+def _covered(runs: Sequence[Sequence[range]], size: int, device: torch.device) -> Tensor:
+    """Which of `size` places are in any run of a row, `[rows, size]`. Only the ends of the runs go to the device."""
+    most = max(map(len, runs))
+    ends = [[*((run.start, run.stop) for run in own), *[(0, 0)] * (most - len(own))] for own in runs]
+    starts, stops = torch.tensor(ends, dtype=torch.int64, device=device).view(len(runs), most, 2, 1).unbind(2)
+    places = torch.arange(size, device=device)
+    return ((places >= starts) & (places < stops)).any(dim=1)  # (rows, runs, size) -> (rows, size)
 
 
 def _run(generator: random.Random, size: int, widest: int) -> range:

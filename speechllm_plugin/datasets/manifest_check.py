@@ -18,6 +18,7 @@ from speechllm_plugin.files.columns.fields import (
     distinct,
     hashes,
     may_be_blank,
+    millionths,
     mixed,
     numbers,
     rows_with,
@@ -49,7 +50,7 @@ class ManifestCheck:
         for name in COLUMNS:
             begins, ends = self._column(block, name)
             self._suspect(block, ends > begins)
-        self._n_frames.append(self._look_at_number(block, "n_frames"))
+        self._n_frames.append(self._look_at_length(block))
         self._look_at_number(block, "channel")
         self._ids.append(hashes(block.data, *self._column(block, "id")))
         self._audio.look(block.data, *self._column(block, "audio"))
@@ -59,8 +60,6 @@ class ManifestCheck:
     def manifest(self, table: Table) -> Manifest:
         """:raises UserError: for the first row that is wrong."""
         n_frames, ids = np.concatenate(self._n_frames), np.concatenate(self._ids)
-        if self._rules.n_frames_unit == "samples":
-            n_frames = _frames(n_frames)
         has_asks = np.zeros(len(table), dtype=bool)
         same = _same(ids)
         for row in np.unique(np.concatenate([*self._suspects, *same.values()])).tolist():
@@ -98,6 +97,20 @@ class ManifestCheck:
         begins, ends = self._column(block, name)
         values, is_number = numbers(block.data, begins, ends)
         self._suspect(block, (ends > begins) & ~(is_number & (values > 0)))
+        return values
+
+    def _look_at_length(self, block: Block) -> Places:
+        """In frames; 0 where the row does not say."""
+        values = self._look_at_number(block, "n_frames")
+        if self._rules.n_frames_unit == "samples":
+            values = _frames(np.rint(values / SAMPLE_RATE * 1e6).astype(np.int64))
+        begins, ends = self._column(block, "n_frames")
+        rows = np.flatnonzero(ends == begins)
+        begins, ends = (places[rows] for places in self._column(block, "duration"))
+        if (ends > begins).any():
+            microseconds, is_number = millionths(block.data, begins, ends)
+            self._suspects.append(block.first + rows[(ends > begins) & ~(is_number & (microseconds > 0))])
+            values[rows] = _frames(microseconds)
         return values
 
     def _look_at_kinds(self, block: Block) -> None:
@@ -155,10 +168,9 @@ class _Kinds(dict[int, int]):
         self[key] = self.found.index(kind)
 
 
-def _frames(samples: Places) -> Places:
+def _frames(microseconds: Places) -> Places:
     """`frames_of`; 0 stays 0."""
-    microseconds = np.rint(samples / SAMPLE_RATE * 1e6).astype(np.int64)
-    return np.where(samples == 0, 0, np.maximum(1, 1 + (microseconds - WINDOW_US) // STEP_US))
+    return np.where(microseconds == 0, 0, np.maximum(1, 1 + (microseconds - WINDOW_US) // STEP_US))
 
 
 def _same(ids: Hashes) -> dict[int, Places]:

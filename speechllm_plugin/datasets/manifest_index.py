@@ -77,6 +77,18 @@ class Manifest(Sequence[ManifestRow]):
     def __iter__(self) -> Iterator[ManifestRow]:
         return (read_row(self.path, record, self._rules) for record in self._table)
 
+    @property
+    def is_as_written(self) -> bool:
+        """Whether the fields of its rows are those of the file."""
+        return self._rules.clean_text == "none"
+
+    def fields_of(self, column: str, rows: Places) -> Iterator[bytes]:
+        """Of the file; see `Table.fields_of`."""
+        return self._table.fields_of(column, rows)
+
+    def has_column(self, name: str) -> bool:
+        return name in self._table.columns
+
     def take(self, rows: Places) -> Manifest:
         """These rows alone, in memory."""
         return Manifest(self.path, self._table.take(rows), self._rules, self.columns.take(rows))

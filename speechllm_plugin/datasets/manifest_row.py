@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from typing import Literal, overload
 
@@ -11,6 +13,7 @@ import numpy.typing as npt
 
 from speechllm_plugin.datasets.text_cleaning import CleanText, clean
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.columns.fields import MOST_WHOLE
 from speechllm_plugin.files.records import Record
 from speechllm_plugin.files.remote import Location
 from speechllm_plugin.tasks.api import task_named
@@ -22,6 +25,7 @@ SAMPLE_RATE = 16000
 WINDOW_US = 25_000
 STEP_US = 10_000
 TEXTS = ("tgt_text", "src_text")
+_SECONDS = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class ManifestRow:
     """Path, ``archive.zip:offset:length`` or ``path:start:length``, as written in the manifest."""
 
     n_frames: int | None
-    """Length in 10 ms frames, whatever unit the file counts in; ``None`` where the manifest does not say."""
+    """Length in 10 ms frames, whatever unit the file counts in, and by its ``duration`` where it counts nothing;
+    ``None`` where the manifest does not say."""
 
     tgt_text: str
 
@@ -58,6 +63,9 @@ class ManifestRow:
     asks: RowPrompt = NOTHING
     """What is asked beside the task."""
 
+    length_from: Literal["n_frames", "duration"] = "n_frames"
+    """The column that `n_frames` was made of."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
@@ -77,12 +85,12 @@ class Rules:
         return column == "tgt_text" and self.empty_text
 
 
-def frames_of(seconds: float) -> int:
+def frames_of(seconds: float | Decimal) -> int:
     """How many 25 ms windows, one every 10 ms, fit into ``seconds``: ``1 + (ms - 25) // 10``, and at least 1.
 
     The lower bound is for clips shorter than one window, because a manifest cannot hold a length of nothing.
     """
-    return max(1, 1 + (round(seconds * 1e6) - WINDOW_US) // STEP_US)
+    return max(1, 1 + (round(seconds * 1_000_000) - WINDOW_US) // STEP_US)
 
 
 @overload
@@ -110,10 +118,13 @@ def read_row(path: Location, record: Record, rules: Rules, same_id: int | None =
             f"{path}, line {record.line}, column 'id': found {fields['id']!r}, which line {same_id} has too, expected "
             "each id once"
         )
+    n_frames = _read_n_frames(path, record, rules.n_frames_unit)
+    by_duration = _read_duration(path, record) if n_frames is None else None
     return ManifestRow(
         id=fields["id"],
         audio=fields["audio"],
-        n_frames=_read_n_frames(path, record, rules.n_frames_unit),
+        n_frames=n_frames if by_duration is None else by_duration,
+        length_from="n_frames" if by_duration is None else "duration",
         channel=_read_count(path, record, "channel", "the number of a channel, from 1 on"),
         tgt_text=fields.get("tgt_text", ""),
         src_text=fields.get("src_text", ""),
@@ -139,6 +150,18 @@ def _cleaned(path: Location, record: Record, mode: CleanText) -> dict[str, str]:
 def _read_n_frames(path: Location, record: Record, unit: Literal["frames", "samples"]) -> int | None:
     count = _read_count(path, record, "n_frames", "a positive integer")
     return count if count is None or unit == "frames" else frames_of(count / SAMPLE_RATE)
+
+
+def _read_duration(path: Location, record: Record) -> int | None:
+    """In frames."""
+    text = record.fields.get("duration", "")
+    if not text:
+        return None
+    # Not Decimal() alone: it also takes "1_0", " 7" and "NaN".
+    seconds = Decimal(text) if _SECONDS.fullmatch(text) else Decimal()
+    if not 0 < seconds < MOST_WHOLE:
+        raise _wrong(path, record, "duration", "seconds above 0")
+    return frames_of(seconds)
 
 
 def _read_task(path: Location, record: Record) -> str:

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
@@ -95,6 +95,23 @@ def _ends_of_one(values: Sequence[float], limit: float, batch_size: int) -> Iter
         if (clips > batch_size or longest * clips > limit) and place > start:
             yield place
             start, longest = place, value
+
+
+def _ends_of_rising(values: Sequence[float], limit: float, batch_size: int) -> Iterator[int]:
+    """`_ends_of_one` of values that rise: in a batch more clips, and longer ones, only take more room."""
+    start, number = 0, len(values)
+    while True:
+        low, high = start + 1, min(start + batch_size, number)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if values[middle - 1] * (middle - start) > limit:
+                high = middle - 1
+            else:
+                low = middle
+        if low == number:
+            return
+        yield low
+        start = low
 
 
 def _ends_of_several(limited: Limited, batch_size: int) -> Iterator[int]:
@@ -217,20 +234,23 @@ class _Window:
         self._sorted = clips[self._by_size]
         self._limited = [(values[self._sorted], limit) for values, limit in sizes.limited(limits)]
         self._batch_size = limits.batch_size
+        self._rises = len(self._limited) == 1 and sizes.limited(limits)[0][0] is sizes.padded
 
     def fits(self, batches: int, clips: int) -> bool:
         """Whether so many batches hold the first clips."""
-        return next(islice(self._ends(self._by_size < clips), batches, None), None) is None
+        return next(islice(self._ends(self._by_size < clips, clips), batches, None), None) is None
 
     def batches(self, clips: int) -> Step:
         is_in = self._by_size < clips
         chosen = self._sorted[is_in].tolist()
-        ends = list(self._ends(is_in))
+        ends = list(self._ends(is_in, clips))
         return [chosen[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
-    def _ends(self, is_in: Flags) -> Iterator[int]:
+    def _ends(self, is_in: Flags, clips: int) -> Iterator[int]:
         limited = [(values[is_in].tolist(), limit) for values, limit in self._limited]
-        return _ends(int(is_in.sum()), limited, self._batch_size)
+        if self._rises:
+            return chain(_ends_of_rising(*limited[0], self._batch_size), [clips])
+        return _ends(clips, limited, self._batch_size)
 
 
 def _split(batches: Step, number: int) -> Step:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -21,7 +21,7 @@ from speechllm_plugin.datasets.augmentation import Augmentation, AugmentationCon
 from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.changes import Changes
 from speechllm_plugin.datasets.lengths import LeftOut, LengthPolicy
-from speechllm_plugin.datasets.measured import measure
+from speechllm_plugin.datasets.measured import Seconds, measure
 from speechllm_plugin.datasets.mixture import Draws, MixtureConfig, draw_epoch
 from speechllm_plugin.datasets.plan import Batching, BatchLimits, Sizes, evaluation_steps, padding, training_steps
 from speechllm_plugin.datasets.row_checks import check_n_frames
@@ -30,16 +30,16 @@ from speechllm_plugin.datasets.steps import Steps
 from speechllm_plugin.datasets.utterances import Clips, Utterance, Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.columns.fields import Places
-from speechllm_plugin.log import log
+from speechllm_plugin.log import is_told, log
 from speechllm_plugin.tasks.api import Task, task_of_row
 
 
 class PositionCounter(Protocol):
-    def of_texts(self, clip: Utterance, /) -> tuple[int, int]:
-        """Of a clip's prompt, and of what the LLM is to write."""
+    def of_texts(self, clips: Iterable[Utterance], /) -> Places:
+        """Of each clip's prompt, and of what the LLM is to write, `[2, clips]`."""
 
-    def __call__(self, prompt: int, target: int, seconds: float, /) -> int:
-        """Of a clip with such texts and of such a length."""
+    def __call__(self, prompts: Places, targets: Places, seconds: Seconds, /) -> Places:
+        """Of clips with such texts and of such lengths, `[clips]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,14 +240,14 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         seconds = self._seconds[draws.indices] if self._changes is None else self._changes.seconds(draws)
         if count is None:
             return Sizes(seconds)
-        return Sizes(seconds, list(map(count, *self._text_positions[:, draws.indices].tolist(), seconds.tolist())))
+        return Sizes(seconds, count(*self._text_positions[:, draws.indices], seconds))
 
     @cached_property
     def _text_positions(self) -> Places:
         """Of all clips, `[2, clips]`: of prompt and target."""
         count = self._options.positions
         assert count is not None
-        return np.array([count.of_texts(utterance) for utterance in self._utterances], dtype=np.int64).T
+        return count.of_texts(self._utterances)
 
     def _draw(self) -> Draws:
         seed = self._options.shuffle_seed
@@ -352,7 +352,8 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         if self._options.on_error == "raise":
             raise UserError(f"{utterance.name}, column 'audio': {error}") from error
         self.skipped[self._key(utterance)] = str(error)
-        log.warning("Clip left out (number {}): {}, column 'audio': {}", len(self.skipped), utterance.name, error)
+        if is_told(number := len(self.skipped) - self.left_out.total()):
+            log.warning("Clip left out (number {:,}): {}, column 'audio': {}", number, utterance.name, error)
 
     def _key(self, utterance: Utterance) -> str:
         return utterance.row.id if self._one_split else f"{utterance.split}/{utterance.row.id}"

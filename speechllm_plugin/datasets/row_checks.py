@@ -13,9 +13,13 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
 
 _COMPARED = 8
-"""Rows whose `n_frames` is compared with the audio."""
+"""Rows whose `n_frames`, or `duration`, is compared with the audio."""
 # Shorter clips are compared badly: a frame is a window of 25 ms, and at least one is counted.
 _COMPARED_SECONDS = 0.5
+_EXPECTED = {
+    "n_frames": "10 ms frames, or samples at 16 kHz with dataset.config_overrides.n_frames_unit=samples",
+    "duration": "seconds",
+}
 
 
 def check_languages(
@@ -39,9 +43,10 @@ def check_languages(
 
 
 def check_n_frames(utterances: Utterances) -> None:
-    """Compares some rows' `n_frames` with their audio's header: manifests of fairseq's raw-waveform mode count samples.
+    """Compares the length that some rows state with their audio's header: manifests of fairseq's raw-waveform mode
+    count samples in `n_frames`.
 
-    :raises UserError: `n_frames` is in the other unit.
+    :raises UserError: it is in another unit.
     """
     stated = utterances.take(np.flatnonzero(utterances.n_frames))
     found: list[tuple[float, Utterance, float, float]] = []
@@ -56,14 +61,16 @@ def check_n_frames(utterances: Utterances) -> None:
     if not found:
         return
     ratio, utterance, by_manifest, seconds = sorted(found, key=lambda row: row[0])[len(found) // 2]
+    column = utterance.row.length_from
     line = (
-        f"{utterance.name}, column 'n_frames': found a length of {by_manifest:.2f} s, but the audio lasts "
-        f"{seconds:.2f} s, expected 10 ms frames, or samples at 16 kHz with "
-        "dataset.config_overrides.n_frames_unit=samples"
+        f"{utterance.name}, column {column!r}: found a length of {by_manifest:.2f} s, but the audio lasts "
+        f"{seconds:.2f} s, expected {_EXPECTED[column]}"
     )
     off = max(ratio, 1 / ratio)
-    # 160 samples are a frame. Frames taken for samples are one frame for most clips: there is no shorter length.
-    if 160 / 1.3 < off < 160 * 1.3 or utterance.row.n_frames == 1:
+    # 160 samples are a frame. Frames taken for samples are one frame for most clips: there is no shorter length. A
+    # duration may be in milliseconds, or in samples.
+    in_other_unit = 160 / 1.3 < off < 160 * 1.3 if column == "n_frames" else off > 100
+    if in_other_unit or utterance.row.n_frames == 1:
         raise UserError(line)
     if off > 2:
         log.warning("{}; batches and hours are reckoned from it.", line)

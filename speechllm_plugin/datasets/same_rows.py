@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -16,6 +16,8 @@ from speechllm_plugin.text.languages import language_code
 
 # What the fingerprint of a plan says of its rows; the rest is how they are read.
 _ROWS = {"clips", "seconds", "rows"}
+_WRITTEN = ("id", "audio", "tgt_text", "src_text")
+"""Columns of the manifest; the others follow from a row's kind, but for what it asks itself."""
 _BLOCK = 4096
 """Rows that are read together."""
 
@@ -40,14 +42,31 @@ def row_digests(utterances: Utterances, seconds: Seconds, *, of_splits: bool) ->
     if of_splits:
         columns["split"] = lambda one: one.split
     contents = {name: hashlib.sha256() for name in columns}
-    every = iter(utterances)
-    while block := list(islice(every, _BLOCK)):
+    written = {name: blocks for name in _WRITTEN if (blocks := utterances.written(name)) is not None}
+    if utterances.has_asks or not written:
+        every = iter(utterances)
+        while block := list(islice(every, _BLOCK)):
+            for name, value in columns.items():
+                contents[name].update(_lines(map(value, block)))
+    else:
+        # The same without an object a row, for millions of them.
         for name, value in columns.items():
-            # No field holds a line end.
-            contents[name].update("".join(f"{value(one)}\n" for one in block).encode())
-    lengths = memoryview(seconds)  # type: ignore[arg-type]
-    contents["lengths"] = hashlib.sha256("".join(f"{length}\n" for length in lengths).encode())
+            for lines in written.get(name) or _blocks_of(utterances.of_kinds(value)):
+                contents[name].update(lines)
+    contents["lengths"] = hashlib.sha256()
+    for lines in _blocks_of(iter(memoryview(seconds))):  # type: ignore[arg-type]
+        contents["lengths"].update(lines)
     return {name: content.hexdigest()[:16] for name, content in contents.items()}
+
+
+def _blocks_of(values: Iterator[object]) -> Iterator[bytes]:
+    while block := list(islice(values, _BLOCK)):
+        yield _lines(block)
+
+
+def _lines(values: Iterable[object]) -> bytes:
+    """No field holds a line end."""
+    return "".join([f"{value}\n" for value in values]).encode()
 
 
 @cache

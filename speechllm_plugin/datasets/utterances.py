@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from speechllm_plugin.files.columns.fields import Flags, Hashes, Places
 from speechllm_plugin.files.remote import Location
 from speechllm_plugin.tasks.api import task_of_row
 from speechllm_plugin.text.languages import is_translation
+
+Value = TypeVar("Value")
 
 Asked = tuple[str, str, str]
 """The languages of speech and text, and the task where its row states one: what decides its prompt."""
@@ -116,6 +118,12 @@ class Part:
         columns = self.manifest.columns
         takes_source = np.array([self._takes_source(kind) for kind in columns.kinds])
         return np.where(takes_source[columns.kind], columns.has_source, columns.has_text)
+
+    @property
+    def is_as_written(self) -> bool:
+        """Whether its utterances have the ids, names and texts that are written in its manifest."""
+        takes_source = any(map(self._takes_source, self.manifest.columns.kinds))
+        return self.manifest.is_as_written and not takes_source and not self.manifest.has_column("channel")
 
     def not_seen(self) -> Flags:
         """Whether a row's sound is not known to be there by lists of folders, `[rows]`."""
@@ -266,10 +274,30 @@ class Utterances(Sequence[Utterance]):
 
     def firsts(self) -> list[Utterance]:
         """The first one of each kind: of what is asked, with and without an instruction of its own."""
-        offsets = np.cumsum([0, *(len(part.manifest.columns.kinds) for part in self._parts)])
-        codes = [part.manifest.columns.kind + offset for part, offset in zip(self._parts, offsets, strict=False)]
-        _, rows = np.unique(self._column(codes), return_index=True)
+        _, rows = np.unique(self._kinds, return_index=True)
         return [self[int(row)] for row in np.sort(rows)]
+
+    def of_kinds(self, value: Callable[[Utterance], Value]) -> Iterator[Value]:
+        """Of each utterance what is the same for all of its kind."""
+        _, rows, numbers = np.unique(self._kinds, return_index=True, return_inverse=True)
+        values = [value(self[int(row)]) for row in rows]
+        return map(values.__getitem__, memoryview(numbers))
+
+    def written(self, column: str) -> Iterator[bytes] | None:
+        """What they have in a column of their manifests, each with a line feed behind it, in blocks; None where that is
+        not what they have, or they are not in the order of the manifests."""
+        if not (all(part.is_as_written for part in self._parts) and (np.diff(self._rows) > 0).all()):
+            return None
+        borders = np.searchsorted(self._rows, self._starts)
+        own = [
+            self._rows[begin:end] - start
+            for begin, end, start in zip(borders, borders[1:], self._starts, strict=False)
+        ]
+        return (
+            block
+            for part, rows in zip(self._parts, own, strict=True)
+            for block in part.manifest.fields_of(column, rows)
+        )
 
     def not_seen(self) -> Places:
         """Indices of those whose sound is not known to be there by lists of folders; see `audio_places.unseen`."""
@@ -288,6 +316,14 @@ class Utterances(Sequence[Utterance]):
                 if self[other].row.id == utterance.row.id:
                     return self[other], utterance
         return None
+
+    @property
+    def _kinds(self) -> Codes:
+        """Equal for utterances of one kind of one manifest."""
+        offsets = np.cumsum([0, *(len(part.manifest.columns.kinds) for part in self._parts)], dtype=np.int32)
+        return self._column(
+            [part.manifest.columns.kind + offset for part, offset in zip(self._parts, offsets, strict=False)]
+        )
 
     def _column(self, columns: list) -> np.ndarray:
         """:param columns: of each part, of all its rows."""

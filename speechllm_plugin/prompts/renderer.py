@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -129,6 +129,22 @@ class PromptRenderer:
         Special tokens spelt out in the text are read as plain text, so no transcript can end its turn or open another.
         """
         return [*(token for token, _, _ in self.pieces(text)), self.end_of_turn]
+
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_target` of each, in a fraction of the time."""
+        if not texts:
+            return []
+        head = self._tokenize(self._opening, plain=True)
+        encoded = self._joint(
+            [self._opening + self._lead + text for text in texts],
+            add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True,
+        )  # fmt: skip
+        targets = []
+        for text, row, spans in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            begin = [(token, *span) for token, span in zip(row[: len(head)], spans, strict=False)]
+            is_usual = begin == head and self._control.isdisjoint(row[len(head) :])
+            targets.append([*row[len(head) :], self.end_of_turn] if is_usual else self.encode_target(text))
+        return targets
 
     def pieces(self, text: str) -> list[tuple[int, int, int]]:
         """What `encode_target` encodes: token ids, each with the first character that it stands for and the one past

@@ -69,7 +69,7 @@ def known_transcripts(model: SpeechLlm, clips: Clips, split: str) -> tuple[Trans
                 "ctc.no_transcript=leave_out"
             )
         log.warning("{}; they are left out of the losses of {}.", line, " and ".join(losses))
-    return Transcripts(known, model), known.seconds.tolist()
+    return Transcripts(known, model), memoryview(known.seconds)  # type: ignore[arg-type]
 
 
 def check_alignable(model: SpeechLlm, transcripts: Sequence[str], seconds: Sequence[float], split: str) -> None:
@@ -81,7 +81,7 @@ def check_alignable(model: SpeechLlm, transcripts: Sequence[str], seconds: Seque
         return
     step = math.ceil(len(transcripts) / _LOOKED_AT)
     texts = transcripts[::step]
-    labels = model.ctc.labels(texts, [model.transcript_tokens(text) for text in texts])
+    labels = model.ctc.labels(texts, model.transcripts_tokens(texts))
     frames = ctc_frames(model, seconds[::step])
     known = [(frames_needed(row), length) for row, length in zip(labels, frames, strict=True) if row is not None]
     unknown = len(labels) - len(known)

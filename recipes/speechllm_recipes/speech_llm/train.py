@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from fairseq2.checkpoint import CheckpointManager
@@ -75,7 +76,10 @@ class SpeechLlmTrainRecipe(Recipe):
                 model.config.prompt.task_of(*row.asked).spoken(row.row.tgt_text, row.row.src_text)
                 for row in self._train_rows(context, config)
             )
-            tokens = {token for text in texts if text is not None for token in model.transcript_tokens(text)}
+            known = (text for text in texts if text is not None)
+            tokens: set[int] = set()
+            while block := list(islice(known, _TOGETHER)):
+                tokens.update(*model.transcripts_tokens(block))
             model.ctc.set_vocabulary(sorted(tokens))
             log.info("CTC vocabulary: {:,} tokens of the training text.", len(tokens))
         frozen = count_parameters(model.encoder, model.llm) - count_parameters(model.tuned)
@@ -188,6 +192,8 @@ class SpeechLlmTrainRecipe(Recipe):
         return context.get_dataset_as(SpeechTextDataset).read_together(config.dataset.train_split)
 
 
+_TOGETHER = 4096
+"""Texts that are tokenised together."""
 _NAMES = {"transcribe": "transcriptions", "translate": "translations", "answer": "answers"}
 
 

@@ -21,6 +21,8 @@ PADDING = 8
 """Zeros that follow the bytes, so that eight can be read from each place of them."""
 MOST_DIGITS = 18
 """Of a number that `int64` holds."""
+MOST_WHOLE = 1_000_000_000
+"""Above the number whose millionths are told."""
 
 _ODD, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 
@@ -71,6 +73,21 @@ def numbers(data: Bytes, begins: Places, ends: Places) -> tuple[Places, Flags]:
         values[rows] = values[rows] * 10 + digits
     values[~is_number] = 0
     return values, is_number
+
+
+def millionths(data: Bytes, begins: Places, ends: Places) -> tuple[Places, Flags]:
+    """
+    :returns: millionths of the number in each field, rounded, and which fields are one: as `numbers` has it, with a dot
+        and at most `MOST_DIGITS` digits more, or without.
+    """
+    dots = np.append(np.flatnonzero(data == ord(".")), len(data))
+    dot = np.minimum(dots[np.searchsorted(dots, begins)], ends)
+    whole, is_whole = numbers(data, begins, dot)
+    behind = np.minimum(dot + 1, ends)
+    fraction, is_fraction = numbers(data, behind, ends)
+    is_number = is_whole & (is_fraction | (dot == ends)) & (whole < MOST_WHOLE)
+    millionth = np.rint(fraction * 10.0 ** (6 - (ends - behind).clip(max=MOST_DIGITS))).astype(np.int64)
+    return np.where(is_number, whole * 1_000_000 + millionth, 0), is_number
 
 
 def may_be_blank(data: Bytes, begins: Places, ends: Places) -> Flags:

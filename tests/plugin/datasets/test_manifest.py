@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from speechllm_plugin.datasets.manifest import ManifestRow, frames_of, read_manifest, seconds_of, write_manifest
+from speechllm_plugin.datasets.manifest import (
+    ManifestRow,
+    frames_of,
+    open_manifest,
+    read_manifest,
+    seconds_of,
+    write_manifest,
+)
 from speechllm_plugin.errors import UserError
 
 ROW = ManifestRow("a", "clips/a.wav", 98, "hello", "", "s1", "en", "de", 2)
@@ -173,6 +180,31 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, content: bytes, messa
 def test_a_length_is_a_positive_integer(tmp_path: Path, value: str) -> None:
     path = save(tmp_path, f"id\taudio\tn_frames\ttgt_text\na\tb\t{value}\tc\n")
     assert error_of(path) == f", line 2, column 'n_frames': found {value!r}, expected a positive integer"
+
+
+DURATIONS = ["5.25", "5", "0.0250001", "5.", ".5", "1e1", "2.5E-1", "0.123456789012345678901"]
+
+
+def test_a_duration_tells_the_length_where_n_frames_does_not(tmp_path: Path) -> None:
+    """However it is written: most rows are read many at once, those of other forms one by one."""
+    rows = [f"{number}\tb\t\t{value}\tc\n" for number, value in enumerate(DURATIONS)]
+    path = save(tmp_path, "id\taudio\tn_frames\tduration\ttgt_text\n" + "".join(rows) + "x\tb\t7\t99\tc\ny\tb\t\t\tc\n")
+    manifest = open_manifest(path)
+    expected = [frames_of(float(value)) for value in DURATIONS]
+    assert [row.n_frames for row in manifest] == [*expected, 7, None]
+    assert manifest.columns.n_frames.tolist() == [*expected, 7, 0]
+    assert [row.length_from for row in manifest] == ["duration"] * len(expected) + ["n_frames"] * 2
+    samples = open_manifest(path, n_frames_unit="samples")
+    assert samples.columns.n_frames.tolist() == [*expected, 1, 0]
+
+
+@pytest.mark.parametrize("value", ["nan", "-1.5", "0", "0.0", "inf", "1e99", "1_0", " 7", "٣", "5,3"])
+def test_a_duration_is_in_seconds(tmp_path: Path, value: str) -> None:
+    path = save(tmp_path, f"id\taudio\tduration\ttgt_text\na\tb\t{value}\tc\n")
+    assert error_of(path) == f", line 2, column 'duration': found {value!r}, expected seconds above 0"
+    # Where nobody needs it, nobody reads it.
+    path = save(tmp_path, f"id\taudio\tn_frames\tduration\ttgt_text\na\tb\t7\t{value}\tc\n")
+    assert [row.n_frames for row in open_manifest(path)] == [7]
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:

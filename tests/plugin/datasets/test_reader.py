@@ -288,6 +288,17 @@ def test_a_broken_clip_stops_the_run_or_is_left_out(
     assert message.endswith(reader.skipped[name])
 
 
+def test_of_many_broken_clips_the_first_are_told_and_how_many_there_are(
+    corpus: Path, broken: dict[str, ManifestRow], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [dataclasses.replace(broken["text"], id=f"b{number}", n_frames=10) for number in range(25)]
+    reader = SpeechTextReader(with_rows(corpus, 3, rows, tmp_path), options(on_error="skip"))
+    epoch(reader)
+    told = [line for line in caplog.messages if line.startswith("Clip left out (number ")]
+    assert [int(line.split()[4].rstrip("):")) for line in told] == [1, 2, 3, 4, 5, 10, 20]
+    assert len(reader.skipped) == 25 and "column 'audio'" in told[-1]
+
+
 def test_a_batch_that_loses_all_its_clips(
     corpus: Path, broken: dict[str, ManifestRow], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import soundfile
 
 from speechllm_plugin.datasets.plan import BatchLimits
 from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
+from speechllm_plugin.datasets.same_rows import row_digests
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.errors import UserError
 
@@ -70,6 +72,53 @@ def test_one_other_field_is_other_data(rows: Rows, tmp_path: Path, column: str, 
     assert line.startswith("resume: the checkpoint was written over other rows: 6 clips, 3.0 s; found 6 clips, 3.0 s")
     assert f"with other {told}; expected the same manifests in the same order, or dataset.accept_new_rows=true" in line
     assert "\n" not in line
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "as they are written": {},
+    "some of them": {"taken": [0, 2, 3, 5]},
+    "in another order": {"taken": [3, 0, 5]},
+    "with texts that are cleaned": {"clean_text": "entities"},
+    "of two manifests": {"files": 2},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("more", [(), ("channel",), ("task",), ("instruction",)], ids=str)
+def test_the_hash_of_a_column_is_that_of_its_values(
+    rows: Rows, tmp_path: Path, way: str, more: tuple[str, ...]
+) -> None:
+    """Whether the column is taken from the file or from row after row: checkpoints hold it."""
+    options = dict(WAYS[way])
+    taken, files = options.pop("taken", None), options.pop("files", 1)
+    values = {"channel": "1", "task": "translate", "instruction": "say it"}
+    added = [values[name] for name in more]
+    table = [(*HEADER, *more), *((*row[:3], f"{row[3]} &amp;", *row[4:], *added) for row in rows)]
+    paths = []
+    for number in range(files):
+        paths.append(str(tmp_path / f"{number}.tsv"))
+        lines = ["\t".join((f"{row[0]}{number if place else ''}", *row[1:])) for place, row in enumerate(table)]
+        Path(paths[-1]).write_text("\r\n".join(lines) + "\r\n")
+    utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": paths}, **options)).read("all")
+    utterances = utterances if taken is None else utterances.take(np.array(taken))
+    found = row_digests(utterances, np.full(len(utterances), 0.5), of_splits=True)
+    every = list(utterances)
+    columns = {
+        "id": [one.row.id for one in every],
+        "audio": [f"{one.row.audio} 1" if "channel" in more else one.row.audio for one in every],
+        "tgt_text": [one.row.tgt_text for one in every],
+        "src_text": [one.row.src_text for one in every],
+        "languages": [("en", "de")] * len(every),
+        "split": ["all"] * len(every),
+        "lengths": [0.5] * len(every),
+        **({"task": ["translate"] * len(every)} if "task" in more else {}),
+        **({"asks": [one.row.asks for one in every]} if "instruction" in more else {}),
+    }
+    assert found == {
+        name: hashlib.sha256("".join(f"{value}\n" for value in values).encode()).hexdigest()[:16]
+        for name, values in columns.items()
+    }
+    assert ("&amp;" in every[0].row.tgt_text) == ("clean_text" not in WAYS[way])
 
 
 def test_another_order_and_another_number_are_other_data(rows: Rows, tmp_path: Path) -> None:

@@ -107,6 +107,13 @@ def test_lengths_in_the_other_unit_are_told(clips: Path, unit: Any, per_second: 
         SpeechTextReader(utterances, options)
 
 
+@pytest.mark.parametrize("per_second", [1000, 16000], ids=["milliseconds", "samples"])
+def test_a_duration_in_another_unit_is_told(clips: Path, per_second: int) -> None:
+    utterances = rows_of(clips, "duration", *[f"{seconds}.wav {round(seconds * per_second)}" for seconds in SECONDS])
+    with pytest.raises(UserError, match=r"column 'duration': found a length of .* but the audio lasts .* expected sec"):
+        check_n_frames(utterances)
+
+
 def test_lengths_that_are_right_or_cannot_be_compared(clips: Path, caplog: pytest.LogCaptureFixture) -> None:
     frames = [f"{seconds}.wav {round(100 * seconds) - 2}" for seconds in SECONDS]
     check_n_frames(rows_of(clips, "n_frames src_lang", *[f"{row} en" for row in frames]))
@@ -114,6 +121,7 @@ def test_lengths_that_are_right_or_cannot_be_compared(clips: Path, caplog: pytes
     check_n_frames(rows_of(clips, "n_frames src_lang", *[f"{row} en" for row in (*frames, "3.0.wav 48000")]))
     check_n_frames(rows_of(clips, "n_frames src_lang", "gone.wav 48000 en"))
     check_n_frames(rows_of(clips, "src_lang", "1.0.wav en"))
+    check_n_frames(rows_of(clips, "duration src_lang", *[f"{seconds}.wav {seconds} en" for seconds in SECONDS]))
     assert not caplog.messages
     # Neither unit: milliseconds.
     milliseconds = [f"{seconds}.wav {1000 * seconds:.0f} en" for seconds in SECONDS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDa
 from speechllm_plugin.datasets.text_cleaning import clean, signs
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.columns import content
-from speechllm_plugin.files.columns.fields import hashes, joined, may_be_blank, numbers, rows_with
+from speechllm_plugin.files.columns.fields import hashes, joined, may_be_blank, millionths, numbers, rows_with
 
 RNG = random.Random(5)
 PIECES = [
@@ -32,6 +33,14 @@ def test_numbers_of_fields() -> None:
     expected = [field.isascii() and field.isdigit() and len(field) < 19 for field in fields]
     assert is_number.tolist() == expected
     assert values.tolist() == [int(field) if known else 0 for field, known in zip(fields, expected, strict=True)]
+
+
+def test_millionths_of_fields() -> None:
+    numbers = ["7", "0.25", "5.1234567", "0.0000005", "12.999999999999", "3." + "1" * 18, "1000000.000001", "0", "0.0"]
+    others = ["", ".5", "5.", "1e3", "-1", "nan", "1.2.3", "1,5", " 1", "3." + "1" * 19, "1000000000", "9" * 19]
+    values, is_number = millionths(*joined([field.encode() for field in [*numbers, *others]]))
+    assert is_number.tolist() == [True] * len(numbers) + [False] * len(others)
+    assert values.tolist() == [round(Decimal(field) * 1_000_000) for field in numbers] + [0] * len(others)
 
 
 def test_hashes_are_equal_where_fields_are() -> None:

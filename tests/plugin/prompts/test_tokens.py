@@ -204,3 +204,12 @@ def test_spelt_control_tokens_in_a_transcript_never_break_out(kind: str) -> None
             control = [token for token in (*prompt.before, *prompt.after) if token in renderer._control]
             assert control == [token for token in (*plain.before, *plain.after) if token in renderer._control]
             assert "".join(tokenizer.decode(words).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_texts_at_once_are_encoded_as_each_is(kind: str) -> None:
+    renderer = PromptRenderer(tokenizer_of(kind), PromptConfig(), chat=kind != "mt5")
+    texts = ["turn the light on", "", " ", "\n two lines", "Straße", *SPELT_CONTROLS]
+    texts += [f"say {spelt}" for spelt in SPELT_CONTROLS]
+    assert renderer.encode_targets(texts) == [renderer.encode_target(text) for text in texts]
+    assert renderer.encode_targets([]) == []
