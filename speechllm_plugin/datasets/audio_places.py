@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechllm_plugin.datasets.audio import AudioError, AudioSource
-from speechllm_plugin.files.columns.fields import Bytes, Hashes, Places, hashes, joined, numbers
+from speechllm_plugin.files.columns.fields import Bytes, Hashes, Places, hashes, is_among, joined, numbers
 from speechllm_plugin.files.remote import Location, RemoteFile, under
 
 _LISTED = 16
@@ -97,7 +97,7 @@ def unseen(places: AudioPlaces, root: Location, source_of: Callable[[int], Audio
             is_open[rows] = places.stop[rows] < 0
             continue
         if len(whole):
-            is_open[whole] = ~np.isin(places.name[whole], _files_in(folder, most=8 * len(whole) + 64))
+            is_open[whole] = ~is_among(places.name[whole], _files_in(folder, most=8 * len(whole) + 64))
         for file_rows in _by_file(places, parts):
             is_open[file_rows] = places.stop[file_rows] > _length(source_of, int(file_rows[0]))
     return np.flatnonzero(is_open)

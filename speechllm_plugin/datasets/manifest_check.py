@@ -175,8 +175,10 @@ def _frames(microseconds: Places) -> Places:
 
 def _same(ids: Hashes) -> dict[int, Places]:
     """Rows, in order, that share a hash, by that hash."""
+    in_order = np.sort(ids)
+    shared = distinct(in_order[1:][in_order[1:] == in_order[:-1]])
+    if not len(shared):
+        return {}
     order = np.argsort(ids, kind="stable")
-    in_order = ids[order]
-    shared = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
     begins, ends = np.searchsorted(in_order, shared), np.searchsorted(in_order, shared, side="right")
     return {int(key): order[begin:end] for key, begin, end in zip(shared, begins, ends, strict=True)}

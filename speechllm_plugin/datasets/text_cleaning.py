@@ -157,22 +157,27 @@ def signs(data: Bytes) -> Places:
 
     :param data: UTF-8, with `PADDING`; tabs and line feeds separate texts.
     """
-    firsts, pairs, dashes = _sign_tables()
-    places = np.flatnonzero(firsts[data[:-PADDING]])
+    kinds, pairs, dashes = _sign_tables()
+    # Of bytes, not of an array: numpy makes eight bytes of each before it looks up any.
+    kind = np.frombuffer(data.tobytes().translate(kinds), dtype=np.uint8)
+    places = np.flatnonzero((kind[:-PADDING] & _FIRST).astype(np.bool_))
     first, second, third = data[places], data[places + 1], data[places + 2]
     is_other = ((first == 0xE2) & (second == 0x80) & dashes[third]) | ((first == 0xE3) & (third != 0x80))
-    spaces = data == ord(" ")
-    # A space beside another, or beside what ends a text: a tab, a line feed, the end of the file.
-    ends = spaces | (data == ord("\t")) | (data == ord("\n")) | (data == ord("\r")) | (data == 0)
-    doubled = spaces.copy()
+    # A space beside another, or beside what ends a text.
+    doubled = (kind & _SPACE).astype(np.bool_)
+    ends = (kind & (_SPACE | _END)).astype(np.bool_)
     doubled[1:-1] &= ends[:-2] | ends[2:]
     return np.concatenate([places[pairs[first, second] & ~is_other], np.flatnonzero(doubled[:-PADDING])])
 
 
+_SPACE, _FIRST, _END = 1, 2, 4
+
+
 @cache
-def _sign_tables() -> tuple[Flags, Flags, Flags]:
-    """First bytes of signs; pairs of first and second bytes; third bytes, behind E2 80, of frequent characters that are
-    no signs: dashes, quotation marks, the ellipsis."""
+def _sign_tables() -> tuple[bytes, Flags, Flags]:
+    """What each byte may be: a space, the first byte of a sign, what ends a text (tab, line end, end of the file);
+    pairs of first and second bytes; third bytes, behind E2 80, of frequent characters that are no signs: dashes,
+    quotation marks, the ellipsis."""
     pairs = np.zeros((256, 256), dtype=bool)
     for byte in b"[<{&\0\x0b\x0c\x1c\x1d\x1e\x1f":
         pairs[byte] = True
@@ -189,7 +194,10 @@ def _sign_tables() -> tuple[Flags, Flags, Flags]:
     pairs[0xE1, 0x9A] = pairs[0xE2, 0x80] = pairs[0xE2, 0x81] = pairs[0xE3, 0x80] = pairs[0xEF, 0xBB] = True
     dashes = np.zeros(256, dtype=bool)
     dashes[[*range(0x90, 0x9F), 0xA6]] = True
-    return np.asarray(pairs.any(axis=1)), pairs, dashes
+    kinds = np.where(pairs.any(axis=1), _FIRST, 0).astype(np.uint8)
+    kinds[[*b"\t\n\r\0"]] |= _END
+    kinds[ord(" ")] |= _SPACE
+    return kinds.tobytes(), pairs, dashes
 
 
 def _find(kind: _Kind, text: str) -> re.Match[str] | None:

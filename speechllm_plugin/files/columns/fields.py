@@ -123,6 +123,18 @@ def distinct(rows: Places) -> Places:
     return rows[np.diff(rows, prepend=-1) != 0]
 
 
+def is_among(values: Hashes, others: Hashes) -> Flags:
+    """Which values are among the others. (`numpy.isin` takes three times as long for millions.)"""
+    if not len(others):
+        return np.zeros(len(values), dtype=bool)
+    order, others = np.argsort(values), np.sort(others)
+    in_order = values[order]
+    places = np.searchsorted(others, in_order).clip(max=len(others) - 1)
+    found = np.empty(len(values), dtype=bool)
+    found[order] = others[places] == in_order
+    return found
+
+
 def joined(names: Sequence[bytes]) -> tuple[Bytes, Places, Places]:
     """A column of these fields."""
     lengths = np.fromiter(map(len, names), dtype=np.int64, count=len(names))
