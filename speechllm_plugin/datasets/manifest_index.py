@@ -82,9 +82,9 @@ class Manifest(Sequence[ManifestRow]):
         """Whether the fields of its rows are those of the file."""
         return self._rules.clean_text == "none"
 
-    def fields_of(self, column: str, rows: Places) -> Iterator[bytes]:
+    def fields_of(self, columns: Sequence[str], rows: Places) -> Iterator[list[bytes]]:
         """Of the file; see `Table.fields_of`."""
-        return self._table.fields_of(column, rows)
+        return self._table.fields_of(columns, rows)
 
     def has_column(self, name: str) -> bool:
         return name in self._table.columns

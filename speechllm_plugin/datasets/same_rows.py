@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
@@ -41,32 +41,40 @@ def row_digests(utterances: Utterances, seconds: Seconds, *, of_splits: bool) ->
         columns["asks"] = lambda one: one.row.asks
     if of_splits:
         columns["split"] = lambda one: one.split
-    contents = {name: hashlib.sha256() for name in columns}
-    written = {name: blocks for name in _WRITTEN if (blocks := utterances.written(name)) is not None}
-    if utterances.has_asks or not written:
+    contents = {name: hashlib.sha256() for name in (*columns, "lengths")}
+    written = None if utterances.has_asks else utterances.written(_WRITTEN)
+    if written is None:
         every = iter(utterances)
         while block := list(islice(every, _BLOCK)):
             for name, value in columns.items():
-                contents[name].update(_lines(map(value, block)))
+                contents[name].update(_joined(map(_line, map(value, block))))
     else:
         # The same without an object a row, for millions of them.
-        for name, value in columns.items():
-            for lines in written.get(name) or _blocks_of(utterances.of_kinds(value)):
+        for fields in written:
+            for name, lines in zip(_WRITTEN, fields, strict=True):
                 contents[name].update(lines)
-    contents["lengths"] = hashlib.sha256()
-    for lines in _blocks_of(iter(memoryview(seconds))):  # type: ignore[arg-type]
-        contents["lengths"].update(lines)
+        for name in columns.keys() - _WRITTEN:
+            _update(contents[name], utterances.of_kinds(partial(_line_of, columns[name])))
+    _update(contents["lengths"], map(_line, memoryview(seconds)))  # type: ignore[arg-type]
     return {name: content.hexdigest()[:16] for name, content in contents.items()}
 
 
-def _blocks_of(values: Iterator[object]) -> Iterator[bytes]:
-    while block := list(islice(values, _BLOCK)):
-        yield _lines(block)
+def _update(content: hashlib._Hash, lines: Iterator[str]) -> None:
+    while block := _joined(islice(lines, _BLOCK)):
+        content.update(block)
 
 
-def _lines(values: Iterable[object]) -> bytes:
+def _joined(lines: Iterable[str]) -> bytes:
+    return "".join(lines).encode()
+
+
+def _line_of(value: Callable[[Utterance], object], one: Utterance) -> str:
+    return _line(value(one))
+
+
+def _line(value: object) -> str:
     """No field holds a line end."""
-    return "".join([f"{value}\n" for value in values]).encode()
+    return f"{value}\n"
 
 
 @cache

@@ -283,9 +283,9 @@ class Utterances(Sequence[Utterance]):
         values = [value(self[int(row)]) for row in rows]
         return map(values.__getitem__, memoryview(numbers))
 
-    def written(self, column: str) -> Iterator[bytes] | None:
-        """What they have in a column of their manifests, each with a line feed behind it, in blocks; None where that is
-        not what they have, or they are not in the order of the manifests."""
+    def written(self, columns: Sequence[str]) -> Iterator[list[bytes]] | None:
+        """What they have in each of some columns of their manifests, each with a line feed behind it, in blocks; None
+        where that is not what they have, or they are not in the order of the manifests."""
         if not (all(part.is_as_written for part in self._parts) and (np.diff(self._rows) > 0).all()):
             return None
         borders = np.searchsorted(self._rows, self._starts)
@@ -296,7 +296,7 @@ class Utterances(Sequence[Utterance]):
         return (
             block
             for part, rows in zip(self._parts, own, strict=True)
-            for block in part.manifest.fields_of(column, rows)
+            for block in part.manifest.fields_of(columns, rows)
         )
 
     def not_seen(self) -> Places:

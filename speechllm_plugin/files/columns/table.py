@@ -107,26 +107,25 @@ class Table(Sequence[Record]):
             for row, line in enumerate(data.split(b"\n"), start=first):
                 yield self._record(row, line)
 
-    def fields_of(self, column: str, rows: Places) -> Iterator[bytes]:
-        """What rows have in a column, each with a line feed behind it, in blocks; nothing where there is none.
+    def fields_of(self, columns: Sequence[str], rows: Places) -> Iterator[list[bytes]]:
+        """What rows have in each of some columns, each field with a line feed behind it, in blocks of rows. A column
+        that is not there is empty.
 
         :param rows: in their order.
         """
-        if column not in self.columns:
-            yield b"\n" * len(rows)
-            return
-        number, is_chosen = self.columns.index(column), np.zeros(len(self), dtype=bool)
+        numbers = [self.columns.index(name) if name in self.columns else None for name in columns]
+        is_chosen = np.zeros(len(self), dtype=bool)
         is_chosen[rows] = True
         for first, stop, text in self._blocks():
             data = array_of(text + b"\n").copy()
             starts = self._starts[first : stop + 1] - self._starts[first]
             block = _block_of(self._rows, first, data, starts[:-1], starts[1:] - 1, len(self.columns))
-            begins, ends = (places[is_chosen[first:stop], number] for places in (block.begins, block.ends))
+            begins, ends = (places[is_chosen[first:stop]] for places in (block.begins, block.ends))
             data[ends] = _LINE_FEED
-            borders = np.zeros(len(data), dtype=np.int8)
-            borders[begins] += 1
-            borders[ends + 1] -= 1
-            yield data[np.cumsum(borders, dtype=np.int8).view(np.bool_)].tobytes()
+            yield [
+                b"\n" * len(begins) if number is None else _joined(data, begins[:, number], ends[:, number])
+                for number in numbers
+            ]
 
     def _blocks(self) -> Iterator[tuple[int, int, bytes]]:
         """The number of the first row, and of the one behind the last, with the text of these rows."""
@@ -254,3 +253,11 @@ def _block_of(rows: Rows, first: int, data: Bytes, row_begins: Places, row_ends:
     row_ends = row_ends - ((data[row_ends - 1] == _CARRIAGE_RETURN) & (row_ends > row_begins))
     begins = np.concatenate([row_begins[:, None], tabs + 1], axis=1)
     return Block(rows, first, data, begins, np.concatenate([tabs, row_ends[:, None]], axis=1))
+
+
+def _joined(data: Bytes, begins: Places, ends: Places) -> bytes:
+    """Fields, each with the byte behind it."""
+    borders = np.zeros(len(data), dtype=np.int8)
+    borders[begins] += 1
+    borders[ends + 1] -= 1
+    return data[np.cumsum(borders, dtype=np.int8).view(np.bool_)].tobytes()
