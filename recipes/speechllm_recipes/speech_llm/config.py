@@ -67,8 +67,8 @@ class SpeechDatasetSection(DatasetSection):
     """What a clip does that is longer than `max_seconds`, or than the encoder takes: `error`, or left out with
     `on_error=skip`; `skip` leaves it out; `cut` drops the audio behind, but no text. Counted in the log."""
     on_error: Literal["raise", "skip"] = "raise"
-    """What happens at a clip that cannot be read: `raise` stops the run, `skip` leaves the clip out, counts it and
-    lists it in the log."""
+    """What happens at a clip that cannot be read: `raise` stops the run, `skip` leaves the clip out and counts it; the
+    log names the first ones, and then how many they are."""
     feature_cache: str | None = None
     """Folder that keeps encoder features, so that each clip is encoded once. Whisper large-v3 needs 128 kB per second
     of audio in bfloat16, twice that in float32. None = encode in every epoch."""
