@@ -11,6 +11,7 @@ import pytest
 from speechllm_tools.prepare import run
 
 from tests.tools.corpora.layouts import manifest, rows_of, sound_of, story_of, tone, write_lines
+from tests.web_server import serving
 
 
 @pytest.fixture
@@ -188,6 +189,45 @@ def test_sound_inside_tables_is_taken_a_few_bytes_at_a_time(
     assert [path.name for path in sorted((tmp_path / "out").rglob("*.zip"))] == ["00000-0.zip", "00001-0.zip"]
     for row, seconds in zip(rows_of(tmp_path / "out/train.tsv"), (1, 2, 3), strict=True):
         assert len(sound_of(tmp_path / "out", row)) == 16000 * seconds
+
+
+def test_sound_on_a_server(clips: Path, tmp_path: Path) -> None:
+    """It is measured there, and named as it was."""
+    with serving(clips) as site:
+        url = f"{site.url}/clips"
+        write_lines(clips / "all.tsv", [
+            "audio\toffset\tduration\ttgt_text", f"{url}/c0.wav\t\t\tone", f"{url}/c2.wav\t1\t0.5\ttwo",
+            f"{url}/none.wav\t\t\tgone",
+        ])  # fmt: skip
+        manifest("table", clips / "all.tsv", "--output", tmp_path / "out", "--audio-root", tmp_path).ok()
+        rows = rows_of(tmp_path / "out/all.tsv")
+        assert [(row["audio"], row["duration"]) for row in rows] == [
+            (f"{url}/c0.wav", "1"), (f"{url}/c2.wav:16000:8000", "0.5"),
+        ]  # fmt: skip
+        manifest("validate", tmp_path / "out/all.tsv").ok()
+        for action, *more in (("mix",), ("filter", "--max-seconds", "9")):
+            output = tmp_path / action / "all.tsv"
+            manifest(action, tmp_path / "out/all.tsv", "--output", output, *more).ok()
+            assert [row["audio"] for row in rows_of(output)] == [row["audio"] for row in rows]
+    story = story_of(tmp_path / "out", "all", lines=3)
+    assert list(story["rows"]["transcribe en"]["dropped"].values()) == [1]
+
+
+def test_headers_and_texts_that_no_manifest_can_hold(clips: Path, tmp_path: Path) -> None:
+    for ending, separator in ((".csv", ","), (".tsv", "\t")):
+        table = clips / f"x{ending}"
+        table.write_text(separator.join(["audio", "tgt_text", "tgt_text"]) + "\n")
+        line = manifest("table", table, "--output", "x").user_error()
+        assert line == f"{table}, line 1: found column 'tgt_text' more than once, expected each column once"
+        table.write_text("")
+        line = manifest("table", table, "--output", "x").user_error()
+        assert line == f"{table}: found no header in the first line, expected 'audio', 'tgt_text'"
+    # As pandas writes its index.
+    (clips / "x.csv").write_text(",,audio,tgt_text\n0,0,clips/c0.wav,one\n1,1,clips/c1.wav,a\0b\n")
+    manifest("table", clips / "x.csv", "--output", tmp_path / "out").ok()
+    assert [row["tgt_text"] for row in rows_of(tmp_path / "out/x.tsv")] == ["one"]
+    dropped = story_of(tmp_path / "out", "x", lines=2)["rows"]["transcribe en"]["dropped"]
+    assert dropped == {"a text or a path with U+0000": 1}
 
 
 def test_names_that_cannot_be_read_are_one_line(clips: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.remote import is_remote
 from speechllm_plugin.text.languages import language_code
 from speechllm_tools.prepare.api import Corpus, Line, Sound, Target, Task, tasks_of, words_of
 from speechllm_tools.prepare.measure import Unusable
@@ -130,7 +131,8 @@ class Table(Corpus):
         if data is not None:
             return Sound(audio=name, data=data, offset=offset, seconds=seconds), None, ()
         try:
-            audio, mended = checked(str((self._audio_dir or file.parent).absolute() / name))
+            place = name if is_remote(name) else str((self._audio_dir or file.parent).absolute() / name)
+            audio, mended = checked(place)
         except Unusable as error:
             return None, error.reason, ()
         return Sound(audio=audio, offset=offset, seconds=seconds), None, (MENDED,) if mended else ()

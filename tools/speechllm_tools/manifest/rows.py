@@ -15,6 +15,7 @@ from speechllm_plugin.datasets.audio import AudioError, duration, resolve
 from speechllm_plugin.datasets.manifest import seconds_of
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_plugin.files.remote import is_remote
 from speechllm_tools.prepare.report import hashes
 from speechllm_tools.prepare.text_files import parse_seconds, read_lines, read_tsv
 from speechllm_tools.prepare.writing import told
@@ -142,8 +143,8 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 def placed(audio: str, root: Path, output: Path, audio_root: Path | None) -> str:
     """A clip's name in a manifest at another place: a relative path that started at `root` becomes one from the new
-    manifest's folder, if it lies below, else an absolute one. With `--audio-root` it stays as it is."""
-    if audio_root is not None or os.path.isabs(audio):
+    manifest's folder, if it lies below, else an absolute one. A URL stays as it is, and all do with `--audio-root`."""
+    if audio_root is not None or os.path.isabs(audio) or is_remote(audio):
         return audio
     path = os.path.normpath(root.absolute() / audio)
     return path.removeprefix(f"{output.parent.absolute()}{os.sep}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError, duration, read_audio, resolve
 from speechllm_plugin.datasets.manifest import seconds_of
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.remote import is_remote
 from speechllm_tools.manifest.rows import REQUIRED, Row, add_audio_root, columns_of, folder_of, stated_seconds
 from speechllm_tools.prepare.measure import Unusable
 from speechllm_tools.prepare.text_files import count_lines, read_tsv
@@ -152,10 +153,11 @@ def _true_seconds(row: Row, headers_only: bool, root: Path) -> float:
     :raises AudioError: it cannot be read.
     :raises Unusable: its range is none of its archive's entries.
     """
-    audio, moved = checked(str(root.absolute() / row.get("audio")))
+    name = row.get("audio")
+    audio, moved = checked(name if is_remote(name) else str(root.absolute() / name))
     if moved:
-        raise Unusable("byte range that begins before its archive's entry", f"{row.get('audio')}: expected {audio}")
-    source = resolve(row.get("audio"), root)
+        raise Unusable("byte range that begins before its archive's entry", f"{name}: expected {audio}")
+    source = resolve(name, root)
     return duration(source) if headers_only else len(read_audio(source)) / SAMPLE_RATE
 
 

@@ -19,6 +19,7 @@ COLUMNS = ("id", "audio", "n_frames", "duration", "tgt_text", "src_text", "speak
 EMPTY = {"transcribe": "empty transcript", "translate": "empty translation", "answer": "empty answer"}
 REPEATED = "an id that an earlier row has"
 BROKEN_NAME = "a tab or line end in the id or the path"
+NUL = "a text or a path with U+0000"
 NO_UTF8 = "a text or a path that UTF-8 cannot hold"
 _BREAKS = re.compile(r"[\t\r\n]+")
 _COMPOSED = "texts put into Unicode's composed form (NFC)"
@@ -90,6 +91,8 @@ class ManifestWriter:
         row = "".join(fields)
         if _BREAKS.search(row):
             return BROKEN_NAME
+        if "\0" in row:
+            return NUL
         try:
             row.encode()
         except UnicodeEncodeError:

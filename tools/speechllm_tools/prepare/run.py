@@ -20,6 +20,7 @@ from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_plugin.files.remote import is_remote
 from speechllm_tools.completion import begin, fingerprint
 from speechllm_tools.prepare.api import Corpus, Line
 from speechllm_tools.prepare.chunk import ChunkOptions, ChunkTask, run_chunk
@@ -172,7 +173,7 @@ def _finish(output: Path, work: Path, reports: Mapping[str, SplitReport], made_o
 
 def _place(audio: str, output: Path, root: Path | None) -> str:
     """How the manifest names a clip."""
-    if not audio:
+    if not audio or is_remote(audio):
         return audio
     if root is not None:
         return os.path.relpath(audio, root.absolute())

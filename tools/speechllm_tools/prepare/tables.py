@@ -13,7 +13,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.tsv import read_table
 from speechllm_tools.prepare.lhotse_cuts import read_cuts, read_shar, shards_in
 from speechllm_tools.prepare.parquet import read_parquet
-from speechllm_tools.prepare.text_files import RAGGED, read_lines, read_tsv
+from speechllm_tools.prepare.text_files import RAGGED, header_of, read_lines, read_tsv
 
 NO_OBJECT = "line that is no JSON object"
 OURS = ("id", "audio", "offset", "duration", "tgt_text", "src_text", "speaker", "src_lang", "tgt_lang")
@@ -112,12 +112,7 @@ def _csv_rows(file: Path, needed: list[str]) -> Iterator[tuple[int, Row | str]]:
     try:
         with open(file, encoding="utf-8-sig", newline="") as source:
             reader = csv.reader(source, strict=True)
-            names = next(reader, [])
-            if missing := [name for name in needed if name not in names]:
-                raise UserError(
-                    f"{file}, line 1: found columns {', '.join(map(repr, names))}, expected also "
-                    f"{', '.join(map(repr, missing))}"
-                )
+            names = header_of(file, next(reader, []), needed)
             line = reader.line_num + 1
             for fields in reader:
                 if fields:

@@ -9,6 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.records import check_header
 
 RAGGED = "line with another number of columns than the header"
 """Why a row of a table makes no rows of a manifest."""
@@ -67,13 +68,19 @@ def _records(
     """The columns of a table, and the fields of its rows."""
     lines = read_lines(path)
     if names is None:
-        names = next(lines, (0, ""))[1].split("\t")
-        if missing := [name for name in required if name not in names]:
-            raise UserError(
-                f"{path}, line 1: found columns {', '.join(map(repr, names))}, expected also "
-                f"{', '.join(map(repr, missing))}"
-            )
+        names = header_of(path, next(lines, (0, ""))[1].split("\t"), required)
     return names, _fields(lines, len(names))
+
+
+def header_of(path: Path, names: list[str], required: Sequence[str]) -> list[str]:
+    """
+    :param names: of all columns; those without one are nobody's.
+    :raises UserError: there are none, one is there twice, or a required one is missing.
+    """
+    if not any(names):
+        raise UserError(f"{path}: found no header in the first line, expected {', '.join(map(repr, required))}")
+    check_header(f"{path}, line 1", [name for name in names if name], required)
+    return names
 
 
 def _fields(lines: Iterator[tuple[int, str]], count: int) -> Iterator[tuple[int, list[str] | None]]:
