@@ -42,6 +42,7 @@ def cuts(tmp_path: Path) -> Any:
         supervised(cut("part", long, 2.01, 0.5), (0, 0.5)),
         supervised(cut("talk", long, 0.1, 2.5), (0.0, 1.0), (0.2, 1.3)),
         cut("silent", short, 0, 1.0),
+        supervised(cut("other rate", long.resample(8000), 1.5, 1.0), (0, 1.0)),
         supervised(cut("fast", short.perturb_speed(1.1), 0, 0.9), (0, 0.9)),
         supervised(cut("left", lhotse.Recording.from_file(stereo), 0, 1.0), (0, 1.0)),
         supervised(cut("mixed", long, 0, 1.0), (0, 1.0)).pad(duration=2.0),
@@ -65,14 +66,16 @@ def test_cuts_are_what_lhotse_hears(cuts: Any, tmp_path: Path) -> None:
                "--columns", "tgt_text=german,src_text=text", "--output", tmp_path / "out"]  # fmt: skip
     manifest(*command).ok()
     rows = rows_of(tmp_path / "out/train.tsv")
-    assert [row["id"] for row in rows] == ["whole", "part", "talk-0", "talk-1"]
+    assert [row["id"] for row in rows] == ["whole", "part", "talk-0", "talk-1", "other rate"]
     assert {(row["tgt_text"], row["src_lang"], row["tgt_lang"], row["speaker"]) for row in rows} == {
         ("Hallo", "en", "de", "anna")
     }
     assert rows[1]["src_text"] == "text part 0" and rows[1]["audio"] == f"{tmp_path}/long.wav:32160:8000"
+    # At its file's own rate: lhotse's lower one would lose what is there.
+    assert rows.pop()["audio"] == f"{tmp_path}/long.wav:24000:16000"
     for row in rows:
         assert np.array_equal(sound_of(tmp_path / "out", row), lhotse_sound(cuts, row["id"])), row["id"]
-    story = story_of(tmp_path / "out", "train", lines=8)
+    story = story_of(tmp_path / "out", "train", lines=9)
     (count,) = story["rows"].values()
     assert count["dropped"] == {
         "cut whose sound lhotse computes (a mix, a change of speed, a command)": 2, "cut without a supervision": 1,
@@ -86,7 +89,8 @@ def test_cuts_are_what_lhotse_hears(cuts: Any, tmp_path: Path) -> None:
 
 def test_shar_stays_in_its_archives(cuts: Any, tmp_path: Path) -> None:
     """What lhotse had to compute for a cut is computed there."""
-    cuts = cuts.filter(lambda cut: type(cut).__name__ == "MonoCut" and cut.supervisions and cut.id != "left").to_eager()
+    cuts = cuts.filter(lambda cut: type(cut).__name__ == "MonoCut" and cut.supervisions and cut.id not in ("left", "other rate"))
+    cuts = cuts.to_eager()
     (tmp_path / "shar").mkdir()
     cuts.to_shar(tmp_path / "shar", fields={"recording": "flac"}, shard_size=2)
     assert len(list((tmp_path / "shar").glob("*.tar"))) == 2

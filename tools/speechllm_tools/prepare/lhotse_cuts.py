@@ -16,6 +16,8 @@ ONE_OF_SEVERAL = "cut of one channel of several"
 NO_SOUND = "cut without sound"
 NO_TEXT = "cut without a supervision"
 _SHARD = re.compile(r"cuts\.(\d+)\.jsonl(\.gz)?")
+_NAMED = ("file", "url")
+"""Kinds of sources that a manifest can name."""
 Row = dict[str, Any]
 
 
@@ -98,8 +100,8 @@ def _rows(cut: Any, members: Mapping[str, str] | None) -> Iterator[Row | str]:
             start, seconds = _decimal(one.start), _decimal(one.duration)
         start += where["start"]
         if start != 0 or seconds != where["whole"]:
-            row |= {"offset": str(start), "duration": str(seconds)}
-        yield row
+            row["offset"] = str(start)
+        yield row | {"duration": str(seconds)}
 
 
 def _sound(cut: Any, members: Mapping[str, str] | None) -> dict[str, Any] | str:
@@ -111,14 +113,21 @@ def _sound(cut: Any, members: Mapping[str, str] | None) -> dict[str, Any] | str:
         # What is in the archive is the cut alone, as it was made.
         audio = members.get(cut.id)
         return NOT_INSIDE if audio is None else {"audio": audio, "start": _decimal(0), "whole": _decimal(cut.duration)}
-    if recording.transforms or len(recording.sources) != 1 or recording.sources[0].type != "file":
+    sources = recording.sources
+    if any(map(_changes_sound, recording.transforms or ())) or len(sources) != 1 or sources[0].type not in _NAMED:
         return COMPUTED
     channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
     if set(channels) != set(recording.channel_ids):
         return ONE_OF_SEVERAL
     return {
-        "audio": recording.sources[0].source, "start": _decimal(cut.start), "whole": _decimal(recording.duration)
+        "audio": sources[0].source, "start": _decimal(cut.start), "whole": _decimal(recording.duration)
     }
+
+
+def _changes_sound(transform: Any) -> bool:
+    """Another rate is ours to make."""
+    name = transform.get("name") if isinstance(transform, dict) else type(transform).__name__
+    return name != "Resample"
 
 
 def _decimal(seconds: float) -> Decimal:
