@@ -89,8 +89,8 @@ def test_cuts_are_what_lhotse_hears(cuts: Any, tmp_path: Path) -> None:
 
 def test_shar_stays_in_its_archives(cuts: Any, tmp_path: Path) -> None:
     """What lhotse had to compute for a cut is computed there."""
-    cuts = cuts.filter(lambda cut: type(cut).__name__ == "MonoCut" and cut.supervisions and cut.id not in ("left", "other rate"))
-    cuts = cuts.to_eager()
+    cuts = cuts.filter(lambda cut: type(cut).__name__ == "MonoCut" and cut.supervisions)
+    cuts = cuts.filter(lambda cut: cut.id not in ("left", "other rate")).to_eager()
     (tmp_path / "shar").mkdir()
     cuts.to_shar(tmp_path / "shar", fields={"recording": "flac"}, shard_size=2)
     assert len(list((tmp_path / "shar").glob("*.tar"))) == 2
