@@ -134,16 +134,18 @@ class PromptRenderer:
         """`encode_target` of each, in a fraction of the time."""
         if not texts:
             return []
+        # This leaves the tokenizer reading special tokens as text, without padding.
         head = self._tokenize(self._opening, plain=True)
-        encoded = self._joint(
-            [self._opening + self._lead + text for text in texts],
-            add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True,
-        )  # fmt: skip
+        ids = [token for token, _, _ in head]
+        whole = [self._opening + self._lead + text for text in texts]
+        rows = self._joint.backend_tokenizer.encode_batch(whole, add_special_tokens=False)
         targets = []
-        for text, row, spans in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            begin = [(token, *span) for token, span in zip(row[: len(head)], spans, strict=False)]
-            is_usual = begin == head and self._control.isdisjoint(row[len(head) :])
-            targets.append([*row[len(head) :], self.end_of_turn] if is_usual else self.encode_target(text))
+        for text, row in zip(texts, rows, strict=True):
+            own = row.ids[len(head) :]
+            # Only the last token of the prompt may reach into the text.
+            joins = row.ids[: len(head)] != ids or (head and row.token_to_chars(len(head) - 1) != head[-1][1:])
+            is_plain = not joins and self._control.isdisjoint(own)
+            targets.append([*own, self.end_of_turn] if is_plain else self.encode_target(text))
         return targets
 
     def pieces(self, text: str) -> list[tuple[int, int, int]]:
