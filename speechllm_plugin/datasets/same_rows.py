@@ -54,14 +54,14 @@ def row_digests(utterances: Utterances, seconds: Seconds, *, of_splits: bool) ->
             for name, lines in zip(_WRITTEN, fields, strict=True):
                 contents[name].update(lines)
         for name in columns.keys() - _WRITTEN:
-            _update(contents[name], utterances.of_kinds(partial(_line_of, columns[name])))
-    _update(contents["lengths"], map(_line, memoryview(seconds)))  # type: ignore[arg-type]
+            _update(contents[name].update, utterances.of_kinds(partial(_line_of, columns[name])))
+    _update(contents["lengths"].update, map(_line, memoryview(seconds)))  # type: ignore[arg-type]
     return {name: content.hexdigest()[:16] for name, content in contents.items()}
 
 
-def _update(content: hashlib._Hash, lines: Iterator[str]) -> None:
+def _update(update: Callable[[bytes], object], lines: Iterator[str]) -> None:
     while block := _joined(islice(lines, _BLOCK)):
-        content.update(block)
+        update(block)
 
 
 def _joined(lines: Iterable[str]) -> bytes:

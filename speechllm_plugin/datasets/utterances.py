@@ -281,7 +281,7 @@ class Utterances(Sequence[Utterance]):
         """Of each utterance what is the same for all of its kind."""
         _, rows, numbers = np.unique(self._kinds, return_index=True, return_inverse=True)
         values = [value(self[int(row)]) for row in rows]
-        return map(values.__getitem__, memoryview(numbers))
+        return map(values.__getitem__, memoryview(numbers))  # type: ignore[arg-type]
 
     def written(self, columns: Sequence[str]) -> Iterator[list[bytes]] | None:
         """What they have in each of some columns of their manifests, each with a line feed behind it, in blocks; None
