@@ -47,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    for name in ("answers", "names", "tested", "steps"):
-        if getattr(options, name) < 2:
-            raise UserError(f"--{name}: found {getattr(options, name)}, expected at least 2")
+    for name, least in (("answers", 2), ("names", 2), ("tested", 2), ("steps", 3)):
+        if getattr(options, name) < least:
+            raise UserError(f"--{name}: found {getattr(options, name)}, expected at least {least}")
     root: Path = options.root
     if not (root / "run" / "checkpoints").is_dir():
         raise UserError(f"--root: found no trained system in {root}, expected what `speechllm demo` trains")
@@ -120,7 +120,7 @@ def _train(root: Path, run: Path, steps: int, distillation: float) -> None:
     from speechllm_tools.demo.watch import run_recipe
 
     config = files("speechllm_recipes") / "configs" / "demo_tasks.yaml"
-    processes = num_processes()
+    processes, publish = num_processes(), min(20, steps // 3)
     run_recipe(
         "train", run, "--init-from", str(root / "run"), "--config-file", str(config), "--config",
         f"dataset.config_overrides.manifests.transcripts={root}/data/train.tsv",
@@ -129,9 +129,9 @@ def _train(root: Path, run: Path, steps: int, distillation: float) -> None:
         f"dataset.feature_cache={root}/features",
         f"trainer.grad_accumulation.num_batches={2 // processes}", f"regime.num_steps={steps}",
         f"lr_scheduler.config.num_warmup_steps={steps // 12}",
+        f"regime.publish_metrics_every_n_steps={publish}",
         # A kill costs a third of the training.
-        f"regime.checkpoint_every_n_steps={-(-steps // 3)}",
-        f"regime.publish_metrics_every_n_steps={min(20, steps)}",
+        f"regime.checkpoint_every_n_steps={publish * (steps // 3 // publish)}",
         f"model.config_overrides.distillation.weight={distillation}", processes=processes,
     )  # fmt: skip
 
