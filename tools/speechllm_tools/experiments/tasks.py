@@ -47,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    for name in ("answers", "names", "tested", "steps"):
-        if getattr(options, name) < 2:
-            raise UserError(f"--{name}: found {getattr(options, name)}, expected at least 2")
+    for name, least in (("answers", 2), ("names", 2), ("tested", 2), ("steps", 3)):
+        if getattr(options, name) < least:
+            raise UserError(f"--{name}: found {getattr(options, name)}, expected at least {least}")
     root: Path = options.root
     if not (root / "run" / "checkpoints").is_dir():
         raise UserError(f"--root: found no trained system in {root}, expected what `speechllm demo` trains")
