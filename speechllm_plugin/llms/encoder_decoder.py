@@ -125,7 +125,7 @@ class _EncoderDecoderRows:
         self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
         self.dtype = llm.embedding_table.dtype
         self.apart, self.one_pass = False, True  # T5's family keeps to its mask and has no experts
-        self.block = None
+        self.block: int | None = None
 
     def __len__(self) -> int:
         return len(self._rows)

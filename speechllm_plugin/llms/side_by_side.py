@@ -57,6 +57,7 @@ def _groups(lengths: Sequence[int]) -> Iterator[slice]:
 def _together(llm: CausalLlm, rows: Sequence[Tensor], before: Sequence[States]) -> list[tuple[Tensor, States]]:
     total = sum(map(len, rows))
     hidden, packed, cache = llm.packed_pass(rows, before, min(size for size in SIZES if size >= total), keep=True)
+    assert cache is not None
     layers = states_of(cache)
     found = []
     for row in packed.rows:

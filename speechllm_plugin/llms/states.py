@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,8 @@ def cache_of(states: States) -> DynamicCache:
 
 
 def states_of(cache: DynamicCache) -> States:
-    return [[layer.keys, layer.values] for layer in cache.layers]
+    layers: Any = cache.layers  # declared as if one could be without keys
+    return [[layer.keys, layer.values] for layer in layers]
 
 
 def length_of(states: States) -> int:
