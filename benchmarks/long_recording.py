@@ -41,11 +41,12 @@ transcribe = BatchedInferencePipeline(model).transcribe if batch else model.tran
 print(*[part.text for part in transcribe(sys.argv[2], language="en", beam_size=1, **batch)[0]])
 """
 PIPELINE = """
-import sys, torch
+import soundfile, sys, torch
 from transformers import pipeline
 torch.set_num_threads(1)
 listen = pipeline("automatic-speech-recognition", sys.argv[1], chunk_length_s=30, batch_size=8, device="cpu")
-print(listen(sys.argv[2])["text"])
+samples, rate = soundfile.read(sys.argv[2], dtype="float32")  # a path would need the command ffmpeg
+print(listen({"raw": samples, "sampling_rate": rate})["text"])
 """
 
 

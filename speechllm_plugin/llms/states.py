@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,8 @@ def cache_of(states: States) -> DynamicCache:
 
 
 def states_of(cache: DynamicCache) -> States:
-    return [[layer.keys, layer.values] for layer in cache.layers]  # type: ignore[list-item]  # filled layers have both
+    layers: Any = cache.layers  # declared as if one could be without keys
+    return [[layer.keys, layer.values] for layer in layers]
 
 
 def length_of(states: States) -> int:
