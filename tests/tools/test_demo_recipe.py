@@ -185,9 +185,10 @@ def test_the_demos_configuration_is_valid_as_it_stands(commands: Commands, tmp_p
 
 
 def test_tasks_after_the_demo(commands: Commands, trained: Path, embedded: Path) -> None:
-    """Two steps on transcripts and answers with a teacher; the table has a row for each system and the cascade."""
+    """Three steps on transcripts, answers and names; the table has a row for each system and the cascade."""
     (embedded / "run").symlink_to(trained)
-    command = ["tasks", "--root", embedded, "--only", "distilled", "--answers", 8, "--steps", 2, "--names", 12, "--tested", 4]
+    sizes = ("--answers", 8, "--steps", 3, "--names", 12, "--tested", 4)
+    command = ["tasks", "--root", embedded, "--only", "distilled", *sizes]
     commands.speechllm(*command).ok()
     page = (embedded / "tasks" / "tasks.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
