@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +194,8 @@ def test_tasks_after_the_demo(commands: Commands, trained: Path, embedded: Path)
     page = (embedded / "tasks" / "tasks.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows[2:]] == ["transcription alone", "distilled", "cascade"]
-    assert all("[" in row[1] and all(0 <= float(cell) <= 100 for cell in row[2:]) for row in rows[2:])
+    assert all("[" in row[1] and all(0 <= float(cell) <= 100 for cell in row[2:6]) for row in rows[2:])
+    assert all(re.fullmatch(r"[\d.]+ \([\d.]+, [\d.]+\)", cell) for row in rows[2:4] for cell in row[6:])
     line = (embedded / "tasks" / "distilled" / "metrics" / "train.jsonl").read_text().splitlines()[-1]
     metrics = json.loads(line)
     assert metrics["Divergence from the LLM given the text"] > 0 and metrics["Clips to answer"] > 0
