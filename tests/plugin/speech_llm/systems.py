@@ -10,7 +10,6 @@ from torch import Tensor
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.plan import BatchLimits
-from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc_head import LlmEmbeddingCtcHead
@@ -29,6 +28,9 @@ def create(config: SpeechLlmConfig) -> SpeechLlm:
 def batches_of(
     manifest: Path, *, batch_size: int = 12, find: Callable[[str], Tensor | None] = lambda key: None
 ) -> list[SpeechTextBatch]:
+    # Here, because the reader is fairseq2's, which `make test-latest` does without.
+    from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
+
     utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(manifest)})).read("all")
     options = ReadOptions(limits=BatchLimits(batch_size, None), shuffle_seed=None, max_seconds=30.0)
     return [batch for step in SpeechTextReader(utterances, options, find_features=find) for batch in step]
