@@ -1,4 +1,5 @@
-"""Calls of fsspec that go to another machine: none waits without end, and what may come right is asked again.
+"""Calls of fsspec that go to another machine: what may come right is asked again, and where fsspec is asynchronous
+(http, s3, gs, az) none waits without end.
 
 fsspec's HTTP asks once; s3fs and others ask again by themselves, for seconds. A run of days outlives minutes in which
 a server is overloaded, starts anew or cannot be reached.

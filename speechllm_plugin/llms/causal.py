@@ -61,6 +61,8 @@ WORTH_PACKING_ON_GPU = 1.5
 
 MAX_PREFIXES = 64
 """Prefixes whose states are kept: 5 MB each for 40 tokens of Llama 3.1 8B."""
+LONGEST_PREFIX = 512
+"""Tokens of a prefix whose states are kept, 64 MB of Llama 3.1 8B: a conversation's own prefix comes once."""
 
 
 @dataclass(kw_only=True)
@@ -74,9 +76,9 @@ class CausalLlmConfig:
     1.1 s against 1.4 s a step). A model with a soft cap on its attention scores (Gemma 2), which `sdpa` would leave
     out, or without `sdpa` (gpt-oss, Bloom) gets `eager` in its place."""
     packed: bool = True
-    """Whether the clips of a batch stand one behind the other in training, so that none is padded, where padding would
-    be a tenth or more (on a GPU, a third). It is tried before training begins; a model that cannot keep rows apart, and
-    `flash_attention_2`, have their clips padded."""
+    """Whether the clips of a batch stand one behind the other, so that none is padded, where padding would be a tenth
+    or more (on a GPU, a third): in training, and where a prompt is read. It is tried before training begins, or at the
+    first batch; a model that cannot keep rows apart, and `flash_attention_2`, have their clips padded."""
     quantization: Quantization = "none"
     """Keeps the weights of linear layers in 8 bits (`int8`, arXiv 2208.07339) or 4 (`nf4`, arXiv 2305.14314), through
     transformers and bitsandbytes, on a GPU. Gradients still reach the adapter."""
@@ -146,7 +148,7 @@ class CausalLlm(Llm):
     def packs_to_the_bit(self) -> bool:
         """Whether rows that share a sequence have the bits that each has alone."""
         with at_rest(self.model):
-            return self.packs and keeps_bits(self)
+            return self.device.type == "cpu" and self.packs and keeps_bits(self)
 
     @property
     def device(self) -> torch.device:
@@ -266,6 +268,7 @@ class CausalLlm(Llm):
         if not prefix:
             return []
         if prefix in self._states:
+            self._states[prefix] = self._states.pop(prefix)  # the last one to be forgotten
             return self._states[prefix]
         ids = on_device([prefix], self.device)
         # States made in inference mode, as in validation, could not be used in training.
@@ -279,11 +282,14 @@ class CausalLlm(Llm):
                 use_cache=True,
             )
         states = states_of(getattr(output, CACHE))
-        if not self.tuned:
+        if not self.tuned and len(prefix) <= LONGEST_PREFIX:
             if len(self._states) >= MAX_PREFIXES:
                 self._states.pop(next(iter(self._states)))
             self._states[prefix] = states
         return states
+
+    def forget_states(self) -> None:
+        self._states.clear()
 
     def embed(self, ids: Tensor) -> Tensor:
         embed: Any = self.model.get_input_embeddings()
@@ -318,7 +324,7 @@ class CausalLlm(Llm):
 
 
 def _without_packing(config: CausalLlmConfig) -> dict[str, Any]:
-    """It decides nothing of what is written."""
+    """It decides roundings at most."""
     return {name: value for name, value in vars(config).items() if name != "packed"}
 
 

@@ -113,6 +113,7 @@ def check_packing(llm: CausalLlm) -> bool:
     else:
         told = packed.window_was_told or not has_window(config)
         same = told and all(map(_alike, [*together, *behind], expected))
+    llm.forget_states()  # of the prefix that was made up
     if not same:
         config._attn_implementation = own
     return same

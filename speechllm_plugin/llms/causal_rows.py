@@ -81,7 +81,8 @@ class CausalRows:
             before.append(cut_states(self._checked[row], known) if block.start else prompt)
         found = []
         for row, (hidden, states) in zip(rows, pass_rows(self._llm, inputs, before), strict=True):
-            self._checked[row] = states
+            if self.block is not None:  # otherwise one pass checks the whole text
+                self._checked[row] = states
             found.append(hidden)
         return found
 

@@ -162,6 +162,24 @@ def test_what_is_right_is_let_through(manifests: list[str], tmp_path: Path) -> N
     look_at_train(given(file, [*manifests, *right]))
 
 
+@pytest.mark.parametrize(
+    "items",
+    [
+        ["regime.num_steps=500"],  # the warm-up follows
+        ["regime.num_steps=500", "lr_scheduler.config={final_lr: 0}"],  # fairseq2 starts it from its own defaults
+        ["regime.num_steps=${env:STEPS}", "lr_scheduler.config.num_warmup_steps=30000"],
+        [f"{MANIFESTS}.train=${{env:DATA}}/train.tsv"],
+        [f"{MANIFESTS}.train=['${{dir}}/a.tsv', '${{dir}}/b.tsv']"],
+        ["model.arch=${env:ARCH}", f"{MODEL}.adapter.config.window_seconds=0.3"],
+        ["model.path=${dir}/x", f"{MODEL}.adapter.config.window_seconds=0.3"],
+        [f"{MANIFESTS}={{test.clean: /nowhere/x.tsv}}", "dataset.train_split=test.clean"],
+    ],
+    ids=" ".join,
+)
+def test_what_only_fairseq2_knows_is_let_through(manifests: list[str], items: list[str]) -> None:
+    look_at_train(given(None, [*manifests, *items]))
+
+
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_our_own_configurations_have_known_keys(file: Path) -> None:
     key_checks.check_keys("train", given(file, []))

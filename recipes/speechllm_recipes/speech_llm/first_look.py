@@ -31,9 +31,12 @@ from speechllm_plugin.prompts import PromptConfig
 from speechllm_plugin.registry import ADAPTERS, ENCODERS, LLMS, RECOGNIZERS, Registry
 from speechllm_recipes.given_keys import below, merged, nested
 from speechllm_recipes.speech_llm.conflicts import DEFAULTS, conflicts
-from speechllm_recipes.speech_llm.key_checks import check_keys, check_section
+from speechllm_recipes.speech_llm.key_checks import check_keys, check_section, is_later
+from speechllm_recipes.speech_llm.step_numbers import derived_steps
 
 _MODEL, _DATASET = "model.config_overrides", "dataset.config_overrides"
+_COMPARED = {key[:place] for key in DEFAULTS for place, letter in enumerate(key) if letter == "."}
+"""Sections of the keys that are compared with each other."""
 
 
 def look_at_train(given: Mapping[str, Any]) -> None:
@@ -42,6 +45,8 @@ def look_at_train(given: Mapping[str, Any]) -> None:
     :raises UserError: something is wrong; the line begins with its key, or with the file.
     """
     known = look_at_train_keys(given)
+    if _waits(given):
+        return
     _check_model(known)
     structure(DecodingConfig, nested(below(known, "decoding")), "decoding").check("decoding")
     splits = [*_names(known.get("dataset.train_split", "train")), *_names(known.get("dataset.valid_splits", "dev"))]
@@ -53,7 +58,10 @@ def look_at_train_keys(given: Mapping[str, Any]) -> dict[str, Any]:
 
     :returns: those whose values are known already.
     """
-    known = check_keys("train", given)
+    known = check_keys("train", {**derived_steps(given), **given})
+    # A section that is replaced as a whole has other defaults.
+    if _waits(given) or not _COMPARED.isdisjoint(given):
+        return known
     if found := list(conflicts(lambda key: known.get(key, DEFAULTS[key]))):
         raise UserError("; ".join(f"{key}: found {value}, expected {expected}" for key, value, expected in found))
     return known
@@ -62,6 +70,8 @@ def look_at_train_keys(given: Mapping[str, Any]) -> dict[str, Any]:
 def look_at_evaluate(given: Mapping[str, Any]) -> None:
     """As `look_at_train`."""
     known = check_keys("evaluate", given)
+    if _waits(given):
+        return
     _check_model(known)
     structure(DecodingConfig, nested(below(known, "decoding")), "decoding")
     _check_manifests(known, _names(known.get("dataset.splits", "test")))
@@ -70,6 +80,8 @@ def look_at_evaluate(given: Mapping[str, Any]) -> None:
 def look_at_generate(given: Mapping[str, Any]) -> None:
     """As `look_at_train`."""
     known = check_keys("generate", given)
+    if _waits(given):
+        return
     _check_model(known)
     structure(DecodingConfig, nested(below(known, "decoding")), "decoding")
     _check_manifests(known, _names(known.get("dataset.split", "test")), require_text=False)
@@ -78,11 +90,18 @@ def look_at_generate(given: Mapping[str, Any]) -> None:
 def look_at_cascade(given: Mapping[str, Any]) -> None:
     """As `look_at_train`."""
     known = check_keys("cascade", given)
+    if _waits(given):
+        return
     structure(PromptConfig, nested(below(known, "prompt")), "prompt").check()
     structure(DecodingConfig, nested(below(known, "decoding")), "decoding").check("decoding")
     for registry, default in ((RECOGNIZERS, "whisper"), (LLMS, "causal")):
         _check_name(registry, known.get(f"{registry.kind}.name", default))
     _check_manifests(known, _names(known.get("dataset.splits", "test")))
+
+
+def _waits(given: Mapping[str, Any]) -> bool:
+    """Whether a value is known to fairseq2 alone: beside it, that of another key tells little."""
+    return any(map(is_later, given.values()))
 
 
 def _check_model(given: Mapping[str, Any]) -> None:
@@ -149,6 +168,8 @@ def _check_manifests(given: Mapping[str, Any], splits: list[str], *, require_tex
     """That those of these splits are there and have their columns; their rows are read later."""
     if given.get("dataset.name") is not None or "dataset.family" in given or not splits:
         return
+    if any("." in key for key in below(given, f"{_DATASET}.manifests")):
+        return  # a name with a dot in it looks like two keys
     # numpy, which they need, takes a part of the second.
     from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 

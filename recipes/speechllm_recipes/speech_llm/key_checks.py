@@ -18,7 +18,6 @@ from speechllm_recipes.speech_llm.ranges import range_of
 Table = Mapping[str, str]
 _FLOATS = ("float32", "bfloat16", "float16", "float64", "half", "float", "double")
 _LATER = "${"
-"""Begins what fairseq2 replaces in a value when it reads it."""
 
 
 def check_keys(action: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def check_keys(action: str, given: Mapping[str, Any]) -> dict[str, Any]:
         meant = get_close_matches(unknown[0], table, n=1, cutoff=0.9)
         advice = f" (did you mean {meant[0]}?)" if meant else ""
         raise UserError(f"{', '.join(unknown)}: found an unknown key, expected one that --dump-config lists{advice}")
-    known = {key: value for key, value in given.items() if not (isinstance(value, str) and _LATER in value)}
+    known = {key: value for key, value in given.items() if not is_later(value)}
     values = {key: _converted(kinds, key, known[key]) for key, kinds in _kinds(table, known)}
     for key, kinds in table.items():
         if kinds.startswith("of "):
@@ -46,6 +45,15 @@ def check_keys(action: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if problems:
         raise UserError("; ".join(problems))
     return {**known, **values}
+
+
+def is_later(value: object) -> bool:
+    """Whether fairseq2 replaces a part of a value when it reads it, as in `${env:DATA}/train.tsv`."""
+    if isinstance(value, Mapping):
+        return any(map(is_later, value.values()))
+    if isinstance(value, list):
+        return any(map(is_later, value))
+    return isinstance(value, str) and _LATER in value
 
 
 def check_section(name: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:

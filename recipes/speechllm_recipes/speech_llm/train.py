@@ -137,6 +137,12 @@ class SpeechLlmTrainRecipe(Recipe):
         decoding = _resolve_decoding(context, config, model, reader, lengths)
         manager = context.get_checkpoint_manager()
         stop = Stop(context.gangs.root)
+
+        def before_validation() -> None:
+            unit.losses.check()
+            # The checkpoint before it is complete, in case the run is killed in the validation.
+            _complete(manager)
+
         valid_units, valid_readers = [], []
         for split in config.dataset.valid_splits:
             valid_reader = create_reader(context, config.dataset, model, [split], sample=config.dataset.valid_clips)
@@ -152,8 +158,7 @@ class SpeechLlmTrainRecipe(Recipe):
                     decoding=decoding,
                 )
             )
-            # The checkpoint before a validation is complete before it begins, in case the run is killed in it.
-            valid_readers.append(WatchedReader(valid_reader, lambda: _complete(manager)))
+            valid_readers.append(WatchedReader(valid_reader, before_validation))
         _log_validation(context, config, model)
         try:
             scheduler, optimizer = context.get_lr_scheduler(), context.get_optimizer()

@@ -28,7 +28,7 @@ from speechllm_plugin.models.speech_llm.tuning import TunedWeights
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.pretrained.part import rounds
 from speechllm_plugin.prompts import PromptRenderer, RenderedPrompt
-from speechllm_plugin.tensors.copies import on_host
+from speechllm_plugin.tensors.copies import on_device, on_host
 from speechllm_plugin.tensors.masks import stack_frames
 
 
@@ -170,18 +170,18 @@ class SpeechLlm(nn.Module):
         it, then the clip.
 
         :param shift: places by which the clips are moved, with nothing else.
-        :returns: `[B, T, dim]` with lengths `[B]`.
+        :returns: `[B, T, dim]` with lengths `[B]`, on the host.
         """
         seqs, lengths = speech.seqs.roll(shift, 0), speech.lengths.roll(shift, 0)
         if not any(speech.earlier):
             return seqs, lengths
         rows = []
         for prompt, earlier, own, length in zip(prompts, speech.earlier, seqs, lengths.tolist(), strict=True):
-            words = [self.llm.embed(torch.tensor(ids, device=own.device)) for ids in prompt.between]
+            words = [self.llm.embed(on_device(ids, own.device, torch.long)) for ids in prompt.between]
             pieces = [piece for pair in zip(earlier, words, strict=True) for piece in pair]
             rows.append(torch.cat([*pieces, own[:length]]))
         joined = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return joined, torch.tensor([len(row) for row in rows], device=joined.device)
+        return joined, on_host(map(len, rows))
 
     def _ctc_loss(
         self, speech: AdapterOutput, texts: Sequence[str | None], tokens: Sequence[Sequence[int] | None]
@@ -221,7 +221,7 @@ class SpeechLlm(nn.Module):
         """`adapt`, for decoding: the same vectors of a clip to the bit, alone and in a batch.
 
         Where something computes in half precision, the shape of a batch decides roundings that the LLM can tell: each
-        clip is taken alone.
+        clip is taken alone, with what was said before it.
         """
         if not (rounds(*self._frozen) or torch.is_autocast_enabled(next(self.parameters()).device.type)):
             return self.adapt(batch, score_frames=score_frames)

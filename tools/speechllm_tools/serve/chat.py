@@ -33,11 +33,14 @@ async def respond(running: Running, request: Request, stack: ExitStack) -> Respo
     check_type(request, "application/json")
     fields = await asyncio.to_thread(read_chat, await request.body())
     system = service.system(fields.model)
+    heard: list[Named] = []
+    left = service.most_seconds
     with running.engine.expecting():
-        *earlier, clip = [
-            await asyncio.to_thread(_hear, sound, system, service.most_seconds) for sound in fields.speech
-        ]
-    running.metrics.audio.inc(sum(len(one.samples) for one in (*earlier, clip)) / SAMPLE_RATE)
+        for sound in fields.speech:
+            heard.append(await asyncio.to_thread(_hear, sound, system, left))
+            left -= len(heard[-1].samples) / SAMPLE_RATE
+    *earlier, clip = heard
+    running.metrics.audio.inc(service.most_seconds - left)
     submitted = running.engine.submit(Question(clip, fields.asks, earlier), fields.way, system.answer)
     answer = asyncio.wrap_future(submitted)
     reply = _Reply(fields.model)
