@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.changes import Changes
 from speechllm_plugin.datasets.earlier import EarlierError, read_earlier
 from speechllm_plugin.datasets.lengths import LeftOut, LengthPolicy
-from speechllm_plugin.datasets.measured import Seconds, measure
+from speechllm_plugin.datasets.measured import measure
 from speechllm_plugin.datasets.mixture import Draws, MixtureConfig, draw_epoch
 from speechllm_plugin.datasets.plan import Batching, BatchLimits, Sizes, evaluation_steps, padding, training_steps
+from speechllm_plugin.datasets.position_counter import PositionCounter
 from speechllm_plugin.datasets.row_checks import check_n_frames
 from speechllm_plugin.datasets.same_rows import are_new_rows, row_digests, same_step, without_rows
 from speechllm_plugin.datasets.steps import Steps
@@ -33,14 +34,6 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.columns.fields import Places
 from speechllm_plugin.log import is_told, log
 from speechllm_plugin.tasks.api import Task, task_of_row
-
-
-class PositionCounter(Protocol):
-    def of_texts(self, clips: Iterable[Utterance], /) -> Places:
-        """Of each clip's prompt, and of what the LLM is to write, `[2, clips]`."""
-
-    def __call__(self, prompts: Places, targets: Places, seconds: Seconds, /) -> Places:
-        """Of clips with such texts and of such lengths, `[clips]`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,8 @@ from speechllm_plugin.datasets.augmentation import AugmentationConfig
 from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.mixture import MixtureConfig
 from speechllm_plugin.datasets.plan import Batching, BatchLimits
-from speechllm_plugin.datasets.reader import PositionCounter, ReadOptions, SpeechTextReader
+from speechllm_plugin.datasets.position_counter import PositionCounter
+from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
 from speechllm_plugin.datasets.row_checks import check_languages
 from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.datasets.utterances import Utterances
