@@ -58,8 +58,10 @@ grid: install
 		--config-file recipes/speechllm_recipes/configs/sweeps/embedded.yaml
 	$(BIN)/speechllm report demo/sweep --card
 
+# Unbuffered: a run that is stopped has shown how far it came.
 test: install lint
-	FAIRSEQ2_EXTENSION_TRACE=1 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	FAIRSEQ2_EXTENSION_TRACE=1 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 \
+		$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-latest: install $(LATEST)/.installed
 	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest $(LATEST_TESTS)

@@ -72,7 +72,8 @@ SERVE = [
     "fastapi>=0.115,<1", "starlette>=0.40", "uvicorn>=0.30,<1", "python-multipart>=0.0.18,<1",
     "prometheus-client>=0.20,<1", *LONG,
 ]
-TEST = ["pytest>=8", "pytest-xdist>=3.7", "ruff==0.14.5", "mypy==1.18.2", "matplotlib>=3.8", "torch-cif==0.2.0"]
+TEST = ["pytest>=8", "pytest-xdist>=3.7", "ruff==0.14.5", "mypy==1.18.2", "matplotlib>=3.8", "torch-cif==0.2.0",
+        "psutil>=5.9"]
 # Writes encoder and adapter as ONNX files, and checks them.
 EXPORT = ["onnx>=1.18,<2", "onnxscript>=0.5,<1", "onnxruntime>=1.20,<2"]
 

@@ -14,6 +14,7 @@ It reads one JSON object a line and answers with the exit status on a line of it
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import glob
 import json
@@ -23,9 +24,12 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, NoReturn
+
+import psutil
 
 # Before any import of fairseq2: it loads libsndfile.
 import speechllm_plugin  # noqa: F401
@@ -41,6 +45,8 @@ CORE = (
 )
 PARTS = ("speechllm_plugin.adapters", "speechllm_plugin.encoders", "speechllm_plugin.llms")
 """Packages of which every module is imported."""
+LONGEST = 600.0
+"""Seconds that a command may take; it is then ended by SIGABRT, and says where it stood."""
 TRAINING = (
     "fairseq2.composition",
     "fairseq2.models.hg",
@@ -90,10 +96,9 @@ def fork(request: dict[str, Any], environment: dict[str, str]) -> int:
 
 def wait(children: list[int], kill_when: tuple[str, str] | None, kill_by: int) -> int:
     """The exit status: the first that is not 0. Like torchrun it ends the other processes when one fails."""
-    if len(children) == 1 and kill_when is None:
-        return os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])
     status = 0
     alive = set(children)
+    deadline = time.monotonic() + LONGEST
     while alive:
         for child in sorted(alive):
             ended, code = os.waitpid(child, os.WNOHANG)
@@ -104,12 +109,23 @@ def wait(children: list[int], kill_when: tuple[str, str] | None, kill_by: int) -
             for child in alive:
                 os.kill(child, kill_by)
             kill_when = None
+        if time.monotonic() > deadline:
+            tell_and_end(alive)
+            deadline = float("inf")
         # A process that a signal lets finish leaves the others the time to do so, too.
         if status and status != -signal.SIGTERM:
             for child in alive:
                 os.kill(child, signal.SIGKILL)
         time.sleep(0.002)
     return status
+
+
+def tell_and_end(processes: set[int]) -> None:
+    """Each process, and each that it has begun, writes where its threads stand."""
+    everyone = [psutil.Process(process) for process in processes]
+    for process in [*(child for one in everyone for child in one.children(recursive=True)), *everyone]:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGABRT)
 
 
 def holds(file: str, text: str) -> bool:
@@ -125,6 +141,7 @@ def run(request: dict[str, Any], environment: dict[str, str]) -> NoReturn:
         descriptor = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, number)
         os.close(descriptor)
+    faulthandler.enable()
     os.chdir(request["cwd"])
     os.environ.update(request["env"] | environment)
     sys.path[:0] = filter(None, request["env"].get("PYTHONPATH", "").split(os.pathsep))

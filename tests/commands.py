@@ -61,7 +61,7 @@ class Commands:
         self._numbers = itertools.count()
         self._server = subprocess.Popen(
             [sys.executable, str(ROOT / "tests" / "command_server.py"), *options],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(PYTHONFAULTHANDLER="1"),
         )
 
     def at(self, folder: Path) -> Commands:
