@@ -65,13 +65,14 @@ class RunningClips:
         self._timed.pop(number, None)
 
     @torch.inference_mode()
-    def step(self) -> dict[int, Answered]:
+    def step(self, *, patient: bool = False) -> dict[int, Answered]:
         """One more token for each clip.
 
+        :param patient: see `RunningBatch.step`.
         :returns: those that have ended with it.
         """
         found = {}
-        for number, (text, generated) in self._answers.step().items():
+        for number, (text, generated) in self._answers.step(patient=patient).items():
             place = self._timed.pop(number, None)
             timed = None if place is None else time_clip(self._model, *place, text)
             found[number] = Answered(text, generated, timed)
@@ -84,5 +85,5 @@ class RunningClips:
         """
         found: dict[int, Answered] = {}
         while len(self):
-            found.update(self.step())
+            found.update(self.step(patient=True))
         return [found[number] for number in numbers]

@@ -103,14 +103,15 @@ class Answers:
                 del self._asked[row]
                 self._batch.drop(row)
 
-    def step(self) -> dict[int, tuple[str, Generated]]:
+    def step(self, *, patient: bool = False) -> dict[int, tuple[str, Generated]]:
         """One more token for each clip.
 
+        :param patient: see `RunningBatch.step`.
         :returns: by the numbers of clips that have ended, their texts, and how each came about. A text that the guard
             against silence empties keeps its tokens.
         """
         found = {}
-        for row, generated in self._batch.step().items():
+        for row, generated in self._batch.step(patient=patient).items():
             asked = self._asked.pop(row)
             again = None if asked.again else without_loops(generated, self._renderer.decode, asked.config)
             if again is not None:
@@ -135,7 +136,7 @@ class Answers:
         """Steps until every clip has its text."""
         found = {}
         while len(self):
-            found.update(self.step())
+            found.update(self.step(patient=True))
         return found
 
 

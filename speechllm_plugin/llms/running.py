@@ -95,18 +95,19 @@ class RunningBatch:
         self._checked.pop(number, None)
         self._rows.forget(number)
 
-    def step(self) -> dict[int, Generated]:
+    def step(self, *, patient: bool = False) -> dict[int, Generated]:
         """One more token for each row.
 
+        :param patient: whether nobody waits for a row before the last one has its text: that costs less.
         :returns: what rows have been found to say, by their numbers.
         """
         with self._precision():
-            found = self._step()
+            found = self._step(patient)
         for number in found:
             self._forget(number)
         return found
 
-    def _step(self) -> dict[int, Generated]:
+    def _step(self, patient: bool) -> dict[int, Generated]:
         found: dict[int, Generated] = {}
         if self._alone:
             row = self._alone.pop(0)
@@ -117,14 +118,14 @@ class RunningBatch:
             self._beams = [row for row in self._beams if row not in alike]
             search = Search.joined([self._searches[row] for row in alike])
             found.update(zip(alike, self._rows.beams(alike, search), strict=True))
-        found.update(self._write_on())
+        found.update(self._write_on(patient))
         return found
 
     def finish(self) -> dict[int, Generated]:
         """Steps until every row has its text."""
         found: dict[int, Generated] = {}
         while len(self):
-            found.update(self.step())
+            found.update(self.step(patient=True))
         return found
 
     @contextmanager
@@ -161,21 +162,22 @@ class RunningBatch:
     def _text_of(self, row: int) -> list[int]:
         return self._checked[row].tokens if self._half else []
 
-    def _write_on(self) -> dict[int, Generated]:
+    def _write_on(self, patient: bool) -> dict[int, Generated]:
         if not len(self._loop):
             self._write([])
         ended = self._loop.step() if len(self._loop) else []
         if not self._half:
             return {row.number: Generated(row.text, row.cut) for row in ended}
         self._drafts.update((row.number, row.text) for row in ended)
-        return self._check() if self._drafts and self._is_time() else {}
+        return self._check() if self._drafts and self._is_time(patient) else {}
 
-    def _is_time(self) -> bool:
-        """Whether drafts are checked: some together, which costs little more than one, and none much later than it
-        could be."""
-        self._patience -= 1
+    def _is_time(self, patient: bool) -> bool:
+        """Whether drafts are checked: a check of several costs little more than one."""
         running = len(self._loop) + len(self._queue)
-        return self._patience == 0 or running <= SHRINK * (running + len(self._drafts))
+        if patient:
+            return running == 0
+        self._patience -= 1
+        return self._patience <= 0 or running <= SHRINK * (running + len(self._drafts))
 
     def _check(self) -> dict[int, Generated]:
         rows = {row: self._checked[row] for row in self._drafts}

@@ -65,8 +65,9 @@ def widths(llama: Llm) -> Iterator[list[tuple[int, int]]]:
     seen: list[tuple[int, int]] = []
 
     def see(module: object, inputs: object, options: dict[str, Tensor]) -> None:
-        if options["inputs_embeds"].size(1) == 1 and options["attention_mask"].dim() == 2:
-            seen.append(tuple(options["attention_mask"].shape))  # type: ignore[arg-type]
+        inputs_embeds, mask = (options.get(name) for name in ("inputs_embeds", "attention_mask"))
+        if inputs_embeds is not None and inputs_embeds.size(1) == 1 and mask is not None and mask.dim() == 2:
+            seen.append((mask.size(0), mask.size(1)))
 
     hook = llama.decoder.register_forward_pre_hook(see, with_kwargs=True)  # type: ignore[union-attr, operator]
     yield seen

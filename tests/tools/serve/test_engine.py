@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,7 @@ def system(tiny_config: SpeechLlmConfig, request: pytest.FixtureRequest) -> Tran
 
 
 def system_of(config: SpeechLlmConfig, dtype: str, seed: int = 0) -> Transcriber:
+    config = deepcopy(config)
     for part in (config.encoder, config.llm):
         assert isinstance(part.config, dict)
         part.config["dtype"] = dtype

@@ -23,7 +23,7 @@ _GATHER = 0.01
 _LONGEST_GATHER = 0.1
 """Seconds that it waits at most while others are known to come."""
 _JOINING = 4
-"""Between two steps a part of the places is filled, one in so many: those that are decoded wait for it."""
+"""Between two steps one place in so many is filled at most: those that are decoded wait while prompts are read."""
 
 
 class Batch(Protocol):
@@ -188,6 +188,7 @@ class _Running:
                 self._jobs.pop(number).give(result)
             self._drop()
             self._join()
+        del self._batch  # its memory is for those that come now
         for job in self._later:
             self._alone(job)
 
