@@ -52,17 +52,11 @@ def check_timestamps(model: SpeechLlm, speech: AdapterOutput) -> None:
         )
 
 
-def time_texts(
-    model: SpeechLlm, batch: SpeechTextBatch, speech: AdapterOutput, texts: Sequence[str]
-) -> list[TimedText]:
+def time_clip(model: SpeechLlm, batch: SpeechTextBatch, speech: AdapterOutput, row: int, text: str) -> TimedText:
     """
     :param speech: of `batch`, with its frames scored where the model has a CTC head.
-    :param texts: the hypotheses.
+    :param text: the hypothesis of one of its clips.
     """
-    return [_time_text(model, batch, speech, row, text) for row, text in enumerate(texts)]
-
-
-def _time_text(model: SpeechLlm, batch: SpeechTextBatch, speech: AdapterOutput, row: int, text: str) -> TimedText:
     clip = batch.clips[row]
     seconds = clip.seconds
     whole = [Timed(text, 0.0, seconds)]

@@ -13,7 +13,8 @@ from speechllm_plugin.alignment.timed_text import TimedText
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.inference.reading import Audio, batch_of_files
-from speechllm_plugin.inference.timing import check_timestamps, tells_times, time_texts
+from speechllm_plugin.inference.running import RunningClips
+from speechllm_plugin.inference.timing import tells_times
 from speechllm_plugin.llms.decoding import DecodingConfig, without_guards
 from speechllm_plugin.models.speech_llm.checkpoint import load_model
 from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint, Step, find_checkpoint
@@ -103,12 +104,10 @@ class Transcriber:
 
         :raises UserError: as `transcribe`, or the model cannot tell times.
         """
+        running = RunningClips(self.model)
         batch = self.read(audio, source_lang, target_lang)
-        speech = self.model.listen(batch, score_frames=True)
-        if any(clip.task.writes_speech for clip in batch):
-            check_timestamps(self.model, speech)
-        texts, _ = self.model.decode(batch, speech, self._decoding(decoding))
-        return time_texts(self.model, batch, speech, texts)
+        found = running.finish(running.add(batch, self._decoding(decoding), timed=True))
+        return [clip.timed for clip in found if clip.timed is not None]
 
     @torch.inference_mode()
     def hear(self, audio: Audio | Sequence[Audio]) -> list[str]:

@@ -6,12 +6,15 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from speechllm_plugin.llms.cross_entropy import cross_entropy, sum_rows
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
+from speechllm_plugin.llms.joining import PromptRow
 from speechllm_plugin.llms.positions import Positions
+from speechllm_plugin.llms.running import RunningBatch
 from speechllm_plugin.pretrained.part import PretrainedPart
 from speechllm_plugin.prompts import RenderedPrompt
 from speechllm_plugin.registry import LLMS as LLMS
@@ -74,6 +77,16 @@ class Llm(PretrainedPart):
             return sum_rows(cross_entropy(states, labels, self.logits, self.vocabulary_size), targets)
 
     @abstractmethod
+    def prompt_rows(self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor) -> list[PromptRow]:
+        """What `running_batch` takes.
+
+        :param speech: `[B, T, dim]` with `lengths` `[B]`, on the host.
+        """
+
+    @abstractmethod
+    def running_batch(self, end_of_turn: int) -> RunningBatch:
+        """Without rows as yet. A row gives the same tokens alone and in any batch."""
+
     def generate(
         self,
         prompts: Sequence[RenderedPrompt],
@@ -85,11 +98,17 @@ class Llm(PretrainedPart):
         end_of_turn: int,
         config: DecodingConfig,
     ) -> list[Generated]:
-        """Decodes a batch; a row gives the same tokens alone and in any batch.
+        """Decodes a batch.
 
         :param keys: names each row, the same wherever it is decoded: samples follow from it and the seed.
         :param limits: the most tokens that each row may have.
         """
+        batch = self.running_batch(end_of_turn)
+        with torch.no_grad():
+            rows = self.prompt_rows(prompts, speech, lengths)
+        numbers = batch.add(rows, keys=keys, limits=limits, config=config)
+        found = batch.finish()
+        return [found[number] for number in numbers]
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

@@ -28,13 +28,11 @@ from speechllm_plugin.llms.causal_checks import (
     why_not_sdpa,
 )
 from speechllm_plugin.llms.causal_rows import CausalRows
-from speechllm_plugin.llms.decoding import DecodingConfig, Generated
-from speechllm_plugin.llms.exact import decode
-from speechllm_plugin.llms.generation import Search
-from speechllm_plugin.llms.joining import join_rows
+from speechllm_plugin.llms.joining import PromptRow, join_rows
 from speechllm_plugin.llms.packing import PackedRows, pack
 from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
+from speechllm_plugin.llms.running import RunningBatch
 from speechllm_plugin.llms.side_by_side import keeps_bits
 from speechllm_plugin.llms.states import States, join_states, length_of, stack_states, states_of
 from speechllm_plugin.log import log
@@ -298,26 +296,16 @@ class CausalLlm(Llm):
     def embed_ids(self, ids: Sequence[int]) -> Tensor:
         return self.embed(on_device(ids, self.device, torch.long))
 
-    @torch.no_grad()
-    def generate(
-        self,
-        prompts: Sequence[RenderedPrompt],
-        speech: Tensor,
-        lengths: Tensor,
-        *,
-        keys: Sequence[str],
-        limits: Sequence[int],
-        end_of_turn: int,
-        config: DecodingConfig,
-    ) -> list[Generated]:
-        search = Search(keys, limits, end_of_turn, config)
+    def prompt_rows(self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor) -> list[PromptRow]:
         # Rows of several lengths have padding between prefix and speech, which a window would count.
         apart = self.pads and not has_window(self.model.config)
         prefixes = [prompt.before if apart else () for prompt in prompts]
         rest = [replace(prompt, before=()) if apart else prompt for prompt in prompts]
-        with torch.autocast(speech.device.type, enabled=False):
-            rows = join_rows(self.embed_ids, rest, speech, lengths)
-            return decode(CausalRows(self, rows, end_of_turn, prefixes), search)
+        rows = join_rows(self.embed_ids, rest, speech, lengths)
+        return [PromptRow(row, prefix) for row, prefix in zip(rows, prefixes, strict=True)]
+
+    def running_batch(self, end_of_turn: int) -> RunningBatch:
+        return RunningBatch(CausalRows(self, end_of_turn), end_of_turn)
 
     def identity(self) -> dict[str, Any]:
         return {"llm": "causal", "source": source_identity(self.config.path), **_without_packing(self.config)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count, islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,11 +13,10 @@ from transformers import PretrainedConfig
 from speechllm_plugin.llms.decoding import Generated
 from speechllm_plugin.llms.exact import Block
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
-from speechllm_plugin.llms.greedy import search_greedily
-from speechllm_plugin.llms.joining import pad_rows
+from speechllm_plugin.llms.joining import PromptRow, pad_rows
 from speechllm_plugin.llms.row_states import DecoderStates
 from speechllm_plugin.llms.side_by_side import pass_rows
-from speechllm_plugin.llms.states import States, cut_states, length_of, stack_states
+from speechllm_plugin.llms.states import States, cut_states, length_of
 
 if TYPE_CHECKING:
     from speechllm_plugin.llms.causal import CausalLlm
@@ -29,18 +29,14 @@ A GPU takes all that a text may have in the time of one block."""
 class CausalRows:
     """See `speechllm_plugin.llms.exact.Rows`."""
 
-    def __init__(
-        self, llm: CausalLlm, rows: Sequence[Tensor], end_of_turn: int, prefixes: Sequence[tuple[int, ...]] = ()
-    ) -> None:
-        """
-        :param rows: prompt and speech of each, `[N, C]`.
-        :param prefixes: tokens before each, whose states are kept from batch to batch; () = none.
-        """
+    joins = True
+
+    def __init__(self, llm: CausalLlm, end_of_turn: int) -> None:
         self._llm = llm
-        self._rows = rows
-        self._prefixes = prefixes or [()] * len(rows)
+        self._rows: dict[int, PromptRow] = {}
+        self._numbers = count()
         self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
-        self.dtype = llm.embedding_table.dtype
+        self.dtype, self.device = llm.embedding_table.dtype, llm.device
         self.apart = not llm.pads
         # With experts, or int8, the rounding of a token depends on the tokens behind it.
         self.one_pass = not _has_experts(llm.model.config) and llm.config.quantization != "int8"
@@ -51,32 +47,39 @@ class CausalRows:
         self._checked: dict[int, States] = {}
         """Of prompts, and of the tokens of their rows up to the end of a block."""
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    def add(self, rows: Sequence[PromptRow]) -> list[int]:
+        numbers = list(islice(self._numbers, len(rows)))
+        self._rows.update(zip(numbers, rows, strict=True))
+        return numbers
 
-    def generate(self, rows: Sequence[int], search: Search) -> list[Generated]:
+    def forget(self, row: int) -> None:
+        for known in (self._rows, self._prompts, self._checked):
+            known.pop(row, None)
+        left = {other.prefix for other in self._rows.values()}
+        self._shared = {prefix: states for prefix, states in self._shared.items() if prefix in left}
+
+    def beams(self, rows: Sequence[int], search: Search) -> list[Generated]:
         llm = self._llm
-        if search.config.beam_size == 1:
-            states = DecoderStates(llm, [self._rows[row] for row in rows], [self._prefixes[row] for row in rows])
-            return search_greedily(states, llm.logits, search, self.stops, llm.device)
-        whole = [torch.cat([llm.embed_ids(self._prefixes[row]), self._rows[row]]) for row in rows]
+        whole = [torch.cat([llm.embed_ids(self._rows[row].prefix), self._rows[row].embeddings]) for row in rows]
         padded, mask = pad_rows(whole, "left")
         return generate_rows(llm.model, llm.tokenizer, {"inputs_embeds": padded, "attention_mask": mask}, search)
 
-    def draft(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]]) -> list[Generated]:
-        llm, prompts = self._llm, self._prompts_of(rows)
-        before = stack_states(prompts, list(map(length_of, prompts)), llm.device)
+    def states(self, rows: Sequence[int]) -> DecoderStates:
+        return DecoderStates(self._llm, [self._rows[row].embeddings for row in rows], self._prefixes_of(rows))
+
+    def draft_states(self, rows: Sequence[int], written: Sequence[Sequence[int]]) -> DecoderStates:
+        prompts = self._prompts_of(rows)
         inputs = [
-            torch.cat([self._rows[row][-1:], llm.embed_ids(text)]) for row, text in zip(rows, written, strict=True)
+            torch.cat([self._rows[row].embeddings[-1:], self._llm.embed_ids(text)])
+            for row, text in zip(rows, written, strict=True)
         ]
-        states = DecoderStates(llm, inputs, before=before)
-        return search_greedily(states, llm.logits, search, self.stops, llm.device, written)
+        return DecoderStates(self._llm, inputs, prompts, packs=False)
 
     def hidden(self, rows: Sequence[int], blocks: Sequence[Block]) -> list[Tensor]:
         inputs, before = [], []
         for row, block, prompt in zip(rows, blocks, self._prompts_of(rows), strict=True):
             embedded = self._llm.embed_ids(block.tokens[max(block.start - 1, 0) :])
-            inputs.append(embedded if block.start else torch.cat([self._rows[row][-1:], embedded]))
+            inputs.append(embedded if block.start else torch.cat([self._rows[row].embeddings[-1:], embedded]))
             known = length_of(prompt) + block.start
             before.append(cut_states(self._checked[row], known) if block.start else prompt)
         found = []
@@ -90,15 +93,21 @@ class CausalRows:
         """Of the prompts but for their last positions, which call for the first tokens: what drafts and checks go on
         from."""
         missing = [row for row in rows if row not in self._prompts]
-        for prefix in {self._prefixes[row] for row in missing} - self._shared.keys():
-            self._shared[prefix] = self._llm.prefix_states(prefix)
-        self._prompts.update((row, self._shared[self._prefixes[row]]) for row in missing)
-        if longer := [row for row in missing if len(self._rows[row]) > 1]:
-            passes = pass_rows(
-                self._llm, [self._rows[row][:-1] for row in longer], [self._prompts[row] for row in longer]
-            )
-            self._prompts.update((row, states) for row, (_, states) in zip(longer, passes, strict=True))
+        before = self._prefixes_of(missing)
+        known = dict(zip(missing, before, strict=True))
+        embeddings = {row: self._rows[row].embeddings[:-1] for row in missing}
+        if longer := [row for row in missing if len(embeddings[row])]:
+            passes = pass_rows(self._llm, [embeddings[row] for row in longer], [known[row] for row in longer])
+            known.update((row, states) for row, (_, states) in zip(longer, passes, strict=True))
+        self._prompts.update(known)
         return [self._prompts[row] for row in rows]
+
+    def _prefixes_of(self, rows: Sequence[int]) -> list[States]:
+        """The same object for rows of one prefix."""
+        prefixes = [self._rows[row].prefix for row in rows]
+        for prefix in set(prefixes) - self._shared.keys():
+            self._shared[prefix] = self._llm.prefix_states(prefix)
+        return [self._shared[prefix] for prefix in prefixes]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._llm.logits(hidden)

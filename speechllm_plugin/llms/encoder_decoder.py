@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any, Literal
 
 import torch
@@ -15,12 +16,12 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import LLMS, Llm
-from speechllm_plugin.llms.decoding import DecodingConfig, Generated
-from speechllm_plugin.llms.exact import Block, decode
+from speechllm_plugin.llms.decoding import Generated
+from speechllm_plugin.llms.exact import Block
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
-from speechllm_plugin.llms.greedy import search_greedily
-from speechllm_plugin.llms.joining import join_rows, pad_rows
+from speechllm_plugin.llms.joining import PromptRow, join_rows, pad_rows
 from speechllm_plugin.llms.row_states import EncoderDecoderStates
+from speechllm_plugin.llms.running import RunningBatch
 from speechllm_plugin.pretrained import Source, config_values, load_model, load_tokenizer, source_identity
 from speechllm_plugin.prompts import RenderedPrompt
 from speechllm_plugin.tensors.copies import on_device
@@ -96,22 +97,11 @@ class EncoderDecoderLlm(Llm):
     def _embed(self, ids: Sequence[int]) -> Tensor:
         return self.embed(on_device(ids, self.embedding_table.device, torch.long))
 
-    @torch.no_grad()
-    def generate(
-        self,
-        prompts: Sequence[RenderedPrompt],
-        speech: Tensor,
-        lengths: Tensor,
-        *,
-        keys: Sequence[str],
-        limits: Sequence[int],
-        end_of_turn: int,
-        config: DecodingConfig,
-    ) -> list[Generated]:
-        search = Search(keys, limits, end_of_turn, config, self.start_token)
-        with torch.autocast(speech.device.type, enabled=False):
-            rows = join_rows(self._embed, prompts, speech, lengths)
-            return decode(EncoderDecoderRows(self, rows, end_of_turn), search)
+    def prompt_rows(self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor) -> list[PromptRow]:
+        return [PromptRow(row) for row in join_rows(self._embed, prompts, speech, lengths)]
+
+    def running_batch(self, end_of_turn: int) -> RunningBatch:
+        return RunningBatch(EncoderDecoderRows(self, end_of_turn), end_of_turn, self.start_token)
 
     def identity(self) -> dict[str, Any]:
         return {"llm": "encoder_decoder", "source": source_identity(self.config.path), **vars(self.config)}
@@ -120,44 +110,44 @@ class EncoderDecoderLlm(Llm):
 class EncoderDecoderRows:
     """See `speechllm_plugin.llms.exact.Rows`."""
 
-    def __init__(self, llm: EncoderDecoderLlm, rows: Sequence[Tensor], end_of_turn: int) -> None:
-        """:param rows: instruction and speech of each, `[N, C]`."""
+    apart, one_pass = False, True  # T5's family keeps to its mask and has no experts
+    joins = False
+    block: int | None = None
+
+    def __init__(self, llm: EncoderDecoderLlm, end_of_turn: int) -> None:
         self._llm = llm
         self._model: Any = llm.model
-        self._rows = rows
+        self._rows: dict[int, Tensor] = {}
+        """Instruction and speech of each, `[N, C]`."""
+        self._numbers = count()
         self._encodings: dict[int, Tensor] = {}
         self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
-        self.dtype = llm.embedding_table.dtype
-        self.apart, self.one_pass = False, True  # T5's family keeps to its mask and has no experts
-        self.block: int | None = None
+        self.dtype, self.device = llm.embedding_table.dtype, llm.embedding_table.device
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    def add(self, rows: Sequence[PromptRow]) -> list[int]:
+        numbers = list(islice(self._numbers, len(rows)))
+        self._rows.update((number, row.embeddings) for number, row in zip(numbers, rows, strict=True))
+        return numbers
 
-    def generate(self, rows: Sequence[int], search: Search) -> list[Generated]:
-        return self._generate(rows, search)
+    def forget(self, row: int) -> None:
+        self._rows.pop(row, None)
+        self._encodings.pop(row, None)
 
-    def draft(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]]) -> list[Generated]:
-        if not any(written):
-            return self._generate(rows, search)
-        # T5's decoder takes no padding: rows that go on from texts of several lengths go on alone.
-        return [self._generate([row], search.only([place]), [written[place]])[0] for place, row in enumerate(rows)]
-
-    def _generate(
-        self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]] = ()
-    ) -> list[Generated]:
-        llm, model = self._llm, self._model
+    def beams(self, rows: Sequence[int], search: Search) -> list[Generated]:
         inputs, mask = pad_rows([self._rows[row] for row in rows], "right")
-        if search.config.beam_size > 1:
-            embeddings = {"inputs_embeds": inputs, "attention_mask": mask}
-            return generate_rows(llm.model, llm.tokenizer, embeddings, search)
-        alone = len(rows) == 1
-        encoded = self._encoded(rows[0]) if alone else model.get_encoder()(
+        embeddings = {"inputs_embeds": inputs, "attention_mask": mask}
+        return generate_rows(self._llm.model, self._llm.tokenizer, embeddings, search)
+
+    def states(self, rows: Sequence[int]) -> EncoderDecoderStates:
+        return self.draft_states(rows, [()] * len(rows))
+
+    def draft_states(self, rows: Sequence[int], written: Sequence[Sequence[int]]) -> EncoderDecoderStates:
+        inputs, mask = pad_rows([self._rows[row] for row in rows], "right")
+        encoded = self._encoded(rows[0]) if len(rows) == 1 else self._model.get_encoder()(
             inputs_embeds=inputs, attention_mask=mask
         ).last_hidden_state  # fmt: skip
-        tokens = on_device([[llm.start_token, *text] for text in written or [()] * len(rows)], inputs.device)
-        states = EncoderDecoderStates(model.get_decoder(), encoded, mask, tokens)
-        return search_greedily(states, llm.logits, search, self.stops, inputs.device, written)
+        tokens = on_device([[self._llm.start_token, *text] for text in written], self.device)
+        return EncoderDecoderStates(self._model.get_decoder(), encoded, mask, tokens)
 
     def _encoded(self, row: int) -> Tensor:
         """Of a row alone, `[1, T, C]`."""

@@ -4,15 +4,15 @@ In bfloat16 the logits of a row move by a few units in the last place with the s
 tokens are often nearer than that. So a batch only drafts. What counts are the row's own logits: those of passes over
 the row alone, whose shapes follow from the row and its limit (its prompt, then blocks of as many places as `Rows.block`
 tells). A place's logits depend on the tokens before it, so one pass checks a whole block of a draft. Where it calls for
-another token, the row takes that one, and all such rows are drafted anew from there, again as one batch. A draft,
-whoever made it, changes the time this takes and not the text. The idea is speculative decoding's (arXiv 2211.17192),
+another token, the row takes that one and is drafted anew from there. A draft, whoever made it and beside whatever rows,
+changes the time this takes and not the text. The idea is speculative decoding's (arXiv 2211.17192),
 with a batch in the place of the small model.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -22,6 +22,8 @@ from torch import Tensor
 
 from speechllm_plugin.llms.decoding import Generated
 from speechllm_plugin.llms.generation import Search
+from speechllm_plugin.llms.greedy import RowStates
+from speechllm_plugin.llms.joining import PromptRow
 
 PLACES = 32
 """Positions whose logits are computed together: a constant, because the shape of a product may change its rounding."""
@@ -37,34 +39,46 @@ class Block:
 
 
 class Rows(Protocol):
-    """The rows of a batch, as an LLM reads them."""
+    """The rows of a batch, as an LLM reads them, by their numbers."""
 
     stops: list[int]
     """The tokens that end a hypothesis."""
     dtype: torch.dtype
     """Of the LLM's weights."""
+    device: torch.device
     apart: bool
     """Whether they cannot share a batch in any precision."""
+    joins: bool
+    """Whether rows can join others that have begun."""
     one_pass: bool
     """Whether `hidden` at a place is the same to the bit whatever follows it."""
     block: int | None
     """Places of a text that one pass checks; None = all that it may have."""
 
-    def __len__(self) -> int: ...
+    @abstractmethod
+    def add(self, rows: Sequence[PromptRow]) -> list[int]:
+        """:returns: numbers that no row has had."""
 
     @abstractmethod
-    def generate(self, rows: Sequence[int], search: Search) -> list[Generated]:
+    def forget(self, row: int) -> None:
+        """What is kept of a row."""
+
+    @abstractmethod
+    def beams(self, rows: Sequence[int], search: Search) -> list[Generated]:
         """Decodes some rows as one batch.
 
         :param search: of these rows.
         """
 
     @abstractmethod
-    def draft(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]]) -> list[Generated]:
-        """What some rows may go on with, as one batch.
+    def states(self, rows: Sequence[int]) -> RowStates:
+        """With which some rows begin as one batch."""
 
-        :param search: of these rows.
-        :param written: the tokens that each has; they are in the result.
+    @abstractmethod
+    def draft_states(self, rows: Sequence[int], written: Sequence[Sequence[int]]) -> RowStates:
+        """With which drafts of some rows go on as one batch.
+
+        :param written: the tokens that each has.
         """
 
     @abstractmethod
@@ -77,34 +91,25 @@ class Rows(Protocol):
         """`[N, C]` -> `[N, V]`."""
 
 
-def decode(rows: Rows, search: Search) -> list[Generated]:
-    """What each row alone calls for."""
-    half = rows.dtype != torch.float32
-    # Beams cannot be checked by one pass: hypotheses are compared with each other at every step.
-    if rows.apart or (half and (search.config.beam_size > 1 or not rows.one_pass)):
-        return [rows.generate([row], search.only([row]))[0] for row in range(len(rows))]
-    if not half:
-        return rows.generate(range(len(rows)), search)
-    open_rows = {row: _Row(rows, search.only([row])) for row in range(len(rows))}
-    found: dict[int, Generated] = {}
-    while open_rows:
-        numbers = list(open_rows)
-        drafts = rows.draft(numbers, search.only(numbers), [open_rows[row].tokens for row in numbers])
-        for row, draft in zip(numbers, drafts, strict=True):
-            open_rows[row].draft = draft.tokens
-        while numbers:
-            states = rows.hidden(numbers, [open_rows[row].block() for row in numbers])
-            numbers = [row for row, hidden in zip(numbers, states, strict=True) if open_rows[row].agrees(hidden)]
-        found.update((row, one.text) for row, one in open_rows.items() if one.text is not None)
-        open_rows = {row: one for row, one in open_rows.items() if one.text is None}
-    return [found[row] for row in range(len(rows))]
+def check(rows: Rows, drafts: Mapping[CheckedRow, Sequence[int]]) -> None:
+    """Lets each row take what its own logits call for, as far as its draft goes, and a token more.
+
+    :param drafts: each begins with the tokens that its row has.
+    """
+    agreeing = list(drafts)
+    for row in agreeing:
+        row.draft = list(drafts[row])
+    while agreeing:
+        states = rows.hidden([row.number for row in agreeing], [row.block() for row in agreeing])
+        agreeing = [row for row, hidden in zip(agreeing, states, strict=True) if row.agrees(hidden)]
 
 
-class _Row:
+class CheckedRow:
     """A row, and what its own logits have called for so far."""
 
-    def __init__(self, rows: Rows, search: Search) -> None:
+    def __init__(self, rows: Rows, number: int, search: Search) -> None:
         """:param search: of the row alone."""
+        self.number = number
         self._rows, self._search = rows, search
         (self._limit,) = search.limits
         self._log_probability = 0.0

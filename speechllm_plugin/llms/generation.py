@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,11 +41,16 @@ class Search:
 
     def only(self, rows: Sequence[int]) -> Search:
         """The same for some of the rows."""
-        keys, limits = [self.keys[row] for row in rows], [self.limits[row] for row in rows]
-        return Search(keys, limits, self.end_of_turn, self.config, self.start_token)
+        return replace(self, keys=[self.keys[row] for row in rows], limits=[self.limits[row] for row in rows])
+
+    @staticmethod
+    def joined(searches: Sequence[Search]) -> Search:
+        """Of all their rows, which are searched for alike."""
+        keys = [key for search in searches for key in search.keys]
+        return replace(searches[0], keys=keys, limits=[limit for search in searches for limit in search.limits])
 
     def processors(self, device: torch.device) -> LogitsProcessorList:
-        """Processors of the logits, which use each row's own tokens only."""
+        """Processors of the logits, which use each row's own tokens only; its limit is not among them."""
         config, first = self.config, 0 if self.start_token is None else 1
         processors = LogitsProcessorList()
         if config.repetition_penalty != 1.0:
@@ -59,7 +64,6 @@ class Search:
             if config.top_p < 1:
                 processors.append(TopPLogitsWarper(config.top_p))
             processors.append(_RowSamples(self.keys, self.limits, config.seed, first, device))
-        processors.append(_RowLimits(self.limits, config.beam_size, self.end_of_turn, first, device))
         return processors
 
 
@@ -72,6 +76,8 @@ def generate_rows(
     """:param inputs: what `generate` takes: embeddings and their mask."""
     device, config = inputs["inputs_embeds"].device, search.config
     processors = search.processors(device)
+    first = 0 if search.start_token is None else 1
+    processors.append(_RowLimits(search.limits, config.beam_size, search.end_of_turn, first, device))
     inputs = dict(inputs)
     if search.start_token is not None:
         ids = torch.tensor([search.start_token], device=device)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from speechllm_plugin.prompts import RenderedPrompt
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """Prompt and speech of a row."""
+
+    embeddings: Tensor
+    """`[N, C]`."""
+    prefix: tuple[int, ...] = ()
+    """Tokens before them, whose states are kept from batch to batch."""
 
 
 def join_rows(

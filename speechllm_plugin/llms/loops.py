@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
@@ -12,24 +12,16 @@ NO_REPEAT = 3
 """`no_repeat_ngram_size` when a loop is decoded again."""
 
 
-def break_loops(
-    generated: Sequence[Generated],
-    text_of: Callable[[list[int]], str],
-    decode: Callable[[Sequence[int], DecodingConfig], list[Generated]],
-    config: DecodingConfig,
-) -> list[Generated]:
-    """Decodes the rows whose text compresses more than `config.max_compression_ratio` again, without repetitions.
-
-    :param decode: decodes the rows of these numbers.
+def without_loops(
+    generated: Generated, text_of: Callable[[list[int]], str], config: DecodingConfig
+) -> DecodingConfig | None:
     """
-    result = list(generated)
+    :param config: that the hypothesis was decoded with.
+    :returns: how one is decoded again whose text compresses more than `config.max_compression_ratio`: without
+        repetitions. None where the hypothesis stands.
+    """
     if config.max_compression_ratio is None or 0 < config.no_repeat_ngram_size <= NO_REPEAT:
-        return result
-    loops = [
-        i for i, row in enumerate(result) if compression_ratio(text_of(row.tokens)) > config.max_compression_ratio
-    ]
-    if loops:
-        again = decode(loops, replace(config, no_repeat_ngram_size=NO_REPEAT))
-        for i, row in zip(loops, again, strict=True):
-            result[i] = replace(row, decoded_again=True)
-    return result
+        return None
+    if compression_ratio(text_of(generated.tokens)) <= config.max_compression_ratio:
+        return None
+    return replace(config, no_repeat_ngram_size=NO_REPEAT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,50 +19,42 @@ _BLOCK = 1600
 
 def find_no_speech(
     llm: Llm,
-    prompts: Sequence[RenderedPrompt],
+    prompt: RenderedPrompt,
     speech: Tensor,
-    lengths: Tensor,
-    generated: Sequence[Generated],
-    waveforms: Sequence[Tensor | None],
-    blank_shares: Sequence[float] | None,
+    length: Tensor,
+    hypothesis: Generated,
+    waveform: Tensor | None,
+    blank_share: float | None,
     config: DecodingConfig,
-) -> dict[int, str]:
-    """The rows whose text `config.no_speech_*` takes away, each with the reason.
+) -> str:
+    """Why `config.no_speech_*` takes a clip's text away; empty = it does not.
 
-    :param speech: `[B, T, dim]` with `lengths` `[B]`, on the host.
-    :param waveforms: `[samples]` of each row, for the level.
-    :param blank_shares: see `blank_shares`; None without a CTC head.
+    :param speech: `[1, T, dim]`, `length` `[1]` on the host.
+    :param waveform: `[samples]`, for the level.
+    :param blank_share: see `blank_shares`; None without a CTC head.
     :raises UserError: there is no CTC head for `config.no_speech_blank_share`.
     """
-    if config.no_speech_blank_share is not None and blank_shares is None:
+    least = config.no_speech_blank_share
+    if least is not None and blank_share is None:
         raise UserError(
-            f"decoding.no_speech_blank_share: found {config.no_speech_blank_share}, expected null: no CTC head scores "
-            "the frames"
+            f"decoding.no_speech_blank_share: found {least}, expected null: no CTC head scores the frames"
         )
-    found: dict[int, str] = {}
-    for row, hypothesis in enumerate(generated):
-        if not hypothesis.tokens:
-            continue
-        if config.no_speech_level is not None:
-            if (waveform := waveforms[row]) is None:
-                raise ValueError("the level of a clip whose features are cached is not known")
-            if (level := loudness(waveform)) < config.no_speech_level:
-                found[row] = f"level {level:.1f} dB"
-                continue
-        least = config.no_speech_blank_share
-        if least is not None and blank_shares is not None and (share := blank_shares[row]) >= least:
-            found[row] = f"blank share {share:.3f}"
-            continue
-        if config.no_speech_probability is not None:
-            known = hypothesis.log_probability
-            if known is None:
-                # Each row alone, so that the result does not depend on its batch.
-                own = slice(row, row + 1)
-                loss = llm.loss(prompts[own], speech[own, : int(lengths[row])], lengths[own], [hypothesis.tokens])
-                known = -float(loss)
-            if (probability := math.exp(known / len(hypothesis.tokens))) < config.no_speech_probability:
-                found[row] = f"probability {probability:.3f}"
-    return found
+    if not hypothesis.tokens:
+        return ""
+    if config.no_speech_level is not None:
+        if waveform is None:
+            raise ValueError("the level of a clip whose features are cached is not known")
+        if (level := loudness(waveform)) < config.no_speech_level:
+            return f"level {level:.1f} dB"
+    if least is not None and blank_share is not None and blank_share >= least:
+        return f"blank share {blank_share:.3f}"
+    if config.no_speech_probability is not None:
+        known = hypothesis.log_probability
+        if known is None:
+            known = -float(llm.loss([prompt], speech, length, [hypothesis.tokens]))
+        if (probability := math.exp(known / len(hypothesis.tokens))) < config.no_speech_probability:
+            return f"probability {probability:.3f}"
+    return ""
 
 
 def blank_shares(frame_logits: Logits, frame_lengths: Tensor) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.encoders.api import SpeechEncoder
 from speechllm_plugin.encoders.features import ClipFeatures
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms.answering import answer
+from speechllm_plugin.llms.answering import Answers
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.no_speech import blank_shares
@@ -230,14 +229,26 @@ class SpeechLlm(nn.Module):
     def decode(
         self, batch: SpeechTextBatch, speech: AdapterOutput, config: DecodingConfig
     ) -> tuple[list[str], list[Generated]]:
+        answers = Answers(self.llm, self.prompts)
+        numbers = self.ask(answers, batch, speech, config)
+        found = answers.finish()
+        return [found[number][0] for number in numbers], [found[number][1] for number in numbers]
+
+    def ask(
+        self, answers: Answers, batch: SpeechTextBatch, speech: AdapterOutput, config: DecodingConfig
+    ) -> list[int]:
+        """Adds clips to those that the LLM answers, with what `listen` made of them.
+
+        :param answers: of this system's LLM and prompts.
+        :returns: the numbers of the clips: see `Answers.step`.
+        :raises UserError: a value of `config` is outside its range, or a clip and its text have no room in the LLM.
+        """
         shares = None
         if config.no_speech_blank_share is not None and speech.frame_logits is not None:
             assert speech.frame_lengths is not None
             shares = blank_shares(speech.frame_logits, speech.frame_lengths)
         prompts = self.prompts_of(batch)
-        texts, generated = answer(
-            self.llm,
-            self.prompts,
+        return answers.add(
             prompts,
             *self.join_earlier(prompts, speech),
             keys=batch.ids,
@@ -246,10 +257,6 @@ class SpeechLlm(nn.Module):
             blank_shares=shares,
             config=config,
         )
-        words = [sum(map(len, prompt.between)) for prompt in prompts]
-        return texts, [
-            replace(row, speech_vectors=row.speech_vectors - count) for row, count in zip(generated, words, strict=True)
-        ]
 
     def prompts_of(self, batch: SpeechTextBatch) -> list[RenderedPrompt]:
         return [

@@ -13,7 +13,7 @@ from speechllm_plugin.adapters.api import AdapterOutput
 from speechllm_plugin.alignment.timed_text import Timed, TimedText
 from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.inference.timing import check_timestamps, time_texts
+from speechllm_plugin.inference.timing import check_timestamps, time_clip
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc_head import LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
@@ -62,7 +62,7 @@ def speech_of(starts: list[int], ends: list[int]) -> AdapterOutput:
 
 
 def time_text(model: SpeechLlm, speech: AdapterOutput, text: str, seconds: int = 4, **options: str) -> TimedText:
-    return time_texts(model, batch_of([torch.ones(seconds * RATE)], [text], **options), speech, [text])[0]
+    return time_clip(model, batch_of([torch.ones(seconds * RATE)], [text], **options), speech, 0, text)
 
 
 def test_cif_gives_each_token_the_frames_of_its_vector(cif_model: SpeechLlm) -> None:
@@ -166,7 +166,8 @@ def test_words_are_found_where_they_sound(
     batch = batch_of(waveforms, texts)
     speech = ctc_model.adapt(batch, score_frames=True)
     errors = []
-    for timed, times in zip(time_texts(ctc_model, batch, speech, texts), truth, strict=True):
+    for row, times in enumerate(truth):
+        timed = time_clip(ctc_model, batch, speech, row, texts[row])
         assert timed.placed == 1.0
         errors += [abs(word.start - start) for word, (start, _) in zip(timed.words, times, strict=True)]
         errors += [abs(word.end - end) for word, (_, end) in zip(timed.words, times, strict=True)]
@@ -182,7 +183,7 @@ def test_a_text_too_long_for_its_audio_is_spread_over_it(
 ) -> None:
     batch = batch_of([clips[0][1][:1600]], [""])
     text = " ".join(WORDS)
-    timed = time_texts(ctc_model, batch, ctc_model.adapt(batch, score_frames=True), [text])[0]
+    timed = time_clip(ctc_model, batch, ctc_model.adapt(batch, score_frames=True), 0, text)
     assert timed.placed == 0.0
     assert [word.start for word in timed.words] == [pytest.approx(0.1 / 6 * i) for i in range(6)]
 
@@ -196,7 +197,7 @@ def test_words_are_not_put_into_padding(tiny_config: SpeechLlmConfig) -> None:
     text = " ".join(WORDS)
     for seconds, placed in ((0.1, 0.0), (8.0, 1.0)):
         batch = batch_of([torch.randn(int(seconds * RATE), generator=torch.Generator().manual_seed(0))], [text])
-        timed = time_texts(model, batch, model.adapt(batch, score_frames=True), [text])[0]
+        timed = time_clip(model, batch, model.adapt(batch, score_frames=True), 0, text)
         assert timed.placed == placed
         assert all(word.start < word.end <= seconds for word in timed.words)
 
@@ -208,7 +209,7 @@ def test_a_word_outside_the_vocabulary_lies_between_its_neighbours(tiny_config: 
     text = "turn % on"
     model.ctc.set_vocabulary(model.llm.tokenizer("turn on")["input_ids"])
     batch = batch_of([torch.randn(3 * RATE, generator=torch.Generator().manual_seed(0))], [text])
-    timed = time_texts(model, batch, model.adapt(batch, score_frames=True), [text])[0]
+    timed = time_clip(model, batch, model.adapt(batch, score_frames=True), 0, text)
     first, unknown, last = timed.words
     assert (unknown.start, unknown.end) == (first.end, last.start)
     assert timed.placed == pytest.approx(2 / 3)
@@ -223,7 +224,7 @@ def test_a_sentencepiece_head_times_a_language_without_spaces(tiny_config: Speec
     batch = batch_of(
         [torch.randn(6 * RATE, generator=torch.Generator().manual_seed(0))], [text], source_lang="zh", target_lang="zh"
     )
-    timed = time_texts(model, batch, model.adapt(batch, score_frames=True), [text])[0]
+    timed = time_clip(model, batch, model.adapt(batch, score_frames=True), 0, text)
     assert [word.text for word in timed.words] == list(text)
     assert timed.placed == 1.0
     starts = [word.start for word in timed.words]

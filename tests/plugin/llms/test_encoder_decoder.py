@@ -9,7 +9,8 @@ from torch import Tensor
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm, EncoderDecoderRows
 from speechllm_plugin.llms.generation import Search, generate_rows
-from speechllm_plugin.llms.joining import pad_rows
+from speechllm_plugin.llms.greedy import GreedyLoop, Writing
+from speechllm_plugin.llms.joining import PromptRow, pad_rows
 from tests.plugin.llm_families import load_family, save_family
 from tests.plugin.llms.test_greedy import DECODINGS, LENGTHS, LIMITS
 
@@ -35,8 +36,10 @@ def test_the_tokens_are_those_of_generate(llm: EncoderDecoderLlm, config: Decodi
         shapes.append((options["input_ids"].size(0), options["input_ids"].size(1)))
 
     hook = llm.model.get_decoder().register_forward_pre_hook(see, with_kwargs=True)
-    own = EncoderDecoderRows(llm, rows, end)
-    found = own.generate(range(5), search)
+    batch = llm.running_batch(end)
+    numbers = batch.add([PromptRow(row) for row in rows], keys=search.keys, limits=LIMITS, config=config)
+    by_number = batch.finish()
+    found = [by_number[number] for number in numbers]
     hook.remove()
     assert {size for _, size in shapes} == {1}
     sizes = [size for size, _ in shapes]
@@ -47,5 +50,14 @@ def test_the_tokens_are_those_of_generate(llm: EncoderDecoderLlm, config: Decodi
     assert max(len(row.tokens) for row in found) > 9
     # A row goes on from what it has as if it had just written it, and gives alone what it gave beside the others.
     longest = max(range(5), key=lambda row: len(found[row].tokens))
-    assert own.draft([longest], search.only([longest]), [found[longest].tokens[:9]]) == [found[longest]]
-    assert [own.generate([row], search.only([row]))[0] for row in range(5)] == found
+    own = EncoderDecoderRows(llm, end)
+    own.add([PromptRow(row) for row in rows])
+    text = found[longest].tokens
+    for some, states in (
+        (text[:9], own.draft_states([longest], [text[:9]])), (text[:0], own.states([longest]))
+    ):  # fmt: skip
+        loop, row = GreedyLoop(llm.logits, own.stops, own.device), Writing(0, search.only([longest]), list(some))
+        loop.add([row], states)
+        while len(loop):
+            loop.step()
+        assert row.text == text

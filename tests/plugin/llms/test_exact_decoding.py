@@ -21,9 +21,11 @@ from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
 from speechllm_plugin.llms.causal_rows import CausalRows
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
-from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm, EncoderDecoderRows
-from speechllm_plugin.llms.exact import Block, decode
+from speechllm_plugin.llms.encoder_decoder import EncoderDecoderRows
+from speechllm_plugin.llms.exact import Block, CheckedRow, check
 from speechllm_plugin.llms.generation import Search
+from speechllm_plugin.llms.joining import PromptRow
+from speechllm_plugin.llms.running import RunningBatch
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.pretrained import freeze
@@ -61,14 +63,19 @@ class Case:
     kls: type
     llm: Llm
 
-    def rows(self, rows: Sequence[int]) -> tuple[CausalRows | EncoderDecoderRows, Search]:
+    def inputs(self) -> list[PromptRow]:
         generator = torch.Generator().manual_seed(0)
-        inputs = [torch.randn(length, self.llm.dim, generator=generator).bfloat16() for length in LENGTHS]
-        search = Search(
-            [f"clip {row}" for row in rows], [LIMITS[row] for row in rows], self.llm.tokenizer.eos_token_id,
-            DecodingConfig(), self.llm.start_token if isinstance(self.llm, EncoderDecoderLlm) else None,
-        )
-        return self.kls(self.llm, [inputs[row] for row in rows], search.end_of_turn), search
+        return [PromptRow(torch.randn(length, self.llm.dim, generator=generator).bfloat16()) for length in LENGTHS]
+
+    def add(self, batch: RunningBatch, rows: Sequence[int], config: DecodingConfig) -> list[int]:
+        inputs = self.inputs()
+        return batch.add(
+            [inputs[row] for row in rows], keys=[f"clip {row}" for row in rows], limits=[LIMITS[row] for row in rows],
+            config=config,
+        )  # fmt: skip
+
+    def batch(self) -> RunningBatch:
+        return self.llm.running_batch(self.llm.tokenizer.eos_token_id)
 
 
 @pytest.fixture(scope="module", params=["causal", "encoder-decoder"])
@@ -79,8 +86,10 @@ def case(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.
 
 
 def decoded(case: Case, rows: Sequence[int], config: DecodingConfig) -> list[Generated]:
-    found, search = case.rows(rows)
-    return decode(found, Search(search.keys, search.limits, search.end_of_turn, config, search.start_token))
+    batch = case.batch()
+    numbers = case.add(batch, rows, config)
+    found = batch.finish()
+    return [found[number] for number in numbers]
 
 
 @pytest.mark.parametrize("decoding", DECODINGS)
@@ -96,14 +105,15 @@ def test_a_batch_gives_the_tokens_of_its_rows(case: Case, decoding: str) -> None
 @torch.no_grad()
 def test_each_token_is_what_the_row_alone_calls_for(case: Case) -> None:
     """Written out, one pass a token, and no draft at all."""
-    rows, search = case.rows(range(6))
+    rows, end = case.kls(case.llm, case.llm.tokenizer.eos_token_id), case.llm.tokenizer.eos_token_id
+    rows.add(case.inputs())
     size = rows.block or max(LIMITS)
     assert max(LIMITS) > size or rows.block is None, "no text is checked in several blocks"
-    for row, found in enumerate(decode(rows, search)):
+    for row, found in enumerate(decoded(case, range(6), DecodingConfig())):
         limit, tokens, likely = LIMITS[row], list[int](), 0.0
         while len(tokens) < limit:
             start = len(tokens) - len(tokens) % size
-            padding = [search.end_of_turn] * (min(start + size, limit) - 1 - len(tokens))
+            padding = [end] * (min(start + size, limit) - 1 - len(tokens))
             (hidden,), place = rows.hidden([row], [Block(start, [*tokens, *padding])]), len(tokens) - start
             token = int((logits := rows.logits(hidden[place - place % 32 :][:32])[place % 32]).argmax())
             if token in rows.stops:
@@ -116,27 +126,15 @@ def test_each_token_is_what_the_row_alone_calls_for(case: Case) -> None:
 
 @torch.no_grad()
 def test_a_draft_changes_nothing(case: Case) -> None:
-    class Careless:
-        """Drafts that have nothing to do with the rows."""
-
-        def __init__(self) -> None:
-            self.rows, self.search = case.rows(range(6))
-            self.stops, self.dtype, self.apart, self.one_pass = self.rows.stops, self.rows.dtype, False, True
-            self.hidden, self.logits, self.generate = self.rows.hidden, self.rows.logits, self.rows.generate
-            self.block = self.rows.block
-
-        def __len__(self) -> int:
-            return 6
-
-        def draft(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]]) -> list[Generated]:
-            drafts = []
-            for place, (text, limit) in enumerate(zip(written, search.limits, strict=True), start=1):
-                size = min(max(len(text), limit * place // 3), limit)
-                drafts.append(Generated([*text, *range(7, 99)][:size], size == limit))
-            return drafts
-
-    careless = Careless()
-    assert decode(careless, careless.search) == decode(careless.rows, careless.search)
+    rows, end = case.kls(case.llm, case.llm.tokenizer.eos_token_id), case.llm.tokenizer.eos_token_id
+    numbers = rows.add(case.inputs())
+    searches = [Search([f"clip {row}"], [LIMITS[row]], end, DecodingConfig()) for row in numbers]
+    open_rows = [CheckedRow(rows, row, search) for row, search in zip(numbers, searches, strict=True)]
+    while left := [row for row in open_rows if row.text is None]:
+        # Drafts that have nothing to do with the rows.
+        drafts = {row: [*row.tokens, *range(7, 99)][: LIMITS[row.number] * (row.number + 1) // 3] for row in left}
+        check(rows, {row: draft if len(draft) > len(row.tokens) else row.tokens for row, draft in drafts.items()})
+    assert [row.text for row in open_rows] == decoded(case, range(6), DecodingConfig())
 
 
 @pytest.fixture

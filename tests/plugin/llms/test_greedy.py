@@ -13,7 +13,8 @@ from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_caus
 from speechllm_plugin.llms.causal_rows import CausalRows
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.generation import Search, generate_rows
-from speechllm_plugin.llms.joining import pad_rows
+from speechllm_plugin.llms.greedy import GreedyLoop, Writing
+from speechllm_plugin.llms.joining import PromptRow, pad_rows
 from speechllm_plugin.llms.packing import MULTIPLE
 from speechllm_plugin.pretrained import freeze
 
@@ -46,6 +47,14 @@ def shapes(llm: CausalLlm) -> Iterator[list[tuple[int, int]]]:
     hook.remove()
 
 
+def written(llm: CausalLlm, rows: list[Tensor], search: Search) -> list[Generated]:
+    batch = llm.running_batch(search.end_of_turn)
+    prompts = [PromptRow(row, prefix) for row, prefix in zip(rows, PREFIXES, strict=True)]
+    numbers = batch.add(prompts, keys=search.keys, limits=search.limits, config=search.config)
+    found = batch.finish()
+    return [found[number] for number in numbers]
+
+
 def rows_of(llm: CausalLlm) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [0.3 * torch.randn(length, llm.dim, generator=generator) for length in LENGTHS]
@@ -62,7 +71,7 @@ def test_the_tokens_are_those_of_generate(
     search = Search([str(row) for row in range(5)], LIMITS, end, config)
     llm.prefix_cache(PREFIXES)  # whose states are known from now on
     shapes.clear()
-    found = CausalRows(llm, rows, end, PREFIXES).generate(range(5), search)
+    found = written(llm, rows, search)
     prompt, steps = shapes[0], shapes[1:]
     assert prompt == ((1, MULTIPLE * -(-sum(LENGTHS) // MULTIPLE)) if packs else (5, max(LENGTHS)))
     assert [size for _, size in steps] == [1] * len(steps)
@@ -83,12 +92,15 @@ def test_rows_go_on_from_what_they_have_as_if_they_had_just_written_it(
     llm: CausalLlm, shapes: list[tuple[int, int]], config: DecodingConfig
 ) -> None:
     search = Search([str(row) for row in range(5)], LIMITS, llm.tokenizer.eos_token_id, config)
-    rows = CausalRows(llm, rows_of(llm), search.end_of_turn, PREFIXES)
-    whole = rows.generate(range(5), search)
-    assert rows.draft(range(5), search, [[]] * 5) == whole
-    some = [1, 0, 4]
+    whole = [row.tokens for row in written(llm, rows_of(llm), search)]
+    rows = CausalRows(llm, search.end_of_turn)
+    rows.add([PromptRow(row, prefix) for row, prefix in zip(rows_of(llm), PREFIXES, strict=True)])
+    rows.draft_states(range(5), [[]] * 5)  # reads the prompts
+    some = {1: whole[1][:9], 0: [], 4: whole[4][:2]}
     shapes.clear()
-    assert rows.draft(some, search.only(some), [whole[1].tokens[:9], [], whole[4].tokens[:2]]) == [
-        whole[row] for row in some
-    ]
-    assert shapes[0] == (3, 10), "the prompts are run again"
+    loop = GreedyLoop(llm.logits, rows.stops, llm.device)
+    loop.add([Writing(row, search.only([row]), list(text)) for row, text in some.items()],
+             rows.draft_states(list(some), list(some.values())))  # fmt: skip
+    assert shapes == [(3, 10)], "the prompts are run again"
+    ended = [row for _ in range(max(LIMITS)) if len(loop) for row in loop.step()]
+    assert {row.number: row.text for row in ended} == {row: whole[row] for row in some}

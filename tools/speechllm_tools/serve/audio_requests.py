@@ -36,7 +36,7 @@ async def respond(running: Running, request: Request, task: str, stack: ExitStac
     way = _way(system, fields, task)
     source = await asyncio.to_thread(stack.enter_context, saved(fields.file.file, "file"))
     hearing = Hearing(source, system.whole, system.cut, most=service.most_seconds)
-    work = Work(hearing, way, system.transcribe, running.engine, 2 * service.batch_size)
+    work = Work(hearing, way, system.begin, running.engine, 2 * service.batch_size)
     if fields.stream:
         await work.begin()
         stack.callback(work.leave)

@@ -41,7 +41,7 @@ async def respond(running: Running, request: Request, stack: ExitStack) -> Respo
             left -= len(heard[-1].samples) / SAMPLE_RATE
     *earlier, clip = heard
     running.metrics.audio.inc(service.most_seconds - left)
-    submitted = running.engine.submit(Question(clip, fields.asks, earlier), fields.way, system.answer)
+    submitted = running.engine.submit(Question(clip, fields.asks, earlier), fields.way, system.begin)
     answer = asyncio.wrap_future(submitted)
     reply = _Reply(fields.model)
     if fields.stream:
@@ -77,7 +77,7 @@ class _Reply:
     async def chunks(self, answer: asyncio.Future[Answer], fields: ChatFields) -> AsyncIterator[bytes]:
         yield self._chunk({"role": "assistant", "content": ""})
         found = await answer
-        # As one delta: until a batch has ended, half precision may still change its last words.
+        # As one delta: until a text has ended, half precision may still change its last words.
         yield self._chunk({"content": found.text})
         yield self._chunk({}, _finish(found))
         if fields.stream_usage:

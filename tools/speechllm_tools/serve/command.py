@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,10 +124,8 @@ def _system(
     _check_languages(system, options.source_lang, None)
     whole, longest = piece_lengths(system.model.encoder.max_seconds, checkpoint.longest_clip())
     print(f"speechllm serve: model {' or '.join(names)}; decoding {system.decoding.described()}", file=sys.stderr)
-    decoder = Decoder(system, options.source_lang)
     return System(
-        transcribe=decoder.transcribe,
-        answer=decoder.answer,
+        begin=partial(Decoder, system, options.source_lang),
         check_languages=lambda source, target: _check_languages(system, source, target),
         tells_times=system.tells_times,
         names=names,

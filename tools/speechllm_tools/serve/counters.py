@@ -14,7 +14,10 @@ class Metrics:
         self.under_way = Gauge("speechllm_requests_under_way", "Requests that are worked on or wait", registry=registry)
         self.waiting = Gauge("speechllm_pieces_waiting", "Pieces of audio that no batch has yet", registry=registry)
         self.batches = Histogram(
-            "speechllm_batch_size", "Pieces decoded together", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+            "speechllm_batch_size",
+            "Pieces decoded together, at each step",
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=registry,
         )
         self.seconds = Histogram(
             "speechllm_request_seconds",

@@ -1,16 +1,18 @@
-"""One thread that decodes what is waiting, in batches: of one request or of several, as they come."""
+"""One thread that decodes what is waiting: items join those that are being decoded, between two steps, and each result
+is given as soon as it is there."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 from speechllm_plugin.errors import UserError
 
@@ -20,28 +22,56 @@ _GATHER = 0.01
 """Seconds that a batch which is not full waits for others: requests that were sent together do not arrive together."""
 _LONGEST_GATHER = 0.1
 """Seconds that it waits at most while others are known to come."""
+_JOINING = 4
+"""Between two steps one place in so many is filled at most: those that are decoded wait while prompts are read."""
 
-Item = TypeVar("Item")
-Way = TypeVar("Way", bound=Hashable)
-Result = TypeVar("Result")
+
+class Batch(Protocol):
+    """What decodes items together, in whatever ways."""
+
+    @property
+    def joins(self) -> bool:
+        """Whether an item that is added now begins at once."""
+
+    @abstractmethod
+    def add(self, items: Sequence[Any], way: Any) -> list[int]:
+        """After an error all is as it was.
+
+        :returns: a number for each item.
+        """
+
+    @abstractmethod
+    def drop(self, number: int) -> None:
+        """Ends an item without a result."""
+
+    @abstractmethod
+    def step(self) -> Mapping[int, Any]:
+        """:returns: the results that are there, by the numbers of their items."""
 
 
 @dataclass(eq=False)
 class _Job:
     item: Any
     way: Hashable
-    decode: Callable[[Sequence[Any], Any], Sequence[Any]]
+    begin: Callable[[], Batch]
     result: Future[Any] = field(default_factory=Future)
+    """Not running before it is there: until then its client can cancel it."""
 
-    def is_alike(self, other: _Job) -> bool:
-        """Whether both can be decoded together."""
-        return (self.decode, self.way) == (other.decode, other.way)
+    def give(self, result: object) -> None:
+        if self.result.set_running_or_notify_cancel():
+            self.result.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        if not isinstance(error, UserError):
+            log.error("A clip cannot be decoded (%s).", self.way, exc_info=error)
+        if self.result.set_running_or_notify_cancel():
+            self.result.set_exception(error)
 
 
 class Engine:
     def __init__(self, batch_size: int, watch: Callable[[int], None] = lambda size: None) -> None:
         """
-        :param watch: given the size of each batch.
+        :param watch: given the number of items that are decoded, at each step.
         """
         self._batch_size, self._watch = batch_size, watch
         self._waiting: deque[_Job] = deque()
@@ -67,14 +97,13 @@ class Engine:
             with self._changed:
                 self._coming -= 1
 
-    def submit(
-        self, item: Item, way: Way, decode: Callable[[Sequence[Item], Way], Sequence[Result]]
-    ) -> Future[Result]:
-        """The result to come. One that is cancelled before its turn is not decoded.
+    def submit(self, item: Any, way: Hashable, begin: Callable[[], Batch]) -> Future[Any]:
+        """The result to come. One that is cancelled leaves its place.
 
-        :param way: how the item is to be decoded: those of one `decode` and of equal ways are decoded together.
+        :param way: how the item is to be decoded; equal ones are added together.
+        :param begin: a batch without items as yet. Those of one `begin` are decoded together.
         """
-        job = _Job(item, way, decode)
+        job = _Job(item, way, begin)
         with self._changed:
             if self._is_ending:
                 raise RuntimeError("the engine has ended")
@@ -90,37 +119,18 @@ class Engine:
         self._thread.join()
 
     def _run(self) -> None:
-        while batch := self._next():
-            self._watch(len(batch))
-            try:
-                results = batch[0].decode([job.item for job in batch], batch[0].way)
-                for job, result in zip(batch, results, strict=True):
-                    job.result.set_result(result)
-            except Exception as error:
-                self._one_by_one(batch, error)
+        while (begin := self._next()) is not None:
+            _Running(begin, self._batch_size, self._take, self._watch).run()
 
-    def _next(self) -> list[_Job]:
-        """The item that waits longest, with others that are decoded alike; none when the engine has ended."""
+    def _next(self) -> Callable[[], Batch] | None:
+        """The batch of the item that waits longest; None when the engine has ended."""
         with self._changed:
-            while True:
-                if not self._waiting:
-                    if self._is_ending:
-                        return []
-                    self._changed.wait()
-                    continue
-                self._gather()
-                batch: list[_Job] = []
-                others: deque[_Job] = deque()
-                while self._waiting:
-                    job = self._waiting.popleft()
-                    if len(batch) == self._batch_size or (batch and not job.is_alike(batch[0])):
-                        others.append(job)
-                    # One whose client has left is not decoded.
-                    elif job.result.set_running_or_notify_cancel():
-                        batch.append(job)
-                self._waiting = others
-                if batch:
-                    return batch
+            while not self._waiting:
+                if self._is_ending:
+                    return None
+                self._changed.wait()
+            self._gather()
+            return self._waiting[0].begin
 
     def _gather(self) -> None:
         """Waits for more, where that is worth it. With the lock held."""
@@ -131,17 +141,109 @@ class Engine:
                 return
             self._changed.wait(_GATHER)
 
-    def _one_by_one(self, batch: list[_Job], error: Exception) -> None:
-        """An item that cannot be decoded does not cost its neighbours."""
-        for job in batch:
-            if job.result.done():
-                continue
-            if len(batch) > 1:
-                try:
-                    job.result.set_result(job.decode([job.item], job.way)[0])
+    def _take(self, begin: Callable[[], Batch], most: int) -> tuple[list[_Job], bool]:
+        """
+        :returns: the items for a batch that have waited longest, and whether others wait for a batch of their own.
+        """
+        with self._changed:
+            taken: list[_Job] = []
+            left: deque[_Job] = deque()
+            for job in self._waiting:
+                if job.result.cancelled():
                     continue
-                except Exception as own:
-                    error = own
-            if not isinstance(error, UserError):
-                log.error("A clip cannot be decoded (%s).", job.way, exc_info=error)
-            job.result.set_exception(error)
+                (taken if job.begin == begin and len(taken) < most else left).append(job)
+            self._waiting = left
+            return taken, any(job.begin != begin for job in left)
+
+
+class _Running:
+    """The items of a batch from its first step to its last."""
+
+    def __init__(
+        self,
+        begin: Callable[[], Batch],
+        size: int,
+        take: Callable[[Callable[[], Batch], int], tuple[list[_Job], bool]],
+        watch: Callable[[int], None],
+    ) -> None:
+        self._begin, self._size, self._take, self._watch = begin, size, take, watch
+        self._batch = begin()
+        self._jobs: dict[int, _Job] = {}
+        self._later: list[_Job] = []
+        """For which there was no room beside the others, perhaps."""
+        self._guests = 0
+        """Items that joined while others waited for the end of this batch."""
+
+    def run(self) -> None:
+        """Until it is empty."""
+        self._add(self._take(self._begin, self._size)[0])
+        while self._jobs:
+            self._watch(len(self._jobs))
+            try:
+                found = self._batch.step()
+            except Exception as error:
+                self._recover(error)
+                break
+            for number, result in found.items():
+                self._jobs.pop(number).give(result)
+            self._drop()
+            self._join()
+        del self._batch  # its memory is for those that come now
+        for job in self._later:
+            self._alone(job)
+
+    def _drop(self) -> None:
+        for number in [number for number, job in self._jobs.items() if job.result.cancelled()]:
+            del self._jobs[number]
+            self._batch.drop(number)
+
+    def _join(self) -> None:
+        """Gives free places to some that wait, but not for ever to those that came last."""
+        free = min(self._size - len(self._jobs), max(1, self._size // _JOINING))
+        if not self._jobs or not self._batch.joins or self._guests >= self._size:
+            return
+        new, others_wait = self._take(self._begin, free)
+        self._guests = self._guests + len(new) if others_wait else 0
+        self._add(new)
+
+    def _add(self, new: Sequence[_Job]) -> None:
+        for way in dict.fromkeys(job.way for job in new):
+            self._add_alike([job for job in new if job.way == way], way)
+
+    def _add_alike(self, jobs: Sequence[_Job], way: Hashable) -> None:
+        try:
+            numbers = self._batch.add([job.item for job in jobs], way)
+        except Exception as error:
+            if len(jobs) > 1:
+                # One that cannot be read does not cost its neighbours.
+                for job in jobs:
+                    self._add_alike([job], way)
+            elif self._jobs and not isinstance(error, UserError):
+                self._later.append(jobs[0])
+            else:
+                jobs[0].fail(error)
+        else:
+            self._jobs.update(zip(numbers, jobs, strict=True))
+
+    def _recover(self, error: Exception) -> None:
+        """An item that cannot be decoded does not cost its neighbours."""
+        jobs, self._jobs = list(self._jobs.values()), {}
+        if len(jobs) == 1:
+            jobs[0].fail(error)
+            return
+        self._later = jobs + self._later
+
+    def _alone(self, job: _Job) -> None:
+        try:
+            batch = job.begin()
+            (number,) = batch.add([job.item], job.way)
+            found: Mapping[int, Any] = {}
+            while number not in found:
+                if job.result.cancelled():
+                    return
+                self._watch(1)
+                found = batch.step()
+        except Exception as error:
+            job.fail(error)
+        else:
+            job.give(found[number])

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from speechllm_plugin.alignment.timed_text import TimedText
-from speechllm_plugin.inference.reading import Named
 from speechllm_plugin.recordings.cutting import CutConfig
 from speechllm_tools.serve.counters import Metrics
-from speechllm_tools.serve.engine import Engine
+from speechllm_tools.serve.engine import Batch, Engine
 from speechllm_tools.serve.refusals import Refusal
-from speechllm_tools.serve.ways import Answer, Asking, Question, Transcribing
 
 
 @dataclass(frozen=True, kw_only=True)
 class System:
     """A trained system, under the names that clients call it by."""
 
-    transcribe: Callable[[Sequence[Named], Transcribing], Sequence[TimedText | str]]
-    answer: Callable[[Sequence[Question], Asking], Sequence[Answer]]
+    begin: Callable[[], Batch]
+    """Of pieces in a way of `Transcribing`, which give a `TimedText` or a text, and questions in one of `Asking`, which
+    give an `Answer`."""
     check_languages: Callable[[str, str | None], None]
     """Raises `UserError` for a language that the system's prompt cannot name."""
     tells_times: bool

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.alignment.timed_text import TimedText
 from speechllm_plugin.inference.reading import Named
@@ -13,6 +14,7 @@ from speechllm_plugin.tasks.answer import ANSWER
 from speechllm_plugin.tasks.row_prompt import RowPrompt
 
 if TYPE_CHECKING:
+    from speechllm_plugin.inference.running import Answered
     from speechllm_plugin.inference.transcriber import Transcriber
 
 
@@ -59,38 +61,60 @@ class Answer:
 
 
 class Decoder:
-    """A system, as the engine calls it."""
+    """A system's batch, as the engine has it: pieces of recordings and questions, in whatever ways."""
 
     def __init__(self, system: Transcriber, source_lang: str) -> None:
-        self._system, self._source_lang = system, source_lang
+        """:param source_lang: of the speech in questions."""
+        from speechllm_plugin.inference.running import RunningClips
 
-    def transcribe(self, clips: Sequence[Named], way: Transcribing) -> Sequence[TimedText | str]:
+        self._system, self._source_lang = system, source_lang
+        self._clips = RunningClips(system.model)
+        self._results: dict[int, Callable[[Answered], TimedText | str | Answer]] = {}
+
+    @property
+    def joins(self) -> bool:
+        return self._clips.joins
+
+    def add(self, items: Sequence[Any], way: Transcribing | Asking) -> list[int]:
+        return self._ask(items, way) if isinstance(way, Asking) else self._transcribe(items, way)
+
+    def _transcribe(self, pieces: Sequence[Named], way: Transcribing) -> list[int]:
         system, source, target = self._system, way.source_lang, way.target_lang
         decoding = _sampled(system.decoding, way.temperature)
         timed = way.timed and system.writes_speech(source, target)
-        transcribe = system.transcribe_timed if timed else system.transcribe
-        return transcribe(clips, source_lang=source, target_lang=target, decoding=decoding)
+        numbers = self._clips.add(system.read(pieces, source, target), decoding, timed=timed)
+        self._results.update(dict.fromkeys(numbers, lambda found: found.timed or found.text))
+        return numbers
 
-    def answer(self, questions: Sequence[Question], way: Asking) -> Sequence[Answer]:
+    def _ask(self, questions: Sequence[Question], way: Asking) -> list[int]:
         """As `Transcriber.ask`, each clip with a question of its own."""
-        import torch
-
-        system, model = self._system, self._system.model
+        system, prompts = self._system, self._system.model.prompts
         decoding = _sampled(without_guards(system.decoding), way.temperature)
         if decoding.temperature > 0:
             decoding = replace(decoding, top_p=way.top_p or decoding.top_p, seed=way.seed)
-        with torch.inference_mode():
-            batch = system.read([question.clip for question in questions], self._source_lang, None, ANSWER)
-            for clip, question in zip(batch, questions, strict=True):
-                clip.asks = question.asks
-                if question.earlier:
-                    clip.earlier = system.read(question.earlier, self._source_lang, None, ANSWER).clips
-            texts, generated = model.generate(batch, system.answering(way.max_tokens, decoding))
-        prompts = [model.prompts.render(clip.source_lang, clip.target_lang, clip.task, clip.asks) for clip in batch]
-        return [
-            Answer(text, prompt.num_tokens, row.speech_vectors, len(row.tokens), row.cut)
-            for text, prompt, row in zip(texts, prompts, generated, strict=True)
+        batch = system.read([question.clip for question in questions], self._source_lang, None, ANSWER)
+        for clip, question in zip(batch, questions, strict=True):
+            clip.asks = question.asks
+            if question.earlier:
+                clip.earlier = system.read(question.earlier, self._source_lang, None, ANSWER).clips
+        tokens = [
+            prompts.render(clip.source_lang, clip.target_lang, clip.task, clip.asks).num_tokens for clip in batch
         ]
+        numbers = self._clips.add(batch, system.answering(way.max_tokens, decoding))
+        self._results.update((number, partial(_answer, count)) for number, count in zip(numbers, tokens, strict=True))
+        return numbers
+
+    def drop(self, number: int) -> None:
+        self._clips.drop(number)
+        del self._results[number]
+
+    def step(self) -> Mapping[int, TimedText | str | Answer]:
+        return {number: self._results.pop(number)(found) for number, found in self._clips.step().items()}
+
+
+def _answer(prompt_tokens: int, found: Answered) -> Answer:
+    row = found.generated
+    return Answer(found.text, prompt_tokens, row.speech_vectors, len(row.tokens), row.cut)
 
 
 def _sampled(decoding: DecodingConfig, temperature: float | None) -> DecodingConfig:

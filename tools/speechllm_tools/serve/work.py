@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 
-from speechllm_plugin.alignment.timed_text import TimedText
 from speechllm_plugin.datasets.audio import AudioError
 from speechllm_plugin.inference.reading import Named
 from speechllm_plugin.recordings.cutting import Piece
@@ -15,22 +14,23 @@ from speechllm_plugin.recordings.hearing import Hearing
 from speechllm_plugin.recordings.transcribing import place
 from speechllm_plugin.recordings.transcript import PieceText, Transcript, join
 from speechllm_plugin.text.scripts import has_spaces
-from speechllm_tools.serve.engine import Engine
+from speechllm_tools.serve.engine import Batch, Engine
 from speechllm_tools.serve.refusals import Refusal
 from speechllm_tools.serve.upload import is_sound
 from speechllm_tools.serve.ways import Transcribing
-
-Decode = Callable[[Sequence[Named], Transcribing], Sequence[TimedText | str]]
 
 
 class Work:
     """The texts of one recording."""
 
-    def __init__(self, hearing: Hearing, way: Transcribing, decode: Decode, engine: Engine, ahead: int) -> None:
+    def __init__(
+        self, hearing: Hearing, way: Transcribing, begin: Callable[[], Batch], engine: Engine, ahead: int
+    ) -> None:
         """
+        :param begin: see `System`.
         :param ahead: pieces that may wait for their texts: more would fill the memory.
         """
-        self._hearing, self._way, self._decode, self._engine, self._ahead = hearing, way, decode, engine, ahead
+        self._hearing, self._way, self._begin, self._engine, self._ahead = hearing, way, begin, engine, ahead
         self._spaces = has_spaces(way.target_lang or way.source_lang)
         self._pieces = pieces_of(hearing)
         self._first: Piece | None = None
@@ -60,7 +60,7 @@ class Work:
                     if piece is None:
                         has_more = False
                     else:
-                        text = self._engine.submit(Named("file", piece.samples), self._way, self._decode)
+                        text = self._engine.submit(Named("file", piece.samples), self._way, self._begin)
                         waiting.append((piece, asyncio.wrap_future(text)))
                         piece = await asyncio.to_thread(self._next)
                     # A text is taken when it is there, or when no piece can be cut.
@@ -78,7 +78,7 @@ class Work:
         yield one_line(self.transcript.text)
 
     def leave(self) -> None:
-        """Nobody waits for the texts any more: what is not being decoded will not be."""
+        """Nobody waits for the texts any more: what has none yet leaves its place."""
         for _, future in self._waiting:
             future.cancel()
 

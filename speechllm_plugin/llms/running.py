@@ -1,0 +1,187 @@
+"""Rows that are decoded together: they join and leave between steps (continuous batching, as in Orca, OSDI 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from speechllm_plugin.llms.decoding import DecodingConfig, Generated
+from speechllm_plugin.llms.exact import CheckedRow, Rows, check
+from speechllm_plugin.llms.generation import Search
+from speechllm_plugin.llms.greedy import SHRINK, GreedyLoop, Writing
+from speechllm_plugin.llms.joining import PromptRow
+
+PATIENCE = 8
+"""Steps that a draft which has ended waits at most for others to be checked with."""
+
+
+class RunningBatch:
+    """The one way to decode: a batch of files is rows that join at once, a server's come and go.
+
+    Each row gives the tokens that it gives alone, whatever its neighbours are and whenever they come: see `exact`.
+    Beams, and rows that cannot share a batch, are decoded to their ends within a step.
+    """
+
+    def __init__(self, rows: Rows, end_of_turn: int, start_token: int | None = None) -> None:
+        """
+        :param rows: of one LLM, none as yet.
+        :param start_token: see `Search`.
+        """
+        self._rows, self._end_of_turn, self._start_token = rows, end_of_turn, start_token
+        self._half = rows.dtype != torch.float32
+        self._searches: dict[int, Search] = {}
+        """Of each row that has no text as yet, alone."""
+        self._alone: list[int] = []
+        self._beams: list[int] = []
+        self._queue: list[int] = []
+        """Rows that have to wait until none is written."""
+        self._loop = GreedyLoop(rows.logits, rows.stops, rows.device)
+        self._checked: dict[int, CheckedRow] = {}
+        self._drafts: dict[int, list[int]] = {}
+        """Whole ones, which are to be checked."""
+        self._patience = PATIENCE
+
+    def __len__(self) -> int:
+        """Rows that have no text as yet."""
+        return len(self._searches)
+
+    @property
+    def joins(self) -> bool:
+        """Whether a row that is added now begins at once."""
+        return self._rows.joins or not len(self)
+
+    def add(
+        self, rows: Sequence[PromptRow], *, keys: Sequence[str], limits: Sequence[int], config: DecodingConfig
+    ) -> list[int]:
+        """Reads the rows' prompts; they are decoded from the next step on. After an error it is as it was.
+
+        :param keys: see `Llm.generate`.
+        :param config: of these rows.
+        :returns: a number for each.
+        """
+        numbers = self._rows.add(rows)
+        search = Search(keys, limits, self._end_of_turn, config, self._start_token)
+        self._searches.update((number, search.only([place])) for place, number in enumerate(numbers))
+        # Beams cannot be checked by one pass: hypotheses are compared with each other at every step.
+        if self._rows.apart or (self._half and (config.beam_size > 1 or not self._rows.one_pass)):
+            self._alone += numbers
+        elif config.beam_size > 1:
+            self._beams += numbers
+        else:
+            if self._half:
+                self._checked.update((row, CheckedRow(self._rows, row, self._searches[row])) for row in numbers)
+            try:
+                with self._precision():
+                    self._write(numbers)
+            except Exception:
+                for number in numbers:
+                    self.drop(number)
+                raise
+        return numbers
+
+    def drop(self, number: int) -> None:
+        """Ends a row without a text."""
+        for numbers in (self._alone, self._beams, self._queue):
+            if number in numbers:
+                numbers.remove(number)
+        self._loop.drop(number)
+        self._drafts.pop(number, None)
+        self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        self._searches.pop(number, None)
+        self._checked.pop(number, None)
+        self._rows.forget(number)
+
+    def step(self, *, patient: bool = False) -> dict[int, Generated]:
+        """One more token for each row.
+
+        :param patient: whether nobody waits for a row before the last one has its text: that costs less.
+        :returns: what rows have been found to say, by their numbers.
+        """
+        with self._precision():
+            found = self._step(patient)
+        for number in found:
+            self._forget(number)
+        return found
+
+    def _step(self, patient: bool) -> dict[int, Generated]:
+        found: dict[int, Generated] = {}
+        if self._alone:
+            row = self._alone.pop(0)
+            found[row] = self._decode_alone(row)
+        if self._beams:
+            config = self._searches[self._beams[0]].config
+            alike = [row for row in self._beams if self._searches[row].config == config]
+            self._beams = [row for row in self._beams if row not in alike]
+            search = Search.joined([self._searches[row] for row in alike])
+            found.update(zip(alike, self._rows.beams(alike, search), strict=True))
+        found.update(self._write_on(patient))
+        return found
+
+    def finish(self) -> dict[int, Generated]:
+        """Steps until every row has its text."""
+        found: dict[int, Generated] = {}
+        while len(self):
+            found.update(self.step(patient=True))
+        return found
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        """The LLM computes in the dtype of its weights."""
+        with torch.no_grad(), torch.autocast(self._rows.device.type, enabled=False):
+            yield
+
+    def _decode_alone(self, row: int) -> Generated:
+        search = self._searches[row]
+        if search.config.beam_size > 1:
+            return self._rows.beams([row], search)[0]
+        loop, writing = GreedyLoop(self._rows.logits, self._rows.stops, self._rows.device), Writing(row, search, [])
+        loop.add([writing], self._rows.states([row]))
+        while len(loop):
+            loop.step()
+        return Generated(writing.text, writing.cut)
+
+    def _write(self, numbers: Sequence[int]) -> None:
+        """Lets rows go on from what they have: at once, or when all others have ended."""
+        if not self._rows.joins:
+            self._queue += numbers
+            # As many tokens are written of each: those that have some go on alone.
+            empty = [row for row in self._queue if not self._text_of(row)]
+            numbers = [] if len(self._loop) else empty or self._queue[:1]
+        if not numbers:
+            return
+        texts = [self._text_of(row) for row in numbers]
+        states = self._rows.draft_states(numbers, texts) if self._half else self._rows.states(numbers)
+        rows = zip(numbers, texts, strict=True)
+        self._loop.add([Writing(row, self._searches[row], list(text)) for row, text in rows], states)
+        self._queue = [row for row in self._queue if row not in numbers]
+
+    def _text_of(self, row: int) -> list[int]:
+        return self._checked[row].tokens if self._half else []
+
+    def _write_on(self, patient: bool) -> dict[int, Generated]:
+        if not len(self._loop):
+            self._write([])
+        ended = self._loop.step() if len(self._loop) else []
+        if not self._half:
+            return {row.number: Generated(row.text, row.cut) for row in ended}
+        self._drafts.update((row.number, row.text) for row in ended)
+        return self._check() if self._drafts and self._is_time(patient) else {}
+
+    def _is_time(self, patient: bool) -> bool:
+        """Whether drafts are checked: a check of several costs little more than one."""
+        running = len(self._loop) + len(self._queue)
+        if patient:
+            return running == 0
+        self._patience -= 1
+        return self._patience <= 0 or running <= SHRINK * (running + len(self._drafts))
+
+    def _check(self) -> dict[int, Generated]:
+        rows = {row: self._checked[row] for row in self._drafts}
+        check(self._rows, {rows[row]: draft for row, draft in self._drafts.items()})
+        self._drafts, self._patience = {}, PATIENCE
+        self._write([row for row, one in rows.items() if one.text is None])
+        return {row: one.text for row, one in rows.items() if one.text is not None}
