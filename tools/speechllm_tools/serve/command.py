@@ -57,7 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=16, help="pieces of audio decoded together (default: 16)")
     parser.add_argument("--max-megabytes", type=float, default=100, help="largest upload (default: 100)")
-    parser.add_argument("--max-minutes", type=float, default=240, help="longest recording (default: 240)")
+    parser.add_argument(
+        "--max-minutes",
+        type=float,
+        default=240,
+        help="longest recording, and longest speech of all turns of a chat together (default: 240)",
+    )
     parser.add_argument(
         "--max-requests",
         type=int,
