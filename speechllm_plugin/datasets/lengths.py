@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE, AudioError
 from speechllm_plugin.encoders.api import too_long
+from speechllm_plugin.log import log
 
 TooLong = Literal["error", "skip", "cut"]
 """What a clip that is too long does: stop the run, be left out, or be cut at its end."""
@@ -56,6 +58,15 @@ class LengthPolicy:
         if self.too_long == "skip":
             raise LeftOut("long", line)
         raise AudioError(line)
+
+    def tell(self, left_out: Counter[str]) -> None:
+        """Logs how many clips were left out, by `LeftOut.reason`."""
+        if left_out:
+            log.warning(
+                "{:,} clips are left out: {:,} shorter than {:g} s (dataset.min_seconds), {:,} longer than {} s "
+                "(dataset.too_long=skip).", left_out.total(), left_out["short"], self.min_seconds, left_out["long"],
+                self.longest,
+            )  # fmt: skip
 
     def samples(self, seconds: float) -> int | None:
         """How many samples of a clip are used; None = all."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from speechllm_plugin.datasets.earlier import earlier_seconds
 from speechllm_plugin.datasets.lengths import LengthPolicy
 from speechllm_plugin.datasets.manifest_row import seconds_of
+from speechllm_plugin.datasets.plan import EarlierSound
 from speechllm_plugin.datasets.utterances import Utterance, Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
@@ -25,11 +26,11 @@ _THREADS = 16
 
 def measure(
     utterances: Utterances, policy: LengthPolicy, refuse: Callable[[Utterance, UserError], None]
-) -> tuple[Utterances, Seconds]:
+) -> tuple[Utterances, Seconds, EarlierSound | None]:
     """Of a clip whose manifest states its length no header is read.
 
     :param refuse: is told of each clip that cannot be used, and why.
-    :returns: the others, with the seconds that are used of each.
+    :returns: the others, with the seconds that are used of each, and with what was said before them, if anything was.
     """
     seconds = np.where(utterances.n_frames > 0, seconds_of(utterances.n_frames), np.nan)
     looked_at = np.isnan(seconds)
@@ -48,9 +49,10 @@ def measure(
         except UserError as error:
             refuse(utterances[index], error)
             seconds[index] = np.nan
+    turns: dict[int, list[float]] = {}
     for index in utterances.hearing.tolist():
         try:
-            earlier_seconds(utterances[index], policy.window)
+            turns[index] = earlier_seconds(utterances[index], policy.window)
         except UserError as error:
             refuse(utterances[index], error)
             seconds[index] = np.nan
@@ -59,7 +61,8 @@ def measure(
             "{:,} clips are cut to {:g} s (dataset.too_long=cut), and their texts are not.", cut, policy.longest
         )
     used = np.flatnonzero(~np.isnan(seconds))
-    return utterances.take(used), seconds[used]
+    earlier = EarlierSound.of([turns.get(index, []) for index in used.tolist()]) if turns else None
+    return utterances.take(used), seconds[used], earlier
 
 
 def _lengths(utterances: Utterances) -> Iterator[float | UserError]:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from typing import Any, Literal
+from operator import add, le, mul
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,6 @@ from speechllm_plugin.datasets.steps import Step, Steps
 from speechllm_plugin.files.columns.fields import Flags, Places
 
 Values = npt.NDArray[Any]
-Limited = Sequence[tuple[Sequence[float], float]]
-"""Sizes of clips in their order, with what a batch of them may hold."""
-
 Batching = Literal["bucketed", "bucketed_steps", "random"]
 """Which clips share a step and a batch. `bucketed`: a step is a random sample of the clips, sorted by length into its
 batches. `bucketed_steps`: all clips of a step are of about one length; the least padding, but gradients of long clips
@@ -39,37 +37,98 @@ class BatchLimits:
     batch_size: int
     """The most clips in a batch."""
     max_seconds: float | None
-    """The most audio in a batch, padding included, in seconds; None = no limit."""
+    """The most audio in a batch, earlier turns and padding included, in seconds; None = no limit."""
     max_positions: int | None = None
     """The most positions of the LLM in a batch, padding included; None = no limit."""
+
+
+@dataclass(frozen=True)
+class EarlierSound:
+    """Of each clip, what was said in the turns before it: it is encoded in the clip's batch."""
+
+    number: Values
+    seconds: Values
+    """Of all of it."""
+    longest: Values
+    """Seconds of the longest."""
+
+    @classmethod
+    def of(cls, clips: Sequence[Sequence[float]]) -> EarlierSound:
+        """:param clips: the seconds of each turn."""
+        sizes = [(len(turns), sum(turns), max(turns, default=0.0)) for turns in clips]
+        number, seconds, longest = np.array(sizes, dtype=np.float64).reshape(-1, 3).T
+        return cls(number.astype(np.int64), seconds, longest)
+
+    def take(self, clips: Places) -> EarlierSound:
+        return EarlierSound(self.number[clips], self.seconds[clips], self.longest[clips])
+
+
+class Padded(NamedTuple):
+    """What a batch pads: its largest size, times how many there are."""
+
+    largest: Values
+    """Of each clip."""
+    number: Values | None
+    """How many each clip has; None = one."""
+
+    def of(self, clips: Places | Flags) -> Padded:
+        return Padded(self.largest[clips], None if self.number is None else self.number[clips])
+
+    @property
+    def alone(self) -> Values:
+        """Of each clip in a batch of its own."""
+        return self.largest if self.number is None else self.largest * self.number
+
+    def numbers(self) -> list[int]:
+        return [1] * len(self.largest) if self.number is None else self.number.tolist()
+
+
+Limited = Sequence[tuple[Padded, float]]
+"""Of clips in their order, with what a batch of them may hold."""
 
 
 class Sizes:
     """Of the clips."""
 
-    def __init__(self, seconds: npt.ArrayLike, positions: npt.ArrayLike | None = None) -> None:
-        """:param positions: of the LLM: prompt, speech and target; None = they do not matter."""
-        self.seconds = np.asarray(seconds, dtype=np.float64)
-        self.positions = None if positions is None else np.asarray(positions, dtype=np.int64)
+    def __init__(
+        self, seconds: npt.ArrayLike, positions: npt.ArrayLike | None = None, earlier: EarlierSound | None = None
+    ) -> None:
+        """
+        :param positions: of the LLM: prompt, speech and target; None = they do not matter.
+        :param earlier: None = nothing was said before any clip.
+        """
+        self._seconds = np.asarray(seconds, dtype=np.float64)
+        self._earlier = earlier
+        self.sound = Padded(self._seconds, None)
+        if earlier is not None:
+            self.sound = Padded(np.maximum(self._seconds, earlier.longest), 1 + earlier.number)
+        self.positions = None if positions is None else Padded(np.asarray(positions, dtype=np.int64), None)
 
     def __len__(self) -> int:
-        return len(self.seconds)
+        return len(self._seconds)
 
     @property
-    def padded(self) -> Values:
-        """What batches are padded to: clips of about one size share a batch."""
-        return self.seconds if self.positions is None else self.positions
+    def padded(self) -> Padded:
+        """Clips of about one size share a batch."""
+        return self.sound if self.positions is None else self.positions
 
-    def limited(self, limits: BatchLimits) -> list[tuple[Values, float]]:
+    @property
+    def filled(self) -> Values:
+        """How much of that is no padding."""
+        if self.positions is not None:
+            return self.positions.largest
+        return self._seconds if self._earlier is None else self._seconds + self._earlier.seconds
+
+    def limited(self, limits: BatchLimits) -> list[tuple[Padded, float]]:
         """What a batch holds a limited sum of, with the limit."""
-        pairs = ((self.seconds, limits.max_seconds), (self.positions, limits.max_positions))
-        return [(values, limit) for values, limit in pairs if values is not None and limit is not None]
+        pairs = ((self.sound, limits.max_seconds), (self.positions, limits.max_positions))
+        return [(padded, limit) for padded, limit in pairs if padded is not None and limit is not None]
 
 
 def make_batches(order: Sequence[int] | Places, sizes: Sizes, limits: BatchLimits) -> list[list[int]]:
     """Cuts clips, in the given order, into batches. A clip longer than a limit makes a batch of its own."""
     order = np.asarray(order, dtype=np.int64)
-    limited = [(values[order].tolist(), limit) for values, limit in sizes.limited(limits)]
+    limited = [(padded.of(order), limit) for padded, limit in sizes.limited(limits)]
     ends = list(_ends(len(order), limited, limits.batch_size))
     return [order[start:end].tolist() for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -78,8 +137,9 @@ def _ends(number: int, limited: Limited, batch_size: int) -> Iterator[int]:
     """Where the batches end that `number` clips, in their order, are cut into."""
     if not limited:
         yield from range(batch_size, number, batch_size)
-    elif len(limited) == 1:
-        yield from _ends_of_one(*limited[0], batch_size)
+    elif len(limited) == 1 and limited[0][0].number is None:
+        ((padded, limit),) = limited
+        yield from _ends_of_one(padded.largest.tolist(), limit, batch_size)
     else:
         yield from _ends_of_several(limited, batch_size)
     yield number
@@ -115,15 +175,16 @@ def _ends_of_rising(values: Sequence[float], limit: float, batch_size: int) -> I
 
 
 def _ends_of_several(limited: Limited, batch_size: int) -> Iterator[int]:
-    start, longest = 0, [0.0] * len(limited)
+    start, largest, number = 0, [0.0] * len(limited), [0] * len(limited)
     limits = [limit for _, limit in limited]
-    for place, own in enumerate(zip(*(values for values, _ in limited), strict=True)):
-        clips = place - start + 1
-        longest = list(map(max, longest, own))
-        fits = all(most * clips <= limit for most, limit in zip(longest, limits, strict=True))
-        if (clips > batch_size or not fits) and place > start:
+    sizes = zip(*(padded.largest.tolist() for padded, _ in limited), strict=True)
+    numbers = zip(*(padded.numbers() for padded, _ in limited), strict=True)
+    for place, (own, own_number) in enumerate(zip(sizes, numbers, strict=True)):
+        largest, number = list(map(max, largest, own)), list(map(add, number, own_number))
+        fits = all(map(le, map(mul, largest, number), limits))
+        if (place - start + 1 > batch_size or not fits) and place > start:
             yield place
-            start, longest = place, list(own)
+            start, largest, number = place, list(own), list(own_number)
 
 
 def _largest(fits: Callable[[int], bool], least: int, most: int, guess: int) -> int:
@@ -194,7 +255,7 @@ def _pooled(order: Places, sizes: Sizes, limits: BatchLimits) -> list[list[int]]
     batches: list[list[int]] = []
     for start in range(0, len(order), pool):
         clips = order[start : start + pool]
-        batches += make_batches(clips[np.argsort(sizes.padded[clips], kind="stable")], sizes, limits)
+        batches += make_batches(clips[np.argsort(sizes.padded.largest[clips], kind="stable")], sizes, limits)
     return batches
 
 
@@ -202,8 +263,8 @@ def _random_steps(order: Places, sizes: Sizes, limits: BatchLimits, batches_per_
     """Each step takes the next clips in the order, as many as its batches hold, and sorts them into its batches."""
     # Padding only adds: clips of more seconds, or positions, than this never fit, which saves trying.
     bounds = [
-        (_floats(np.concatenate([[0.0], np.cumsum(np.minimum(values[order], limit))])), batches_per_step * limit)
-        for values, limit in sizes.limited(limits)
+        (_floats(np.concatenate([[0.0], np.cumsum(np.minimum(padded.alone[order], limit))])), batches_per_step * limit)
+        for padded, limit in sizes.limited(limits)
     ]
     start, real = 0, [0.0] * len(bounds)
     while start < len(order):
@@ -230,11 +291,12 @@ class _Window:
     """Clips that a step may begin with, in the epoch's order."""
 
     def __init__(self, clips: Places, sizes: Sizes, limits: BatchLimits) -> None:
-        self._by_size = np.argsort(sizes.padded[clips], kind="stable")
+        self._by_size = np.argsort(sizes.padded.largest[clips], kind="stable")
         self._sorted = clips[self._by_size]
-        self._limited = [(values[self._sorted], limit) for values, limit in sizes.limited(limits)]
+        limited = sizes.limited(limits)
+        self._limited = [(padded.of(self._sorted), limit) for padded, limit in limited]
         self._batch_size = limits.batch_size
-        self._rises = len(self._limited) == 1 and sizes.limited(limits)[0][0] is sizes.padded
+        self._rises = len(limited) == 1 and limited[0][0] is sizes.padded and sizes.padded.number is None
 
     def fits(self, batches: int, clips: int) -> bool:
         """Whether so many batches hold the first clips."""
@@ -247,9 +309,10 @@ class _Window:
         return [chosen[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
     def _ends(self, is_in: Flags, clips: int) -> Iterator[int]:
-        limited = [(values[is_in].tolist(), limit) for values, limit in self._limited]
+        limited = [(padded.of(is_in), limit) for padded, limit in self._limited]
         if self._rises:
-            return chain(_ends_of_rising(*limited[0], self._batch_size), [clips])
+            ((padded, limit),) = limited
+            return chain(_ends_of_rising(padded.largest.tolist(), limit, self._batch_size), [clips])
         return _ends(clips, limited, self._batch_size)
 
 
@@ -266,10 +329,10 @@ def _split(batches: Step, number: int) -> Step:
 
 def padding(steps: Steps, sizes: Sizes) -> float:
     """The share of the audio in these batches, or of the LLM's positions where they are known, that is padding."""
-    return steps.padding(sizes.padded)
+    return steps.padding(sizes.filled, *sizes.padded)
 
 
 def evaluation_steps(sizes: Sizes, limits: BatchLimits, batches_per_step: int) -> Steps:
     """Every clip once, longest first (so that running out of memory shows at once); the last step may be short."""
-    batches = make_batches(np.argsort(-sizes.padded, kind="stable"), sizes, limits)
+    batches = make_batches(np.argsort(-sizes.padded.largest, kind="stable"), sizes, limits)
     return Steps(batches[i : i + batches_per_step] for i in range(0, len(batches), batches_per_step))

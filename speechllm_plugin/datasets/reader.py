@@ -101,8 +101,8 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         """How many of them are too `short`, and how many too `long`."""
         if options.checks_lengths:
             check_n_frames(utterances)
-        self._utterances, self._seconds = measure(utterances, self._policy, self._refuse)
-        self._tell_left_out()
+        self._utterances, self._seconds, self._earlier = measure(utterances, self._policy, self._refuse)
+        self._policy.tell(self.left_out)
         if not self._utterances:
             raise UserError(f"found no usable clip among {len(utterances)}, for instance {self._first_skipped()}")
         self._changes: Changes | None = None
@@ -207,15 +207,6 @@ class SpeechTextReader(DataReader[TrainerBatch]):
     def num_accumulate(self) -> int:
         return self._options.num_accumulate
 
-    def _tell_left_out(self) -> None:
-        policy = self._policy
-        if self.left_out:
-            log.warning(
-                "{:,} clips are left out: {:,} shorter than {:g} s (dataset.min_seconds), {:,} longer than {} s "
-                "(dataset.too_long=skip).", self.left_out.total(), self.left_out["short"], policy.min_seconds,
-                self.left_out["long"], policy.longest,
-            )  # fmt: skip
-
     def _plan_epoch(self) -> None:
         options = self._options
         per_step = options.num_accumulate * self._world_size
@@ -234,10 +225,11 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         """Of the epoch's draws."""
         draws, count = self._draws, self._options.positions
         seconds = self._seconds[draws.indices] if self._changes is None else self._changes.seconds(draws)
+        earlier = None if self._earlier is None else self._earlier.take(draws.indices)
         if count is None:
-            return Sizes(seconds)
+            return Sizes(seconds, earlier=earlier)
         prompts, targets = self._text_positions[:, draws.indices]
-        return Sizes(seconds, count(prompts, targets, seconds))
+        return Sizes(seconds, count(prompts, targets, seconds), earlier)
 
     @cached_property
     def _text_positions(self) -> Places:
@@ -261,9 +253,10 @@ class SpeechTextReader(DataReader[TrainerBatch]):
 
     def _fingerprint(self) -> dict[str, object]:
         limits, augmentation, mixture = self._options.limits, self._options.augmentation, self._options.mixture
+        earlier = 0.0 if self._earlier is None else float(self._earlier.seconds.sum())
         return {
             "clips": len(self._utterances),
-            "seconds": round(self._all_seconds, 1),
+            "seconds": round(self._all_seconds + earlier, 1),
             "batch_size": limits.batch_size,
             "max_batch_seconds": limits.max_seconds,
             "seed": self._options.shuffle_seed,

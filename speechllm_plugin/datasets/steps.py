@@ -56,14 +56,21 @@ class Steps(Sequence[Step]):
     def __repr__(self) -> str:
         return repr(list(self))
 
-    def padding(self, sizes: npt.NDArray[np.generic]) -> float:
+    def padding(
+        self,
+        filled: npt.NDArray[np.generic],
+        largest: npt.NDArray[np.generic],
+        number: npt.NDArray[np.generic] | None = None,
+    ) -> float:
         """
-        :param sizes: of the clips.
+        :param filled: what each clip has that is no padding.
+        :param largest: the largest size of a clip, to which its batch is padded.
+        :param number: how many each clip has that are padded to it; None = one.
         :returns: the share of what all batches hold that is padding.
         """
         if not len(self):
             return 0.0
-        values = sizes[self._clips].astype(np.float64)
         starts = np.concatenate([[0], self._batch_ends[:-1]])
-        padded = np.maximum.reduceat(values, starts) @ (self._batch_ends - starts)
-        return 1 - float(values.sum()) / float(padded)
+        numbers = self._batch_ends - starts if number is None else np.add.reduceat(number[self._clips], starts)
+        padded = np.maximum.reduceat(largest[self._clips].astype(np.float64), starts) @ numbers
+        return 1 - float(filled[self._clips].astype(np.float64).sum()) / float(padded)

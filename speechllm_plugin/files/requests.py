@@ -3,6 +3,9 @@
 
 fsspec's HTTP asks once; s3fs and others ask again by themselves, for seconds. A run of days outlives minutes in which
 a server is overloaded, starts anew or cannot be reached.
+
+Synchronous systems (sftp, smb, ftp, hf, webhdfs) have the limits of their libraries alone, of which some have none. A
+thread that is left behind would not do: the next request on its connection may be given its late answer.
 """
 
 from __future__ import annotations

@@ -2,53 +2,45 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
 
-from speechllm_plugin.configuration.structure import structure
-from speechllm_plugin.models.speech_llm.checkpoint_files import override
-from speechllm_plugin.models.speech_llm.config import PRETRAINED, SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.kept_vocabulary import kept_vocabulary
-
-INSIDE = "./"
-"""What the path of a frozen part begins with that lies in the exported folder."""
+from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.exported import MODEL_TYPE, place
+from speechllm_plugin.models.speech_llm.saved_system import system_config
 
 
 class HfSpeechLlmConfig(PretrainedConfig):
     """Holds our own configuration as plain values: it is the one that is checked."""
 
-    model_type = "speech_llm"
+    model_type = MODEL_TYPE
 
     def __init__(
-        self, system: dict[str, Any] | None = None, decoding: dict[str, Any] | None = None, **others: Any
+        self,
+        system: dict[str, Any] | None = None,
+        decoding: dict[str, Any] | None = None,
+        longest_clip: float | None = None,
+        **others: Any,
     ) -> None:
         """
         :param system: the fields of `SpeechLlmConfig`.
         :param decoding: those of `DecodingConfig`, as the training run decoded its validation.
+        :param longest_clip: seconds of the longest clip that the run was trained on; None = not known.
         """
         self.system = system or {}
         self.decoding = decoding or {}
+        self.longest_clip = longest_clip
         super().__init__(**others)
 
     def place(self, folder: Path) -> None:
         """Makes the paths of what lies in the exported folder absolute."""
-        for part in PRETRAINED:
-            values = self.system[part]["config"]
-            if str(path := values.get("path")).startswith(INSIDE):
-                values["path"] = str((folder / path).resolve())
-        if (kept := kept_vocabulary(self.system, folder)) is not None:
-            self.system["ctc"]["vocabulary"] = kept
+        place(self.system, folder)
 
     def system_config(self, overrides: dict[str, Any]) -> SpeechLlmConfig:
         """
         :param overrides: keys to change, by dotted path.
         :raises UserError: a key or a value is none that this version knows.
         """
-        values = copy.deepcopy(self.system)
-        for key, value in overrides.items():
-            override(values, key, value)
-        config: SpeechLlmConfig = structure(SpeechLlmConfig, values, "system")
-        return config
+        return system_config(self.system, overrides, "system")

@@ -13,10 +13,11 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.hf.configuration import INSIDE, HfSpeechLlmConfig
+from speechllm_plugin.hf.configuration import HfSpeechLlmConfig
 from speechllm_plugin.hf.modeling import HfSpeechLlm
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import PRETRAINED, SpeechLlmConfig
+from speechllm_plugin.models.speech_llm.exported import INSIDE
 from speechllm_plugin.models.speech_llm.kept_vocabulary import FILE, keep_vocabulary
 from speechllm_plugin.models.speech_llm.merging import merge_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -32,12 +33,14 @@ def write_folder(
     decoding: DecodingConfig,
     weights: dict[str, Tensor],
     *,
+    longest_clip: float | None = None,
     copied: tuple[str, ...] = (),
 ) -> None:
     """
     :param folder: exists, and may hold frozen parts under their names.
     :param config: resolved.
     :param weights: what was trained, by its names in `SpeechLlm`.
+    :param longest_clip: see `HfSpeechLlmConfig`.
     :param copied: the frozen parts, of "encoder" and "llm", that are copied into the folder. Of the others the paths
         are written, and the identity of their weights.
     """
@@ -51,7 +54,7 @@ def write_folder(
     if config.ctc.vocabulary is not None:
         keep_vocabulary(config.ctc.vocabulary, folder)
         values["ctc"]["vocabulary"] = FILE
-    hf_config = HfSpeechLlmConfig(values, asdict(decoding), architectures=[HfSpeechLlm.__name__])
+    hf_config = HfSpeechLlmConfig(values, asdict(decoding), longest_clip, architectures=[HfSpeechLlm.__name__])
     hf_config.save_pretrained(folder)
     (folder / SAFE_WEIGHTS_NAME).write_bytes(
         save({name: weight.contiguous() for name, weight in weights.items()}, {"format": "pt"})
@@ -64,7 +67,12 @@ def write_folder(
 
 
 def write_merged(
-    folder: Path, system: SpeechLlm, decoding: DecodingConfig, *, copied: tuple[str, ...] = ()
+    folder: Path,
+    system: SpeechLlm,
+    decoding: DecodingConfig,
+    *,
+    longest_clip: float | None = None,
+    copied: tuple[str, ...] = (),
 ) -> None:
     """`write_folder` of a system whose LLM was tuned, with what was trained of the LLM in its weights, in `llm/`: a
     plain checkpoint of transformers, which programs that know nothing of speech load, too.
@@ -84,7 +92,9 @@ def write_merged(
     else:
         generation.write_bytes(kept)
     system.config.llm.weights = hash_weights(str(folder / "llm"), weight_files(str(folder / "llm")))
-    write_folder(folder, system.config, decoding, system.state_dict(), copied=copied)
+    write_folder(
+        folder, system.config, decoding, system.state_dict(), longest_clip=longest_clip, copied=copied
+    )
 
 
 def _source(config: SpeechLlmConfig, part: str) -> Source:

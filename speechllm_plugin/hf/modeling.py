@@ -9,11 +9,8 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_NAME
 
 from speechllm_plugin.configuration.structure import structure
 from speechllm_plugin.errors import UserError
@@ -22,6 +19,7 @@ from speechllm_plugin.inference.transcriber import Transcriber
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.checkpoint import device_named, restore
 from speechllm_plugin.models.speech_llm.config import PRETRAINED
+from speechllm_plugin.models.speech_llm.exported import ExportedSystem
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.shards import put_weights
 from speechllm_plugin.tensors.precision import DTYPES
@@ -82,9 +80,10 @@ class HfSpeechLlm(PreTrainedModel):
         config = config or HfSpeechLlmConfig.from_pretrained(folder)
         config.place(folder)
         wanted = {} if dtype in (None, "auto") else {f"{part}.config.dtype": _name(dtype) for part in PRETRAINED}
+        exported = ExportedSystem(folder)
         model = restore(
             config.system_config,
-            lambda model: put_weights(model, _weights(folder), f"{folder} does not fit its config.json"),
+            lambda model: put_weights(model, exported.weights(), f"{folder} does not fit its config.json"),
             device_named("cpu" if device_map in (None, "auto") else str(device_map)),
             {**wanted, **(overrides or {})},
             folder,
@@ -142,11 +141,3 @@ def _name(dtype: torch.dtype | str | None) -> str:
     if found not in DTYPES:
         raise UserError(f"dtype: found {dtype!r}, expected one of {', '.join(DTYPES)}")
     return str(found)
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    file = folder / SAFE_WEIGHTS_NAME
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"checkpoint: found a damaged {file} ({error}), expected the weights of an export") from error

@@ -17,8 +17,9 @@ from speechllm_plugin.inference.running import RunningClips
 from speechllm_plugin.inference.timing import tells_times
 from speechllm_plugin.llms.decoding import DecodingConfig, without_guards
 from speechllm_plugin.models.speech_llm.checkpoint import load_model
-from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint, Step, find_checkpoint
+from speechllm_plugin.models.speech_llm.checkpoint_files import Step, find_system
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.models.speech_llm.saved_system import SavedSystem
 from speechllm_plugin.tasks.answer import ANSWER
 from speechllm_plugin.tasks.api import Task
 from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt, question
@@ -29,7 +30,7 @@ def load_speech_llm(
 ) -> Transcriber:
     """Loads a trained system, ready to transcribe.
 
-    :param path: see `find_checkpoint`.
+    :param path: see `find_system`.
     :param device: "cpu", "cuda", ...; None = the GPU if there is one.
     :param overrides: configuration keys to change, by dotted path, for instance
         `{"llm.config.path": "models/llama", "encoder.config.path": "models/whisper"}` where the frozen parts moved.
@@ -37,7 +38,7 @@ def load_speech_llm(
         in hardware; `llm.config.dtype` among the overrides decides otherwise.
     :raises UserError: there is no such checkpoint or device, a key is wrong, or files are damaged.
     """
-    return Transcriber.of(find_checkpoint(path, step), device=device, overrides=overrides)
+    return Transcriber.of(find_system(path, step), device=device, overrides=overrides)
 
 
 class Transcriber:
@@ -51,10 +52,10 @@ class Transcriber:
 
     @classmethod
     def of(
-        cls, checkpoint: Checkpoint, *, device: str | None = None, overrides: dict[str, Any] | None = None
+        cls, saved: SavedSystem, *, device: str | None = None, overrides: dict[str, Any] | None = None
     ) -> Transcriber:
         """See `load_speech_llm`."""
-        return cls(load_model(checkpoint, device=device, overrides=overrides), checkpoint.decoding())
+        return cls(load_model(saved, device=device, overrides=overrides), saved.decoding())
 
     def __getattr__(self, name: str) -> Any:
         # Earlier, a loaded system was the model itself: what is asked of that goes on.

@@ -14,8 +14,8 @@ from speechllm_plugin.files.yaml_text import parse_assignment
 
 if TYPE_CHECKING:
     from speechllm_plugin.llms.decoding import DecodingConfig
-    from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
+    from speechllm_plugin.models.speech_llm.saved_system import SavedSystem
 
 
 def _number_or_off(value: str) -> float | None:
@@ -58,7 +58,10 @@ DECODING: dict[str, tuple[Callable[[str], object], str]] = {
 """Fields of `DecodingConfig`: what each takes, and what it does."""
 
 
-CHECKPOINT = "output directory of a training run, or one checkpoints/step_N in it"
+CHECKPOINT = (
+    "output directory of a training run, one checkpoints/step_N in it, or what `speechllm export --format hf` has "
+    "written"
+)
 
 
 def add_system(parser: argparse.ArgumentParser) -> None:
@@ -75,24 +78,24 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
                         "models lie now: --set llm.config.path=DIR")
 
 
-def checkpoint_of(options: argparse.Namespace) -> Checkpoint:
+def checkpoint_of(options: argparse.Namespace) -> SavedSystem:
     """
     :raises UserError: `--checkpoint` has none, or not that of `--step`.
     """
     return checkpoint_in(options.checkpoint, options.step)
 
 
-def checkpoint_in(folder: Path, step: str) -> Checkpoint:
+def checkpoint_in(folder: Path, step: str) -> SavedSystem:
     """
     :param step: as `--step` has it.
     :raises UserError: there is none, or not that of the step.
     """
-    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint, parse_step
+    from speechllm_plugin.models.speech_llm.checkpoint_files import find_system, parse_step
 
-    return find_checkpoint(folder, parse_step(step))
+    return find_system(folder, parse_step(step))
 
 
-def check_system(checkpoint: Checkpoint, overrides: Mapping[str, Any]) -> SpeechLlmConfig:
+def check_system(checkpoint: SavedSystem, overrides: Mapping[str, Any]) -> SpeechLlmConfig:
     """What is wrong with a checkpoint's configuration, or with where its parts lie, before torch is imported.
 
     :param overrides: of `--set`.

@@ -49,7 +49,7 @@ class SpeechDatasetSection(DatasetSection):
     batch_size: int = 10
     """Maximum number of clips in a batch."""
     max_batch_seconds: float | None = None
-    """Maximum audio in a batch, padding included, in seconds. None = only `batch_size` is a limit."""
+    """Maximum audio in a batch, earlier turns and padding included, in seconds. None = only `batch_size` is a limit."""
     min_seconds: float = 0.0
     """Shorter clips are left out and counted."""
     max_seconds: float | None = None

@@ -1,4 +1,4 @@
-"""Loads the checkpoints of a training run."""
+"""Loads trained systems."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
-from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig, part_dtypes
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
-from speechllm_plugin.models.speech_llm.shards import load_shards
+from speechllm_plugin.models.speech_llm.saved_system import SavedSystem
+from speechllm_plugin.models.speech_llm.shards import put_weights
 from speechllm_plugin.tensors.precision import MachinePrecision, machine_precision
 
 
@@ -29,14 +29,14 @@ def decoding_dtypes(trained: Mapping[str, str], machine: MachinePrecision) -> di
 
 
 def load_model(
-    checkpoint: Checkpoint, *, device: str | None = None, overrides: dict[str, Any] | None = None
+    saved: SavedSystem, *, device: str | None = None, overrides: dict[str, Any] | None = None
 ) -> SpeechLlm:
     """A trained system in evaluation; see `load_speech_llm`, which makes it ready to use."""
 
     def load(model: SpeechLlm) -> None:
-        load_shards(model, checkpoint.model_dir)
+        put_weights(model, saved.weights(), f"{saved.model_dir} does not fit its {saved.config_file.name}")
 
-    return restore(checkpoint.config, load, device_named(device), overrides or {}, checkpoint.directory)
+    return restore(saved.config, load, device_named(device), overrides or {}, saved.directory)
 
 
 def restore(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,9 +17,13 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_plugin.files.yaml_text import parse_yaml
 from speechllm_plugin.llms.decoding import DecodingConfig
+from speechllm_plugin.models.speech_llm.exported import ExportedSystem, is_exported
 from speechllm_plugin.models.speech_llm.kept_vocabulary import kept_vocabulary
+from speechllm_plugin.models.speech_llm.saved_system import SavedSystem, system_config
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 
 Step = int | Literal["best", "last"]
@@ -27,7 +32,7 @@ DECODING = "decoding.json"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(SavedSystem):
     directory: Path
     """The `checkpoints` folder of a run."""
     step_nr: int
@@ -41,24 +46,28 @@ class Checkpoint:
     def model_dir(self) -> Path:
         return self.directory / f"step_{self.step_nr}" / "model"
 
-    def config(self, overrides: dict[str, Any] | None = None) -> SpeechLlmConfig:
-        """
-        :param overrides: keys to change, by dotted path.
-        :raises UserError: the configuration cannot be read, or has a key or a value that this version does not know.
-        """
+    @property
+    def config_file(self) -> Path:
+        return self.directory / "model.yaml"
+
+    def weight_files(self) -> list[Path]:
+        return sorted(self.model_dir.rglob("*.pt"))
+
+    def weights(self) -> dict[str, Tensor]:
+        from speechllm_plugin.models.speech_llm.shards import read_shards
+
+        return read_shards(self.model_dir)
+
+    def config(self, overrides: Mapping[str, Any] | None = None) -> SpeechLlmConfig:
         values = deepcopy(self._values)
         if (kept := kept_vocabulary(values, self.directory)) is not None:
             values["ctc"]["vocabulary"] = kept
-        for key, value in (overrides or {}).items():
-            override(values, key, value)
-        from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
-
-        return structure(SpeechLlmConfig, values, "model")
+        return system_config(values, overrides or {})
 
     @cached_property
     def _values(self) -> dict[str, Any]:
         """Of the configuration, which is read once."""
-        file = self.directory / "model.yaml"
+        file = self.config_file
         try:
             values: dict[str, Any] = parse_yaml(file.read_text(encoding="utf-8"))["model_config"]
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -66,18 +75,8 @@ class Checkpoint:
             raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
         return values
 
-    def precision(self) -> dict[str, str]:
-        """What each frozen part was trained in, by its name."""
-        from speechllm_plugin.models.speech_llm.config import part_dtypes
-
-        return part_dtypes(self.config())
-
     def decoding(self) -> DecodingConfig:
-        """How the run decoded its validation; the defaults where neither its `decoding.json` nor, from a run before
-        there was one, its configuration came along.
-
-        :raises UserError: the file cannot be read.
-        """
+        # A run from before there was a `decoding.json` has it in its configuration, if that came along.
         file = self.directory / DECODING
         if not file.is_file():
             file = self.directory.parent / "config.yaml"
@@ -91,10 +90,6 @@ class Checkpoint:
         return structure(DecodingConfig, values, f"{file}: decoding")
 
     def longest_clip(self) -> float | None:
-        """Seconds of the longest clip that the run was trained on; None where its `decoding.json` does not tell.
-
-        :raises UserError: the file cannot be read.
-        """
         seconds = self._kept("longest_clip")
         return float(seconds) if isinstance(seconds, int | float) else None
 
@@ -115,6 +110,21 @@ class Checkpoint:
         except (OSError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"checkpoint: found a damaged {file} ({reason}), expected a configuration") from error
+
+
+def find_system(path: Path | str, step: Step = "best") -> SavedSystem:
+    """
+    :param path: as for `find_checkpoint`, or a folder that `speechllm export --format hf` has written.
+    :raises UserError: there is no such system, or its files are damaged.
+    """
+    folder = Path(path)
+    if not is_exported(folder):
+        return find_checkpoint(folder, step)
+    if isinstance(step, int):
+        raise UserError(f"checkpoint: found step {step} for {folder}, an export, which has no steps; expected none")
+    exported = ExportedSystem(folder)
+    exported.check_weights()
+    return exported
 
 
 def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
@@ -169,6 +179,9 @@ def _choose_checkpoint(path: Path, step: Step) -> Checkpoint:
         raise UserError(f"checkpoint: found no {path}, expected the output directory of a training run")
     if match := re.fullmatch(r"step_(\d+)", path.resolve().name):
         step, path = int(match[1]), path.resolve().parent
+    if is_exported(path):
+        raise UserError(f"checkpoint: found an export in {path}, which `speechllm transcribe`, `ask` and `serve` load; "
+                        "expected the output directory of a training run")
     directory = path if (path / "model.yaml").is_file() else path / "checkpoints"
     if not (directory / "model.yaml").is_file():
         raise UserError(f"checkpoint: found no model.yaml in {path} or {path / 'checkpoints'}, expected the output "
@@ -226,13 +239,3 @@ def _score(directory: Path, step_nr: int) -> float | None:
         return float(text)
     except ValueError as error:
         raise UserError(f"checkpoint: found {text!r} in {file}, expected the score of step {step_nr}") from error
-
-
-def override(values: dict[str, Any], key: str, value: Any) -> None:
-    """Sets a key, given by its dotted path, in nested values."""
-    *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise UserError(f"overrides: found key {key!r}, expected a known one; {parent!r} has no keys of its own")
-    values[last] = value

@@ -32,19 +32,11 @@ def whole_vocabulary(state_dict: dict[str, object], config: object = None) -> di
     return state_dict
 
 
-def load_shards(model: nn.Module, folder: Path) -> None:
-    """Copies a checkpoint's weights into a model.
-
-    :param folder: the `model` folder of a step.
-    :raises UserError: a file is damaged, or the weights are not those of the model.
-    """
-    put_weights(model, read_shards(folder), f"{folder} does not fit its model.yaml")
-
-
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor], misfit: str) -> None:
     """Copies weights into a model, all of which it must have, and no others.
 
     :param misfit: begins the line about weights that are not those of the model.
+    :raises UserError: they are not.
     """
     places = model.state_dict(keep_vars=True)
     problems = [
@@ -66,6 +58,7 @@ def put_weights(model: nn.Module, weights: Mapping[str, Tensor], misfit: str) ->
 def read_shards(folder: Path) -> dict[str, Tensor]:
     """The weights of a checkpoint, on the CPU.
 
+    :param folder: the `model` folder of a step.
     :raises UserError: a file is damaged.
     """
     damaged = f"checkpoint: found damaged files in {folder}, expected those that a training run has written"

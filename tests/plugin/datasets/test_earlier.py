@@ -56,6 +56,20 @@ def test_they_are_read_from_the_manifests_place(folder: Path) -> None:
     assert cached.waveform is None and cached.features is known[cached.audio_key] and cached.seconds == 2.0
 
 
+def test_they_count_as_audio_of_their_batch(folder: Path) -> None:
+    """Of three sounds of up to 2 s, six seconds with their padding."""
+    manifest = write(folder, "before/b.wav", "before/b.wav:1600:8000")
+    for limit, batches in ((6.0, 2), (8.0, 1)):
+        reader = read(manifest, limits=BatchLimits(4, limit))
+        assert sum(len(step) for step in reader) == batches
+    assert reader.padding == pytest.approx(1 - (0.5 + 0.5 + 2.0 + 0.5) / 8.0)
+    # Other files under their names are other rows to a run that goes on.
+    state = reader.state_dict()
+    soundfile.write(folder / "before/b.wav", 0.2 * torch.ones(16000).numpy(), 16000)
+    with pytest.raises(UserError, match="expected the same manifests"):
+        read(manifest, limits=BatchLimits(4, 8.0)).load_state_dict(state)
+
+
 @pytest.mark.parametrize(
     ("audio", "expected"),
     [("gone.wav", "gone.wav"), ("m.tsv", "m.tsv"), ("before/b.wav:31000:8000", "31000"), ("long.wav", "6.00 s")],

@@ -12,6 +12,7 @@ from speechllm_plugin.datasets.plan import (
     POOL,
     Batching,
     BatchLimits,
+    EarlierSound,
     Sizes,
     evaluation_steps,
     make_batches,
@@ -110,6 +111,26 @@ def test_batches_limited_by_positions(batching: Batching, per_step: int) -> None
         assert max(used) <= 1
         fullest = list(map(max, fullest, used))
     assert min(fullest) > 0.9
+
+
+@pytest.mark.parametrize("batching", ["bucketed", "bucketed_steps", "random"])
+@pytest.mark.parametrize("positions", [None, [RNG.randint(20, 300) for _ in SECONDS]], ids=["seconds", "positions"])
+def test_what_was_said_before_is_audio_of_the_batch(batching: Batching, positions: list[int] | None) -> None:
+    """Every third clip hears up to four earlier turns, which stand beside the clips and are padded with them."""
+    turns = [[RNG.uniform(0.5, 29.0) for _ in range(RNG.randint(1, 4) if i % 3 == 0 else 0)] for i in range(501)]
+    sizes = Sizes(SECONDS, positions, EarlierSound.of(turns))
+    limits = BatchLimits(6, 150.0, None if positions is None else 1000)
+    steps, _ = training_steps(sizes, limits, 3, 1, 0, batching)
+    assert set(flat(steps)) == set(range(len(SECONDS)))
+    used = sounds = padded = 0.0
+    for batch in (batch for step in steps for batch in step):
+        heard = [seconds for i in batch for seconds in (SECONDS[i], *turns[i])]
+        together = max(heard) * len(heard)
+        assert len(batch) <= 6 and (together <= 150 or len(batch) == 1)
+        used, sounds, padded = max(used, together * (len(batch) > 1)), sounds + sum(heard), padded + together
+    assert used > 140
+    if positions is None:
+        assert padding(steps, sizes) == pytest.approx(1 - sounds / padded)
 
 
 def test_padding_of_batches_limited_by_positions() -> None:

@@ -83,7 +83,8 @@ def story_of(output: Path, split: str, lines: int | None = None) -> dict[str, An
 
 def sound_of(output: Path, row: dict[str, str]) -> np.ndarray:
     """A row's sound as the recipe reads it; it is as long as the manifest says."""
-    samples = read_audio(resolve(row["audio"], output))
+    channel = row.get("channel")
+    samples = read_audio(resolve(row["audio"], output, int(channel) if channel else None))
     assert abs(len(samples) / RATE - float(row["duration"])) < 0.1
     return samples
 

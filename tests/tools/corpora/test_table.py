@@ -7,7 +7,9 @@ import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from speechllm_tools.prepare import run
 
 from tests.tools.corpora.layouts import manifest, rows_of, sound_of, story_of, tone, write_lines
@@ -74,6 +76,26 @@ def test_tsv_and_jsonl_with_segments_and_both_tasks(clips: Path, tmp_path: Path)
     assert story["rows"]["transcribe en"]["dropped"] == {
         "row whose offset or duration is no number of seconds": 3, "line that is no JSON object": 2,
     }  # fmt: skip
+
+
+def test_a_channel_is_heard_where_a_column_is_named_for_it(tmp_path: Path) -> None:
+    sides = 0.1 * np.random.default_rng(0).normal(size=(16000, 2))
+    soundfile.write(tmp_path / "call.wav", sides, 16000, "FLOAT")
+    write_lines(tmp_path / "train.csv", [
+        "id,audio,side,channel,offset,duration,tgt_text", "a,call.wav,1,x,,,one", "b,call.wav,2,x,0.5,0.25,two",
+        "both,call.wav,,x,,,three", "c,call.wav,3,x,,,four", "d,call.wav,0,x,,,five", "e,call.wav,B,x,,,six",
+    ])  # fmt: skip
+    command = ("table", tmp_path / "train.csv", "--output")
+    manifest(*command, tmp_path / "out", "--columns", "channel=side").ok()
+    rows = rows_of(tmp_path / "out/train.tsv")
+    assert [(row["id"], row["channel"]) for row in rows] == [("a", "1"), ("b", "2"), ("both", "")]
+    for row, expected in zip(rows, (sides[:, 0], sides[8000:12000, 1], sides.mean(1)), strict=True):
+        assert np.abs(sound_of(tmp_path / "out", row) - expected).max() < 1e-6
+    assert story_of(tmp_path / "out", "train", lines=6)["rows"]["transcribe en"]["dropped"] == {
+        "row whose channel is no number from 1 on": 2, "channel that its file does not have": 1,
+    }  # fmt: skip
+    manifest(*command, tmp_path / "plain").ok()
+    assert ["channel" in row for row in rows_of(tmp_path / "plain/train.tsv")] == [False] * 6
 
 
 def test_a_segment_of_a_segment_and_a_text_that_utf_8_cannot_hold(clips: Path, tmp_path: Path) -> None:

@@ -168,6 +168,30 @@ def test_what_is_wrong_is_told_in_one_line(
     assert set(error) == {"message", "type", "param", "code"} and str(tmp_path) not in error["message"]
 
 
+def test_all_turns_together_have_a_longest_speech(server: Server, tmp_path: Path) -> None:
+    """Two minutes, of turns none of which is longer than the window."""
+
+    def turn(seconds: float) -> dict[str, Any]:
+        file = tmp_path / f"{seconds}.flac"
+        soundfile.write(file, np.tile([0.0, 0.01], round(8000 * seconds)), 16000)
+        return sound(file)
+
+    def chat(*seconds: float) -> tuple[int, str]:
+        messages = [{"role": "user", "content": [turn(one)]} for one in seconds]
+        messages[1:] = [one for later in messages[1:] for one in (TURNS[1], later)]
+        status, answer = posted(
+            server, json.dumps({"model": "tiny", "messages": messages, "max_tokens": 2}), tmp_path
+        )
+        return status, "" if status == 200 else json.loads(answer)["error"]["message"]
+
+    assert chat(30, 30, 30, 29.5) == chat(30, 30, 30, 30) == (200, "")
+    # By the last turn, and by one before it.
+    for seconds, found in (((30, 30, 30, 29.5, 0.75), "120.2 s"), ((30, 30, 30, 20, 12, 1), "122.0 s")):
+        message = f"messages: found {found} of speech or more in all turns, expected at most 120 s"
+        assert chat(*seconds) == (400, message)
+    assert chat(30, 31) == (400, "input_audio: found 31 s or more, expected at most 30 s")
+
+
 def test_a_body_that_is_no_json_is_refused(server: Server, tmp_path: Path) -> None:
     for body in ("{", "[1]", "[" * 100_000, "\udcff".encode("utf-8", "surrogatepass").decode("latin-1")):
         status, answer = posted(server, body, tmp_path)

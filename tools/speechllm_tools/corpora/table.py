@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from speechllm_tools.prepare.text_files import parse_seconds, stem_of
 from speechllm_tools.prepare.zip_ranges import MENDED, checked
 
 NO_SOUND = "row that names no sound"
+BAD_CHANNEL = "row whose channel is no number from 1 on"
 BAD_TIMES = "row whose offset or duration is no number of seconds"
 SKIPPED = "row marked with _skipme"
 
@@ -29,6 +31,7 @@ class Table(Corpus):
     description = (
         "A row for each clip. Columns are id, audio, tgt_text, src_text, speaker, src_lang, tgt_lang, and offset and "
         "duration in seconds for segments; audio and tgt_text are needed. --columns says what the table calls them, "
+        "and which column, if any, is the channel to hear (counted from 1). "
         "--format knows the manifests of NeMo (nemo; nemo-tarred, with audio_N.tar beside it), fairseq (fairseq), "
         "SLAM-LLM (slam) and lhotse (lhotse, cuts.jsonl.gz; lhotse-shar, a folder), whose cuts give a row for each "
         "supervision. Parquet may hold the sound itself; tar archives stay as they are. A duration without an offset "
@@ -57,6 +60,8 @@ class Table(Corpus):
         self._formats = {file: format_of(file, options.format) for _, file in self._tables}
         self._columns = _mapping(options.columns)
         self._audio_dir = options.audio_dir
+        if "channel" in self._columns or any("channel" in form.columns for form in self._formats.values()):
+            self.columns = ("channel",)
         self._languages = options.src_lang, options.tgt_lang
         self._tasks = None if options.tasks is None else tasks_of(options.tasks)
         self.rows_per_clip = 1 if self._tasks is None else len(self._tasks)
@@ -126,16 +131,22 @@ class Table(Corpus):
         times = {name: parse_seconds(texts[name]) for name in ("offset", "duration") if texts[name]}
         if any(value is None for value in times.values()) or times.get("duration") == 0:
             return None, BAD_TIMES, ()
+        number = texts["channel"]
+        if number and not (number.isascii() and number.isdigit() and int(number) > 0):
+            return None, BAD_CHANNEL, ()
         name, data = found
-        offset, seconds = times.get("offset"), times.get("duration")
+        clip = Sound(
+            audio=name, data=data, channel=int(number) if number else None, offset=times.get("offset"),
+            seconds=times.get("duration"),
+        )  # fmt: skip
         if data is not None:
-            return Sound(audio=name, data=data, offset=offset, seconds=seconds), None, ()
+            return clip, None, ()
         try:
             place = name if is_remote(name) else str((self._audio_dir or file.parent).absolute() / name)
             audio, mended = checked(place)
         except Unusable as error:
             return None, error.reason, ()
-        return Sound(audio=audio, offset=offset, seconds=seconds), None, (MENDED,) if mended else ()
+        return replace(clip, audio=audio), None, (MENDED,) if mended else ()
 
 
 def _split_and_file(item: str) -> tuple[str, Path]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint
+from speechllm_plugin.models.speech_llm.saved_system import SavedSystem
 
 
 @dataclass(frozen=True)
 class Export:
     """What is exported."""
 
-    checkpoint: Checkpoint
+    checkpoint: SavedSystem
     overrides: dict[str, Any]
     """Keys of its configuration to change, by dotted path."""
     flags: frozenset[str]

@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
     export.check()
     with new_folder(options.out) as folder:
         line = export.write(folder)
-    print(f"speechllm export: {options.out}: step {checkpoint.step_nr}, {line}", file=sys.stderr)
+    step = "" if checkpoint.step_nr is None else f"step {checkpoint.step_nr}, "
+    print(f"speechllm export: {options.out}: {step}{line}", file=sys.stderr)
     return 0
 
 

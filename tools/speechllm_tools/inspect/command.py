@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("targets", metavar="ARCH_OR_CONFIG", nargs="*",
-                        help="encoder.llm.adapter, a YAML file of the recipe, or the directory of a training run; "
-                        "several make a table")
+                        help="encoder.llm.adapter, a YAML file of the recipe, the directory of a training run, "
+                        "or an export for transformers; several make a table")
     parser.add_argument("--all", action="store_true",
                         help="a table of the 20 systems of arXiv 2409.17044 and of SLM's (arXiv 2310.00230)")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a training clip (default: 10)")
@@ -126,7 +126,7 @@ def _read(target: str, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, int]
 
     :param overrides: keys to change, by dotted path.
     """
-    from speechllm_plugin.models.speech_llm.checkpoint_files import find_checkpoint
+    from speechllm_plugin.models.speech_llm.checkpoint_files import find_system
     from speechllm_plugin.models.speech_llm.config import all_arch_names, arch_config, unknown_arch
 
     path = Path(target)
@@ -136,9 +136,10 @@ def _read(target: str, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, int]
         file = path / "config.yaml"
         if file.is_file() and not (path / "checkpoints" / "model.yaml").is_file():
             return _read_yaml(file, overrides)  # a run that has not saved yet
-        checkpoint = find_checkpoint(path)
-        file = checkpoint.directory.parent / "config.yaml"
-        return checkpoint.config(overrides), _read_yaml(file, {})[1] if file.is_file() else BATCH_SIZE
+        saved = find_system(path)
+        file = saved.directory.parent / "config.yaml"  # of a run: an export has none
+        of_a_run = saved.step_nr is not None and file.is_file()
+        return saved.config(overrides), _read_yaml(file, {})[1] if of_a_run else BATCH_SIZE
     if path.is_file():
         return _read_yaml(path, overrides)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:

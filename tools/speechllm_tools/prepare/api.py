@@ -35,6 +35,9 @@ class Sound:
     ``archive.zip:offset:length`` (a tar archive's, too), or ``path:start:length``. With `data` the name that the bytes
     have in the corpus."""
 
+    channel: int | None = None
+    """The one to hear, counted from 1; ``None`` = the mean of all."""
+
     offset: Decimal | None = None
     """Start of a segment of `audio`, in seconds; ``None`` = the whole file."""
 
@@ -112,8 +115,9 @@ class Corpus(ABC):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Selections of published systems, by name: values of options that the user has not set."""
 
-    columns: ClassVar[Sequence[str]] = ()
-    """Of `task`, `instruction`, `context` and `references`, what its manifests have beside the usual columns."""
+    columns: Sequence[str] = ()
+    """Of `channel`, `task`, `instruction`, `context` and `references`, what its manifests have beside the usual
+    columns."""
 
     rows_per_clip: int = 1
     """How many rows a clip may make over the whole corpus. Where it is more than one, ids get the direction

@@ -42,6 +42,8 @@ class Outcome:
     """What became of a line."""
 
     audio: str = ""
+    channel: int | None = None
+    """See `Sound.channel`."""
     seconds: float = 0.0
     reason: str | None = None
     """Why it makes no rows."""
@@ -103,23 +105,23 @@ def _outcome(place: int, line: Line, options: ChunkOptions, store: Store) -> Out
                 changes = (*changes, KEPT_IN_TEST)
             # An archive's entry cannot be cut into segments by bytes.
             if options.audio != "keep" or (line.sound.cut_out and not found.whole):
-                return _convert(place, line, replace(found, changes=changes), store)
+                return _convert(place, line, replace(found, changes=changes), sound.channel, store)
         if line.sound.cut_out:
             found = replace(found, audio=line.sound.audio)
         if line.sound.data is not None:
             name = file_name(place, line.id, suffix_of(line.sound.audio, line.sound.data))
             found = replace(found, audio=store.add(name, line.sound.data))
-        return Outcome(audio=found.audio, seconds=found.seconds, changes=changes)
+        return Outcome(audio=found.audio, channel=line.sound.channel, seconds=found.seconds, changes=changes)
     except Unusable as error:
         return Outcome(reason=error.reason, message=f"{line.where}: {error.message}", changes=tuple(line.changes))
 
 
-def _convert(place: int, line: Line, found: Measured, store: Store) -> Outcome:
+def _convert(place: int, line: Line, found: Measured, channel: int | None, store: Store) -> Outcome:
     """
     :raises Unusable: the sound cannot be decoded.
     """
     try:
-        samples = read_audio(source_of(found.audio))
+        samples = read_audio(source_of(found.audio, channel))
     except AudioError as error:
         raise Unusable(UNREADABLE, str(error)) from None
     audio = store.add(file_name(place, line.id, ".flac"), encode_flac(samples))

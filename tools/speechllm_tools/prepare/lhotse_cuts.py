@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_tools.prepare.tars import NOT_INSIDE, members_of
 
 COMPUTED = "cut whose sound lhotse computes (a mix, a change of speed, a command)"
-ONE_OF_SEVERAL = "cut of one channel of several"
+SOME_OF_SEVERAL = "cut of several channels that are not all of one file"
 NO_SOUND = "cut without sound"
 NO_TEXT = "cut without a supervision"
 _SHARD = re.compile(r"cuts\.(\d+)\.jsonl(\.gz)?")
@@ -82,46 +83,78 @@ def _rows(cut: Any, members: Mapping[str, str] | None) -> Iterator[Row | str]:
     """
     :param members: of the archive with the cut's sound, by cut; ``None`` = its recording is a file.
     """
-    where = _sound(cut, members)
-    if isinstance(where, str):
-        yield where
+    sound = _sound(cut, members)
+    if isinstance(sound, str):
+        yield sound
         return
     if not cut.supervisions:
         yield NO_TEXT
     for one in cut.supervisions:
+        where = sound.of(one)
+        if isinstance(where, str):
+            yield where
+            continue
         row = {
             **(cut.custom or {}), **(one.custom or {}), "id": cut.id if len(cut.supervisions) == 1 else one.id,
-            "text": one.text, "tgt_text": one.text, "speaker": one.speaker, "src_lang": one.language,
-            "audio": where["audio"],
+            "text": one.text, "tgt_text": one.text, "speaker": one.speaker, "src_lang": one.language, **where,
         }  # fmt: skip
         # One supervision is what the cut was made for; of several each is a part of it.
         start, seconds = _decimal(0), _decimal(cut.duration)
         if len(cut.supervisions) > 1:
             start, seconds = _decimal(one.start), _decimal(one.duration)
-        start += where["start"]
-        if start != 0 or seconds != where["whole"]:
+        start += sound.start
+        if start != 0 or seconds != sound.whole:
             row["offset"] = str(start)
         yield row | {"duration": str(seconds)}
 
 
-def _sound(cut: Any, members: Mapping[str, str] | None) -> dict[str, Any] | str:
-    """Name, start of the cut and length of all in seconds; or why there is none."""
+@dataclass(frozen=True)
+class _Sound:
+    """Of a cut."""
+
+    start: Decimal
+    """Of the cut, in seconds."""
+    whole: Decimal
+    """Seconds of all that its files hold."""
+    files: Sequence[tuple[str, Sequence[int]]]
+    """Names, with the numbers that lhotse has for the channels of each, in their order."""
+    channels: Sequence[int]
+    """Those of the cut."""
+
+    def of(self, supervision: Any) -> Row | str:
+        """`audio` and `channel` of a supervision: in a telephone call its speaker's alone; or why there is none."""
+        heard = set(_listed(supervision.channel)).intersection(self.channels) or set(self.channels)
+        holders = [(name, numbers) for name, numbers in self.files if heard.intersection(numbers)]
+        if len(holders) == 1:
+            ((name, numbers),) = holders
+            if heard == set(numbers):
+                return {"audio": name, "channel": ""}
+            if len(heard) == 1:
+                return {"audio": name, "channel": str(list(numbers).index(*heard) + 1)}
+        return SOME_OF_SEVERAL
+
+
+def _sound(cut: Any, members: Mapping[str, str] | None) -> _Sound | str:
+    """Or why there is none."""
     recording = getattr(cut, "recording", None)
     if recording is None:
         return COMPUTED if hasattr(cut, "tracks") else NO_SOUND
     if members is not None:
         # What is in the archive is the cut alone, as it was made.
         audio = members.get(cut.id)
-        return NOT_INSIDE if audio is None else {"audio": audio, "start": _decimal(0), "whole": _decimal(cut.duration)}
+        if audio is None:
+            return NOT_INSIDE
+        channels = _listed(cut.channel)
+        return _Sound(_decimal(0), _decimal(cut.duration), [(audio, channels)], channels)
     sources = recording.sources
-    if any(map(_changes_sound, recording.transforms or ())) or len(sources) != 1 or sources[0].type not in _NAMED:
+    if any(map(_changes_sound, recording.transforms or ())) or any(source.type not in _NAMED for source in sources):
         return COMPUTED
-    channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
-    if set(channels) != set(recording.channel_ids):
-        return ONE_OF_SEVERAL
-    return {
-        "audio": sources[0].source, "start": _decimal(cut.start), "whole": _decimal(recording.duration)
-    }
+    files = [(source.source, source.channels) for source in sources]
+    return _Sound(_decimal(cut.start), _decimal(recording.duration), files, _listed(cut.channel))
+
+
+def _listed(channels: int | Sequence[int]) -> list[int]:
+    return [channels] if isinstance(channels, int) else list(channels)
 
 
 def _changes_sound(transform: Any) -> bool:

@@ -11,13 +11,22 @@ from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from pathlib import Path
 
-from speechllm_plugin.datasets.audio import AudioError, AudioSource, duration, resolve, sample_rate, stored_bytes
+from speechllm_plugin.datasets.audio import (
+    AudioError,
+    AudioSource,
+    count_channels,
+    duration,
+    resolve,
+    sample_rate,
+    stored_bytes,
+)
 from speechllm_tools.prepare.api import Sound
 from speechllm_tools.prepare.storage import suffix_of
 from speechllm_tools.prepare.writing import told
 
 MISSING = "no such audio file"
 UNREADABLE = "audio that cannot be read"
+NO_CHANNEL = "channel that its file does not have"
 OUTSIDE = "segment outside of its file"
 FAR_OVER = "segment more than 1 s over the end of its file"
 CLIPPED = "segments clipped to the end of their file"
@@ -83,9 +92,13 @@ def measure(sound: Sound) -> Measured:
     """Looks at the header only.
 
     :param sound: as `on_disk` gives it.
-    :raises Unusable: it cannot be read, or a segment does not lie in it.
+    :raises Unusable: it cannot be read, lacks the channel, or a segment does not lie in it.
     """
     try:
+        if sound.channel is not None and (channels := _channels(sound.audio)) < sound.channel:
+            raise Unusable(
+                NO_CHANNEL, f"{sound.audio}: found {channels} channel(s), expected at least {sound.channel}"
+            )
         if sound.offset is not None:
             return _measure_segment(sound, sound.offset)
         seconds = duration(source_of(sound.audio))
@@ -96,13 +109,13 @@ def measure(sound: Sound) -> Measured:
     return Measured(sound.audio, seconds, (OTHER_LENGTH,) if other else ())
 
 
-def source_of(audio: str) -> AudioSource:
+def source_of(audio: str, channel: int | None = None) -> AudioSource:
     """
     :raises Unusable: there is no such file.
     :raises AudioError: it is no file, or has no such range.
     """
     try:
-        return resolve(audio, Path())
+        return resolve(audio, Path(), channel)
     except AudioError as error:
         path = audio.rsplit(":", 2)[0] if audio.count(":") >= 2 else audio
         if os.path.exists(audio) or os.path.exists(path):
@@ -131,6 +144,11 @@ def _measure_segment(sound: Sound, offset: Decimal) -> Measured:
 
 
 # The segments of a talk follow each other.
+@lru_cache(maxsize=16)
+def _channels(audio: str) -> int:
+    return count_channels(source_of(audio))
+
+
 @lru_cache(maxsize=16)
 def _length(audio: str) -> tuple[str, int, int, int]:
     """

@@ -68,7 +68,9 @@ class ManifestWriter:
             text = src_text if target.text == line.src_text else self._clean(target.text)
             identity = line.id if self._plain_ids else f"{line.id}.{line.direction(target)}"
             others = [self._clean(other) for other in dict.fromkeys(target.others)]
-            own = {"task": target.task, "references": write_text_list([one for one in others if one != text])}
+            channel = "" if outcome.channel is None else str(outcome.channel)
+            references = write_text_list([one for one in others if one != text])
+            own = {"channel": channel, "task": target.task, "references": references}
             fields = (
                 identity, outcome.audio, str(frames_of(outcome.seconds)), seconds_text(outcome.seconds), text,
                 src_text, self._clean(line.speaker), line.src_lang, target.lang,

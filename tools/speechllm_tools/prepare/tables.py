@@ -16,7 +16,7 @@ from speechllm_tools.prepare.parquet import read_parquet
 from speechllm_tools.prepare.text_files import RAGGED, header_of, read_lines, read_tsv
 
 NO_OBJECT = "line that is no JSON object"
-OURS = ("id", "audio", "offset", "duration", "tgt_text", "src_text", "speaker", "src_lang", "tgt_lang")
+OURS = ("id", "audio", "channel", "offset", "duration", "tgt_text", "src_text", "speaker", "src_lang", "tgt_lang")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class Format:
         return {"parquet": "row", "cuts": "cut", "shar": "cut"}.get(self.kind, "line")
 
 
-_PLAIN = {name: (name,) for name in OURS}
+# Tables count channels from 0 or from 1, or call a column so that names something else: theirs has to be named.
+_PLAIN = {name: (name,) for name in OURS if name != "channel"}
+_CUTS = {name: (name,) for name in OURS}
 _NEMO = {
     "id": ("id",), "audio": ("audio_filepath",), "offset": ("offset",), "duration": ("duration",),
     "tgt_text": ("answer", "text"), "src_text": (), "speaker": ("speaker",), "src_lang": ("source_lang", "lang"),
@@ -48,8 +50,8 @@ FORMATS: dict[str, Format] = {
     "tsv": Format("tsv", _PLAIN),
     "jsonl": Format("jsonl", _PLAIN),
     "parquet": Format("parquet", _PLAIN),
-    "lhotse": Format("cuts", _PLAIN),
-    "lhotse-shar": Format("shar", _PLAIN),
+    "lhotse": Format("cuts", _CUTS),
+    "lhotse-shar": Format("shar", _CUTS),
     "fairseq": Format("tsv", {name: columns for name, columns in _PLAIN.items() if name not in ("offset", "duration")},
                       escapes=True),
     "nemo": Format("jsonl", _NEMO),

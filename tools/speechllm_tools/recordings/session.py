@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from speechllm_plugin.inference.reading import Named
     from speechllm_plugin.inference.transcriber import Transcriber
     from speechllm_plugin.llms.decoding import DecodingConfig
-    from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint
+    from speechllm_plugin.models.speech_llm.saved_system import SavedSystem
 
 FEW = 0.5
 """Share of words with a time of their own below which the times of a recording are called estimates."""
@@ -50,7 +50,7 @@ class Session:
     def __init__(
         self,
         system: Transcriber,
-        checkpoint: Checkpoint,
+        checkpoint: SavedSystem,
         decoding: DecodingConfig,
         options: argparse.Namespace,
         say: Callable[[str], None],
@@ -245,7 +245,7 @@ def _timed_lines(transcript: Transcript, unit: Unit) -> list[tuple[str, str, str
     return [(f"{span.start:.2f}", f"{span.end:.2f}", one_line(span.text)) for span in spans]
 
 
-def _lengths(system: Transcriber, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[float, CutConfig]:
+def _lengths(system: Transcriber, checkpoint: SavedSystem, options: argparse.Namespace) -> tuple[float, CutConfig]:
     """Seconds up to which a recording goes whole, and how it is cut beyond."""
     window, longest = piece_lengths(system.model.encoder.max_seconds, checkpoint.longest_clip())
     given = options.longest_piece
@@ -259,12 +259,10 @@ def _lengths(system: Transcriber, checkpoint: Checkpoint, options: argparse.Name
     return given or window, CutConfig(longest=given or longest, pause=options.pause)
 
 
-def _identity(checkpoint: Checkpoint) -> list[Any]:
+def _identity(checkpoint: SavedSystem) -> list[Any]:
     """What tells a checkpoint from another that lies in the same place."""
-    files = sorted(checkpoint.model_dir.rglob("*.pt"))
-    config = (checkpoint.directory / "model.yaml").read_bytes()
     return [
         checkpoint.step_nr,
-        hashlib.sha256(config).hexdigest()[:16],
-        *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files),
+        hashlib.sha256(checkpoint.config_file.read_bytes()).hexdigest()[:16],
+        *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in checkpoint.weight_files()),
     ]

@@ -14,11 +14,12 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.inference.reading import Named
 from speechllm_plugin.recordings.hearing import Hearing
 from speechllm_tools.serve.chat_fields import ChatFields, read_chat
 from speechllm_tools.serve.events import event, streamed, unless_left
-from speechllm_tools.serve.refusals import LEFT
+from speechllm_tools.serve.refusals import LEFT, Refusal
 from speechllm_tools.serve.service import Running, System
 from speechllm_tools.serve.upload import check_type, saved
 from speechllm_tools.serve.ways import Answer, Question
@@ -34,13 +35,13 @@ async def respond(running: Running, request: Request, stack: ExitStack) -> Respo
     fields = await asyncio.to_thread(read_chat, await request.body())
     system = service.system(fields.model)
     heard: list[Named] = []
-    left = service.most_seconds
+    spoken = 0.0
     with running.engine.expecting():
         for sound in fields.speech:
-            heard.append(await asyncio.to_thread(_hear, sound, system, left))
-            left -= len(heard[-1].samples) / SAMPLE_RATE
+            heard.append(await asyncio.to_thread(_hear, sound, system, spoken, service.most_seconds))
+            spoken += len(heard[-1].samples) / SAMPLE_RATE
     *earlier, clip = heard
-    running.metrics.audio.inc(service.most_seconds - left)
+    running.metrics.audio.inc(spoken)
     submitted = running.engine.submit(Question(clip, fields.asks, earlier), fields.way, system.begin)
     answer = asyncio.wrap_future(submitted)
     reply = _Reply(fields.model)
@@ -52,14 +53,26 @@ async def respond(running: Running, request: Request, stack: ExitStack) -> Respo
     return JSONResponse(reply.whole(answer.result()))
 
 
-def _hear(sound: bytes, system: System, most: float) -> Named:
+def _hear(sound: bytes, system: System, before: float, most: float) -> Named:
     """
-    :raises Refusal: it cannot be decoded.
-    :raises UserError: it is longer than a question may be.
+    :param before: seconds of speech in earlier turns.
+    :param most: seconds that all turns may have together.
+    :raises Refusal: it cannot be decoded, or all turns are longer than that.
+    :raises UserError: it is longer than a turn may be.
     """
     with saved(io.BytesIO(sound), "input_audio") as source:
-        hearing = Hearing(source, math.inf, system.cut, most=min(system.window, most))
-        (piece,) = pieces_of(hearing)
+        hearing = Hearing(source, math.inf, system.cut, most=min(system.window, most - before))
+        try:
+            (piece,) = pieces_of(hearing)
+        except UserError as error:
+            if before == 0 or most - before >= system.window:
+                raise
+            seconds = before + max(hearing.stated, hearing.seconds)
+            raise Refusal(
+                400,
+                f"messages: found {seconds:.1f} s of speech or more in all turns, expected at most {most:g} s",
+                param="messages",
+            ) from error
     return Named("input_audio", piece.samples)
 
 

@@ -16,7 +16,7 @@ from speechllm_tools.system_options import add_system, check_system, checkpoint_
 
 if TYPE_CHECKING:
     from speechllm_plugin.inference.transcriber import Transcriber
-    from speechllm_plugin.models.speech_llm.checkpoint_files import Checkpoint
+    from speechllm_plugin.models.speech_llm.saved_system import SavedSystem
     from speechllm_tools.serve.service import Service, System
 
 INSTALL = "pip install 'speechllm-plugin[serve]'"
@@ -58,7 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=16, help="pieces of audio decoded together (default: 16)")
     parser.add_argument("--max-megabytes", type=float, default=100, help="largest upload (default: 100)")
-    parser.add_argument("--max-minutes", type=float, default=240, help="longest recording (default: 240)")
+    parser.add_argument(
+        "--max-minutes",
+        type=float,
+        default=240,
+        help="longest recording, and longest speech of all turns of a chat together (default: 240)",
+    )
     parser.add_argument(
         "--max-requests",
         type=int,
@@ -95,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     return 0 if server.started else 1
 
 
-def _checkpoints(options: argparse.Namespace) -> list[tuple[Checkpoint, tuple[str, ...]]]:
+def _checkpoints(options: argparse.Namespace) -> list[tuple[SavedSystem, tuple[str, ...]]]:
     """Of every system that is served, with its names.
 
     :raises UserError: a directory has no checkpoint, or two systems have one name.
@@ -113,7 +118,7 @@ def _checkpoints(options: argparse.Namespace) -> list[tuple[Checkpoint, tuple[st
 
 
 def _system(
-    checkpoint: Checkpoint, names: tuple[str, ...], overrides: dict[str, Any], options: argparse.Namespace
+    checkpoint: SavedSystem, names: tuple[str, ...], overrides: dict[str, Any], options: argparse.Namespace
 ) -> System:
     from speechllm_plugin.inference.transcriber import Transcriber
     from speechllm_plugin.recordings.cutting import CutConfig, piece_lengths

@@ -31,7 +31,6 @@ class HfFormat(Format):
 
         from speechllm_plugin.hf.folder import write_folder
         from speechllm_plugin.models.speech_llm.preflight import check_before_loading
-        from speechllm_plugin.models.speech_llm.shards import read_shards
 
         checkpoint, overrides, flags = self.export.checkpoint, self.export.overrides, self.export.flags
         copied = ("encoder", "llm") if "with-frozen" in flags else ()
@@ -39,8 +38,10 @@ class HfFormat(Format):
             return self._write_merged(folder, tuple(part for part in copied if part != "llm"))
         config = checkpoint.config(overrides)
         check_before_loading(config)
-        weights = read_shards(checkpoint.model_dir)
-        write_folder(folder, config, checkpoint.decoding(), weights, copied=copied)
+        weights = checkpoint.weights()
+        write_folder(
+            folder, config, checkpoint.decoding(), weights, longest_clip=checkpoint.longest_clip(), copied=copied
+        )
         return f"{len(weights)} trained weights, frozen parts {'copied' if copied else 'named'}"
 
     def _write_merged(self, folder: Path, copied: tuple[str, ...]) -> str:
@@ -51,7 +52,7 @@ class HfFormat(Format):
         # In what they were trained in, whatever this machine is quick at: it is written, not computed with.
         dtypes = {f"{part}.config.dtype": dtype for part, dtype in checkpoint.precision().items()}
         system = load_model(checkpoint, device="cpu", overrides={**dtypes, **overrides})
-        write_merged(folder, system, checkpoint.decoding(), copied=copied)
+        write_merged(folder, system, checkpoint.decoding(), longest_clip=checkpoint.longest_clip(), copied=copied)
         line = f"the LLM with its updates in {system.precision['llm']}"
         if system.precision["llm"] != "float32":
             line += " (rounded to it: texts may differ; --set llm.config.dtype=float32 is exact)"
