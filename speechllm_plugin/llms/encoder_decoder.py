@@ -134,18 +134,14 @@ class EncoderDecoderRows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def generate(self, rows: Sequence[int], search: Search) -> list[Generated]:
-        return self._generate(rows, search)
-
     def draft(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]]) -> list[Generated]:
         if not any(written):
-            return self._generate(rows, search)
+            return self.generate(rows, search)
         # T5's decoder takes no padding: rows that go on from texts of several lengths go on alone.
-        return [self._generate([row], search.only([place]), [written[place]])[0] for place, row in enumerate(rows)]
+        return [self.generate([row], search.only([place]), [written[place]])[0] for place, row in enumerate(rows)]
 
-    def _generate(
-        self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]] = ()
-    ) -> list[Generated]:
+    def generate(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]] = ()) -> list[Generated]:
+        """:param written: the tokens that each row's text begins with, equally many for each row; () = none."""
         llm, model = self._llm, self._model
         inputs, mask = pad_rows([self._rows[row] for row in rows], "right")
         if search.config.beam_size > 1:
