@@ -60,14 +60,7 @@ class QFormer(nn.Module):
         """:param frame_dim: width of the frames."""
         super().__init__()
         config = Blip2QFormerConfig(
-            hidden_size=sizes.dim,
-            num_hidden_layers=num_layers,
-            num_attention_heads=sizes.num_heads,
-            intermediate_size=sizes.ffn_dim,
-            hidden_act="gelu",
-            hidden_dropout_prob=sizes.dropout,
-            attention_probs_dropout_prob=sizes.dropout,
-            layer_norm_eps=1e-12,
+            **sizes.hf_options(num_layers),
             cross_attention_frequency=cross_attention_every,
             encoder_hidden_size=frame_dim,
             use_qformer_text_input=False,
