@@ -36,7 +36,7 @@ from speechllm_plugin.tasks.api import Task, task_of_row
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     limits: BatchLimits
-    shuffle_seed: int | None
+    shuffle_seed: int | None = None
     """None = evaluation: every clip once, nothing shuffled."""
     max_seconds: float | None
     """Longest clip that the encoder takes."""
