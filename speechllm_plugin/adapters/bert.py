@@ -66,7 +66,7 @@ class BertLayers(nn.Module):
 
 
 def check_sizes(sizes: BertSizes) -> None:
-    """:raises UserError: layers of these sizes cannot be."""
+    """:raises UserError: no layers can have these sizes."""
     check_at_least(sizes, dim=1, num_heads=1, ffn_dim=1)
     if sizes.dim % sizes.num_heads != 0:
         raise setting_error("num_heads", sizes.num_heads, f"a divisor of dim, {sizes.dim}")
