@@ -39,13 +39,13 @@ class ReadOptions:
     shuffle_seed: int | None = None
     """None = evaluation: every clip once, nothing shuffled."""
     max_seconds: float | None
-    """Longest clip that the encoder takes."""
+    """Longest clip that the encoder takes, in seconds; None = any."""
     lengths: LengthPolicy = field(default_factory=LengthPolicy)
-    """Which clips are too short or too long beside that."""
+    """Further limits on the length of clips."""
     batching: Batching = "bucketed"
-    """Of training clips."""
+    """How training clips share steps and batches."""
     checks_lengths: bool = True
-    """Whether the lengths that rows state are compared with some of the files first; see `check_n_frames`."""
+    """Whether the lengths in the manifest are first compared with some of the files; see `check_n_frames`."""
     on_error: Literal["raise", "skip"] = "raise"
     accept_new_rows: bool = False
     """Whether a checkpoint that was written over other rows may be resumed: it then begins a new epoch."""
@@ -56,24 +56,24 @@ class ReadOptions:
     pinned: bool = False
     """Whether batches wait in pinned memory, for a CUDA device."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    """Of training clips."""
+    """How training clips are changed."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    """Of training clips."""
+    """Shares of several training splits."""
     positions: PositionCounter | None = None
     """Counts the positions of the LLM that a clip takes; for `limits.max_positions`."""
     task_of: Callable[[str, str, str], Task] = task_of_row
-    """What is asked of a clip, by its languages and by what its row states."""
+    """Gives a clip's task by its languages and the task that its row states."""
 
 
 class TrainerBatch(SpeechTextBatch, SupportsDeviceTransfer):
-    """A batch of the class that fairseq2's trainer asks for."""
+    """A batch of the class that fairseq2's trainer expects."""
 
 
 class SpeechTextReader(DataReader[TrainerBatch]):
     """
-    In evaluation a process that has run out of clips repeats one with `counted=False`, so that all make the same
-    number of steps. In training a broken clip (`on_error="skip"`) leaves its batch; a batch that loses all its clips
-    is replaced by the next one in the plan.
+    In evaluation a process that has run out of clips repeats one with `counted=False`, so that all processes make the
+    same number of steps. In training a broken clip (`on_error="skip"`) is left out of its batch; a batch that loses all
+    its clips is replaced by the next one in the plan.
     """
 
     def __init__(
@@ -85,7 +85,8 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         world_size: int = 1,
         find_features: Callable[[str], Tensor | None] = lambda key: None,
     ) -> None:
-        """:param find_features: gives the encoder features of a clip by its key, and its audio is not read."""
+        """:param find_features: gives cached encoder features of a clip by its key; the clip's audio is then not
+        read."""
         self._options = options
         self._policy = replace(options.lengths, window=options.max_seconds)
         self._rank = rank
@@ -95,11 +96,11 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         """Clips left out: id, or split/id where there are several splits -> reason."""
         self._one_split = len(utterances.by_split) == 1
         self.left_out: Counter[str] = Counter()
-        """How many of them are too `short`, and how many too `long`."""
+        """How many of the skipped clips are too `short`, and how many too `long`."""
         if options.checks_lengths:
             check_n_frames(utterances)
         self.clips = Clips(*measure(utterances, self._policy, self._refuse))
-        """What is read, with its seconds, in the order of the split."""
+        """The clips that are read, with their seconds, in the order of the split."""
         self._tell_left_out()
         if not self.clips:
             raise UserError(f"found no usable clip among {len(utterances)}, for instance {self._first_skipped()}")
@@ -134,7 +135,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
 
     @property
     def tasks(self) -> list[str]:
-        """The names of those that the clips have."""
+        """Names of the tasks that the clips have."""
         return sorted({self._options.task_of(*one).name for one in self.clips.utterances.counts})
 
     @property
@@ -213,7 +214,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         batches = []
         for i in range(self._options.num_accumulate):
             place = i * self._world_size + self._rank
-            # Past the last batch of an evaluation: keep in step with the other processes.
+            # Past the last batch of an evaluation, the last batch is repeated to keep in step with the other processes.
             batch = self._load_batch(position, min(place, len(step) - 1))
             batch.counted = batch.counted and place < len(step)
             batches.append(batch)
@@ -224,7 +225,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         for number, places in enumerate(self._from(position, place)):
             clips = [clip for place in places if (clip := self._load_drawn(place)) is not None]
             if clips:
-                # A stand-in for a batch that lost all its clips has its own turn in an evaluation.
+                # In an evaluation a batch that stands in for a lost one is counted only at its own place in the plan.
                 batch = TrainerBatch(clips, counted=training or number == 0)
                 if self._options.pinned:
                     batch.pin()
@@ -232,7 +233,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         raise UserError(f"all clips are broken, for instance {self._first_skipped()}")
 
     def _from(self, position: int, place: int) -> Iterator[list[int]]:
-        """The planned batch, then those that follow it, round to the one before it."""
+        """The planned batch, then all batches that follow it, back to the one before it."""
         yield self._epochs.steps[position][place]
         yield from self._epochs.steps[position][place + 1 :]
         for other in [*range(position + 1, len(self._epochs.steps)), *range(position)]:
@@ -243,7 +244,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         return self._load(int(draws.indices[place]), int(draws.turns[place]))
 
     def _load(self, index: int, turn: int) -> Clip | None:
-        """:param turn: how often it has been read before, which its augmentation follows from."""
+        """:param turn: how often the clip has been read before; it decides the augmentation."""
         utterance, _ = self.clips[index]
         if self._key(utterance) in self.skipped:
             return None
@@ -258,7 +259,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
                 seconds = policy.used(duration(source))
                 return self._clip(utterance, index, turn, changes, key, seconds, features=features)
             samples = read_audio(source, check=policy.used)
-            # Again: what a container states may be an estimate.
+            # The length is checked again: a container may only estimate it.
             samples = samples[: policy.samples(len(samples) / SAMPLE_RATE)]
             seconds = len(samples) / SAMPLE_RATE
             if changes is not None:
@@ -298,7 +299,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         waveform: Tensor | None = None,
         features: Tensor | None = None,
     ) -> Clip:
-        """:param seconds: of the audio as it is in its file."""
+        """:param seconds: length of the audio as it is in its file."""
         row, source_lang, target_lang = utterance.row, utterance.source_lang, utterance.target_lang
         masks = None if self._changes is None else self._changes.masks(row.id, turn)
         clip = Clip(

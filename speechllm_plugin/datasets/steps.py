@@ -11,7 +11,7 @@ import numpy.typing as npt
 from typing_extensions import override
 
 Step = list[list[int]]
-"""Its batches, each of which is the numbers of its clips."""
+"""The batches of a step; a batch is a list of its clips' numbers."""
 
 
 class Steps(Sequence[Step]):
@@ -58,8 +58,8 @@ class Steps(Sequence[Step]):
 
     def padding(self, sizes: npt.NDArray[np.generic]) -> float:
         """
-        :param sizes: of the clips.
-        :returns: the share of what all batches hold that is padding.
+        :param sizes: sizes of the clips.
+        :returns: the share of padding in all batches.
         """
         if not len(self):
             return 0.0
