@@ -35,6 +35,6 @@ _EACH = 5
 
 
 def is_told(number: int) -> bool:
-    """Whether the line of this number, from 1, is logged, of lines that may be many: the first few, then one at 10, 20,
-    50, 100, 200 and so on, which tells how many there are."""
+    """Whether to log the line of this number, counted from 1, where there may be many: the first few are logged, then
+    those at 10, 20, 50, 100, 200 and so on, which tell how many there are."""
     return number <= _EACH or str(number).rstrip("0") in ("1", "2", "5")

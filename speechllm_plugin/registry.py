@@ -37,32 +37,32 @@ PartT = TypeVar("PartT")
 
 @dataclass(frozen=True)
 class Part(Generic[PartT]):
-    """A registered part: what it says of itself."""
+    """A registered part, as it describes itself."""
 
     name: str
     config_kls: type[Any]
     """Its configuration."""
     build: Callable[..., PartT]
-    """Makes it; of a pretrained part, `build(config)` loads its weights."""
+    """Makes the part; `build(config)` of a pretrained part loads its weights."""
     outline: Callable[[Any, Any, Any], PartT] | None = None
-    """Of a pretrained part: `outline(config, hf_config, dtype)` makes it without weights, under a mode in which tensors
-    have no memory. None = `build` does so itself."""
+    """For pretrained parts: `outline(config, hf_config, dtype)` makes the part without weights, under a mode in which
+    tensors have no memory. None = `build` works under that mode itself."""
     model_types: tuple[str, ...] = ()
-    """The `model_type`s of the config.json that it can load; () = any, or there is none."""
+    """The `model_type`s that a config.json may have; () = any, or the part has no config.json."""
     check: Callable[[Any], object] | None = None
-    """Of a pretrained part: `check(config)` raises `UserError` where its checkpoint is not what the configuration says.
-    It reads no weight. None = there is nothing to be known before."""
+    """For pretrained parts: `check(config)` raises `UserError` where the checkpoint is not what the configuration says,
+    without reading a weight. None = only `build` can tell."""
 
 
 class Registry(Generic[PartT]):
-    """Looks parts up by name. A part of ours is imported when it is asked for, from the module of its name: the
-    classes of transformers behind all of them take seconds. Other packages' entry points are loaded for a name that is
-    not ours, and for a list."""
+    """Looks parts up by name. Our parts are imported one by one, each when it is asked for, from the module of its
+    name: the classes of transformers behind all of them take seconds. The entry points of other packages are loaded for
+    a name that is not ours, and for a list of all names."""
 
     def __init__(self, kind: str, package: str | None = None) -> None:
         """
         :param kind: "adapter", "encoder" or "llm": names the entry-point group and appears in errors.
-        :param package: ours, whose modules register the parts that we have: a new file is enough.
+        :param package: our package of such parts: a new module in it is found by its name.
         """
         self.kind = kind
         self._package = package
@@ -78,7 +78,7 @@ class Registry(Generic[PartT]):
 
     @cached_property
     def own_names(self) -> frozenset[str]:
-        """Ours, told by the text of their files: importing all of them takes seconds."""
+        """The names of our parts, read from the text of their files: importing all of them takes seconds."""
         if self._package is None or (spec := find_spec(self._package)) is None:
             return frozenset()
         files = [file for place in spec.submodule_search_locations or () for file in Path(place).glob("*.py")]
@@ -91,7 +91,7 @@ class Registry(Generic[PartT]):
         return sorted({*self.own_names, *self.foreign_names()})
 
     def foreign_names(self) -> list[str]:
-        """The parts of other packages."""
+        """The names of other packages' parts."""
         self._load()
         return sorted(self._parts.keys() - self.own_names)
 
@@ -115,8 +115,8 @@ class Registry(Generic[PartT]):
         return structure(self.get(name).config_kls, values, f"{self.kind}.config")
 
     def _load(self) -> None:
-        """Loads what other packages have."""
-        # Threads that ask at once wait until all are there.
+        """Loads the entry points of other packages."""
+        # A thread that asks during the loading waits until all are there.
         with self._loading:
             if self._loaded:
                 return

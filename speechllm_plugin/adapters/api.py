@@ -25,7 +25,7 @@ class AdapterShape:
     llm_dim: int
     """Width of the LLM's input embeddings."""
     frame_rate: float
-    """Such vectors per second of audio (Hz)."""
+    """Feature vectors of that width per second of audio (Hz)."""
     output_rms: float = 1.0
     """Root mean square of an adapter's output at the start of training: that of the LLM's input embeddings."""
 
@@ -49,26 +49,27 @@ class AdapterOutput:
     lengths: Tensor
     """`[B]`, int64, on the host; at least 1 for every clip."""
     frame_logits: Logits | None = None
-    """What the classifier said of the frames before any learnt compression, `[B, T, labels]`; None without one."""
+    """The classifier's scores of the frames before any learnt compression, `[B, T, labels]`; None without a
+    classifier."""
     frame_lengths: Tensor | None = None
-    """`[B]`, int64, on the host; of `frame_logits`."""
+    """Lengths of `frame_logits`, `[B]`, int64, on the host."""
     losses: dict[str, Tensor] = field(default_factory=dict)
-    """The adapter's own losses, one of each clip, `[B]`, unweighted, where `target_lengths` were given. The keys are
-    among those of `Adapter.loss_weights`."""
+    """The adapter's own unweighted losses, one for each clip, `[B]`; present where `target_lengths` were given. The
+    keys are among those of `Adapter.loss_weights`."""
     token_logits: Logits | None = None
-    """What the classifier said of the output vectors, `[B, U, labels]`, where the i-th is trained on the i-th token of
-    the transcript: the model takes the loss `token` on them, by the weight in `Adapter.loss_weights`."""
+    """The classifier's scores of the output vectors, `[B, U, labels]`, where the i-th vector is trained on the i-th
+    token of the transcript. The model computes the loss `token` from them, weighted by `Adapter.loss_weights`."""
     starts: Tensor | None = None
     """`[B, U]`, int64: the first encoder frame that each vector stands for; None where the adapter cannot tell."""
     ends: Tensor | None = None
     """`[B, U]`, int64: one past the last encoder frame of each vector."""
     earlier: Sequence[Sequence[Tensor]] = ()
-    """Of each clip the embeddings `[U, llm_dim]` of what was said in earlier turns; empty where no clip has any. The
+    """For each clip, the embeddings `[U, llm_dim]` of the speech in earlier turns; empty where no clip has any. The
     model sets it."""
 
 
 def stack_outputs(rows: Sequence[AdapterOutput]) -> AdapterOutput:
-    """The outputs of single clips, in decoding, as those of a batch."""
+    """Joins the outputs of single clips, as decoding makes them, into the output of a batch."""
 
     def padded(name: str) -> Tensor | None:
         values = [getattr(row, name) for row in rows]
@@ -96,7 +97,7 @@ def stack_outputs(rows: Sequence[AdapterOutput]) -> AdapterOutput:
 
 def split_earlier(output: AdapterOutput, counts: Sequence[int]) -> AdapterOutput:
     """
-    :param output: of clips, and behind them of what was said in the earlier turns of each, in order.
+    :param output: the output of the clips, followed by that of the speech in earlier turns, clip by clip.
     :param counts: how many such turns each clip has.
     """
     if not any(counts):
@@ -118,7 +119,8 @@ class Adapter(nn.Module):
     """Padding never changes a result: what lies beyond a length is not read."""
 
     frame_dim: int | None = None
-    """Width of the frames that a `FrameClassifier` scores. None = it gives none, and cannot be trained with CTC."""
+    """Width of the frames that a `FrameClassifier` scores. None = the adapter has no such frames: CTC cannot train
+    it."""
     needs_classifier: bool = False
     """Whether the classifier is part of the adapter: it then runs in decoding too."""
     frame_stride: int = 1
@@ -128,9 +130,9 @@ class Adapter(nn.Module):
     loss_weights: Mapping[str, float] = MappingProxyType({})
     """Weights of the adapter's own losses beside the LLM's."""
     ctc_weight: float = 0.0
-    """Weight of the auxiliary CTC loss that it is trained with unless the configuration says otherwise."""
+    """Default weight of the auxiliary CTC loss."""
     loss_names: Mapping[str, str] = MappingProxyType({})
-    """What logs call its own losses, by the keys of `loss_weights`."""
+    """Names of the adapter's own losses in logs, by the keys of `loss_weights`."""
 
     @abstractmethod
     def forward(
@@ -142,15 +144,15 @@ class Adapter(nn.Module):
     ) -> AdapterOutput:
         """
         :param seqs: encoder features, `[B, T, encoder_dim]`.
-        :param lengths: `[B]`, int64, at least 1, on the host: no device is asked for what follows from them.
+        :param lengths: `[B]`, int64, at least 1, on the host, as all that is computed from them.
         :param target_lengths: `[B]`, on the host, tokens of each transcript, in training only; -1 for a clip without
-            one, which has no part in the losses that need it.
+            a transcript, which does not count in the losses that need one.
         :param classify: the auxiliary CTC head, in training and where `needs_classifier`.
         """
 
     def output_rate(self, frame_rate: float) -> float | None:
-        """Speech embeddings per second (Hz) for an encoder's frame rate; None where it depends on the content, or is
-        not told."""
+        """Speech embeddings per second (Hz) for an encoder's frame rate; None where the rate depends on the content, or
+        the adapter does not tell it."""
         return None
 
     def layer_lists(self) -> list[nn.ModuleList]:

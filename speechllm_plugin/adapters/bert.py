@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import BertConfig
@@ -29,6 +30,19 @@ class BertSizes:
     dropout: float = 0.1
     """Dropout of the layers and on the attention weights (BERT-base)."""
 
+    def hf_options(self, num_layers: int) -> dict[str, Any]:
+        """Options of transformers' configurations of BERT-like layers, which all call them the same."""
+        return {
+            "hidden_size": self.dim,
+            "num_hidden_layers": num_layers,
+            "num_attention_heads": self.num_heads,
+            "intermediate_size": self.ffn_dim,
+            "hidden_act": "gelu",
+            "hidden_dropout_prob": self.dropout,
+            "attention_probs_dropout_prob": self.dropout,
+            "layer_norm_eps": 1e-12,
+        }
+
 
 class BertLayers(nn.Module):
     """Bidirectional post-LayerNorm layers without position embeddings: the encoder's features carry position.
@@ -38,17 +52,7 @@ class BertLayers(nn.Module):
 
     def __init__(self, num_layers: int, sizes: BertSizes) -> None:
         super().__init__()
-        config = BertConfig(
-            hidden_size=sizes.dim,
-            num_hidden_layers=num_layers,
-            num_attention_heads=sizes.num_heads,
-            intermediate_size=sizes.ffn_dim,
-            hidden_act="gelu",
-            hidden_dropout_prob=sizes.dropout,
-            attention_probs_dropout_prob=sizes.dropout,
-            layer_norm_eps=1e-12,
-            attn_implementation="sdpa",
-        )
+        config = BertConfig(**sizes.hf_options(num_layers), attn_implementation="sdpa")
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(num_layers))
         init_linears(self)
 
@@ -62,7 +66,7 @@ class BertLayers(nn.Module):
 
 
 def check_sizes(sizes: BertSizes) -> None:
-    """:raises UserError: layers of these sizes cannot be."""
+    """:raises UserError: no layers can have these sizes."""
     check_at_least(sizes, dim=1, num_heads=1, ffn_dim=1)
     if sizes.dim % sizes.num_heads != 0:
         raise setting_error("num_heads", sizes.num_heads, f"a divisor of dim, {sizes.dim}")

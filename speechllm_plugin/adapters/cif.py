@@ -35,7 +35,7 @@ class CifConfig(BertSizes):
     layers_after: int = 2
     """Transformer layers after the integration (the paper's 2)."""
     kernel: int = 5
-    """Frames that the weight of a frame is predicted from; odd (5 by the sizes in table II of arXiv 2409.17044)."""
+    """Frames from which the weight of a frame is predicted; odd (5 by the sizes in table II of arXiv 2409.17044)."""
     quantity_weight: float = 0.1
     """Weight, beside the LLM's loss, of the quantity loss: how far the sum of a clip's weights is from the number of
     its tokens (the paper's 0.1)."""
@@ -63,7 +63,7 @@ class WeightPredictor(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """`[B, T, dim]` -> `[B, T]`, float32 at least."""
-        # A row ends in zeros, as the convolution's own padding, whatever the other rows of its batch are.
+        # Zeros beyond a row's end are what the convolution pads a lone row with: no result depends on the batch.
         frames = zero_padding(frames, lengths)
         frames = self.conv(frames.transpose(1, 2)).transpose(1, 2)  # convolved as (B, dim, T)
         frames = self.norm(frames).relu()
@@ -79,8 +79,8 @@ class CifAdapter(ProjectedAdapter):
 
     In training, where the transcript's length is given, a clip's weights are scaled so that it gives as many vectors
     as the transcript has tokens, but never more than it has frames. In decoding a vector is complete at the weight
-    1.0; what is left at the end becomes one from 0.5 on, and is then scaled to 1, as every last vector
-    of training is. A clip that has less than that in all gives one vector, the weighted mean of all its frames.
+    1.0; a rest of at least 0.5 at the end becomes a vector, too, and is scaled to 1, as the last vector of a clip is in
+    training. A clip whose weights sum to less gives one vector, the weighted mean of all its frames.
     """
 
     vector_per_token = True
@@ -139,10 +139,10 @@ class CifAdapter(ProjectedAdapter):
         return replace(output, losses=losses, token_logits=token_logits, starts=starts, ends=ends)
 
     def _integrate(self, frames: Tensor, weights: Tensor, lengths: Tensor) -> tuple[CifOutput, Tensor]:
-        """Without a target. Also gives the sums of the weights, `[B]`, before any scaling."""
+        """Integrates without a target length. Also gives the sums of the weights, `[B]`, before any scaling."""
         fired = cif(frames, weights, lengths, tail_threshold=TAIL_THRESHOLD, tail_rescale="renorm")
         total, empty = fired.alpha_sum, fired.lengths == 0
-        # What is exported has no branches: there, all rows go on, and those that gave vectors are scaled by 1.
+        # An exported graph has no branches: all rows go through it, and those that gave vectors are scaled by 1.
         if is_exporting() or empty.any():
             scale = torch.where(empty, 1 / total, 1.0).to(weights.dtype)
             weights = weights * scale.unsqueeze(1)

@@ -29,8 +29,8 @@ class ConvConfig(BertSizes):
     layers_after: int = 2
     """Transformer layers after the convolutions (the paper's 2)."""
     ctc_frames: Literal["before", "after"] = "before"
-    """Frames that the auxiliary CTC scores: those before the convolutions, or the final ones. The latter teach the
-    output itself what it says, where a second has enough of them left for its tokens."""
+    """Frames that the auxiliary CTC scores: those before the convolutions, or the final ones. With `after` the loss
+    reaches the output itself, but a second must still have enough frames for its tokens."""
 
 
 class ConvBlock(nn.Module):
@@ -44,7 +44,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, T, dim]` -> `[B, ceil(T / stride), dim]`, with lengths."""
-        # A row ends in zeros, as the convolution's own padding, whatever the other rows of its batch are.
+        # Zeros beyond a row's end are what the convolution pads a lone row with: no result depends on the batch.
         frames = zero_padding(frames, lengths)
         frames = self.conv(frames.transpose(1, 2)).transpose(1, 2)  # convolved as (B, dim, T)
         stride = self.conv.stride[0]

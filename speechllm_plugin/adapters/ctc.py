@@ -40,8 +40,8 @@ class CtcAdapterConfig(BertSizes):
 class CtcAdapter(ProjectedAdapter):
     """Compresses by the greedy labels of the auxiliary CTC head, on the frames that its loss is taken on.
 
-    What it adds to the 4 Transformer layers is the head, 25.199 M over Mistral's vocabulary (table II): there 32768
-    labels are counted, where the project's linear head has one more, the blank (769 parameters).
+    Beside the 4 Transformer layers it has the head, 25.199 M parameters over Mistral's vocabulary (table II). The paper
+    counts 32768 labels; our linear head has one more, the blank (769 parameters).
     """
 
     needs_classifier = True
@@ -81,7 +81,7 @@ class CtcAdapter(ProjectedAdapter):
             weighting=self.config.weighting,
             detach=self.config.detach,
         )
-        # The only lengths that the host does not know beforehand: they are read once, with their maximum.
+        # Only these lengths depend on the sound: the host reads them once, with their maximum.
         known = collapsed.lengths.cpu() if collapsed.host_lengths is None else collapsed.host_lengths
         vectors = self.layers_after(collapsed.seqs, known)
         return AdapterOutput(

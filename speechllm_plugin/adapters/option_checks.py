@@ -17,7 +17,7 @@ def check_at_least(config: object, **minimums: float) -> None:
 
 
 def check_dropout(dropout: float) -> None:
-    """:raises UserError: it is not a share that leaves something."""
+    """:raises UserError: it is not at least 0 and below 1."""
     if not 0.0 <= dropout < 1.0:
         raise setting_error("dropout", dropout, "a number from 0 to below 1")
 

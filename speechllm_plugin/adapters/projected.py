@@ -55,8 +55,8 @@ class ProjectedAdapter(Adapter):
     ) -> AdapterOutput:
         """Projects the final frames, `[B, U, dim]`, and has frames scored for CTC.
 
-        :param scored: frames before the compression, with their lengths, to be scored instead of the final ones. A
-            classifier that works in the LLM's space sees them through the adapter's own output projection: the layers
+        :param scored: frames before the compression, with their lengths, to be scored instead of the final ones. The
+            adapter's own output projection takes them to the LLM's space for a classifier that works there: the layers
             start close to the identity, so that aligning these frames aligns the output.
         """
         seqs = self.project_out(frames)

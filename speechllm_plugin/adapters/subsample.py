@@ -15,16 +15,16 @@ from speechllm_plugin.adapters.projected import ProjectedAdapter
 @dataclass(kw_only=True)
 class SubsampleConfig(BertSizes):
     ratio: int = 4
-    """Of every `ratio` encoder frames the first is kept (SLM's 4)."""
+    """Encoder frames of which the first is kept (SLM's 4)."""
     num_layers: int = 2
     """Transformer layers (SLM's 2; more than 2 brought it little)."""
     output_projection: bool = True
-    """Whether a linear layer takes the layers' output to the LLM's width. False needs `dim` to be that width."""
+    """Whether a linear layer takes the layers' output to the LLM's width. False requires `dim` to be that width."""
 
 
 class SubsampleAdapter(ProjectedAdapter):
-    """Uniform subsampling by selection: the frames between those kept are discarded, as the encoder's own layers have
-    already mixed neighbours. (`mlp` joins them instead.) The layers are BERT-base's, as in the other adapters.
+    """Keeps every `ratio`-th frame and discards the others, since the encoder's own layers have already mixed
+    neighbours. (`mlp` joins neighbours instead.) The layers are BERT-base's, as in the other adapters.
     """
 
     def __init__(self, config: SubsampleConfig, shape: AdapterShape) -> None:

@@ -27,18 +27,18 @@ from speechllm_plugin.tensors.masks import length_mask
 @dataclass(kw_only=True)
 class WlqFormerConfig(BertSizes):
     window_seconds: float = 0.33
-    """Length of a window (the paper's 0.33), taken down to whole encoder frames, at least one: 16 of Whisper's 50 Hz
+    """Length of a window (the paper's 0.33), rounded down to whole encoder frames, at least one: 16 of Whisper's 50 Hz
     and 2 of SeamlessM4T's 6.25 Hz. Both make 3.125 vectors a second, as published (table I: 16:1, 2:1, 3.12 Hz)."""
     num_queries: int = 1
     """Learned queries, and so output vectors, of each window (the paper's 1)."""
     num_layers: int = 4
     """Layers of the Q-Former (4 by the sizes in table II)."""
     cross_attention_every: int = 2
-    """Every how many layers, from the first on, the queries attend to their window's frames (2 by the sizes in table
-    II)."""
+    """Distance between the layers in which the queries attend to their window's frames, from the first layer on (2 by
+    the sizes in table II)."""
     ctc_frames: Literal["before", "after"] = "before"
-    """Frames that the auxiliary CTC scores: the projected ones before the windows, or the final vectors. The latter
-    teach the output itself what it says, where a second has enough of them for its tokens."""
+    """Frames that the auxiliary CTC scores: the projected ones before the windows, or the final vectors. With
+    `after` the loss reaches the output itself, but a second must have enough vectors for its tokens."""
     input_projection: bool = True
     """Whether a linear layer takes the encoder's features to `dim` before the LayerNorm. False, as in the later code of
     the paper's authors: the Q-Former attends to the encoder's own width, and CTC needs `ctc_frames` after."""
@@ -60,14 +60,7 @@ class QFormer(nn.Module):
         """:param frame_dim: width of the frames."""
         super().__init__()
         config = Blip2QFormerConfig(
-            hidden_size=sizes.dim,
-            num_hidden_layers=num_layers,
-            num_attention_heads=sizes.num_heads,
-            intermediate_size=sizes.ffn_dim,
-            hidden_act="gelu",
-            hidden_dropout_prob=sizes.dropout,
-            attention_probs_dropout_prob=sizes.dropout,
-            layer_norm_eps=1e-12,
+            **sizes.hf_options(num_layers),
             cross_attention_frequency=cross_attention_every,
             encoder_hidden_size=frame_dim,
             use_qformer_text_input=False,
@@ -149,16 +142,16 @@ class WlqFormerAdapter(ProjectedAdapter):
         :param num_used: windows that hold a frame, of all rows together.
         """
         windows, in_window = _split(frames, lengths, window)
-        # Windows of padding are not computed: N of the B x W are left, and none is without a frame to attend to. Sorted
-        # out by their known number, so that every shape follows from the lengths alone.
+        # Only the N of the B x W windows that hold a frame are computed. Their number is known beforehand, so that
+        # every shape follows from the lengths on the host.
         used = (in_window.flatten() == 0).to(torch.uint8).argsort(stable=True)[:num_used]
         read = self.former(windows.flatten(0, 1)[used], in_window.flatten()[used])  # (N, queries, dim)
         vectors = read.new_zeros(in_window.numel(), *read.shape[1:]).index_copy(0, used, read)
         return vectors.unflatten(0, in_window.shape).flatten(1, 2)
 
     def _read_all_windows(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`_read_windows` for `torch.export`, where no shape may follow from the lengths: those of padding are read,
-        too, as if they had a frame. Also gives the number of each row's windows."""
+        """`_read_windows` for `torch.export`, where no shape may follow from the lengths: windows of padding are read,
+        too, as if they held one frame. Also gives the number of each row's windows."""
         windows, in_window = _split(frames, lengths, self.window)
         read = self.former(windows.flatten(0, 1), in_window.flatten().clamp(min=1))
         return read.unflatten(0, in_window.shape).flatten(1, 2), (in_window > 0).sum(dim=1)

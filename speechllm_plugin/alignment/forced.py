@@ -23,7 +23,7 @@ class Piece:
     """A label with the characters of a text that it spells, from `start` to before `end`."""
 
     label: int | None
-    """None for what is outside the vocabulary."""
+    """None for characters outside the vocabulary."""
     start: int
     end: int
 
@@ -47,7 +47,8 @@ def sounding(waveform: Tensor, num_frames: int, rate: float) -> Tensor:
 
 
 def forced_alignment(logits: Logits, labels: Sequence[int], sound: Tensor) -> list[tuple[int, int]] | None:
-    """The likeliest way through CTC's states that spells the labels with as few of them on silent frames as can be.
+    """The likeliest path through CTC's states that spells the labels, among those with the fewest labels on silent
+    frames.
 
     :param logits: of the frames, `[T, labels]`; label 0 is the blank.
     :param sound: which frames are not silent, bool `[T]`.
@@ -58,7 +59,7 @@ def forced_alignment(logits: Logits, labels: Sequence[int], sound: Tensor) -> li
         return None
     states = torch.zeros(num_states, dtype=torch.long)  # blank, label, blank, label, ..., blank
     states[1::2] = torch.tensor(labels)
-    # The softmax's denominator is the same for every way.
+    # The softmax's denominator is the same for every path.
     scores = columns(logits, states).double().cpu()  # (T, states)
     scores[:, 1::2] -= 1e6 * (~sound).unsqueeze(1)
     # The blank between two labels may be left out if they differ.

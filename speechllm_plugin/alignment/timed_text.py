@@ -18,9 +18,9 @@ class Timed:
 class TimedText:
     text: str
     words: list[Timed]
-    """In order and without overlap. Where the language writes no spaces, the pieces that were aligned."""
+    """Words in order, without overlap; in languages without spaces, the pieces that were aligned."""
     segments: list[Timed]
-    """The words between pauses, ends of sentences, and at most `words.LONGEST` seconds."""
+    """Stretches of words that end at a pause, at the end of a sentence, or after `words.LONGEST` seconds."""
     placed: float
-    """Share of the words whose time was read from the audio; the others stand evenly between their neighbours. 0 where
-    nothing was aligned: a translation, or a text that is too long for its audio."""
+    """Share of the words whose time was read from the audio; the others are spread evenly between their neighbours. 0
+    where nothing was aligned, as in a translation or a text that is too long for its audio."""

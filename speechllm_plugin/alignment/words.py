@@ -1,4 +1,4 @@
-"""From the times of a text's pieces to those of its words, and to segments as subtitles have them."""
+"""Turns the times of a text's pieces into those of its words and of segments such as subtitles have."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SENTENCE_END = re.compile(r"[.?!…。？！][\"'”’)\]」』]*$")
 
 
 def word_spans(text: str, pieces: Sequence[Piece], *, spaces: bool) -> list[tuple[int, int]]:
-    """Where the words of a text begin and end, in characters; without spaces, where its pieces do.
+    """Where the words of a text begin and end, in characters; in a language without spaces, where its pieces do.
 
-    :param spaces: whether the language writes them.
+    :param spaces: whether the language writes spaces.
     """
     if spaces:
         return [match.span() for match in re.finditer(r"\S+", text)]
@@ -37,7 +37,7 @@ def word_spans(text: str, pieces: Sequence[Piece], *, spaces: bool) -> list[tupl
 def time_of(
     unit: tuple[int, int], pieces: Sequence[Piece], times: Sequence[tuple[float, float] | None]
 ) -> tuple[float, float] | None:
-    # A piece may begin with the space before its word: its last character tells where it belongs.
+    # A piece may begin with the space before its word: its last character tells which word it belongs to.
     own = [time for piece, time in zip(pieces, times, strict=True) if unit[0] < piece.end <= unit[1] and time]
     return (own[0][0], own[-1][1]) if own else None
 

@@ -25,7 +25,7 @@ from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from speechllm_plugin.tasks.row_prompt import RowPrompt
 
 SILENCE = "..."
-"""Of an earlier turn in which the recogniser hears nothing."""
+"""The text of an earlier turn in which the recogniser hears nothing."""
 
 
 class Cascade(nn.Module):
@@ -35,7 +35,7 @@ class Cascade(nn.Module):
         self.recognizer = freeze(recognizer)
         self.llm = None if llm is None else freeze(llm)
         self._recognized: dict[tuple[str, str], Recognized] = {}
-        """What is said in a clip, by the identity of its audio and its language."""
+        """Recognised texts by the identity of a clip's audio and by its language."""
         self.prompts = None if llm is None else PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)
 
     def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]:
@@ -63,14 +63,14 @@ class Cascade(nn.Module):
     def answer(
         self, batch: SpeechTextBatch, transcripts: Sequence[Recognized], config: DecodingConfig
     ) -> tuple[list[str], list[Generated]]:
-        """The second stage: translations and answers by the LLM, and transcripts as they are.
+        """The second stage: the LLM translates and answers; transcripts stay as they are.
 
-        :param config: of the LLM; the recogniser is greedy.
+        :param config: how the LLM decodes; the recogniser is greedy.
         """
         texts = [transcript.text for transcript in transcripts]
         generated = [Generated([], cut=transcript.cut) for transcript in transcripts]
         clips = batch.clips
-        # Of silence there is nothing to translate, and an LLM that is given nothing makes something up.
+        # Silence has nothing to translate, and an LLM makes something up for an empty text.
         rows = [row for row, clip in enumerate(clips) if not clip.task.writes_speech and texts[row]]
         if not rows:
             return texts, generated
@@ -98,7 +98,7 @@ class Cascade(nn.Module):
         return texts, generated
 
     def _heard(self, clip: Clip) -> RowPrompt:
-        """What its row asks, with what the recogniser writes of earlier speech."""
+        """The prompt of the clip's row, with the recogniser's text in place of earlier speech."""
         if not clip.earlier:
             return clip.asks
         found = iter(self.recognize(SpeechTextBatch(clip.earlier)))

@@ -13,7 +13,7 @@ class Checked:
 
     @abstractmethod
     def problems(self) -> Iterator[str]:
-        """Each as `key: found X, expected Y`, with the key as the configuration has it."""
+        """Yields each problem as `key: found X, expected Y`, with the key as the configuration has it."""
 
     def check(self, key: str) -> None:
         """

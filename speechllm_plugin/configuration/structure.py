@@ -10,7 +10,7 @@ from speechllm_plugin.errors import UserError
 
 
 def structure(kls: type[Any], values: object, where: str) -> Any:
-    """A dataclass instance from plain values; unknown keys and wrong types are one clear line.
+    """Makes a dataclass instance from plain values; unknown keys and wrong types raise an error of one line.
 
     :param where: the configuration path of `values`, for the error.
     """
@@ -29,8 +29,8 @@ def structure(kls: type[Any], values: object, where: str) -> Any:
 
 
 def _convert(hint: Any, value: object, where: str) -> object:
-    """Checks a value against its annotation: what part configurations use, dataclasses, scalars, lists, None
-    and Literal."""
+    """Checks a value against its annotation. Known are the annotations that the configurations use: dataclasses,
+    scalars, lists, None and Literal."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return structure(hint, value, where)
     arguments = typing.get_args(hint)

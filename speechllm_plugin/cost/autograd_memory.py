@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 
 class Kept(torch.autograd.graph.saved_tensors_hooks):
-    """Adds up the memory of what autograd keeps, the weights of `module` aside; what is kept twice counts once."""
+    """Adds up the memory of the tensors that autograd keeps, without the weights of `module`; a tensor that is kept
+    twice counts once."""
 
     def __init__(self, module: nn.Module, layers: Iterable[nn.Module] = ()) -> None:
-        """:param layers: those of `module` that activation checkpointing would run again."""
+        """:param layers: the layers of `module` that activation checkpointing would run again."""
         self._seen: dict[int, Tensor] = {weight.untyped_storage()._cdata: weight for weight in module.parameters()}
         self._layers = list(layers)
         self._within: list[int] = []
@@ -25,8 +26,8 @@ class Kept(torch.autograd.graph.saved_tensors_hooks):
 
     @property
     def recomputed(self) -> int:
-        """What is kept with activation checkpointing, at the worst moment: the input of each layer, what lies outside
-        of them, and all of the layer that is being run again."""
+        """Bytes that are kept with activation checkpointing at the worst moment: the input of each layer, everything
+        outside of the layers, and all of the layer that is being run again."""
         return self.total - sum(self._within) + self._inputs + max(self._within, default=0)
 
     def __enter__(self) -> None:

@@ -15,8 +15,8 @@ backward pass.
 
 where 16 bytes are a trained parameter, its gradient and Adam's two moments in float32, and CTC's logits are taken in
 pieces where they are many. With activation checkpointing the LLM and the adapter keep the input of each layer, and all
-of one. Nothing is sharded. Not in it: the libraries, what an operation needs while it runs (the encoder's layers, the
-gradients on their way back) and what the allocator cannot use.
+of one layer. Nothing is sharded. The estimate leaves out the libraries, the memory that an operation needs while it
+runs (the encoder's layers, the gradients on their way back), and what the allocator cannot use.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ ResultT = TypeVar("ResultT")
 _CONTENT_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
 """Errors that a part raises on fake tensors if its control flow depends on values."""
 PROMPT_TOKENS = 32
-"""Tokens of instruction and chat template around the speech, 15 to 45 for most LLMs. Those before it are counted like
-the others, although they keep nothing: a few percent too much for short clips."""
+"""Tokens of instruction and chat template around the speech, 15 to 45 for most LLMs. Tokens before the speech are
+counted like the others, although autograd keeps nothing for them: a few percent too much for short clips."""
 TEXT_VOCABULARY = 8192
 """Tokens that occur in a training text: the labels of a CTC head that is restricted to them."""
 
 
 LOGITS_BYTES = 3 * 4 * LOGITS_AT_A_TIME
-"""Of CTC's logits in a piece: they, a copy without the own labels, and their gradient, in float32."""
+"""Memory of one piece of CTC's logits, in float32: the logits, a copy without the target labels, and their gradient."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of one training sample."""
+    """The work for one training sample."""
 
     flops: float
     """Forward and backward."""
@@ -83,10 +83,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Adapted:
-    """What the adapter makes of one clip."""
+    """What the adapter makes from one clip."""
 
     vectors: int
-    """Of its output."""
+    """Vectors of its output."""
     scored: int
     """Frames and vectors that it has the CTC head score."""
     work: Work
@@ -98,7 +98,7 @@ class Cost:
     adapter: Work
     ctc: Work
     llm: Work
-    """The same LLM as a teacher included."""
+    """Includes the same LLM as a teacher."""
     frozen_bytes: int
     """Weights of encoder and LLM in their own precision."""
     trained_bytes: int
@@ -106,12 +106,12 @@ class Cost:
 
     @property
     def flops(self) -> float:
-        """Of one sample."""
+        """Floating-point operations for one sample."""
         return self.encoder.flops + self.adapter.flops + self.ctc.flops + self.llm.flops
 
     @property
     def sample_bytes(self) -> int:
-        """What one sample takes."""
+        """Memory that one sample takes."""
         return self._batch_bytes(1, recompute=False)
 
     def gpu_bytes(self, batch_size: int, *, recompute: bool = False) -> int:
@@ -125,7 +125,7 @@ class Cost:
 
 
 def stacked(skeleton: Skeleton, frames: int) -> int:
-    """What the adapter takes of the encoder's `frames`."""
+    """Input vectors of the adapter for this number of encoder frames."""
     return -(-frames // skeleton.config.frame_stack)
 
 
@@ -140,20 +140,20 @@ class CostModel:
         return self._encode(skeleton, seconds)[0]
 
     def vectors(self, skeleton: Skeleton, frames: int) -> int:
-        """Output vectors of an adapter of a fixed rate, for so many frames as it takes them."""
+        """Output vectors of an adapter with a fixed rate, for this number of input vectors."""
         return self._adapt(skeleton, frames, 1).vectors
 
     def most_vectors(self, skeleton: Skeleton, frames: int, target_tokens: int) -> int:
-        """The most that the adapter can make of a clip in training.
+        """The most output vectors that the adapter can make from a clip in training.
 
-        :param frames: as it takes them.
+        :param frames: its input vectors.
         """
         if skeleton.adapter.vector_per_token:
             return min(target_tokens, frames)
         return self.fixed_vectors(skeleton, frames) or frames
 
     def fixed_vectors(self, skeleton: Skeleton, frames: int) -> int | None:
-        """`vectors`, for an adapter that does not tell whether its rate is fixed; None where it is not."""
+        """`vectors` for an adapter that does not tell whether its rate is fixed; None where the rate is not fixed."""
         def run() -> int | None:
             try:
                 with skeleton.mode:
@@ -166,8 +166,8 @@ class CostModel:
     def estimate(self, skeleton: Skeleton, seconds: float, vectors: int, target_tokens: int) -> Cost:
         """
         :param seconds: length of the clip.
-        :param vectors: what the adapter makes of it.
-        :param target_tokens: of the answer.
+        :param vectors: number of vectors that the adapter makes from the clip.
+        :param target_tokens: tokens of the answer.
         """
         frames, encoder = self._encode(skeleton, seconds)
         frames = stacked(skeleton, frames)
@@ -228,9 +228,9 @@ def _adapt(skeleton: Skeleton, frames: int, vectors: int) -> Adapted:
 
 def _run_adapter(skeleton: Skeleton, frames: int, vectors: int | None) -> Adapted:
     """
-    Without dropout, which PyTorch fuses into the attention on a GPU and not on a CPU, and in float32.
+    Runs in float32 and without dropout, which PyTorch fuses into the attention on a GPU and not on a CPU.
 
-    :param vectors: what the output has, where it depends on the content; None = the adapter is not told.
+    :param vectors: number of output vectors, where it depends on the content; None = the adapter is not told.
     """
     config: Any = skeleton.config.adapter.config
     if "dropout" in {field.name for field in fields(config)}:
@@ -244,7 +244,7 @@ def _run_adapter(skeleton: Skeleton, frames: int, vectors: int | None) -> Adapte
 
     def classify(scored: Tensor, _: Callable[[Tensor], Tensor]) -> Tensor:
         scored_sizes.append(scored.size(1))
-        # As many runs of equal labels as there are to be vectors. The head itself is counted on its own.
+        # There are as many runs of equal labels as there should be vectors. The head itself is counted elsewhere.
         steps = torch.arange(scored.size(1))
         run = torch.div(steps * (vectors or 1), scored.size(1), rounding_mode="floor")
         return nn.functional.one_hot(run % 2, 2).to(scored.dtype).unsqueeze(0)
@@ -258,9 +258,9 @@ def _run_adapter(skeleton: Skeleton, frames: int, vectors: int | None) -> Adapte
 
 
 def _ctc_work(head: CtcHead | None, frames: int) -> Work:
-    """The logits, and their log-softmax beside them, in float32.
+    """The work for the logits and their log-softmax, in float32.
 
-    :param frames: all that the head scores, output vectors among them where they are taught their tokens.
+    :param frames: number of vectors that the head scores; output vectors count where they are trained on their tokens.
     """
     if head is None:
         return Work(0, 0, 0)
@@ -281,7 +281,8 @@ def _llm_work(skeleton: Skeleton, vectors: int, target_tokens: int) -> Work:
 
 
 def _teacher_work(skeleton: Skeleton, target_tokens: int) -> Work:
-    """The LLM given the transcript, which counts as long as the answer, and the divergence from it."""
+    """The work of the teacher, the LLM given a transcript that is assumed as long as the answer, and of the
+    divergence."""
     with skeleton.mode, torch.no_grad(), _precision(skeleton.llm), FlopCounter() as counter:
         logits = _llm_logits(skeleton.llm, target_tokens + PROMPT_TOKENS, target_tokens)
     again = 2 * 2 * logits.numel() * skeleton.llm.dim  # the student's logits, and their gradient
@@ -311,18 +312,18 @@ def _llm_logits(llm: Llm, inputs: int, target_tokens: int) -> Tensor:
 
 _ATEN = torch.ops.aten
 _LINEAR = (_ATEN.mm, _ATEN.addmm, _ATEN.convolution)
-"""What products with a weight are; those of two activations, in attention, are others."""
+"""Operators that multiply by a weight; attention multiplies two activations by others."""
 
 
 @contextmanager
 def _precision(part: PretrainedPart) -> Iterator[None]:
-    """What the part computes in where training is in bfloat16."""
+    """Sets the precision that the part computes in where training is in bfloat16."""
     with torch.autocast("cpu", dtype=torch.bfloat16), part.precision("cpu"):
         yield
 
 
 class FlopCounter(FlopCounterMode):
-    """Counts matrix products, those of fused attention on a CPU among them."""
+    """Counts matrix products, including those of fused attention on a CPU."""
 
     def __init__(self) -> None:
         fused = _ATEN._scaled_dot_product_flash_attention_for_cpu
@@ -332,12 +333,13 @@ class FlopCounter(FlopCounterMode):
         return self.get_total_flops()
 
     def with_backward(self, tuning: TuningConfig) -> int:
-        """Low-rank updates are too small to count apart; weights that are trained count as if all were."""
+        """Adds the backward pass. Low-rank updates are too small to count; if any weight is trained, all count as
+        trained."""
         linear = 3 if tuning.unfreeze else 2
         counts = self.get_flop_counts()["Global"]
         return sum((linear if operation in _LINEAR else 3) * flops for operation, flops in counts.items())
 
 
 def _attention_flops(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
-    """:param query: its shape, `[B, heads, T, width]`, as that of `key`, which may have fewer heads."""
+    """:param query: shape of the queries, `[B, heads, T, width]`; `key` has fewer heads where queries share them."""
     return 4 * math.prod(query) * key[2]

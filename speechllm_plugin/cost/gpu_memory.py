@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from speechllm_plugin.cost.estimate import Cost
 
 USABLE = 0.9
-"""Share of a GPU's memory for what the estimate counts. The rest is for what it does not."""
+"""Share of a GPU's memory that the estimate may fill. The rest is left for what it does not count."""
 
 
 @dataclass(frozen=True)

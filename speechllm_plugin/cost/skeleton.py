@@ -36,7 +36,7 @@ from speechllm_plugin.tensors.precision import DTYPES
 class Skeleton:
     model: SpeechLlm
     mode: Any
-    """Under which the model was built, and its parts run."""
+    """The mode under which the model was built and its parts run."""
     shape: AdapterShape
 
     @property
@@ -61,7 +61,7 @@ class Skeleton:
 
     @property
     def trained(self) -> int:
-        """Parameters that are trained, those of encoder and LLM among them."""
+        """Trained parameters, including those of encoder and LLM."""
         return count_parameters(self.model)
 
     @property
@@ -71,7 +71,7 @@ class Skeleton:
 
 
 class SkeletonBuilder:
-    """Builds skeletons that share their frozen parts: a table of many systems takes no longer than its parts."""
+    """Builds skeletons that share their frozen parts, so that a table of many systems builds each part once."""
 
     def __init__(self, mode: AbstractContextManager[Any] | None = None) -> None:
         """:param mode: under which parts are built; None = as fake tensors. A device gives them random weights."""
@@ -124,7 +124,7 @@ class SkeletonBuilder:
 
 
 def _hf_config(kind: str, section: PartSection, model_types: Collection[str]) -> PretrainedConfig:
-    """What a part is made of: its directory's own config.json, or else what is known of its architecture."""
+    """The configuration of a part: its directory's own config.json, or else that of its published architecture."""
     path = str(vars(section.config)["path"])  # every part that is built here has one
     known = PART_ARCHS[kind]
     if Path(path).is_dir():
@@ -147,13 +147,13 @@ def _hf_config(kind: str, section: PartSection, model_types: Collection[str]) ->
 
 
 def gpu_dtype(config: Any) -> torch.dtype:
-    """A part's precision where the estimates are of: on a GPU that multiplies bfloat16."""
+    """A part's precision on a GPU that multiplies bfloat16, for which the estimates are."""
     return DTYPES["bfloat16" if config.dtype == "auto" else config.dtype]
 
 
 def frozen_bytes(skeleton: Skeleton) -> int:
-    """Frozen weights of encoder and LLM in their own precision; those of quantised linear layers in 8 bits, or in 4
-    with the scales of their blocks."""
+    """Bytes of the frozen weights of encoder and LLM in their own precision; quantised linear layers count 8 bits for
+    each weight, or 4 with the scales of their blocks."""
     each = {"int8": 1.0, "nf4": 0.5 + 0.127 / 8}.get(getattr(skeleton.config.llm.config, "quantization", "none"))
     quantised: set[Tensor] = set()
     if each is not None:

@@ -7,10 +7,10 @@ A manifest names sound in one of three forms:
                               entry of ``archive.tar``, too
 ``path:start:length``         a segment of a longer file, in samples at that file's own rate
 
-A file whose own name looks like one of the last two is taken as the file. ``path`` may be a URL of what fsspec knows,
-such as ``s3://bucket/talk.wav``: see :mod:`speechllm_plugin.files.remote`. What the file is, its bytes tell: wav, flac,
-mp3, ogg (Vorbis, Opus), aiff, au, caf, w64, NIST SPHERE and bare GSM by libsndfile; m4a, mp4, webm, aac, amr, wma, flac
-and Speex in Ogg and others by FFmpeg, where PyAV is installed.
+A file whose own name looks like one of the last two forms is read as that file. ``path`` may be a URL that fsspec
+knows, such as ``s3://bucket/talk.wav``: see :mod:`speechllm_plugin.files.remote`. The bytes of a file, not its name,
+tell its format. libsndfile reads wav, flac, mp3, ogg (Vorbis, Opus), aiff, au, caf, w64, NIST SPHERE and bare GSM;
+FFmpeg reads m4a, mp4, webm, aac, amr, wma, flac and Speex in Ogg and others, where PyAV is installed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _RATES = range(4000, 192_001)
 _RANGE = re.compile(r"(?P<path>.+):(?P<start>[0-9]+):(?P<length>[0-9]+)", re.DOTALL)
 # More samples than any file holds.
 _ALL = 1 << 62
-# What a header states may be a lie: room for more is made when it comes.
+# A header may state a wrong length: more room is made when more samples come.
 _HOUR = 3600 * SAMPLE_RATE
 
 
@@ -78,12 +78,13 @@ class AudioSource:
     """The one channel to read, counted from 1; ``None`` = the mean of all."""
 
     scales_floats: bool = True
-    """Whether floating point numbers in units of integers are divided by their full scale; otherwise an error."""
+    """Whether floating point numbers in units of integers are divided by their full scale; otherwise they are an
+    error."""
 
 
 def resolve(audio: str, root: Location, channel: int | None = None, *, scales_floats: bool = True) -> AudioSource:
-    """Find the file behind a manifest's ``audio`` field. Looks at names and sizes only, opens nothing; a file that is
-    elsewhere is looked for when it is read.
+    """Find the file behind a manifest's ``audio`` field. Only names and sizes are looked at, and nothing is opened; a
+    file at a URL is looked for when it is read.
 
     :param root: folder that relative paths start from.
     :param channel: see :class:`AudioSource`; whether the file has it shows when it is read.
@@ -128,7 +129,7 @@ def read_audio(source: AudioSource, check: Callable[[float], object] | None = No
     """Decode to ``[samples]``, float32, at 16 kHz: channels mixed by their mean, or one of them, then resampled (soxr,
     HQ).
 
-    :param check: given the seconds before anything is decoded; what it raises ends the reading.
+    :param check: is called with the seconds before anything is decoded; an error that it raises ends the reading.
     :raises AudioError: not readable, not audio, empty, cut short, damaged, non-finite, far beyond full scale, at a
         rate outside 4 to 192 kHz, shorter than the segment asks for, without the channel, or of channels whose mean is
         silence.
@@ -148,9 +149,9 @@ def read_audio(source: AudioSource, check: Callable[[float], object] | None = No
 def stream_audio(
     source: AudioSource, check: Callable[[float], object] | None = None
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """As :func:`read_audio`, in blocks that together are what it gives: memory does not grow with the length.
+    """Reads the samples of :func:`read_audio` in blocks, so that memory does not grow with the length.
 
-    :raises AudioError: as :func:`read_audio`; what came before a damage has been given by then.
+    :raises AudioError: as :func:`read_audio`; the samples before a damage have been yielded by then.
     """
     for block, _ in _read(source, check):
         yield block.copy()
@@ -159,7 +160,7 @@ def stream_audio(
 def _read(
     source: AudioSource, check: Callable[[float], object] | None
 ) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
-    """Blocks, each valid until the next is asked for, and about how many samples all have."""
+    """Blocks, each valid until the next is asked for, and about how many samples all blocks have together."""
     with _open(source) as (sound, start, length):
         if check is not None:
             check(length / sound.rate)
@@ -169,7 +170,7 @@ def _read(
 
 
 def duration(source: AudioSource) -> float:
-    """Length in seconds, as the container states it or as its packets count; nothing is decoded.
+    """Length in seconds, as the container states it or by a count of its packets; nothing is decoded.
 
     :raises AudioError: as :func:`read_audio`, but for damage that only decoding shows.
     """
@@ -178,7 +179,7 @@ def duration(source: AudioSource) -> float:
 
 
 def sample_rate(source: AudioSource) -> int:
-    """Samples per second of the file itself, in which segments of it are told.
+    """Samples per second of the file itself, in which manifests give its segments.
 
     :raises AudioError: as :func:`duration`.
     """
@@ -210,7 +211,7 @@ def audio_key(source: AudioSource) -> str:
 def _open(source: AudioSource) -> Iterator[tuple[Sound, int, int]]:
     """Yields the opened file, the first sample asked for and how many.
 
-    :raises AudioError: for what is wrong with the sound, here and in what is done with it.
+    :raises AudioError: the sound is wrong, here or in the body of the `with` statement.
     """
     size, stamp = _check_file(source.name, source.path)
     if source.kind == "zip":
@@ -218,12 +219,12 @@ def _open(source: AudioSource) -> Iterator[tuple[Sound, int, int]]:
     sound: Sound | None = None
     with _bytes(source, size) as data:
         try:
-            # What is wrong with a file is told once, not of each of its segments.
+            # A fault of a file is reported once, not for each of its segments.
             file = source.name.rsplit(":", 2)[0] if source.kind == "segment" else source.name
             sound = open_sound(data, file, f"{source.path} {size} {stamp}", scales_floats=source.scales_floats)
             yield sound, *_range(source, sound)
         except SoundError as error:
-            # libsndfile passes no errors on: to it the file ends there.
+            # libsndfile passes no errors on: it takes a failed request for the end of the file.
             failed = data.failure if isinstance(data, RemoteBytes) else None
             raise AudioError(f"{source.name}: {error}") if failed is None else _unreadable(source, failed) from None
         except OSError as error:
@@ -235,7 +236,7 @@ def _open(source: AudioSource) -> Iterator[tuple[Sound, int, int]]:
 
 @contextmanager
 def _bytes(source: AudioSource, size: int) -> Iterator[ByteRange]:
-    """Of a file, or of an entry of an archive."""
+    """Opens the bytes of a file, or of an entry of an archive."""
     start, stop = 0, size
     if source.kind == "zip":
         assert source.length is not None
@@ -258,7 +259,7 @@ def _bytes(source: AudioSource, size: int) -> Iterator[ByteRange]:
 
 
 def stored_bytes(source: AudioSource) -> bytes:
-    """Of a file or an entry of an archive, as they lie there.
+    """The bytes of a file or of an entry of an archive, as they are.
 
     :raises AudioError: they cannot be read.
     """
@@ -275,7 +276,7 @@ def _unreadable(source: AudioSource, error: OSError) -> AudioError:
 
 
 def _range(source: AudioSource, sound: Sound) -> tuple[int, int]:
-    """Check what shows without decoding; gives the first sample and how many to read."""
+    """Checks everything that shows without decoding; gives the first sample and how many to read."""
     if sound.rate not in _RATES:
         raise AudioError(
             f"{source.name}: found a sample rate of {sound.rate} Hz, expected {_RATES[0]} to {_RATES[-1]} Hz"
@@ -333,7 +334,7 @@ def _check_samples(samples: npt.NDArray[np.float32], before: int) -> None:
     """
     :raises SoundError: non-finite, or far beyond full scale.
     """
-    # Also of numbers that are none: a comparison with them is never true.
+    # True for NaN as well: a comparison with it is never true.
     peak = float(max(samples.max(initial=0.0), -samples.min(initial=0.0)))
     if peak <= LOUDEST:
         return
@@ -352,7 +353,7 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def _check_file(name: str, path: Location) -> tuple[int, int | str]:
-    """Size of a file in bytes, and what changes with it."""
+    """Size of a file in bytes, and a mark that changes whenever the file does."""
     if isinstance(path, RemoteFile):
         return _check_remote(name, path)
     status = _stat(path)
@@ -377,7 +378,7 @@ def _check_remote(name: str, file: RemoteFile) -> tuple[int, str]:
 
 
 def _check_range(source: AudioSource, size: int) -> None:
-    """Of an entry of an archive."""
+    """Checks the range of an entry of an archive."""
     assert source.length is not None
     if source.start + source.length > size:
         raise AudioError(

@@ -1,4 +1,4 @@
-"""Where the sound of many rows is, without a path a row; and which of the files are there."""
+"""Where the sound of many rows is, without an object for each row, and which of the files exist."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from speechllm_plugin.files.columns.fields import Bytes, Hashes, Places, hashes,
 from speechllm_plugin.files.remote import Location, RemoteFile, under
 
 _LISTED = 16
-"""Rows of a folder from which on it is listed: a system call for each of them costs more."""
+"""A folder with this many rows or more is listed: a system call for each row would cost more."""
 _NAMES = 10_000
-"""Of a folder that are looked at together."""
+"""Names of a folder that are looked at together."""
 _ANY = 1 << 62
 
 
 @dataclass(frozen=True)
 class AudioPlaces:
     folders: list[str]
-    """As the rows name them, up to the last slash and with it; empty for a name alone."""
+    """Folders as the rows name them, up to and with the last slash; empty for a name alone."""
     folder: npt.NDArray[np.int32]
-    """Of each row, by number."""
+    """The folder of each row, as an index into `folders`."""
     name: Hashes
-    """Of its file, in the folder."""
+    """The name of each row's file in its folder, hashed."""
     stop: Places
-    """Where its range of the file ends, in bytes or samples; 0 = it has none, -1 = its range is empty."""
+    """Where each row's range of its file ends, in bytes or samples; 0 = no range, -1 = an empty range."""
 
     def take(self, rows: Places) -> AudioPlaces:
         return AudioPlaces(self.folders, self.folder[rows], self.name[rows], self.stop[rows])
@@ -45,10 +45,10 @@ class PlaceCollector:
         self._parts: list[tuple[np.ndarray, Hashes, Places]] = []
 
     def look(self, data: Bytes, begins: Places, ends: Places) -> None:
-        """:param begins: of the column `audio`."""
+        """:param begins: where the fields of the column `audio` begin."""
         stops, ends = _ranges(data, begins, ends)
         slashes = np.concatenate([[-1], np.flatnonzero(data == ord("/"))])
-        # Behind the last slash before the end: where the name begins, if that slash is the field's own.
+        # The name begins after the last slash before the field's end, if that slash is the field's own.
         names = np.maximum(begins, slashes[np.searchsorted(slashes, ends) - 1] + 1)
         _, firsts, inverse = np.unique(hashes(data, begins, names), return_index=True, return_inverse=True)
         codes = [self._code(data[begins[row] : names[row]].tobytes().decode()) for row in firsts]
@@ -70,7 +70,7 @@ def _ranges(data: Bytes, begins: Places, ends: Places) -> tuple[Places, Places]:
     last = np.searchsorted(colons, ends) - 1
     second, first = colons[last], colons[np.maximum(last - 1, 0)]
     has_two = first > begins
-    # Fields of no bytes are no numbers.
+    # An empty field is no number.
     first, second = np.where(has_two, first, ends), np.where(has_two, second, ends)
     start, is_start = numbers(data, np.minimum(first + 1, second), second)
     length, is_length = numbers(data, np.minimum(second + 1, ends), ends)
@@ -81,9 +81,9 @@ def _ranges(data: Bytes, begins: Places, ends: Places) -> tuple[Places, Places]:
 
 def unseen(places: AudioPlaces, root: Location, source_of: Callable[[int], AudioSource]) -> Places:
     """
-    :param source_of: finds the file of a row by itself.
-    :returns: rows whose file was not found to be there by lists of folders, or whose range may be beyond its end: they
-        have to be looked at one by one.
+    :param source_of: finds the file of one row.
+    :returns: the rows to look at one by one: the lists of folders do not show their file, or their range may go beyond
+        the file's end.
     """
     is_open = np.ones(len(places.folder), dtype=bool)
     order = np.argsort(places.folder, kind="stable")
@@ -93,7 +93,7 @@ def unseen(places: AudioPlaces, root: Location, source_of: Callable[[int], Audio
         whole, parts = rows[places.stop[rows] == 0], rows[places.stop[rows] > 0]
         folder = under(root, places.folders[places.folder[rows[0]]])
         if isinstance(folder, RemoteFile):
-            # They are looked for when they are read: each is a request.
+            # Files at URLs are looked for when they are read, since each look is a request.
             is_open[rows] = places.stop[rows] < 0
             continue
         if len(whole):
@@ -104,7 +104,7 @@ def unseen(places: AudioPlaces, root: Location, source_of: Callable[[int], Audio
 
 
 def _files_in(folder: Path, *, most: int) -> Hashes:
-    """Of the names of its files; empty where it has more than `most` entries, or cannot be read."""
+    """Hashes of the names of a folder's files; empty where it has more than `most` entries or cannot be read."""
     found = [np.empty(0, dtype=np.uint64)]
     try:
         with os.scandir(os.fsencode(folder)) as entries:
@@ -119,14 +119,14 @@ def _files_in(folder: Path, *, most: int) -> Hashes:
 
 
 def _by_file(places: AudioPlaces, rows: Places) -> list[Places]:
-    """The rows of each file; none where most files have few rows, so that nothing is saved."""
+    """The rows of each file; empty where most files have few rows, so that grouping saves nothing."""
     order = rows[np.argsort(places.name[rows], kind="stable")]
     borders = np.flatnonzero(np.diff(places.name[order])) + 1
     return np.split(order, borders) if 4 * (len(borders) + 1) <= len(rows) else []
 
 
 def _length(source_of: Callable[[int], AudioSource], row: int) -> int:
-    """How far ranges of a row's file may reach as far as is known without opening it; 0 = they must be looked at."""
+    """Where ranges of a row's file must end, as far as it is known without opening the file; 0 = unknown."""
     try:
         source = source_of(row)
         if source.kind == "segment":

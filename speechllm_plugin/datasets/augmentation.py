@@ -1,5 +1,5 @@
-"""Augmentation of training audio: what surrounds and colours speech in people's own recordings, its speed, and gaps in
-its features.
+"""Augmentation of training audio: surroundings and sound as in people's own recordings, speed, and gaps in the
+features.
 
 A clip's changes follow from its id, a seed and a variant number alone: they are the same on every machine, after
 every interruption, and their features can be cached.
@@ -21,13 +21,13 @@ from speechllm_plugin.datasets.feature_masks import FeatureMasks
 from speechllm_plugin.datasets.speed import change_speed
 
 SAMPLE_RATE = 16000
-"""Of what is augmented, in Hz."""
+"""Sample rate of the audio that is augmented, in Hz."""
 
 _TELEPHONE_RATE = 8000
 _TELEPHONE_BAND = (300.0, 3400.0)
 """Hz that a telephone line carries (ITU-T G.712)."""
 _MU = 255
-"""Of the logarithmic companding in telephony (ITU-T G.711)."""
+"""Parameter of the logarithmic companding in telephony (ITU-T G.711)."""
 _QUIET_DB = -50.0
 """Level below the clip's peak under which its ends count as silence."""
 
@@ -39,36 +39,36 @@ _LATER = {"speed", "time_masks", "time_mask_seconds", "time_mask_share", "channe
 
 @dataclass(kw_only=True)
 class AugmentationConfig(Checked):
-    """How often a training clip is changed, and how far. The defaults of the sizes suit recordings by a microphone."""
+    """How many training clips are changed, and how much. The default sizes suit recordings by a microphone."""
 
     probability: float = 0.0
     """Share of the clips that are changed. 0 = none, as in the published systems."""
     silence_seconds: float = 2.0
-    """Maximum silence that is added before and behind a clip. A third of the ends get some, more often short than long.
-    Another third are cut to the speech itself, so that the first word may begin at sample 0."""
+    """Maximum silence that is added before and after a clip. A third of the ends get silence, more often short than
+    long. Another third are cut to the speech itself, so that the first word may begin at sample 0."""
     noise_db: tuple[float, float] = (20.0, 50.0)
     """Range of the signal-to-noise ratio, in dB. Half of the changed clips get white or pink noise over their whole
     length."""
     gain_db: float = 10.0
     """Maximum change of the level, in dB, up or down; never so far that samples clip."""
     telephone: float = 0.15
-    """Share of the changed clips that sound as by telephone: 300 to 3400 Hz at 8 kHz, mu-law."""
+    """Share of the changed clips that sound like a telephone: 300 to 3400 Hz at 8 kHz, mu-law."""
     variants: int = 1
-    """Number of variants of each clip: epoch after epoch takes the next, then the first again. Encoder features are
+    """Number of variants of each clip: each epoch takes the next one, then the first again. Encoder features are
     cached for each variant (`feature_cache`): n variants cost n times the space and the encoding."""
     seed: int = 0
-    """Seed of all changes. It is apart from `common.seed`, so that runs with another seed share cached features."""
+    """Seed of all changes. It is separate from `common.seed`, so that runs with other seeds share cached features."""
     speed: list[float] = field(default_factory=list)
     """Speeds of the training clips, such as `[0.9, 1.0, 1.1]` (Ko et al., Interspeech 2015): each variant of a clip has
     the next one, so that `variants=3` has all three of each clip. It applies to all clips, whatever `probability` is;
     one that would then be too long keeps its speed. Empty = as recorded."""
     time_masks: int = 0
     """Number of gaps in the encoder's features of each clip, as SpecAugment has them in the spectrogram
-    (arXiv 1904.08779): new ones in every epoch, also of cached features. A gap holds the clip's mean. 0 = none."""
+    (arXiv 1904.08779). Every epoch has new gaps, even with cached features. A gap holds the clip's mean. 0 = none."""
     time_mask_seconds: float = 1.0
     """Maximum length of a gap: the paper's T of 100 frames."""
     time_mask_share: float = 0.2
-    """Maximum length of a gap as a share of its clip: the paper's p for Switchboard; 1.0 for LibriSpeech."""
+    """Maximum length of a gap as a share of its clip: the paper's p for Switchboard (1.0 for LibriSpeech)."""
     channel_masks: int = 0
     """Number of runs of channels that are masked in the same way. The channels of an encoder are in no order, unlike
     the paper's frequencies. 0 = none."""
@@ -80,13 +80,14 @@ class AugmentationConfig(Checked):
         return self.probability > 0 or bool(self.speed)
 
     def named(self) -> dict[str, object]:
-        """For checkpoints, in which earlier versions have no more than they knew; empty where nothing is changed."""
+        """The keys for a checkpoint: those of later versions only where they are used; empty where nothing is
+        changed."""
         plain = asdict(AugmentationConfig())
         values = {name: value for name, value in asdict(self).items() if name not in _LATER or value != plain[name]}
         return values if self.probability > 0 or not _LATER.isdisjoint(values) else {}
 
     def masks(self, identity: str, turn: int) -> FeatureMasks | None:
-        """Of a clip with this id that has been seen so often."""
+        """The masks of the clip with this id at its `turn`-th time."""
         if not (self.time_masks or self.channel_masks):
             return None
         return FeatureMasks(
@@ -127,7 +128,7 @@ class Augmentation:
     """The changes of one clip, in the order in which they are made."""
 
     speed: float = 1.0
-    """How much faster the clip is played; first of all."""
+    """Factor by which the clip is played faster; the first change."""
     cut_front: bool = False
     """Whether silence before the speech is removed."""
     cut_back: bool = False
@@ -141,23 +142,23 @@ class Augmentation:
     telephone: bool = False
     gain_db: float = 0.0
     seed: int = 0
-    """Of the noise."""
+    """Seed of the noise."""
 
     @property
     def added_seconds(self) -> float:
-        """Of silence."""
+        """Seconds of silence that are added."""
         return self.front + self.back
 
     def seconds(self, recorded: float) -> float:
-        """How long a clip of so many seconds is then; one whose ends are cut may be shorter."""
+        """The length of a clip after the changes; a clip whose ends are cut may be shorter."""
         return recorded / self.speed + self.added_seconds
 
     @property
     def key(self) -> str:
-        """A text that tells these changes from others."""
+        """A text that is different for different changes."""
         changes = asdict(self)
         if self.speed == 1:
-            # Features that earlier versions have cached are found.
+            # The key of a clip at its own speed stays that of earlier versions, whose cached features are found.
             del changes["speed"]
         return json.dumps(changes)
 
@@ -235,7 +236,7 @@ def _telephone(samples: Waveform) -> Waveform:
     spectrum = np.fft.rfft(narrow)
     hertz = np.fft.rfftfreq(len(narrow), 1 / _TELEPHONE_RATE)
     low, high = _TELEPHONE_BAND
-    # Half an octave of slope at the lower end, as lines have; a wall would ring.
+    # The lower edge slopes over half an octave, as that of real lines does; a sharp edge would ring.
     spectrum *= np.clip(hertz / low, 0.0, 1.0) ** 2 * (hertz <= high)
     narrow = np.fft.irfft(spectrum, len(narrow))
     peak = max(float(np.abs(narrow).max()), 1e-9)

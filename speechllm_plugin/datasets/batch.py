@@ -15,7 +15,7 @@ from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt
 from speechllm_plugin.tensors.streams import ahead
 
 _TENSORS = ("waveform", "features")
-"""Of a clip."""
+"""The tensors of a clip."""
 
 
 @dataclass(kw_only=True)
@@ -34,11 +34,11 @@ class Clip:
     transcript: str = ""
     """What is said, in the language of the speech; empty where the manifest has no `src_text`."""
     references: tuple[str, ...] = ()
-    """Texts that are as right."""
+    """Other texts that are equally right."""
     asks: RowPrompt = NOTHING
-    """What its row asks beside the task."""
+    """The prompt of the clip's own row, beside the task."""
     draw: str = ""
-    """Draws one of several instructions of its task; empty = the first."""
+    """Key by which one of several instructions of the task is drawn; empty = the first."""
     audio: str
     """The audio as its manifest names it."""
     audio_key: str
@@ -50,9 +50,9 @@ class Clip:
     features: Tensor | None = None
     """Cached encoder features, `[T, C]`."""
     masks: FeatureMasks | None = None
-    """Gaps that its encoder features get in training."""
+    """Gaps in the clip's encoder features in training."""
     earlier: Sequence[Clip] = ()
-    """What was said in the turns before, as `asks.heard` names it."""
+    """The speech of earlier turns, in the order of `asks.heard`."""
 
     @property
     def spoken(self) -> str | None:
@@ -63,20 +63,20 @@ class Clip:
 class SpeechTextBatch:
     """Clips in the order of their rows. Audio is ragged: padding is the encoder's business.
 
-    The lists are made anew of the clips at each call: a change belongs into a clip.
+    Lists such as `seconds` are made from the clips at each call: to change a value, change it in its clip.
     """
 
     def __init__(self, clips: Sequence[Clip], *, counted: bool = True) -> None:
         """
-        :param counted: False for a batch that only keeps this process in step with the others: it is run but enters no
-            result.
+        :param counted: False for a batch that only keeps this process in step with the others: it is run, and no result
+            counts it.
         """
         self.clips = list(clips)
         self.counted = counted
         self._buffers: dict[str, Tensor] = {}
-        """Those of `pin`."""
+        """The pinned buffers that `pin` fills, by the name of the tensor."""
         self.came_ahead = False
-        """Whether its tensors are of `tensors.streams.ahead`."""
+        """Whether the tensors were made under `tensors.streams.ahead`."""
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -89,26 +89,26 @@ class SpeechTextBatch:
         return SpeechTextBatch([self.clips[index]], counted=self.counted)
 
     def with_earlier(self) -> SpeechTextBatch:
-        """All that is to be encoded: the clips, and behind them what was said in the turns before each."""
+        """Everything to encode: the clips, followed by the earlier speech of each clip."""
         batch = SpeechTextBatch([*self.clips, *(one for clip in self.clips for one in clip.earlier)])
         batch.came_ahead = self.came_ahead
         return batch
 
     def waveform(self, index: int) -> Tensor:
-        """Of one clip, which is to be encoded."""
+        """The waveform of one clip, which has no cached features."""
         if (waveform := self.clips[index].waveform) is None:
             raise ValueError(f"{self.clips[index].id}: the batch holds cached features, but the model has no cache")
         return waveform
 
     def pin(self) -> None:
-        """Puts what is to be copied to a device into one buffer for all clips, from which it is copied in the
-        background. It takes longer than the copy, and is for the thread that reads."""
+        """Puts the tensors of all clips into one pinned buffer, from which they are copied to a device in the
+        background. This takes longer than the copy, so that a reading thread should do it."""
         for name in _TENSORS:
             if rows := self._held(name):
                 self._buffers[name] = _join(rows).pin_memory()
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> None:
-        """Moves the tensors in place, as fairseq2's trainer wants it: in one copy for all clips."""
+        """Moves the tensors in place, as fairseq2's trainer expects, with one copy for all clips."""
         for name in _TENSORS:
             rows = self._held(name)
             if not rows or all(row.device == device for row in rows):
@@ -141,7 +141,7 @@ class SpeechTextBatch:
 
     @property
     def all_seconds(self) -> list[float]:
-        """With what was said before."""
+        """Seconds of all clips and of their earlier speech."""
         return [clip.seconds + sum(one.seconds for one in clip.earlier) for clip in self.clips]
 
     @property

@@ -1,4 +1,4 @@
-"""What a run's augmentation does to each of its clips, and how long they are then."""
+"""The augmentation of each clip of a run, and the clip's length after it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Changes:
         self, config: AugmentationConfig, longest: float | None, utterances: Utterances, seconds: Seconds
     ) -> None:
         """
-        :param longest: that the encoder takes, in seconds; None = any.
-        :param seconds: of the utterances, as they are.
+        :param longest: the longest clip that the encoder takes, in seconds; None = any.
+        :param seconds: lengths of the utterances without augmentation.
         """
         self._config, self._longest = config, longest
         self._utterances, self._seconds = utterances, seconds
 
     def of(self, utterance: Utterance, index: int, turn: int) -> Augmentation | None:
         """
-        :param index: of the utterance.
-        :param turn: how often it has been seen.
+        :param index: place of the utterance among all.
+        :param turn: how often it has been seen before.
         """
         if not self._config.changes_length:
             return None
@@ -43,7 +43,7 @@ class Changes:
         return self._config.masks(identity, turn)
 
     def seconds(self, draws: Draws) -> Seconds:
-        """Of these clips with their changes."""
+        """Lengths of the drawn clips with their changes."""
         speeds = self._speeds(draws)
         seconds = self._seconds[draws.indices] / speeds
         if self._config.probability > 0:

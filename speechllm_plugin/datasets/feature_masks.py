@@ -1,8 +1,8 @@
-"""SpecAugment (arXiv 1904.08779) on what the speech encoder gives, in place of the spectrogram that it takes.
+"""SpecAugment (arXiv 1904.08779) on the speech encoder's output instead of its input spectrogram.
 
-A frozen encoder hears the whole clip, and the adapter gets its vectors with gaps: any encoder will do, and features
-from a cache are masked anew each time. A gap holds the clip's mean, as zeros in the paper's normalised spectrograms do.
-There is no time warping, which the paper finds to help least (section 5).
+A frozen encoder gets the whole clip, and the adapter gets the encoder's vectors with gaps. So any encoder will do, and
+cached features are masked anew each time. A gap holds the clip's mean, as zeros in the paper's normalised spectrograms
+do. There is no time warping, which the paper finds to help least (section 5).
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from speechllm_plugin.tensors.masks import length_mask
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureMasks:
-    """Of one clip."""
+    """The masks of one clip."""
 
     time: int
     """Number of gaps in time."""
     time_seconds: float
-    """The most that each lasts."""
+    """Maximum length of a gap, in seconds."""
     time_share: float
-    """The most that each is of its clip."""
+    """Maximum length of a gap, as a share of its clip."""
     channels: int
     """Number of runs of channels that are masked."""
     channel_share: float
-    """The most that each is of all channels."""
+    """Maximum size of a run, as a share of all channels."""
     seed: str
-    """Equal seeds of clips of equal lengths give equal masks."""
+    """Clips of one length and with one seed get the same masks."""
 
     def places(self, frames: int, channels: int, frame_rate: float) -> tuple[list[range], list[range]]:
         """Which frames and which channels are masked."""
@@ -49,7 +49,7 @@ def mask_features(
     """
     :param features: `[B, T, C]`, zeros beyond each length.
     :param lengths: `[B]`, on the host.
-    :param masks: of each clip; None = it stays as it is.
+    :param masks: one for each clip; None = the clip stays as it is.
     :param frame_rate: of the features, in Hz.
     """
     if not any(masks):

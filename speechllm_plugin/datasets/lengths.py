@@ -11,7 +11,7 @@ from speechllm_plugin.encoders.api import too_long
 from speechllm_plugin.log import log
 
 TooLong = Literal["error", "skip", "cut"]
-"""What a clip that is too long does: stop the run, be left out, or be cut at its end."""
+"""What happens to a clip that is too long: it stops the run, is left out, or is cut at its end."""
 
 
 class LeftOut(AudioError):
@@ -29,18 +29,18 @@ class LengthPolicy:
     min_seconds: float = 0.0
     """Shorter clips are left out."""
     max_seconds: float | None = None
-    """Longer ones are too long, beside those that are longer than the window. None = the window decides."""
+    """Longer clips are too long, as are those that are longer than the window. None = only the window decides."""
     too_long: TooLong = "error"
 
     @property
     def longest(self) -> float | None:
-        """In seconds; None = any."""
+        """The longest clip that is used whole, in seconds; None = any."""
         return min((value for value in (self.window, self.max_seconds) if value is not None), default=None)
 
     def used(self, seconds: float) -> float:
         """
         :returns: how many of a clip's seconds are used.
-        :raises LeftOut: none.
+        :raises LeftOut: the clip is not used at all.
         :raises AudioError: the clip is too long.
         """
         if seconds < self.min_seconds:

@@ -9,7 +9,7 @@ Columns, found by name and in any order:
 ``channel``   the one channel of the sound, counted from 1; the column, or a field of it, may be missing: all, mixed
 ``task``      what is asked: a name of ``speechllm_plugin.tasks``; the column, or a field of it, may be missing:
               languages and prompt tell
-``instruction``, ``context``, ``history``  what a row asks itself; see ``tasks.row_prompt``; optional
+``instruction``, ``context``, ``history``  a prompt of the row's own; see ``tasks.row_prompt``; optional
 ``references``  answers that are as right as ``tgt_text``, a JSON list, for scores; optional
 ``src_text``, ``speaker``, ``src_lang``, ``tgt_lang``  optional
 
@@ -51,7 +51,7 @@ def open_manifest(
     """Check a manifest; its rows, in their order, are read when they are asked for.
 
     :param require_text: whether ``tgt_text`` must be there and filled; decoding without references needs none.
-    :param empty_text: whether a field of ``tgt_text`` may be empty: nothing is said in that clip.
+    :param empty_text: whether a field of ``tgt_text`` may be empty, for a clip in which nothing is said.
     :param columns: ``"header"``, or the column names of a file that has no header line.
     :param n_frames_unit: what the file counts in ``n_frames``. ``"samples"`` (at 16 kHz) is what fairseq's writers
         store with ``use_audio_input``; rows always hold frames.
@@ -59,7 +59,7 @@ def open_manifest(
         fairseq's preparation scripts do. Without it a backslash is a backslash.
     :param csv_quotes: undo the quotation marks around fields, and the doubled ones inside, of manifests written by
         Python's csv or by pandas as they do by default. Without it a quotation mark is a quotation mark.
-    :param clean_text: what is taken out of the texts beside words, see ``text_cleaning``; a warning tells what stays.
+    :param clean_text: which marks are removed from the texts, see ``text_cleaning``; a warning names those that stay.
     :raises UserError: with file, line and column, what was found and what was expected.
     """
     path = location(path) if isinstance(path, str) else path
@@ -116,7 +116,7 @@ def write_manifest(path: Path | str, rows: Iterable[ManifestRow]) -> None:
     for row in rows:
         if not row.id.strip() or not row.audio.strip():
             raise UserError(f"{path}, row {row.id!r}: found audio {row.audio!r}, expected an id and a path")
-        # A space would make it the name of another file.
+        # Replaced by a space, it would name another file.
         if any(character in row.audio for character in "\t\r\n"):
             raise UserError(f"{path}, row {row.id!r}: found audio {row.audio!r}, expected no tab and no line end")
         fields = [row.id, row.audio, "" if row.n_frames is None else str(row.n_frames), row.tgt_text]

@@ -1,4 +1,4 @@
-"""Checks all rows of a manifest, many at once: those that may be wrong are then read one by one."""
+"""Checks the rows of a manifest, many at once; rows that may be wrong are then read one by one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from speechllm_plugin.files.remote import Location
 from speechllm_plugin.tasks.row_prompt import COLUMNS, NOTHING
 
 _MOST_FRAMES = 1 << 50
-"""What a longer clip counts as."""
+"""Frames that a longer clip counts as."""
 
 
 class ManifestCheck:
@@ -90,7 +90,7 @@ class ManifestCheck:
         return Manifest(self._path, table, self._rules, columns)
 
     def _column(self, block: Block, name: str) -> tuple[Places, Places]:
-        """Fields of nothing where there is no such column."""
+        """Where the fields of a column begin and end; empty fields where there is no such column."""
         if name not in self._names:
             return block.begins[:, 0], block.begins[:, 0]
         column = self._names.index(name)
@@ -106,7 +106,7 @@ class ManifestCheck:
         return values
 
     def _look_at_length(self, block: Block) -> Places:
-        """In frames; 0 where the row does not say."""
+        """Lengths in frames; 0 where the row does not state one."""
         values = self._look_at_number(block, "n_frames")
         if self._rules.n_frames_unit == "samples":
             values = _frames(np.rint(values / SAMPLE_RATE * 1e6).astype(np.int64))
@@ -131,7 +131,7 @@ class ManifestCheck:
         codes = []
         for key, row in zip(unique.tolist(), rows.tolist(), strict=True):
             if key not in self._kinds:
-                # Its task may be none.
+                # Its task may not exist.
                 self._suspects.append(np.array([block.first + row]))
                 source, target, task = (self._text(block, row, name) for name in ("src_lang", "tgt_lang", "task"))
                 self._kinds.add(key, Kind(source, target, task.strip(), bool(has_instruction[row])))
@@ -163,7 +163,7 @@ class ManifestCheck:
 
 
 class _Kinds(dict[int, int]):
-    """Hash of a kind's fields -> its number."""
+    """The number of each kind, by the hash of its fields."""
 
     def __init__(self) -> None:
         self.found: list[Kind] = []
@@ -175,12 +175,12 @@ class _Kinds(dict[int, int]):
 
 
 def _frames(microseconds: Places) -> Places:
-    """`frames_of`; 0 stays 0."""
+    """`frames_of` for many lengths; 0 stays 0."""
     return np.where(microseconds == 0, 0, np.maximum(1, 1 + (microseconds - WINDOW_US) // STEP_US))
 
 
 def _same(ids: Hashes) -> dict[int, Places]:
-    """Rows, in order, that share a hash, by that hash."""
+    """The rows, in order, whose ids have the same hash, by that hash."""
     in_order = np.sort(ids)
     shared = distinct(in_order[1:][in_order[1:] == in_order[:-1]])
     if not len(shared):

@@ -1,4 +1,4 @@
-"""A manifest without an object a row: what the reader plans with, as arrays, and its rows when they are asked for."""
+"""A manifest without an object for each row: arrays for the reader's plan, and rows that are read when asked for."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ Codes = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Kind:
-    """What rows have in common that are asked the same."""
+    """The values that rows with the same prompt have in common."""
 
     src_lang: str
-    """As in the manifest, likewise `tgt_lang`."""
+    """As the manifest spells it; so is `tgt_lang`."""
     tgt_lang: str
     task: str
     """Empty where the languages tell."""
     has_instruction: bool
-    """Of its own."""
+    """Whether the rows have an instruction of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestColumns:
-    """Of all rows, in their order."""
+    """Values of all rows, in their order."""
 
     n_frames: Places
-    """0 where the manifest does not say."""
+    """Length in frames; 0 where the manifest does not state it."""
     ids: Hashes
-    """Equal where ids are; of others hardly ever."""
+    """Hashes of the ids: different ids hardly ever have the same."""
     kind: Codes
-    """Number among `kinds`."""
+    """Index into `kinds`."""
     kinds: Sequence[Kind]
     has_text: Flags
     """Whether there is a `tgt_text`, after it has been cleaned."""
     has_source: Flags
-    """Whether there is a `src_text`, likewise."""
+    """Whether there is a `src_text`, after it has been cleaned."""
     has_asks: Flags
-    """Whether it asks something itself: see `tasks.row_prompt`."""
+    """Whether the row has a prompt of its own: see `tasks.row_prompt`."""
     asks_size: Places
-    """Bytes of that."""
+    """Size of that prompt, in bytes."""
     hears: Flags
-    """Whether an earlier turn of it is in speech."""
+    """Whether an earlier turn of the row is in speech."""
     audio: AudioPlaces
 
     def take(self, rows: Places) -> ManifestColumns:
@@ -60,7 +60,7 @@ class ManifestColumns:
 
 
 class Manifest(Sequence[ManifestRow]):
-    """All rows have been checked."""
+    """The rows of a manifest, all of which have been checked."""
 
     def __init__(self, path: Location, table: Table, rules: Rules, columns: ManifestColumns) -> None:
         self.path, self.columns = path, columns
@@ -83,16 +83,16 @@ class Manifest(Sequence[ManifestRow]):
 
     @property
     def is_as_written(self) -> bool:
-        """Whether the fields of its rows are those of the file."""
+        """Whether the rows have the fields exactly as the file has them."""
         return self._rules.clean_text == "none"
 
     def fields_of(self, columns: Sequence[str], rows: Places) -> Iterator[list[bytes]]:
-        """Of the file; see `Table.fields_of`."""
+        """The fields of the file; see `Table.fields_of`."""
         return self._table.fields_of(columns, rows)
 
     def has_column(self, name: str) -> bool:
         return name in self._table.columns
 
     def take(self, rows: Places) -> Manifest:
-        """These rows alone, in memory."""
+        """A manifest of only these rows, in memory."""
         return Manifest(self.path, self._table.take(rows), self._rules, self.columns.take(rows))

@@ -1,4 +1,4 @@
-"""One row of a manifest, and what is asked of it."""
+"""One row of a manifest, and the checks of its fields."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from speechllm_plugin.tasks.api import task_named
 from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt, read_row_prompt
 
 SAMPLE_RATE = 16000
-"""Of `n_frames` in samples."""
+"""Samples per second of an `n_frames` that counts samples."""
 # A frame is a window of 25 ms, and one begins every 10 ms. Whole microseconds keep the arithmetic exact.
 WINDOW_US = 25_000
 STEP_US = 10_000
@@ -39,8 +39,8 @@ class ManifestRow:
     """Path, ``archive.zip:offset:length`` or ``path:start:length``, as written in the manifest."""
 
     n_frames: int | None
-    """Length in 10 ms frames, whatever unit the file counts in, and by its ``duration`` where it counts nothing;
-    ``None`` where the manifest does not say."""
+    """Length in 10 ms frames, whichever unit the file counts in, or by ``duration`` where it has no ``n_frames``;
+    ``None`` where the manifest has neither."""
 
     tgt_text: str
 
@@ -59,16 +59,16 @@ class ManifestRow:
     """The one channel to read, counted from 1; ``None`` = the mean of all."""
 
     task: str = ""
-    """What is asked of the clip, by the name of its task; empty where languages and prompt tell."""
+    """Name of the clip's task; empty where languages and prompt decide it."""
 
     asks: RowPrompt = NOTHING
-    """What is asked beside the task."""
+    """The prompt of the row's own, beside the task."""
 
     references: tuple[str, ...] = ()
-    """Answers that are as right as ``tgt_text``, which scores compare with, too."""
+    """Other answers that are as right as ``tgt_text``, for scores."""
 
     length_from: Literal["n_frames", "duration"] = "n_frames"
-    """The column that `n_frames` was made of."""
+    """The column that `n_frames` comes from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +90,9 @@ class Rules:
 
 
 def frames_of(seconds: float | Decimal) -> int:
-    """How many 25 ms windows, one every 10 ms, fit into ``seconds``: ``1 + (ms - 25) // 10``, and at least 1.
+    """The number of 25 ms windows, one every 10 ms, that fit into ``seconds``: ``1 + (ms - 25) // 10``, at least 1.
 
-    The lower bound is for clips shorter than one window, because a manifest cannot hold a length of nothing.
+    The lower bound is for clips shorter than one window, since a manifest cannot state a length of 0.
     """
     return max(1, 1 + (round(seconds * 1_000_000) - WINDOW_US) // STEP_US)
 
@@ -108,7 +108,7 @@ def seconds_of(n_frames: int | npt.NDArray[np.int64]) -> float | npt.NDArray[np.
 
 def read_row(path: Location, record: Record, rules: Rules, same_id: int | None = None) -> ManifestRow:
     """
-    :param same_id: the line of an earlier row that has its id, too.
+    :param same_id: the line of an earlier row with the same id.
     :raises UserError: with file, line and column, what was found and what was expected.
     """
     fields = _cleaned(path, record, rules.clean_text)
@@ -158,7 +158,7 @@ def _read_n_frames(path: Location, record: Record, unit: Literal["frames", "samp
 
 
 def _read_duration(path: Location, record: Record) -> int | None:
-    """In frames."""
+    """The length that `duration` states, in frames."""
     text = record.fields.get("duration", "")
     if not text:
         return None

@@ -26,9 +26,9 @@ class MixtureConfig(Checked):
     `weights`: as `weights` says. An epoch has as many clips as the splits together, and within a split all clips are
     seen equally often."""
     temperature: float = 2.0
-    """For `by=temperature`: 1 is `size`; the higher, the nearer to equal shares."""
+    """For `by=temperature`: 1 is the same as `size`; higher values bring the shares nearer to each other."""
     weights: dict[str, float] = field(default_factory=dict)
-    """For `by=weights`: split -> weight, which need not add up to 1: `{asr: 2, st: 1}`. Each split has one."""
+    """For `by=weights`: a weight for each split, which need not add up to 1: `{asr: 2, st: 1}`."""
 
     @override
     def problems(self) -> Iterator[str]:
@@ -42,7 +42,7 @@ class MixtureConfig(Checked):
 
     def check_splits(self, splits: Sequence[str]) -> None:
         """
-        :param splits: those that are trained on.
+        :param splits: the splits that are trained on.
         :raises UserError: the weights are not those of the splits.
         """
         if self.by == "weights" and set(self.weights) != set(splits):
@@ -53,9 +53,9 @@ class MixtureConfig(Checked):
 
     def quotas(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """
-        :param sizes: clips of each split.
-        :returns: how many of them each epoch sees.
-        :raises UserError: a split has none.
+        :param sizes: number of clips of each split.
+        :returns: how many clips of each split an epoch sees.
+        :raises UserError: an epoch would see no clip of a split.
         """
         if self.by == "size":
             return dict(sizes)
@@ -79,15 +79,15 @@ class Draws:
     """The clips of an epoch, before they are shuffled."""
 
     indices: Places
-    """Place of each in the list of all clips; one that is seen twice stands there twice."""
+    """Places in the list of all clips; a clip that is seen twice has its place here twice."""
     turns: Places
-    """How often each has been seen before."""
+    """How often each clip has been seen before."""
 
 
 def draw_epoch(splits: Mapping[str, Places], quotas: Mapping[str, int], seed: int, epoch: int) -> Draws:
-    """Each split is gone through again and again, in a new order each time; an epoch takes the next `quotas` of it.
+    """Each split is read again and again, in a new order each time; an epoch takes the next `quotas` of its clips.
 
-    What an epoch holds follows from its number: resuming needs no state.
+    The clips of an epoch follow from its number: resuming needs no state.
 
     :param splits: places of the clips of each split in the list of all clips.
     """

@@ -1,4 +1,4 @@
-"""Who tells how many positions of the LLM clips take."""
+"""The contract of what counts the LLM's positions that clips take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from speechllm_plugin.files.columns.fields import Places
 
 class PositionCounter(Protocol):
     def of_texts(self, clips: Iterable[Utterance], /) -> Places:
-        """Of each clip's prompt, and of what the LLM is to write, `[2, clips]`."""
+        """Positions of each clip's prompt, and of its target, `[2, clips]`."""
 
     def __call__(self, prompts: Places, targets: Places, seconds: Seconds, /) -> Places:
-        """Of clips with such texts and of such lengths, `[clips]`."""
+        """All positions of clips with these positions of their texts and these lengths, `[clips]`."""

@@ -1,4 +1,4 @@
-"""Whether a manifest's quotation marks were quoted by its writer: a guess, so that it is told and nothing is undone."""
+"""Whether the writer of a manifest quoted its quotation marks: a guess, which is reported while nothing is undone."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Quoted:
-    """Rows whose texts hold what one kind of writer makes of a quotation mark."""
+    """Rows whose texts have quotation marks as one kind of writer quotes them."""
 
     found: str
     key: str
-    """Of the configuration, that undoes it."""
+    """The configuration key that undoes this quoting."""
     writer: str
     rows: int = field(default=0, init=False)
     line: int = field(default=0, init=False)
-    """Of the first."""
+    """Line of the first such row."""
 
     def count(self, line: int) -> None:
         self.line = self.line or line
@@ -40,14 +40,14 @@ class Quoted:
 
 class Quoting:
     def __init__(self, *, legacy_escapes: bool, csv_quotes: bool) -> None:
-        """Of a manifest that is read with these options."""
+        """The options are those with which the manifest is read."""
         self._escaped = None if legacy_escapes else Quoted(
             '\\"', "legacy_escapes", "by pandas, with a backslash before each"
         )  # fmt: skip
         self._doubled = None if csv_quotes else Quoted('""', "csv_quotes", "by Python's csv, with each doubled")
 
     def look(self, line: int, texts: list[str]) -> None:
-        """:param texts: of a row; those without any of `quotes` need not be looked at."""
+        """:param texts: the texts of a row; a row without any place in `quotes` need not be looked at."""
         if self._escaped is not None and any(map(_is_escaped, texts)):
             self._escaped.count(line)
         if self._doubled is not None and any(map(_is_doubled, texts)):
@@ -60,12 +60,12 @@ class Quoting:
 
 
 def quotes(data: Bytes) -> Places:
-    """Places of two bytes that a quoted quotation mark is made of.
+    """Places of the byte pairs that make a quoted quotation mark.
 
     :param data: see `fields`.
     """
     places = np.flatnonzero(data[:-PADDING] == ord('"'))
-    # The first byte has none before it; whatever the last one is, it is no more than a row too many.
+    # The first byte has no byte before it, and wraps around to the last one: at worst one row too many is looked at.
     return places[(data[places - 1] == ord("\\")) | (data[places + 1] == ord('"'))]
 
 

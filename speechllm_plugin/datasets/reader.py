@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import numpy as np
 import torch
 from fairseq2.datasets import DataReader
 from fairseq2.device import SupportsDeviceTransfer
@@ -21,17 +19,16 @@ from speechllm_plugin.datasets.augmentation import Augmentation, AugmentationCon
 from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.datasets.changes import Changes
 from speechllm_plugin.datasets.earlier import EarlierError, read_earlier
+from speechllm_plugin.datasets.epochs import Epochs
 from speechllm_plugin.datasets.lengths import LeftOut, LengthPolicy
 from speechllm_plugin.datasets.measured import measure
-from speechllm_plugin.datasets.mixture import Draws, MixtureConfig, draw_epoch
-from speechllm_plugin.datasets.plan import Batching, BatchLimits, Sizes, evaluation_steps, padding, training_steps
+from speechllm_plugin.datasets.mixture import MixtureConfig
+from speechllm_plugin.datasets.plan import Batching, BatchLimits
 from speechllm_plugin.datasets.position_counter import PositionCounter
 from speechllm_plugin.datasets.row_checks import check_n_frames
-from speechllm_plugin.datasets.same_rows import are_new_rows, row_digests, same_step, without_rows
-from speechllm_plugin.datasets.steps import Steps
+from speechllm_plugin.datasets.same_rows import are_new_rows, same_step, without_rows
 from speechllm_plugin.datasets.utterances import Clips, Utterance, Utterances
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.files.columns.fields import Places
 from speechllm_plugin.log import is_told, log
 from speechllm_plugin.tasks.api import Task, task_of_row
 
@@ -39,16 +36,16 @@ from speechllm_plugin.tasks.api import Task, task_of_row
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     limits: BatchLimits
-    shuffle_seed: int | None
+    shuffle_seed: int | None = None
     """None = evaluation: every clip once, nothing shuffled."""
     max_seconds: float | None
-    """Longest clip that the encoder takes."""
+    """Longest clip that the encoder takes, in seconds; None = any."""
     lengths: LengthPolicy = field(default_factory=LengthPolicy)
-    """Which clips are too short or too long beside that."""
+    """Further limits on the length of clips."""
     batching: Batching = "bucketed"
-    """Of training clips."""
+    """How training clips share steps and batches."""
     checks_lengths: bool = True
-    """Whether the lengths that rows state are compared with some of the files first; see `check_n_frames`."""
+    """Whether the lengths in the manifest are first compared with some of the files; see `check_n_frames`."""
     on_error: Literal["raise", "skip"] = "raise"
     accept_new_rows: bool = False
     """Whether a checkpoint that was written over other rows may be resumed: it then begins a new epoch."""
@@ -59,24 +56,24 @@ class ReadOptions:
     pinned: bool = False
     """Whether batches wait in pinned memory, for a CUDA device."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    """Of training clips."""
+    """How training clips are changed."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    """Of training clips."""
+    """Shares of several training splits."""
     positions: PositionCounter | None = None
     """Counts the positions of the LLM that a clip takes; for `limits.max_positions`."""
     task_of: Callable[[str, str, str], Task] = task_of_row
-    """What is asked of a clip, by its languages and by what its row states."""
+    """Gives a clip's task by its languages and the task that its row states."""
 
 
 class TrainerBatch(SpeechTextBatch, SupportsDeviceTransfer):
-    """A batch of the class that fairseq2's trainer asks for."""
+    """A batch of the class that fairseq2's trainer expects."""
 
 
 class SpeechTextReader(DataReader[TrainerBatch]):
     """
-    In evaluation a process that has run out of clips repeats one with `counted=False`, so that all make the same
-    number of steps. In training a broken clip (`on_error="skip"`) leaves its batch; a batch that loses all its clips
-    is replaced by the next one in the plan.
+    In evaluation a process that has run out of clips repeats one with `counted=False`, so that all processes make the
+    same number of steps. In training a broken clip (`on_error="skip"`) is left out of its batch; a batch that loses all
+    its clips is replaced by the next one in the plan.
     """
 
     def __init__(
@@ -88,7 +85,8 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         world_size: int = 1,
         find_features: Callable[[str], Tensor | None] = lambda key: None,
     ) -> None:
-        """:param find_features: gives the encoder features of a clip by its key, and its audio is not read."""
+        """:param find_features: gives cached encoder features of a clip by its key; the clip's audio is then not
+        read."""
         self._options = options
         self._policy = replace(options.lengths, window=options.max_seconds)
         self._rank = rank
@@ -98,66 +96,56 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         """Clips left out: id, or split/id where there are several splits -> reason."""
         self._one_split = len(utterances.by_split) == 1
         self.left_out: Counter[str] = Counter()
-        """How many of them are too `short`, and how many too `long`."""
+        """How many of the skipped clips are too `short`, and how many too `long`."""
         if options.checks_lengths:
             check_n_frames(utterances)
-        self._utterances, self._seconds, self._earlier = measure(utterances, self._policy, self._refuse)
+        found, seconds, earlier = measure(utterances, self._policy, self._refuse)
+        self.clips = Clips(found, seconds)
+        """The clips that are read, with their seconds, in the order of the split."""
         self._policy.tell(self.left_out)
-        if not self._utterances:
+        if not self.clips:
             raise UserError(f"found no usable clip among {len(utterances)}, for instance {self._first_skipped()}")
         self._changes: Changes | None = None
         if options.shuffle_seed is not None:
-            self._changes = Changes(options.augmentation, options.max_seconds, self._utterances, self._seconds)
-        self._quotas = options.mixture.quotas({split: len(own) for split, own in self._by_split.items()})
+            self._changes = Changes(options.augmentation, options.max_seconds, found, seconds)
+        self._epochs = Epochs(self.clips, earlier, self._changes, options, options.num_accumulate * world_size)
         self._epoch = 0
         self._position = 0
-        self._draws = Draws(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
-        self._steps = Steps()
-        """Of places among the draws of the epoch."""
         self._pending: deque[Future[list[TrainerBatch]]] = deque()
         self._executor = ThreadPoolExecutor(options.num_threads, thread_name_prefix="audio")
-        self._plan_epoch()
+        self._epochs.plan(self._epoch)
 
     @property
     def num_steps(self) -> int:
         """Steps in an epoch."""
-        return len(self._steps)
+        return len(self._epochs.steps)
 
     @property
     def num_clips(self) -> int:
-        return len(self._utterances)
-
-    @property
-    def clips(self) -> Clips:
-        """What is read, with its seconds, in the order of the split."""
-        return Clips(self._utterances, self._seconds)
+        return len(self.clips)
 
     @property
     def hours(self) -> float:
-        return self._all_seconds / 3600
-
-    @property
-    def _all_seconds(self) -> float:
-        return float(sum(memoryview(self._seconds)))  # type: ignore[arg-type]
+        return self._epochs.seconds / 3600
 
     @property
     def padding(self) -> float:
         """The share of an epoch's audio that is padding."""
-        return padding(self._steps, self._sizes())
+        return self._epochs.padding
 
     @property
     def tasks(self) -> list[str]:
-        """The names of those that the clips have."""
-        return sorted({self._options.task_of(*one).name for one in self._utterances.counts})
+        """Names of the tasks that the clips have."""
+        return sorted({self._options.task_of(*one).name for one in self.clips.utterances.counts})
 
     @property
     def shares(self) -> dict[str, tuple[int, int]]:
         """Split -> how many clips it has, and how many of them are in an epoch."""
-        return {split: (len(own), self._quotas[split]) for split, own in self._by_split.items()}
+        return self._epochs.shares
 
     def longest(self) -> TrainerBatch | None:
         """The longest clip, alone; None where it cannot be read."""
-        clip = self._load(int(self._seconds.argmax()), turn=0)
+        clip = self._load(int(self.clips.seconds.argmax()), turn=0)
         return None if clip is None else TrainerBatch([clip], counted=False)
 
     @override
@@ -167,7 +155,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
     @override
     def __next__(self) -> list[TrainerBatch]:
         ahead = max(1, self._options.prefetch // self._options.num_accumulate)
-        while len(self._pending) < ahead and self._position + len(self._pending) < len(self._steps):
+        while len(self._pending) < ahead and self._position + len(self._pending) < len(self._epochs.steps):
             self._pending.append(self._executor.submit(self._load_step, self._position + len(self._pending)))
         if not self._pending:
             raise StopIteration
@@ -181,15 +169,15 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         self._epoch += 1
         self._position = 0
         if self._options.shuffle_seed is not None:
-            self._plan_epoch()
+            self._epochs.plan(self._epoch)
 
     @override
     def state_dict(self) -> dict[str, object]:
-        return {"epoch": self._epoch, "position": self._position, "plan": self._fingerprint()}
+        return {"epoch": self._epoch, "position": self._position, "plan": self._epochs.fingerprint()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        found, now = state_dict.get("plan"), self._fingerprint()
+        found, now = state_dict.get("plan"), self._epochs.fingerprint()
         if not isinstance(found, Mapping) or without_rows(found) != without_rows(now):
             raise UserError(
                 f"resume: the checkpoint was written while reading {without_rows(found)}, found {without_rows(now)}; "
@@ -200,78 +188,13 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         self._epoch, self._position = int(str(state_dict["epoch"])), int(str(state_dict["position"]))
         if are_new_rows(found, now, accept=self._options.accept_new_rows):
             self._epoch, self._position = self._epoch + 1, 0
-        self._plan_epoch()
+        self._epochs.plan(self._epoch)
 
     @property
     @override
     def num_accumulate(self) -> int:
         return self._options.num_accumulate
 
-    def _plan_epoch(self) -> None:
-        options = self._options
-        per_step = options.num_accumulate * self._world_size
-        if options.shuffle_seed is None:
-            self._draws = self._all_once()
-            self._steps = evaluation_steps(self._sizes(), options.limits, per_step)
-            return
-        self._draws = self._draw()
-        self._steps, repeated = training_steps(
-            self._sizes(), options.limits, per_step, options.shuffle_seed, self._epoch, options.batching
-        )
-        if repeated and self._epoch == 0:
-            log.info("{} batch(es) are seen twice an epoch to fill its last step.", repeated)
-
-    def _sizes(self) -> Sizes:
-        """Of the epoch's draws."""
-        draws, count = self._draws, self._options.positions
-        seconds = self._seconds[draws.indices] if self._changes is None else self._changes.seconds(draws)
-        earlier = None if self._earlier is None else self._earlier.take(draws.indices)
-        if count is None:
-            return Sizes(seconds, earlier=earlier)
-        prompts, targets = self._text_positions[:, draws.indices]
-        return Sizes(seconds, count(prompts, targets, seconds), earlier)
-
-    @cached_property
-    def _text_positions(self) -> Places:
-        """Of all clips, `[2, clips]`: of prompt and target."""
-        count = self._options.positions
-        assert count is not None
-        return count.of_texts(self._utterances)
-
-    def _draw(self) -> Draws:
-        seed = self._options.shuffle_seed
-        if self._options.mixture.by == "size" or seed is None:
-            return self._all_once()
-        return draw_epoch(self._by_split, self._quotas, seed, self._epoch)
-
-    def _all_once(self) -> Draws:
-        return Draws(np.arange(self.num_clips), np.full(self.num_clips, self._epoch))
-
-    @cached_property
-    def _by_split(self) -> dict[str, Places]:
-        return self._utterances.by_split
-
-    def _fingerprint(self) -> dict[str, object]:
-        limits, augmentation, mixture = self._options.limits, self._options.augmentation, self._options.mixture
-        earlier = 0.0 if self._earlier is None else float(self._earlier.seconds.sum())
-        return {
-            "clips": len(self._utterances),
-            "seconds": round(self._all_seconds + earlier, 1),
-            "batch_size": limits.batch_size,
-            "max_batch_seconds": limits.max_seconds,
-            "seed": self._options.shuffle_seed,
-            "batches_per_step": self._options.num_accumulate * self._world_size,
-            # What earlier versions did has no key, so that their checkpoints are resumed.
-            **({"batching": self._options.batching} if self._options.batching != "bucketed_steps" else {}),
-            **({"augmentation": augmentation.named()} if augmentation.named() else {}),
-            **({"max_batch_positions": limits.max_positions} if limits.max_positions is not None else {}),
-            **({"mixture": asdict(mixture)} if mixture.by != "size" else {}),
-            "rows": self._row_digests,
-        }
-
-    @cached_property
-    def _row_digests(self) -> dict[str, str]:
-        return row_digests(self._utterances, self._seconds, of_splits=self._options.mixture.by != "size")
 
     def _drop_pending(self) -> None:
         for future in self._pending:
@@ -279,11 +202,11 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         self._pending.clear()
 
     def _load_step(self, position: int) -> list[TrainerBatch]:
-        step = self._steps[position]
+        step = self._epochs.steps[position]
         batches = []
         for i in range(self._options.num_accumulate):
             place = i * self._world_size + self._rank
-            # Past the last batch of an evaluation: keep in step with the other processes.
+            # Past the last batch of an evaluation, the last batch is repeated to keep in step with the other processes.
             batch = self._load_batch(position, min(place, len(step) - 1))
             batch.counted = batch.counted and place < len(step)
             batches.append(batch)
@@ -294,7 +217,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         for number, places in enumerate(self._from(position, place)):
             clips = [clip for place in places if (clip := self._load_drawn(place)) is not None]
             if clips:
-                # A stand-in for a batch that lost all its clips has its own turn in an evaluation.
+                # In an evaluation a batch that stands in for a lost one is counted only at its own place in the plan.
                 batch = TrainerBatch(clips, counted=training or number == 0)
                 if self._options.pinned:
                     batch.pin()
@@ -302,18 +225,19 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         raise UserError(f"all clips are broken, for instance {self._first_skipped()}")
 
     def _from(self, position: int, place: int) -> Iterator[list[int]]:
-        """The planned batch, then those that follow it, round to the one before it."""
-        yield self._steps[position][place]
-        yield from self._steps[position][place + 1 :]
-        for other in [*range(position + 1, len(self._steps)), *range(position)]:
-            yield from self._steps[other]
+        """The planned batch, then all batches that follow it, back to the one before it."""
+        yield self._epochs.steps[position][place]
+        yield from self._epochs.steps[position][place + 1 :]
+        for other in [*range(position + 1, len(self._epochs.steps)), *range(position)]:
+            yield from self._epochs.steps[other]
 
     def _load_drawn(self, place: int) -> Clip | None:
-        return self._load(int(self._draws.indices[place]), int(self._draws.turns[place]))
+        draws = self._epochs.draws
+        return self._load(int(draws.indices[place]), int(draws.turns[place]))
 
     def _load(self, index: int, turn: int) -> Clip | None:
-        """:param turn: how often it has been read before, which its augmentation follows from."""
-        utterance = self._utterances[index]
+        """:param turn: how often the clip has been read before; it decides the augmentation."""
+        utterance, _ = self.clips[index]
         if self._key(utterance) in self.skipped:
             return None
         try:
@@ -327,7 +251,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
                 seconds = policy.used(duration(source))
                 return self._clip(utterance, index, turn, changes, key, seconds, features=features)
             samples = read_audio(source, check=policy.used)
-            # Again: what a container states may be an estimate.
+            # The length is checked again: a container may only estimate it.
             samples = samples[: policy.samples(len(samples) / SAMPLE_RATE)]
             seconds = len(samples) / SAMPLE_RATE
             if changes is not None:
@@ -367,7 +291,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         waveform: Tensor | None = None,
         features: Tensor | None = None,
     ) -> Clip:
-        """:param seconds: of the audio as it is in its file."""
+        """:param seconds: length of the audio as it is in its file."""
         row, source_lang, target_lang = utterance.row, utterance.source_lang, utterance.target_lang
         masks = None if self._changes is None else self._changes.masks(row.id, turn)
         clip = Clip(

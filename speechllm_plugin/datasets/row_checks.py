@@ -1,4 +1,4 @@
-"""What all rows are asked before the first step, so that none of them ends a run after hours."""
+"""Checks of all rows before the first step, so that no row ends a run after hours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from speechllm_plugin.log import log
 
 _COMPARED = 8
 """Rows whose `n_frames`, or `duration`, is compared with the audio."""
-# Shorter clips are compared badly: a frame is a window of 25 ms, and at least one is counted.
+# Shorter clips tell little: a frame is a window of 25 ms, and at least one is counted.
 _COMPARED_SECONDS = 0.5
 _EXPECTED = {
     "n_frames": "10 ms frames, or samples at 16 kHz with dataset.config_overrides.n_frames_unit=samples",
@@ -28,9 +28,9 @@ def check_languages(
     check: Callable[[str], object],
 ) -> None:
     """
-    :param needed: gives the languages of a row that must be known, by `source` and `target`. It depends on what the
-        row has `asked`, and on whether it has an instruction of its own.
-    :param check: raises `UserError` for a language that is not.
+    :param needed: gives the languages of a row that must be known, by `source` and `target`. It depends on the row's
+        `asked`, and on whether it has an instruction of its own.
+    :param check: raises `UserError` for a language that is unknown.
     :raises UserError: for the first row with such a language.
     """
     for utterance in utterances.firsts():
@@ -43,10 +43,10 @@ def check_languages(
 
 
 def check_n_frames(utterances: Utterances) -> None:
-    """Compares the length that some rows state with their audio's header: manifests of fairseq's raw-waveform mode
+    """Compares the lengths of some rows with the headers of their audio, since manifests of fairseq's raw-waveform mode
     count samples in `n_frames`.
 
-    :raises UserError: it is in another unit.
+    :raises UserError: the lengths are in another unit.
     """
     stated = utterances.take(np.flatnonzero(utterances.n_frames))
     found: list[tuple[float, Utterance, float, float]] = []
@@ -67,7 +67,7 @@ def check_n_frames(utterances: Utterances) -> None:
         f"{seconds:.2f} s, expected {_EXPECTED[column]}"
     )
     off = max(ratio, 1 / ratio)
-    # 160 samples are a frame. Frames taken for samples are one frame for most clips: there is no shorter length. A
+    # A frame is 160 samples. Where frames are taken for samples, most clips get one frame, the shortest length. A
     # duration may be in milliseconds, or in samples.
     in_other_unit = 160 / 1.3 < off < 160 * 1.3 if column == "n_frames" else off > 100
     if in_other_unit or utterance.row.n_frames == 1:

@@ -14,18 +14,18 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
 from speechllm_plugin.text.languages import language_code
 
-# What the fingerprint of a plan says of its rows; the rest is how they are read.
+# Keys of a plan's fingerprint that describe its rows; the other keys describe how they are read.
 _ROWS = {"clips", "seconds", "rows"}
 _WRITTEN = ("id", "audio", "tgt_text", "src_text")
-"""Columns of the manifest; the others follow from a row's kind, but for what it asks itself."""
+"""Columns of the manifest; all other values follow from a row's kind, except for a prompt of its own."""
 _BLOCK = 4096
 """Rows that are read together."""
 
 
 def row_digests(utterances: Utterances, seconds: Seconds, *, of_splits: bool) -> dict[str, str]:
-    """A hash for each column of all rows in order. Of the audio it is the name, so that a corpus may move.
+    """A hash for each column over all rows in order. The column of audio is hashed by name, so that a corpus may move.
 
-    :param seconds: of each row's clip.
+    :param seconds: lengths of the rows' clips.
     :param of_splits: whether it matters which split a row is in.
     """
     columns: dict[str, Callable[[Utterance], object]] = {
@@ -49,7 +49,7 @@ def row_digests(utterances: Utterances, seconds: Seconds, *, of_splits: bool) ->
             for name, value in columns.items():
                 contents[name].update(_joined(map(_line, map(value, block))))
     else:
-        # The same without an object a row, for millions of them.
+        # The same hashes without an object for each row, for millions of rows.
         for fields in written:
             for name, lines in zip(_WRITTEN, fields, strict=True):
                 contents[name].update(lines)
@@ -73,7 +73,7 @@ def _line_of(value: Callable[[Utterance], object], one: Utterance) -> str:
 
 
 def _line(value: object) -> str:
-    """No field holds a line end."""
+    """The value with a line end, which no field holds."""
     return f"{value}\n"
 
 
@@ -87,9 +87,10 @@ def without_rows(plan: object) -> object:
 
 
 def same_step(plan: object, processes: int, now: Mapping[str, object]) -> str:
-    """What makes as many batches a step as in a checkpoint's plan; empty where nothing does, or nothing need.
+    """Advice that makes as many batches a step as in a checkpoint's plan; empty where no accumulation does, or none is
+    needed.
 
-    :param now: the plan at hand.
+    :param now: the current plan.
     """
     per_step = plan.get("batches_per_step") if isinstance(plan, Mapping) else None
     if not isinstance(per_step, int) or per_step % processes or per_step == now["batches_per_step"]:
@@ -100,9 +101,9 @@ def same_step(plan: object, processes: int, now: Mapping[str, object]) -> str:
 def are_new_rows(found: Mapping[str, Any], now: Mapping[str, Any], *, accept: bool) -> bool:
     """
     :param found: the fingerprint in the checkpoint.
-    :param now: that of the rows at hand.
+    :param now: the fingerprint of the current rows.
     :param accept: whether new rows are accepted.
-    :raises UserError: they are new, and not accepted.
+    :raises UserError: the rows are new, and new rows are not accepted.
     """
     before = found.get("rows")
     same = [found.get(key) == now[key] for key in ("clips", "seconds")]
@@ -115,7 +116,7 @@ def are_new_rows(found: Mapping[str, Any], now: Mapping[str, Any], *, accept: bo
     other = [name for name, digest in now["rows"].items() if (before or {}).get(name) != digest]
     if all(same) and not other:
         return False
-    # The columns of more or fewer rows all differ.
+    # With more or fewer rows, all columns differ.
     columns = f" with other {', '.join(other)}" if before and found.get("clips") == now["clips"] else ""
     line = (
         f"resume: the checkpoint was written over other rows: {found.get('clips')} clips, "

@@ -32,7 +32,7 @@ class SpeechTextConfig:
     target_lang: str | None = None
     """Language of `tgt_text`, for rows whose manifest has no `tgt_lang`. None = that of the speech: recognition."""
     empty_text: Literal["refuse", "silence"] = "refuse"
-    """What an empty `tgt_text` means. `refuse`: a mistake. `silence`: nobody speaks in the clip (silence, noise,
+    """What an empty `tgt_text` means. `refuse`: it is an error. `silence`: nobody speaks in the clip (silence, noise,
     music), and the right text is empty."""
     n_frames_unit: Literal["frames", "samples"] = "frames"
     """What `n_frames` counts: 10 ms frames, or samples at 16 kHz as in fairseq's raw-waveform manifests."""
@@ -46,8 +46,8 @@ class SpeechTextConfig:
     (`th-`) and invisible characters are removed. `all`: both, and superfluous spaces. The log has the counts for each
     manifest."""
     float_units: Literal["scale", "error"] = "scale"
-    """What becomes of sound files whose floating point numbers are in units of integers (up to 32768 in place of 1).
-    `scale`: they are divided, and the log says so. `error`: a mistake."""
+    """What happens to sound files whose floating point numbers are in units of integers (up to 32768 in place of 1).
+    `scale`: the numbers are divided, and the log says so. `error`: such a file is an error."""
 
 
 class SpeechTextDataset:
@@ -81,8 +81,8 @@ class SpeechTextDataset:
         return self._splits[split, require_text]
 
     def check_columns(self, splits: Sequence[str], *, require_text: bool = True) -> None:
-        """That the splits' manifests are there and have their columns. Those at URLs, and those with quoting, are left
-        to `read`.
+        """Checks that the splits' manifests exist and have their columns. Manifests at URLs, and manifests with
+        quoting, are left to `read`.
 
         :raises UserError: one is missing, or lacks a column.
         """
@@ -93,7 +93,8 @@ class SpeechTextDataset:
                 check_columns(file, required=Rules(require_text=require_text).required)
 
     def read_together(self, splits: Sequence[str], *, require_text: bool = True) -> Utterances:
-        """The utterances of several splits, one split after the other: a clip may be in several, by the same id.
+        """The utterances of several splits, one split after the other. A clip may be in several splits, with the same
+        id.
 
         :raises UserError: as `read`.
         """

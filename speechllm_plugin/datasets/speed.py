@@ -21,11 +21,11 @@ Values = npt.NDArray[np.float64]
 
 
 def draw_speeds(speeds: Sequence[float], seed: int, ids: Hashes, variants: Places) -> Values:
-    """One after the other of the speeds for each variant of a clip, from one on that is drawn: as many variants as
-    there are speeds have each of them once.
+    """The first variant of a clip has a speed that is drawn, each further variant the next speed in the list. As many
+    variants as there are speeds have each speed once.
 
-    :param ids: of the clips, see `Utterances.ids`.
-    :returns: one a clip.
+    :param ids: hashes of the clips' ids, see `Utterances.ids`.
+    :returns: a speed for each clip.
     """
     key = np.frombuffer(hashlib.sha256(f"speed:{seed}".encode()).digest()[:8], dtype="<u8")
     places = (mixed(ids ^ key) + variants.astype(np.uint64)) % np.uint64(len(speeds))

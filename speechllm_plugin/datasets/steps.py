@@ -11,7 +11,7 @@ import numpy.typing as npt
 from typing_extensions import override
 
 Step = list[list[int]]
-"""Its batches, each of which is the numbers of its clips."""
+"""The batches of a step; a batch is a list of its clips' numbers."""
 
 
 class Steps(Sequence[Step]):
@@ -64,9 +64,9 @@ class Steps(Sequence[Step]):
     ) -> float:
         """
         :param filled: what each clip has that is no padding.
-        :param largest: the largest size of a clip, to which its batch is padded.
-        :param number: how many each clip has that are padded to it; None = one.
-        :returns: the share of what all batches hold that is padding.
+        :param largest: the largest size of each clip, to which its batch is padded.
+        :param number: how many sizes of each clip are padded; None = one.
+        :returns: the share of padding in all batches.
         """
         if not len(self):
             return 0.0

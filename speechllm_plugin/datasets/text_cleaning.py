@@ -1,7 +1,7 @@
-"""What texts of corpora hold beside the words that are said: found and told, and taken out where that is asked for.
+"""Finds and reports the marks in texts of corpora that are not words, and removes them if asked to.
 
-What may be words or signs of a language stays: the joiners of Persian and of Indian scripts, round brackets around
-anything but the names of noises.
+Anything that may be a word or a sign of a language stays: the joiners of Persian and of Indian scripts, and round
+brackets around anything but the names of noises.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _SHOWN = 60
 @dataclass(frozen=True)
 class _Kind:
     name: str
-    """In messages."""
+    """The name of the kind in messages."""
     modes: tuple[CleanText, ...]
-    """Values of `clean_text` that take it out; the first is the one to advise."""
+    """Values of `clean_text` that remove marks of this kind; messages advise the first."""
     pattern: re.Pattern[str]
     replace: Callable[[re.Match[str]], str]
 
@@ -48,11 +48,11 @@ def _blank(match: re.Match[str]) -> str:
 
 
 def _said(match: re.Match[str]) -> str:
-    """Switchboard's `[laughter-yeah]` is a word."""
+    """Keeps the word in Switchboard's `[laughter-yeah]`."""
     return f" {match['said'] or ''} "
 
 
-# Subtitles of talks (TED, and so MuST-C) put them in round brackets, in the language of the text.
+# Subtitles of talks (TED, and so MuST-C) put noises in round brackets, in the language of the text.
 _NOISES = (
     "laughter|laughs|laughing|applause|cheers|cheering|music|singing|noise|silence|inaudible|unintelligible|crosstalk|"
     "gelächter|lachen|applaus|beifall|musik|rires?|applaudissements|musique|risas?|aplausos|música|risate|applausi|"
@@ -60,7 +60,7 @@ _NOISES = (
 )
 
 
-# In the order in which they are taken out: an entity may be the bracket of a mark, and what is taken out leaves blanks.
+# In the order of removal: an entity may be the bracket of a mark, and a removal leaves spaces.
 _KINDS = (
     _Kind(
         "entities of HTML", ("entities", "all"),
@@ -89,30 +89,30 @@ _KINDS = (
 
 
 def clean(text: str, mode: CleanText) -> str:
-    """Without what `mode` takes out; where it takes anything, without the blanks that this leaves."""
+    """Removes the marks that `mode` names, and the spaces that this leaves."""
     if mode == "none":
         return text
     cleaned = text
     for kind in _KINDS:
-        # Again, as entities may have been escaped twice, and brackets stand in brackets.
+        # Repeated, since entities may be escaped twice and brackets may stand in brackets.
         while mode in kind.modes and (less := kind.pattern.sub(kind.replace, cleaned)) != cleaned:
             cleaned = less
     return text if cleaned == text else " ".join(cleaned.split())
 
 
 class Marks:
-    """Counts what texts hold beside words, and tells it."""
+    """Counts and reports the marks in texts."""
 
     def __init__(self) -> None:
         self.texts = 0
-        """How many there are, with those that nothing is found in."""
+        """Number of all texts, with or without marks."""
         self._counts: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
     def look(self, place: str, text: str) -> None:
         """
-        :param place: of the text, "line 7".
-        :param text: as it stands there; those without any of `signs` need not be looked at.
+        :param place: where the text is, such as "line 7".
+        :param text: the text as it stands there; a text without any place in `signs` need not be looked at.
         """
         for kind in _KINDS:
             if (match := _find(kind, text)) is not None:
@@ -120,7 +120,7 @@ class Marks:
                 self._first.setdefault(kind.name, f"{place}: {_around(match)!r}")
 
     def tell(self, path: Location, mode: CleanText) -> None:
-        """One line a kind, with a count and an example, whether it is taken out or not."""
+        """Logs one line for each kind of marks, removed or not, with a count and an example."""
         for kind, where in self._found():
             if mode in kind.modes:
                 log.info("%s: %s taken out of %s (clean_text=%s)", path, kind.name, where, mode)
@@ -131,7 +131,7 @@ class Marks:
                 )  # fmt: skip
 
     def describe(self) -> list[str]:
-        """A line a kind, of texts that are scored as they are."""
+        """A line for each kind of marks in texts that are scored as they are."""
         return [f"found {kind.name} in {where}; they are scored as they are" for kind, where in self._found()]
 
     def _found(self) -> Iterator[tuple[_Kind, str]]:
@@ -143,7 +143,7 @@ class Marks:
 def describe_marks(texts: Sequence[tuple[str, str]]) -> list[str]:
     """See `Marks.describe`.
 
-    :param texts: name of a row, and its text.
+    :param texts: pairs of a row's name and its text.
     """
     marks = Marks()
     marks.texts = len(texts)
@@ -153,17 +153,17 @@ def describe_marks(texts: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def signs(data: Bytes) -> Places:
-    """Places of bytes in a text that any of the kinds may have been found by: texts without one hold none.
+    """Places of bytes at which a mark of any kind may be: a text without such a place has no marks.
 
     :param data: UTF-8, with `PADDING`; tabs and line feeds separate texts.
     """
     kinds, pairs, dashes = _sign_tables()
-    # Of bytes, not of an array: numpy makes eight bytes of each before it looks up any.
+    # Translated as bytes: numpy would make eight bytes of each byte before it looks it up.
     kind = np.frombuffer(data.tobytes().translate(kinds), dtype=np.uint8)
     places = np.flatnonzero((kind[:-PADDING] & _FIRST).astype(np.bool_))
     first, second, third = data[places], data[places + 1], data[places + 2]
     is_other = ((first == 0xE2) & (second == 0x80) & dashes[third]) | ((first == 0xE3) & (third != 0x80))
-    # A space beside another, or beside what ends a text.
+    # A space beside another space, or beside the end of a text.
     doubled = (kind & _SPACE).astype(np.bool_)
     ends = (kind & (_SPACE | _END)).astype(np.bool_)
     doubled[1:-1] &= ends[:-2] | ends[2:]
@@ -175,9 +175,9 @@ _SPACE, _FIRST, _END = 1, 2, 4
 
 @cache
 def _sign_tables() -> tuple[bytes, Flags, Flags]:
-    """What each byte may be: a space, the first byte of a sign, what ends a text (tab, line end, end of the file);
-    pairs of first and second bytes; third bytes, behind E2 80, of frequent characters that are no signs: dashes,
-    quotation marks, the ellipsis."""
+    """Three tables: what each byte may be (a space, the first byte of a sign, the end of a text: tab, line end, end of
+    the file); which pairs of first and second bytes begin a sign; which third bytes after E2 80 belong to frequent
+    characters that are no signs (dashes, quotation marks, the ellipsis)."""
     pairs = np.zeros((256, 256), dtype=bool)
     for byte in b"[<{&\0\x0b\x0c\x1c\x1d\x1e\x1f":
         pairs[byte] = True
@@ -187,7 +187,7 @@ def _sign_tables() -> tuple[bytes, Flags, Flags]:
             pairs[ord("("), form.encode()[0]] = True
     for byte in string.ascii_letters.encode():
         pairs[ord("%"), byte] = True
-    # White space of Unicode begins with one of the last four.
+    # Unicode's other white space begins with one of the last four bytes.
     for byte in b"\t\n\r \x0b\x0c\x1c\x1d\x1e\x1f\xc2\xe1\xe2\xe3":
         pairs[ord(":"), byte] = pairs[ord("-"), byte] = True
     pairs[0xC2, [0x85, 0xA0, 0xAD]] = True
@@ -201,7 +201,7 @@ def _sign_tables() -> tuple[bytes, Flags, Flags]:
 
 
 def _find(kind: _Kind, text: str) -> re.Match[str] | None:
-    """The first place that taking out would change: not every word between & and ; is an entity."""
+    """The first match that removal would change: not every word between & and ; is an entity."""
     return next((match for match in kind.pattern.finditer(text) if kind.replace(match) != match[0]), None)
 
 

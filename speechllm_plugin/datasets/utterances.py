@@ -1,5 +1,4 @@
-"""The utterances of some manifests as one sequence, which is made of arrays: an utterance is read when it is asked for.
-"""
+"""The utterances of several manifests as one sequence, kept in arrays: an utterance is read when it is asked for."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ from speechllm_plugin.text.languages import is_translation
 Value = TypeVar("Value")
 
 Asked = tuple[str, str, str]
-"""The languages of speech and text, and the task where its row states one: what decides its prompt."""
+"""The languages of speech and text, and the task that the row states, if any: they decide the prompt."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Utterance:
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """The utterance's name in errors."""
         return f"{self.manifest}, line {self.row.line}, id {self.row.id}"
 
     @property
@@ -52,7 +51,7 @@ class Utterance:
         return self.source_lang, self.target_lang, self.row.task
 
     def origin_of(self, name: str) -> str:
-        """What gives the `source` or the `target` language: a column of the manifest, or a key of the dataset."""
+        """Where the `source` or the `target` language comes from: a column of the manifest, or a key of the dataset."""
         if name == "target" and self.row.tgt_lang:
             return "column 'tgt_lang'"
         if name == "target" and self.target_lang != self.source_lang:
@@ -73,16 +72,16 @@ class Utterance:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A manifest as one of those of a split."""
+    """One of a split's manifests."""
 
     manifest: Manifest
     root: Location
     """Folder that relative audio paths start from."""
     split: str
     source_lang: str
-    """Of rows that do not say it."""
+    """Language of the speech of rows that do not state it."""
     target_lang: str | None
-    """Of rows that do not say it; None = that of the speech."""
+    """Language of the text of rows that do not state it; None = that of the speech."""
     scales_floats: bool
 
     def __getitem__(self, index: int) -> Utterance:
@@ -105,7 +104,7 @@ class Part:
 
     @cached_property
     def asked(self) -> list[Asked]:
-        """Of each kind of its manifest."""
+        """The languages and task of each kind of the manifest's rows."""
         return [
             (source, source if self._takes_source(kind) else target, kind.task)
             for kind in self.manifest.columns.kinds
@@ -121,12 +120,12 @@ class Part:
 
     @property
     def is_as_written(self) -> bool:
-        """Whether its utterances have the ids, names and texts that are written in its manifest."""
+        """Whether the utterances have ids, names and texts exactly as the manifest has them."""
         takes_source = any(map(self._takes_source, self.manifest.columns.kinds))
         return self.manifest.is_as_written and not takes_source and not self.manifest.has_column("channel")
 
     def not_seen(self) -> Flags:
-        """Whether a row's sound is not known to be there by lists of folders, `[rows]`."""
+        """Whether the lists of folders do not show a row's sound, `[rows]`."""
         flags = np.zeros(len(self.manifest), dtype=bool)
         flags[unseen(self.manifest.columns.audio, self.root, lambda row: self[row].source())] = True
         return flags
@@ -139,7 +138,7 @@ class Part:
         return is_translation(*self._languages(of))
 
     def _takes_source(self, of: Kind | ManifestRow) -> bool:
-        """Whether what is to be written is what is said, beside a text in another language."""
+        """Whether the target is the transcript (`src_text`), although the row has a text in another language."""
         if not of.task or not self._translates(of):
             return False
         return task_of_row(*self._languages(of), of.task).writes_speech
@@ -163,7 +162,7 @@ class Part:
 class Utterances(Sequence[Utterance]):
     def __init__(self, parts: Sequence[Part], rows: Places | None = None) -> None:
         """
-        :param rows: those that are meant, in their order, counted through all parts; None = all.
+        :param rows: numbers of the chosen rows, in their order, counted over all parts; None = all.
         """
         self._parts = list(parts)
         self._starts = np.cumsum([0, *(len(part.manifest) for part in parts)])
@@ -194,7 +193,7 @@ class Utterances(Sequence[Utterance]):
 
     def __iter__(self) -> Iterator[Utterance]:
         if len(self) == self._starts[-1] and (np.diff(self._rows) == 1).all():
-            # One after the other they are read from a file in blocks.
+            # All utterances in order are read from a file in blocks.
             return (utterance for part in self._parts for utterance in part)
         return (self[index] for index in range(len(self)))
 
@@ -202,8 +201,8 @@ class Utterances(Sequence[Utterance]):
         return Utterances(self._parts, self._rows[indices])
 
     def alone(self) -> Utterances:
-        """The same without the rows around them, in memory: to be sent to another process, which may be in another
-        folder."""
+        """The same utterances without the other rows of their manifests, in memory: for another process, which may run
+        in another folder."""
         parts = np.searchsorted(self._starts, self._rows, side="right") - 1
         chosen: list[Part] = []
         rows = np.empty(len(self), dtype=np.int64)
@@ -218,12 +217,12 @@ class Utterances(Sequence[Utterance]):
 
     @cached_property
     def n_frames(self) -> Places:
-        """`[utterances]`, 0 where the manifest does not say."""
+        """Lengths in frames, `[utterances]`; 0 where the manifest does not state it."""
         return self._column([part.manifest.columns.n_frames for part in self._parts])
 
     @property
     def ids(self) -> Hashes:
-        """Of the ids, `[utterances]`: equal on every machine."""
+        """Hashes of the ids, `[utterances]`, the same on every machine."""
         return self._column([part.manifest.columns.ids for part in self._parts])
 
     @property
@@ -233,28 +232,28 @@ class Utterances(Sequence[Utterance]):
 
     @property
     def has_source(self) -> Flags:
-        """Whether there is a transcript beside it, `[utterances]`."""
+        """Whether there is a transcript beside that text, `[utterances]`."""
         return self._column([part.manifest.columns.has_source for part in self._parts])
 
     @property
     def has_asks(self) -> bool:
-        """Whether any of them asks something itself."""
+        """Whether any utterance has a prompt of its own."""
         return bool(self._column([part.manifest.columns.has_asks for part in self._parts]).any())
 
     def asking_more_than(self, size: int) -> Places:
         """
-        :param size: of instruction, context and history, in bytes.
+        :param size: size of instruction, context and history, in bytes.
         """
         return np.flatnonzero(self._column([part.manifest.columns.asks_size for part in self._parts]) > size)
 
     @property
     def hearing(self) -> Places:
-        """Indices of those with speech in earlier turns."""
+        """Indices of the utterances with speech in earlier turns."""
         return np.flatnonzero(self._column([part.manifest.columns.hears for part in self._parts]))
 
     @property
     def asked(self) -> tuple[list[Asked], Codes]:
-        """What is asked, each once, and of each utterance which of these, `[utterances]`."""
+        """The distinct languages and tasks, and the index of each utterance into them, `[utterances]`."""
         every = dict.fromkeys(one for part in self._parts for one in part.asked)
         numbers = {one: number for number, one in enumerate(every)}
         of_kinds = [np.array([numbers[one] for one in part.asked], dtype=np.int32) for part in self._parts]
@@ -263,13 +262,13 @@ class Utterances(Sequence[Utterance]):
 
     @property
     def counts(self) -> Counter[Asked]:
-        """How many are asked what."""
+        """Number of utterances for each languages and task."""
         asked, codes = self.asked
         counts = np.bincount(codes, minlength=len(asked)).tolist()
         return Counter({one: count for one, count in zip(asked, counts, strict=True) if count})
 
     def where(self, test: Callable[[Asked], bool]) -> Places:
-        """Indices of those that are asked what passes the test."""
+        """Indices of the utterances whose languages and task pass the test."""
         asked, codes = self.asked
         return np.flatnonzero(np.array([test(one) for one in asked])[codes])
 
@@ -284,19 +283,19 @@ class Utterances(Sequence[Utterance]):
         return {split: own for split, own in places.items() if len(own)}
 
     def firsts(self) -> list[Utterance]:
-        """The first one of each kind: of what is asked, with and without an instruction of its own."""
+        """The first utterance of each kind: for each languages and task, with and without an instruction of its own."""
         _, rows = np.unique(self._kinds, return_index=True)
         return [self[int(row)] for row in np.sort(rows)]
 
     def of_kinds(self, value: Callable[[Utterance], Value]) -> Iterator[Value]:
-        """Of each utterance what is the same for all of its kind."""
+        """A value of each utterance that is the same for all utterances of its kind."""
         _, rows, numbers = np.unique(self._kinds, return_index=True, return_inverse=True)
         values = [value(self[int(row)]) for row in rows]
         return map(values.__getitem__, memoryview(numbers))  # type: ignore[arg-type]
 
     def written(self, columns: Sequence[str]) -> Iterator[list[bytes]] | None:
-        """What they have in each of some columns of their manifests, each with a line feed behind it, in blocks; None
-        where that is not what they have, or they are not in the order of the manifests."""
+        """The fields of some columns of the manifests, each followed by a line feed, in blocks. None where the
+        utterances have other values than the file, or are not in its order."""
         if not (all(part.is_as_written for part in self._parts) and (np.diff(self._rows) > 0).all()):
             return None
         borders = np.searchsorted(self._rows, self._starts)
@@ -311,11 +310,11 @@ class Utterances(Sequence[Utterance]):
         )
 
     def not_seen(self) -> Places:
-        """Indices of those whose sound is not known to be there by lists of folders; see `audio_places.unseen`."""
+        """Indices of the utterances whose sound the lists of folders do not show; see `audio_places.unseen`."""
         return np.flatnonzero(self._column([part.not_seen() for part in self._parts]))
 
     def repeated_id(self) -> tuple[Utterance, Utterance] | None:
-        """An utterance whose id one of another manifest has, too: that one, and the first such."""
+        """Two utterances of different manifests with the same id, the earlier one first; None where there are none."""
         if len(self._parts) == 1:
             return None
         ids = self.ids
@@ -330,19 +329,19 @@ class Utterances(Sequence[Utterance]):
 
     @property
     def _kinds(self) -> Codes:
-        """Equal for utterances of one kind of one manifest."""
+        """A number for each utterance, the same for all of one kind and manifest."""
         offsets = np.cumsum([0, *(len(part.manifest.columns.kinds) for part in self._parts)], dtype=np.int32)
         return self._column(
             [part.manifest.columns.kind + offset for part, offset in zip(self._parts, offsets, strict=False)]
         )
 
     def _column(self, columns: list) -> np.ndarray:
-        """:param columns: of each part, of all its rows."""
+        """:param columns: a column of all rows for each part."""
         return (columns[0] if len(columns) == 1 else np.concatenate(columns))[self._rows]
 
 
 class Clips(Sequence[tuple[Utterance, float]]):
-    """Utterances with the seconds that are used of each."""
+    """Utterances, each with the seconds that are used of it."""
 
     def __init__(self, utterances: Utterances, seconds: npt.NDArray[np.float64]) -> None:
         self.utterances, self.seconds = utterances, seconds

@@ -1,4 +1,5 @@
-"""What is searched for in each row, and beams by transformers' `generate`: no row depends on its neighbours."""
+"""What a search looks for in each row, and beam search by transformers' `generate`: no row depends on its neighbours.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +91,7 @@ def generate_rows(
             generation_config=GenerationConfig(
                 do_sample=False,
                 num_beams=config.beam_size,
-                length_penalty=config.length_penalty if config.beam_size > 1 else 1.0,
+                length_penalty=config.length_penalty,
                 max_new_tokens=max(search.limits) + 1,
                 eos_token_id=stops,
                 pad_token_id=search.end_of_turn,

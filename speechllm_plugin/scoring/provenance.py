@@ -16,6 +16,7 @@ from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.columns.content import read_content
+from speechllm_plugin.files.hashes import sha256_of
 from speechllm_plugin.files.remote import Location, RemoteFile
 
 # Packages that turn sound into tokens and tokens into scores.
@@ -103,14 +104,7 @@ def _hash_all(checkpoint: Path) -> dict[str, str]:
 def _sha256(path: Location) -> str:
     if isinstance(path, RemoteFile):
         return hashlib.sha256(read_content(path)).hexdigest()
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a readable file") from None
-    return digest.hexdigest()
+    return sha256_of(path)
 
 
 def _plain(value: object) -> Any:

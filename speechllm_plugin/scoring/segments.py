@@ -30,7 +30,6 @@ class SegmentStatistics:
     """`[segments, K]`."""
     formula: Callable[[Floats], Floats]
     """From sums of the counts, `[..., K]`, to scores, `[...]`."""
-    higher_is_better: bool
     signature: str
     """How it was counted."""
 
@@ -45,7 +44,7 @@ def error_statistics(rows: Sequence[Hypothesis], normalizer: str) -> SegmentStat
     unit = unit_of(language)
     result = word_errors(_references(rows), _hypotheses(rows), normalizer, unit, language)
     counts = np.array([result.utterance_errors, result.utterance_words], float).T
-    return SegmentStatistics(counts, percentage, False, f"normalizer:{normalizer}|unit:{unit}|jiwer:{_jiwer()}")
+    return SegmentStatistics(counts, percentage, f"normalizer:{normalizer}|unit:{unit}|jiwer:{_jiwer()}")
 
 
 def character_statistics(rows: Sequence[Hypothesis], normalizer: str) -> SegmentStatistics:
@@ -61,7 +60,7 @@ def character_statistics(rows: Sequence[Hypothesis], normalizer: str) -> Segment
         # Of an empty reference jiwer, too, counts all that was written.
         count[0] = output.substitutions + output.deletions + output.insertions
         count[1] = output.substitutions + output.deletions + output.hits
-    return SegmentStatistics(counts, percentage, False, f"normalizer:{normalizer}|unit:char|jiwer:{_jiwer()}")
+    return SegmentStatistics(counts, percentage, f"normalizer:{normalizer}|unit:char|jiwer:{_jiwer()}")
 
 
 def mean_over_clips(errors: SegmentStatistics) -> SegmentStatistics:
@@ -71,7 +70,7 @@ def mean_over_clips(errors: SegmentStatistics) -> SegmentStatistics:
     counted = words > 0
     rates = np.divide(wrong, words, out=np.zeros_like(wrong), where=counted)
     counts = np.stack([rates, counted.astype(float)], axis=1)
-    return SegmentStatistics(counts, percentage, False, f"{errors.signature}|mean over clips")
+    return SegmentStatistics(counts, percentage, f"{errors.signature}|mean over clips")
 
 
 def biased_statistics(
@@ -86,25 +85,25 @@ def biased_statistics(
     indices = phrases.indices([row.id for row in rows], normalizer, unit, language)
     counts = biased_errors(_references(rows), _hypotheses(rows), indices)
     signature = f"normalizer:{normalizer}|unit:{unit}|jiwer:{_jiwer()}|list:{phrases.file.name}"
-    return SegmentStatistics(counts[:, :2] if in_list else counts[:, 2:], percentage, False, signature)
+    return SegmentStatistics(counts[:, :2] if in_list else counts[:, 2:], percentage, signature)
 
 
 def bleu_statistics(rows: Sequence[Hypothesis]) -> SegmentStatistics:
     """Hypothesis and reference length, then matches and totals of 1- to 4-grams."""
     metric = BLEU(tokenize=bleu_tokenizer(rows[0].tgt_lang))
-    return SegmentStatistics(_sacrebleu(metric, rows), bleu, True, str(metric.get_signature()))
+    return SegmentStatistics(_sacrebleu(metric, rows), bleu, str(metric.get_signature()))
 
 
 def chrf_statistics(rows: Sequence[Hypothesis]) -> SegmentStatistics:
     """Totals of the hypothesis, of the reference, and matches, of 1- to 6-grams of characters."""
     metric = CHRF()
-    return SegmentStatistics(_sacrebleu(metric, rows), chrf, True, str(metric.get_signature()))
+    return SegmentStatistics(_sacrebleu(metric, rows), chrf, str(metric.get_signature()))
 
 
 def ter_statistics(rows: Sequence[Hypothesis]) -> SegmentStatistics:
     """Edits and the reference's words."""
     metric = TER()
-    return SegmentStatistics(_sacrebleu(metric, rows), percentage, False, str(metric.get_signature()))
+    return SegmentStatistics(_sacrebleu(metric, rows), percentage, str(metric.get_signature()))
 
 
 def answer_statistics(
@@ -142,7 +141,7 @@ def mean_statistics(scores: Sequence[float], signature: str, scale: float = 100.
     values = np.asarray(scores, float)
     counted = ~np.isnan(values)
     counts = np.stack([np.where(counted, values, 0.0), counted.astype(float)], axis=1)
-    return SegmentStatistics(counts, lambda sums: scale / 100.0 * percentage(sums), True, signature)
+    return SegmentStatistics(counts, lambda sums: scale / 100.0 * percentage(sums), signature)
 
 
 def percentage(sums: Floats) -> Floats:

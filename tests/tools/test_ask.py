@@ -6,19 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
-
 from speechllm_plugin.scoring.report import read_hypotheses
 from tests.commands import Commands, System
-
-
-@pytest.fixture(scope="module")
-def trained(commands: Commands, system: System, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output directory of a run of two steps."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = system.write(folder / "config.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1)
-    commands.recipe("train", folder / "run", "--config-file", config).ok()
-    return folder / "run"
 
 
 def test_anything_can_be_asked(commands: Commands, system: System, trained: Path, tmp_path: Path) -> None:

@@ -28,15 +28,6 @@ SUFFIXES = ("wav", "flac", "mp3", "ogg")
 
 
 @pytest.fixture(scope="module")
-def trained(commands: Commands, system: System, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output directory of a run of two steps."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = system.write(folder / "config.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1)
-    commands.recipe("train", folder / "run", "--config-file", config).ok()
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A tone of its own length in every format, at several rates, in mono and stereo."""
     folder = tmp_path_factory.mktemp("audio")

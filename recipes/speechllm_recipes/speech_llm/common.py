@@ -18,6 +18,7 @@ from fairseq2.recipe.config import EvaluatorSection
 from fairseq2.runtime.dependency import DependencyContainer
 from torch import Tensor
 from torch.nn import Module
+from typing_extensions import TypedDict, Unpack
 
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.datasets.audio import AudioError
@@ -179,21 +180,27 @@ def dtype_name(part: Module) -> str:
     return max(sizes, key=lambda name: sizes[name], default="none")
 
 
+class TrainingReading(TypedDict, total=False):
+    """How training reads its clips: fields of `ReadOptions`, which have their defaults in evaluation."""
+
+    shuffle_seed: int
+    num_accumulate: int
+    batching: Batching
+    augmentation: AugmentationConfig
+    mixture: MixtureConfig
+    accept_new_rows: bool
+
+
 def create_reader(
     context: RecipeContext,
     section: SpeechDatasetSection,
     model: SpeechLlm,
     splits: Sequence[str],
     *,
-    shuffle_seed: int | None = None,
-    num_accumulate: int = 1,
     require_text: bool = True,
     sample: int | None = None,
-    batching: Batching = "bucketed",
-    augmentation: AugmentationConfig | None = None,
-    mixture: MixtureConfig | None = None,
     max_positions: int | None = None,
-    accept_new_rows: bool = False,
+    **training: Unpack[TrainingReading],
 ) -> SpeechTextReader:
     """A reader of this process's share of splits, whose rows' languages the prompt can name.
 
@@ -209,17 +216,12 @@ def create_reader(
         max_seconds=model.encoder.max_seconds,
         languages=model.encoder.languages,
         find_features=model.features.find,
-        shuffle_seed=shuffle_seed,
-        num_accumulate=num_accumulate,
         require_text=require_text,
         sample=sample,
-        batching=batching,
-        augmentation=augmentation,
-        mixture=mixture,
         max_positions=max_positions,
         positions=None if max_positions is None else ModelPositions(model),
-        accept_new_rows=accept_new_rows,
         prompt=prompt,
+        **training,
     )
     if (longest := reader.longest()) is not None:
         longest.to(context.gangs.root.device)
@@ -273,17 +275,12 @@ def open_reader(
     max_seconds: float | None,
     languages: Collection[str] | None = None,
     find_features: Callable[[str], Tensor | None] = lambda key: None,
-    shuffle_seed: int | None = None,
-    num_accumulate: int = 1,
     require_text: bool = True,
     sample: int | None = None,
-    batching: Batching = "bucketed",
-    augmentation: AugmentationConfig | None = None,
-    mixture: MixtureConfig | None = None,
     max_positions: int | None = None,
     positions: PositionCounter | None = None,
-    accept_new_rows: bool = False,
     prompt: PromptConfig,
+    **training: Unpack[TrainingReading],
 ) -> SpeechTextReader:
     """`create_reader` for models other than `SpeechLlm`.
 
@@ -300,19 +297,14 @@ def open_reader(
     options = ReadOptions(
         limits=BatchLimits(section.batch_size, section.max_batch_seconds, max_positions),
         positions=positions,
-        shuffle_seed=shuffle_seed,
         max_seconds=max_seconds,
         lengths=length_policy(section),
         on_error=section.on_error,
-        accept_new_rows=accept_new_rows,
-        num_accumulate=num_accumulate,
         num_threads=section.num_threads,
         prefetch=section.prefetch,
         pinned=context.device.type == "cuda",
-        batching=batching,
-        augmentation=augmentation or AugmentationConfig(),
-        mixture=mixture or MixtureConfig(),
         task_of=prompt.task_of,
+        **training,
     )
     gang = context.gangs.dp
     reader = SpeechTextReader(

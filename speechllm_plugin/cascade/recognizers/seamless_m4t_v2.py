@@ -40,7 +40,7 @@ class SeamlessM4Tv2Recognizer(Recognizer):
         self.tokenizer = tokenizer
         self.features = SeamlessM4TFeatureExtractor()
         self._codes: dict[str, str] = {}
-        # Shorter ones first: of "cmn" and "cmn_Hant", which are one language, the former.
+        # Shorter codes first: "cmn" is taken before "cmn_Hant", which is the same language.
         for code in sorted(model.generation_config.text_decoder_lang_to_code_id, key=len):
             self._codes.setdefault(language_code(code), code)
 

@@ -20,7 +20,7 @@ from speechllm_plugin.pretrained import Source, load_config, load_model, load_to
 from speechllm_plugin.tensors.precision import Dtype, part_dtype
 from speechllm_plugin.text.languages import language_code
 
-# Whisper has some of its own: "jw", Javanese.
+# Whisper has codes of its own, such as "jw" for Javanese.
 _CODES = {language_code(code): code for code in LANGUAGES}
 
 
@@ -46,7 +46,7 @@ class WhisperRecognizer(Recognizer):
     @torch.no_grad()
     def recognize(self, waveforms: Sequence[Tensor], languages: Sequence[str]) -> list[Recognized]:
         codes = [self.code(language) for language in languages]
-        # Multilingual models are told the language and the task; the English ones have no words for them.
+        # Multilingual models are told the language and the task; English-only models have no tokens for them.
         told = {"language": codes, "task": "transcribe"} if self.model.generation_config.is_multilingual else {}
         weight = self.model.get_input_embeddings().weight
         features = self.features(
@@ -88,7 +88,7 @@ class WhisperRecognizer(Recognizer):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers' generation warns of the settings that it has itself made from Whisper's own."""
+    """Silences warnings: transformers' generation warns of settings that it derived itself from Whisper's."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -1,4 +1,4 @@
-"""What a decoder gives, and how it says that it cannot."""
+"""The contract of a decoder, and its error."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Block = npt.NDArray[np.float32]
 
 
 class SoundError(Exception):
-    """The message follows "NAME: ": what was found and what was expected."""
+    """Sound that cannot be decoded. The message follows "NAME: " and says what was found and what was expected."""
 
 
 def later_part(whole: str, ending: str) -> str:
-    """What to say of a piece of a stream that lacks the stream's beginning."""
+    """The message for a piece of a stream that lacks the stream's beginning."""
     return (
         f"found a later part of {whole}, without its header, expected all parts; `cat FIRST NEXT ... > OUT.{ending}` "
         "joins them"
@@ -25,7 +25,7 @@ def later_part(whole: str, ending: str) -> str:
 
 
 class Sound(Protocol):
-    """An opened sound, of which nothing is decoded yet."""
+    """An opened sound; nothing is decoded until `blocks` is called."""
 
     format: str
     rate: int
@@ -41,7 +41,7 @@ class Sound(Protocol):
     """Whether decoding may give more than `frames`."""
 
     def blocks(self, start: int, length: int) -> Iterator[Block]:
-        """Decodes `length` samples from `start` on; stops early where there are no more. Asked once.
+        """Decodes `length` samples from `start` on, or fewer where there are no more. Called once.
 
         :raises SoundError: they cannot be decoded.
         """

@@ -14,7 +14,8 @@ _LOOKED_AT = 1 << 16
 
 
 def states_length(data: ByteRange) -> bool:
-    """Not where it was written to a pipe: what FFmpeg then tells is a guess from bit rates."""
+    """Whether the header states a length. One written to a pipe does not: FFmpeg's length is then a guess from bit
+    rates."""
     head = data.read(0, _LOOKED_AT)
     place = head.find(_PROPERTIES)
     if place < 0 or len(head) < place + _FLAGS + 4:

@@ -12,14 +12,14 @@ _BYTES_OF_OFFSETS, _BYTES_OF_EDITS = 8, 4
 _AU_HEADER = 24
 
 SNDFILE_CODECS = frozenset({b"lpcm", b"ulaw", b"alaw", b"alac"})
-"""Of a caf file: what libsndfile decodes."""
+"""Codecs in caf files that libsndfile decodes."""
 
 
 def mended_aiff(data: ByteRange) -> Mended | None:
-    """With the header that the file should have; `None` where the file's own will do.
+    """The file with the header that it should have; `None` where its own header will do.
 
-    libsndfile itself reads on where a size is 0, or larger than the file. A recorder that was killed left the size of
-    no samples, or of its first ones.
+    libsndfile itself reads to the end where a size is 0, or larger than the file. A recorder that was killed leaves the
+    size of no samples, or of its first ones.
     """
     position, count_at, frame_bytes = 12, None, 0
     while position < _LONGEST_HEAD:

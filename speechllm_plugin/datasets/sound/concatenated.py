@@ -1,4 +1,4 @@
-"""Whole files one behind the other, as `cat` puts them: where each begins."""
+"""Finds where each file begins in several whole files one after the other, as `cat` joins them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from speechllm_plugin.files.byte_range import ByteRange
 
 _HEADER = 28
 _MOST_SEARCHED = 1 << 30
-"""Bytes. Beyond it, the header of a recording behind one of unknown size is heard as a click of 3 ms."""
+"""Bytes. In larger files, the header of a recording after one of unknown size is decoded as a click of 3 ms."""
 _WAV = (b"RIFF", b"RF64", b"BW64")
 _CAF = b"caff\x00\x01\x00\x00desc"
 _W64 = b"riff\x2e\x91\xcf\x11"
@@ -27,10 +27,11 @@ _found: Remembered[list[int]] = Remembered()
 
 
 def recordings(data: ByteRange, kind: str, key: str) -> list[ByteRange]:
-    """The files in a file; nearly always it is one. Of kinds whose own reader knows (flac, Ogg, mp3), always one.
+    """The files in a file, nearly always one. Kinds whose own reader finds further recordings (flac, Ogg, mp3) give
+    one.
 
     :param kind: as `kinds.kind_of` calls it.
-    :param key: changes with the file, which is searched once.
+    :param key: a key that changes with the file, which is searched once for each key.
     """
     find = _STARTS.get(kind)
     starts = _found.get((key, data.start, data.stop), partial(find, data)) if find else []
@@ -48,11 +49,11 @@ def _follow(
     magic_at: int = 0,
     unit: int = 2,
 ) -> list[int]:
-    """By the sizes that the headers state. Where one is wrong, as programs that write to a pipe leave it, the next
-    header is searched for.
+    """Follows the sizes that the headers state. Where a size is wrong, as programs that write to a pipe leave it, the
+    next header is searched for.
 
-    :param magic: stands in each header, at `magic_at`.
-    :param unit: sizes are filled up to a multiple of it in bytes, but not by every writer.
+    :param magic: bytes in each header, at `magic_at`.
+    :param unit: most writers fill sizes up to a multiple of this many bytes.
     """
 
     def begins(place: int) -> bool:
@@ -66,7 +67,7 @@ def _follow(
         ends = (position + size, position - (-size // unit) * unit)
         following = next(filter(begins, ends), None)
         if following is None and data.size not in ends and data.size <= _MOST_SEARCHED:
-            # What the size leaves over, or all where it is too large.
+            # The search begins after the stated size, or after the header where the size is too large.
             behind = ends[0] if ends[0] < data.size else position + _HEADER
             following = next(_search(data, magic, begins, behind, magic_at), None)
         position = following
@@ -92,12 +93,12 @@ def _aiff_size(head: bytes) -> int:
 
 
 def _is_au(head: bytes) -> bool:
-    # Place of the samples, their size, their coding, rate and channels.
+    # Fields: place of the samples, their size, their coding, rate and channels.
     return head.startswith(b".snd") and len(head) == _HEADER and head[4:6] == b"\0\0" and head[12:15] == b"\0\0\0"
 
 
 def _au_size(head: bytes) -> int:
-    # The place of the samples, and their size.
+    # Fields: place of the samples, and their size.
     return sum(struct.unpack_from(">II", head, 4))
 
 
@@ -118,7 +119,7 @@ def _caf_starts(data: ByteRange) -> list[int]:
             continue
         size = struct.unpack_from(">q", head, 4)[0]
         if size < 0:
-            # To the end, unless another file follows.
+            # The file goes on to the end, unless another one follows.
             place = data.find(_CAF, position) if data.size <= _MOST_SEARCHED else None
             if place is None:
                 break
@@ -152,7 +153,7 @@ def _search(
     begin: int = 0,
     magic_at: int = 0,
 ) -> Iterator[int]:
-    """Of containers that state no size: all bytes from `begin` on are searched."""
+    """Searches all bytes from `begin` on, for containers that state no size."""
     place: int | None = begin + magic_at
     while place is not None and (place := data.find(magic, place)) is not None:
         if is_start(place - magic_at):
@@ -176,7 +177,7 @@ _STARTS: dict[str, Callable[[ByteRange], list[int]]] = {
     "caf": _caf_starts,
     "sphere": _sphere_starts,
     "amr": _amr_starts,
-    # Behind the flags the size of the header.
+    # After the flags comes the size of the header.
     "flv": lambda data: list(_search(data, b"FLV\x01", lambda place: data.read(place + 5, 4) == b"\0\0\0\x09")),
     "tta": _tta_starts,
     "nut": lambda data: list(_search(data, b"nut/multimedia container\0")),

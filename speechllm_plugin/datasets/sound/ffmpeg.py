@@ -1,5 +1,5 @@
-"""Decoding by FFmpeg, which PyAV's wheel brings: what libsndfile does not know. Never samples in wav: FFmpeg reads 24
-valid bits in 32 as noise up to 1e27."""
+"""Decodes the formats that libsndfile does not know by FFmpeg, which PyAV's wheel brings. It never decodes samples in
+wav: FFmpeg reads 24 valid bits in 32 as noise up to 1e27."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from speechllm_plugin.datasets.sound.remembered import Remembered
 from speechllm_plugin.files.byte_range import ByteRange, Spliced
 
 INSTALL = "pip install av"
-# How many samples go by while a codec starts and ends: what it decodes may be shorter by them, or longer.
+# Samples that a codec may lose or add where it starts and ends.
 _SLACK_SECONDS = 0.1
-# Packets that are decoded in any case, of which the first few may hold what is left out in front of the sound; and how
-# long before a segment decoding begins again, for codecs that remember what came before.
+# Packets that are always decoded, since the first few may hold samples that are left out before the sound; and seconds
+# before a segment at which decoding begins again, for codecs that remember what came before.
 _FIRST_PACKETS, _RUN_UP_SECONDS = 8, 2
 _CHECKSUMMED = frozenset({"flac", "wavpack", "tta"})
-"""Codecs whose packets tell whether they are damaged, if they are asked."""
+"""Codecs whose packets have checksums, which are checked on demand."""
 _SOON_RIGHT = ("opus", "flac", "alac", "wavpack", "pcm_")
-"""Codecs that give the same samples then as from the beginning. AAC and AC-3 do not: they fill in noise, from numbers
-that go on being drawn. mp3 begins in packets before its own."""
-# Containers whose header tells how long a track plays, and those that may tell it of the longest track. What FFmpeg
-# says of others is a guess from their bit rate.
+"""Codecs that after this run-up give the same samples as from the beginning. AAC and AC-3 do not: they fill in noise
+from a running random generator. The data of an mp3 packet begins in earlier packets."""
+# Containers whose header states the length of a track, and those that may state that of the longest track. For others
+# FFmpeg's length is a guess from their bit rate.
 _TELL_OF_TRACK = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "tta", "wv", "ape"})
 _MATROSKA = "matroska,webm"
 _TELL_OF_ALL = {_MATROSKA: webm.states_length, "asf": asf.states_length}
@@ -35,20 +35,20 @@ class _Packets(NamedTuple):
     """Numbers of samples."""
 
     samples: int
-    """In all packets: as they say, or as their times do."""
+    """Samples in all packets, as the packets or their times state them."""
     end: int
-    """When the last one ends."""
+    """Where the last packet ends."""
     gaps: int
-    """Between a packet's end and the next one."""
+    """Samples between the packets' ends and the beginnings of the next ones."""
     longest: int
-    """Of a packet, which the last one is often cut from."""
+    """Samples of the longest packet; the last packet is often cut."""
     each: int
-    """In each packet but the first and the last ones; 0 where they differ, an edit list leaves some out, or decoding
-    cannot begin anywhere."""
+    """Samples in each packet except the first and the last ones; 0 where packets differ, where an edit list leaves some
+    out, or where decoding can only begin at the beginning."""
 
 
 class _Found(NamedTuple):
-    """What a walk over the packets of a file tells."""
+    """The result of a walk over the packets of a file."""
 
     tracks: int
     rate: int
@@ -56,7 +56,7 @@ class _Found(NamedTuple):
     container: str
     packets: _Packets
     stated: int | None
-    """Samples by the header."""
+    """Samples that the header states."""
 
 
 _found: Remembered[_Found] = Remembered()
@@ -68,9 +68,9 @@ class FfmpegSound:
     def __init__(self, data: ByteRange, kind: str, key: str, *, length: int | None = None, lead: int = 0) -> None:
         """
         :param kind: what the file is, in words.
-        :param key: changes with the file, whose packets are counted once.
-        :param length: samples that the file states, where FFmpeg does not tell.
-        :param lead: samples that the decoder puts in front of them.
+        :param key: a key that changes with the file, whose packets are counted once for each key.
+        :param length: samples that the file states, where FFmpeg does not report them.
+        :param lead: samples that the decoder puts before them.
         :raises SoundError: PyAV is not installed, or finds no sound.
         """
         try:
@@ -90,13 +90,13 @@ class FfmpegSound:
         stated = found.stated if length is None else length
         self._each = packets.each
         self.slack = max(round(_SLACK_SECONDS * self.rate), packets.longest)
-        # Of a single packet that does not say how long it plays, the header does.
+        # A lone packet may not state its length; the header then does.
         if stated is not None and packets.longest and max(packets.samples, packets.end) < stated - self.slack:
             raise SoundError(
                 f"found packets for {packets.samples / self.rate:.2f} s where its header states "
                 f"{stated / self.rate:.2f} s, expected a whole file"
             )
-        # The last packet is filled up; the header of a track knows how much of it is sound.
+        # The last packet is filled up; only the header of a track tells how much of it is sound.
         is_near = stated is not None and packets.samples - stated <= self.slack and not packets.gaps
         self.is_estimate = not is_near or (length is None and container not in _TELL_OF_TRACK)
         is_stated = is_near and (container == _MATROSKA or not self.is_estimate)
@@ -104,7 +104,7 @@ class FfmpegSound:
         if self.frames <= 0:
             raise SoundError(f"found {kind} without a whole packet of sound, expected a whole file")
         self.gap = packets.gaps / self.rate if packets.gaps > self.slack else 0.0
-        """Seconds that the packets' times pass over: silence that was not recorded, or parts that are missing."""
+        """Seconds that the times of the packets skip: silence that was not recorded, or missing parts."""
 
     def _look(self) -> _Found:
         """
@@ -139,14 +139,14 @@ class FfmpegSound:
             self._stream.codec_context.options = {"err_detect": "crccheck+explode"}
 
     def _count(self) -> _Packets:
-        """What the packets tell, of which none is decoded."""
+        """Counts the packets without decoding any."""
         lasting = times = gaps = longest = number = 0
         durations: set[int] = set()
-        # Matroska's packets play for whole milliseconds.
+        # Matroska states the lengths of packets in whole milliseconds.
         is_rounded = self._container.format.name == _MATROSKA
         first = last = end = before = None
         for packet in self._container.demux(self._stream):
-            # The last one is empty: it tells the decoder to finish.
+            # The last packet is empty and tells the decoder to finish.
             if not packet.size:
                 continue
             number += 1
@@ -157,7 +157,7 @@ class FfmpegSound:
             lasting += lasts
             if packet.pts is None:
                 continue
-            # Some containers do not tell how long a packet plays: as long as the one before it.
+            # A packet without a stated length is taken to be as long as the one before it.
             is_rounded = is_rounded or not lasts
             lasts = lasts or (packet.pts - last if last is not None else 0)
             longest = max(longest, lasts)
@@ -180,14 +180,15 @@ class FfmpegSound:
         if container.format.name in _TELL_OF_TRACK and stream.duration:
             return round(stream.duration * stream.time_base * stream.rate)
         states = _TELL_OF_ALL.get(container.format.name)
-        # Beside a video the sound may well be shorter.
+        # Beside a video the sound may be shorter than the file.
         if states is not None and states(self._data) and len(container.streams) == 1 and container.duration:
             return round(container.duration / self._av.time_base * stream.rate)
         return None
 
     def blocks(self, start: int, length: int) -> Iterator[Block]:
-        """From the first packet on: places in these containers are not exact. Packets far in front are passed over."""
-        # Anew: going back to the beginning would leave out what a codec needs in front of it.
+        """Reads from the first packet on, since places in these containers are not exact; skips packets far before
+        `start`."""
+        # The file is opened anew: seeking to the beginning would skip data that a codec needs before it.
         self._open()
         skip, done, is_decoded = start + self._lead, 0, False
         self._passed_over = 0
@@ -221,8 +222,9 @@ class FfmpegSound:
         for frame in self._frames(start):
             found = (frame.format.name, frame.layout.name, frame.sample_rate)
             if resampler is None or found != form:
-                # A stream without a container may change its rate or channels on the way: it goes on as it began, and
-                # its packets were counted at the first rate.
+                # A stream without a container may change its rate or channels on the way. It is read as it began, and
+                # its
+                            # packets were counted at the first rate.
                 if resampler is not None:
                     self.slack = self.frames
                     yield from _blocks(resampler.resample(None))
@@ -233,13 +235,13 @@ class FfmpegSound:
 
     def _frames(self, start: int) -> Iterator[Any]:
         """
-        :param start: a sample that need not be decoded from the beginning on, where all packets hold as many.
+        :param start: first sample that is needed; packets before it are skipped where all hold the same number.
         """
         each, number = self._each, 0
         until = max(0, start - _RUN_UP_SECONDS * self.rate) // each if each else 0
         for packet in self._container.demux(self._stream):
-            # The last one, which tells the decoder to finish, has neither time nor sound. NUT marks its end by one that
-            # has a time, which decoders refuse.
+            # The last packet, which tells the decoder to finish, has neither time nor sound. NUT marks its end by an
+            # empty packet with a time, which decoders refuse.
             if not packet.size and packet.dts is not None:
                 continue
             number += 1
@@ -247,7 +249,7 @@ class FfmpegSound:
                 self._passed_over += each
                 continue
             frames = packet.decode()
-            # What comes out of the first packets tells whether a sample's packet can be told.
+            # The output of the first packets shows whether packets hold `each` samples; if not, none may be skipped.
             if number <= _FIRST_PACKETS < 2 * number and sum(frame.samples for frame in frames) != each:
                 until = 0
             yield from frames

@@ -7,22 +7,22 @@ import re
 from speechllm_plugin.files.byte_range import ByteRange, Mended
 
 _MARKER = b"fLaC"
-# Behind it the block that every stream begins with, 34 bytes long, which may be the last of its kind.
+# The magic is followed by the header of STREAMINFO, 34 bytes long, which may be the last metadata block.
 _FIRST_BLOCKS = (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22")
 _INFO, _LARGEST, _TOTAL, _FIRST_BLOCK_END = 8, 15, 21, 42
-# Tables for seeking, tags and padding; where there is a picture, too, the file is searched.
+# Usual size of seek tables, tags and padding; where a picture makes it larger, the file is searched.
 _USUAL_METADATA = 1 << 14
 _TAIL, _SHORT_TAIL = 1 << 20, 1 << 16
 _LONGEST_FRAME_HEADER = 16
 _SYNC = re.compile(rb"\xff[\xf8\xf9]")
-# Samples of a frame by a code of four bits; 6 and 7 say that the number follows.
+# Samples of a frame by a code of four bits; after the codes 6 and 7 the number follows.
 _SIZES = {1: 192, **{2 + i: 576 << i for i in range(4)}, **{8 + i: 256 << i for i in range(8)}}
 
 
 def find_streams(data: ByteRange, begin: int = 0) -> list[ByteRange]:
-    """The streams of a file: nearly always it is one.
+    """The streams of a file, nearly always one.
 
-    :param begin: leaves out those that begin before this byte.
+    :param begin: streams that begin before this byte are left out.
     """
     starts = [] if begin else [0]
     place = begin or len(_MARKER)
@@ -34,9 +34,9 @@ def find_streams(data: ByteRange, begin: int = 0) -> list[ByteRange]:
 
 
 def seems_alone(data: ByteRange) -> bool:
-    """Whether the last frame ends where the first header says, and no more bytes are there than its largest frame
-    allows, so that nothing hints at another stream; reads both ends alone. Two recordings as long as one another, which
-    are silent for more than half of the time, may seem to be one."""
+    """Whether nothing hints at a second stream: the last frame ends where the first header says, and the file has no
+    more bytes than its largest frame allows. Only both ends are read. Two recordings of the same length that are silent
+    for more than half of the time may seem to be one."""
     header = data.read(0, _FIRST_BLOCK_END)
     total = _total(header) if len(header) == _FIRST_BLOCK_END else 0
     if total == 0:
@@ -49,8 +49,8 @@ def seems_alone(data: ByteRange) -> bool:
 
 
 def mended_header(data: ByteRange) -> Mended | None:
-    """Where the header does not say how many samples follow, as encoders that write to a pipe leave it: behind one that
-    does. `None` where nothing is to be mended, or no frame tells."""
+    """The stream with a header that states its number of samples, where encoders that wrote to a pipe left it out.
+    `None` where nothing is to be mended, or no frame tells the number."""
     header = bytearray(data.read(0, _FIRST_BLOCK_END))
     if len(header) < _FIRST_BLOCK_END or _total(header):
         return None
@@ -71,19 +71,19 @@ def _number_at(header: bytes, place: int, size: int) -> int:
 
 
 def _ends(data: ByteRange, header: bytes, length: int) -> list[int]:
-    """The ends of the last frames, in samples. Each frame tells where it begins; by chance a frame's bytes look like
-    one, too."""
+    """The ends of the last frames, in samples. Each frame states where it begins; bytes inside a frame may look like
+    another frame by chance."""
     block_size = _number_at(header, _INFO, 2)
     tail = data.read(max(_FIRST_BLOCK_END, data.size - length), length)
     heads = (tail[match.start() : match.start() + _LONGEST_FRAME_HEADER] for match in _SYNC.finditer(tail))
     frames = [frame for head in heads if (frame := _frame(head, block_size)) is not None]
-    # A frame by chance does not begin where another ends: the last one that does, or the only one.
+    # A chance frame does not begin where another ends. So take the last frame that does, or the only one.
     ends = {end for _, end in frames}
     return [end for start, end in frames if start in ends or start == 0]
 
 
 def _frame(header: bytes, block_size: int) -> tuple[int, int] | None:
-    """First sample of a frame, and the first one behind it; `None` where its checksum is wrong."""
+    """First sample of a frame, and the first one after it; `None` where its checksum is wrong."""
     if len(header) < 6 or header[3] & 1:
         return None
     code, rate_code = header[2] >> 4, header[2] & 15
@@ -99,13 +99,13 @@ def _frame(header: bytes, block_size: int) -> tuple[int, int] | None:
     place += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
     if place >= len(header) or _checksum(header[:place]) != header[place]:
         return None
-    # Frames of one size are numbered, others tell their first sample.
+    # Frames of one size are numbered; others state their first sample.
     start = number if header[1] & 1 else number * block_size
     return start, start + size
 
 
 def _number(header: bytes) -> tuple[int | None, int]:
-    """A number coded as in UTF-8, and the byte behind it."""
+    """A number coded as in UTF-8, and the place of the byte after it."""
     first = header[4]
     if first < 0x80:
         return first, 5

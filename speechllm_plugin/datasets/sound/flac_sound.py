@@ -1,4 +1,4 @@
-"""Decoding of all streams of a flac file."""
+"""Decodes all streams of a flac file."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from speechllm_plugin.datasets.sound.joined import join
 from speechllm_plugin.datasets.sound.libsndfile import SndfileSound
 from speechllm_plugin.files.byte_range import ByteRange
 
-# libFLAC asks for 8 KiB at a time; a whole stream may lie in what it has read ahead.
+# libFLAC reads 8 KiB at a time; a whole further stream may lie in the bytes that it has read ahead.
 _READ_AHEAD = 1 << 16
 
 
 class FlacSound:
-    """See `Sound`. A length takes two looks into the file, as a corpus of millions of files needs it; further streams
-    are searched for only when the first was decoded, and only behind it."""
+    """See `Sound`. The length takes only two reads of the file, since a corpus may have millions of files. Further
+    streams are searched for only after the first was decoded, and only behind it."""
 
     format = "FLAC"
 
     def __init__(self, data: ByteRange, name: str, open_one: Callable[[ByteRange], SndfileSound]) -> None:
         """
         :param name: what the user calls the file, for notes.
-        :raises SoundError: a stream is none.
+        :raises SoundError: a stream cannot be opened.
         """
         self._data, self._name, self._open_one = data, name, open_one
         self.is_estimate = seems_alone(data)
@@ -43,7 +43,7 @@ class FlacSound:
             yield from self._further(length - done)
 
     def _further(self, length: int) -> Iterator[Block]:
-        """Of streams behind the first that hold as many samples."""
+        """Up to `length` samples of the streams after the first."""
         first = self._opened[0]
         parts = find_streams(self._data, max(1, first.read_to - _READ_AHEAD))
         if parts:

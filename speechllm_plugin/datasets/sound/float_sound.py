@@ -18,7 +18,7 @@ LOUDEST = 10.0
 
 _BITS = (16, 24, 32)
 _OVERSHOOT = 2.0
-"""How far resampled speech may go beyond the largest integer."""
+"""Factor by which resampled speech may exceed the largest integer."""
 
 _peaks: Remembered[float] = Remembered()
 
@@ -29,8 +29,8 @@ class FloatSound:
     def __init__(self, file: SndfileSound, name: str, key: str, *, may_scale: bool) -> None:
         """
         :param name: what the user calls the file, for notes.
-        :param key: changes with the file.
-        :param may_scale: False: a file in units of integers is an error.
+        :param key: a key that changes with the file.
+        :param may_scale: False = a file in units of integers is an error.
         """
         self._file, self._name, self._key = file, name, key
         self.format, self.rate, self.channels = file.format, file.rate, file.channels
@@ -47,7 +47,7 @@ class FloatSound:
         self._file.close()
 
     def _peak(self) -> float:
-        """Infinite where a sample is no finite number."""
+        """The largest magnitude; infinite where a sample is no finite number."""
         file, peak = self._file.again(), 0.0
         try:
             for block in file.blocks(0, file.frames):

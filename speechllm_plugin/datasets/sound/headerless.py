@@ -1,11 +1,11 @@
-"""Samples without a header: their bytes do not tell what they are, but a tool can be told."""
+"""Samples without a header: their bytes do not tell the format, which a converting tool has to be given."""
 
 from __future__ import annotations
 
 from pathlib import PurePath
 
 _TELEPHONE = "-ar 8000 -ac 1 "
-# By what files are called, which is all there is to go by: what they hold, and the command that is told so.
+# By the ending of the name, the only hint: what such files hold, and a command that converts them.
 _BY_ENDING = {
     ".g722": ("G.722", "ffmpeg -f g722 -i IN OUT.wav"),
     **dict.fromkeys((".ul", ".ulaw", ".mulaw", ".pcmu"), ("u-law", f"ffmpeg -f mulaw {_TELEPHONE}-i IN OUT.wav")),
@@ -19,7 +19,7 @@ _BY_ENDING = {
 
 
 def advice(name: str) -> str:
-    """What to say of such a file.
+    """The advice for such a file.
 
     :param name: what the user calls it.
     """

@@ -23,7 +23,7 @@ def join(parts: Sequence[Sound], name: str) -> Sound:
 
 
 class _Joined:
-    """See `Sound`. One after the other; those that are not like the first are brought to its rate and channels."""
+    """See `Sound`. Reads the parts in order, and brings each to the rate and channels of the first."""
 
     def __init__(self, parts: Sequence[Sound], name: str) -> None:
         first = parts[0]
@@ -44,7 +44,7 @@ class _Joined:
         for part in self._parts:
             if length <= 0:
                 return
-            # Where only decoding tells how long a part is, it is decoded up to the place.
+            # Where only decoding tells the length of a part, it is decoded up to `start`.
             is_exact = part.slack == 0 and not part.is_estimate
             begin = min(start, part.frames) if is_exact else 0
             start -= begin
@@ -66,18 +66,18 @@ def _fitted(part: Sound, rate: int, channels: int) -> Sound:
 
 
 class _Fitted:
-    """See `Sound`. A sound at another rate, with other channels."""
+    """See `Sound`. Converts a sound to another rate and number of channels."""
 
     def __init__(self, sound: Sound, rate: int, channels: int) -> None:
         self._sound = sound
         self.format, self.rate, self.channels = sound.format, rate, channels
         self.frames = round(sound.frames * rate / sound.rate)
-        # A resampler rounds as it likes.
+        # A resampler may round the number of samples up or down.
         self.slack = 1 + math.ceil(sound.slack * rate / sound.rate)
         self.is_estimate = sound.is_estimate
 
     def blocks(self, start: int, length: int) -> Iterator[Block]:
-        """From the beginning on: a resampler needs what came before a place."""
+        """Decodes from the beginning on, since a resampler needs the samples before `start`."""
         for block in self._whole():
             kept = block[start : start + length]
             start -= min(start, len(block))
@@ -97,7 +97,7 @@ class _Fitted:
         )
 
     def _spread(self, block: Block) -> Block:
-        """`[n, channels of the sound]` -> `[n, channels]`: the mean in each."""
+        """`[n, channels of the sound]` -> `[n, channels]`: each channel gets the mean."""
         if block.shape[1] == self.channels:
             return np.ascontiguousarray(block)
         return np.repeat(block.mean(axis=1, keepdims=True), self.channels, axis=1)

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: never by its name, which is often wrong."""
+"""Tells the format of a file by its first bytes, never by its name, which is often wrong."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FFMPEG = {
     "latm": "AAC in LATM", "maud": "MAUD", "voc": "VOC", "ac3": "AC-3", "mpegts": "an MPEG transport stream",
     "avi": "AVI",
 }  # fmt: skip
-"""Kinds that FFmpeg decodes and libsndfile does not, and what they are called."""
+"""Kinds that FFmpeg decodes and libsndfile does not, with their names in words."""
 
 NO_SOUND = {
     "shorten": "shorten, which nothing here decodes: `shorten -x` makes a wav of it",
@@ -49,12 +49,12 @@ NO_SOUND = {
     "nothing": "an empty file",
     "zeros": "zero bytes alone, perhaps a download that failed",
 }
-"""Kinds that hold no sound, or none that is decoded, and what to do. Beside them `unknown`: see
+"""Kinds that hold no sound, or none that is decoded, with advice. For `unknown` see
 :mod:`speechllm_plugin.datasets.sound.headerless`."""
 
 
 def after_tags(data: ByteRange) -> ByteRange:
-    """Without the ID3 tags that may stand in front of any kind."""
+    """The file without the ID3 tags that may stand before any kind."""
     start = 0
     while data.read(start, 3) == b"ID3" and (end := end_of_tag(data, start)) is not None:
         start = end
@@ -62,7 +62,7 @@ def after_tags(data: ByteRange) -> ByteRange:
 
 
 def kind_of(data: ByteRange) -> str:
-    """`mp3` = of no other kind, and with frames: see :mod:`speechllm_plugin.datasets.sound.mp3`."""
+    """The kind of a file; `mp3` = of no other kind, and with frames: see :mod:`speechllm_plugin.datasets.sound.mp3`."""
     head = data.read(0, _HEAD)
     for start, kind in _BY_START:
         if head.startswith(start):
@@ -74,7 +74,7 @@ def kind_of(data: ByteRange) -> str:
         return "aiff"
     if head[:4] == b"FORM" and form == b"MAUD":
         return "maud"
-    # The size of the first box, which is small unless it holds the sound.
+    # The first four bytes are the size of the first box, which is small unless the box holds the sound.
     if head[4:8] == b"mdat" or (head[:1] == b"\0" and head[4:8] in _BOXES):
         return "mp4"
     if head[4:8] == b"\xf8\x72\x6f\xba":
@@ -83,7 +83,7 @@ def kind_of(data: ByteRange) -> str:
         return "adx"
     if _is_latm(head):
         return "latm"
-    # Frames of AAC follow each other as their headers say.
+    # Each frame of AAC follows where the header of the one before it says.
     if _is_adts(head):
         return "aac"
     if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:
@@ -94,14 +94,14 @@ def kind_of(data: ByteRange) -> str:
 
 
 def kind_without_sound(data: ByteRange) -> str:
-    """What to call a file in which no decoder finds sound."""
+    """The kind of a file in which no decoder finds sound."""
     head = data.read(0, _HEAD)
     if not head.strip(b"\0") and data.is_zero():
         return "zeros" if head else "nothing"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "html"
     try:
-        # The last letter may be cut.
+        # The last character may be cut.
         text = codecs.getincrementaldecoder("utf-8")().decode(head, final=len(head) < _HEAD)
     except UnicodeDecodeError:
         return "unknown"
@@ -123,7 +123,7 @@ def _is_adts(head: bytes) -> bool:
 
 
 def _is_latm(head: bytes) -> bool:
-    """Three headers, each where the one before it says."""
+    """Whether three headers follow each other, each where the one before it says."""
     position = 0
     for _ in range(3):
         if len(head) < position + 3 or head[position] != 0x56 or head[position + 1] & 0xE0 != 0xE0:
@@ -133,6 +133,6 @@ def _is_latm(head: bytes) -> bool:
 
 
 def _is_gsm(head: bytes, size: int) -> bool:
-    """Frames of GSM 6.10 are 33 bytes and begin with four bits that are always the same."""
+    """Whether it consists of frames of GSM 6.10: 33 bytes each, with four bits that are always the same."""
     places = range(0, min(len(head), _GSM_FRAME * _GSM_FRAMES), _GSM_FRAME)
     return size % _GSM_FRAME == 0 and len(places) > 2 and all(head[place] >> 4 == 0xD for place in places)

@@ -1,4 +1,4 @@
-"""Decoding by libsndfile, without what its Python binding adds to it."""
+"""Decodes by libsndfile, without the seeks that its Python binding adds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from speechllm_plugin.datasets.sound.api import Block, SoundError
 from speechllm_plugin.files.byte_range import ByteRange, Spliced
 
 _BLOCK = 1 << 17
-# libsndfile notes in its log where a chunk claims more bytes than the file has. The log is the same for all formats
-# that state a size; only the chunk with the samples counts, since sloppy sizes elsewhere are common and harmless.
+# libsndfile logs chunks that claim more bytes than the file has, in the same words for all formats that state a size.
+# Only the chunk with the samples counts: wrong sizes elsewhere are common and harmless.
 _STATED_SIZE = re.compile(r"^\s*(?:data|SSND|Data Size|riff|BODY)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _SIZE_OF_STREAM = 0x7F00_0000
 # libsndfile's largest count, which stands for "the header does not say".
@@ -35,7 +35,7 @@ class _File(soundfile.SoundFile):
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """How a range of bytes is read; by default the range alone."""
+    """How a range of bytes is read; by default the bytes of the range and nothing else."""
 
     head: bytes = b""
     """Bytes to put before the range."""
@@ -45,7 +45,8 @@ class Opening:
     """Number of samples, where libsndfile's count is wrong."""
     slack: int = 0
     safe_start: int | None = None
-    """Seeking beyond this sample is inexact: seek to it, and read on. 0 = never seek; `None` = seeking is exact."""
+    """The last sample that an exact seek can reach; later ones are reached by reading on. 0 = never seek; `None` =
+    every seek is exact."""
     is_gsm: bool = False
     """Bare frames of GSM 6.10, which have no header."""
 
@@ -58,11 +59,11 @@ class SndfileSound:
 
     def __init__(self, data: ByteRange, opening: Opening = WHOLE, *, by_position: bool = False) -> None:
         """
-        :param by_position: reads beside another sound of the same open file.
-        :raises soundfile.LibsndfileError: it is of no kind that libsndfile knows.
-        :raises SoundError: the header states more than there is.
+        :param by_position: whether another sound reads the same open file at the same time.
+        :raises soundfile.LibsndfileError: libsndfile does not know the format.
+        :raises SoundError: the header states more samples than there are.
         """
-        # A descriptor if possible: libsndfile would trust the ending of a name, and a file object needs Python's lock.
+        # A descriptor is best: libsndfile would trust the ending of a name, and a file object needs Python's lock.
         whole = not by_position and not opening.head and data.is_whole_file
         raw: dict[str, Any] = (
             {"samplerate": 8000, "channels": 1, "format": "RAW", "subtype": "GSM610"} if opening.is_gsm else {}
@@ -101,13 +102,13 @@ class SndfileSound:
 
     @property
     def read_to(self) -> int:
-        """The first byte of the range that was not read yet; decoders read ahead."""
+        """Place of the first byte of the range that has not been read; decoders read ahead."""
         if self._spliced is None:
             return os.lseek(self._data.descriptor, 0, os.SEEK_CUR)
         return self._spliced.tell() - len(self._opening.head)
 
     def again(self) -> SndfileSound:
-        """The same sound once more, read independently."""
+        """The same sound, opened a second time and read independently."""
         return SndfileSound(self._data, self._opening, by_position=True)
 
     def blocks(self, start: int, length: int) -> Iterator[Block]:
@@ -126,7 +127,7 @@ class SndfileSound:
                 done += len(block)
                 if len(block):
                     yield block
-                # The first short block is the end: behind a hole libsndfile would go on with sound from elsewhere.
+                # The first short block is the end: after a gap libsndfile would go on with sound from elsewhere.
                 if len(block) < wanted:
                     return
         except soundfile.LibsndfileError as error:
@@ -134,7 +135,7 @@ class SndfileSound:
             raise SoundError(f"found {done} readable samples ({reason}), expected {length} samples") from None
 
     def _seek(self, start: int) -> int:
-        """Goes to `start`, or before it; gives how many samples are still to be skipped."""
+        """Seeks to `start` or before it; gives the number of samples that are still to be skipped."""
         place = start if self._opening.safe_start is None else min(start, self._opening.safe_start)
         if place == 0:
             return start
@@ -145,7 +146,7 @@ class SndfileSound:
                 raise SoundError(
                     f"found damage before sample {start} ({error.error_string.rstrip('.')}), expected a whole file"
                 ) from None
-            # Codecs of telephones know where they are only by what they have read: it still stands at the beginning.
+            # Telephone codecs cannot seek: the file still stands at the beginning.
             return start
         return start - place
 

@@ -7,10 +7,11 @@ import numpy.typing as npt
 
 from speechllm_plugin.datasets.sound.api import Block, SoundError
 
-# Mean squares: of channels that are not silent, and of their mean beside them (-60 dB) where they cancel each other.
+# Mean square of a channel that is not silent; and share of it (-60 dB) that the mean of cancelling channels stays
+# below.
 _SOUNDING = 1e-6
 _CANCELLED = 1e-6
-# Microphones a metre apart hear the same voice with a correlation well above this, two ends of a telephone line do not.
+# Microphones a metre apart record one voice with a correlation well above this; two ends of a telephone line do not.
 _ALIKE = 0.2
 _MOST_COMPARED = 8
 
@@ -18,7 +19,7 @@ _MOST_COMPARED = 8
 class Mixer:
     def __init__(self, channels: int, channel: int | None) -> None:
         """
-        :param channel: from 1 on; `None` = the mean of all.
+        :param channel: counted from 1; `None` = the mean of all.
         :raises SoundError: there is no such channel.
         """
         if channel is not None and not 1 <= channel <= channels:
@@ -35,7 +36,7 @@ class Mixer:
             return block[:, 0]
         if self._channel is not None:
             return block[:, self._channel - 1]
-        # (N, C) -> (N). Added up column by column: numpy's mean over so short an axis takes several times as long.
+        # (N, C) -> (N). Columns are added one by one: numpy's mean over so short an axis takes several times as long.
         mean = block[:, 0] + block[:, 1]
         for column in range(2, self._channels):
             mean += block[:, column]
@@ -59,7 +60,7 @@ class Mixer:
             )
 
     def difference(self) -> str | None:
-        """What to say of channels that hold different sound."""
+        """The note for channels that hold different sound; `None` where they are alike."""
         power = np.diag(self._products)
         sounding = np.flatnonzero(power > _SOUNDING * max(self._count, 1))
         if self._channel is not None or len(sounding) < 2:

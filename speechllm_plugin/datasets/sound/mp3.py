@@ -54,25 +54,25 @@ class Mp3Frames:
     """Offset of the leading frame that holds the tag in place of sound."""
 
     stated: int | None
-    """Number of frames with sound, as the tag states it."""
+    """Number of frames with sound that the tag states."""
 
     knows_delays: bool
-    """Whether it is the tag that decoders look for, with the encoder's delay and padding in it."""
+    """Whether the tag is the one that decoders look for, with the encoder's delay and padding."""
 
     delay: int
-    """Samples at the beginning that a decoder leaves out, because the tag says so."""
+    """Samples at the beginning that a decoder leaves out because of the tag."""
 
     padding: int
-    """Samples at the end likewise."""
+    """Samples at the end that a decoder leaves out because of the tag."""
 
     leaning: int
-    """Leading frames that cannot be decoded: their data begins before the first of them."""
+    """Leading frames that cannot be decoded, since their data begins before the first frame."""
 
     lost_at: int | None
     """First byte between two frames that belongs to neither; `None` where frame follows frame."""
 
     other_at: int | None
-    """Where a stream of another rate or number of channels begins, of which nothing is counted here."""
+    """Where a stream of another rate or number of channels begins; its frames are not counted here."""
 
     @property
     def count(self) -> int:
@@ -90,19 +90,19 @@ class Mp3Frames:
 
     @property
     def length(self) -> int:
-        """Samples that come out: without delay and padding, where a decoder knows them."""
+        """Samples that a decoder gives: without delay and padding, where it knows them."""
         if self.is_tag_right:
             return max(0, (self.stated or 0) * self.samples_per_frame - self.delay - self.padding)
         return self.samples - self.lead
 
     @property
     def lead(self) -> int:
-        """Samples in front of the first one that comes out."""
+        """Samples before the first one that a decoder gives."""
         return self.delay if self.is_tag_right else self.leaning * self.samples_per_frame
 
     @property
     def slack(self) -> int:
-        """Samples that the stated length may be off without anything being wrong."""
+        """Samples by which the stated length may differ in a file without faults."""
         return _FRAMES_OF_SLACK * self.samples_per_frame
 
     def check(self) -> None:
@@ -140,7 +140,7 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
         if offset + _LONGEST_FRAME + 4 > filled and base + filled < end_of_data:
             base, offset, block = position, 0, data.read(position, _BLOCK)
             filled = len(block)
-        # Forty frames a second: a header is parsed once, and then looked up.
+        # There are forty frames a second, so each distinct header is parsed once and then looked up.
         if offset + 4 <= filled and block[offset] == 0xFF and (block[offset + 3] >> 6 == _MONO) == kind[2]:
             known = sizes.get(block[offset + 1] << 8 | block[offset + 2])
             if known is not None and position + known <= end_of_data:
@@ -149,12 +149,12 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
                 continue
         header = _header(block[offset : offset + 4])
         if header is None or header[2] != kind:
-            # Between recordings that were put together.
+            # A tag may stand between joined recordings.
             if places and (end := end_of_tag(data, position)) is not None and end < end_of_data:
                 position = end
                 continue
             again = _find(data, position)
-            # What follows the last frame is no damage: tags and padding.
+            # Bytes after the last frame are tags and padding, not damage.
             if again is None:
                 break
             lost_at = position if lost_at is None and again > position else lost_at
@@ -174,7 +174,7 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
         last = _header(data.read(places[-1], 4))
         assert last is not None
         places.append(places[-1] + last[0])
-    # The beginning of a piece that was cut out of a stream.
+    # A piece that was cut out of a stream begins with frames whose data lies before it.
     leaning = 0 if tag.is_there else sum(1 for _ in _leaning(data, places))
     rate = _RATES[kind[1]] // _VERSIONS[kind[0]][1]
     return Mp3Frames(
@@ -183,15 +183,16 @@ def read_frames(data: ByteRange) -> Mp3Frames | None:
 
 
 def cut_out(data: ByteRange, frames: Mp3Frames, first: int, last: int) -> tuple[bytes, ByteRange, int]:
-    """The frames from `first` to before `last` as a stream of its own: the bytes that it begins with, the range of the
-    file that follows, and the samples that a decoder gives before those of frame `first`."""
+    """The frames from `first` to before `last` as a stream of its own: its first bytes, the range of the file that
+    follows them, and the number of samples that a decoder gives before those of frame `first`."""
     header = data.read(frames.places[first], 4)
-    # After the tag a decoder drops its delay: a silent frame takes the loss.
+    # After the tag a decoder drops its delay: a silent frame is put there to be dropped.
     head = _empty_frame(header, b"Xing" + struct.pack(">II", 1, last - first + 1)) + _empty_frame(header, b"")
     for frame, before in _leaning(data, frames.places[first : last + 1]):
         place, is_first_version, size = _side(frame)
-        # Data that is cut off cannot be decoded, and mpg123 complains. Without side information the frame is silent; it
-        # still refers back as far as it can, because mpg123 looks for earlier bytes in the previous frame alone.
+        # The frame's own data is cut off and cannot be decoded, and mpg123 complains. Without side information the
+        # frame is silent. It still refers back as far as it can, since mpg123 looks for earlier bytes only in the last
+        # frame.
         reach = min(before, 511 if is_first_version else 255)
         frame[place : place + 2] = (reach << 7).to_bytes(2, "big") if is_first_version else bytes((reach, 0))
         frame[place + 2 : place + size] = bytes(size - 2)
@@ -201,7 +202,7 @@ def cut_out(data: ByteRange, frames: Mp3Frames, first: int, last: int) -> tuple[
 
 
 def _leaning(data: ByteRange, places: Sequence[int]) -> Iterator[tuple[bytearray, int]]:
-    """Leading frames whose data begins before the first of them, each with the bytes of data before it."""
+    """Leading frames whose data begins before the first frame, each with the bytes of data before it."""
     before = 0
     for begin, end in zip(places, places[1:], strict=False):
         frame = bytearray(data.read(begin, end - begin))
@@ -214,15 +215,15 @@ def _leaning(data: ByteRange, places: Sequence[int]) -> Iterator[tuple[bytearray
 
 
 def _side(frame: bytes) -> tuple[int, bool, int]:
-    """Offset of the side information, which first tells how far back the frame's data begins; whether it is that of
-    MPEG-1; its size."""
-    # A checksum may stand before it.
+    """Offset of the side information, which begins with the distance back to the frame's data; whether it is that of
+    MPEG-1; and its size."""
+    # A checksum may stand before the side information.
     return 4 if frame[1] & 1 else 6, (frame[1] >> 3) & 3 == 3, _side_information(frame)
 
 
 def _empty_frame(header: bytes, content: bytes) -> bytes:
-    """A silent frame that goes with one of `header`."""
-    # No checksum, no padding, and a bit rate that gives the tag room.
+    """A silent frame of the same stream as a frame with `header`."""
+    # The frame has no checksum, no padding, and a bit rate that leaves room for the tag.
     heads = (bytes((0xFF, header[1] | 1, index << 4 | header[2] & 0x0C, header[3])) for index in range(1, 15))
     sizes = ((head, found[0]) for head in heads if (found := _header(head)) is not None)
     head, size = next(pair for pair in sizes if pair[1] >= _LEAST_TAG_FRAME)
@@ -246,7 +247,7 @@ class _Tag:
 
 
 def _read_tag(frame: bytes) -> _Tag:
-    # Behind the side information; a checksum of two bytes may stand before that.
+    # The tag stands after the side information, before which a checksum of two bytes may stand.
     place = 4 + _side_information(frame)
     at = next((place + extra for extra in (0, 2) if frame[place + extra :][:4] in (b"Xing", b"Info")), None)
     if at is None:
@@ -269,7 +270,7 @@ _Kind = tuple[int, int, bool]
 
 
 def _header(header: bytes) -> tuple[int, int, _Kind] | None:
-    """Size in bytes, samples per channel, and what stays the same over a stream (version, rate, whether it is mono)."""
+    """Size in bytes, samples per channel, and the constants of a stream (version, rate, whether it is mono)."""
     if len(header) < 4 or header[0] != 0xFF:
         return None
     return _frame(header[1], header[2], header[3] >> 6 == _MONO)
@@ -277,7 +278,7 @@ def _header(header: bytes) -> tuple[int, int, _Kind] | None:
 
 @functools.cache
 def _frame(second: int, third: int, is_mono: bool) -> tuple[int, int, _Kind] | None:
-    """:func:`_header` by what tells it; there are few of them in a stream."""
+    """:func:`_header` by the values that decide it, of which a stream has few."""
     if second & 0xE0 != 0xE0 or (second >> 1) & 3 != 1:
         return None
     version = (second >> 3) & 3
@@ -290,7 +291,7 @@ def _frame(second: int, third: int, is_mono: bool) -> tuple[int, int, _Kind] | N
 
 
 def _find(data: ByteRange, position: int) -> int | None:
-    """The next frame from `position` on. Headers in a row, because one alone is often chance."""
+    """The next frame from `position` on. Several headers must follow each other, since one alone is often chance."""
     while position < data.size:
         block = data.read(position, _BLOCK + 4)
         place = block.find(b"\xff")
@@ -306,11 +307,11 @@ def _find(data: ByteRange, position: int) -> int | None:
 def _is_followed(data: ByteRange, position: int, kind: _Kind) -> bool:
     for number in range(_FRAMES_TO_BE_SURE):
         if position == data.size and number > 1:
-            # A file of two frames is one.
+            # A file of two frames is valid.
             return True
         header = _header(data.read(position, 4))
         if header is None or header[2] != kind:
-            # What follows may be a tag, or cut off.
+            # The next frame may be a tag, or cut off.
             return number > 1 and data.size - position < _LONGEST_FRAME
         position += header[0]
     return True

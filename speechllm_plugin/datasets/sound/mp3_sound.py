@@ -1,4 +1,4 @@
-"""Decoding of mp3 from any frame on, to the sample."""
+"""Decodes mp3 from any frame on, exact to the sample."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _frames: Remembered[Mp3Frames | None] = Remembered()
 
 
 def streams_of_file(data: ByteRange, key: str) -> list[tuple[ByteRange, Mp3Frames]]:
-    """The streams of a file, each of one rate and as many channels, walked over once; nearly always it is one. None
-    where the file is no mp3.
+    """The streams of a file, each of one rate and number of channels, nearly always one; empty where the file is no
+    mp3. Each file is walked over once.
 
-    :param key: changes with the file.
+    :param key: a key that changes with the file.
     """
     streams = []
     rest: ByteRange | None = data
@@ -33,7 +33,7 @@ def streams_of_file(data: ByteRange, key: str) -> list[tuple[ByteRange, Mp3Frame
 
 
 class Mp3Sound:
-    """See `Sound`. What is decoded begins at a frame, and that is all that is ever sought."""
+    """See `Sound`. Decoding begins at a frame; the decoder itself never seeks."""
 
     format = "MP3"
 
@@ -57,7 +57,7 @@ class Mp3Sound:
         frames = self._frames
         begin = start + frames.lead
         first = max(0, begin // frames.samples_per_frame - RUN_UP)
-        # One more than the last sample's: the filters reach into the next frame.
+        # One frame more than the last sample needs, since the filters reach into the next frame.
         last = min(frames.count, (begin + length - 1) // frames.samples_per_frame + 2)
         head, part, before = cut_out(self._data, frames, first, last)
         skip = before + begin - first * frames.samples_per_frame

@@ -22,19 +22,19 @@ def boxes(data: ByteRange) -> Iterator[tuple[bytes, int]]:
         yield name, position
         if size == 1 and len(head) == 16:
             size = struct.unpack_from(">Q", head, 8)[0]
-        # 0: to the end of the file.
+        # A size of 0 means to the end of the file.
         if size < 8:
             return
         position += size
 
 
 def starts(data: ByteRange) -> list[int]:
-    """Where a file begins: once, unless whole files were put together."""
+    """Where files begin: one place, unless whole files were joined."""
     return [0, *(place for name, place in boxes(data) if name == b"ftyp" and place > 0)]
 
 
 def lack(data: ByteRange) -> str | None:
-    """What to say of a file that cannot be decoded because its index (`moov`) is missing."""
+    """The message for a file that cannot be decoded because its index (`moov`) is missing; `None` where it is there."""
     names = {name for name, _ in boxes(data)}
     if b"moov" in names:
         return None

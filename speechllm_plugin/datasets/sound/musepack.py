@@ -1,17 +1,17 @@
-"""Musepack, version 8: the length that a file states. FFmpeg tells it in packets, which hold up to 64 frames."""
+"""The length that a Musepack file of version 8 states. FFmpeg only tells packets, which hold up to 64 frames."""
 
 from __future__ import annotations
 
 from speechllm_plugin.files.byte_range import ByteRange
 
 DECODER_DELAY = 481
-"""Samples that the filters of a decoder put in front."""
+"""Samples that the filters of a decoder put before the sound."""
 _HEADER, _CHECKSUM_AND_VERSION = b"SH", 5
 _LOOKED_AT = 64
 
 
 def stated_length(data: ByteRange) -> int | None:
-    """Samples of each channel; `None` of version 7, whose packets hold a frame each."""
+    """Samples of each channel; `None` for version 7, whose packets hold one frame each."""
     head = data.read(0, _LOOKED_AT)
     if not head.startswith(b"MPCK" + _HEADER):
         return None
@@ -22,7 +22,8 @@ def stated_length(data: ByteRange) -> int | None:
 
 
 def _number(data: bytes, place: int) -> tuple[int, int]:
-    """Seven bits a byte, of which all but the last have the eighth set; and the byte behind it."""
+    """A number of seven bits in each byte, and the place after it; all its bytes but the last have the eighth bit
+    set."""
     number = 0
     for at in range(place, len(data)):
         number = number << 7 | data[at] & 0x7F

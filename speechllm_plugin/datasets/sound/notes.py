@@ -1,6 +1,6 @@
-"""What is worth a line about a file, although it can be used: one line a kind, with a count.
+"""Notes about files that can be used in spite of something odd: one line for each kind, with a count.
 
-A corpus may hold thousands of such files. The first is told by name, then the tenth, the hundredth and so on.
+A corpus may hold thousands of such files. The first is named, then the tenth, the hundredth and so on.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _seen: dict[str, set[int]] = {}
 def tell(kind: str, name: str, message: str) -> None:
     """
     :param kind: files of one kind are counted together, each once.
-    :param name: of the file.
-    :param message: goes on where "NAME: " ends.
+    :param name: name of the file.
+    :param message: the text after "NAME: ".
     """
     with _lock:
         names = _seen.setdefault(kind, set())
         before = len(names)
-        # A hash: the names of a million files would fill the memory.
+        # Hashes are kept, since the names of a million files would fill the memory.
         names.add(hash(name))
         count = len(names)
     if count > before and str(count).strip("0") == "1":
@@ -31,6 +31,6 @@ def tell(kind: str, name: str, message: str) -> None:
 
 
 def forget() -> None:
-    """Begins to count anew."""
+    """Forgets all counts."""
     with _lock:
         _seen.clear()

@@ -1,4 +1,4 @@
-"""The pages of an Ogg file (RFC 3533): recordings put together, the last page, the mark at the end."""
+"""Reads the pages of an Ogg file (RFC 3533): joined recordings, the last page, the mark at the end."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class OggStream:
     data: ByteRange
 
     codecs: tuple[str, ...]
-    """What it holds: nearly always one."""
+    """Codecs of its streams, nearly always one."""
 
     last_page: int
     """First sample of the last page that ends one; for Vorbis, whose positions count samples from 0."""
 
     samples: int | None
-    """In all, where the codec is FLAC, whose positions count them."""
+    """All samples, where the codec is FLAC, whose positions count them."""
 
     has_end: bool
     """Whether the last page bears the mark that encoders set there."""
@@ -39,8 +39,8 @@ class OggStream:
 
 def read_streams(data: ByteRange) -> list[OggStream]:
     """
-    :raises SoundError: the first page is not that of a beginning, the last one is not whole, or other bytes stand
-        between two pages.
+    :raises SoundError: the first page does not begin a stream, the last one is not whole, or other bytes stand between
+        two pages.
     """
     begun: list[tuple[int, list[str]]] = []
     ends: list[list[int]] = []

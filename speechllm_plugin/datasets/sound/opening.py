@@ -1,4 +1,4 @@
-"""From the bytes of a file to the decoder that reads all of its sound."""
+"""Chooses the decoder that reads all sound of a file, by its bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from speechllm_plugin.datasets.sound.mp3_sound import Mp3Sound, streams_of_file
 from speechllm_plugin.datasets.sound.notes import tell
 from speechllm_plugin.files.byte_range import ByteRange, Mended
 
-# Containers of libsndfile that say their own rate.
+# libsndfile's containers that state their own rate.
 _FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "NIST", "RAW",
                       "IRCAM", "SVX", "PVF", "PAF", "HTK"})
 _UNSUPPORTED_ENCODING = 4
@@ -27,21 +27,21 @@ _MP3_SLACK = 4 * 1152
 _SPHERE_COUNT = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)
 _SPHERE_HEADER = 1024
 _EXPECTED = "expected wav, flac, mp3 or ogg"
-# Codecs that code samples in blocks: the last one is filled up, and libsndfile counts it whole.
+# Codecs that code samples in blocks: the last block is filled up, and libsndfile counts it whole.
 _BLOCK_CODECS = {"GSM610": 640, "IMA_ADPCM": 8192, "MS_ADPCM": 8192}
 
 
 class UnknownCodecError(SoundError):
-    """libsndfile knows the container alone."""
+    """libsndfile knows the container, but not the codec in it."""
 
 
 def open_sound(data: ByteRange, name: str, key: str, *, scales_floats: bool = True) -> Sound:
     """
     :param name: what the user calls the file, for notes.
-    :param key: changes with the file.
+    :param key: a key that changes with the file.
     :param scales_floats: whether floating point numbers in units of integers are divided by their full scale; otherwise
         they are an error.
-    :raises SoundError: it is no sound, or not whole.
+    :raises SoundError: the file is no sound, or not whole.
     """
     data = kinds.after_tags(data)
     kind = kinds.kind_of(data)
@@ -52,7 +52,7 @@ def open_sound(data: ByteRange, name: str, key: str, *, scales_floats: bool = Tr
     try:
         for part in parts:
             opened.append(_open_one(part, kind, name, f"{key} {part.start}", scales_floats))
-        # Some programs write their header into a pipe twice.
+        # Some programs write their header into a pipe twice, so that a part is empty.
         sounding = [sound for sound in opened if sound.frames > 0] or opened
         return join(sounding, name)
     except SoundError:
@@ -154,7 +154,7 @@ def _ogg(data: ByteRange, name: str, key: str) -> Sound:
 def _mp3(data: ByteRange, name: str, key: str) -> Sound:
     streams = streams_of_file(data, key)
     if not streams:
-        # Other layers, whose length libsndfile guesses.
+        # MPEG audio of another layer, whose length libsndfile guesses.
         return _by_sndfile(data, Opening(slack=_MP3_SLACK), name)
     for _, frames in streams:
         frames.check()
@@ -198,7 +198,7 @@ def _by_sndfile(data: ByteRange, opening: Opening = WHOLE, name: str = "") -> Sn
         if kind == "unknown" and kinds.kind_of(data) != "mp3":
             if error.code == _UNSUPPORTED_ENCODING:
                 raise UnknownCodecError(f"found a codec that libsndfile does not know, {_EXPECTED}") from None
-            # Its first bytes are those of a container.
+            # The first bytes are those of a container, but its content is not.
             raise SoundError(f"found no audio ({error.error_string.rstrip('.')}), {_EXPECTED}") from None
         if kind == "unknown" and webm.is_later_part(data):
             raise SoundError(later_part("a WebM recording", "webm")) from None

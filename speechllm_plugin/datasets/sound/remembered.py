@@ -1,4 +1,4 @@
-"""What was found out about files, for the next segment of the same file."""
+"""Keeps facts about files for the next segment of the same file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 
 
 class Remembered(Generic[Value]):
-    """The results for the last files that were asked about."""
+    """The results for the most recently used files."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

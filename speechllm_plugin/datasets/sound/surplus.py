@@ -1,4 +1,4 @@
-"""What lies behind the samples of a file: chunks, tags, padding, or samples that its header does not count."""
+"""Tells what follows the samples of a file: chunks, tags, padding, or samples that its header does not count."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ WAV, AIFF, CAF = struct.Struct("<4sI"), struct.Struct(">4sI"), struct.Struct(">4
 _FOUR_GIB = 1 << 32
 _LOOKED_AT = 1 << 20
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"3DI")
-# Another file is not a chunk of this one, and more samples are samples.
+# Chunks that are none of this file: the header of another file, and more samples.
 _NO_CHUNKS = (b"RIFF", b"FORM", b"caff", b"data", b"SSND")
 
 
 def is_explained(data: ByteRange, position: int, chunk: struct.Struct | None) -> bool:
-    """Whether what lies behind the stated end of the samples is no sound.
+    """Whether the bytes after the stated end of the samples are no sound.
 
-    :param chunk: head of the chunks that may follow; `None` of a format that has none.
+    :param chunk: head of the chunks that may follow; `None` for a format without chunks.
     """
     rest = data.size - position
     if rest >= _FOUR_GIB - _LOOKED_AT:
@@ -45,6 +45,6 @@ def _are_chunks(data: ByteRange, position: int, chunk: struct.Struct) -> bool:
         position += chunk.size + max(size, 0)
         if size < 0 or position > data.size:
             return False
-        # The byte that pads an odd chunk.
+        # An odd chunk is padded by one byte.
         position += 1 if size % 2 and data.read(position, 1) == b"\0" else 0
     return True

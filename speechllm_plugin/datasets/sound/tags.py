@@ -1,4 +1,4 @@
-"""Tags that may stand in front of sound of any kind, behind it, and between recordings put together."""
+"""Tags that may stand before and after sound of any kind, and between joined recordings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def end_of_tag(data: ByteRange, position: int) -> int | None:
     """Where the tag that begins at `position` ends; `None` where none does."""
     head = data.read(position, _APE_HEADER)
     if head.startswith(_ID3_2) and len(head) >= 10:
-        # Seven bits a byte; a flag says that a footer of ten bytes repeats the header.
+        # The size has seven bits in each byte; a flag says that a footer of ten bytes repeats the header.
         size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
         return position + 10 + size + (10 if head[5] & 0x10 else 0)
     if head.startswith(_APE) and len(head) == _APE_HEADER:

@@ -26,7 +26,7 @@ _FOUR_GIB = 1 << 32
 # Programs that write into a pipe state the largest size, or nearly (sox: 0x7FFFF000); speech servers a round number.
 _SIZE_OF_STREAM = 0x7FFF_0000
 _LEAST_PLACEHOLDER, _ROUND = 1_000_000_000, 1_000_000
-# Recorders that count a part of their header, or all of it.
+# Bytes by which recorders count too many, since they include a part of their header.
 _MISCOUNTED = 44
 _LONGEST_HEAD = 1 << 20
 
@@ -37,26 +37,26 @@ class Wav:
     samples: ByteRange
     """The bytes of the samples."""
     head: bytes | None
-    """What has to stand in front of `samples` instead of the file's own header; `None` where that is right."""
+    """The header to put before `samples` instead of the file's own; `None` where that is right."""
     stated_samples: int | None
-    """Samples of each channel by the chunk `fact`."""
+    """Samples of each channel that the chunk `fact` states."""
     surplus: int
-    """Bytes of samples behind the end that the header states."""
+    """Bytes of samples after the end that the header states."""
 
     @property
     def other_codec(self) -> str | None:
-        """What the file holds, where it is no samples that libsndfile reads, nor mp3."""
+        """The codec in words, where it is neither mp3 nor one that libsndfile reads; else `None`."""
         if self.format_tag in _SNDFILE or self.format_tag == MP3:
             return None
         return f"{_NAMES.get(self.format_tag, 'a codec')} (format 0x{self.format_tag:04X}) in wav"
 
 
 def read_wav(data: ByteRange) -> Wav | None:
-    """`None` where the chunks cannot be followed to the samples: libsndfile may say why.
+    """Finds the samples; `None` where the chunks do not lead to them: libsndfile may say why.
 
     :raises SoundError: the file was cut short.
     """
-    # Of numbers with their highest byte first libsndfile is left alone.
+    # Big-endian wav is left to libsndfile.
     found = None if data.read(0, 4) == b"RIFX" else _find_samples(data)
     if found is None:
         return None
@@ -76,7 +76,7 @@ def read_wav(data: ByteRange) -> Wav | None:
 
 
 def _find_samples(data: ByteRange) -> tuple[dict[bytes, bytes], int, int] | None:
-    """The chunks in front of the samples, the first byte of these, and how many the header states."""
+    """The chunks before the samples, the place of the first sample, and the number of bytes that the header states."""
     chunks: dict[bytes, bytes] = {}
     position = 12
     while position < _LONGEST_HEAD:
@@ -95,7 +95,7 @@ def _find_samples(data: ByteRange) -> tuple[dict[bytes, bytes], int, int] | None
 
 
 def _true_end(data: ByteRange, start: int, stated: int) -> tuple[int, int]:
-    """The end of the samples, and how many bytes of them lie behind the stated end where nothing explains them.
+    """The end of the samples, and how many bytes of samples lie after the stated end without an explanation.
 
     :raises SoundError: the file was cut short.
     """
@@ -107,16 +107,16 @@ def _true_end(data: ByteRange, start: int, stated: int) -> tuple[int, int]:
         raise SoundError(f"found {present} bytes of samples where its header states {stated}, expected a whole file")
     if present == stated or is_explained(data, start + stated, WAV):
         return start + stated, 0
-    # Of a stream, nothing was known when its header was written.
+    # A stated size of 0 is that of a stream, whose length was unknown when the header was written.
     return data.size, 0 if stated == 0 else present - stated
 
 
 def _head(data: ByteRange, start: int, size: int) -> bytes:
-    """The header as it should be: everything up to the samples, with sizes that are right."""
+    """The header as it should be: everything before the samples, with the right sizes."""
     head = data.read(0, start)
     if head[:4] == b"RIFF" and start + size < _FOUR_GIB:
         return head[:4] + struct.pack("<I", start - 8 + size) + head[8:-4] + struct.pack("<I", size)
-    # Without the chunk of an RF64 file, which is written anew.
+    # The chunk ds64 of an RF64 file is left out here and written anew.
     rest = head[12:] if head[12:16] != b"ds64" else head[20 + struct.unpack_from("<I", head, 16)[0] :]
     sizes = struct.pack("<4sIQQQI", b"ds64", 28, len(rest) + 40 + size, size, 0, 0)
     return b"RF64\xff\xff\xff\xffWAVE" + sizes + rest[:-4] + b"\xff\xff\xff\xff"

@@ -1,7 +1,7 @@
-"""WebM and Matroska (RFC 9559): recordings put together, parts without a header, the length that a header states.
+"""WebM and Matroska (RFC 9559): joined recordings, parts without a header, the length that a header states.
 
-A browser's recorder gives a recording in parts, of which only the first has the header. Joined in their order they are
-one file. A part ends wherever the time was up, in the middle of an element, too.
+A browser's recorder writes a recording in parts, of which only the first has the header. Joined in their order, the
+parts are one file. A part ends when its time is up, even in the middle of an element.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ _DOCUMENTS = (b"webm", b"matroska")
 _LONGEST_HEADER = 64
 _CLUSTER, _BLOCK = b"\x1f\x43\xb6\x75", b"\xa3"
 _LOOKED_AT = 1 << 16
-# A number of one to three bytes, whose first bit that is set tells how many; the number of a track; a time; flags.
+# A size of one to three bytes, whose highest set bit tells how many; the number of a track; a time; flags.
 _BLOCK_HEAD = re.compile(rb"(?:[\x81-\xfe]|[\x40-\x7f].|[\x20-\x3f]..)(?=[\x81-\x8f]..[\x00\x80])", re.DOTALL)
 _DURATION = re.compile(rb"\x44\x89(?:\x84(.{4})|\x88(.{8}))", re.DOTALL)
 
 
 def is_header(data: ByteRange, place: int) -> bool:
-    """Whether the bytes of `HEADER` at `place` are one, and not chance."""
+    """Whether the bytes of `HEADER` at `place` are a header, and no chance."""
     return any(name in data.read(place, _LONGEST_HEADER) for name in _DOCUMENTS)
 
 
 def is_later_part(data: ByteRange) -> bool:
-    """Whether it goes on where another part of a recording ended: within the first bytes begins a cluster, or two
-    blocks in a row."""
+    """Whether this is a later part of a recording: a cluster, or two blocks in a row, begin within its first bytes."""
     head = data.read(0, _LOOKED_AT)
     if head.startswith(_CLUSTER) or _CLUSTER in head:
         return True
@@ -42,8 +41,8 @@ def is_later_part(data: ByteRange) -> bool:
 
 
 def states_length(data: ByteRange) -> bool:
-    """Whether the header has a length. Without one, what FFmpeg tells is a guess from bit rates."""
-    # The chunk of information stands in front of the first cluster.
+    """Whether the header states a length. Without one, FFmpeg's length is a guess from bit rates."""
+    # The element with the length stands before the first cluster.
     head = data.read(0, _LOOKED_AT)
     match = _DURATION.search(head[: head.find(_CLUSTER)] if _CLUSTER in head else head)
     if match is None:

@@ -15,21 +15,12 @@ from speechllm_plugin.datasets.batch import Clip, SpeechTextBatch
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.inference.timing import check_timestamps, time_clip
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
-from speechllm_plugin.models.speech_llm.ctc_head import LlmEmbeddingCtcHead
-from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.tasks.api import task_of_row
 from speechllm_plugin.text.vocabulary import train_vocabulary
+from tests.plugin.speech_llm.systems import create
 
 RATE = 16000
-
-
-def create(config: SpeechLlmConfig) -> SpeechLlm:
-    torch.manual_seed(0)
-    model = create_speech_llm(config)
-    if isinstance(model.ctc, LlmEmbeddingCtcHead):
-        model.ctc.set_vocabulary(range(6, 320))
-    return model
 
 
 def batch_of(

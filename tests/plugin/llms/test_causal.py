@@ -39,6 +39,7 @@ from speechllm_plugin.llms.packing import MULTIPLE
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt
 from tests.plugin.llm_families import own_loss
+from tests.plugin.llms.rows import decode_rows
 
 SIZES: dict[str, Any] = {
     "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -205,15 +206,8 @@ def test_the_loss_ignores_autocast(llm: CausalLlm, renderer: PromptRenderer) -> 
 def decode(
     llm: CausalLlm, renderer: PromptRenderer, rows: list[int], limits: list[int], config: DecodingConfig
 ) -> list[Generated]:
-    lengths = LENGTHS[rows]
-    return llm.generate(
-        [renderer.render(*LANGUAGES[row]) for row in rows],
-        speech_of(llm)[rows][:, : int(lengths.max())],
-        lengths,
-        keys=[f"clip {row}" for row in rows],
-        limits=[limits[row] for row in rows],
-        end_of_turn=renderer.end_of_turn,
-        config=config,
+    return decode_rows(
+        llm, renderer, rows, config, languages=LANGUAGES, speech=speech_of(llm), lengths=LENGTHS, limits=limits
     )
 
 

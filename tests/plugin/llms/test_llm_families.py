@@ -25,6 +25,7 @@ from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, Sp
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from tests.plugin.llm_families import FAMILIES, load_family, own_loss, save_family
+from tests.plugin.llms.rows import decode_rows
 
 Folders = Callable[..., Path]
 AXES = Path(__file__).parents[3] / "recipes/speechllm_recipes/configs/axes/llm"
@@ -76,15 +77,8 @@ def reference_of(name: str, folder: Path, dtype: torch.dtype = torch.float32) ->
 
 
 def decode(llm: Llm, rows: list[int], config: DecodingConfig, limits: Sequence[int] = LIMITS) -> list[Generated]:
-    renderer, lengths = renderer_of(llm), LENGTHS[rows]
-    return llm.generate(
-        [renderer.render(*LANGUAGES[row]) for row in rows],
-        speech_of(llm)[rows][:, : int(lengths.max())],
-        lengths,
-        keys=[f"clip {row}" for row in rows],
-        limits=[limits[row] for row in rows],
-        end_of_turn=renderer.end_of_turn,
-        config=config,
+    return decode_rows(
+        llm, renderer_of(llm), rows, config, languages=LANGUAGES, speech=speech_of(llm), lengths=LENGTHS, limits=limits
     )
 
 

@@ -113,4 +113,3 @@ def test_clips_without_words_have_no_rate_of_their_own() -> None:
 def test_a_segment_without_a_score_does_not_count() -> None:
     statistics = mean_statistics([0.5, math.nan, 0.7], "signature")
     assert statistics.score == pytest.approx(60.0)
-    assert statistics.higher_is_better

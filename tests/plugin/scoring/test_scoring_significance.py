@@ -19,7 +19,7 @@ from speechllm_plugin.scoring.significance import (
 def errors_of(generator: np.random.Generator, words: np.ndarray, rates: np.ndarray) -> SegmentStatistics:
     """Word errors of clips, each with an error rate of its own."""
     counts = np.stack([generator.binomial(words, rates), words], axis=1).astype(float)
-    return SegmentStatistics(counts, percentage, False, "")
+    return SegmentStatistics(counts, percentage, "")
 
 
 def pair(seed: int, segments: int, gain: float = 0.0) -> tuple[SegmentStatistics, SegmentStatistics]:

@@ -17,17 +17,9 @@ from speechllm_plugin.datasets.manifest import ManifestRow, write_manifest
 from speechllm_plugin.inference.transcriber import load_speech_llm
 from speechllm_plugin.recordings.cutting import CutConfig, Piece, cut
 from speechllm_plugin.recordings.voice import VoiceActivity
-from tests.commands import Commands, System
+from tests.commands import Commands
 from tests.conftest import SENTENCES
 from tests.speech import RATE, silence, speak
-
-
-@pytest.fixture(scope="module")
-def trained(commands: Commands, system: System, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    config = system.write(folder / "config.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1)
-    commands.recipe("train", folder / "run", "--config-file", config).ok()
-    return folder / "run"
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def trained(commands: Commands, system: System, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    config = system.write(folder / "config.yaml", regime__num_steps=2, lr_scheduler__config__num_warmup_steps=1)
-    commands.recipe("train", folder / "run", "--config-file", config).ok()
-    return folder / "run"
-
-
-@pytest.fixture(scope="session")
 def second(commands: Commands, system: System, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A system of other texts."""
     folder = tmp_path_factory.mktemp("trained")

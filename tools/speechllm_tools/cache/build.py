@@ -41,24 +41,6 @@ class _Part:
     clips: Clips
 
 
-@dataclass
-class _Total:
-    """What all tasks together have done."""
-
-    made_by: str = ""
-    clips: int = 0
-    seconds: float = 0.0
-    size: int = 0
-    there: int = 0
-    seconds_there: float = 0.0
-    left_out: int = 0
-
-    def add(self, encoded: Encoded) -> None:
-        self.made_by = encoded.made_by
-        for name in ("clips", "seconds", "size", "there", "seconds_there", "left_out"):
-            setattr(self, name, getattr(self, name) + getattr(encoded, name))
-
-
 def build(options: argparse.Namespace, shard: tuple[int, int]) -> int:
     """
     :param shard: which part of how many is encoded, from 1.
@@ -74,7 +56,7 @@ def build(options: argparse.Namespace, shard: tuple[int, int]) -> int:
     number = sum(len(part.clips) * part.epochs for part in parts)
     print(f"{encoding.folder}: {number:,} clips, {todo / 3600:.2f} h, of {', '.join(part.name for part in parts)}",
           flush=True)  # fmt: skip
-    total = _Total()
+    total = Encoded()
     with ProgressLine("encoding") as progress:
         for _, encoded in map_shards(encode_clips, _tasks(parts, encoding), machines):
             total.add(encoded)

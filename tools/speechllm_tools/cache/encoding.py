@@ -47,25 +47,36 @@ class EncodeTask:
     utterances: Utterances
 
 
-@dataclass(frozen=True)
+@dataclass
 class Encoded:
-    """What became of the clips of a task."""
+    """What became of the clips of a task, or of several."""
 
-    made_by: str
+    made_by: str = ""
     """Encoder, precision and device, for people."""
     clips: int = 0
-    """That were encoded."""
+    """Clips that were encoded."""
     seconds: float = 0.0
-    """Of these."""
+    """Their audio."""
     size: int = 0
-    """Theirs in bytes."""
+    """Their features, in bytes."""
     there: int = 0
     """Clips that the cache had already."""
     seconds_there: float = 0.0
+    """Their audio."""
     left_out: int = 0
     """Clips that cannot be read."""
     full: bool = False
     """Whether the cache takes no more."""
+
+    def add(self, other: Encoded) -> None:
+        self.made_by = other.made_by
+        self.clips += other.clips
+        self.seconds += other.seconds
+        self.size += other.size
+        self.there += other.there
+        self.seconds_there += other.seconds_there
+        self.left_out += other.left_out
+        self.full = self.full or other.full
 
 
 class _Indexed(FeatureCache):
@@ -82,25 +93,26 @@ def encode_clips(task: EncodeTask) -> Encoded:
     :raises UserError: the encoder or the cache cannot be opened, or a clip cannot be read and is not to be left out.
     """
     encoder, cache = _open(task.encoding)
-    counts = _Counts(encoder)
+    encoded = Encoded(_described(encoder))
     try:
         reader = SpeechTextReader(task.utterances, task.options, find_features=cache.get)
     except UserError:
         # With `skip` it has one thing to say: that it can read none of them.
         if task.options.on_error != "skip":
             raise
-        counts.left_out = len(task.utterances)
-        return counts.result()
+        encoded.left_out = len(task.utterances)
+        return encoded
     for _ in range(task.epochs):
         for batches in _steps(reader, task.options):
             for batch in batches:
                 if batch.counted:
-                    counts.add(batch, encoder, cache)
+                    encoded.add(_encode(batch, encoder, cache))
             if cache.full:
-                return counts.result(full=True)
+                encoded.full = True
+                return encoded
         reader.reset()
-    counts.left_out = len(reader.skipped)
-    return counts.result()
+    encoded.left_out = len(reader.skipped)
+    return encoded
 
 
 def _steps(reader: SpeechTextReader, options: ReadOptions) -> Iterator[list[TrainerBatch]]:
@@ -117,31 +129,25 @@ def _steps(reader: SpeechTextReader, options: ReadOptions) -> Iterator[list[Trai
             return
 
 
-class _Counts:
-    def __init__(self, encoder: SpeechEncoder) -> None:
-        weight = next(encoder.parameters())
-        dtype = str(encoder.feature_dtype).removeprefix("torch.")
-        self._made_by = f"{encoder.identity()['encoder']} in {dtype} on {weight.device.type}"
-        self._device = weight.device
-        self._clips = self._there = self._size = self.left_out = 0
-        self._seconds = self._seconds_there = 0.0
+def _described(encoder: SpeechEncoder) -> str:
+    dtype = str(encoder.feature_dtype).removeprefix("torch.")
+    return f"{encoder.identity()['encoder']} in {dtype} on {_device_of(encoder).type}"
 
-    def add(self, batch: SpeechTextBatch, encoder: SpeechEncoder, cache: FeatureCache) -> None:
-        new = SpeechTextBatch([clip for clip in batch if clip.features is None])
-        seconds = sum(new.seconds)
-        self._there += len(batch) - len(new)
-        self._seconds_there += sum(batch.seconds) - seconds
-        if len(new):
-            new.to(self._device)
-            rows = ClipFeatures(encoder).through(cache, new)
-            self._clips += len(new)
-            self._seconds += seconds
-            self._size += sum(row.numel() * row.element_size() for row in rows)
 
-    def result(self, *, full: bool = False) -> Encoded:
-        return Encoded(
-            self._made_by, self._clips, self._seconds, self._size, self._there, self._seconds_there, self.left_out, full
-        )
+def _device_of(encoder: SpeechEncoder) -> torch.device:
+    return next(encoder.parameters()).device
+
+
+def _encode(batch: SpeechTextBatch, encoder: SpeechEncoder, cache: FeatureCache) -> Encoded:
+    """Puts the features of a batch into the cache, but for those that it has."""
+    new = SpeechTextBatch([clip for clip in batch if clip.features is None])
+    encoded = Encoded(_described(encoder), clips=len(new), seconds=sum(new.seconds), there=len(batch) - len(new))
+    encoded.seconds_there = sum(batch.seconds) - encoded.seconds
+    if len(new):
+        new.to(_device_of(encoder))
+        rows = ClipFeatures(encoder).through(cache, new)
+        encoded.size = sum(row.numel() * row.element_size() for row in rows)
+    return encoded
 
 
 @lru_cache(maxsize=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -50,11 +49,3 @@ def _snapshot(name: str, option: str, patterns: list[str] | None = None) -> Path
         raise UserError(
             f"{option}: found no folder, no local copy and no download of {name!r} ({reason}), expected one of them"
         ) from None
-
-
-def file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

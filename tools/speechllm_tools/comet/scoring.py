@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.hashes import sha256_of
 from speechllm_plugin.scoring.report import Hypothesis
 from speechllm_plugin.scoring.segments import mean_statistics
-from speechllm_tools.comet.checkpoints import file_hash, find_checkpoint, find_encoder
+from speechllm_tools.comet.checkpoints import find_checkpoint, find_encoder
 from speechllm_tools.comet.packages import VERSION, find_python
 from speechllm_tools.comet.score_cache import ScoreCache, Segment, default_folder
 
@@ -55,8 +56,8 @@ def measure_comet(measured: Sequence[Measured], options: argparse.Namespace) -> 
     checkpoint = find_checkpoint(model)
     encoder = _encoder(checkpoint, options.encoder)
     made_by = {
-        "checkpoint": file_hash(checkpoint), "precision": options.precision, "unbabel-comet": VERSION,
-        "encoder": "".join(file_hash(file) for file in sorted(encoder.glob("*.json"))),
+        "checkpoint": sha256_of(checkpoint), "precision": options.precision, "unbabel-comet": VERSION,
+        "encoder": "".join(sha256_of(file) for file in sorted(encoder.glob("*.json"))),
     }
     cache = ScoreCache(options.comet_cache, made_by)
     unique = list(dict.fromkeys(segment for _, _, segments in wanted for segment in segments))

@@ -28,7 +28,7 @@ from speechllm_tools.prepare.api import (
     words_of,
 )
 from speechllm_tools.prepare.common_voice_tables import UNQUOTED, Clip, add_unquote, check_clips, clips_of, unquote
-from speechllm_tools.prepare.parquet import count_rows, read_parquet, sound_of
+from speechllm_tools.prepare.parquet import NO_SOUND, count_rows, read_parquet, sound_of
 from speechllm_tools.prepare.text_files import RAGGED, read_fields, stem_of
 
 _SPLITS = ("train", "dev", "test")
@@ -37,7 +37,6 @@ _SPLIT_OF = {"train": "train", "train_covost": "train", "dev": "dev", "test": "t
 _TABLE = re.compile(r"covost_v2\.(?P<source>[\w-]+)_(?P<target>[\w-]+)\.tsv")
 _SHARD = re.compile(r"(?P<split>train|validation|dev|test)(-\d+-of-\d+(-[0-9a-f]+)?)?\.parquet")
 NOT_VALIDATED = "clip that is not in validated.tsv"
-NO_SOUND = "row that names no sound"
 
 
 @dataclass(frozen=True)

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from speechllm_tools.prepare.api import Corpus, Line, Sound, Target, add_root, add_splits, folder_of, splits_of
-from speechllm_tools.prepare.parquet import count_rows, read_parquet, shards_of, sound_of
+from speechllm_tools.prepare.api import Corpus, Line, Sound, add_root, add_splits, folder_of, splits_of
+from speechllm_tools.prepare.parquet import NO_SOUND, count_rows, read_parquet, shards_of, sound_of
+from speechllm_tools.prepare.squad import answer_of
 
 UNANSWERABLE = "question that its paragraph does not answer"
-NO_SOUND = "row that names no sound"
-
-
-def answers_of(answers: Any) -> list[str]:
-    """Of a question. The loader of SQuAD has lists of texts in one object, SQuAD itself and HeySQuAD objects with a
-    text each."""
-    return list(answers["text"]) if isinstance(answers, dict) else [answer["text"] for answer in answers or []]
 
 
 class HeySquad(Corpus):
@@ -50,10 +43,7 @@ class HeySquad(Corpus):
         return [shard for shards in self._shards.values() for shard in shards]
 
     def splits(self) -> dict[str, int]:
-        counts: Counter[str] = Counter()
-        for split, shards in self._shards.items():
-            counts[split] = sum(map(count_rows, shards))
-        return dict(counts)
+        return {split: sum(map(count_rows, shards)) for split, shards in self._shards.items()}
 
     def lines(self) -> Iterator[Line]:
         for split, shards in self._shards.items():
@@ -62,13 +52,12 @@ class HeySquad(Corpus):
                     yield self._line(f"{shard}, row {number}", split, row)
 
     def _line(self, where: str, split: str, row: dict[str, Any]) -> Line:
-        texts = answers_of(row["answers"])
+        target = answer_of(row["answers"])
         sound = sound_of(row["audio"])
-        reason = NO_SOUND if sound is None else None if texts else UNANSWERABLE
+        reason = NO_SOUND if sound is None else None if target.text else UNANSWERABLE
         return Line(
             where=where, split=split, id=str(row["id"]), src_lang="en", src_text=row[self._transcript] or "",
-            context=row["context"] or "", reason=reason,
-            targets=[Target("answer", "en", texts[0] if texts else "", others=texts[1:])],
+            context=row["context"] or "", reason=reason, targets=[target],
             sound=None if reason is not None or sound is None else Sound(audio=sound[0], data=sound[1]),
         )  # fmt: skip
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from speechllm_plugin.errors import UserError
-from speechllm_tools.corpora.heysquad import answers_of
-from speechllm_tools.prepare.api import Corpus, Line, Sound, Target, add_root, add_splits, folder_of, splits_of
+from speechllm_tools.prepare.api import Corpus, Line, Sound, add_root, add_splits, folder_of, splits_of
 from speechllm_tools.prepare.joined import join_clips
 from speechllm_tools.prepare.measure import MISSING, UNREADABLE
+from speechllm_tools.prepare.squad import answer_of
 
 INCOMPLETE = "paragraph that lacks a sentence"
 # SQuAD's development set is its test set.
@@ -66,11 +66,11 @@ class SpokenSquad(Corpus):
             clips = {folder / f"{name}.flac": files for name, files in sentences.items()}
             why_not |= {file.stem: UNREADABLE for file in join_clips(clips, self._options)}
             for paragraph, question in _questions(table):
-                texts, reason = answers_of(question["answers"]), why_not.get(paragraph)
+                reason = why_not.get(paragraph)
                 yield Line(
                     where=f"{table}, question {question['id']}", split=split, id=str(question["id"]), src_lang="en",
                     instruction=str(question["question"]).strip(),
-                    targets=[Target("answer", "en", texts[0] if texts else "", others=texts[1:])], reason=reason,
+                    targets=[answer_of(question["answers"])], reason=reason,
                     sound=None if reason else Sound(audio=str(folder / f"{paragraph}.flac")),
                 )  # fmt: skip
 

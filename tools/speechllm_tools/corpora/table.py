@@ -14,13 +14,12 @@ from speechllm_plugin.files.remote import is_remote
 from speechllm_plugin.text.languages import language_code
 from speechllm_tools.prepare.api import Corpus, Line, Sound, Target, Task, tasks_of, words_of
 from speechllm_tools.prepare.measure import Unusable
-from speechllm_tools.prepare.parquet import count_rows, sound_of
+from speechllm_tools.prepare.parquet import NO_SOUND, count_rows, sound_of
 from speechllm_tools.prepare.tables import FORMATS, OURS, Format, files_of, format_of, table_rows
 from speechllm_tools.prepare.tars import nemo_row
 from speechllm_tools.prepare.text_files import parse_seconds, stem_of
 from speechllm_tools.prepare.zip_ranges import MENDED, checked
 
-NO_SOUND = "row that names no sound"
 BAD_CHANNEL = "row whose channel is no number from 1 on"
 BAD_TIMES = "row whose offset or duration is no number of seconds"
 SKIPPED = "row marked with _skipme"

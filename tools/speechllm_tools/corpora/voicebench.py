@@ -18,9 +18,7 @@ from speechllm_tools.prepare.api import (
     folder_of,
     splits_of,
 )
-from speechllm_tools.prepare.parquet import count_rows, read_parquet, shards_of, sound_of
-
-NO_SOUND = "row that names no sound"
+from speechllm_tools.prepare.parquet import NO_SOUND, count_rows, read_parquet, shards_of, sound_of
 
 
 class VoiceBench(Corpus):

@@ -12,6 +12,8 @@ from speechllm_plugin.errors import UserError
 _SHARD = re.compile(r"(.+)-\d+-of-\d+\.parquet")
 _ROWS = 64
 """Rows in memory at a time: with their sound some MB."""
+NO_SOUND = "row that names no sound"
+"""Why a row makes none where `sound_of` finds nothing."""
 
 
 def shards_of(folder: Path) -> dict[str, list[Path]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechllm_plugin.errors import UserError
+from speechllm_plugin.files.hashes import sha256_of
 
 
 @dataclass
@@ -74,17 +73,7 @@ def hashes(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
     """
     :raises UserError: one cannot be read.
     """
-    found = {}
-    for path in files:
-        content = hashlib.sha256()
-        try:
-            with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    content.update(block)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}), expected a file of the corpus") from None
-        found[str(path)] = {"bytes": path.stat().st_size, "sha256": content.hexdigest()}
-    return found
+    return {str(path): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in files}
 
 
 def table(reports: Mapping[str, SplitReport]) -> str:
