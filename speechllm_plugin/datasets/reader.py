@@ -101,7 +101,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         """How many of them are too `short`, and how many too `long`."""
         if options.checks_lengths:
             check_n_frames(utterances)
-        self._utterances, self._seconds = measure(utterances, self._policy, self._refuse)
+        self._utterances, self._seconds = measure(utterances, self._policy, self._refuse, options.on_error)
         self._tell_left_out()
         if not self._utterances:
             raise UserError(f"found no usable clip among {len(utterances)}, for instance {self._first_skipped()}")
