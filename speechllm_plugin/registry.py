@@ -20,11 +20,11 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from threading import RLock
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from speechllm_plugin.configuration.structure import structure
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.loading import Once
 
 if TYPE_CHECKING:
     from speechllm_plugin.adapters.api import Adapter
@@ -67,8 +67,7 @@ class Registry(Generic[PartT]):
         self.kind = kind
         self._package = package
         self._parts: dict[str, Part[PartT]] = {}
-        self._loaded = False
-        self._loading = RLock()
+        self._load = Once(self._load_foreign)
 
     def register(self, name: str, config_kls: type[Any], build: Callable[..., PartT], **more: Any) -> None:
         """:param more: see `Part`."""
@@ -114,15 +113,10 @@ class Registry(Generic[PartT]):
         """
         return structure(self.get(name).config_kls, values, f"{self.kind}.config")
 
-    def _load(self) -> None:
+    def _load_foreign(self) -> None:
         """Loads the entry points of other packages."""
-        # A thread that asks during the loading waits until all are there.
-        with self._loading:
-            if self._loaded:
-                return
-            self._loaded = True
-            for entry_point in entry_points(group=f"speechllm_plugin.{self.kind}s"):
-                entry_point.load()
+        for entry_point in entry_points(group=f"speechllm_plugin.{self.kind}s"):
+            entry_point.load()
 
 
 ADAPTERS: Registry[Adapter] = Registry("adapter", "speechllm_plugin.adapters")

@@ -47,6 +47,7 @@ ROOMS: dict[str, set[str]] = {
         "configuration", "datasets", "errors", "log", "pretrained", "prompts", "registry", "tensors", "text",
         "workarounds",
     },
+    "loading": set(),
     "log": set(),
     "models": {
         "adapters", "alignment", "configuration", "datasets", "encoders", "errors", "files", "inference", "llms", "log",
@@ -55,9 +56,9 @@ ROOMS: dict[str, set[str]] = {
     "pretrained": {"errors", "log", "workarounds"},
     "prompts": {"errors", "tasks", "text"},
     "recordings": {"alignment", "datasets", "errors", "inference", "text"},
-    "registry": {"configuration", "errors"},
+    "registry": {"configuration", "errors", "loading"},
     "scoring": {"errors", "files", "tasks", "text"},
-    "tasks": {"errors", "text"},
+    "tasks": {"errors", "loading", "text"},
     "tensors": set(),
     "text": {"errors", "files"},
     "units": {

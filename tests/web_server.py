@@ -27,10 +27,16 @@ class Site:
         self.requests = 0
         self.breaks_after = 1 << 40
         """Bytes of a file behind which nothing more is sent."""
+        self.keeps_connections = False
+        """Whether a connection is kept for the next request, as most servers do."""
         self.ended = threading.Event()
         site, lock = self, threading.Lock()
 
         class Handler(BaseHTTPRequestHandler):
+            def parse_request(self) -> bool:
+                self.protocol_version = "HTTP/1.1" if site.keeps_connections else "HTTP/1.0"
+                return super().parse_request()
+
             def do_HEAD(self) -> None:
                 self._answer(body=False)
 

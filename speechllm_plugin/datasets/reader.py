@@ -99,7 +99,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         """How many of the skipped clips are too `short`, and how many too `long`."""
         if options.checks_lengths:
             check_n_frames(utterances)
-        found, seconds, earlier = measure(utterances, self._policy, self._refuse)
+        found, seconds, earlier = measure(utterances, self._policy, self._refuse, options.on_error)
         self.clips = Clips(found, seconds)
         """The clips that are read, with their seconds, in the order of the split."""
         self._policy.tell(self.left_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -44,6 +45,10 @@ def _threads(number: int) -> ThreadPoolExecutor:
     # A thread's `set_num_threads` is also the default of threads to come.
     torch.set_num_threads(number)
     return executor
+
+
+# Threads do not survive a fork: a pool without any would never be done.
+os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 def _compute_alone(barrier: Barrier) -> None:

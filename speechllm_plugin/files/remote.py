@@ -24,6 +24,11 @@ _MOST_BLOCKS = 32
 _MOST = _MOST_BLOCKS * _BLOCK
 """Bytes that one request asks for: 8 MiB."""
 
+# A forked process that collected its parent's file systems would take the parent's connections out of the event queue
+# that both share: the parent would wait in vain for what it asks for next.
+_used: dict[int, Any] = {}
+"""File systems, which live as long as the process, as they do in fsspec's cache where no fork empties it."""
+
 
 @dataclass(frozen=True)
 class RemoteFile:
@@ -200,4 +205,6 @@ def _system(url: str) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
     except ImportError:
         raise RemoteError("needs fsspec: pip install 'speechllm-plugin[remote]'") from None
-    return told(url_to_fs, url)
+    system, path = told(url_to_fs, url)
+    _used[id(system)] = system
+    return system, path

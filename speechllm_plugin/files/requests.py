@@ -38,6 +38,8 @@ _LATE = (TimeoutError, asyncio.TimeoutError)
 
 _answered: set[str] = set()
 """Servers that have answered this process."""
+_given_up: set[str] = set()
+"""Servers that have not, and were asked in vain: they are asked once more each time, and not again."""
 _repeated: Counter[str] = Counter()
 """How often each server was asked again."""
 # The numbers that a run draws must not depend on its network.
@@ -83,8 +85,9 @@ def ask(url: str, request: Callable[[], Result]) -> Result:
             reason = _reason(cause).replace(mark + query, "")
             if _is_lasting(cause):
                 raise RemoteError(reason) from error
-            if number >= (_TRIES if server in _answered else _FIRST_TRIES):
-                raise RemoteError(f"{reason}; asked {number} times") from error
+            if number >= _tries(server):
+                _given_up.add(server)
+                raise RemoteError(f"{reason}; asked {number} times" if number > 1 else reason) from error
         _wait(plain, server, number, reason)
 
 
@@ -97,6 +100,13 @@ def answer_of(system: Any, method: str, *arguments: Any, **options: Any) -> Any:
 
     # By itself the method would wait for ever for a loop that no thread runs any more.
     return sync(system.loop, function, *arguments, timeout=TIMEOUT, **options)
+
+
+def _tries(server: str) -> int:
+    if server in _answered:
+        return _TRIES
+    # Where a manifest names a wrong server, its thousands of files would each cost minutes until the first is told.
+    return 1 if server in _given_up else _FIRST_TRIES
 
 
 def _wait(url: str, server: str, number: int, reason: str) -> None:

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
-from threading import RLock
 from typing import Literal
 
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.loading import Once
 from speechllm_plugin.text.languages import is_translation
 
 _tasks: dict[str, Task] = {}
-_loaded = False
-_loading = RLock()
 
 
 @dataclass(frozen=True)
@@ -79,15 +77,13 @@ def task_of_row(source_lang: str, target_lang: str | None, stated: str = "") -> 
     return task_named(stated, "task") if stated else task_of_languages(source_lang, target_lang)
 
 
-def _load() -> None:
-    global _loaded
-    # The reader's threads ask at once: they wait until all tasks are there.
-    with _loading:
-        if _loaded:
-            return
-        _loaded = True
-        package = "speechllm_plugin.tasks"
-        for module in iter_modules(import_module(package).__path__, f"{package}."):
-            import_module(module.name)
-        for entry_point in entry_points(group="speechllm_plugin.tasks"):
-            entry_point.load()
+def _load_all() -> None:
+    package = "speechllm_plugin.tasks"
+    for module in iter_modules(import_module(package).__path__, f"{package}."):
+        import_module(module.name)
+    for entry_point in entry_points(group="speechllm_plugin.tasks"):
+        entry_point.load()
+
+
+# The reader's threads ask at once.
+_load = Once(_load_all)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,3 +64,16 @@ def test_other_threads_compute_with_as_many_as_before(
 def test_an_error_in_a_clip_is_raised(encoder: SpeechEncoder, waveforms: list[Tensor]) -> None:
     with pytest.raises(ValueError, match=r"31\.00 s"):
         encode_apart(encoder, [waveforms[0], torch.zeros(31 * 16000)])
+
+
+def test_a_process_that_is_forked_encodes_too(encoder: SpeechEncoder, waveforms: list[Tensor]) -> None:
+    lengths = [len(features) for features in encode_apart(encoder, waveforms)]
+    context = multiprocessing.get_context("fork")
+    found = context.SimpleQueue()
+    child = context.Process(
+        target=lambda: found.put([len(features) for features in encode_apart(encoder, waveforms)]), daemon=True
+    )
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0, "it waits for threads of its parent"
+    assert found.get() == lengths

@@ -90,6 +90,19 @@ def test_a_corpus_elsewhere(site: Site, tmp_path: Path) -> None:
     assert set(site.sent) == {"m.tsv", *(f"clips/{clip}.flac" for clip in range(4))}
 
 
+def test_a_server_that_does_not_answer_ends_a_run_at_its_first_file(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "_LONGEST_WAIT", 0.01)
+    site.fails_each = 1
+    rows = [f"c{clip}\t{site.url}/{clip}.wav\ttext" for clip in range(600)]
+    (tmp_path / "m.tsv").write_text("\n".join(["id\taudio\ttgt_text", *rows]) + "\n")
+    with pytest.raises(UserError, match="line 2, id c0, column 'audio': .*503"):
+        batches_of(str(tmp_path / "m.tsv"), 1)
+    # Threads of three blocks had begun.
+    assert site.requests < 60
+
+
 def test_what_is_wrong_is_one_line(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest_of(tmp_path)
     (tmp_path / "clips/2.flac").unlink()

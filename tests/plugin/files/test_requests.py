@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import time
@@ -74,9 +75,14 @@ def test_a_server_that_never_answered_is_given_up_soon(site: Site, caplog: pytes
         read(site)
     assert len(caplog.messages) == 2
     assert "asked again in 0.0 s (request number 2 to http://127.0.0.1:" in caplog.messages[1]
+    # Its other files are asked for once each.
+    caplog.clear()
+    before = site.requests
+    with pytest.raises(RemoteError, match="503[^;]*$"):
+        read(site)
+    assert site.requests == before + 2 and caplog.messages == []
     site.failures.clear()
     assert read(site) == DATA
-    caplog.clear()
     site.failures.extend([503] * 100)
     with pytest.raises(RemoteError, match="503.*; asked 12 times"):
         read(site)
@@ -110,3 +116,18 @@ def test_a_process_that_is_forked_reads_too(site: Site) -> None:
     child.join(60)
     assert child.exitcode == 0 and queue.get() == DATA
     assert read(site) == DATA
+
+
+def test_what_a_forked_process_throws_away_stays_its_parents(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have one event queue: what the one takes out of it, the other waits for in vain."""
+    monkeypatch.setattr(requests, "TIMEOUT", 10.0)
+    site.keeps_connections = True
+    assert read(site) == DATA
+    child = multiprocessing.get_context("fork").Process(target=gc.collect)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert read(site) == DATA
+    assert caplog.messages == []
