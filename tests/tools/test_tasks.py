@@ -11,6 +11,8 @@ from speechllm_tools.experiments.tasks_table import CONDITIONS, row, table
 
 from speechllm_plugin.datasets.manifest import read_manifest
 from speechllm_plugin.scoring.report import Hypothesis, write_hypotheses
+from tests.conftest import SENTENCES
+from tests.tools.corpora.layouts import write_lines
 
 pytest.importorskip("espeakng_loader")
 
@@ -46,6 +48,42 @@ def test_the_table_has_a_row_for_each_system(tmp_path: Path) -> None:
     assert cascade[-2:] == ["-", "-"]
     lines = table([full, cascade]).splitlines()
     assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
+
+
+def test_what_was_made_with_other_numbers_is_told(
+    tiny_llm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Answers and lists as the commands write them; of a training what its configuration says."""
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "models").mkdir()
+    folder, rows = tmp_path / "tasks", [f"c{number}\tc{number}.flac\t{text}" for number, text in enumerate(SENTENCES)]
+    for split in ("train", "test_seen"):
+        write_lines(tmp_path / f"data/{split}.tsv", ["id\taudio\ttgt_text", *rows])
+    folder.mkdir()
+    asked = tasks._first(tmp_path / "data/train.tsv", 5, folder / "train.asked.tsv")
+    answered = ("manifest", "answer", asked, "--llm", tiny_llm, "--llm-config", "dtype=float32", "--max-tokens", 3,
+                "--keep-cut", "--output", folder / "train.tsv")  # fmt: skip
+    tasks._tool(*answered)
+    (tmp_path / "names.txt").write_text("light\ntimer\n")
+    tasks._lists(asked, tmp_path / "names.txt", 1, folder / "names_train.tsv")
+    write_lines(folder / "answers/config.yaml", ["regime: {num_steps: 40}"])
+
+    def told(**numbers: int) -> str:
+        options = {"answers": 5, "names": 5, "steps": 40, **numbers}
+        arguments = [str(word) for name, number in options.items() for word in (f"--{name}", number)]
+        assert main(["tasks", "--root", str(tmp_path), *arguments]) == 2
+        return capsys.readouterr().err.splitlines()[-1].removeprefix("speechllm tasks: error: ")
+
+    end = f" from an earlier call; without {folder} all is made anew"
+    assert told(answers=6) == f"--answers: found 6, expected 5, as {folder}/train.json has it{end}"
+    assert told(names=7) == f"--names: found 7, expected 5, as {folder}/names_train.json has it{end}"
+    assert told(steps=50) == f"--steps: found 50, expected 40, as {folder}/answers/config.yaml has it{end}"
+    # With the same numbers the next thing is done, for which the LLM of the demo is not here.
+    assert told() == "`speechllm manifest answer` ended with status 2"
+    # More than there are is all of them.
+    tasks._tool(*answered[:2], tmp_path / "data/test_seen.tsv", *answered[3:-1], folder / "test.tsv")
+    assert told(tested=7) == f"--tested: found 7, expected 8, as {folder}/test.json has it{end}"
+    assert told(tested=100) == told()
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

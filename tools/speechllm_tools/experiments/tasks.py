@@ -13,6 +13,7 @@ from typing import Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.atomic import write_text_atomically
+from speechllm_plugin.files.yaml_text import parse_yaml
 from speechllm_tools.experiments.names import TEST, TRAIN, write_names
 from speechllm_tools.experiments.tasks_table import CONDITIONS, row, table
 
@@ -33,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "The demo's adapter goes on with transcripts, with answers that the LLM gives to the text, and with lists of "
         "names. Two systems that it becomes, the demo itself and a cascade are asked about sentences that training "
         "never saw; the table tells how near their answers are to those that the LLM gives to the text, and how well "
-        "they spell rare names with and without a list. What exists is used again, also after a kill."
+        "they spell rare names with and without a list. What exists is used again, also after a kill; other numbers "
+        "than it was made with are refused."
     )
     parser.add_argument("--root", type=Path, default=Path("demo"), help="folder of the demo (default: demo)")
     parser.add_argument("--only", metavar="NAME", nargs="+", choices=SYSTEMS, default=list(SYSTEMS),
@@ -54,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
     if not (root / "run" / "checkpoints").is_dir():
         raise UserError(f"--root: found no trained system in {root}, expected what `speechllm demo` trains")
     start, folder = time.monotonic(), root / "tasks"
+    _check_same(root / "data", folder, options)
     folder.mkdir(exist_ok=True)
     _step("what the LLM answers to the texts")
     # Of new sentences, none of which training has.
@@ -90,6 +93,40 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_same(data: Path, folder: Path, options: argparse.Namespace) -> None:
+    """What an earlier call has made is used again, and trainings and scores hang on it: the numbers must be the same.
+
+    :raises UserError: one is another.
+    """
+    asked = {"test": ("tested", "test_seen"), "train": ("answers", "train")}
+    made: list[tuple[str, Path, int, int]] = []
+    for name, (option, split) in asked.items():
+        if (file := folder / f"{name}.json").is_file():
+            wanted = len(_rows(data / f"{split}.tsv")[1 : 1 + getattr(options, option)])
+            made.append((option, file, wanted, _record(file)["rows"]["read"]))
+    for name, option in (("names_train", "names"), *((name, "tested") for name in _LISTS)):
+        if (file := folder / f"{name}.json").is_file():
+            made.append((option, file, getattr(options, option), _record(file)["phrases"]["rows"]))
+    for name in options.only:
+        if (file := folder / name / "config.yaml").is_file():
+            made.append(("steps", file, options.steps, parse_yaml(file.read_text("utf-8"))["regime"]["num_steps"]))
+    for option, file, wanted, found in made:
+        if wanted != found:
+            raise UserError(
+                f"--{option}: found {getattr(options, option)}, expected {found}, as {file} has it from an earlier "
+                f"call; without {folder} all is made anew"
+            )
+
+
+def _record(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _rows(manifest: Path) -> list[str]:
+    """With the header."""
+    return manifest.read_text(encoding="utf-8").splitlines()
+
+
 def _answers(root: Path, manifest: Path, output: Path, instruction: str) -> None:
     if not output.is_file():
         _tool(
@@ -106,7 +143,7 @@ def _lists(manifest: Path, names: Path, distractors: int, output: Path) -> None:
 
 def _first(manifest: Path, most: int, output: Path) -> Path:
     """A manifest of the first rows of another."""
-    header, *rows = manifest.read_text(encoding="utf-8").splitlines()
+    header, *rows = _rows(manifest)
     place = header.split("\t").index("audio")
     lines = [row.split("\t") for row in rows[:most]]
     for line in lines:
@@ -172,7 +209,7 @@ def _scored(output: Path, splits: Sequence[str], decode: Callable[[], None]) -> 
     files_ = {split: output / split / "scores.json" for split in splits}
     if not all(file.is_file() for file in files_.values()):
         decode()
-    return {split: json.loads(file.read_text(encoding="utf-8"))["scores"] for split, file in files_.items()}
+    return {split: _record(file)["scores"] for split, file in files_.items()}
 
 
 def _spelt(output: Path, splits: Sequence[str], names: Path) -> dict[str, dict[str, float]]:
@@ -180,7 +217,7 @@ def _spelt(output: Path, splits: Sequence[str], names: Path) -> dict[str, dict[s
     file, metrics = output / "names.json", ("wer", "b_wer", "u_wer")
     runs = [f"{split}={output / split / 'hypotheses.tsv'}" for split in splits]
     _tool("score", *runs, "--phrases", names, "--metrics", *metrics, "--normalizers", "basic", "--output", file)
-    systems = json.loads(file.read_text(encoding="utf-8"))["systems"]
+    systems = _record(file)["systems"]
     return {
         split: {metric: systems[split]["scores"][f"{metric}:basic"]["en"]["score"] for metric in metrics}
         for split in splits
