@@ -14,11 +14,11 @@ from speechllm_plugin.models.speech_llm.config import PRETRAINED, SpeechLlmConfi
 from speechllm_plugin.models.speech_llm.kept_vocabulary import kept_vocabulary
 
 INSIDE = "./"
-"""What the path of a frozen part begins with that lies in the exported folder."""
+"""Prefix of the path of a frozen part that lies in the exported folder."""
 
 
 class HfSpeechLlmConfig(PretrainedConfig):
-    """Holds our own configuration as plain values: it is the one that is checked."""
+    """Holds the plain values of our own configuration, which checks them."""
 
     model_type = "speech_llm"
 
@@ -27,14 +27,14 @@ class HfSpeechLlmConfig(PretrainedConfig):
     ) -> None:
         """
         :param system: the fields of `SpeechLlmConfig`.
-        :param decoding: those of `DecodingConfig`, as the training run decoded its validation.
+        :param decoding: the fields of `DecodingConfig`, as the training run decoded its validation.
         """
         self.system = system or {}
         self.decoding = decoding or {}
         super().__init__(**others)
 
     def place(self, folder: Path) -> None:
-        """Makes the paths of what lies in the exported folder absolute."""
+        """Makes the paths of parts in the exported folder absolute."""
         for part in PRETRAINED:
             values = self.system[part]["config"]
             if str(path := values.get("path")).startswith(INSIDE):
@@ -45,7 +45,7 @@ class HfSpeechLlmConfig(PretrainedConfig):
     def system_config(self, overrides: dict[str, Any]) -> SpeechLlmConfig:
         """
         :param overrides: keys to change, by dotted path.
-        :raises UserError: a key or a value is none that this version knows.
+        :raises UserError: this version does not know a key or a value.
         """
         values = copy.deepcopy(self.system)
         for key, value in overrides.items():

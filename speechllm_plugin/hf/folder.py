@@ -37,9 +37,9 @@ def write_folder(
     """
     :param folder: exists, and may hold frozen parts under their names.
     :param config: resolved.
-    :param weights: what was trained, by its names in `SpeechLlm`.
-    :param copied: the frozen parts, of "encoder" and "llm", that are copied into the folder. Of the others the paths
-        are written, and the identity of their weights.
+    :param weights: the trained weights, by their names in `SpeechLlm`.
+    :param copied: which of "encoder" and "llm" are copied into the folder. For the others, paths and the identity of
+        their weights are written.
     """
     tokenizer = load_tokenizer(_source(config, "llm"))
     values: dict[str, Any] = asdict(config)
@@ -56,7 +56,7 @@ def write_folder(
     (folder / SAFE_WEIGHTS_NAME).write_bytes(
         save({name: weight.contiguous() for name, weight in weights.items()}, {"format": "pt"})
     )
-    # transformers' own: samples to a padded batch with a mask, and tokens to texts.
+    # transformers' own classes turn samples into a padded batch with a mask, and tokens into texts.
     extractor = Wav2Vec2FeatureExtractor(
         feature_size=1, sampling_rate=SAMPLE_RATE, padding_value=0.0, do_normalize=False, return_attention_mask=True
     )
@@ -66,8 +66,8 @@ def write_folder(
 def write_merged(
     folder: Path, system: SpeechLlm, decoding: DecodingConfig, *, copied: tuple[str, ...] = ()
 ) -> None:
-    """`write_folder` of a system whose LLM was tuned, with what was trained of the LLM in its weights, in `llm/`: a
-    plain checkpoint of transformers, which programs that know nothing of speech load, too.
+    """`write_folder` for a system whose LLM was tuned. The tuned updates are merged into the LLM's weights, in `llm/`:
+    a plain checkpoint of transformers, which programs that know nothing of speech can load, too.
 
     :raises UserError: see `merge_llm`.
     """
