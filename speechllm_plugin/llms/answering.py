@@ -1,4 +1,4 @@
-"""From a batch's prompts and embeddings to texts."""
+"""Decodes a batch's prompts and embeddings to texts, with the guards on them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ def answer(
     config: DecodingConfig,
 ) -> tuple[list[str], list[Generated]]:
     """
-    :param embeddings: embeddings in the prompts' places for speech, `[B, T, dim]` with `lengths` `[B]` on the host.
+    :param embeddings: embeddings that stand at the prompts' place for speech, `[B, T, dim]` with `lengths` `[B]` on the
+        host.
     :param keys: see `Llm.generate`.
     :param seconds: durations of the audio, which limit the texts.
-    :param waveforms: the audio, where the level of the sound is asked for.
-    :param blank_shares: of each clip's frames, where the CTC head's view of them is asked for.
-    :returns: the texts, and how each came about. A text that the guard against silence empties keeps its tokens.
+    :param waveforms: the audio, needed where `config` has a level of silence.
+    :param blank_shares: share of blank frames of each clip, needed where `config` has a limit for it.
+    :returns: the texts, and the hypothesis of each. A text that the guard against silence empties keeps its tokens.
     :raises UserError: a value of `config` is outside its range, or a clip and its text have no room in the LLM.
     """
     config.check("decoding")

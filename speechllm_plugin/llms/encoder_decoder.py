@@ -77,14 +77,14 @@ class EncoderDecoderLlm(Llm):
             size = max(map(len, targets))
             shifted = [[self.start_token, *target[:-1], *[0] * (size - len(target))] for target in targets]
             ids = on_device(shifted, inputs.device)  # (B, target)
-            # The decoder looks back only: padding on the right needs no mask.
+            # The decoder only looks back, so that padding on the right needs no mask.
             hidden = model.get_decoder()(
                 input_ids=ids, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
             ).last_hidden_state
             return torch.cat([row[: len(target)] for row, target in zip(hidden, targets, strict=True)])
 
     def logits(self, states: Tensor) -> Tensor:
-        if scales_decoder_output(self.model.config):  # T5 1.0; its embeddings are too large for a head
+        if scales_decoder_output(self.model.config):  # T5 1.0, whose embeddings are too large for a head
             states = states * self.dim**-0.5
         head: Any = self.model.get_output_embeddings()
         return head(states)
@@ -128,7 +128,7 @@ class EncoderDecoderRows:
         self._encodings: dict[int, Tensor] = {}
         self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
         self.dtype = llm.embedding_table.dtype
-        self.apart, self.one_pass = False, True  # T5's family keeps to its mask and has no experts
+        self.apart, self.one_pass = False, True  # the T5 family respects its mask and has no experts
         self.block: int | None = None
 
     def __len__(self) -> int:
@@ -137,7 +137,7 @@ class EncoderDecoderRows:
     def draft(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]]) -> list[Generated]:
         if not any(written):
             return self.generate(rows, search)
-        # T5's decoder takes no padding: rows that go on from texts of several lengths go on alone.
+        # T5's decoder takes no padding: rows whose texts have several lengths go on one by one.
         return [self.generate([row], search.only([place]), [written[place]])[0] for place, row in enumerate(rows)]
 
     def generate(self, rows: Sequence[int], search: Search, written: Sequence[Sequence[int]] = ()) -> list[Generated]:
@@ -156,7 +156,7 @@ class EncoderDecoderRows:
         return search_greedily(states, llm.logits, search, self.stops, inputs.device, written)
 
     def _encoded(self, row: int) -> Tensor:
-        """Of a row alone, `[1, T, C]`."""
+        """The encoder's states of a row alone, `[1, T, C]`."""
         if row not in self._encodings:
             encoder = self._model.get_encoder()
             self._encodings[row] = encoder(inputs_embeds=self._rows[row].unsqueeze(0)).last_hidden_state

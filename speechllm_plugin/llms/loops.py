@@ -20,7 +20,7 @@ def break_loops(
 ) -> list[Generated]:
     """Decodes the rows whose text compresses more than `config.max_compression_ratio` again, without repetitions.
 
-    :param decode: decodes the rows of these numbers.
+    :param decode: decodes the rows with the given numbers.
     """
     result = list(generated)
     if config.max_compression_ratio is None or 0 < config.no_repeat_ngram_size <= NO_REPEAT:

@@ -1,4 +1,4 @@
-"""The guard against made-up texts: for silence and noise an LLM writes what is likely in its training data."""
+"""The guard against made-up texts: for silence and noise an LLM writes a text that is likely in its training data."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def find_no_speech(
     blank_shares: Sequence[float] | None,
     config: DecodingConfig,
 ) -> dict[int, str]:
-    """The rows whose text `config.no_speech_*` takes away, each with the reason.
+    """The rows whose text the keys `config.no_speech_*` empty, each with the reason.
 
     :param speech: `[B, T, dim]` with `lengths` `[B]`, on the host.
-    :param waveforms: `[samples]` of each row, for the level.
+    :param waveforms: the audio of each row, `[samples]`, for its level.
     :param blank_shares: see `blank_shares`; None without a CTC head.
     :raises UserError: there is no CTC head for `config.no_speech_blank_share`.
     """
@@ -57,7 +57,7 @@ def find_no_speech(
         if config.no_speech_probability is not None:
             known = hypothesis.log_probability
             if known is None:
-                # Each row alone, so that the result does not depend on its batch.
+                # Each row is scored alone, so that the result does not depend on its batch.
                 own = slice(row, row + 1)
                 loss = llm.loss(prompts[own], speech[own, : int(lengths[row])], lengths[own], [hypothesis.tokens])
                 known = -float(loss)
