@@ -1,4 +1,4 @@
-"""Clips encoded one by one, so that what a clip gives never depends on its batch."""
+"""Encodes clips one by one, so that the features of a clip never depend on its batch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ up a single clip. (Whisper tiny, clips of 4 s, two cores: 0.035 s a clip in turn
 
 def encode_apart(encoder: SpeechEncoder, waveforms: Sequence[Tensor]) -> list[Tensor]:
     """
-    :param waveforms: of each clip, `[samples]`.
-    :returns: features of each, `[T, dim]`.
+    :param waveforms: one for each clip, `[samples]`.
+    :returns: the features of each clip, `[T, dim]`.
     """
-    # The encoder alone decides, not the number of clips: a clip always has one thread, and the same bits.
+    # The choice depends on the encoder only, not on the number of clips: a clip always has one thread and the same
+    # bits.
     if encoder.tuned or waveforms[0].device.type != "cpu" or count_parameters(encoder) >= SMALL:
         return [_encode(encoder, waveform) for waveform in waveforms]
     return list(_threads(torch.get_num_threads()).map(lambda waveform: _encode(encoder, waveform), waveforms))
@@ -42,7 +43,7 @@ def _threads(number: int) -> ThreadPoolExecutor:
     barrier = Barrier(number)
     executor = ThreadPoolExecutor(number, thread_name_prefix="encoder")
     list(executor.map(_compute_alone, [barrier] * number))
-    # A thread's `set_num_threads` is also the default of threads to come.
+    # `set_num_threads` in a thread also sets the default of threads that start later.
     torch.set_num_threads(number)
     return executor
 

@@ -32,15 +32,15 @@ class SpeechEncoder(PretrainedPart):
     max_seconds: float | None
     """Longest clip taken, in seconds; None = any."""
     languages: Collection[str] | None = None
-    """Codes of the languages that it was pretrained on, where they are few; None = many, or not told."""
+    """Codes of the languages of its pretraining, where they are few; None = many, or unknown."""
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encodes a batch.
 
         :param waveforms: `[B, samples]`, float32 at 16 kHz, zeros beyond each length.
         :param lengths: `[B]`, int64, samples of each clip, on the host.
-        :returns: features `[B, T, dim]`, zeros beyond each length, and their lengths `[B]`, int64, on the host: no
-            device is asked for what follows from lengths alone.
+        :returns: features `[B, T, dim]`, zeros beyond each length, and their lengths `[B]`, int64, on the host, as all
+            that follows from lengths.
         :raises UserError: `samples` is more than the encoder takes.
         """
         seconds = waveforms.size(1) / SAMPLE_RATE
@@ -55,11 +55,11 @@ class SpeechEncoder(PretrainedPart):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """All that decides the features of a clip (weights, dtype, padding): the key of a feature cache."""
+        """Everything that decides the features of a clip (weights, dtype, padding): the key of a feature cache."""
 
     @property
     def feature_dtype(self) -> torch.dtype:
-        """Of the features: the dtype of the weights."""
+        """The dtype of the features, which is that of the weights."""
         return next(self.parameters()).dtype
 
     def fingerprint(self) -> str:

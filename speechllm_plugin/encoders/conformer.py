@@ -1,4 +1,4 @@
-"""What the Conformers of SeamlessM4T v2 and w2v-BERT 2.0 share: attention by distance, and layers that shorten."""
+"""Shared by the Conformers of SeamlessM4T v2 and w2v-BERT 2.0: relative attention, and layers that shorten."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class RelativeKeyAttention(nn.Module):
     """Self-attention whose scores depend on distance, clipped (arXiv 1803.02155): the weights, names and results of
     transformers' `SeamlessM4Tv2ConformerSelfAttention` and `Wav2Vec2BertSelfAttention`.
 
-    Theirs gathers a key for each pair of positions, `[T, T, C / heads]`: 0.3 GB a layer for 30 s in bfloat16. Here each
-    query is multiplied once with the key of each distance, and the products are gathered: 631 ms in place of 993 for
-    two clips of 10 s on a CPU core.
+    transformers gathers a key for each pair of positions, `[T, T, C / heads]`: 0.3 GB a layer for 30 s in bfloat16.
+    Here each query is multiplied once with the key of each distance, and the products are gathered: 631 ms in place of
+    993 for two clips of 10 s on a CPU core.
     """
 
     def __init__(self, attention: Any) -> None:
@@ -36,7 +36,7 @@ class RelativeKeyAttention(nn.Module):
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None, **unused: object) -> tuple[Tensor, None]:
         """
         :param hidden_states: `[B, T, C]`.
-        :param attention_mask: `[B, 1, T, T]`, added to the scores, or True where attended to; None = all is.
+        :param attention_mask: `[B, 1, T, T]`, added to the scores, or True where attended to; None = no mask.
         :returns: `[B, T, C]`, and no weights.
         """
         batch, size, _ = hidden_states.shape
@@ -69,8 +69,8 @@ def use_relative_key_attention(layers: nn.ModuleList) -> None:
 def adapter_layer(layer: Any, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """transformers' `SeamlessM4Tv2ConformerAdapterLayer` or `Wav2Vec2BertAdapterLayer` on a padded batch.
 
-    Theirs lets padding into a clip in two ways: layer norms turn zeros into their bias, which the strided convolutions
-    read beyond a clip's end; and every layer masks by the lengths before the first.
+    In transformers, padding reaches a clip in two ways: layer norms turn zeros into their bias, which the strided
+    convolutions read beyond a clip's end; and every layer masks by the lengths before the first layer.
 
     :param hidden: `[B, T, C]`.
     :returns: `[B, T', C]` and the lengths `[B]`.

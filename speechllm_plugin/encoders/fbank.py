@@ -1,8 +1,8 @@
-"""Kaldi's log-mel filter bank, as SeamlessM4T v2 and w2v-BERT 2.0 take it: on the device of the audio, for a batch.
+"""Kaldi's log-mel filter bank, the input of SeamlessM4T v2 and w2v-BERT 2.0: on the device of the audio, for a batch.
 
-In float64: in a mel band far below the loudest one, the logarithm would show the rounding of a float32 spectrum.
-Measured on speech against transformers' `SeamlessM4TFeatureExtractor`: 5e-7 in float64, 3e-4 in float32; fairseq2's
-`WaveformToFbankConverter`, which works in float32 on the CPU, 1.3e-4, and NaN for digital silence.
+It is computed in float64: in a mel band far below the loudest one, the logarithm would show the rounding of a float32
+spectrum. On speech it differs from transformers' `SeamlessM4TFeatureExtractor` by 5e-7; in float32 it would by 3e-4.
+fairseq2's `WaveformToFbankConverter`, in float32 on the CPU, differs by 1.3e-4 and gives NaN for digital silence.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ HOP = 160
 FFT_SIZE = 512
 PREEMPHASIS = 0.97
 INT16 = 2**15
-"""Kaldi's samples are 16-bit integers."""
+"""Factor to the scale of 16-bit integers, which Kaldi works with."""
 FLOOR = 1.192092955078125e-07
-"""Least energy of a band: the logarithm of digital silence."""
+"""Least energy of a band, whose logarithm stands for digital silence."""
 STACK = 2
 """Frames in a feature vector."""
 MIN_SAMPLES = WINDOW + HOP
@@ -48,7 +48,7 @@ class StackedFbank(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         extractor = SeamlessM4TFeatureExtractor()
-        # fairseq2 creates models under a default device, which `from_numpy` ignores, and a default dtype, which is that
+        # fairseq2 creates models under a default device, which `from_numpy` would ignore, and under the default dtype
         # of the trained part.
         for name, values in (("window", extractor.window), ("mel_filters", extractor.mel_filters)):
             self.register_buffer(name, torch.as_tensor(values, dtype=torch.float64), persistent=False)
@@ -61,7 +61,7 @@ class StackedFbank(nn.Module):
         """
         waveforms = F.pad(waveforms, (0, torch.sym_max(0, MIN_SAMPLES - waveforms.size(1))))
         frames = on_device(_frames(lengths), waveforms.device)
-        if is_exporting():  # a graph has no such loop: its number of clips is free
+        if is_exporting():  # an exported graph takes any number of clips and has no loop
             fbank = self._standardised(waveforms, frames)
         else:
             parts = zip(waveforms.split(ROWS), frames.split(ROWS), strict=True)
@@ -97,6 +97,6 @@ def _frames(lengths: Tensor) -> Tensor:
 
 
 def check_input_dim(found: int, source: Source) -> None:
-    """A checkpoint that takes other features than these is refused."""
+    """:raises UserError: the checkpoint takes other features than these."""
     if found != StackedFbank.dim:
         raise UserError(f"{source} takes features of width {found}, expected {StackedFbank.dim}")

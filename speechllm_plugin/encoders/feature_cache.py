@@ -1,8 +1,8 @@
 """A cache of encoder features on disk: with a frozen encoder every epoch after the first costs no encoding.
 
-Features are kept as they were computed, to the bit, in the encoder's precision (1,280 wide at 50 Hz: 128 kB per second
-of audio in bfloat16, 256 kB in float32), in packs of 1 GB, keyed by all that decides them: the encoder with its
-weights, dtype and padding, and the audio file with its size and time of change.
+Features are kept to the bit, in the encoder's precision, in packs of 1 GB (1,280 wide at 50 Hz they take 128 kB per
+second of audio in bfloat16, 256 kB in float32). The key is everything that decides them: the encoder with its weights,
+dtype and padding, and the audio file with its size and time of change.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from speechllm_plugin.files.atomic import write_text_atomically
 from speechllm_plugin.log import log
 
 _SHAPE = struct.Struct("<QQ")
-"""Before the features: frames and width."""
+"""Header of an entry: frames and width of the features that follow."""
 IDENTITY = "encoder.json"
-"""What made a folder's features."""
+"""Name of the file that describes the encoder of a folder's features."""
 
 
 class FeatureCache:
     def __init__(self, root: Path, fingerprint: str, dtype: torch.dtype, *, max_bytes: float | None = None) -> None:
         """
-        :param fingerprint: of the encoder (`SpeechEncoder.fingerprint`): other encoders never mix.
-        :param dtype: of its features.
-        :param max_bytes: limit for the features of all encoders. Those of other encoders are deleted to stay below it,
-            least recently used first. Those of this one are kept, since every epoch reads them; no more are added.
+        :param fingerprint: the encoder's (`SpeechEncoder.fingerprint`); features of different encoders never mix.
+        :param dtype: dtype of the encoder's features.
+        :param max_bytes: limit for the features of all encoders. To stay below it, features of other encoders are
+            deleted, least recently used first. This encoder's features are kept, since every epoch reads them; when
+            they reach the limit, no more are added.
         """
         self._root = root
         self._folder = root / fingerprint
@@ -44,7 +45,7 @@ class FeatureCache:
         self._max_bytes = max_bytes
         self._full = False
         self._uncounted = 0
-        """Bytes that this process has added since it last counted what all have."""
+        """Bytes that this process has added since it last counted those of all processes."""
         try:
             self._packs = Packs(self._folder, str(dtype).removeprefix("torch."))
             os.utime(self._folder)  # when it was last used
@@ -54,22 +55,22 @@ class FeatureCache:
 
     @property
     def full(self) -> bool:
-        """Whether no more is added, which the log has told."""
+        """Whether no more is added; the log has said so."""
         return self._full
 
     def describe(self, identity: Mapping[str, Any]) -> None:
-        """Writes beside the features what made them, for people.
+        """Writes a description of the encoder beside its features, for people.
 
-        :param identity: of the encoder (`SpeechEncoder.identity`).
+        :param identity: the encoder's (`SpeechEncoder.identity`).
         """
         file = self._folder / IDENTITY
-        # A disk without space for it is told when the first clip is added.
+        # If the disk has no space for it, adding the first clip will report that.
         if not file.is_file():
             with suppress(UserError):
                 write_text_atomically(file, json.dumps(identity, indent=1, default=str) + "\n")
 
     def __contains__(self, key: str) -> bool:
-        """Whether the index has it; the features themselves are not read."""
+        """Whether the index has the key; the features themselves are not read."""
         return key in self._packs
 
     def get(self, key: str) -> Tensor | None:
@@ -83,7 +84,7 @@ class FeatureCache:
         return torch.frombuffer(data, dtype=self._dtype, offset=_SHAPE.size).view(frames, width)
 
     def put(self, key: str, features: Tensor) -> Tensor:
-        """Stores features; returns them as `get` will, so that a first epoch sees what later ones see."""
+        """Stores features and returns them as `get` will, so that the first epoch sees the same as later ones."""
         features = features.detach().to(self._dtype)
         if not self._full:
             values = features.cpu().contiguous().view(torch.uint8).numpy()

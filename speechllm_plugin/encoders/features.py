@@ -1,4 +1,4 @@
-"""The features of clips: from the cache where it has them, otherwise encoded, and kept."""
+"""The features of clips: read from the cache, or encoded and added to it."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from speechllm_plugin.tensors.streams import ahead
 
 
 class ClipFeatures:
-    """The one that asks the cache and fills it. Readers ask it, too, so that a cached clip's audio is not read."""
+    """Reads and fills the cache. Data readers use it, too, so that the audio of a cached clip is not read."""
 
     def __init__(self, encoder: SpeechEncoder) -> None:
         self._encoder = encoder
         self.cache: FeatureCache | None = None
 
     def find(self, key: str) -> Tensor | None:
-        """Cached features `[T, C]`; None where the clip is to be encoded. Threads may ask.
+        """Cached features `[T, C]`; None where the clip must be encoded. Threads may call it.
 
         :param key: see `Clip.audio_key`.
         """
         return None if self.cache is None else self.cache.get(key)
 
     def of(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
-        """Features `[B, T, C]` with lengths `[B]` on the host, masked as the clips say, in float32: the adapter
-        computes in that, or in what autocast says, whatever the encoder computed in."""
+        """Features `[B, T, C]` with lengths `[B]` on the host, with the clips' masks. They are float32, whichever
+        precision the encoder has: the adapter computes in float32 or as autocast says."""
         features, lengths = self._unmasked(batch)
         return mask_features(features, lengths, [clip.masks for clip in batch], self._encoder.frame_rate), lengths
 
     def _unmasked(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor]:
         if self.cache is None:
             encode = partial(self._encode, batch)
-            ready = batch.came_ahead and not self._encoder.tuned  # reads nothing of the last step
+            ready = batch.came_ahead and not self._encoder.tuned  # the encoder needs nothing that the last step changes
             features, lengths = ahead(encode, batch.waveform(0).device) if ready else encode()
             return features.float(), lengths
         rows = [row.float() for row in self.through(self.cache, batch)]
@@ -51,7 +51,7 @@ class ClipFeatures:
         return encoded
 
     def through(self, cache: FeatureCache, batch: SpeechTextBatch) -> list[Tensor]:
-        """Encodes the clips that the cache lacks each on its own, so that what is stored never depends on a batch.
+        """Encodes each clip that the cache lacks on its own, so that stored features never depend on a batch.
 
         :returns: features of each clip, `[T, C]`, in the encoder's precision.
         """

@@ -1,7 +1,7 @@
-"""Blobs by key in few large files: several processes write at once, any may be killed, any reads what all wrote.
+"""Blobs by key in few large files. Several processes write at once, each reads what all wrote, and any may be killed.
 
-Each process appends to packs of its own: the bytes to `NAME.pack`, then an entry of fixed size to `NAME.index`. What a
-kill cuts off, in either file, has no whole entry: nobody reads it, and no lock is needed.
+Each process appends to packs of its own: first the bytes to `NAME.pack`, then an entry of fixed size to `NAME.index`.
+Bytes that a kill cuts off, in either file, have no whole entry: nobody reads them, and no lock is needed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 _ENTRY = np.dtype([("key", "<u8"), ("check", "<u8"), ("place", "<u8"), ("size", "<u8"), ("checksum", "<u4")])
-"""The first two are halves of the key's hash; the last is the CRC-32 of the bytes."""
+"""`key` and `check` are the halves of the key's hash; `checksum` is the CRC-32 of the bytes."""
 PACK_BYTES = 2**30
-"""Size after which a process begins another pack."""
+"""Size from which on a process begins another pack."""
 _REFRESH = 10.0
-"""Seconds between two looks at what other processes have written."""
+"""Seconds between two reads of the other processes' indexes."""
 
 
 class _Found(NamedTuple):
@@ -35,7 +35,7 @@ class _Found(NamedTuple):
 
 
 class _Table:
-    """Entries of 52 bytes, sorted by key; of equal keys the newest is found."""
+    """Entries of 52 bytes, sorted by key; for equal keys the newest entry is found."""
 
     def __init__(self) -> None:
         self._entries = np.empty(0, _ENTRY)
@@ -70,18 +70,18 @@ class _Table:
 class Packs:
     def __init__(self, folder: Path, kind: str) -> None:
         """
-        :param kind: part of the files' names: packs of another kind are not looked at.
+        :param kind: part of the files' names: packs of another kind are ignored.
         :raises OSError: the folder cannot be made or read.
         """
         self._folder = folder
         self._kind = kind
         self._table = _Table()
         self._own: dict[tuple[int, int], _Found] = {}
-        """What this process has added since it last looked."""
+        """Entries that this process has added since it last read the indexes."""
         self._indexed: Counter[Path] = Counter()
-        """Index -> bytes of it that are in the table."""
+        """Bytes of each index that are in the table."""
         self._pack: Path | None = None
-        """That this process appends to."""
+        """The pack that this process appends to."""
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self._look()
@@ -90,11 +90,11 @@ class Packs:
         return len(self._table) + len(self._own)
 
     def __contains__(self, key: str) -> bool:
-        """Whether it is there; damage shows when it is read."""
+        """Whether the key has an entry; damage shows when it is read."""
         return self._place_of(key) is not None
 
     def get(self, key: str) -> bytearray | None:
-        """None = it is not there, or damaged."""
+        """The bytes of a key; None = there are none, or they are damaged."""
         found = self._place_of(key)
         return None if found is None else _read(found)
 
@@ -129,14 +129,14 @@ class Packs:
         return self._own.get(halves) or self._table.find(*halves)
 
     def _look(self) -> None:
-        """Reads what has been added to all indexes."""
+        """Reads the entries that all processes have added."""
         self._looked = time.monotonic()
         changed: dict[Path, float] = {}
         for index in self._folder.glob(f"*.{self._kind}.index"):
             with suppress(FileNotFoundError):  # deleted meanwhile
                 changed[index] = index.stat().st_mtime
         parts = []
-        # Newest last: it replaces a damaged entry.
+        # The newest index comes last: its entry replaces a damaged one.
         for index in sorted(changed, key=changed.__getitem__):
             with suppress(FileNotFoundError):
                 parts.append((index.with_suffix(".pack"), self._new_entries(index)))
@@ -160,7 +160,7 @@ def kinds_in(folder: Path) -> list[str]:
 def _read(found: _Found) -> bytearray | None:
     data = bytearray(found.size)
     try:
-        # Opened each time: a cache of a terabyte has more packs than a process may have open.
+        # The pack is opened for each read: a cache of a terabyte has more packs than a process may have open.
         with found.pack.open("rb", buffering=0) as file:
             file.seek(found.place)
             whole = file.readinto(data) == found.size

@@ -68,7 +68,7 @@ class SeamlessM4Tv2SpeechEncoder(SpeechEncoder):
 
 
 def check_seamless_m4t_v2(config: SeamlessM4Tv2Config) -> HfSeamlessConfig:
-    """:raises UserError: there is no such checkpoint, or it is none of SeamlessM4T v2."""
+    """:raises UserError: there is no such checkpoint, or it is not one of SeamlessM4T v2."""
     source = Source.of("encoder", config.path)
     hf_config = load_config(source, HfSeamlessConfig)
     check_input_dim(hf_config.feature_projection_input_dim, source)

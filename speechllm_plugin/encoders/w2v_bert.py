@@ -72,7 +72,7 @@ class W2vBertSpeechEncoder(SpeechEncoder):
 
 
 def check_w2v_bert(config: W2vBertConfig) -> HfWav2Vec2BertConfig:
-    """:raises UserError: there is no such checkpoint, or it is none of w2v-BERT 2.0."""
+    """:raises UserError: there is no such checkpoint, or it is not one of w2v-BERT 2.0."""
     source = Source.of("encoder", config.path)
     hf_config = load_config(source, HfWav2Vec2BertConfig)
     check_input_dim(hf_config.feature_projection_input_dim, source)
@@ -88,7 +88,7 @@ def outline_w2v_bert(
 
 def create_w2v_bert(config: W2vBertConfig) -> W2vBertSpeechEncoder:
     hf_config = check_w2v_bert(config)
-    # The vector that hides spans in pretraining is not part of the encoder.
+    # The vector that masks spans in pretraining is not part of the encoder.
     hf_config.mask_time_prob = hf_config.mask_feature_prob = 0.0
     model = load_submodule(
         Wav2Vec2BertModel,

@@ -1,7 +1,7 @@
 """wav2vec 2.0 (arXiv 2006.11477), HuBERT (2106.07447) and WavLM (2110.13900), any size: 50 feature vectors a second.
 
-They take the waveform itself. The layers are transformers' own, but padding does not reach the frames of
-a clip; a fine-tuned model's head is left out.
+Their input is the waveform itself. The layers are transformers' own, but padding does not reach the frames of a clip. A
+fine-tuned model's head is left out.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ class Wav2Vec2Config:
     dtype: Dtype = "auto"
     """Precision of weights and features. `auto`: bfloat16 where the machine multiplies it, else float32."""
     layer: int | None = None
-    """Take the output of this layer, counted from 1, and do not run those after it: for self-supervised models the
-    middle layers hold more of the words than the last. None = the last."""
+    """Layer whose output is taken, counted from 1; later layers do not run. In self-supervised models the middle layers
+    tell more about the words than the last one. None = the last layer."""
     normalize: bool | None = None
-    """Scale each clip to zero mean and unit variance. None = as the checkpoint's preprocessor_config.json says."""
+    """Whether each clip is scaled to zero mean and unit variance. None = as the checkpoint's preprocessor_config.json
+    says."""
 
 
 class Wav2Vec2SpeechEncoder(SpeechEncoder):
@@ -62,7 +63,7 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
 
     def __init__(self, config: Wav2Vec2Config, hf_config: Any, model: Any, normalize: bool, final_norm: bool) -> None:
         """
-        :param normalize: scale each clip to zero mean and unit variance.
+        :param normalize: whether each clip is scaled to zero mean and unit variance.
         :param final_norm: whether a norm follows the last layer.
         """
         super().__init__()
@@ -80,7 +81,7 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
 
     @property
     def min_samples(self) -> int:
-        """What one feature vector sees (25 ms): silence is put after a shorter clip."""
+        """Samples that one feature vector depends on (25 ms): a shorter clip is padded with silence."""
         samples = 1
         for kernel, stride in reversed(self._convs):
             samples = (samples - 1) * stride + kernel
@@ -103,7 +104,8 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
         return centred / (centred.square().sum(dim=1, keepdim=True) / counts + 1e-7).sqrt()
 
     def _convolve(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, samples]` -> `[B, C, T]`. The convolutions have no padding: a frame sees samples of its clip alone."""
+        """`[B, samples]` -> `[B, C, T]`. The convolutions have no padding, so that a frame depends on its own clip
+        only."""
         states = waveforms.unsqueeze(1)
         for layer, (kernel, stride) in zip(self.model.feature_extractor.conv_layers, self._convs, strict=True):
             lengths = (lengths - kernel) // stride + 1
@@ -134,7 +136,7 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
         embed = self.model.encoder.pos_conv_embed
         states = hidden.transpose(1, 2)
         if (norm := getattr(embed, "batch_norm", None)) is not None:
-            # mHuBERT: its norm turns the zeros beyond a clip's end into numbers, which the convolution would read.
+            # mHuBERT's norm turns the zeros beyond a clip's end into other numbers, which the convolution would read.
             states = zero_padding(norm(states).transpose(1, 2), lengths).transpose(1, 2)
         return embed.activation(embed.padding(embed.conv(states))).transpose(1, 2)
 
@@ -158,8 +160,8 @@ class WavLMPositions(nn.Module):
     def __init__(self, attention: Any) -> None:
         super().__init__()
         self.max_distance = int(attention.max_distance)
-        # Computed on the CPU, as transformers does: the logarithm of another device may round to another bucket. With
-        # an explicit dtype: under fairseq2's default `arange` would give floats.
+        # Computed on the CPU, as transformers does, since the logarithm of another device may round to another bucket.
+        # The dtype is explicit, since `arange` would give floats under fairseq2's default.
         distances = torch.arange(-self.max_distance, self.max_distance + 1, dtype=torch.long, device="cpu")
         buckets = attention._relative_positions_bucket(distances).to(torch.get_default_device())
         self.register_buffer("buckets", buckets, persistent=False)
@@ -177,8 +179,8 @@ class WavLMPositions(nn.Module):
 def norm_over_time(norm: nn.GroupNorm, states: Tensor, lengths: Tensor) -> Tensor:
     """Instance norm over each clip's own frames, `[B, C, T]`.
 
-    Padding does not count towards a clip's mean and variance. One clip at a time: in float32 a clip of 30 s takes
-    0.2 GB here. A graph has no such loop: its number of clips is free.
+    Padding does not count towards a clip's mean and variance. Clips are normalised one by one, since a clip of 30 s
+    takes 0.2 GB here in float32; an exported graph takes any number of clips and has no loop.
     """
     mask, counts = length_mask(lengths, states.size(2), states.device), on_device(lengths, states.device)
     if is_exporting():
@@ -188,7 +190,7 @@ def norm_over_time(norm: nn.GroupNorm, states: Tensor, lengths: Tensor) -> Tenso
 
 
 def _norm_over_time(norm: nn.GroupNorm, states: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
-    """Of one clip, `[C, T]`, or of several, `[B, C, T]`."""
+    """Normalises one clip, `[C, T]`, or several, `[B, C, T]`."""
     weight, bias = norm.weight.float().unsqueeze(1), norm.bias.float().unsqueeze(1)
     values = states.float()
     centred = (values - (values * mask).sum(dim=-1, keepdim=True) / counts) * mask
@@ -199,7 +201,7 @@ def _norm_over_time(norm: nn.GroupNorm, states: Tensor, mask: Tensor, counts: Te
 def check_wav2vec2(config: Wav2Vec2Config) -> Any:
     """
     :returns: transformers' configuration of the layers that run.
-    :raises UserError: there is no such checkpoint, it is of another family, or has fewer layers.
+    :raises UserError: there is no such checkpoint, it is of another family, or it has fewer layers.
     """
     source = Source.of("encoder", config.path)
     values = config_values(source)
@@ -219,13 +221,13 @@ def check_wav2vec2(config: Wav2Vec2Config) -> Any:
 
 
 def _take_layers(config: Wav2Vec2Config, hf_config: Any) -> bool:
-    """Leaves out of `hf_config` what does not run.
+    """Removes from `hf_config` the parts that do not run.
 
     :returns: whether there is a norm after the last layer.
     """
     num_layers = hf_config.num_hidden_layers
     hf_config.num_hidden_layers = num_layers if config.layer is None else config.layer
-    # The vector that hides spans in pretraining is not part of the encoder.
+    # The vector that masks spans in pretraining is not part of the encoder.
     hf_config.mask_time_prob = hf_config.mask_feature_prob = 0.0
     return hf_config.do_stable_layer_norm and hf_config.num_hidden_layers == num_layers
 

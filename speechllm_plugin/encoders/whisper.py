@@ -1,7 +1,7 @@
 """The encoder of Whisper (arXiv 2212.04356), any size, turbo and distilled ones too: 50 feature vectors a second.
 
-The mel filters and the layers are transformers' own; the number of mel bands and the length of the window are the
-checkpoint's; only the encoder's weights are read.
+The mel filters and the layers are transformers' own. The checkpoint gives the number of mel bands and the length of the
+window. Only the encoder's weights are read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from speechllm_plugin.workarounds.transformers_versions import states_of
 HOP = 160
 """Samples between two mel frames (10 ms at 16 kHz)."""
 SHAPE_FRAMES = 64
-"""Mel frames (0.64 s). Unpadded clips are filled up to a multiple of it, by frames that are masked in attention."""
+"""Mel frames (0.64 s). Unpadded clips are filled up to a multiple of this by frames that attention masks."""
 ENGLISH_VOCABULARY = 51864
 """Vocabulary size of the English-only models (tiny.en to medium.en); multilingual ones have 51865 or 51866."""
 
@@ -44,14 +44,14 @@ class WhisperConfig:
     """Precision of weights and features. `auto`: bfloat16 where the machine multiplies it, else float32."""
     pad_to_30s: bool = True
     """Whether every clip is padded with silence to the checkpoint's window, as Whisper was trained. False encodes the
-    clip alone: a tenth of the time on a CPU for clips of 3 s, but not what Whisper was trained on, so train and decode
-    with the same setting. benchmarks/results/whisper-padding.md measures the difference: tiny.en's own decoder, which
-    stops where the silence begins, does not stop on half of the clips."""
+    clip alone, which takes a tenth of the time on a CPU for clips of 3 s. Whisper was not trained on such input, so
+    train and decode with the same setting. benchmarks/results/whisper-padding.md measures the difference: tiny.en's own
+    decoder, which stops where the silence begins, does not stop on half of the unpadded clips."""
     trim: bool = False
     """Whether the output is cut to the clip's length after encoding with the padding. The remaining vectors are
-    unchanged, and the adapter and the LLM have fewer to read. False keeps all 1500. The silence that is cut shows where
-    the speech ends, so train and decode with the same setting; tiny.en's own decoder does not stop on a quarter of the
-    clips without it (benchmarks/results/whisper-padding.md)."""
+    unchanged, and the adapter and the LLM read fewer. False keeps all 1500. The vectors of silence show where the
+    speech ends, so train and decode with the same setting; without them tiny.en's own decoder does not stop on a
+    quarter of the clips (benchmarks/results/whisper-padding.md)."""
 
 
 class WhisperSpeechEncoder(SpeechEncoder):
@@ -67,7 +67,7 @@ class WhisperSpeechEncoder(SpeechEncoder):
         self.config = config
         self.dim = hf_config.d_model
         self.max_seconds = hf_config.max_source_positions / self.frame_rate
-        # The vocabulary tells an English-only model.
+        # The size of the vocabulary shows an English-only model.
         self.languages = ("en",) if hf_config.vocab_size == ENGLISH_VOCABULARY else None
         self.encoder = encoder
         self.features = WhisperFeatureExtractor(feature_size=hf_config.num_mel_bins)
@@ -98,7 +98,8 @@ class WhisperSpeechEncoder(SpeechEncoder):
         """
         n_fft = self.features.n_fft
         size = waveforms.size(1)
-        # Unpadded, the last frame of the longest clip must still see silence behind it, as every other clip's does.
+        # Without the padding, the longest clip's last frame must still see silence after it, as every other clip's
+        # does.
         num_samples = self.encoder.max_source_positions * 2 * HOP if self.config.pad_to_30s else size + n_fft + HOP
         waveforms = F.pad(waveforms, (0, num_samples - size))
         if is_exporting():
@@ -116,7 +117,7 @@ class WhisperSpeechEncoder(SpeechEncoder):
 
     def _encode_short(self, mels: Tensor, mel_lengths: Tensor) -> tuple[Tensor, Tensor]:
         encoder, num_frames = self.encoder, (mels.size(2) + 1) // 2
-        # Few shapes: oneDNN prepares a kernel for each new one, which takes longer than encoding a short clip.
+        # There should be few shapes: oneDNN prepares a kernel for each, which takes longer than encoding a short clip.
         padding = torch.sym_min(-mels.size(2) % SHAPE_FRAMES, 2 * encoder.max_source_positions - mels.size(2))
         mels = F.pad(mels, (0, padding))
         hidden = F.gelu(encoder.conv1(mels)) * length_mask(mel_lengths, mels.size(2), mels.device).unsqueeze(1)
@@ -137,8 +138,8 @@ class WhisperSpeechEncoder(SpeechEncoder):
 
 
 def _power_by_products(waveforms: Tensor, window: Tensor) -> Tensor:
-    """The power that `torch.stft` gives, `[B, n_fft / 2 + 1, frames]`, by matrix products: the Fourier transforms
-    of other runtimes are so inexact that quiet bands would have other logarithms."""
+    """The power spectrum of `torch.stft`, `[B, n_fft / 2 + 1, frames]`, by matrix products. The Fourier transforms of
+    other runtimes are so inexact that the logarithms of quiet bands would differ."""
     size = len(window)
     angles = 2 * np.pi / size * np.outer(np.arange(size // 2 + 1), np.arange(size))
     waves = torch.tensor(np.concatenate([np.cos(angles), np.sin(angles)]), dtype=torch.float32)
@@ -154,7 +155,7 @@ def _num_frames(samples: NumberT) -> NumberT:
 
 
 def check_whisper(config: WhisperConfig) -> HfWhisperConfig:
-    """:raises UserError: there is no such checkpoint, or it is none of Whisper's."""
+    """:raises UserError: there is no such checkpoint, or it is not one of Whisper."""
     return load_config(Source.of("encoder", config.path), HfWhisperConfig)
 
 

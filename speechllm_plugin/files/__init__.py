@@ -1,1 +1,1 @@
-"""Files of text: tables, YAML, and writing that leaves no half of one."""
+"""Files of text: tables, YAML, and writing a file whole or not at all."""

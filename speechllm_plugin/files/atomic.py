@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writes files so that a reader never sees half of one."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def write_text_atomically(path: Path, text: str) -> None:
 def write_atomically(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Put ``data`` at ``path``, whole or not at all; folders are made as needed.
 
-    :param sync: wait for the disk. Without it the file is whole after a kill of the process, but not after one of the
-        machine, until the caller has called :func:`sync_files`.
+    :param sync: wait for the disk. Otherwise the file is whole if the process is killed, but until :func:`sync_files`
+        is called it may not be if the machine fails.
     :raises UserError: the place cannot be written.
     """
     temporary = None
@@ -56,7 +56,7 @@ def write_atomically(path: Path, data: bytes, *, sync: bool = True) -> None:
 def sync_files(folder: Path) -> None:
     """Waits until all that was written to a folder's file system is on the disk: far less than waiting for each file.
 
-    :raises OSError: it cannot be written there.
+    :raises OSError: the disk cannot be written.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -71,8 +71,8 @@ def sync_files(folder: Path) -> None:
 
 def check_free(path: Path, option: str) -> None:
     """
-    :param option: what names the folder, for the error.
-    :raises UserError: there is something at ``path`` that is no empty folder.
+    :param option: the option that names the folder, for the error.
+    :raises UserError: ``path`` exists and is no empty folder.
     """
     if path.is_dir() and not path.is_symlink():
         if any(path.iterdir()):
@@ -83,9 +83,9 @@ def check_free(path: Path, option: str) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to be filled, which becomes ``path`` at the end, with all that is in it, or is removed after an error.
+    """A folder to fill, which becomes ``path`` at the end with everything in it, or is removed after an error.
 
-    :param path: is empty or not there; the folders above are made as needed.
+    :param path: an empty folder, or one that does not exist; the folders above it are made as needed.
     :raises UserError: the place cannot be written.
     """
     temporary = None
@@ -100,7 +100,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o777 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        # Of a call that failed: errors of libraries have no number.
+        # Only failed system calls have a number; errors of libraries have none.
         if error.errno is None:
             raise
         place = error.filename or path
@@ -111,15 +111,15 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def _umask() -> int:
-    # mkstemp makes private files; a result is to have the mode any other new file would get. The mask can only be
-    # read by setting it.
+    # mkstemp makes private files, but the result should have the mode of any other new file. The mask can only be read
+    # by setting it.
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def read_lines(path: Path, expected: str) -> list[str]:
-    """The lines of a text file; they end with LF or CR LF alone, other line breaks of Unicode are text.
+    """The lines of a text file. Only LF and CR LF end a line; Unicode's other line breaks are text.
 
     :param expected: what the file should be, for the error.
     :raises UserError: it cannot be read, or is no UTF-8.

@@ -1,4 +1,4 @@
-"""Bytes on disk: a range of a file, and a file-like object over other bytes in front of it."""
+"""Bytes on disk: a range of a file, and a file-like object that puts other bytes before it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _BLOCK = 1 << 20
 
 
 class ByteRange:
-    """Bytes `start` to `stop` of an open file, read by position: nothing is shared with other readers of it."""
+    """Bytes `start` to `stop` of an open file, read by position, independently of other readers."""
 
     def __init__(self, descriptor: int, start: int, stop: int) -> None:
         self.descriptor, self.start, self.stop = descriptor, start, stop
@@ -24,14 +24,14 @@ class ByteRange:
         return self.start == 0 and self.stop == os.fstat(self.descriptor).st_size
 
     def rewind(self) -> None:
-        """For those who read the file itself, and not by position."""
+        """Seeks to the beginning, for a decoder that reads the file itself and not by position."""
         os.lseek(self.descriptor, 0, os.SEEK_SET)
 
     def read(self, position: int, count: int) -> bytes:
-        """Up to `count` bytes from `position` of the range on; fewer only at its end."""
+        """`count` bytes from `position` of the range on, or fewer at its end."""
         count = max(0, min(count, self.size - position))
         data = os.pread(self.descriptor, count, self.start + position) if count else b""
-        # Network file systems and the kernel's limit of 2 GiB may give less at a time.
+        # Network file systems and the kernel's limit of 2 GiB may give fewer bytes at a time.
         while len(data) < count:
             more = os.pread(self.descriptor, count - len(data), self.start + position + len(data))
             if not more:
@@ -46,7 +46,7 @@ class ByteRange:
         return not any(self.read(place, _BLOCK).strip(b"\0") for place in range(0, self.size, _BLOCK))
 
     def find(self, needle: bytes, position: int) -> int | None:
-        """The first place of `needle` from `position` on."""
+        """The first place of `needle` from `position` on; None where there is none."""
         while position < self.size:
             # A needle may lie across two blocks.
             place = self.read(position, _BLOCK + len(needle) - 1).find(needle)
@@ -58,16 +58,16 @@ class ByteRange:
 
 @dataclass(frozen=True)
 class Mended:
-    """Samples behind another header than the file's own, which is wrong."""
+    """Samples with another header in place of the file's own, which is wrong."""
 
     head: bytes
     samples: ByteRange
     surplus: int = 0
-    """Bytes of samples behind the end that the file's header states, where it states one."""
+    """Bytes of samples after the end that the file's header states, if it states one."""
 
 
 class Spliced(io.RawIOBase):
-    """`head`, then the bytes of a range, for decoders that want a file."""
+    """A file of `head` and then the bytes of a range, for decoders that need a file."""
 
     def __init__(self, head: bytes, rest: ByteRange) -> None:
         self._head, self._rest = head, rest

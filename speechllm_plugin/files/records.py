@@ -1,4 +1,4 @@
-"""One row of a table; the two ways in which others quote rows, and what is wrong with one."""
+"""One row of a table, its checks, and the two ways in which other programs quote rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.remote import Location
 
 BREAKS = re.compile(r"[\t\r\n]")
-# A record of an escaping writer: everything up to a line feed that no backslash precedes.
+# A record of a writer that escapes: everything up to a line feed without a backslash before it.
 _ESCAPED_RECORD = re.compile(r"((?:\\.?|[^\\\n])*)(?:\n|\Z)", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
@@ -29,7 +29,7 @@ def escaped_records(text: str) -> Iterator[tuple[int, list[str]]]:
     """Line and fields of each row, without the backslashes; escaped tabs and line ends become spaces."""
     line = 1
     for match in _ESCAPED_RECORD.finditer(text):
-        # The pattern also matches the nothing that follows the last record.
+        # The pattern also matches the empty text after the last record.
         if match.start() == len(text):
             break
         plain = _ESCAPE.sub(lambda escape: " " if escape[1] in "\t\r\n" else escape[1], match[1])
@@ -68,7 +68,7 @@ def check_header(where: str, names: Sequence[str], required: Sequence[str]) -> N
 
 
 def check_record(path: Location, line: int, fields: Sequence[str], names: Sequence[str]) -> None:
-    """:raises UserError: these are not the fields of a row."""
+    """:raises UserError: the fields do not make a row."""
     where = f"{path}, line {line}"
     if list(fields) == [""] and len(names) > 1:
         raise UserError(f"{where}: found an empty line, expected {len(names)} tab-separated fields")
@@ -82,7 +82,7 @@ def check_record(path: Location, line: int, fields: Sequence[str], names: Sequen
 
 
 def _hint(fields: Sequence[str]) -> str:
-    """What a row with too many or too few fields may come from."""
+    """A likely cause of a row with too many or too few fields."""
     if any(field.endswith("\\") for field in fields):
         return "; with `legacy_escapes` a backslash makes the tab or line end behind it part of a field"
     if any(field.startswith('"') and field.count('"') % 2 for field in fields):

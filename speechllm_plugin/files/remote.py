@@ -1,4 +1,4 @@
-"""Files that are elsewhere, by fsspec: `s3://bucket/x.wav`, `gs://`, `hf://`, `https://` and what else it knows."""
+"""Files at URLs, read by fsspec: `s3://bucket/x.wav`, `gs://`, `hf://`, `https://` and others that it knows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from speechllm_plugin.files.requests import RemoteError, answer_of, ask, told
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.")
 _STAMPS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "created")
-"""What file systems tell of a file that changes with it."""
+"""Keys under which file systems give a value that changes with the file."""
 _BLOCK = 1 << 18
-"""Bytes that are asked for at least: 256 KiB."""
+"""Least bytes of a request: 256 KiB."""
 _MOST_BLOCKS = 32
-"""That one request asks for, where a file is read on and on; and that are kept."""
+"""Most blocks of a request, where a file is read from end to end; also the number of blocks that are kept."""
 _MOST = _MOST_BLOCKS * _BLOCK
-"""Bytes that one request asks for: 8 MiB."""
+"""Most bytes of a request: 8 MiB."""
 
 # A forked process that collected its parent's file systems would take the parent's connections out of the event queue
 # that both share: the parent would wait in vain for what it asks for next.
@@ -32,7 +32,7 @@ _used: dict[int, Any] = {}
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """It is taken to stay what it is as long as the process runs."""
+    """A file at a URL, which is assumed not to change while the process runs."""
 
     url: str
 
@@ -53,12 +53,12 @@ class RemoteFile:
     def status(self) -> RemoteStatus | None:
         """None where there is no such file.
 
-        :raises RemoteError: it cannot be told.
+        :raises RemoteError: the server does not tell.
         """
         return _status(self.url)
 
     def read(self, start: int, stop: int) -> bytes:
-        """:raises RemoteError: it cannot be read."""
+        """:raises RemoteError: the bytes cannot be read."""
         pieces = [(begin, min(begin + _MOST, stop)) for begin in range(start, stop, _MOST)]
         return b"".join(self._read(*piece) for piece in pieces)
 
@@ -84,7 +84,7 @@ class RemoteFile:
 class RemoteStatus:
     size: int
     stamp: str
-    """Another one where the file is another, as far as the other side tells."""
+    """A value that changes with the file, as far as the server tells one."""
     is_file: bool
 
 
@@ -100,14 +100,14 @@ def is_remote(text: str) -> bool:
 
 
 def under(root: Location, name: str) -> Location:
-    """:param name: a URL, an absolute path, or a path from `root` on."""
+    """:param name: a URL, an absolute path, or a path relative to `root`."""
     if is_remote(name):
         return RemoteFile(name)
     return Path(name) if name.startswith("/") else root / name
 
 
 class RemoteBytes(ByteRange):
-    """Bytes of a remote file, fetched in blocks when they are asked for; none outside the first range are."""
+    """Bytes of a remote file, fetched in blocks when they are asked for, and only within the first range."""
 
     def __init__(self, blocks: _Blocks, start: int, stop: int) -> None:
         super().__init__(-1, start, stop)
@@ -115,9 +115,9 @@ class RemoteBytes(ByteRange):
 
     @classmethod
     def of(cls, file: RemoteFile, start: int, stop: int) -> RemoteBytes:
-        """A range that is small is fetched whole.
+        """Opens a range; a small one is fetched whole at once.
 
-        :raises RemoteError: it cannot be.
+        :raises RemoteError: it cannot be fetched.
         """
         blocks = _Blocks(file, start, stop)
         if 0 < stop - start <= _MOST:
@@ -126,13 +126,13 @@ class RemoteBytes(ByteRange):
 
     @property
     def failure(self) -> RemoteError | None:
-        """Of the last request."""
+        """The error of the last request; None where it succeeded."""
         return self._blocks.failure
 
     @property
     @override
     def is_whole_file(self) -> bool:
-        """Whether a descriptor will do: there is none."""
+        """False: there is no file descriptor."""
         return False
 
     @override
@@ -146,7 +146,7 @@ class RemoteBytes(ByteRange):
 
 
 class _Blocks:
-    """Of a range of a file: those that were read last are kept."""
+    """Blocks of a range of a file; the most recently read ones are kept."""
 
     def __init__(self, file: RemoteFile, start: int, stop: int) -> None:
         self._file, self._start, self._stop = file, start, stop
@@ -167,7 +167,7 @@ class _Blocks:
         return self._kept[number]
 
     def _fetch(self, number: int, last: int) -> None:
-        # Who reads on where the last request ended will read on: twice as much each time.
+        # A read that begins where the last request ended is likely to go on: each such request asks for twice as much.
         self._ahead = min(2 * self._ahead, _MOST_BLOCKS) if number == self._next else 1
         self._next = number + max(self._ahead, min(last + 1 - number, _MOST_BLOCKS))
         start, stop = (self._start + block * _BLOCK for block in (number, self._next))
@@ -199,7 +199,7 @@ def _status(url: str) -> RemoteStatus | None:
 def _system(url: str) -> tuple[Any, str]:
     """The file system of a URL, and the path in it.
 
-    :raises RemoteError: there is none.
+    :raises RemoteError: fsspec has no such file system.
     """
     try:
         from fsspec.core import url_to_fs

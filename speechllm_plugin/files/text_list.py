@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 def read_text_list(field: str) -> tuple[str, ...]:
     """
-    :param field: empty = none.
+    :param field: an empty field has no texts.
     :raises ValueError: it is no JSON list of texts that are not empty.
     """
     if not field.strip():

@@ -51,15 +51,15 @@ def open_table(
 ) -> Table:
     """Check a table whose columns are found by name, in any order; columns nobody asks for stay unread.
 
-    A byte-order mark and CRLF line ends are tolerated. Only CR, LF and tab separate anything: other Unicode line
-    breaks are text.
+    A byte-order mark and CRLF line ends are accepted. Only CR, LF and tab are separators; Unicode's other line breaks
+    are text.
 
     :param required: columns that must be there.
     :param columns: the column names of a file without a header.
     :param legacy_escapes: read the output of a writer that puts a backslash before tabs, line ends and backslashes
         (pandas with ``QUOTE_NONE, escapechar="\\\\"``). Escaped tabs and line ends become spaces.
     :param csv_quotes: read the output of Python's csv, or of pandas, as they quote by default.
-    :param look: given the columns' names, makes what gets the rows block by block.
+    :param look: makes, from the columns' names, the function that is called with the rows block by block.
     :raises UserError: the file is missing, empty or not UTF-8; a column is missing or repeated; a row is ragged.
     """
     content = open_content(path)
@@ -77,7 +77,7 @@ def open_table(
 
 
 def check_columns(path: Location, *, required: Sequence[str]) -> None:
-    """That a table without quoting is there and has these columns; its rows are not read.
+    """Checks that a table without quoting exists and has these columns; its rows are not read.
 
     :raises UserError: as :func:`open_table`.
     """

@@ -12,8 +12,8 @@ from speechllm_plugin.errors import UserError
 
 
 def parse_yaml(text: str) -> Any:
-    """The first document of `text`, as YAML 1.2: `off` and `no` are words and 1e-4 is a number, as in the files that
-    fairseq2 reads and writes. None = there is nothing in it.
+    """The first document of `text`, read as YAML 1.2: `off` and `no` are words and 1e-4 is a number, as in the files
+    that fairseq2 reads and writes. None = the text is empty.
 
     :raises ValueError: the text is not valid YAML; one line that names line and column.
     """
@@ -26,9 +26,9 @@ def parse_yaml(text: str) -> Any:
 def parse_assignment(item: str, option: str) -> tuple[str, Any]:
     """A `KEY=VALUE` of a command line, whose value is YAML.
 
-    :param option: that it was given to, for errors.
-    :raises UserError: there is no key, or YAML cannot read the value, or would read a part of it: ` #` begins a
-        comment, and `&word` is a name for what follows.
+    :param option: the option that it was given to, for errors.
+    :raises UserError: there is no key, or YAML cannot read the whole value: ` #` begins a comment, and `&word` is a
+        name for what follows.
     """
     key, separator, text = item.partition("=")
     key, text = key.strip(), text.strip()

@@ -13,7 +13,7 @@ from speechllm_plugin.models.speech_llm.saved_system import system_config
 
 
 class HfSpeechLlmConfig(PretrainedConfig):
-    """Holds our own configuration as plain values: it is the one that is checked."""
+    """Holds the plain values of our own configuration, which checks them."""
 
     model_type = MODEL_TYPE
 
@@ -41,6 +41,6 @@ class HfSpeechLlmConfig(PretrainedConfig):
     def system_config(self, overrides: dict[str, Any]) -> SpeechLlmConfig:
         """
         :param overrides: keys to change, by dotted path.
-        :raises UserError: a key or a value is none that this version knows.
+        :raises UserError: this version does not know a key or a value.
         """
         return system_config(self.system, overrides, "system")

@@ -59,7 +59,7 @@ def write_folder(
     (folder / SAFE_WEIGHTS_NAME).write_bytes(
         save({name: weight.contiguous() for name, weight in weights.items()}, {"format": "pt"})
     )
-    # transformers' own: samples to a padded batch with a mask, and tokens to texts.
+    # transformers' own classes turn samples into a padded batch with a mask, and tokens into texts.
     extractor = Wav2Vec2FeatureExtractor(
         feature_size=1, sampling_rate=SAMPLE_RATE, padding_value=0.0, do_normalize=False, return_attention_mask=True
     )
@@ -74,8 +74,8 @@ def write_merged(
     longest_clip: float | None = None,
     copied: tuple[str, ...] = (),
 ) -> None:
-    """`write_folder` of a system whose LLM was tuned, with what was trained of the LLM in its weights, in `llm/`: a
-    plain checkpoint of transformers, which programs that know nothing of speech load, too.
+    """`write_folder` for a system whose LLM was tuned. The tuned updates are merged into the LLM's weights, in `llm/`:
+    a plain checkpoint of transformers, which programs that know nothing of speech can load, too.
 
     :raises UserError: see `merge_llm`.
     """

@@ -27,12 +27,12 @@ from speechllm_plugin.tensors.precision import DTYPES
 _HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 """Options of `from_pretrained` that say how the hub is asked."""
 _NO_EFFECT = ("trust_remote_code", "code_revision", "_from_auto", "_commit_hash", "adapter_kwargs")
-"""What the Auto classes pass on, and an exported folder has no use for."""
+"""Options that the Auto classes pass on and an exported folder has no use for."""
 
 
 class HfSpeechLlm(PreTrainedModel):
-    """Of the system's weights, the trained ones are in its `state_dict`, as in a checkpoint: the frozen encoder and LLM
-    are read from where the configuration says."""
+    """A whole system. Its `state_dict` holds only the trained weights, as a checkpoint does; the frozen encoder and LLM
+    are read from the places that the configuration names."""
 
     config_class = HfSpeechLlmConfig  # type: ignore[assignment]
     main_input_name = "input_values"
@@ -46,7 +46,7 @@ class HfSpeechLlm(PreTrainedModel):
 
     @property
     def system(self) -> Transcriber:
-        """The whole system, with all that it does beside `generate`: `transcribe`, `transcribe_timed`, `ask`."""
+        """The whole system, with its other methods: `transcribe`, `transcribe_timed`, `ask`."""
         return self._system
 
     @classmethod
@@ -62,8 +62,8 @@ class HfSpeechLlm(PreTrainedModel):
     ) -> HfSpeechLlm:
         """
         :param pretrained_model_name_or_path: what `speechllm export --format hf` has written, or a hub id of it.
-        :param dtype: of encoder and LLM; None or "auto" = what they were trained in where the device multiplies that,
-            and otherwise float32.
+        :param dtype: dtype of encoder and LLM; None or "auto" = that of the training where the device multiplies it in
+            hardware, and otherwise float32.
         :param device_map: one device; None = the CPU.
         :param overrides: keys to change, by dotted path, for instance `{"llm.config.path": "models/llama"}` where a
             frozen part has moved.
@@ -104,11 +104,11 @@ class HfSpeechLlm(PreTrainedModel):
         """The tokens of each clip's text, as `Transcriber.transcribe` writes it.
 
         :param input_values: `[B, samples]`, at 16 kHz, from -1 to 1.
-        :param attention_mask: `[B, samples]`, 1 up to the end of each clip; None = all are as long.
+        :param attention_mask: `[B, samples]`, 1 up to the end of each clip; None = all clips have the full length.
         :param target_lang: language to translate into; None = recognition.
-        :param decoding: keys of `DecodingConfig` that are to be other than in the validation of the training run, such
-            as `beam_size=4`.
-        :returns: `[B, U]`, int64, without the prompt, padded behind.
+        :param decoding: keys of `DecodingConfig` to change from the validation of the training run, such as
+            `beam_size=4`.
+        :returns: `[B, U]`, int64, without the prompt, padded on the right.
         :raises UserError: as `Transcriber.transcribe`.
         """
         system = self.system

@@ -1,1 +1,1 @@
-"""From files or samples to texts and times, with a trained system."""
+"""Turns files or samples into texts and times, with a trained system."""

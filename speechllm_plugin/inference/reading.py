@@ -1,4 +1,4 @@
-"""A batch straight from audio files or samples, without a manifest."""
+"""Makes a batch from audio files or samples, without a manifest."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt
 
 @dataclass(frozen=True)
 class Named:
-    """Samples that were read already, under the name of their file: it is told in errors, and seeds what is drawn."""
+    """Samples that were read already, with the name of their file, which errors tell and random draws are seeded by."""
 
     name: str
     samples: npt.NDArray[np.float32]
@@ -53,11 +53,11 @@ def batch_of_files(
 ) -> SpeechTextBatch:
     """
     :param audio: clips; one alone is a batch of one.
-    :param max_seconds: the encoder's window; None = there is none. A file that says that it is longer is not decoded.
-    :param task: of all clips; None = as the languages tell.
-    :param asks: beside the task, of all clips; the speech of its earlier turns is read, too.
+    :param max_seconds: the encoder's window; None = any length. A file whose header states more is not decoded.
+    :param task: the task of all clips; None = the languages decide.
+    :param asks: further parts of the prompt of all clips; speech in its earlier turns is read, too.
     :raises AudioError: a file is missing, is not audio, or holds no samples; an array is no waveform.
-    :raises UserError: a clip is longer than `max_seconds`: nothing is cut in silence.
+    :raises UserError: a clip is longer than `max_seconds`; no clip is cut.
     """
 
     def check(name: str, seconds: float) -> None:
@@ -95,14 +95,14 @@ def _read(source: AudioSource, check: Callable[[str, float], None]) -> Tensor:
 
 def _samples(clip: object, name: str) -> Tensor:
     """
-    :raises AudioError: it is no waveform.
+    :raises AudioError: the array is no waveform.
     """
     if not isinstance(clip, (np.ndarray, Tensor)):
         raise AudioError(f"{name}: found {clip!r:.60}, expected a file or an array of samples at {SAMPLE_RATE} Hz")
     if isinstance(clip, np.ndarray):
         if clip.dtype.kind not in "fiu":
             raise AudioError(f"{name}: found an array of {clip.dtype}, expected floats from -1 to 1")
-        clip = np.ascontiguousarray(clip)  # PyTorch takes no array that runs backwards
+        clip = np.ascontiguousarray(clip)  # PyTorch takes no array with negative strides
     waveform = torch.as_tensor(clip).detach().cpu()
     if waveform.dim() != 1 or waveform.numel() == 0:
         raise AudioError(
@@ -111,7 +111,7 @@ def _samples(clip: object, name: str) -> Tensor:
         )
     if not waveform.is_floating_point():
         raise AudioError(f"{name}: found an array of {str(waveform.dtype)[6:]}, expected floats from -1 to 1")
-    # A copy: the array stays the caller's.
+    # Copied, so that the caller's array is not changed.
     waveform = waveform.to(torch.float32, copy=True).contiguous()
     if not (peak := float(waveform.abs().max())) <= LOUDEST:
         raise AudioError(f"{name}: found samples up to {peak:g}, expected floats from -1 to 1")

@@ -3,12 +3,12 @@
 Two sources, the better one first:
 
 - a trained CTC head: the hypothesis is force-aligned with the frames (`alignment.forced`). It works with every adapter
-  that shows its frames to the head, on the text that the LLM wrote, whatever CTC itself would have read.
+  that gives the head frames, and aligns the text that the LLM wrote, even where CTC alone would write another.
 - an adapter whose i-th vector stands for the i-th token (CIF): token and vector are matched in order, in proportion
   where their numbers differ.
 
-Times are those of recognition. A translation puts words in another order, so it gets the span of its clip, and so does
-an answer.
+Only transcripts have times of words. A translation puts words in another order, so it gets the span of its clip, and
+so does an answer.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from speechllm_plugin.tensors.logits import first_frames
 from speechllm_plugin.text.scripts import has_spaces
 
 SOUNDS_ON = 0.3
-"""Seconds that a label lasts at most into the blanks after it, while there is sound: CTC's labels are spikes, and
-without this one gap in forty within fluent speech would pass for a pause."""
+"""Seconds by which a label is at most extended into the blanks after it, while there is sound. CTC's labels are spikes:
+without this, one gap in forty within fluent speech would count as a pause."""
 
 
 def tells_times(model: SpeechLlm) -> bool:
-    """Whether a model can have a source of times; `check_timestamps` asks what it gave for a clip."""
+    """Whether a model can have a source of times; `check_timestamps` checks its output for a clip."""
     return model.ctc is not None or model.adapter.vector_per_token
 
 
@@ -64,7 +64,7 @@ def time_clip(model: SpeechLlm, batch: SpeechTextBatch, speech: AdapterOutput, r
         return TimedText(text, whole, whole, 1.0)
     if not clip.task.writes_speech:
         return TimedText(text, whole, whole, 0.0)
-    # As in the transcripts that CTC and CIF were trained on.
+    # Pieces as in the transcripts that CTC and CIF were trained on.
     tokens = [Piece(*piece) for piece in model.prompts.pieces(text)]
     waveform = clip.waveform
     assert waveform is not None
@@ -92,7 +92,7 @@ def _piece_spans(
         pieces = model.ctc.pieces(text, tokens)
         stride = model.adapter.frame_stride
         rate = model.frame_rate / stride
-        # Speech ends with the clip, however far the encoder has padded it.
+        # Speech ends with the clip, even if the encoder has padded it.
         length = min(int(speech.frame_lengths[row]), math.ceil(seconds * rate))
         sound = sounding(waveform, length, rate)
         known = [piece.label for piece in pieces if piece.label is not None]

@@ -44,8 +44,9 @@ def load_speech_llm(
 class Transcriber:
     def __init__(self, model: SpeechLlm, decoding: DecodingConfig | None = None) -> None:
         """
-        :param model: in evaluation.
-        :param decoding: of its training run's validation, which is what is done of its own accord; None = the default.
+        :param model: the model, in evaluation mode.
+        :param decoding: how to decode where a call does not say, as the training run did in its validation; None =
+            the defaults.
         """
         self.model = model
         self.decoding = decoding or DecodingConfig()
@@ -69,7 +70,7 @@ class Transcriber:
         return tells_times(self.model)
 
     def writes_speech(self, source_lang: str, target_lang: str | None) -> bool:
-        """Whether what is asked with these languages writes down what is said; see `Task.writes_speech`."""
+        """Whether the task of these languages is to write down the speech itself; see `Task.writes_speech`."""
         return self.model.config.prompt.task_of(source_lang, target_lang).writes_speech
 
     @torch.inference_mode()
@@ -85,7 +86,7 @@ class Transcriber:
 
         :param audio: files (wav, flac, mp3, ogg and, with PyAV, what FFmpeg reads; any rate, any number of channels),
             `resolve(FILE, Path(), channel=N)` for one channel of a file, or arrays of samples at 16 kHz (one
-            dimension, floats from -1 to 1); one alone is a list of one.
+            dimension, floats from -1 to 1); a single one counts as a list of one.
         :param target_lang: language to translate into; None = recognition.
         :param decoding: None = as the training run decoded its validation.
         :raises UserError: a file cannot be read, or is longer than the encoder's window.
@@ -101,7 +102,8 @@ class Transcriber:
         target_lang: str | None = None,
         decoding: DecodingConfig | None = None,
     ) -> list[TimedText]:
-        """`transcribe`, with the times of words and segments; a translation or an answer has those of its whole clip.
+        """`transcribe` with the times of words and segments; a translation or an answer gets the times of its whole
+        clip.
 
         :raises UserError: as `transcribe`, or the model cannot tell times.
         """
@@ -112,12 +114,12 @@ class Transcriber:
 
     @torch.inference_mode()
     def hear(self, audio: Audio | Sequence[Audio]) -> list[str]:
-        """What the CTC head hears of each clip by itself, in the language of the speech: a rough text, which costs no
-        LLM (arXiv 2411.06437).
+        """The CTC head's own transcript of each clip, in the language of the speech: a rough text, for which the LLM
+        does not run (arXiv 2411.06437).
 
         :raises UserError: as `transcribe`, or there is no CTC head.
         """
-        batch = self.read(audio, "en", None)  # the prompt, which has the language, is the LLM's alone
+        batch = self.read(audio, "en", None)  # only the prompt, which is not used, has the language
         speech = self.model.listen(batch, score_frames=True)
         if self.model.ctc is None or speech.frame_logits is None or speech.frame_lengths is None:
             raise UserError(
@@ -139,26 +141,26 @@ class Transcriber:
         max_tokens: int = 128,
         decoding: DecodingConfig | None = None,
     ) -> list[str]:
-        """What the LLM answers to an instruction about each clip, as one batch, whatever the system was trained on
+        """The LLM's answer to an instruction about each clip, as one batch, whatever the system was trained on
         (arXiv 2310.00230, section 5).
 
         :param audio: as in `transcribe`.
-        :param instruction: with `<speech>` in the place of the clip, or without: `prompt.order` then places it.
-        :param context: phrases or documents, for `prompt.context`.
+        :param instruction: `<speech>` stands for the clip; without it `prompt.order` decides where the clip stands.
+        :param context: phrases or documents, which `prompt.context` places.
         :param history: earlier turns, `{"role": "user" or "assistant", "content": TEXT}`; a user's may have `audio`, a
             file, and `<speech>` in its text.
-        :param system: in place of `prompt.system`.
-        :param max_tokens: the most that an answer has.
-        :param decoding: all else; None = as the training run decoded its validation, without its guards against
-            silence, which tell a transcript that was made up.
-        :raises UserError: as `transcribe`, or the instruction, the context or the history is not of use.
+        :param system: replaces `prompt.system`.
+        :param max_tokens: most tokens of an answer.
+        :param decoding: everything else; None = as the training run decoded its validation, without its guards against
+            silence, which judge transcripts.
+        :raises UserError: as `transcribe`, or the instruction, the context or the history cannot be used.
         """
         asks = question(instruction, context, history, system)
         batch = self.read(audio, source_lang, None, ANSWER, asks)
         return self.model.generate(batch, self.answering(max_tokens, decoding))[0]
 
     def answering(self, max_tokens: int, decoding: DecodingConfig | None = None) -> DecodingConfig:
-        """How answers are decoded: as many tokens as asked for, however long the clip is. See `ask`."""
+        """How answers are decoded: with `max_tokens` as their limit, whatever the length of the clip. See `ask`."""
         return replace(decoding or without_guards(self.decoding), tokens_per_second=0.0, extra_tokens=max_tokens)
 
     def read(

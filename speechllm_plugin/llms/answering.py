@@ -154,7 +154,8 @@ def answer(
     config: DecodingConfig,
 ) -> tuple[list[str], list[Generated]]:
     """
-    :param embeddings: embeddings in the prompts' places for speech, `[B, T, dim]` with `lengths` `[B]` on the host.
+    :param embeddings: embeddings that stand at the prompts' place for speech, `[B, T, dim]` with `lengths` `[B]` on the
+        host.
     :param keys: see `Llm.generate`.
     :param seconds: durations of the audio, which limit the texts.
     :param waveforms: the audio, where the level of the sound is asked for.

@@ -32,10 +32,10 @@ class Llm(PretrainedPart):
     chat: bool = True
     """Whether prompts are turns of the tokenizer's chat template; otherwise they are plain instructions."""
     positions: Positions | None = None
-    """None = as many as wanted."""
+    """The LLM's positions; None = any number."""
 
     def prepare_training(self) -> None:
-        """Tries what only a loss has a use for. Called once, if at all, when the weights are read."""
+        """Runs the checks that only training needs. Called at most once, after the weights are read."""
 
     @property
     @abstractmethod
@@ -58,7 +58,7 @@ class Llm(PretrainedPart):
 
     @abstractmethod
     def logits(self, states: Tensor) -> Tensor:
-        """Of states, `[N, C]` -> `[N, V]`."""
+        """Logits of states, `[N, C]` -> `[N, V]`."""
 
     def loss(
         self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
@@ -71,7 +71,7 @@ class Llm(PretrainedPart):
         return self.loss_of(self.target_states(prompts, speech, lengths, targets), targets)
 
     def loss_of(self, states: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
-        """`loss`, of `target_states`."""
+        """`loss` from the result of `target_states`."""
         labels = on_device([token for target in targets for token in target], states.device)
         with self.precision(states.device.type):
             return sum_rows(cross_entropy(states, labels, self.logits, self.vocabulary_size), targets)
@@ -100,8 +100,8 @@ class Llm(PretrainedPart):
     ) -> list[Generated]:
         """Decodes a batch.
 
-        :param keys: names each row, the same wherever it is decoded: samples follow from it and the seed.
-        :param limits: the most tokens that each row may have.
+        :param keys: a name for each row, the same wherever the row is decoded: samples follow from it and the seed.
+        :param limits: the most tokens of each row.
         """
         batch = self.running_batch(end_of_turn)
         with torch.no_grad():
@@ -112,4 +112,4 @@ class Llm(PretrainedPart):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What tells this LLM from another, for score files."""
+        """A description that differs between LLMs, for score files."""

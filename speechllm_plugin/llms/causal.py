@@ -52,15 +52,15 @@ from speechllm_plugin.tensors.precision import Dtype, part_dtype
 from speechllm_plugin.workarounds.transformers_versions import CACHE
 
 WORTH_PACKING = 1.1
-"""Positions of a padded batch by its real ones from which on its rows are packed. Attention row by row costs a tenth of
-a step: 4 rows of 38 positions on a CPU, 0.58 s packed and 0.53 s padded."""
+"""Ratio of a batch's padded to its real positions from which on its rows are packed. Attention row by row costs a tenth
+of a step: 4 rows of 38 positions on a CPU take 0.58 s packed and 0.53 s padded."""
 WORTH_PACKING_ON_GPU = 1.5
-"""The same, where each row's attention is a few more kernels to launch. Not measured: on the safe side."""
+"""The same ratio on a GPU, where the attention of each row launches a few more kernels. A safe guess, not measured."""
 
 MAX_PREFIXES = 64
-"""Prefixes whose states are kept: 5 MB each for 40 tokens of Llama 3.1 8B."""
+"""Most prefixes whose states are kept: 5 MB each for 40 tokens of Llama 3.1 8B."""
 LONGEST_PREFIX = 512
-"""Tokens of a prefix whose states are kept, 64 MB of Llama 3.1 8B: a conversation's own prefix comes once."""
+"""Most tokens of a prefix whose states are kept (64 MB for Llama 3.1 8B): a conversation's own prefix occurs once."""
 
 
 @dataclass(kw_only=True)
@@ -71,15 +71,15 @@ class CausalLlmConfig:
     """Precision of weights and activations. `auto`: bfloat16 where the machine multiplies it, else float32."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """transformers' attention implementation. On a CPU `eager` trains short clips faster (bfloat16, 45 tokens a row:
-    1.1 s against 1.4 s a step). A model with a soft cap on its attention scores (Gemma 2), which `sdpa` would leave
-    out, or without `sdpa` (gpt-oss, Bloom) gets `eager` in its place."""
+    1.1 s against 1.4 s a step). `eager` takes the place of `sdpa` in models with a soft cap on their attention scores
+    (Gemma 2), which `sdpa` would leave out, and in models that have no `sdpa` (gpt-oss, Bloom)."""
     packed: bool = True
-    """Whether the clips of a batch stand one behind the other, so that none is padded, where padding would be a tenth
-    or more (on a GPU, a third): in training, and where a prompt is read. It is tried before training begins, or at the
-    first batch; a model that cannot keep rows apart, and `flash_attention_2`, have their clips padded."""
+    """Whether the clips of a batch are packed into one sequence without padding, where padding would be a tenth or more
+    (on a GPU, a third): in training, and where prompts are read. The model is tried before training begins, or at the
+    first batch. Clips are padded for models that cannot keep rows apart, and with `flash_attention_2`."""
     quantization: Quantization = "none"
-    """Keeps the weights of linear layers in 8 bits (`int8`, arXiv 2208.07339) or 4 (`nf4`, arXiv 2305.14314), through
-    transformers and bitsandbytes, on a GPU. Gradients still reach the adapter."""
+    """Precision of the weights of linear layers: 8 bits (`int8`, arXiv 2208.07339) or 4 (`nf4`, arXiv 2305.14314), by
+    bitsandbytes on a GPU. Gradients still reach the adapter. `none`: as `dtype` says."""
 
 
 class CausalLlm(Llm):
@@ -96,29 +96,29 @@ class CausalLlm(Llm):
         self._states: dict[tuple[int, ...], States] = {}
 
         self.pads = True
-        """Whether rows can share a batch: padding beside a row changes nothing."""
+        """Whether rows can share a padded batch: padding does not change a row."""
 
     @cached_property
     def packs(self) -> bool:
-        """Whether rows can share a sequence: each attends to itself alone."""
+        """Whether rows can share a sequence, in which each attends to itself alone."""
         with without_modes(), at_rest(self.model):
             return self.config.packed and self.pads and check_packing(self)
 
     def prepare_training(self) -> None:
-        # Here, where all processes are at the same place: with FSDP they try together.
+        # All processes are at the same place here: with FSDP they must try together.
         if self.config.packed and not self.packs:
             name = type(self.model).__name__
             log.info("{}: {} takes no packed rows: clips are padded.", self.config.path, name)
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> CausalLlm:
-        self._states.clear()  # states of other weights, or on another device
+        self._states.clear()  # they belong to other weights, or to another device
         self.__dict__.pop("packs_to_the_bit", None)
-        # Quantised weights are not moved or cast: that would break their layout.
+        # Moving or casting quantised weights would break their layout.
         return self if self.config.quantization != "none" else super()._apply(fn, recurse)
 
     @property
     def embedding_table(self) -> Tensor:
-        # Gemma 3 scales in its embedding module. A model that scales later scales speech and words alike.
+        # Gemma 3 scales in its embedding module. Models that scale later scale speech and words alike.
         scale = getattr(self.model.get_input_embeddings(), "embed_scale", None)
         return self._weight if scale is None else self._weight * scale
 
@@ -130,21 +130,21 @@ class CausalLlm(Llm):
 
     @property
     def decoder(self) -> nn.Module:
-        """Embeddings to hidden states."""
+        """The part that turns embeddings into hidden states."""
         decoder = self.model.get_decoder()
         # For some architectures one of the two is the whole model.
         return self.model.base_model if decoder is self.model else decoder
 
     @property
     def head(self) -> nn.Module:
-        """Hidden states to logits."""
+        """The part that turns hidden states into logits."""
         head = self.model.get_output_embeddings()
         assert isinstance(head, nn.Module)
         return head
 
     @cached_property
     def packs_to_the_bit(self) -> bool:
-        """Whether rows that share a sequence have the bits that each has alone."""
+        """Whether packed rows have, bit by bit, the results that each row has alone."""
         with at_rest(self.model):
             return self.device.type == "cpu" and self.packs and keeps_bits(self)
 
@@ -155,7 +155,7 @@ class CausalLlm(Llm):
     def target_states(
         self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
     ) -> Tensor:
-        # Gradients do not reach cached states, and a layer that is computed again would add to the cache twice.
+        # Gradients do not reach cached states, and a recomputed layer would add to the cache twice.
         cached = self.pads and not (torch.is_grad_enabled() and (self.tuned or self.recomputes))
         with self.precision(speech.device.type):
             before = [() if cached else prompt.before for prompt in prompts]
@@ -181,9 +181,9 @@ class CausalLlm(Llm):
         self, rows: Sequence[Tensor], prefixes: Sequence[tuple[int, ...]]
     ) -> tuple[list[Tensor], PackedRows]:
         """
-        :param rows: embeddings of each, `[N, C]`.
-        :param prefixes: tokens before each, whose states are kept.
-        :returns: the states of each row, `[N, C]`, and where it stands.
+        :param rows: embeddings of each row, `[N, C]`.
+        :param prefixes: tokens before each row, whose states are kept.
+        :returns: the states of each row, `[N, C]`, and its place.
         """
         states = {prefix: self.prefix_states(prefix) for prefix in set(prefixes)}
         hidden, packed, _ = self.packed_pass(rows, [states[prefix] for prefix in prefixes])
@@ -193,13 +193,14 @@ class CausalLlm(Llm):
         self, rows: Sequence[Tensor], before: Sequence[States], size: int | None = None, *, keep: bool = False
     ) -> tuple[Tensor, PackedRows, DynamicCache | None]:
         """
-        :param rows: embeddings of each, `[N, C]`.
-        :param before: the states of the positions before each.
+        :param rows: embeddings of each row, `[N, C]`.
+        :param before: the states of the positions before each row.
         :param size: see `pack`.
-        :param keep: whether there has to be a cache.
-        :returns: hidden states `[positions, C]`, where each row stands in them, and the cache that `PackedRow` means.
+        :param keep: whether a cache is needed.
+        :returns: hidden states `[positions, C]`, the place of each row in them, and the cache that `PackedRow` refers
+            to.
         """
-        # Rows share states that are the same object.
+        # Rows whose states are the same object share them.
         shared = {id(states): states for states in before}
         places: dict[int, slice] = {}
         kept = 0
@@ -213,7 +214,8 @@ class CausalLlm(Llm):
         cache = join_states([states for states in shared.values() if states]) if kept or keep else None
         hidden = self.decoder(
             inputs_embeds=inputs,
-            # Of four dimensions, transformers takes a mask as it is and makes none; the rows tell what is seen.
+            # transformers uses a mask of four dimensions as it is and makes none; `packed_rows` decide what is attended
+            # to.
             attention_mask=inputs.new_zeros(1, 1, 1, 1),
             position_ids=torch.cat([*positions, filling]).unsqueeze(0),
             **{CACHE: cache},
@@ -229,7 +231,7 @@ class CausalLlm(Llm):
         inputs = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
         steps = torch.arange(inputs.size(1), device=self.device)
         mask = None
-        # Padding on the right is where a decoder does not look: only prefixes of several lengths need a mask.
+        # A decoder does not look at padding on the right: only prefixes of several lengths need a mask.
         if self.pads and len(set(map(len, prefixes))) > 1:
             mask = F.pad(prefix_mask, (0, inputs.size(1)), value=1)
         hidden = self.decoder(
@@ -242,7 +244,7 @@ class CausalLlm(Llm):
         return [states[: len(row)] for states, row in zip(hidden, rows, strict=True)]
 
     def logits(self, states: Tensor) -> Tensor:
-        """With what some models do to the logits after their head."""
+        """Logits, with the scaling and caps that some models apply after their head."""
         config = self.model.config.get_text_config()
         logits = self.head(states)
         if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
@@ -254,7 +256,7 @@ class CausalLlm(Llm):
         return logits
 
     def prefix_cache(self, prefixes: Sequence[tuple[int, ...]]) -> tuple[DynamicCache | None, Tensor, Tensor]:
-        """Keys and values of the tokens before the speech, through which no gradient passes.
+        """Keys and values of the tokens before the speech, which pass no gradient.
 
         :returns: the cache, its mask `[B, P]`, and the position that follows each row's prefix, `[B]`.
         """
@@ -262,11 +264,12 @@ class CausalLlm(Llm):
         return stack_states([states[prefix] for prefix in prefixes], [len(prefix) for prefix in prefixes], self.device)
 
     def prefix_states(self, prefix: tuple[int, ...]) -> States:
-        """Of tokens. A frozen LLM keeps those of the last prefixes: a run has one for each of its prompts."""
+        """States of the tokens of a prefix. A frozen LLM keeps those of recent prefixes, since a run has few
+        prompts."""
         if not prefix:
             return []
         if prefix in self._states:
-            self._states[prefix] = self._states.pop(prefix)  # the last one to be forgotten
+            self._states[prefix] = self._states.pop(prefix)  # moved to the end: it is forgotten last
             return self._states[prefix]
         ids = on_device([prefix], self.device)
         # States made in inference mode, as in validation, could not be used in training.
@@ -275,7 +278,7 @@ class CausalLlm(Llm):
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 position_ids=torch.arange(len(prefix), device=self.device).unsqueeze(0),
-                # Without a cache of ours, a model with a sliding window keeps the window only.
+                # In its own cache, a model with a sliding window would keep only the window.
                 **{CACHE: DynamicCache()},
                 use_cache=True,
             )
@@ -312,14 +315,14 @@ class CausalLlm(Llm):
 
 
 def _without_packing(config: CausalLlmConfig) -> dict[str, Any]:
-    """It decides roundings at most."""
+    """The values that identify an LLM: packing changes roundings at most."""
     return {name: value for name, value in vars(config).items() if name != "packed"}
 
 
 def _contiguous(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Makes the head's input contiguous. transformers passes a slice, the last position of each row, which PyTorch on a
-    CPU multiplies by frozen weights row by row, copying the weights for each: 2.8 s instead of 14 ms for 8 rows of
-    SmolLM2-135M in bfloat16 (findings/frozen_weights_times_a_slice.sh)."""
+    """Makes the head's input contiguous. transformers passes a slice with the last position of each row. PyTorch on a
+    CPU multiplies a slice by frozen weights row by row and copies the weights for each row: 2.8 s instead of 14 ms for
+    8 rows of SmolLM2-135M in bfloat16 (findings/frozen_weights_times_a_slice.sh)."""
     return (inputs[0].contiguous(), *inputs[1:])
 
 
@@ -336,10 +339,10 @@ def check_causal_llm(config: CausalLlmConfig) -> tuple[type[PreTrainedModel], Pr
 
 
 def outline_causal_llm(config: CausalLlmConfig, hf_config: PretrainedConfig, dtype: torch.dtype) -> CausalLlm:
-    # FlashAttention 2 is no part of PyTorch; in shapes and memory it is what `sdpa` is.
+    # FlashAttention 2 is no part of PyTorch; its shapes and memory are those of `sdpa`.
     attention = "sdpa" if config.attention == "flash_attention_2" else config.attention
     if attention == "sdpa" and why_not_sdpa(model_of(AutoModelForCausalLM, hf_config), hf_config) is not None:
-        attention = "eager"  # as the LLM is loaded
+        attention = "eager"  # the LLM is loaded with it, too
     no_tokenizer: Any = None
     model = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation=attention)
     llm = CausalLlm(config, model, no_tokenizer)

@@ -1,4 +1,4 @@
-"""What an LLM must be able to do, and what it can: seen from its configuration, and by trying it on a few tokens."""
+"""Checks what an LLM can do, by its configuration and by trying it on a few tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from speechllm_plugin.llms.causal import CausalLlm
 
 ROW, OTHERS = 4, 8
-"""Numbers of tokens that an LLM is tried on: of a row, and of what stands beside it."""
+"""Tokens that an LLM is tried on: those of a row, and those of its padding or of another row."""
 
 ATTENTION_LAYERS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
 """transformers' names of layers whose cache holds only keys and values."""
@@ -26,9 +26,9 @@ ATTENTION_LAYERS = {"attention", "full_attention", "sliding_attention", "chunked
 
 def check_architecture(model_kls: type[PreTrainedModel], config: PretrainedConfig, path: str) -> None:
     """
-    :raises UserError: a layer has a state beside keys and values, which no mask protects from padding and which is not
-        in the cache of a prefix; or layers read tokens otherwise than by their embeddings, which speech does not
-        have.
+    :raises UserError: a layer has a state other than keys and values, which no mask protects from padding and no cache
+        of a prefix holds; or layers read the tokens themselves and not only their embeddings, and speech has no
+        tokens.
     """
     text = config.get_text_config()
     layers = set(getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ())
@@ -61,9 +61,9 @@ def why_not_sdpa(model_kls: type[PreTrainedModel], config: PretrainedConfig) -> 
 
 @torch.no_grad()
 def check_padding(llm: CausalLlm) -> None:
-    """Compares a short row alone with the same row beside padding, which some models read in spite of its mask.
+    """Compares a short row alone with the same row with padding, which some models read in spite of its mask.
 
-    :raises UserError: tokens behind the row change it: the model is no decoder.
+    :raises UserError: tokens after the row change it: the model is no decoder.
     """
     embeddings = llm.embed_ids(range(1, 1 + ROW + OTHERS))
     padding, row = embeddings[:OTHERS], embeddings[OTHERS:]
@@ -74,7 +74,7 @@ def check_padding(llm: CausalLlm) -> None:
             f"llm.config.path: {llm.config.path} is a {type(llm.model).__name__}: found that it reads what stands "
             "behind a token, expected a decoder, which looks back only"
         )
-    # Padding on the left, as in decoding a batch and in a loss with a cached prefix.
+    # The padding is on the left, as in decoding a batch and in a loss with a cached prefix.
     inputs, mask = pad_rows([row, embeddings], "left")
     padded = torch.cat([torch.cat([padding, row]).unsqueeze(0), inputs[1:]])
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -90,13 +90,13 @@ def check_padding(llm: CausalLlm) -> None:
 
 @torch.no_grad()
 def check_packing(llm: CausalLlm) -> bool:
-    """Compares two rows in one sequence with each of them alone, and behind a prefix with a padded batch.
+    """Compares two packed rows with each of them alone, and with a padded batch after a prefix.
 
     :returns: whether they are the same; the model then has the attention that keeps rows apart.
     """
     config = llm.model.config
     name = NAMES.get(llm.config.attention)
-    # A layer knows the length of its chunks by its mask alone.
+    # A layer with chunked attention knows the length of its chunks only from its mask.
     if name is None or "chunked_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):
         return False
     embeddings = llm.embed_ids(range(1, 1 + ROW + OTHERS))
@@ -109,18 +109,18 @@ def check_packing(llm: CausalLlm) -> bool:
         behind, _ = llm.packed_states(rows, prefixes)
         expected = [*alone, *llm.padded_states(rows, prefixes)]
     except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError, LookupError):
-        same = False  # its decoder takes no such argument
+        same = False  # the decoder does not accept the argument
     else:
         told = packed.window_was_told or not has_window(config)
         same = told and all(map(_alike, [*together, *behind], expected))
-    llm.forget_states()  # of the prefix that was made up
+    llm.forget_states()  # those of the made-up prefix
     if not same:
         config._attn_implementation = own
     return same
 
 
 def _first_logits(llm: CausalLlm, inputs: Tensor, mask: Tensor) -> Tensor:
-    """`[B, V]`, of the first token that transformers' own decoding writes."""
+    """Logits of the first token in transformers' own decoding, `[B, V]`."""
     generate: Any = llm.model.generate
     config = GenerationConfig(
         do_sample=False, max_new_tokens=1, pad_token_id=0, output_logits=True, return_dict_in_generate=True
@@ -132,6 +132,6 @@ def _first_logits(llm: CausalLlm, inputs: Tensor, mask: Tensor) -> Tensor:
 
 
 def _alike(found: Tensor, expected: Tensor) -> bool:
-    """Equal up to the rounding of half precision in a deep model."""
+    """Whether they are equal up to the rounding of half precision in a deep model."""
     found, expected = found.float(), expected.float()
     return bool((found - expected).norm() < 0.1 * expected.norm())

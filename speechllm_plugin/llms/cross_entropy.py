@@ -12,13 +12,13 @@ from torch.utils.checkpoint import checkpoint
 from speechllm_plugin.tensors import logits
 
 LogitsOf = Callable[[Tensor], Tensor]
-"""`[N, C]` -> `[N, V]`."""
+"""Gives the logits of states, `[N, C]` -> `[N, V]`."""
 
 
 def cross_entropy(states: Tensor, labels: Tensor, logits_of: LogitsOf, vocabulary_size: int) -> Tensor:
     """
-    :param states: `[N, C]`, of the positions that predict `labels` `[N]`.
-    :returns: that of each position, `[N]`, in nats.
+    :param states: states of the positions that predict `labels` `[N]`, `[N, C]`.
+    :returns: the cross entropy of each position, `[N]`, in nats.
     """
 
     def loss(states: Tensor, labels: Tensor) -> Tensor:
@@ -33,9 +33,9 @@ def divergence(
     """Kullback-Leibler divergence of the distributions over the vocabulary from those of a teacher.
 
     :param states: `[N, C]`.
-    :param teacher: `[N, C]`, the teacher's, through which no gradient passes.
-    :param temperature: that both logits are divided by.
-    :returns: that of each position, `[N]`, in nats.
+    :param teacher: the teacher's states, `[N, C]`, which get no gradient.
+    :param temperature: divides the logits of both.
+    :returns: the divergence of each position, `[N]`, in nats.
     """
 
     def loss(states: Tensor, teacher: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def _in_pieces(loss: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: 
     """
     if len(first) <= size:
         return loss(first, second)
-    # Checkpointed: the logits of a piece are computed again in the backward pass, and freed after it.
+    # Each piece is checkpointed: the backward pass computes its logits again and frees them.
     losses = [
         checkpoint(loss, *pair, use_reentrant=False, preserve_rng_state=False)
         for pair in zip(first.split(size), second.split(size), strict=True)
@@ -63,7 +63,7 @@ def _in_pieces(loss: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: 
 
 def sum_rows(losses: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
     """
-    :param losses: `[N]`, of the tokens of all targets, one target after the other.
+    :param losses: losses of the tokens of all targets, one target after the other, `[N]`.
     :returns: the sum of each target, `[B]`.
     """
     return torch.stack([row.sum() for row in losses.split([len(target) for target in targets])])

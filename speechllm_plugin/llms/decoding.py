@@ -1,4 +1,4 @@
-"""How hypotheses are searched for, and what one is. Imports no torch: a command refuses a wrong value at once."""
+"""The settings of decoding, and a hypothesis. Imports no torch, so that a command refuses a wrong value at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from speechllm_plugin.configuration.checked import Checked
 from speechllm_plugin.configuration.structure import structure
 
 TOKENS_PER_SECOND = 12.0
-"""The limit's rate where no references tell it: English at its fastest has about 5 words, some 8 tokens, a second."""
+"""Default rate of the length limit: fast English has about 5 words a second, some 8 tokens."""
 
 
 @dataclass(kw_only=True)
@@ -48,11 +48,11 @@ class DecodingConfig(Checked):
     empty. -60 catches digital silence and a quiet room with a good microphone. None = off."""
     no_speech_probability: float | None = None
     """A text counts as made up, and becomes empty, if the geometric mean of its tokens' probabilities is below this.
-    arXiv 2212.04356, section 4.5, has 0.37, beside a measure of silence of its own. Costs one more forward pass over
-    each text. None = off."""
+    arXiv 2212.04356, section 4.5, uses 0.37 together with a measure of silence of its own. It costs one more forward
+    pass over each text. None = off."""
     no_speech_blank_share: float | None = None
-    """A clip of which the CTC head reads at least this share of the frames as blank counts as having no speech. 1 =
-    it reads nothing at all. Needs an adapter with a CTC head on its frames. None = off."""
+    """A clip counts as having no speech if the CTC head labels at least this share of its frames as blank. 1 = all of
+    them. Needs an adapter with a CTC head on its frames. None = off."""
 
     def problems(self) -> Iterator[str]:
         # The upper ends keep a score finite in float32 and a length an integer of 64 bits.
@@ -82,7 +82,7 @@ class DecodingConfig(Checked):
 
     @property
     def rate(self) -> float:
-        """`tokens_per_second`, or what stands for it where nothing is known."""
+        """`tokens_per_second`, or its default where the training has set none."""
         return TOKENS_PER_SECOND if self.tokens_per_second is None else self.tokens_per_second
 
     def limit(self, seconds: float) -> int:
@@ -105,7 +105,7 @@ class DecodingConfig(Checked):
     def described(self, run: DecodingConfig | None = None) -> str:
         """Every key with its value, for a log.
 
-        :param run: the training run's, if it is to be told which keys differ from it.
+        :param run: the training run's configuration, if the text should name the keys that differ from it.
         """
         values = asdict(self)
         text = ", ".join(f"{name}={value}" for name, value in values.items())
@@ -120,19 +120,20 @@ class Generated:
     """One hypothesis."""
 
     tokens: list[int]
-    """Without the end of the turn."""
+    """Tokens without the end of the turn."""
     cut: bool
     """Whether the length limit ended it."""
     speech_vectors: int = 0
     """Embeddings that the audio became."""
     decoded_again: bool = False
-    """Whether it stands in place of one that repeated itself; see `DecodingConfig.max_compression_ratio`."""
+    """Whether it replaces a hypothesis that repeated itself; see `DecodingConfig.max_compression_ratio`."""
     log_probability: float | None = field(default=None, compare=False)
-    """Of the tokens, in nats, by the LLM's own logits, where the search has computed it for each row alone."""
+    """Log-probability of the tokens by the LLM's own logits, in nats, where the search computed it for each row
+    alone."""
     no_speech: str = ""
-    """Why the guard against silence takes its text away; empty = it does not."""
+    """Why the guard against silence empties its text; empty = it does not."""
 
 
 def without_guards(config: DecodingConfig) -> DecodingConfig:
-    """Without those against texts for silence, which know what a transcript looks like, not an answer."""
+    """The configuration without the guards against texts for silence, which judge transcripts and not answers."""
     return replace(config, no_speech_level=None, no_speech_probability=None, no_speech_blank_share=None)

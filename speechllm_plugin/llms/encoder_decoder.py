@@ -78,14 +78,14 @@ class EncoderDecoderLlm(Llm):
             size = max(map(len, targets))
             shifted = [[self.start_token, *target[:-1], *[0] * (size - len(target))] for target in targets]
             ids = on_device(shifted, inputs.device)  # (B, target)
-            # The decoder looks back only: padding on the right needs no mask.
+            # The decoder only looks back, so that padding on the right needs no mask.
             hidden = model.get_decoder()(
                 input_ids=ids, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
             ).last_hidden_state
             return torch.cat([row[: len(target)] for row, target in zip(hidden, targets, strict=True)])
 
     def logits(self, states: Tensor) -> Tensor:
-        if scales_decoder_output(self.model.config):  # T5 1.0; its embeddings are too large for a head
+        if scales_decoder_output(self.model.config):  # T5 1.0, whose embeddings are too large for a head
             states = states * self.dim**-0.5
         head: Any = self.model.get_output_embeddings()
         return head(states)
@@ -150,7 +150,7 @@ class EncoderDecoderRows:
         return EncoderDecoderStates(self._model.get_decoder(), encoded, mask, tokens)
 
     def _encoded(self, row: int) -> Tensor:
-        """Of a row alone, `[1, T, C]`."""
+        """The encoder's states of a row alone, `[1, T, C]`."""
         if row not in self._encodings:
             encoder = self._model.get_encoder()
             self._encodings[row] = encoder(inputs_embeds=self._rows[row].unsqueeze(0)).last_hidden_state

@@ -1,5 +1,4 @@
-"""What a search looks for in each row, and beam search by transformers' `generate`: no row depends on its neighbours.
-"""
+"""Settings of a search, and beam search by transformers' `generate`: no row depends on its neighbours."""
 
 from __future__ import annotations
 
@@ -29,16 +28,16 @@ from speechllm_plugin.workarounds.transformers_versions import own_defaults
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched for in each row of a batch."""
+    """Settings of the search for the hypotheses of a batch."""
 
     keys: Sequence[str]
-    """Names each row: its samples depend on its key and the seed, on nothing else."""
+    """A name for each row, whose samples depend only on this key and the seed."""
     limits: Sequence[int]
-    """The most tokens that each row may have."""
+    """The most tokens of each row."""
     end_of_turn: int
     config: DecodingConfig
     start_token: int | None = None
-    """What an encoder-decoder's hypothesis begins with; None for a decoder alone."""
+    """First token of an encoder-decoder's hypothesis; None for an LLM that is only a decoder."""
 
     def only(self, rows: Sequence[int]) -> Search:
         """The same for some of the rows."""
@@ -74,7 +73,7 @@ def generate_rows(
     inputs: Mapping[str, Tensor],
     search: Search,
 ) -> list[Generated]:
-    """:param inputs: what `generate` takes: embeddings and their mask."""
+    """:param inputs: arguments of `generate`: embeddings and their mask."""
     device, config = inputs["inputs_embeds"].device, search.config
     processors = search.processors(device)
     first = 0 if search.start_token is None else 1
@@ -109,8 +108,8 @@ def generate_rows(
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_of_turn: int) -> list[int]:
-    """What ends a hypothesis: the template's end of turn, and the ends that tokenizer and checkpoint name (Llama 3.1
-    names three)."""
+    """The tokens that end a hypothesis: the template's end of turn, and those that tokenizer and checkpoint name (Llama
+    3.1 names three)."""
     own = getattr(model.generation_config, "eos_token_id", None)
     known = [end_of_turn, tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
     return sorted({token for token in known if token is not None})
@@ -134,10 +133,10 @@ class _RowLimits(LogitsProcessor):
 
 
 class _RowSamples(LogitsProcessor):
-    """Samples each row's token with the row's own random numbers and masks the others, so that greedy search takes it.
+    """Samples each row's token with the row's own random numbers and masks all others, so that greedy search takes it.
 
-    One uniform number a token, drawn beforehand from a generator of the row's own, is looked up in the cumulated
-    probabilities. It costs no random numbers over the vocabulary, and gives the same on every device.
+    For each token one uniform number, drawn beforehand by the row's own generator, is looked up in the cumulated
+    probabilities. This draws no random numbers over the vocabulary, and gives the same on every device.
     """
 
     def __init__(
@@ -151,13 +150,13 @@ class _RowSamples(LogitsProcessor):
         step = input_ids.size(1) - self._first
         cumulated = scores.double().softmax(dim=-1).cumsum(dim=-1)  # (B, V)
         points = self._points[:, step : step + 1] * cumulated[:, -1:]
-        # The first whose cumulated probability lies above the point: never one of probability 0.
+        # The first token whose cumulated probability exceeds the point is never one of probability 0.
         chosen = torch.searchsorted(cumulated, points, right=True).clamp_(max=scores.size(1) - 1)
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
 
 def _uniform(key: str, seed: int, size: int) -> Tensor:
     digest = hashlib.blake2b(f"{seed}:{key}".encode(errors="surrogateescape"), digest_size=8).digest()
-    # torch takes seeds of 64 bits, signed.
+    # torch takes signed seeds of 64 bits.
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
     return torch.rand(size, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Puts the speech embeddings between those of the prompt."""
+"""Puts the speech embeddings between those of the prompt's tokens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def join_rows(
     embed: Callable[[Sequence[int]], Tensor], prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor
 ) -> list[Tensor]:
     """
-    :param embed: token ids to embeddings `[N, C]`; the speech takes their dtype.
+    :param embed: turns token ids into embeddings `[N, C]`; the speech is cast to their dtype.
     :param speech: `[B, T, C]` with `lengths` `[B]`, on the host.
     :returns: each row's prompt and speech, `[N, C]`.
     """
@@ -40,7 +40,7 @@ def join_rows(
 def pad_rows(rows: Sequence[Tensor], side: Literal["left", "right"]) -> tuple[Tensor, Tensor]:
     """
     :param rows: `[N, C]` each.
-    :returns: all of them, `[B, N, C]`, and their mask `[B, N]`, int64.
+    :returns: the padded rows, `[B, N, C]`, and their mask `[B, N]`, int64.
     """
     masks = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]
     pad = torch.nn.utils.rnn.pad_sequence

@@ -16,26 +16,26 @@ from speechllm_plugin.prompts import PromptRenderer
 MARGIN = 1.5
 """Factor between the limit and the length of nearly all references."""
 QUANTILE = 0.99
-"""Share of a language pair's references that the limit is derived from; the rest may be wrong texts or cut clips."""
+"""Quantile of a language pair's references that sets the limit; longer ones may be wrong texts or cut clips."""
 MOST_ROWS = 5_000
-"""Maximum number of references that are measured, evenly over the split."""
+"""Most references that are measured, evenly spread over the split."""
 MOST_RATE = 1000.0
-"""The most that `DecodingConfig.tokens_per_second` may be."""
+"""Upper limit of `DecodingConfig.tokens_per_second`."""
 
 
 @dataclass(frozen=True)
 class ReferenceLength:
     tokens: int
-    """Without the end of the turn."""
+    """Tokens without the end of the turn."""
     seconds: float
-    """Of its clip."""
+    """Length of its clip."""
     languages: tuple[str, str]
-    """Spoken and written."""
+    """Language of the speech, and of the text."""
 
 
 def reference_lengths(prompts: PromptRenderer, clips: Sequence[tuple[Utterance, float]]) -> list[ReferenceLength]:
     """
-    :param clips: of a split, each with its seconds; those without a text are passed over.
+    :param clips: the clips of a split, each with its seconds; clips without a text are skipped.
     """
     step = max(1, math.ceil(len(clips) / MOST_ROWS))
     return [
@@ -49,10 +49,10 @@ def reference_lengths(prompts: PromptRenderer, clips: Sequence[tuple[Utterance, 
 
 def rate_for(lengths: Iterable[ReferenceLength]) -> float | None:
     """`DecodingConfig.tokens_per_second` for references like these: `MARGIN` times the `QUANTILE` of their tokens per
-    second, of the pair of languages that needs most. A clip of less than a second counts as one second, for which
-    `extra_tokens` are there.
+    second, for the pair of languages that needs most. A clip of less than a second counts as one second, since
+    `extra_tokens` leave room for it.
 
-    :returns: rounded up to one decimal; None without references.
+    :returns: the rate, rounded up to one decimal; None without references.
     """
     rates: dict[tuple[str, str], list[float]] = {}
     for length in lengths:
@@ -64,7 +64,7 @@ def rate_for(lengths: Iterable[ReferenceLength]) -> float | None:
 
 
 def report_limit(split: str, lengths: Sequence[ReferenceLength], decoding: DecodingConfig) -> float:
-    """Logs whether the references would fit; a warning where some would not.
+    """Logs how many of the references fit the limit, with a warning where some do not.
 
     :returns: the share of the references that are longer than the limit.
     """

@@ -1,4 +1,4 @@
-"""The guard against made-up texts: for silence and noise an LLM writes what is likely in its training data."""
+"""The guard against made-up texts: for silence and noise an LLM writes a text that is likely in its training data."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Rows one behind the other in one sequence: nothing is padded, and each row attends to itself alone.
+"""Packs rows into one sequence: nothing is padded, and each row attends to itself alone.
 
-transformers calls the attention of a layer by a name, with what its decoder was given beside embeddings and positions.
-The names below stand for its own implementations, called once a row when the decoder is given `packed_rows`, and as
-they are otherwise. So a row costs the square of its own length, and no mask of the whole sequence is made.
+transformers looks up the attention of a layer by a name, and passes it the further arguments of its decoder. The names
+below stand for its own implementations. They are called once for each row if the decoder got `packed_rows`, and once in
+all otherwise. So a row costs the square of its own length, and no mask of the whole sequence is made.
 """
 
 from __future__ import annotations
@@ -20,34 +20,35 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 MULTIPLE = 16
-"""Positions of a sequence are filled up to a multiple: a CPU's matrix products are prepared anew for each size."""
+"""Positions of a sequence are filled up to a multiple of this, since a CPU prepares its products anew for each size."""
 
 
 @dataclass(frozen=True)
 class PackedRow:
     prefix: slice
-    """Of the keys: those of the tokens before the row, whose states were kept."""
+    """Keys of the tokens before the row, whose states were kept."""
     own: slice
-    """Of the sequence."""
+    """The row's own positions in the sequence."""
 
 
 @dataclass
 class PackedRows:
     rows: list[PackedRow]
     kept: int
-    """Number of keys of all prefixes; those of the sequence stand behind them."""
+    """Number of keys of all prefixes; the keys of the sequence follow them."""
     size: int
-    """Of the sequence, what it is filled up with included."""
+    """Positions of the sequence, with those that fill it up."""
     window_was_told: bool = False
-    """Whether a layer has told the length of its window, or that it has none."""
+    """Whether a layer has told the length of its window, or that it has no window."""
     _masks: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
 
     def mask(self, queries: int, keys: int, window: int | None, like: Tensor, *, added: bool) -> Tensor | None:
-        """For the last queries of a row among all its keys, `[1, 1, queries, keys]`.
+        """The mask of the last queries of a row over all its keys, `[1, 1, queries, keys]`.
 
-        :param window: number of keys that a query sees, itself included; None = all before it.
-        :param added: to the scores, in the dtype of `like`; otherwise true where a query sees a key.
-        :returns: None where what `sdpa` does by itself is right.
+        :param window: number of keys that a query sees, with its own; None = all before it.
+        :param added: whether the mask is added to the scores, in the dtype of `like`; otherwise it is true where a
+            query sees a key.
+        :returns: None where `sdpa` needs no mask.
         """
         seen = window is None or window >= keys
         if not added and seen and queries in (1, keys):
@@ -68,10 +69,10 @@ def pack(
     rows: Sequence[Tensor], prefixes: Sequence[slice], kept: int, size: int | None = None
 ) -> tuple[Tensor, PackedRows]:
     """
-    :param rows: embeddings of each, `[N, C]`.
-    :param prefixes: of each, see `PackedRow.prefix`.
+    :param rows: embeddings of each row, `[N, C]`.
+    :param prefixes: see `PackedRow.prefix`, one for each row.
     :param size: positions that the sequence is filled up to; None = to the next multiple.
-    :returns: the sequence `[1, positions, C]`, and where each row stands in it.
+    :returns: the sequence `[1, positions, C]`, and the place of each row in it.
     """
     lengths = [len(row) for row in rows]
     filling = rows[0].new_zeros(-sum(lengths) % MULTIPLE if size is None else size - sum(lengths), rows[0].size(1))
@@ -95,17 +96,17 @@ def _attend(
 ) -> tuple[Tensor, Tensor | None]:
     """An attention function of transformers: `[B, heads, T, dim]` -> `[B, T, heads, dim]`."""
     attend: Any = sdpa_attention_forward
-    if implementation == "eager":  # each family has its own, which knows of caps and sinks
+    if implementation == "eager":  # each family has its own `eager`, with its caps and sinks
         attend = vars(sys.modules[type(module).__module__])["eager_attention_forward"]
     if packed_rows is None:
         output: tuple[Tensor, Tensor | None] = attend(module, query, key, value, attention_mask, **options)
         return output
     packed_rows.window_was_told |= "sliding_window" in options
-    options.pop("is_causal", None)  # said of the mask of the whole sequence, which there is not
+    options.pop("is_causal", None)  # it describes a mask of the whole sequence, which does not exist
     kept, outputs = packed_rows.kept, []
     for row in packed_rows.rows:
         own = slice(kept + row.own.start, kept + row.own.stop)
-        # What the row alone is: of another layout in memory, products might be summed in another order.
+        # Contiguous, as a lone row is: with another layout in memory, products might be summed in another order.
         queries = query[:, :, row.own].contiguous()
         keys, values = (
             torch.cat([x[:, :, row.prefix], x[:, :, own]], dim=2) if row.prefix.stop > row.prefix.start
@@ -121,7 +122,7 @@ def _attend(
 
 
 NAMES: dict[str, str] = {"sdpa": "speechllm_sdpa", "eager": "speechllm_eager"}
-"""What transformers knows the attention by that takes packed rows, for each of its own."""
+"""For each attention of transformers, the name under which it takes packed rows."""
 
 for _implementation, _name in NAMES.items():
     ALL_ATTENTION_FUNCTIONS.register(_name, partial(_attend, _implementation))

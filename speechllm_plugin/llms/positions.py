@@ -1,4 +1,4 @@
-"""Whether clip, prompt and text fit the LLM: more positions than it has are an error or a warning."""
+"""Checks whether clip, prompt and text fit the LLM: more positions than it has are an error or a warning."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Positions:
-    """Those of an LLM."""
+    """The positions of an LLM."""
 
     limit: int
     """Number of positions: the rows of a table, otherwise the length that the LLM was trained on."""
     table: bool
-    """Whether positions are looked up in a table (GPT-2's), which ends; rotary ones and biases go on without end."""
+    """Whether positions are looked up in a table (GPT-2's), which ends; rotary positions and biases have no end."""
 
 
 def positions_of(model: nn.Module, config: PretrainedConfig) -> Positions | None:
@@ -40,11 +40,11 @@ def check_positions(
     llm: Llm, names: Sequence[str], prompts: Sequence[RenderedPrompt], lengths: Tensor, texts: Sequence[int]
 ) -> None:
     """
-    :param names: of the clips, for the error.
+    :param names: names of the clips, for the error.
     :param lengths: vectors between `before` and `after` of each prompt, `[B]`, on the host.
-    :param texts: the most tokens that each text has.
+    :param texts: the most tokens of each text.
     :raises UserError: a prompt alone is longer than the LLM takes, or a clip needs more positions than the LLM's table
-        has. Of a clip beyond what an LLM without a table was trained on a warning is logged.
+        has. For an LLM without a table, a clip beyond its training length is only warned of.
     """
     if llm.positions is None:
         return
@@ -52,7 +52,7 @@ def check_positions(
     for name, prompt in zip(names, prompts, strict=True):
         check_prompt(llm.positions, name, prompt)
     needed = [
-        len(prompt.before) + vectors + len(prompt.after) + text  # what is between is among the vectors
+        len(prompt.before) + vectors + len(prompt.after) + text  # words between them are among the vectors
         for prompt, vectors, text in zip(prompts, lengths.tolist(), texts, strict=True)
     ]
     beyond = [row for row, count in enumerate(needed) if count > limit]
@@ -69,7 +69,7 @@ def check_positions(
 
 
 def check_prompt(positions: Positions, name: str, prompt: RenderedPrompt) -> None:
-    """:raises UserError: there is no room for any speech beside it."""
+    """:raises UserError: the prompt leaves no room for speech."""
     if prompt.num_tokens >= positions.limit:
         raise UserError(
             f"{name}: found a prompt of {prompt.num_tokens:,} tokens, expected fewer than {positions.limit:,}, "
@@ -79,9 +79,9 @@ def check_prompt(positions: Positions, name: str, prompt: RenderedPrompt) -> Non
 
 def needs_more(name: str, positions: Positions, words: int, vectors: int, text: int) -> UserError:
     """
-    :param name: of the clip.
+    :param name: name of the clip.
     :param words: tokens of its prompt.
-    :param text: the most tokens that its text has.
+    :param text: the most tokens of its text.
     """
     return UserError(
         f"{name}: found {vectors} vectors of speech, which make {words + vectors + text} positions with the prompt and "

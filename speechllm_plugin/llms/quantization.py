@@ -14,9 +14,9 @@ Quantization = Literal["none", "int8", "nf4"]
 
 
 def quantization_options(quantization: Quantization, dtype: torch.dtype, key: str) -> dict[str, Any]:
-    """What `from_pretrained` takes to load a model quantised, straight on the default device.
+    """Options with which `from_pretrained` loads a quantised model straight onto the default device.
 
-    :param dtype: what the layers compute in.
+    :param dtype: the precision in which the layers compute.
     :param key: the configuration key that holds `quantization`, for errors.
     :raises UserError: the default device is no GPU, or bitsandbytes or accelerate is not installed.
     """

@@ -1,4 +1,4 @@
-"""Keys and values of positions that a decoder has passed, apart from any batch."""
+"""Keys and values of positions that a decoder has read, independent of any batch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from transformers import DynamicCache
 from speechllm_plugin.tensors.copies import on_device
 
 States = list[list[Tensor]]
-"""Keys and values `[1, heads, P, dim]` of each layer; [] = of no position."""
+"""Keys and values `[1, heads, P, dim]` of each layer; [] = no positions."""
 Stacked = tuple[DynamicCache | None, Tensor, Tensor]
-"""Of several rows: the cache, None where none has a position; its mask `[B, P]`; the position that follows, `[B]`."""
+"""The states of several rows: the cache (None if no row has a position), its mask `[B, P]`, the next position `[B]`."""
 
 
 def cache_of(states: States) -> DynamicCache:
@@ -26,7 +26,7 @@ def cache_of(states: States) -> DynamicCache:
 
 
 def states_of(cache: DynamicCache) -> States:
-    layers: Any = cache.layers  # declared as if one could be without keys
+    layers: Any = cache.layers  # declared as if a layer could be without keys
     return [[layer.keys, layer.values] for layer in layers]
 
 
@@ -36,12 +36,12 @@ def length_of(states: States) -> int:
 
 
 def cut_states(states: States, length: int) -> States:
-    """Of the first positions."""
+    """The states of the first positions."""
     return [[x[:, :, :length] for x in layer] for layer in states]
 
 
 def join_states(rows: Sequence[States]) -> DynamicCache:
-    """A cache of the positions of all rows, one row behind the other."""
+    """A cache of the positions of all rows, one row after the other."""
     return cache_of([[torch.cat(column, dim=2) for column in zip(*layer, strict=True)]
                      for layer in zip(*rows, strict=True)])
 
@@ -49,13 +49,13 @@ def join_states(rows: Sequence[States]) -> DynamicCache:
 def stack_states(rows: Sequence[States], sizes: Sequence[int], device: torch.device) -> Stacked:
     """:param sizes: positions of each row."""
     lengths, most = on_device(list(sizes), device), max(sizes)
-    # Padding is on the left: a sliding window counts it, so none may lie between a row's states and what follows.
+    # Padding is on the left, since a sliding window would count padding between a row's states and its next position.
     mask = (torch.arange(most, device=device) >= most - lengths.unsqueeze(1)).long()
     if most == 0:
         return None, mask, lengths
     stacked = []
     for index in range(max(map(len, rows))):
-        # Of no position, nothing tells the shape: it is another row's.
+        # A row without positions has no shape, and takes that of another row.
         like = next(states[index] for states in rows if states)
         layer = [states[index] if states else [x[..., :0, :] for x in like] for states in rows]
         stacked.append([

@@ -1,4 +1,4 @@
-"""Texts in the place of the speech: what a cascade's LLM reads, and what a frozen LLM is asked in writing."""
+"""Texts in the place of the speech, for the LLM of a cascade and for a frozen LLM that reads the transcript."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from speechllm_plugin.tensors.copies import on_device, on_host
 
 def embed_texts(llm: Llm, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """
-    :param texts: token ids of each, as `PromptRenderer.render_text` gives them.
+    :param texts: token ids of each text, as `PromptRenderer.render_text` gives them.
     :returns: their embeddings, `[B, T, dim]`, and lengths, `[B]`, on the host.
     """
     device = llm.embedding_table.device

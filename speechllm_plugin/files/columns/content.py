@@ -1,4 +1,4 @@
-"""The bytes of a table: in memory where they are few, otherwise read from the file when a row is asked for."""
+"""The bytes of a table: in memory if they are few, otherwise read from the file when a row is asked for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class InMemory:
 
 
 class OnDisk:
-    """A file that is kept open, so that one that takes its name changes nothing."""
+    """A file that is kept open, so that another file under its name changes nothing."""
 
     def __init__(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -38,12 +38,12 @@ class OnDisk:
         self.size = self._status.st_size
 
     def read(self, start: int, stop: int) -> bytes:
-        """:raises UserError: the file is another by now: places of rows in it say nothing."""
+        """:raises UserError: the file has changed, so that the places of its rows are no longer known."""
         now = os.fstat(self._descriptor)
         if (now.st_size, now.st_mtime_ns) != (self.size, self._status.st_mtime_ns):
             raise UserError(f"{self._path}: found it changed since its rows were checked, expected it to stay as it is")
         data = os.pread(self._descriptor, stop - start, start)
-        # Network file systems and the kernel's limit of 2 GiB may give less at a time.
+        # Network file systems and the kernel's limit of 2 GiB may give fewer bytes at a time.
         while len(data) < stop - start:
             more = os.pread(self._descriptor, stop - start - len(data), start + len(data))
             if not more:

@@ -1,7 +1,7 @@
-"""What can be told of a column of many fields at once, from their bytes.
+"""Computes properties of all fields of a column at once, from their bytes.
 
-A column is an array of bytes (`uint8`, with `PADDING` zeros behind) and the places where its fields begin and end in
-it, `int64 [rows]`.
+A column is an array of bytes (`uint8`, followed by `PADDING` zeros) and the places in it where its fields begin and
+end, `int64 [rows]`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Flags = npt.NDArray[np.bool_]
 Hashes = npt.NDArray[np.uint64]
 
 PADDING = 8
-"""Zeros that follow the bytes, so that eight can be read from each place of them."""
+"""Zeros that follow the bytes, so that eight bytes can be read from each place."""
 MOST_DIGITS = 18
-"""Of a number that `int64` holds."""
+"""Most digits of a number that `int64` is sure to hold."""
 MOST_WHOLE = 1_000_000_000
 """Above the number whose millionths are told."""
 
@@ -32,7 +32,7 @@ def array_of(data: bytes) -> Bytes:
 
 
 def hashes(data: Bytes, begins: Places, ends: Places) -> Hashes:
-    """Of each field, 64 bits: equal fields have equal ones, on every machine."""
+    """A hash of 64 bits for each field, the same on every machine."""
     words = np.ndarray((len(data) - PADDING + 1,), dtype="<u8", buffer=data, strides=(1,))
     lengths = ends - begins
     found = lengths.astype(np.uint64) * _ODD
@@ -49,7 +49,7 @@ def hashes(data: Bytes, begins: Places, ends: Places) -> Hashes:
 
 
 def mixed(values: Hashes) -> Hashes:
-    """Every bit of each number, changed by all of its bits (splitmix64)."""
+    """Mixes each number, so that each bit of the result depends on all of its bits (splitmix64)."""
     values = values + _ODD
     values ^= values >> np.uint64(30)
     values *= _MIX
@@ -61,7 +61,7 @@ def mixed(values: Hashes) -> Hashes:
 
 def numbers(data: Bytes, begins: Places, ends: Places) -> tuple[Places, Flags]:
     """
-    :returns: the number in each field, and which fields are one: ASCII digits, at least one and at most `MOST_DIGITS`.
+    :returns: the number in each field, and which fields are numbers: 1 to `MOST_DIGITS` ASCII digits.
     """
     lengths = ends - begins
     is_number = (lengths > 0) & (lengths <= MOST_DIGITS)
@@ -77,8 +77,8 @@ def numbers(data: Bytes, begins: Places, ends: Places) -> tuple[Places, Flags]:
 
 def millionths(data: Bytes, begins: Places, ends: Places) -> tuple[Places, Flags]:
     """
-    :returns: millionths of the number in each field, rounded, and which fields are one: as `numbers` has it, with a dot
-        and at most `MOST_DIGITS` digits more, or without.
+    :returns: millionths of the number in each field, rounded, and which fields are numbers: as for `numbers`, or with a
+        dot and at most `MOST_DIGITS` more digits.
     """
     dots = np.append(np.flatnonzero(data == ord(".")), len(data))
     dot = np.minimum(dots[np.searchsorted(dots, begins)], ends)
@@ -91,15 +91,15 @@ def millionths(data: Bytes, begins: Places, ends: Places) -> tuple[Places, Flags
 
 
 def may_be_blank(data: Bytes, begins: Places, ends: Places) -> Flags:
-    """Fields that are empty, or may hold white space alone."""
+    """Which fields are empty or may consist of white space."""
     is_first, is_last = _white_space()
-    # Of an empty field both are the separator's.
+    # For an empty field, both bytes belong to separators.
     return (ends == begins) | (is_first[data[begins]] & is_last[data[ends - 1]])
 
 
 @cache
 def _white_space() -> tuple[Flags, Flags]:
-    """Which bytes white space begins with in UTF-8, and which ones it ends with."""
+    """The first bytes of white space in UTF-8, and the last ones."""
     is_first, is_last = np.zeros(256, dtype=bool), np.zeros(256, dtype=bool)
     for point in range(0x3001):
         if chr(point).isspace():
@@ -109,16 +109,16 @@ def _white_space() -> tuple[Flags, Flags]:
 
 
 def rows_with(places: Places, begins: Places, ends: Places) -> Places:
-    """The rows, in order, in whose fields any of the places is.
+    """The rows, in order, whose fields contain any of the places.
 
-    :param places: in a column's bytes.
+    :param places: places in a column's bytes.
     """
     rows = np.searchsorted(begins, places, side="right") - 1
     return distinct(rows[(rows >= 0) & (places < ends[rows])])
 
 
 def distinct(rows: Places) -> Places:
-    """In order, each once. (`numpy.unique` takes milliseconds even for none.)"""
+    """The distinct rows, in order. (`numpy.unique` takes milliseconds even for none.)"""
     rows = np.sort(rows)
     return rows[np.diff(rows, prepend=-1) != 0]
 

@@ -1,4 +1,4 @@
-"""A tab-separated table without an object a row: where its rows begin, and their text when it is asked for."""
+"""A tab-separated table without an object for each row: the places of its rows, whose text is read when asked for."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from speechllm_plugin.files.records import Record, check_record
 from speechllm_plugin.files.remote import Location
 
 _BLOCK = 1 << 22
-"""Bytes that are looked at together."""
+"""Bytes that are processed together."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TAB, _LINE_FEED, _CARRIAGE_RETURN = 9, 10, 13
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the rows of a table are."""
+    """The places of a table's rows."""
 
     path: Location
     content: Content
     begin: int
-    """Of the text, as a place in the content."""
+    """Where the text begins, as a place in the content."""
     first: int
     """Where the first row begins."""
     end: int
-    """Of the last row, without its line end."""
+    """Where the last row ends, without its line end."""
     lines: Places | int = 1
-    """Of the file that rows begin on, `[rows]`; or that of the first one, where each row is one line."""
+    """Line of the file on which each row begins, `[rows]`; or that of the first row, where each row is one line."""
 
     def line(self, row: int) -> int:
         return self.lines + row if isinstance(self.lines, int) else int(self.lines[row])
@@ -57,15 +57,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Block:
-    """Some rows of a table, one after the other."""
+    """Consecutive rows of a table."""
 
     rows: Rows
-    """Of the table."""
+    """The rows of the whole table."""
     first: int
-    """Number of the first one."""
+    """Number of the block's first row."""
     data: Bytes
     begins: Places
-    """Of fields, `[rows, columns]`, as places in `data`."""
+    """Where fields begin, `[rows, columns]`, as places in `data`."""
     ends: Places
 
     def text(self, row: int, column: int) -> str:
@@ -80,11 +80,11 @@ Look = Callable[[Block], None]
 
 
 class Table(Sequence[Record]):
-    """Its rows are UTF-8, have a field for each column, and hold no carriage return: that has been checked."""
+    """Rows that have been checked: they are UTF-8, have a field for each column, and hold no carriage return."""
 
     def __init__(self, rows: Rows, columns: Sequence[str], starts: Places) -> None:
         """
-        :param starts: of the rows, and one behind the end of the last one.
+        :param starts: where the rows begin, and one past the end of the last one.
         """
         self.columns = list(columns)
         self._rows, self._starts = rows, starts
@@ -108,10 +108,10 @@ class Table(Sequence[Record]):
                 yield self._record(row, line)
 
     def fields_of(self, columns: Sequence[str], rows: Places) -> Iterator[list[bytes]]:
-        """What rows have in each of some columns, each field with a line feed behind it, in blocks of rows. A column
-        that is not there is empty.
+        """The fields of some columns, each followed by a line feed, in blocks of rows. The fields of a missing column
+        are empty.
 
-        :param rows: in their order.
+        :param rows: numbers of the rows, in rising order.
         """
         numbers = [self.columns.index(name) if name in self.columns else None for name in columns]
         is_chosen = np.zeros(len(self), dtype=bool)
@@ -128,7 +128,7 @@ class Table(Sequence[Record]):
             ]
 
     def _blocks(self) -> Iterator[tuple[int, int, bytes]]:
-        """The number of the first row, and of the one behind the last, with the text of these rows."""
+        """Blocks of rows: the number of the first row, one past that of the last, and their text."""
         row = 0
         while row < len(self):
             start = int(self._starts[row])
@@ -137,11 +137,11 @@ class Table(Sequence[Record]):
             row = stop
 
     def line(self, row: int) -> int:
-        """Of the file, that a row begins on."""
+        """The line of the file on which a row begins."""
         return self._rows.line(row)
 
     def take(self, rows: Places) -> Table:
-        """These rows alone, in memory."""
+        """A table of only these rows, in memory."""
         lines = [self._line(row) for row in rows.tolist()]
         ends = np.cumsum([len(line) + 1 for line in lines])
         content = InMemory(b"\n".join(lines))
@@ -158,9 +158,9 @@ class Table(Sequence[Record]):
 
 
 def find_rows(content: Content, path: Location) -> Rows:
-    """All lines of a file, without a byte-order mark before and empty lines behind them.
+    """All lines of a file, without a byte-order mark before them and empty lines after them.
 
-    :raises UserError: there are none.
+    :raises UserError: there are no lines.
     """
     begin = len(_BYTE_ORDER_MARK) if content.read(0, len(_BYTE_ORDER_MARK)) == _BYTE_ORDER_MARK else 0
     end = content.size
@@ -174,7 +174,7 @@ def find_rows(content: Content, path: Location) -> Rows:
 
 
 def check_utf8(rows: Rows) -> None:
-    """:raises UserError: with the line and the place in it."""
+    """:raises UserError: the text is not UTF-8; names the line and the place in it."""
     for start, block in _lines(rows.content, rows.begin, rows.end):
         _check_text(block, rows, start)
 
@@ -182,13 +182,13 @@ def check_utf8(rows: Rows) -> None:
 def scan(rows: Rows, columns: Sequence[str], look: Look) -> Table:
     """Goes through the rows once.
 
-    :param look: gets all rows, block by block, until one is found that is no row of this table.
-    :raises UserError: the text is not UTF-8, or else the first such row.
+    :param look: is called with all rows, block by block, up to the first row that does not fit the table.
+    :raises UserError: the text is not UTF-8, or a row does not fit; the first such row is named.
     """
     starts: list[Places] = []
     number, wrong = 0, None
     for start, block in _lines(rows.content, rows.first, rows.end):
-        # Of the whole file first: nothing is known of rows of another encoding.
+        # The encoding of the whole file is checked first, since rows of another encoding cannot be told apart.
         _check_text(block, rows, start)
         if wrong is not None:
             continue
@@ -207,7 +207,7 @@ def scan(rows: Rows, columns: Sequence[str], look: Look) -> Table:
 
 
 def _lines(content: Content, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Blocks of whole lines, each without its last line end, and where they begin."""
+    """Blocks of whole lines, each without its last line end, with the places where they begin."""
     size = _BLOCK
     while begin < end:
         block = content.read(begin, min(begin + size, end))
@@ -238,7 +238,7 @@ def _check_text(block: bytes, rows: Rows, start: int) -> None:
 
 
 def _wrong_row(data: Bytes, ends: Places, columns: int) -> int | None:
-    """The first one with another number of fields, or with a carriage return that is not at its end."""
+    """The first row with another number of fields, or with a carriage return before its end."""
     tabs = np.flatnonzero(data == _TAB)
     wrong = 1 + np.diff(np.searchsorted(tabs, ends), prepend=0) != columns
     returns = np.flatnonzero(data == _CARRIAGE_RETURN)
@@ -256,7 +256,7 @@ def _block_of(rows: Rows, first: int, data: Bytes, row_begins: Places, row_ends:
 
 
 def _joined(data: Bytes, begins: Places, ends: Places) -> bytes:
-    """Fields, each with the byte behind it."""
+    """The fields joined, each with the byte after it."""
     borders = np.zeros(len(data), dtype=np.int8)
     borders[begins] += 1
     borders[ends + 1] -= 1
