@@ -102,6 +102,21 @@ def test_a_batch_gives_the_tokens_of_its_rows(case: Case, decoding: str) -> None
         assert len(row.tokens) <= limit and row.cut == (len(row.tokens) == limit)
 
 
+@pytest.mark.parametrize("patient", [True, False])
+def test_rows_that_join_change_no_token(case: Case, patient: bool) -> None:
+    batch, found, names = case.batch(), dict[int, Generated](), dict[int, int]()
+    joins = {0: [3], 1: [0, 5], 4: [1], 11: [4, 2]}
+    for step in range(200):
+        rows = joins.get(step, [])
+        names.update(zip(case.add(batch, rows, DecodingConfig()), rows, strict=True))
+        found.update(batch.step(patient=patient))
+        if len(found) == 6:
+            break
+    assert {names[number]: text for number, text in found.items()} == {
+        row: decoded(case, [row], DecodingConfig())[0] for row in range(6)
+    }
+
+
 @torch.no_grad()
 def test_each_token_is_what_the_row_alone_calls_for(case: Case) -> None:
     """Written out, one pass a token, and no draft at all."""

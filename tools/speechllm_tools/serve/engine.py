@@ -167,7 +167,6 @@ class _Running:
         watch: Callable[[int], None],
     ) -> None:
         self._begin, self._size, self._take, self._watch = begin, size, take, watch
-        self._batch = begin()
         self._jobs: dict[int, _Job] = {}
         self._later: list[_Job] = []
         """For which there was no room beside the others, perhaps."""
@@ -176,7 +175,14 @@ class _Running:
 
     def run(self) -> None:
         """Until it is empty."""
-        self._add(self._take(self._begin, self._size)[0])
+        new, _ = self._take(self._begin, self._size)
+        try:
+            self._batch = self._begin()
+        except Exception as error:
+            for job in new:
+                job.fail(error)
+            return
+        self._add(new)
         while self._jobs:
             self._watch(len(self._jobs))
             try:
@@ -198,9 +204,9 @@ class _Running:
             self._batch.drop(number)
 
     def _join(self) -> None:
-        """Gives free places to some that wait, but not for ever to those that came last."""
+        """Gives free places to some that wait, unless that would make others wait for ever."""
         free = min(self._size - len(self._jobs), max(1, self._size // _JOINING))
-        if not self._jobs or not self._batch.joins or self._guests >= self._size:
+        if not self._jobs or free == 0 or not self._batch.joins or self._later or self._guests >= self._size:
             return
         new, others_wait = self._take(self._begin, free)
         self._guests = self._guests + len(new) if others_wait else 0
