@@ -1,7 +1,7 @@
-"""The encoders and LLMs that are known by name: where they are, and what they are made of.
+"""The encoders and LLMs that are known by name, with their places and their shapes.
 
-What is known is the part of a checkpoint's own `config.json` that decides the shapes of its weights. It is enough to
-build the part without weights and without network, and it is what a checkpoint is checked against before it is loaded.
+A shape is the part of a checkpoint's own `config.json` that decides the shapes of its weights. It is enough to build
+the part without weights and without network, and a checkpoint is compared with it before it is loaded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PartArch:
 
     def hf_config(self) -> PretrainedConfig:
         """transformers' configuration of a model of this shape."""
-        from transformers import AutoConfig  # when it is asked for: the names alone need no seconds
+        from transformers import AutoConfig  # imported only when needed: it takes seconds, and the names need none
 
         values: dict[str, Any] = dict(self.shape)
         return AutoConfig.for_model(**values)
@@ -127,7 +127,7 @@ def _causal(
     tied: bool,
     head_dim: int | None = None,
 ) -> PartArch:
-    """:param head_dim: where it is not `dim / heads`, which few configurations spell out."""
+    """:param head_dim: width of a head where it is not `dim / heads`; few configurations state it."""
     shape: dict[str, object] = {
         "model_type": model_type,
         "vocab_size": vocabulary,
@@ -207,19 +207,19 @@ LLM_ARCHS: dict[str, PartArch] = {
 """LLMs."""
 
 ADAPTER_ARCHS: dict[str, tuple[str, dict[str, object]]] = {
-    # Two layers of mT0-XXL's width, in which SLM has 156 M parameters. Their feed-forward width is not published: with
-    # 1024, and the projection from w2v-BERT's or Whisper's width, there are 155.3 M and 156.4 M.
+    # Two layers of mT0-XXL's width, which have 156 M parameters in SLM. Their feed-forward width is not published: with
+    # 1024, and the projection from w2v-BERT's or Whisper's width, they have 155.3 M and 156.4 M.
     "slm": ("subsample", {"dim": 4096, "num_heads": 64, "ffn_dim": 1024, "output_projection": False}),
-    # What the code of the authors of arXiv 2409.17044 has (github.com/Meetween/speechlmm, commit 1cec8b1).
+    # Settings of the code of the authors of arXiv 2409.17044 (github.com/Meetween/speechlmm, commit 1cec8b1).
     "cif_authors": ("cif", {"kernel": 3, "scale_eps": 1e-4}),
     "ctc_authors": ("ctc", {"detach": True}),
-    # 17 of Whisper's frames, 2 of SeamlessM4T's.
+    # A window holds 17 of Whisper's frames, or 2 of SeamlessM4T's.
     "wlq_former_authors": ("wlq_former", {"window_seconds": 0.34, "input_projection": False, "output_norm": False}),
 }
-"""Adapters by name, where settings other than their defaults are of interest: the adapter, and those settings."""
+"""Named settings of adapters other than their defaults: the adapter, and those settings."""
 
 PART_ARCHS: dict[str, dict[str, PartArch]] = {"encoder": ENCODER_ARCHS, "llm": LLM_ARCHS}
-"""By kind of part."""
+"""Architectures by kind of part."""
 
 
 def find_part_arch(kind: str, name: str) -> PartArch:
@@ -239,7 +239,7 @@ def check_part_arch(kind: str, arch: str, part: str, config: object) -> None:
     :param kind: "encoder" or "llm".
     :param part: name of the registered part that loads it.
     :param config: the part's own configuration, which names the checkpoint.
-    :raises UserError: it is another model.
+    :raises UserError: the checkpoint is of another model.
     """
     from speechllm_plugin.pretrained import Source, config_values
 
@@ -250,7 +250,7 @@ def check_part_arch(kind: str, arch: str, part: str, config: object) -> None:
     source = Source.of(kind, str(vars(config)["path"]))
     expected = known.hf_config()
     values = config_values(source)
-    # A config.json may leave out what is transformers' default.
+    # A config.json may leave out values that are transformers' defaults.
     defaults = type(expected)()
     for key, value in known.shape.items():
         here = values[key] if key in values else getattr(defaults, key)

@@ -20,9 +20,9 @@ from speechllm_plugin.tensors.precision import MachinePrecision, machine_precisi
 
 
 def decoding_dtypes(trained: Mapping[str, str], machine: MachinePrecision) -> dict[str, str]:
-    """What is decoded in on a machine, for those parts for which it is not what they were trained in.
+    """The precision of decoding on a machine, for the parts for which it is not the precision of training.
 
-    :param trained: what each part was trained in.
+    :param trained: the precision of each part in training.
     """
     here = {part: machine.decode_in(dtype) for part, dtype in trained.items()}
     return {part: dtype for part, dtype in here.items() if dtype != trained[part]}
@@ -31,7 +31,7 @@ def decoding_dtypes(trained: Mapping[str, str], machine: MachinePrecision) -> di
 def load_model(
     saved: SavedSystem, *, device: str | None = None, overrides: dict[str, Any] | None = None
 ) -> SpeechLlm:
-    """A trained system in evaluation; see `load_speech_llm`, which makes it ready to use."""
+    """Loads a trained system in evaluation mode; see `load_speech_llm`, which makes it ready to use."""
 
     def load(model: SpeechLlm) -> None:
         put_weights(model, saved.weights(), f"{saved.model_dir} does not fit its {saved.config_file.name}")
@@ -46,11 +46,11 @@ def restore(
     overrides: dict[str, Any],
     where: Path,
 ) -> SpeechLlm:
-    """A trained system in what its device multiplies in hardware, ready to transcribe.
+    """Makes a trained system, ready to transcribe, in a precision that its device multiplies in hardware.
 
-    :param config_with: its configuration, with keys changed, by dotted path.
-    :param load: puts the trained weights into it.
-    :param where: what is loaded, for a warning.
+    :param config_with: gives the system's configuration with some keys changed, by dotted path.
+    :param load: puts the trained weights into the system.
+    :param where: name of the checkpoint, for a warning.
     """
     here = decoding_dtypes(part_dtypes(config_with({})), machine_precision(device))
     config = config_with({**{f"{part}.config.dtype": dtype for part, dtype in here.items()}, **overrides})
@@ -67,7 +67,7 @@ def device_named(name: str | None) -> torch.device:
     device = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # the latter where PyTorch is built without CUDA
+    except (RuntimeError, AssertionError) as error:  # AssertionError where PyTorch is built without CUDA
         reason = str(error).partition("\n")[0]
         raise UserError(f"device: found {name!r}, expected cpu, cuda or another that works here ({reason})") from error
     return torch.device(device)
@@ -75,7 +75,7 @@ def device_named(name: str | None) -> torch.device:
 
 @contextmanager
 def _float32() -> Iterator[None]:
-    """What is trained is in float32, whatever the caller's default is."""
+    """Makes float32 the default, in which trained parts are, whatever default the caller has."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

@@ -1,4 +1,4 @@
-"""The files of a training run's checkpoints. Imports no torch: what is wrong with them is told at once."""
+"""The files of a training run's checkpoints. Imports no torch, so that faults in them are reported at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Step = int | Literal["best", "last"]
 DECODING = "decoding.json"
-"""Lies beside the checkpoints: how their run decodes, with what it derived from its data."""
+"""File beside the checkpoints: how their run decodes, with the limits that it derived from its data."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Checkpoint(SavedSystem):
 
     @property
     def name(self) -> str:
-        """What fairseq2 calls it."""
+        """fairseq2's name for the checkpoint."""
         return f"checkpoint_step_{self.step_nr}"
 
     @property
@@ -94,7 +94,8 @@ class Checkpoint(SavedSystem):
         return float(seconds) if isinstance(seconds, int | float) else None
 
     def clean_text(self) -> str | None:
-        """What was removed from the training texts (`SpeechTextConfig.clean_text`); None where nothing tells.
+        """The run's `SpeechTextConfig.clean_text`, which marks were removed from the training texts; None where
+        unknown.
 
         :raises UserError: the file cannot be read.
         """
@@ -139,25 +140,25 @@ def find_checkpoint(path: Path | str, step: Step = "best") -> Checkpoint:
 
 
 def parse_step(text: str) -> Step:
-    """A step as a command line gives it.
+    """Reads a step from a command line.
 
-    :raises UserError: it is none.
+    :raises UserError: the text is no step.
     """
     if text in ("best", "last"):
         return text  # type: ignore[return-value]
-    # Digits of other scripts, and those that are no numbers, are none of a folder's name.
+    # A folder's name has ASCII digits only; `isdigit` also accepts those of other scripts.
     if not (text.isascii() and text.isdigit()):
         raise UserError(f"--step: found {text!r}, expected best, last or a step number")
     return int(text)
 
 
 def step_numbers(directory: Path) -> list[int]:
-    """The steps whose checkpoints lie in `directory`, in order; not those that are still being written."""
+    """The steps with a finished checkpoint in `directory`, in order."""
     return sorted(int(folder.name[5:]) for folder in directory.glob("step_*") if folder.name[5:].isdecimal())
 
 
 def check_files(folder: Path) -> None:
-    """Tells files that a full disk or an unfinished copy has cut. Their directories are read, not their tensors.
+    """Finds files that were cut by a full disk or an unfinished copy. It reads their directories, not their tensors.
 
     :raises UserError: a file is damaged, or there is none.
     """
@@ -195,13 +196,13 @@ def _choose_checkpoint(path: Path, step: Step) -> Checkpoint:
         return Checkpoint(directory, step)
     scores = {number: score for number in steps if (score := _score(directory, number)) is not None}
     if step == "best" and scores:
-        # Of equal scores the later, as fairseq2 has it.
+        # Among equal scores the later one, as in fairseq2.
         return Checkpoint(directory, max(scores, key=lambda number: (scores[number], number)))
     return Checkpoint(directory, steps[-1])
 
 
 def describe_choice(checkpoint: Checkpoint) -> str:
-    """Which of its run's checkpoints one is."""
+    """Says which of its run's checkpoints this is."""
     chosen = (("the last", "last"), ("the best by validation", "best"))
     steps = {name: find_checkpoint(checkpoint.directory, parse_step(step)).step_nr for name, step in chosen}
     own = [name for name, step in steps.items() if step == checkpoint.step_nr]
@@ -210,7 +211,7 @@ def describe_choice(checkpoint: Checkpoint) -> str:
 
 
 def named_checkpoint(directory: Path | None, name: str | None) -> Checkpoint | None:
-    """A checkpoint that is known by fairseq2's name for it; None for a model that is no run's."""
+    """The checkpoint with a name of fairseq2; None for a model that is not from a run."""
     if directory is None or name is None:
         return None
     if match := re.fullmatch(r"checkpoint_step_(\d+)", name):

@@ -20,7 +20,7 @@ from speechllm_plugin.registry import ADAPTERS, ENCODERS, LLMS, Registry
 
 SPEECH_LLM_FAMILY = "speech_llm"
 DEFAULT_ARCH = "whisper_large_v3.llama31_8b.base"
-"""Of the training recipe."""
+"""Default architecture of the training recipe."""
 
 PRETRAINED: dict[str, Registry[Any]] = {"encoder": ENCODERS, "llm": LLMS}
 """The kinds of pretrained parts, each under its key in the configuration."""
@@ -31,9 +31,9 @@ class PartSection:
     """Chooses a registered part."""
 
     name: str
-    """Its registered name."""
+    """Registered name of the part."""
     config: object = None
-    """Its own configuration: a mapping of the fields of its configuration dataclass. None = all defaults."""
+    """The part's own configuration: a mapping of the fields of its configuration dataclass. None = all defaults."""
     arch: str | None = None
     """For an encoder or an LLM: the name of the published model whose shape the checkpoint under `config.path` must
     have. None = any shape."""
@@ -52,7 +52,7 @@ class CtcConfig(Checked):
     classifier: Literal["linear", "llm_embedding", "sentencepiece"] = "linear"
     """`linear`: a linear layer over the LLM tokenizer's vocabulary, as published. `llm_embedding`: the LLM's own
     embedding table, restricted to the tokens of the training text, on frames that the adapter has taken to the LLM's
-    space: it puts the speech where the LLM's word embeddings are, and small systems converge several times faster.
+    space. It pulls the speech to the LLM's word embeddings, and small systems converge several times faster.
     `sentencepiece`: a linear layer over the pieces of `vocabulary`, hundreds of times cheaper than an LLM's tokens."""
     vocabulary: str | None = None
     """For `sentencepiece`: a model file, as `speechllm manifest vocabulary` writes it."""
@@ -62,14 +62,14 @@ class CtcConfig(Checked):
     """SHA-256 of the file `vocabulary` in hexadecimal, filled in: a vocabulary that is trained again has other
     labels."""
     bos: bool = False
-    """Whether a transcript's labels, and the number of tokens that `cif` aims at, begin with the tokenizer's beginning
-    of the sequence, as in the code of the authors of arXiv 2409.17044. For the classifier `linear`."""
+    """Whether the tokenizer's beginning of the sequence comes first in a transcript's labels, and counts among the
+    tokens that `cif` aims at, as in the code of the authors of arXiv 2409.17044. For the classifier `linear`."""
     no_transcript: Literal["refuse", "leave_out"] = "refuse"
-    """What a training row is that has no transcript: a translation or an answer without `src_text`. `refuse`: an error.
-    `leave_out`: it is counted, and trains with the LLM's loss alone, not with CTC or CIF's losses."""
+    """What happens to a training row without a transcript: a translation or an answer without `src_text`. `refuse`: it
+    is an error. `leave_out`: it is counted, and trains with the LLM's loss alone, without those of CTC and CIF."""
     align_steps: int = 0
-    """The first steps leave the LLM out. They train on the CTC loss with weight 1, and on the adapter's own losses in
-    proportion."""
+    """Number of first steps without the LLM. They train on the CTC loss with weight 1, and on the adapter's own losses
+    in proportion."""
 
     def problems(self) -> Iterator[str]:
         if self.weight is not None and not (math.isfinite(self.weight) and self.weight >= 0):
@@ -102,7 +102,7 @@ class SpeechLlmConfig:
     """Encoder frames that are concatenated into one before the adapter. 1 = as published. 5 turns Whisper's 50 Hz into
     10: a fifth of the adapter's work, and CTC converges in far fewer steps."""
     adapter: PartSection = field(default_factory=lambda: PartSection(name="base"))
-    """What is trained."""
+    """The adapter, which is trained."""
     output_scale: Literal["embedding", "one"] = "one"
     """Initial gain of the LayerNorm at the adapter's end. `one`: the usual start of a LayerNorm, as published; the norm
     of a speech vector is then 10 to 100 times that of a word's embedding. `embedding`: the root mean square of the
@@ -110,27 +110,27 @@ class SpeechLlmConfig:
     llm: PartSection = field(default_factory=lambda: PartSection(name="causal"))
     """The frozen LLM."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
-    """Rendered the same way in training and in decoding, and kept in the checkpoint."""
+    """The prompt, which is the same in training and in decoding, and is kept in the checkpoint."""
     ctc: CtcConfig = field(default_factory=CtcConfig)
     """Auxiliary CTC loss."""
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
-    """The LLM given the transcript as a teacher of the LLM given the speech."""
+    """Distillation from the LLM given the transcript to the LLM given the speech."""
     loss_mean: Literal["tokens", "batches"] = "tokens"
-    """What the losses of a step are means over. `tokens`: the sum of each loss by the target tokens of all batches of
-    all processes, so that a token weighs the same whatever batch it is in. `batches`: the mean of each batch's own
-    means, as in the code of the authors of arXiv 2409.17044: of the LLM's loss over its tokens, of CTC's over each
-    clip's labels and then over clips, of the adapter's over clips."""
+    """How the losses of a step are averaged. `tokens`: the sum of each loss is divided by the target tokens of all
+    batches of all processes, so that a token weighs the same in whichever batch it is. `batches`: the mean of each
+    batch's own means, as in the code of the authors of arXiv 2409.17044. The LLM's loss is then averaged over its
+    tokens, CTC's over each clip's labels and then over clips, the adapter's over clips."""
     encoder_tuning: TuningConfig = field(default_factory=TuningConfig)
-    """What of the encoder is trained, too."""
+    """Which weights of the encoder are trained, too."""
     llm_tuning: TuningConfig = field(default_factory=TuningConfig)
-    """What of the LLM is trained, too."""
+    """Which weights of the LLM are trained, too."""
     other_weights: bool = False
     """Whether a checkpoint may be used with an encoder or LLM of other weights than it was trained with: a warning
     instead of an error."""
 
     def check(self) -> None:
         """
-        :raises UserError: a value is wrong, whatever the parts are.
+        :raises UserError: a value is wrong for any choice of parts.
         """
         if self.frame_stack < 1:
             raise UserError(f"frame_stack: found {self.frame_stack}, expected at least 1")
@@ -143,7 +143,7 @@ class SpeechLlmConfig:
             raise UserError(f"adapter.arch: found {self.adapter.arch!r}, expected null: no adapter is published")
 
     def resolve(self) -> None:
-        """Fills in every part's defaults and checks its keys, so that a saved configuration tells everything."""
+        """Fills in the defaults of every part and checks its keys, so that a saved configuration is complete."""
         self.check()
         self.encoder.config = ENCODERS.config(self.encoder.name, self.encoder.config)
         self.adapter.config = ADAPTERS.config(self.adapter.name, self.adapter.config)
@@ -167,7 +167,7 @@ class SpeechLlmConfig:
             for problem in self.ctc.problems():
                 raise UserError(f"ctc.{problem} (it is 0 with the adapter {self.adapter.name!r} unless set)")
         for part in (self.encoder.config, self.llm.config):
-            # A checkpoint is loaded from anywhere, not only from where it was trained.
+            # An absolute path, since a checkpoint may be loaded from another folder than the one of its training.
             if (path := getattr(part, "path", None)) is not None and Path(path).is_dir():
                 setattr(part, "path", str(Path(path).resolve()))  # noqa: B010 (parts' classes are their own)
 
@@ -182,7 +182,7 @@ def part_dtypes(config: SpeechLlmConfig) -> dict[str, str]:
     return dtypes
 
 
-# An architecture is `encoder.llm.adapter`, composed of known encoders and LLMs and of the adapters, never written out.
+# Architectures `encoder.llm.adapter` are composed of the known encoders, LLMs and adapters, and never written out.
 GRID = (
     ("whisper_large_v3", "seamless_m4t_v2"),
     ("mistral_7b", "llama31_8b"),
@@ -190,11 +190,11 @@ GRID = (
 )
 """Encoders, LLMs and adapters of arXiv 2409.17044: 20 systems."""
 SLM = (("w2v_bert", *GRID[0]), ("mt0_xxl_mt",), ("slm",))
-"""SLM (arXiv 2310.00230); `w2v_bert` and the others stand in for its encoder, which is not public."""
+"""SLM (arXiv 2310.00230); `w2v_bert` and the other encoders stand in for its encoder, which is not public."""
 AUTHORS = (*GRID[:2], ("cif_authors", "ctc_authors", "wlq_former_authors"))
 """The systems of arXiv 2409.17044 for which its authors' code has other adapters than the paper."""
 
-# Every composition can be asked for; these are the ones that are listed.
+# Every composition can be used; lists show only these.
 _LISTED = (
     GRID,
     (*GRID[:2], ("subsample", "mlp")),
@@ -212,17 +212,17 @@ _LISTED = (
 
 
 def arch_names() -> list[str]:
-    """The architectures that are listed, each once."""
+    """The architectures that lists show, each once."""
     return list(dict.fromkeys(".".join(names) for tables in _LISTED for names in product(*tables)))
 
 
 def all_arch_names() -> list[str]:
-    """Every composition of the three tables, and of the parts that other packages register."""
+    """Every composition of known parts and of parts that other packages register."""
     return [".".join(names) for names in product(*_names())]
 
 
 def _names() -> tuple[list[str], list[str], list[str]]:
-    """Of encoders, LLMs and adapters."""
+    """Names of encoders, LLMs and adapters."""
     return (
         [*ENCODER_ARCHS, *ENCODERS.foreign_names()],
         [*LLM_ARCHS, *LLMS.foreign_names()],
@@ -246,7 +246,7 @@ def arch_config(name: str) -> SpeechLlmConfig:
 
 
 def unknown_arch(name: str, key: str) -> UserError:
-    """:param key: what held the name."""
+    """:param key: the configuration key that holds the name."""
     close = get_close_matches(name, all_arch_names(), n=3)
     parts = "; ".join(
         f"{kind}: {', '.join(names)}"
@@ -257,7 +257,7 @@ def unknown_arch(name: str, key: str) -> UserError:
 
 
 def is_published(name: object) -> bool:
-    """Whether an architecture is one of a paper's, which takes the last checkpoint."""
+    """Whether an architecture is a paper's, for which the last checkpoint is evaluated."""
     return name in {".".join(parts) for tables in (GRID, AUTHORS, SLM) for parts in product(*tables)}
 
 
@@ -269,7 +269,7 @@ def _adapter_section(name: str) -> PartSection:
 
 
 def _section(name: str, arch: PartArch | None) -> PartSection:
-    """:param arch: None for a part of another package, which has its defaults."""
+    """:param arch: None for a part of another package, which keeps its defaults."""
     if arch is None:
         return PartSection(name=name)
     return PartSection(name=arch.part, config={"path": arch.path, **arch.options}, arch=name)

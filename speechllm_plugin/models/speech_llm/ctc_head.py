@@ -21,7 +21,7 @@ from speechllm_plugin.tensors.logits import LinearLogits, Logits
 from speechllm_plugin.text.vocabulary import Vocabulary
 
 ALIGNED_LOGIT = 12.0
-"""Logit at the start of training of a vector that equals its token's embedding."""
+"""Logit of a vector that equals its token's embedding, at the start of training."""
 _NO_LABEL = -100
 
 
@@ -34,7 +34,7 @@ class CtcLoss:
     infeasible: int
     """Rows that have fewer frames than their labels need, or a token outside the vocabulary."""
     clip_mean: Tensor
-    """Mean over the clips with a transcript of each one's loss per label."""
+    """Mean over the clips with a transcript of the clip's loss per label."""
 
 
 class CtcHead(nn.Module):
@@ -55,16 +55,16 @@ class CtcHead(nn.Module):
         tokens: Sequence[Sequence[int] | None],
     ) -> CtcLoss:
         """
-        :param logits: of `forward`, with `lengths` `[B]` on the host.
-        :param texts: the transcripts. A clip without one is left out.
-        :param tokens: the same as token ids of the LLM.
+        :param logits: the result of `forward`, with `lengths` `[B]` on the host.
+        :param texts: the transcripts; a clip without one is left out.
+        :param tokens: the transcripts as token ids of the LLM.
         """
         labels = self._known_labels(texts, tokens)
         feasible = [
             row is not None and frames_needed(row) <= length
             for row, length in zip(labels, lengths.tolist(), strict=True)
         ]
-        # A row left out gets no label at all and its loss is masked, so that neither inf nor NaN exists anywhere.
+        # A row that is left out gets no labels and its loss is masked, so that no inf or NaN occurs.
         kept = [row if ok and row is not None else [] for row, ok in zip(labels, feasible, strict=True)]
         losses = ctc_loss(logits, lengths, kept)
         losses = losses.masked_fill(on_device([not ok for ok in feasible], losses.device), 0.0)
@@ -88,10 +88,10 @@ class CtcHead(nn.Module):
         texts: Sequence[str | None],
         tokens: Sequence[Sequence[int] | None],
     ) -> CtcLoss:
-        """Cross entropy of vectors with their labels, the i-th with the i-th: what CTC is where both are as many.
+        """Cross entropy of the i-th vector with the i-th label: CTC's loss where there are as many vectors as labels.
 
-        :param logits: of the vectors, `[B, U, labels]`, with `lengths` `[B]` on the host. The other
-            parameters are those of `loss`. A row that has not as many vectors as labels is left out.
+        :param logits: logits of the vectors, `[B, U, labels]`, with `lengths` `[B]` on the host. The other parameters
+            are those of `loss`. A row with another number of vectors than labels is left out.
         """
         labels, infeasible = torch.full(logits.shape[:2], _NO_LABEL, device="cpu"), 0
         known_labels = self._known_labels(texts, tokens)
@@ -109,7 +109,7 @@ class CtcHead(nn.Module):
         """Labels of each row; None where a token is outside the vocabulary."""
 
     def texts(self, logits: Logits, lengths: Tensor, decode_tokens: Callable[[list[int]], str]) -> list[str]:
-        """What it hears by itself: the likeliest label of each frame, repeated ones once, without blanks.
+        """Greedy CTC decoding: the likeliest label of each frame, repeated ones once, without blanks.
 
         :param logits: `[B, T, labels]` with `lengths` `[B]`.
         :param decode_tokens: see `text`.
@@ -120,13 +120,13 @@ class CtcHead(nn.Module):
 
     @abstractmethod
     def text(self, labels: Sequence[int], decode_tokens: Callable[[list[int]], str]) -> str:
-        """What labels without blanks spell.
+        """The text of labels without blanks.
 
         :param decode_tokens: gives the text of the LLM's tokens.
         """
 
     def pieces(self, text: str, tokens: Sequence[Piece]) -> list[Piece]:
-        """The labels of a text one by one, for its alignment with the frames.
+        """The labels of a text with their characters, for its alignment with the frames.
 
         :param tokens: the text's tokens by the LLM's tokenizer.
         """
@@ -160,7 +160,7 @@ class LinearCtcHead(CtcHead):
 class SentencePieceCtcHead(LinearCtcHead):
     """A linear layer over the pieces of a sentencepiece model that was trained on the transcripts.
 
-    1,000 pieces in place of the 128,256 tokens of Llama 3 take the logits of 30 s at 50 Hz from 770 MB to 6 MB.
+    With 1,000 pieces instead of the 128,256 tokens of Llama 3, the logits of 30 s at 50 Hz shrink from 770 MB to 6 MB.
     """
 
     def __init__(self, frame_dim: int, vocabulary: Vocabulary) -> None:
@@ -190,7 +190,8 @@ class LlmEmbeddingCtcHead(CtcHead):
     """
 
     vocabulary: Tensor
-    """Bool `[V]`: the LLM's tokens that are labels. A mask, because fairseq2 loads only what has a fixed shape."""
+    """Which of the LLM's tokens are labels, bool `[V]`. It is a mask since fairseq2 loads only tensors of fixed
+    shape."""
 
     def __init__(self, shape: AdapterShape, vocabulary_size: int, table_rms: float) -> None:
         """:param table_rms: root mean square of the LLM's input embeddings."""
@@ -198,9 +199,9 @@ class LlmEmbeddingCtcHead(CtcHead):
         self.register_buffer("vocabulary", torch.zeros(vocabulary_size, dtype=torch.bool))
         self._read: tuple[object, Tensor, dict[int, int]] | None = None
         self.blank = nn.Parameter(torch.zeros(shape.llm_dim))
-        # The dot product of speech with its word can be far above or below what a softmax needs.
+        # The dot product of speech with its word may be far too large or too small for a softmax.
         scale = ALIGNED_LOGIT / (shape.llm_dim * shape.output_rms * table_rms)
-        # One element, not a scalar: FSDP2 shards along a dimension.
+        # A vector of one element, since FSDP2 shards along a dimension.
         self.log_scale = nn.Parameter(torch.tensor([math.log(scale)]))
 
     def set_vocabulary(self, token_ids: Iterable[int]) -> None:
@@ -210,11 +211,11 @@ class LlmEmbeddingCtcHead(CtcHead):
     def _known(self) -> tuple[Tensor, dict[int, int]]:
         """The tokens that are labels, and the label of each: its rank among them, from 1.
 
-        Read from the mask when it has changed, by whatever loads it, not at every step: a device would be waited for.
+        The mask is read only when it has changed, as by a load: a read at every step would wait for the device.
         """
         if self._read is not None and is_exporting():
             return self._read[1:]  # of the mask, whose values cannot be asked for there
-        # A mask made in inference mode counts no changes; a model that decodes has been loaded.
+        # A tensor of inference mode has no count of changes; a model that decodes has been loaded before.
         version = None if self.vocabulary.is_inference() else self.vocabulary._version
         state = (self.vocabulary.data_ptr(), version)
         if self._read is None or self._read[0] != state:

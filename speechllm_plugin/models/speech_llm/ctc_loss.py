@@ -1,4 +1,4 @@
-"""Losses of a CTC head, of logits that exist or of those that are too many to exist."""
+"""Losses of a CTC head, for logits that exist and for those that are too many to exist."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from speechllm_plugin.tensors.copies import on_device
 from speechllm_plugin.tensors.logits import LinearLogits, Logits, whole
 
 _NEVER = -1e30
-"""Logit of a class that a row does not have: finite, as torch's gradient is NaN for one of probability 0."""
+"""Logit of a class that a row does not have. It is finite, since torch's gradient is NaN for a probability of 0."""
 
 
 def ctc_loss(logits: Logits, lengths: Tensor, labels: Sequence[Sequence[int]]) -> Tensor:
     """
-    :param logits: of the frames, `[B, T, V]`; label 0 is the blank.
+    :param logits: logits of the frames, `[B, T, V]`; label 0 is the blank.
     :param lengths: `[B]`, on the host.
-    :param labels: of each row, below V.
+    :param labels: labels of each row, below V.
     :returns: the loss of each row in nats, `[B]`; 0 where there are too few frames.
     """
     if isinstance(logits, LinearLogits) and logits.are_many:
         classes, labels = _own_classes(logits, labels)
-        # Few as they are, float64 costs nothing, and path sums of 10,000 nats are exact.
+        # The classes are few, so float64 costs nothing; path sums of 10,000 nats are exact in it.
         return _ctc_loss(classes.double(), labels, lengths).float()
     return _ctc_loss(whole(logits).float(), labels, lengths)
 
@@ -47,7 +47,7 @@ def _ctc_loss(logits: Tensor, labels: Sequence[Sequence[int]], lengths: Tensor) 
 def label_loss(logits: Logits, labels: Tensor, *, ignored: int) -> Tensor:
     """
     :param logits: `[B, U, V]`.
-    :param labels: `[B, U]`, on the host; `ignored` where there is none.
+    :param labels: `[B, U]`, on the host; `ignored` where a vector has no label.
     :returns: the sum of the cross entropies of all vectors with their labels, in nats.
     """
     vectors = logits if isinstance(logits, Tensor) else logits.inputs
@@ -62,14 +62,14 @@ def label_loss(logits: Logits, labels: Tensor, *, ignored: int) -> Tensor:
 
 
 def _own_classes(logits: LinearLogits, labels: Sequence[Sequence[int]]) -> tuple[Tensor, list[list[int]]]:
-    """The same rows over vocabularies of their own, for the same loss: the blank, the labels that a row has, and one
-    class for all others, whose probability is the sum of theirs.
+    """The same loss over a small vocabulary for each row: the blank, the labels of the row, and one class whose
+    probability is the sum of all others'.
 
-    :returns: logits `[B, T, classes]`, and the labels in them.
+    :returns: logits `[B, T, classes]`, and the labels as numbers of these classes.
     """
     known = [[0, *sorted(set(row))] for row in labels]
     size = max(map(len, known))
-    # A row with fewer repeats its blank, in classes that nothing reads.
+    # A row with fewer labels repeats its blank, in classes that nothing reads.
     device = logits.inputs.device
     ids = on_device([row + [0] * (size - len(row)) for row in known], device)
     spare = on_device([[i >= len(row) for i in range(size)] for row in known], device)

@@ -1,6 +1,6 @@
-"""The LLM, given what is said in writing, as the teacher of the same LLM given the speech.
+"""The LLM given the transcript as the teacher of the same LLM given the speech.
 
-Cross entropy asks for the target's tokens alone; the teacher's distribution also tells which other words would do
+Cross entropy only rewards the target's tokens; the teacher's distribution also tells which other words would do
 (arXiv 1503.02531). Teacher and student share every weight but the adapter's: the divergence is 0 where speech means to
 the LLM what its text does.
 """
@@ -22,14 +22,14 @@ from speechllm_plugin.prompts import PromptRenderer
 
 @dataclass(frozen=True)
 class Distilled:
-    """The clips of a batch that have a transcript, of earlier speech, too."""
+    """The divergence for the clips of a batch that have a transcript, also of their earlier speech."""
 
     rows: list[int]
-    """Their places in the batch."""
+    """Places of these clips in the batch."""
     divergence: Tensor
-    """Of each, the sum over its target tokens in nats, unweighted."""
+    """For each of these clips, the unweighted sum over its target tokens, in nats."""
     num_targets: int
-    """Target tokens of them all."""
+    """Target tokens of these clips together."""
 
 
 def distill(

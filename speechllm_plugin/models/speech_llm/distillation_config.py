@@ -1,4 +1,4 @@
-"""The share of distillation, as a configuration. Imports no torch: a wrong value is told at once."""
+"""The configuration of distillation. Imports no torch, so that a wrong value is reported at once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from speechllm_plugin.configuration.checked import Checked
 @dataclass(kw_only=True)
 class DistillationConfig(Checked):
     weight: float = 0.0
-    """Share of the LLM's loss that is the divergence of its next-token distributions, given the speech, from those
-    that it has given the transcript in the same prompt, at the tokens of the target. 0 = cross entropy alone, as
-    published; 1 = the divergence alone. It costs a forward pass of the LLM. Clips without a transcript have their cross
-    entropy alone, if `ctc.no_transcript` is `leave_out`."""
+    """Share of the divergence in the LLM's loss: at the tokens of the target, its next-token distributions given the
+    speech are compared with those given the transcript in the same prompt. 0 = cross entropy alone, as published; 1 =
+    the divergence alone. It costs a forward pass of the LLM. With `ctc.no_transcript=leave_out`, clips without a
+    transcript have only their cross entropy."""
     temperature: float = 1.0
-    """That the logits of both are divided by; the divergence is multiplied by its square, which keeps its gradients in
-    proportion (arXiv 1503.02531)."""
+    """Divides the logits of both distributions. The divergence is multiplied by its square, which keeps its gradients
+    in proportion (arXiv 1503.02531)."""
 
     @override
     def problems(self) -> Iterator[str]:

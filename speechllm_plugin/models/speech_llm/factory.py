@@ -19,7 +19,7 @@ from speechllm_plugin.prompts import PromptRenderer
 def create_speech_llm(config: SpeechLlmConfig, *, trains: bool = True) -> SpeechLlm:
     """Loads the frozen parts and creates the trained ones.
 
-    :param trains: whether losses will be asked for.
+    :param trains: whether losses will be computed.
 
     `config` is resolved in place: fairseq2 saves it after this call, and a saved configuration names every default.
     """
@@ -39,9 +39,9 @@ def create_speech_llm(config: SpeechLlmConfig, *, trains: bool = True) -> Speech
 
 
 def _rms(table: Tensor) -> float:
-    """A thousand rows at a time, so that no copy of a table in half precision is made."""
+    """Root mean square of a table, a thousand rows at a time, so that no float32 copy of the whole table is made."""
     pieces = table.split(1024)
-    # Allocated beforehand: a norm between two pieces would keep the memory of the one before from being used again.
+    # Allocated beforehand: a norm that is allocated between two pieces would keep the first one's memory from reuse.
     norms = torch.empty(len(pieces), dtype=torch.float32, device=table.device)
     for rows, norm in zip(pieces, norms, strict=True):
         torch.linalg.vector_norm(rows, dtype=torch.float32, out=norm)

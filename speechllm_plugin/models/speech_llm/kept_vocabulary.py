@@ -1,4 +1,4 @@
-"""The sentencepiece vocabulary of a CTC head, kept beside the checkpoints: what they need travels with them."""
+"""The sentencepiece vocabulary of a CTC head, kept beside the checkpoints, so that it moves with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from speechllm_plugin.files.atomic import write_atomically
 from speechllm_plugin.log import log
 
 FILE = "ctc_vocabulary.model"
-"""In a run's `checkpoints`."""
+"""Name of the file in a run's `checkpoints`."""
 
 
 def keep_vocabulary(vocabulary: str | None, directory: Path) -> None:
@@ -27,7 +27,7 @@ def keep_vocabulary(vocabulary: str | None, directory: Path) -> None:
 
 
 def kept_vocabulary(values: Mapping[str, Any], directory: Path) -> str | None:
-    """The vocabulary of a checkpoint; None where it has none, or was written before there were copies.
+    """The vocabulary of a checkpoint; None where it has none, or where an earlier version kept no copy.
 
     :param values: the model's configuration, as plain values.
     """
@@ -37,7 +37,7 @@ def kept_vocabulary(values: Mapping[str, Any], directory: Path) -> str | None:
 
 
 def use_kept_vocabulary(overrides: object, directory: Path) -> None:
-    """Lets a run that is resumed read its own copy where the file of its configuration is gone.
+    """Makes a resumed run read its own copy where the file of its configuration is gone.
 
     :param overrides: the configuration's `model.config_overrides`, changed in place.
     """

@@ -1,4 +1,4 @@
-"""What a training step minimises, part by part, and how the parts are mixed."""
+"""The loss of a training step: its parts, and how they are mixed."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from speechllm_plugin.tensors.copies import on_device
 class SpeechLlmLoss:
     """Sums over the target tokens of a batch, in nats.
 
-    All are normalised by the same count, the target tokens of every process and accumulated batch: what one token
-    weighs does not depend on how the batch was divided.
+    All losses are normalised by the same count, the target tokens of all processes and accumulated batches, so that the
+    weight of a token does not depend on how a step is divided into batches.
     """
 
     total: Tensor
-    """What is minimised."""
+    """The sum that is minimised."""
     lm: Tensor | None
     """The LLM's cross entropy for each clip, `[B]`; None while the adapter is aligned on CTC alone."""
     targets: list[int]
     """Target tokens of each clip."""
     count: int
-    """What `total` is divided by, with those of the other batches of a step: `num_targets`, or 1 where each batch
+    """The batch's part of the number by which the step's `total` is divided: `num_targets`, or 1 where each batch
     counts once (`loss_mean`)."""
     ctc: CtcLoss | None
     """The auxiliary CTC loss, unweighted."""
     adapter: dict[str, Tensor]
-    """The adapter's own losses, unweighted, each clip's as often as it has target tokens."""
+    """The adapter's own losses, unweighted; a clip's loss counts as often as the clip has target tokens."""
     token: CtcLoss | None
     """The cross entropy of the adapter's vectors with the transcript's tokens, unweighted."""
     distilled: Distilled | None = None
@@ -59,14 +59,14 @@ def mix_losses(
 ) -> SpeechLlmLoss:
     """
     :param targets: target tokens of each clip.
-    :param lm: see `SpeechLlmLoss`, as `distilled`, `ctc` and `token`.
-    :param trained_by_llm: what only the LLM's loss may reach.
-    :param adapter: the adapter's own losses of each clip, `[B]`.
+    :param lm: see `SpeechLlmLoss`, also for `distilled`, `ctc` and `token`.
+    :param trained_by_llm: embeddings and parameters that perhaps only the LLM's loss reaches.
+    :param adapter: the adapter's own losses for each clip, `[B]`.
     """
     num_targets, ctc_weight = sum(targets), config.ctc.weight or 0.0
     if lm is None:
-        # CTC has weight 1 and the others keep their proportion to it. The zero gives a gradient to the parameters that
-        # only the LLM's loss trains: data parallelism waits for one from each.
+        # CTC has weight 1, and the other losses keep their proportion to it. The product with zero gives a gradient to
+        # parameters that only the LLM's loss trains, since data parallelism waits for one from each parameter.
         total: Tensor = 0.0 * sum(values.float().sum() for values in trained_by_llm)  # type: ignore[assignment]
         scale = 1.0 / ctc_weight
     else:
@@ -76,8 +76,8 @@ def mix_losses(
         total = total / num_targets
     if ctc is not None:
         total = total + scale * ctc_weight * (ctc.clip_mean if by_batch else ctc.loss)
-    # Clip i with n_i target tokens adds n_i * loss_i: divided by sum(n_i), as all losses are, that is a mean of the
-    # clips' losses, which is how they are published.
+    # Clip i with n_i target tokens adds n_i * loss_i. Divided by sum(n_i), as all losses are, this is a mean of the
+            # clips' losses, as they are published.
     tokens = on_device(targets, total.device)
     adapter_losses = {name: (loss * tokens).sum() for name, loss in adapter.items()}
     for name, loss in (adapter if by_batch else adapter_losses).items():
@@ -88,9 +88,9 @@ def mix_losses(
 
 
 def _taught(config: DistillationConfig, cross_entropy: Tensor, distilled: Distilled) -> Tensor:
-    """Cross entropy and divergence of the clips that have a teacher, in the proportion of its weight.
+    """Mixes cross entropy and divergence for the clips that have a teacher, by the teacher's weight.
 
-    :param cross_entropy: of each clip, `[B]`.
+    :param cross_entropy: one for each clip, `[B]`.
     """
     rows = set(distilled.rows)
     shares = [1.0 - config.weight if row in rows else 1.0 for row in range(len(cross_entropy))]

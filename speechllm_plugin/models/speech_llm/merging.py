@@ -1,4 +1,4 @@
-"""Puts what was trained of the LLM into its weights: a plain model of transformers is left."""
+"""Merges the trained updates of the LLM into its weights, which leaves a plain model of transformers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from speechllm_plugin.models.speech_llm.tuning_config import TuningConfig
 def check_mergeable(config: SpeechLlmConfig) -> None:
     """
     :param config: resolved.
-    :raises UserError: nothing of the LLM was trained, or its weights are quantised.
+    :raises UserError: the LLM was not trained, or its weights are quantised.
     """
     tuning, llm = config.llm_tuning, config.llm.config
     if tuning.lora_rank == 0 and not tuning.unfreeze:
@@ -28,8 +28,8 @@ def check_mergeable(config: SpeechLlmConfig) -> None:
 
 
 def merge_llm(system: SpeechLlm) -> None:
-    """Adds the low-rank updates of the LLM to the weights that they stand beside; weights that were trained themselves
-    are there already. The system computes as before, up to rounding, and has an LLM that is not tuned.
+    """Adds the low-rank updates of the LLM to their weights; weights that were trained themselves need no merging. The
+    system then computes the same up to rounding, with an LLM that counts as not tuned.
 
     :raises UserError: see `check_mergeable`.
     """
@@ -48,7 +48,7 @@ def _merge_updates(llm: Llm) -> None:
     layers: list[tuple[str, Any]] = [item for item in llm.named_modules() if isinstance(item[1], LoraLayer)]
     for name, layer in layers:
         base = layer.get_base_layer()
-        # In float32: peft would round the update before it is added.
+        # The sum is in float32: peft would round the update before adding it.
         update = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
         base.weight.copy_(base.weight.float() + update)
         llm.set_submodule(name, base)

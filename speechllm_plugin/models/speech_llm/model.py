@@ -34,9 +34,9 @@ from speechllm_plugin.tensors.masks import stack_frames
 class SpeechLlm(nn.Module):
     """`y = LLM(J(P, A(S(a))))` (arXiv 2409.17044, section 2): only the adapter `A` and its CTC head are trained.
 
-    The frozen parts are kept outside the module tree: `parameters()`, `state_dict()`, the optimizer, DDP and FSDP see
-    what is trained and nothing else, so a checkpoint holds the adapter only and no frozen weight is ever broadcast,
-    sharded or set to training mode. What is tuned of these parts is in the tree, too, and in the checkpoint.
+    The frozen parts are kept outside the module tree, so that `parameters()`, `state_dict()`, the optimizer, DDP and
+    FSDP see only trained weights. A checkpoint then holds only the adapter, and no frozen weight is broadcast, sharded
+    or set to training mode. Tuned weights of these parts are in the tree and in the checkpoint.
     """
 
     def __init__(
@@ -82,20 +82,20 @@ class SpeechLlm(nn.Module):
 
     @property
     def precision(self) -> dict[str, str]:
-        """What each frozen part computes in, by its name."""
+        """The precision of each frozen part, by the part's name."""
         return part_dtypes(self.config)
 
     @property
     def frame_rate(self) -> float:
-        """Of the frames that the adapter takes, in Hz."""
+        """Rate of the adapter's input frames, in Hz."""
         return self.encoder.frame_rate / self.config.frame_stack
 
     def forward(self, batch: SpeechTextBatch, *, lm: bool = True) -> SpeechLlmLoss:
         """
-        :param lm: False leaves the LLM out: the auxiliary losses alone.
+        :param lm: False leaves the LLM out and gives only the auxiliary losses.
         """
         targets = [self.prompts.encode_target(text) for text in batch.texts]
-        # Frames follow the words as they are spoken, which a translation does not.
+        # CTC and CIF need the words in spoken order, which a translation does not have.
         spoken = [clip.spoken for clip in batch]
         transcripts = [None if text is None else self.transcript_tokens(text) for text in spoken]
         speech = self.adapt(batch, transcripts)
@@ -130,11 +130,11 @@ class SpeechLlm(nn.Module):
         return cross_entropy, distill(self.llm, self.prompts, batch.clips, states, targets, config.temperature)
 
     def transcript_tokens(self, text: str) -> list[int]:
-        """What CTC and CIF are trained on: the text's tokens, without the end of the turn."""
+        """The tokens of a text that CTC and CIF are trained on, without the end of the turn."""
         return [*self._head_tokens, *self.prompts.encode_target(text)[:-1]]
 
     def transcripts_tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """`transcript_tokens` of each, in a fraction of the time."""
+        """`transcript_tokens` of many texts, in a fraction of the time."""
         return [[*self._head_tokens, *target[:-1]] for target in self.prompts.encode_targets(texts)]
 
     def adapt(
@@ -144,12 +144,12 @@ class SpeechLlm(nn.Module):
         *,
         score_frames: bool = False,
     ) -> AdapterOutput:
-        """Audio to speech embeddings.
+        """Turns audio into speech embeddings.
 
-        :param transcripts: token ids of what is said, in training; None for a clip of which nothing tells.
-        :param score_frames: runs the CTC head, which decoding leaves out where the adapter does without.
+        :param transcripts: token ids of the transcripts, in training; None for a clip without one.
+        :param score_frames: whether to run the CTC head, which decoding needs only for some adapters.
         """
-        # In one pass, so that with FSDP all processes make as many.
+        # In one pass, so that with FSDP all processes make the same number.
         heard = batch.with_earlier()
         features, lengths = stack_frames(*self.features.of(heard), self.config.frame_stack)
         target_lengths = None
@@ -165,10 +165,10 @@ class SpeechLlm(nn.Module):
     def join_earlier(
         self, prompts: Sequence[RenderedPrompt], speech: AdapterOutput, shift: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """What stands between `before` and `after` of each prompt: what was said in earlier turns with the words behind
-        it, then the clip.
+        """The embeddings between `before` and `after` of each prompt: earlier speech, each with the words after it,
+        then the clip.
 
-        :param shift: places by which the clips are moved, with nothing else.
+        :param shift: places by which the clips alone are moved within the batch.
         :returns: `[B, T, dim]` with lengths `[B]`, on the host.
         """
         seqs, lengths = speech.seqs.roll(shift, 0), speech.lengths.roll(shift, 0)
@@ -192,13 +192,13 @@ class SpeechLlm(nn.Module):
         return self.ctc.loss(speech.frame_logits, speech.frame_lengths, texts, tokens)
 
     def swapped_loss(self, batch: SpeechTextBatch) -> tuple[Tensor, Tensor, list[int]]:
-        """The LLM's loss with each clip's own audio and with its neighbour's: a system that listens tells them apart.
+        """The LLM's loss with each clip's own audio and with its neighbour's, which differ if the system listens.
 
-        :returns: both for each clip in nats, `[B]`, and the target tokens of each.
+        :returns: both losses for each clip in nats, `[B]`, and the target tokens of each clip.
         """
         prompts = self.prompts_of(batch)
         targets = [self.prompts.encode_target(text) for text in batch.texts]
-        # As in decoding: the adapter does not know the transcripts' lengths.
+        # As in decoding, the adapter does not get the transcripts' lengths.
         speech = self.adapt(batch)
         seqs, lengths = self.join_earlier(prompts, speech)
         check_positions(self.llm, batch.ids, prompts, lengths, [len(target) for target in targets])
@@ -207,7 +207,7 @@ class SpeechLlm(nn.Module):
         return own, other, list(map(len, targets))
 
     def transcribe(self, audio: Any, **options: Any) -> list[str]:
-        """`inference.Transcriber.transcribe`, for a model that was made here and not loaded from a checkpoint."""
+        """`inference.Transcriber.transcribe`, for a model that was created and not loaded from a checkpoint."""
         from speechllm_plugin.inference.transcriber import Transcriber
 
         return Transcriber(self).transcribe(audio, **options)
@@ -217,10 +217,10 @@ class SpeechLlm(nn.Module):
         return self.decode(batch, self.listen(batch, score_frames=config.no_speech_blank_share is not None), config)
 
     def listen(self, batch: SpeechTextBatch, *, score_frames: bool = False) -> AdapterOutput:
-        """`adapt`, for decoding: the same vectors of a clip to the bit, alone and in a batch.
+        """`adapt` for decoding: a clip has the same vectors, to the bit, alone and in a batch.
 
-        Where something computes in half precision, the shape of a batch decides roundings that the LLM can tell: each
-        clip is taken alone, with what was said before it.
+        In half precision the shape of a batch decides roundings that can change the LLM's text. There each clip is
+        taken alone, with its earlier speech.
         """
         if not (rounds(*self._frozen) or torch.is_autocast_enabled(next(self.parameters()).device.type)):
             return self.adapt(batch, score_frames=score_frames)

@@ -1,4 +1,4 @@
-"""Whether the clips of a manifest have room in the LLM: before any weight is read, and of a batch before training."""
+"""Checks whether clips have room in the LLM: those of a manifest before weights are read, a batch before training."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 
 def check_room_of_rows(outline: Outline, rows: Utterances, *, longest: float | None) -> None:
-    """Checks prompts, and rows whose manifest gives their duration; of an adapter whose rate depends on the content
-    none.
+    """Checks prompts, and rows whose manifest states their duration; no rows where the adapter's rate depends on the
+    content.
 
-    :param longest: clips above so many seconds are left to the rules for lengths.
-    :raises UserError: a prompt alone is too long for the LLM, or a clip with its prompt and its text has more positions
-        than the LLM's table.
+    :param longest: clips of more seconds are left to the rules for lengths.
+    :raises UserError: a prompt alone is too long for the LLM, or a clip with its prompt and its text needs more
+        positions than the LLM's table has.
     """
     positions, prompts = outline.llm.positions, outline.prompts
     if positions is None or prompts is None:
         return
     task_of = outline.config.prompt.task_of
-    # A token has a byte at least: few prompts need be tokenised.
+    # A token has at least a byte, so that few prompts need to be tokenised.
     for row in rows.take(rows.asking_more_than(positions.limit // 2)):
         prompt = prompts.render(row.source_lang, row.target_lang, task_of(*row.asked), row.row.asks, row.row.id)
         check_prompt(positions, row.name, prompt)
@@ -53,7 +53,7 @@ def check_room_of_rows(outline: Outline, rows: Utterances, *, longest: float | N
     for row, seconds in known:
         prompt = prompts.render(row.source_lang, row.target_lang, task_of(*row.asked), row.row.asks, row.row.id)
         words = prompt.num_tokens
-        # A token has a byte at least: most texts need not be tokenised, nor their clips measured.
+        # A token has at least a byte, so that most texts need not be tokenised, nor their clips measured.
         if words + most + len(row.row.tgt_text.encode()) + 2 <= positions.limit:
             continue
         text, speech = len(prompts.encode_target(row.row.tgt_text)), vectors(seconds)
@@ -62,8 +62,9 @@ def check_room_of_rows(outline: Outline, rows: Utterances, *, longest: float | N
 
 
 def vector_counter(outline: Outline) -> Callable[[float], int | None]:
-    """Tells how many vectors of speech a clip of so many seconds becomes; None where that depends on what is said."""
-    # Fake tensors, which compute shapes: their import takes seconds, so only where there is a table of positions.
+    """Gives a function from a clip's seconds to its number of speech vectors; None where that depends on its
+    content."""
+    # Fake tensors compute the shapes. Their import takes seconds, and is only needed for a table of positions.
     from torch._subclasses.fake_tensor import (
         DataDependentOutputException,
         DynamicOutputShapeException,
@@ -72,7 +73,7 @@ def vector_counter(outline: Outline) -> Callable[[float], int | None]:
 
     mode, config = FakeTensorMode(), outline.config
     section: Any = config.encoder
-    outline_encoder: Any = PRETRAINED["encoder"].get(section.name).outline  # an `Outline` is of parts that have one
+    outline_encoder: Any = PRETRAINED["encoder"].get(section.name).outline  # every part of an `Outline` has one
     hf_config = load_hf_config(Source.of("encoder", section.config.path))
     with torch.random.fork_rng(devices=[]), without_modes(), torch.inference_mode(False), mode:
         encoder = outline_encoder(section.config, hf_config, torch.float32)
@@ -95,14 +96,14 @@ def vector_counter(outline: Outline) -> Callable[[float], int | None]:
 
 @torch.inference_mode()
 def check_room_of_batch(model: SpeechLlm, batch: SpeechTextBatch) -> None:
-    """Whether clips and their texts have room in the LLM, for one line before training in place of one hours later.
+    """Checks whether clips and their texts have room in the LLM, before training and not hours later.
 
     :raises UserError: see `check_positions`.
     """
     if model.llm.positions is None:
         return
     prompts, texts = model.prompts_of(batch), [len(model.prompts.encode_target(text)) for text in batch.texts]
-    # An adapter makes at most one vector a frame: with room for that, the clip need not be encoded.
+    # An adapter makes at most one vector for each frame: if these have room, the clip need not be encoded.
     window = model.encoder.max_seconds or 0.0
     frames = [
         sum(model.frame_rate * max(one.seconds, window) + 1 for one in (clip, *clip.earlier)) for clip in batch

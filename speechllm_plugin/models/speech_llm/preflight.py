@@ -1,4 +1,4 @@
-"""Finds in a second what is wrong with a system: before the first weight of gigabytes is read."""
+"""Finds faults of a system within a second, before gigabytes of weights are read."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from speechllm_plugin.workarounds.transformers_versions import without_weights
 
 @dataclass(frozen=True)
 class Outline:
-    """A system without weights and without memory: its modules know their shapes."""
+    """A system whose modules have shapes, but no weights and no memory."""
 
     config: SpeechLlmConfig
     encoder: SpeechEncoder
     adapter: Adapter
     llm: Llm
     prompts: PromptRenderer | None
-    """None for an LLM whose tokenizer is no file of a checkpoint."""
+    """None for an LLM whose tokenizer is not a file of its checkpoint."""
     shape: AdapterShape
 
 
@@ -39,7 +39,7 @@ _further: ContextVar[tuple[Callable[[Outline], None], ...]] = ContextVar("furthe
 
 @contextmanager
 def also_checking(check: Callable[[Outline], None]) -> Iterator[None]:
-    """What is loaded within it is first checked by `check`, too: of manifests, which the model does not know."""
+    """Models that are loaded inside the context are also checked by `check`, which knows the manifests."""
     token = _further.set((*_further.get(), check))
     try:
         yield
@@ -54,7 +54,7 @@ def check_before_loading(config: SpeechLlmConfig) -> None:
     """
     config.resolve()
     pretrained = (("encoder", config.encoder), ("llm", config.llm))
-    # First whether they are the right models at all, by a file of a kilobyte each.
+    # The first check is whether they are the right models at all, by a file of a kilobyte each.
     for kind, section in pretrained:
         if section.arch is not None:
             check_part_arch(kind, section.arch, section.name, section.config)
@@ -64,7 +64,7 @@ def check_before_loading(config: SpeechLlmConfig) -> None:
         tuning.check_installed(key)
     outlines = [_outline(kind, section) for kind, section in pretrained]
     if None in outlines:
-        return  # of another package, whose sizes only its weights tell
+        return  # only the weights tell the sizes of a part of another package
     encoder, llm = outlines
     prompts = None
     if (path := getattr(config.llm.config, "path", None)) is not None:
@@ -78,11 +78,11 @@ def check_before_loading(config: SpeechLlmConfig) -> None:
 
 
 def outline_encoder(section: PartSection) -> SpeechEncoder | None:
-    """The encoder alone, checked, and without weights.
+    """Checks the encoder alone and makes it without weights.
 
-    :param section: resolved.
-    :returns: None for one of another package, which only its weights tell of.
-    :raises UserError: there is no such checkpoint, or it is another one.
+    :param section: the resolved section of the configuration.
+    :returns: None for an encoder of another package, whose shape only its weights tell.
+    :raises UserError: there is no such checkpoint, or it is of another model.
     """
     if section.arch is not None:
         check_part_arch("encoder", section.arch, section.name, section.config)
@@ -99,7 +99,7 @@ def _check_pretrained(kind: str, section: PartSection) -> None:
 
 
 def _outline(kind: str, section: PartSection) -> Any:
-    """The part without weights and without memory; None where only its weights tell what it is."""
+    """The part without weights and without memory; None where only its weights tell its shape."""
     outline = PRETRAINED[kind].get(section.name).outline
     if outline is None:
         return None
@@ -111,9 +111,9 @@ def _outline(kind: str, section: PartSection) -> Any:
 
 @contextmanager
 def without_memory() -> Iterator[None]:
-    """Modules that are made have the shapes of real ones, and no values. They are not run: fake tensors, which could
-    be, would take the seconds that PyTorch's compiler takes to import."""
-    # The numbers that are drawn for a run begin where they would without this. Tensors that know no gradient, as those
-    # of inference mode, cannot be cast in place.
+    """Modules that are made inside the context have shapes and no values, and cannot be run. Fake tensors could be run,
+    but importing them with PyTorch's compiler takes seconds."""
+    # The random numbers of a run must not depend on this check. Inference mode is off, since its tensors cannot be cast
+    # in place.
     with torch.random.fork_rng(devices=[]), without_modes(), torch.inference_mode(False), without_weights():
         yield

@@ -1,7 +1,7 @@
 """Reads the weights of a checkpoint in fairseq2's layout, without fairseq2.
 
-A run of one process, and one of DDP, write one file, `pp_00/tp_00/sdp_00.pt`. FSDP writes one a process; the shards of
-a weight are joined along its first dimension.
+A run of one process or of DDP writes one file, `pp_00/tp_00/sdp_00.pt`. FSDP writes one file for each process; the
+shards of a weight are joined along its first dimension.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from speechllm_plugin.errors import UserError
 
 
 def whole_vocabulary(state_dict: dict[str, object], config: object = None) -> dict[str, object]:
-    """Prepares one shard for being joined to the others end to end.
+    """Prepares a shard for being joined to the others end to end, which is right for parameters.
 
-    That is right for parameters. A buffer stands whole in every shard: the vocabulary of the first is kept, which is
-    the one that holds the only element of `log_scale`.
+    A buffer stands whole in every shard. The vocabulary is kept only from the first shard, which is the one with the
+    only element of `log_scale`.
 
-    :param config: the model's, which fairseq2 passes and nothing here needs.
+    :param config: the model's configuration, which fairseq2 passes; not used.
     """
     scale = state_dict.get("ctc.log_scale")
     if isinstance(scale, Tensor) and scale.numel() == 0:
@@ -33,7 +33,7 @@ def whole_vocabulary(state_dict: dict[str, object], config: object = None) -> di
 
 
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor], misfit: str) -> None:
-    """Copies weights into a model, all of which it must have, and no others.
+    """Copies weights into a model; they must be exactly those of the model.
 
     :param misfit: begins the line about weights that are not those of the model.
     :raises UserError: they are not.
@@ -70,7 +70,7 @@ def read_shards(folder: Path) -> dict[str, Tensor]:
     except (RuntimeError, UnpicklingError, EOFError) as error:
         raise UserError(damaged) from error
     weights: dict[str, Tensor] = {}
-    # The last shards lack what was not enough for all.
+    # The last shards may have no part of a small weight.
     for name in shards[0]:
         parts = [shard[name] for shard in shards if name in shard]
         if not all(isinstance(part, Tensor) for part in parts):

@@ -1,4 +1,4 @@
-"""The trained parts that follow from the sizes of the pretrained ones, with their weights or without."""
+"""Makes the trained parts, whose sizes follow from those of the pretrained parts, with or without weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def create_ctc_head(
         config.vocabulary_size,
         config.vocabulary_sha256,
     )
-    # Where the size is known, a checkpoint is loaded, and it decodes without the file.
+    # The size is known when a checkpoint is loaded, which decodes without the file.
     if config.vocabulary_size is None or Path(config.vocabulary).is_file():
         config.vocabulary_sha256 = vocabulary.sha256
     config.vocabulary_size = len(vocabulary)

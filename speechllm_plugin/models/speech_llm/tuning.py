@@ -1,4 +1,4 @@
-"""Training of parts of the pretrained encoder and LLM: low-rank updates of layers, and weights themselves."""
+"""Trains parts of the pretrained encoder and LLM: low-rank updates of layers, and weights themselves."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ ATTENTION = (
     "*attn.c_attn", "*attn.c_proj",  # GPT-2
     "*attention.query_key_value", "*attention.dense",  # GPT-NeoX, Falcon
 )  # fmt: skip
-"""How families name the projections of their attention."""
+"""Name patterns of the attention's projections in the known families."""
 
 
 class TunedWeights(nn.Module):
     """The trained weights of a part, under their names in it.
 
-    They are the part's own `Parameter` objects: registered here, while the part stays outside the module tree, they
-    are what the optimizer updates, what data parallelism reduces and all that a checkpoint holds of the part.
+    They are the part's own `Parameter` objects, registered here while the part itself stays outside the module tree. So
+    the optimizer updates them, data parallelism reduces them, and a checkpoint holds nothing else of the part.
     """
 
     def __init__(self, part: PretrainedPart, config: TuningConfig, key: str) -> None:
-        """Adds the updates to `part`, which is frozen, and lets gradients reach what is trained.
+        """Adds the updates to `part`, which is frozen, and lets gradients reach the trained weights.
 
         :param key: the configuration key that holds `config`, for errors.
         :raises UserError: a pattern matches nothing, a weight is not float32, or peft is not installed.
         """
         super().__init__()
-        # Before LoRA, which renames the layers that it wraps: patterns are for the checkpoint's names.
+        # This comes before LoRA, which renames the layers that it wraps: patterns are for the checkpoint's names.
         weights = _unfrozen(part, config.unfreeze, f"{key}.unfreeze")
         self._dropouts: list[nn.Module] = []
         if config.lora_rank > 0:
@@ -49,7 +49,7 @@ class TunedWeights(nn.Module):
         names = {weight: name for name, weight in weights.items()}
         for module in part.modules():
             for own_name, weight in module._parameters.items():
-                if weight is not None and weight in names:  # in several places where weights are tied
+                if weight is not None and weight in names:  # tied weights have several names
                     self._places.append((module, own_name, *self._hold(names[weight], weight)))
         part.tuned = True
         part.follows_autocast = all(weight.dtype == torch.float32 for weight in part.parameters())
@@ -66,13 +66,13 @@ class TunedWeights(nn.Module):
         return holder, last
 
     def tie(self) -> None:
-        """After a move that made new `Parameter` objects: the part takes those that are held here."""
+        """Gives the part the parameters that are held here, after a move has made new `Parameter` objects."""
         for module, name, holder, held_name in self._places:
             module._parameters[name] = holder._parameters[held_name]
 
     @override
     def train(self, mode: bool = True) -> TunedWeights:
-        """Of the part, only the dropout before the updates follows: never that of the pretrained layers."""
+        """Sets the mode of the updates' dropout; the dropout of the pretrained layers stays off."""
         super().train(mode)
         for dropout in self._dropouts:
             dropout.train(mode)
@@ -80,9 +80,9 @@ class TunedWeights(nn.Module):
 
 
 def add_lora(part: PretrainedPart, config: TuningConfig, key: str) -> list[nn.Module]:
-    """Puts updates, which begin as zeros, beside linear layers of `part`; `config.lora_targets` is filled in.
+    """Adds updates, which begin as zeros, to linear layers of `part`; `config.lora_targets` is filled in.
 
-    :returns: their dropouts.
+    :returns: the dropouts of the updates.
     """
     config.check_installed(key)
     from peft import LoraConfig, inject_adapter_in_model
@@ -98,7 +98,8 @@ def add_lora(part: PretrainedPart, config: TuningConfig, key: str) -> list[nn.Mo
             )
     targets = _matching(config.lora_targets, linear, f"{key}.lora_targets", "linear layer")
     for name in targets:
-        # WavLM's attention passes its layers' weights to a PyTorch function: an update beside a layer never runs.
+        # WavLM's attention passes its layers' weights to a PyTorch function, so that an update beside a layer never
+        # runs.
         if type(part.get_submodule(name.rpartition(".")[0])).__name__ == "WavLMAttention":
             raise UserError(
                 f"{key}.lora_targets: found {name!r}, a layer that WavLM's attention does not run; expected others, or "
@@ -115,7 +116,7 @@ def add_lora(part: PretrainedPart, config: TuningConfig, key: str) -> list[nn.Mo
     )
     part.eval()
     for weight in part.parameters():
-        if weight.requires_grad:  # peft gives them the dtype of their layer
+        if weight.requires_grad:  # peft gives the updates the dtype of their layer
             weight.data = weight.data.float()
     return [
         dropout for layer in part.modules() if isinstance(layer, LoraLayer) for dropout in layer.lora_dropout.values()

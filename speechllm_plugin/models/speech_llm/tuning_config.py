@@ -1,4 +1,4 @@
-"""What of a pretrained part is trained, as a configuration. Imports no torch: a wrong value is told at once."""
+"""The configuration of tuning a pretrained part. Imports no torch, so that a wrong value is reported at once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from speechllm_plugin.errors import UserError
 
 @dataclass(kw_only=True)
 class TuningConfig(Checked):
-    """What of a pretrained part is trained beside the adapter: by default nothing. Its dropout stays off."""
+    """Which weights of a pretrained part are trained beside the adapter, by default none. The part's dropout stays
+    off."""
 
     lora_rank: int = 0
     """Rank of the low-rank updates that are trained beside linear layers (LoRA, arXiv 2106.09685), in float32. 0 = no
     updates. Needs peft."""
     lora_alpha: float = 32.0
-    """Updates are scaled by `lora_alpha / lora_rank`."""
+    """Scale of the updates, by `lora_alpha / lora_rank`."""
     lora_dropout: float = 0.0
     """Dropout before each update, in training."""
     lora_targets: list[str] | None = None
@@ -39,7 +40,7 @@ class TuningConfig(Checked):
 
     def check_installed(self, key: str) -> None:
         """
-        :param key: what holds the configuration.
+        :param key: the configuration key that holds this one.
         :raises UserError: a package is missing.
         """
         if self.lora_rank > 0 and find_spec("peft") is None:
