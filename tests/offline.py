@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
-import sys
+import socket
+from collections.abc import Callable
+from typing import Any
 
-QUESTIONS = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
+QUESTIONS = ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr")
 
 
 def ask_no_name_server() -> None:
@@ -16,12 +19,18 @@ def ask_no_name_server() -> None:
     What none answers costs them a second, and not ten.
     """
     os.environ["RES_OPTIONS"] = "timeout:1 attempts:1"
-    sys.addaudithook(_look)
+    for name in QUESTIONS:
+        setattr(socket, name, _of_this_machine(getattr(socket, name)))
 
 
-def _look(event: str, arguments: tuple[object, ...]) -> None:
-    if event in QUESTIONS and not _is_here(arguments[0]):
-        raise AssertionError(f"{event}: found {arguments[0]!r}, expected localhost or an address")
+def _of_this_machine(question: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(question)
+    def asked(host: object, *arguments: Any, **options: Any) -> Any:
+        if not _is_here(host):
+            raise AssertionError(f"socket.{question.__name__}: found {host!r}, expected localhost or an address")
+        return question(host, *arguments, **options)
+
+    return asked
 
 
 def _is_here(host: object) -> bool:
