@@ -64,6 +64,7 @@ TRAINING = (
 
 
 def main() -> None:
+    import_module("tests.offline").ask_no_name_server()
     if without_fairseq2 := sys.argv[1:] == ["--without-fairseq2"]:
         import_module("tests.without_fairseq2").hide()
     parts = [f"{name}.{module.name}" for name in PARTS for module in iter_modules(import_module(name).__path__)]

@@ -73,7 +73,7 @@ class Commands:
     def close(self) -> None:
         assert self._server.stdin is not None
         self._server.stdin.close()
-        self._server.wait()
+        self._server.wait(60)
 
     def fairseq2(
         self,

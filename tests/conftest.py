@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.offline import ask_no_name_server
+
 if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
     from tests.commands import Commands, System
@@ -33,6 +35,8 @@ SENTENCES = [
     "remind me to water the plants",
     "read the last message again",
 ]
+
+ask_no_name_server()
 
 LONGEST = (
     "test_demo_recipe", "test_bad_input", "test_families", "test_sweep", "test_comet", "test_documents_commands",

@@ -14,6 +14,7 @@ import pytest
 from speechllm_plugin.files.yaml_text import parse_yaml
 from tests.commands import environment
 from tests.documents import PAGES, ROOT, commands_of, name_of
+from tests.waiting import LONGEST
 
 COMMANDS = [(page, command) for page in PAGES for command in commands_of(page)]
 LINK = re.compile(r"\]\(([\w./#-]+)\)")
@@ -127,7 +128,7 @@ def test_the_page_of_keys_is_up_to_date(tmp_path: Path) -> None:
 
     new = tmp_path / "page.md"
     module = [sys.executable, "-m", "speechllm_tools.configuration_page", str(new)]
-    subprocess.run(module, cwd=ROOT, env=environment(), check=True)
+    subprocess.run(module, cwd=ROOT, env=environment(), check=True, timeout=LONGEST)
     stale = new.read_text(encoding="utf-8") != (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     assert not stale, f"docs/configuration.md is out of date; renew it with: {COMMAND}"
 

@@ -12,6 +12,7 @@ import pytest
 
 import speechllm_plugin
 from tests.documents import ROOT
+from tests.waiting import LONGEST
 
 FOLDERS = {
     "speechllm_plugin": ".", "speechllm_kernels": "kernels", "speechllm_recipes": "recipes", "speechllm_tools": "tools"
@@ -46,7 +47,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(place), "build_py", "--build-lib",
          str(place / "lib")],
-        cwd=ROOT, check=True,
+        cwd=ROOT, check=True, timeout=LONGEST,
     )
     return place / "lib"
 

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
+from tests.waiting import LONGEST
+
 Failure = int | Literal["drop", "short", "silence"]
 """A status; or the connection ends before the answer, or in it; or nothing comes."""
 
@@ -50,7 +52,7 @@ class Site:
                     if site.fails_each is not None and site.requests % site.fails_each == 0:
                         failure = 503
                 if failure == "silence":
-                    site.ended.wait()
+                    site.ended.wait(LONGEST)
                 if failure in ("silence", "drop"):
                     self.close_connection = True
                     return
@@ -95,5 +97,6 @@ def serving(folder: Path) -> Iterator[Site]:
     finally:
         site.ended.set()
         site.server.shutdown()
-        thread.join()
+        thread.join(LONGEST)
+        assert not thread.is_alive(), "the server does not end"
         site.server.server_close()

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.waiting import LONGEST
+
 # One dtype stands for the others on Blackwell.
 ARCHITECTURES = {"fp32": [80, 90], "fp16": [80, 90], "bf16": [80, 90, 100, 120]}
 
@@ -55,8 +57,8 @@ def compile_all(describe: Describe) -> None:
                 compiled = triton.compile(source, target=target, options={"num_warps": warps})
                 binary = Path("kernel.cubin")
                 binary.write_bytes(compiled.asm["cubin"])
-                usage = subprocess.run([cuobjdump, "-res-usage", binary], capture_output=True, text=True).stdout
-                found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+                told = subprocess.run([cuobjdump, "-res-usage", binary], capture_output=True, text=True, timeout=60)
+                found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", told.stdout)}
                 loads = len(re.findall(r"ld\.global\S*\.v4\.b32", compiled.asm["ptx"]))
                 name = f"{kernel.__name__} {dtype} sm_{architecture}"
                 print(json.dumps({"kernel": name, **found, "needed": wide_loads, "loads": loads}))
@@ -77,7 +79,8 @@ def check_kernels(test: str, folder: Path, *, count: int) -> None:
         "from tests.kernels.compilation import compile_all\n"
         f"compile_all(runpy.run_path({test!r})['describe'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True, text=True,
+                          timeout=LONGEST)  # fmt: skip
     assert done.returncode == 0, done.stderr
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(kernels) == count

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import ROOT, Commands, System
+from tests.waiting import LONGEST
 
 ARCH = "log_mel.smollm2_135m.mean_pool"
 
@@ -20,11 +21,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("site")
     source = ROOT / "docs/example_part"
     build = tmp_path_factory.mktemp("build") / "example_part"
-    subprocess.run(["cp", "-r", str(source), str(build)], check=True)
+    subprocess.run(["cp", "-r", str(source), str(build)], check=True, timeout=60)
     subprocess.run(
         [sys.executable, "setup.py", "--quiet", "install_lib", "--install-dir", str(target),
          "install_egg_info", "--install-dir", str(target)],
-        cwd=build, check=True,
+        cwd=build, check=True, timeout=LONGEST,
     )
     return target
 

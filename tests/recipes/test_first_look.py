@@ -26,6 +26,7 @@ from speechllm_recipes.speech_llm.read_config import model_config_of, read_train
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.registry import ADAPTERS, ENCODERS, LLMS, RECOGNIZERS, Registry
 from tests.commands import ROOT, System, environment
+from tests.waiting import LONGEST
 
 HEAVY = {"torch", "transformers", "fairseq2", "fairseq2n", "tensorboard", "sacrebleu", "wandb"}
 PROGRAM = """
@@ -81,7 +82,7 @@ def test_no_mistake_imports_torch(
                  str(tmp_path / "config.yaml"), "--config", *manifests, *more]  # fmt: skip
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(arguments), json.dumps(sorted(HEAVY))],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, check=False,
+        cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=LONGEST,
     )  # fmt: skip
     assert result.stderr == f"fairseq2: error: {line}\n"
     assert json.loads(result.stdout) == [2, []]
@@ -198,7 +199,7 @@ def test_the_table_is_up_to_date(tmp_path: Path) -> None:
 
     # In a process of its own: parts that other tests register are in none of ours.
     command = [sys.executable, "-m", "speechllm_tools.known_keys", str(tmp_path / "keys.json")]
-    subprocess.run(command, cwd=ROOT, env=environment(), check=True)
+    subprocess.run(command, cwd=ROOT, env=environment(), check=True, timeout=LONGEST)
     kept = ROOT / "recipes/speechllm_recipes/speech_llm/known_keys.json"
     assert (tmp_path / "keys.json").read_text() == kept.read_text(), f"renew it with: {COMMAND}"
 

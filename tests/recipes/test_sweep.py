@@ -8,7 +8,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import speechllm_recipes
@@ -19,6 +19,7 @@ from speechllm_recipes.sweep.sweep_file import read_sweep
 from speechllm_plugin.datasets.manifest import read_manifest, write_manifest
 from speechllm_plugin.scoring.report import read_hypotheses
 from tests.commands import Commands, System, environment, metrics
+from tests.waiting import wait_until
 
 MLP = {"model.config_overrides.adapter": {"name": "mlp", "config": {"stack": 2, "hidden_dim": 48}}}
 BROKEN = {"model.config_overrides.adapter": {"name": "mlp", "config": {"stack": 0}}}
@@ -43,6 +44,14 @@ def write(folder: Path, system: System, adapters: dict[str, Any]) -> Path:
     return file
 
 
+def is_free(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def swept(commands: Commands, system: System, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """The file, the directory, and what was printed. Begun with one cell and killed (-9) while that trains, then run
@@ -56,7 +65,7 @@ def swept(commands: Commands, system: System, tmp_path_factory: pytest.TempPathF
     assert killed.status == -signal.SIGKILL, killed.output
     # The cell's process is told to end; until then the cell is locked.
     with open(out / "tiny.mlp/.sweep.lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_until(lambda: is_free(lock), "the cell of the killed sweep saves and ends")
     result = commands.recipe("sweep", out, "--config-file", file)
     assert result.status == 1, result.output
     return file, out, result.output

@@ -26,7 +26,7 @@ def check() -> ModuleType:
 
 
 def test_this_machine_is_good_enough() -> None:
-    done = subprocess.run([sys.executable, "-I", "-S", str(SCRIPT), "/"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-I", "-S", str(SCRIPT), "/"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 

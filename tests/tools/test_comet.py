@@ -14,6 +14,7 @@ from speechllm_tools.comet.packages import find_python
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.scoring.report import Hypothesis, write_hypotheses
 from tests.commands import Commands, environment
+from tests.waiting import LONGEST
 
 SEGMENTS = [
     ("der kleine Hund schläft heute", "the small cat sleeps today", "the small dog sleeps today"),
@@ -49,7 +50,7 @@ def comet(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         files[-1].write_text("\n".join(lines) + "\n")
     script = Path(__file__).with_name("tiny_comet.py")
     made = subprocess.run([sys.executable, str(script), str(packages), str(folder / "model"), *map(str, files)],
-                          capture_output=True, text=True, env=environment())
+                          capture_output=True, text=True, env=environment(), timeout=LONGEST)
     assert made.returncode == 0, made.stderr
     return folder / "model"
 

@@ -25,6 +25,7 @@ from speechllm_tools.speech.synthesis import BATCH_SIZE, SAMPLE_RATE, Clip, synt
 
 from speechllm_plugin.datasets.manifest import frames_of, read_manifest
 from speechllm_plugin.errors import UserError
+from tests.waiting import LONGEST, wait_until
 
 ONE = Machines(workers=1)
 CLIP = Clip("a/one.flac", "turn on the lights in the kitchen", "en-US", 150, 50, silence_ms=300)
@@ -175,10 +176,9 @@ def test_a_killed_preparation_goes_on_to_the_same_files(data: Path, tmp_path: Pa
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = subprocess.Popen([sys.executable, "-c", script], env=environment, start_new_session=True)
     # In the middle of a batch, so that some of its files are there and some are not.
-    while process.poll() is None and len(list(tmp_path.rglob("*.flac"))) < 30:
-        time.sleep(0.005)
+    wait_until(lambda: process.poll() is not None or len(list(tmp_path.rglob("*.flac"))) >= 30, "30 clips are spoken")
     os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert process.wait(LONGEST) == -signal.SIGKILL
     assert not (tmp_path / "data" / "train.tsv").exists()
     assert 0 < len(list(tmp_path.rglob("*.flac"))) < SMALL.train
     write_data(tmp_path / "data", SMALL, num_processes=2)

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from tests.commands import ROOT, Commands, System, environment
+from tests.waiting import LONGEST
 
 PROGRAM = """
 import json, sys
@@ -42,7 +43,8 @@ def imports_of(folder: Path, *arguments: object) -> tuple[int, list[str], str]:
     """Exit status, the heavy packages that were imported, and what was said."""
     command = [sys.executable, "-c", PROGRAM, folder / "found.json", *arguments]
     result = subprocess.run(
-        list(map(str, command)), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+        list(map(str, command)), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False,
+        timeout=LONGEST,
     )
     status, heavy = json.loads((folder / "found.json").read_text())
     return status, heavy, result.stdout + result.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from tests.commands import PATHS, environment
 from tests.tools.corpora.layouts import manifest, rows_of, tone, write_lines
+from tests.waiting import LONGEST, wait_until
 
 pytest.importorskip("ray")
 
@@ -40,11 +40,11 @@ def test_a_node_is_lost_in_the_middle(cluster: Any, tmp_path: Path) -> None:
          cluster.address], cwd=tmp_path, env=environment(),
     )  # fmt: skip
     (tmp_path / "there").mkdir()
-    while not (tmp_path / "there/out/.preparing/000000.json").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
+    chunk = tmp_path / "there/out/.preparing/000000.json"
+    wait_until(lambda: chunk.exists() or process.poll() is not None, "the first chunk is prepared")
+    assert process.poll() is None
     cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
-    assert process.wait() == 0
+    assert process.wait(LONGEST) == 0
     assert sound(tmp_path / "there/out") == sound(tmp_path / "local")
 
 

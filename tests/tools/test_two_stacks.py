@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from tests.commands import ROOT, Commands, System, environment
+from tests.waiting import LONGEST
 
 OTHER = os.environ.get("SPEECHLLM_OTHER_PYTHON", "")
 """A Python with other versions of PyTorch and transformers, and without fairseq2."""
@@ -30,7 +31,7 @@ WhisperForConditionalGeneration.from_pretrained(whisper).save_pretrained(f"{fold
 def other(*argv: object) -> str:
     python = OTHER if os.path.isabs(OTHER) else str(ROOT / OTHER)
     done = subprocess.run(
-        [python, *map(str, argv)], env=environment(), cwd=ROOT, capture_output=True, text=True
+        [python, *map(str, argv)], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=LONGEST
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

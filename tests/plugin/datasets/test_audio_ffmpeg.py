@@ -16,6 +16,7 @@ from speechllm_plugin.datasets.sound.musepack import stated_length
 from speechllm_plugin.files.byte_range import ByteRange
 from tests.commands import environment
 from tests.plugin.sounds import error_of, read, shift_of, sweep
+from tests.waiting import LONGEST
 
 SECONDS = 3
 
@@ -189,7 +190,7 @@ def test_without_pyav_the_line_says_what_the_file_is_and_what_to_do(tmp_path: Pa
         "read_audio(resolve('x.wav', pathlib.Path(sys.argv[2])))"
     )
     command = [sys.executable, "-c", program, tmp_path / "absent", tmp_path]
-    result = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LONGEST)
     assert result.stderr.rstrip().endswith(
         "AudioError: x.wav: found MPEG-4 (m4a, mp4, 3gp, mov), expected wav, flac, mp3 or ogg; with PyAV "
         '(pip install av) it is read, or `ffmpeg -i IN OUT.wav` converts it'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.encoders.whisper import WhisperConfig, create_whisper
 from tests.commands import environment
+from tests.waiting import LONGEST
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -59,10 +61,12 @@ def test_processes_write_at_once_and_one_is_killed(tmp_path: Path) -> None:
         for first, end in ((0, "finished"), (250, "finished"), (1000, "killed"))
     ]
     early = FeatureCache(tmp_path, "x", torch.float32)
-    assert writers[2].stdout is not None and writers[2].stdout.readline() == b"there\n"
+    there = writers[2].stdout
+    assert there is not None and select.select([there], [], [], LONGEST)[0], "the third has written 300 clips"
+    assert there.readline() == b"there\n"
     writers[2].kill()
     for writer in writers:
-        writer.communicate()
+        writer.communicate(timeout=LONGEST)
     # As if it had been killed in the middle of an entry.
     index = max(tmp_path.rglob("*.index"), key=lambda file: file.stat().st_mtime)
     index.write_bytes(index.read_bytes() + b"half")
@@ -103,7 +107,7 @@ def test_a_cache_has_its_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 def test_a_full_disk_ends_the_adding_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=False, timeout=60).returncode:
         pytest.skip("no file system can be mounted here")
     try:
         cache = FeatureCache(folder, "x", torch.float32)
@@ -116,7 +120,7 @@ def test_a_full_disk_ends_the_adding_and_nothing_else(tmp_path: Path, caplog: py
                 and (found == number).all()]
         assert 10 < len(kept) < 17 and kept == list(range(len(kept)))
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", folder], check=True, timeout=60)
 
 
 def test_encoders_of_another_precision_share_no_features(tiny_whisper: Path) -> None:

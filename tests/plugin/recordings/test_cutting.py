@@ -17,6 +17,7 @@ from speechllm_plugin.recordings.cutting import CutConfig, Piece, cut
 from speechllm_plugin.recordings.voice import FRAME, VoiceActivity
 from tests.conftest import SENTENCES
 from tests.speech import RATE, silence, speak
+from tests.waiting import LONGEST
 
 Sound = npt.NDArray[np.float32]
 
@@ -155,7 +156,7 @@ def test_pytorch_keeps_its_threads(clips: list[Sound]) -> None:
         "from speechllm_plugin.recordings.voice import VoiceActivity; VoiceActivity()\n"
         "assert torch.get_num_threads() == 3"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=LONGEST)
 
 
 def test_without_silero_vad_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

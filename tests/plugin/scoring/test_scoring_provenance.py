@@ -70,7 +70,7 @@ def test_provenance_knows_the_commit_and_whether_it_was_changed(
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
         return subprocess.run(
-            ["git", "-C", str(tmp_path), *identity, *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", str(tmp_path), *identity, *arguments], capture_output=True, text=True, check=True, timeout=60
         ).stdout.strip()
 
     copy = tmp_path / "provenance.py"

@@ -24,6 +24,7 @@ from speechllm_plugin.scoring.report import Hypothesis, read_hypotheses, score, 
 from speechllm_plugin.tasks import api
 from speechllm_plugin.tasks.api import Task, register, task_names, task_of_row
 from tests.commands import environment
+from tests.waiting import LONGEST
 
 HEADER = "id\taudio\ttgt_text\tsrc_text\tsrc_lang\ttgt_lang\ttask\n"
 ROWS = (
@@ -147,6 +148,7 @@ print(*api.task_names())
 
 def test_a_thread_that_asks_meanwhile_waits_for_all_tasks() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", TWO_THREADS], env=environment(), check=True, capture_output=True, text=True
+        [sys.executable, "-c", TWO_THREADS], env=environment(), check=True, capture_output=True, text=True,
+        timeout=LONGEST,
     )
     assert done.stdout.split() == ["answer", "transcribe", "translate"]

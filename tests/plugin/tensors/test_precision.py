@@ -12,6 +12,7 @@ import torch
 from speechllm_plugin.encoders.whisper import WhisperConfig
 from speechllm_plugin.tensors.precision import MachinePrecision, machine_precision, part_dtype
 from tests.commands import environment
+from tests.waiting import LONGEST
 
 FORKS = """
 import json, os, torch
@@ -29,7 +30,7 @@ for limits in ({}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}, {"ATEN_CPU_CAPABILITY": "avx2
 
 def test_a_cpu_is_asked_what_it_multiplies() -> None:
     printed = subprocess.run(
-        [sys.executable, "-c", FORKS], env=environment(), check=True, capture_output=True, text=True
+        [sys.executable, "-c", FORKS], env=environment(), check=True, capture_output=True, text=True, timeout=LONGEST
     ).stdout
     here, *limited = (json.loads(line) for line in printed.splitlines())
     capability = torch.backends.cpu.get_cpu_capability()

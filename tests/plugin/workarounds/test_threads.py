@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import environment
+from tests.waiting import LONGEST
 
 COMMANDS = ["speechllm_tools.cli", "speechllm_recipes.cli"]
 
@@ -24,7 +25,8 @@ def policy_of(module: str, **changes: str) -> str:
         "print(os.environ.get('OMP_WAIT_POLICY'))"
     )
     variables = {name: value for name, value in environment().items() if name not in ("OMP_WAIT_POLICY",)} | changes
-    done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True,
+                          timeout=LONGEST)  # fmt: skip
     return done.stdout.splitlines()[-1]
 
 
@@ -43,5 +45,5 @@ def test_the_users_choice_stays(module: str) -> None:
 def test_no_openmp_is_loaded_before_the_commands_choose() -> None:
     program = "import speechllm_tools.cli; print('gomp' in open('/proc/self/maps').read())"
     done = subprocess.run([sys.executable, "-c", program], env={**os.environ, **environment()}, capture_output=True,
-                          text=True, check=True)  # fmt: skip
+                          text=True, check=True, timeout=LONGEST)  # fmt: skip
     assert done.stdout == "False\n"

@@ -10,7 +10,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 import unicodedata
 import zipfile
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from speechllm_plugin.datasets.audio import read_audio, resolve
 from speechllm_plugin.datasets.manifest import read_manifest
 from tests.commands import environment
 from tests.tools.corpora.layouts import manifest, rows_of, sound_of, story_of, tone, write_lines
+from tests.waiting import LONGEST, wait_until
 
 
 def corpus(folder: Path, clips: int, seconds: float = 0.2, rate: int = 16000, name: str = "c{}") -> Path:
@@ -100,18 +100,15 @@ def test_after_a_kill_the_same_command_goes_on_to_the_same_files(tmp_path: Path)
     manifest(*argv, tmp_path / "whole").ok()
     command = [sys.executable, "-m", "speechllm_tools.cli", "manifest", *map(str, argv), str(tmp_path / "out")]
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
-    while not (tmp_path / "out/.preparing/000000.json").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    chunk = tmp_path / "out/.preparing/000000.json"
+    wait_until(lambda: chunk.exists() or process.poll() is not None, "the first chunk is prepared")
+    assert process.poll() is None
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    assert process.wait(LONGEST) == -signal.SIGKILL
     # Its processes end with it; they do not wait for work for ever.
     assert workers
-    deadline = time.monotonic() + 20
-    while any(is_running(worker) for worker in workers):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not any(is_running(worker) for worker in workers), "they end with it")
     assert not list((tmp_path / "out").glob("*.tsv")) and not list((tmp_path / "out").glob("*.json"))
     stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("sound-*/00000-*.zip")}
     assert len(stored) == 1

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from speechllm_plugin import Transcriber, load_speech_llm
 from tests.commands import ROOT, Commands, System, environment
+from tests.waiting import LONGEST
 
 LOAD = """
 import json, sys
@@ -49,7 +50,7 @@ print(model(**ids).logits[0, -1].tolist())
 def python(program: str, *arguments: object) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, env=environment(), capture_output=True,
-        text=True, check=False,
+        text=True, check=False, timeout=LONGEST,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

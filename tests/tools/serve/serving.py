@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import openai
 
 from tests.commands import environment
+from tests.waiting import LONGEST, wait_until
 
 KEY = "a key that is not guessed"
 
@@ -31,19 +31,24 @@ class Server:
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        deadline = time.monotonic() + 300
-        while not (found := [m[1] for line in self.log if (m := re.search(r"http://127\.0\.0\.1:(\d+)", line))]):
-            assert self.process.poll() is None and time.monotonic() < deadline, "".join(self.log)
-            time.sleep(0.05)
-        self.port = int(found[0])
+        try:
+            wait_until(lambda: self._ports() or self.process.poll() is not None, "the server tells its address")
+            assert self.process.poll() is None, "".join(self.log)
+        except BaseException:
+            self.process.kill()
+            raise
+        self.port = int(self._ports()[0])
         self.url = f"http://127.0.0.1:{self.port}"
+
+    def _ports(self) -> list[str]:
+        return [match[1] for line in self.log if (match := re.search(r"http://127\.0\.0\.1:(\d+)", line))]
 
     def _read(self) -> None:
         assert self.process.stderr is not None
         self.log.extend(iter(self.process.stderr.readline, ""))
 
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=LONGEST)
 
     def curl(self, *arguments: str | Path, path: str = "/v1/audio/transcriptions") -> tuple[int, str]:
         """Status and body."""
@@ -61,12 +66,13 @@ class Server:
             capture_output=True,
             text=True,
             check=True,
+            timeout=LONGEST,
         )
         body, _, status = result.stdout.rpartition("\n")
         return int(status), body
 
     def metric(self, name: str) -> float:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LONGEST)
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
         connection.close()
@@ -74,6 +80,10 @@ class Server:
 
     def end(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(60)
-        self._reader.join()
+        try:
+            status = self.process.wait(60)
+        finally:
+            self.process.kill()
+        self._reader.join(60)
+        assert not self._reader.is_alive(), "a process that the server began holds its log open"
         return status

@@ -7,7 +7,6 @@ import io
 import json
 import signal
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from speechllm_plugin.inference.transcriber import load_speech_llm
 from tests.commands import Commands
 from tests.speech import RATE
 from tests.tools.serve.serving import KEY, Server
+from tests.waiting import LONGEST, wait_until
 
 
 def transcribed(server: Server, file: Path | tuple[str, bytes], **options: object) -> object:
@@ -202,6 +202,7 @@ def test_the_framework_refuses_in_the_same_shape(server: Server, clips: list[Pat
                 capture_output=True,
                 text=True,
                 check=True,
+                timeout=LONGEST,
             )
             body, _, found = result.stdout.rpartition("\n")
         else:
@@ -236,19 +237,14 @@ def test_a_stream_that_cannot_begin_is_refused(server: Server, clips: list[Path]
 def test_clients_that_leave_give_their_places_back(server: Server, talk: Path) -> None:
     # Uploads that have come in by half, and one that is worked on.
     connections = [begun(server, talk.read_bytes(), share) for share in [0.5] * 16 + [1.0] * 4]
-    deadline = time.monotonic() + 60
-    while server.metric("speechllm_requests_under_way ") < 20:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: server.metric("speechllm_requests_under_way ") == 20, "20 requests are under way")
     # All places are taken: the next is told to come again, and when.
     with pytest.raises(openai.RateLimitError, match="found 20 requests under way") as refused:
         transcribed(server, talk)
     assert 1 <= int(refused.value.response.headers["Retry-After"]) <= 120
     for connection in connections:
         connection.close()
-    while server.metric("speechllm_requests_under_way "):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not server.metric("speechllm_requests_under_way "), "the places are given back")
     assert transcribed(server, talk).text
 
 
@@ -278,7 +274,7 @@ def begun(server: Server, file: bytes, share: float) -> http.client.HTTPConnecti
     head = b'--limit\r\nContent-Disposition: form-data; name="model"\r\n\r\ntiny\r\n'
     head += b'--limit\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
     body = head + file + b"\r\n--limit--\r\n"
-    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LONGEST)
     connection.putrequest("POST", "/v1/audio/transcriptions")
     connection.putheader("Content-Type", "multipart/form-data; boundary=limit")
     connection.putheader("Authorization", f"Bearer {KEY}")
