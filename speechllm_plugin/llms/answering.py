@@ -73,7 +73,7 @@ class Answers:
         config.check("decoding")
         limits = [config.limit(duration) for duration in seconds]
         check_positions(self._llm, keys, prompts, lengths, limits)
-        shares = blank_shares or [None] * len(prompts)
+        shares: Sequence[float | None] = blank_shares or [None] * len(prompts)
         asked = [
             _Asked(
                 self._count + row, keys[row], limits[row], prompts[row], embeddings[row : row + 1],
