@@ -47,7 +47,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: where a checkpoint lies is told without transformers.
+    # Imported only when needed: finding a checkpoint does not take transformers.
     for module, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"speechllm_plugin.pretrained.{module}"), name)

@@ -1,4 +1,4 @@
-"""Makes a model of weights that were read, and tells weights that are missing or too many."""
+"""Makes a model from weights that were read, and reports weights that are missing or superfluous."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from speechllm_plugin.log import log
 from speechllm_plugin.pretrained.source import Source
 
 OLD_BUFFERS = r"(^|\.)(rotary\w*\.\w+|(attn|attention)\.bias|masked_bias|causal_mask|position_ids)$"
-"""Names of tables and masks that models compute, and that older versions of transformers saved all the same."""
+"""Names of tables and masks that models compute but older versions of transformers saved."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -30,12 +30,12 @@ def build(
     source: Source,
     **options: object,
 ) -> Any:
-    """A model that takes `weights` as they are, by transformers' own loader: none may lack or have another shape.
+    """A model with exactly these weights, by transformers' own loader: a missing weight or another shape is an error.
 
-    :param source: where they are from, for errors.
+    :param source: where the weights are from, for errors.
     """
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what it warns of is an error here
+    logging.set_verbosity_error()  # its warnings are errors here
     try:
         model, report = kls.from_pretrained(
             None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True,
@@ -46,7 +46,7 @@ def build(
     if report["mismatched_keys"]:
         name = min(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])
         expected = list(model.state_dict()[name].shape)
-        # Of one that was renamed, transformers does not say what the file calls it.
+        # transformers does not tell the name in the file of a weight that it renames.
         found = f"has the shape {list(weights[name].shape)}" if name in weights else "has another shape"
         raise UserError(f"{source} does not fit its config.json: {name} {found}, expected {expected}")
     if report["missing_keys"]:
@@ -60,10 +60,10 @@ def check_surplus(model: PreTrainedModel, names: Iterable[str], source: Source) 
     """Refuses or reports weights of a checkpoint that the model has no place for.
 
     A surplus `layers.32.mlp.weight` beside the model's 32 layers, or `layers.0.gate.weight` beside its
-    `layers.0.mlp.weight`, means another architecture: an error. A surplus `value_head.weight` is a part that is not
-    used: a warning.
+    `layers.0.mlp.weight`, means another architecture and is an error. A surplus `value_head.weight` is an unused part
+    and only a warning.
 
-    :param names: weights of a checkpoint. Those that the model has, or that its class ignores, are skipped.
+    :param names: weights of a checkpoint; those that the model has, or that its class ignores, are skipped.
     """
     known = model.state_dict().keys() | dict(model.named_buffers()).keys()
     patterns = [OLD_BUFFERS]
@@ -90,11 +90,12 @@ def _places(name: str) -> set[str]:
 
 @contextmanager
 def without_modes() -> Iterator[None]:
-    """Takes the modes off that fairseq2 creates models under: they give every new tensor the dtype of the trained part
-    and its device, and an LLM asked for in bfloat16 would be loaded, and run, in float32.
+    """Suspends the modes under which fairseq2 creates models. They give every new tensor the dtype and the device of
+    the trained part, so that an LLM in bfloat16 would be loaded, and run, in float32.
 
-    Modes that transformers sets within work. To disable all, as `torch._C.DisableTorchFunction` does, would leave the
-    rotary tables of transformers 5 uninitialised: it builds on the meta device, by a mode, and fills them afterwards.
+    Modes that transformers sets inside still work. Disabling all modes, as `torch._C.DisableTorchFunction` does, would
+    leave the rotary tables of transformers 5 uninitialised, which it builds on the meta device by a mode and then
+    fills.
     """
     with ExitStack() as stack:
         for _ in range(torch._C._len_torch_function_stack()):
@@ -104,7 +105,7 @@ def without_modes() -> Iterator[None]:
 
 @contextmanager
 def at_rest(module: nn.Module) -> Iterator[None]:
-    """Without dropout, whose draws would be missing where the module is used otherwise."""
+    """Switches dropout off, so that no random numbers of the run are used up."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -115,5 +116,5 @@ def at_rest(module: nn.Module) -> Iterator[None]:
 
 
 def freeze(module: ModuleT) -> ModuleT:
-    """No gradients, no dropout."""
+    """Switches gradients and dropout off."""
     return module.requires_grad_(False).eval()

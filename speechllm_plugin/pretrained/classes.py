@@ -1,4 +1,4 @@
-"""Which of transformers' classes loads a checkpoint."""
+"""Finds the class of transformers that loads a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from speechllm_plugin.pretrained.source import Source
 
 
 def model_class(kls: Any, source: Source) -> tuple[type[PreTrainedModel], PretrainedConfig]:
-    """What one of transformers' Auto classes would load, and its configuration; reads no weights."""
+    """The class that one of transformers' Auto classes would load, and its configuration; reads no weights."""
     config_values(source)
     config = load_hf_config(source)
     return class_of(kls, config, source), config
@@ -21,7 +21,7 @@ def model_class(kls: Any, source: Source) -> tuple[type[PreTrainedModel], Pretra
 
 def class_of(kls: Any, config: PretrainedConfig, source: Source) -> Any:
     """
-    :raises UserError: the Auto class loads no model of that kind.
+    :raises UserError: the Auto class knows no model of this kind.
     """
     if type(config) not in getattr(kls, "_model_mapping", {type(config): kls}):
         raise UserError(f"{source} holds a model of type {config.model_type!r}, which {kls.__name__} does not load")
@@ -29,14 +29,14 @@ def class_of(kls: Any, config: PretrainedConfig, source: Source) -> Any:
 
 
 def model_of(kls: Any, config: PretrainedConfig) -> Any:
-    """The class that an Auto class makes of a configuration that it knows."""
+    """The class that an Auto class chooses for a configuration that it knows."""
     found = getattr(kls, "_model_mapping", {type(config): kls})[type(config)]
     classes = {one.__name__: one for one in (found if isinstance(found, (tuple, list)) else [found])}
     return next((classes[name] for name in config.architectures or [] if name in classes), next(iter(classes.values())))
 
 
 def keeps_float32(kls: type[PreTrainedModel], dtype: torch.dtype) -> bool:
-    """Whether transformers leaves some weights of a model in float32 when the others become `dtype` (T5's, say)."""
+    """Whether transformers keeps some weights of a model, such as T5, in float32 when the others become `dtype`."""
     names = {torch.float16: ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"),
              torch.bfloat16: ("_keep_in_fp32_modules_strict",)}
     return any(getattr(kls, name, None) for name in names.get(dtype, ()))

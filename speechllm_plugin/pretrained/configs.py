@@ -1,4 +1,4 @@
-"""The configurations of a checkpoint: what its JSON files say before a weight is read."""
+"""Reads the JSON files of a checkpoint, before any weight is read."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def load_config(source: Source, kls: type[ConfigT]) -> ConfigT:
 
 
 def config_values(source: Source) -> dict[str, Any]:
-    """What a checkpoint's config.json holds; its `model_type` is one that transformers knows."""
+    """The values of a checkpoint's config.json, whose `model_type` is checked to be one that transformers knows."""
     def read() -> dict[str, Any]:
         if (file := Path(source.place) / "config.json").is_file():
-            read_json(file)  # whose errors tell what is wrong
+            read_json(file)  # its errors name the fault
         return PretrainedConfig.get_config_dict(source.place)[0]
 
     values: dict[str, Any] = source.reading(read)
@@ -50,17 +50,17 @@ def config_values(source: Source) -> dict[str, Any]:
 
 
 def load_hf_config(source: Source) -> PretrainedConfig:
-    """transformers' configuration of a checkpoint, of whatever class it is."""
+    """transformers' configuration of a checkpoint, of any class."""
     return source.reading(lambda: AutoConfig.from_pretrained(source.place))
 
 
 def load_preprocessor(source: Source) -> dict[str, Any]:
-    """What a checkpoint's preprocessor_config.json holds."""
+    """The values of a checkpoint's preprocessor_config.json."""
     return source.reading(lambda: read_json(find_file(source.place, "preprocessor_config.json")))
 
 
 def generation_config(source: Source) -> GenerationConfig | None:
-    """None where the checkpoint has none."""
+    """The generation_config.json of a checkpoint; None where it has none."""
 
     def read() -> GenerationConfig | None:
         try:

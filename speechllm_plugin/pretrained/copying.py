@@ -1,4 +1,4 @@
-"""Copies what a checkpoint in Hugging Face's format needs to be loaded from another place."""
+"""Copies the files that a checkpoint in Hugging Face's format needs in another place."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*"
 
 def copy_checkpoint(source: Source, target: Path, *, weights: bool = True) -> None:
     """
-    :param target: a folder, which is made.
-    :param weights: False copies all else, but for `config.json`, which describes them.
+    :param target: the folder to make.
+    :param weights: False copies everything but the weights and the `config.json` that describes them.
     :raises UserError: the checkpoint cannot be read.
     """
 

@@ -1,4 +1,4 @@
-"""Finds the files of checkpoints, on the hub, in its cache or in a local directory; says what to do where it cannot."""
+"""Finds files of checkpoints on the hub, in its cache or in a local directory, and gives advice where it cannot."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from huggingface_hub.errors import (
 from transformers.utils import cached_file
 
 _NO_CONNECTION = ("ConnectionError", "ConnectError", "ConnectTimeout")
-"""Errors of the HTTP library below huggingface_hub: requests before its version 1, httpx or httpx2 since."""
+"""Errors of the HTTP library below huggingface_hub: requests before version 1, httpx or httpx2 from then on."""
 
 
 class NoSuchFileError(OSError):
     """A checkpoint lacks a file, or it was not downloaded."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = [name for name in names if not name.endswith(".index.json")]  # which stands for its weights
+        self.names = [name for name in names if not name.endswith(".index.json")]  # an index stands for the weights
         super().__init__(f"found {'neither' if len(self.names) > 1 else 'no'} {' nor '.join(self.names)}")
 
 
 def find_file(path: str, *names: str) -> Path:
-    """The first of these files that a checkpoint has, downloaded if need be.
+    """The first of these files that a checkpoint has, downloaded if necessary.
 
     :param path: a hub id or a local directory.
-    :raises NoSuchFileError: it has none of them, or the hub cannot be asked.
+    :raises NoSuchFileError: it has none of the files, or the hub cannot be reached.
     :raises OSError: the hub refuses.
     """
     for name in names:
@@ -39,7 +39,7 @@ def find_file(path: str, *names: str) -> Path:
         if file is not None:
             return Path(file)
     try:
-        cached_file(path, names[-1])  # raises: what it does not find is either not there or out of reach
+        cached_file(path, names[-1])  # raises an error, which tells a missing file from an unreachable hub
     except OSError as error:
         raise NoSuchFileError(names) from error
     raise NoSuchFileError(names)
@@ -59,13 +59,13 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def snapshot(path: str) -> Path | None:
-    """The folder in the hub's cache that a hub id stands for; its name is the commit. None = nothing was downloaded."""
+    """The folder of a hub id in the hub's cache, named by its commit; None = nothing was downloaded."""
     file = cached_file(path, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
     return None if file is None else Path(file).parent
 
 
 def advice(path: str, error: BaseException) -> str | None:
-    """What to do about a failure of the hub; None = the error is another one and speaks for itself."""
+    """Advice for a failure of the hub; None = another error, which needs no advice."""
     if Path(path).is_dir():
         return None
     causes = list(_causes(error))

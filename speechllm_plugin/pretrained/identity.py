@@ -1,8 +1,8 @@
-"""What the weights of a pretrained part are, wherever they lie: tells other weights of the same shape.
+"""The identity of a pretrained part's weights, in whichever place they are: it differs for other weights of one shape.
 
-A hash over the names, shapes and precisions of a checkpoint's weights and over a slice of each. It reads kilobytes of a
-checkpoint of gigabytes. Another folder, and other shards, of the same weights have the same one; a fine-tuned model and
-one that was converted to another precision have others.
+It is a hash over the names, shapes and precisions of a checkpoint's weights and over a slice of each, for which
+kilobytes of gigabytes are read. The same weights in another folder or in other shards have the same identity; a
+fine-tuned model, and one that was converted to another precision, have others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ATTRIBUTE = "_speechllm_identity"
 def hash_weights(path: str, files: Mapping[str, str]) -> str:
     """
     :param path: a hub id or a local directory.
-    :param files: the file of each weight that counts, as `weights.weight_files` gives it.
+    :param files: the file of each weight to include, as `weights.weight_files` gives it.
     :returns: 16 hexadecimal digits.
     """
     total = hashlib.sha256()
@@ -38,23 +38,23 @@ def hash_weights(path: str, files: Mapping[str, str]) -> str:
 
 
 def mark(model: nn.Module, identity: str) -> None:
-    """Keeps the identity of a loaded model with it."""
+    """Stores the identity of a loaded model in it."""
     setattr(model, _ATTRIBUTE, identity)
 
 
 def identity_of(part: nn.Module) -> str | None:
-    """Of the model in a part; None where it was loaded by other means than `speechllm_plugin.pretrained`."""
+    """Identity of the model in a part; None where `speechllm_plugin.pretrained` did not load it."""
     found = [getattr(module, _ATTRIBUTE) for module in part.modules() if hasattr(module, _ATTRIBUTE)]
     return "+".join(found) or None
 
 
 def check_identity(kind: str, section: PartSection, part: nn.Module, *, other_weights: bool) -> None:
-    """Compares the weights that were loaded with those that a checkpoint was trained with; fills `section.weights` in
-    where nothing was recorded.
+    """Compares the loaded weights with those that a checkpoint was trained with; fills in `section.weights` where
+    nothing was recorded.
 
     :param kind: "encoder" or "llm".
     :param other_weights: whether a difference is only a warning.
-    :raises UserError: they are others.
+    :raises UserError: the weights are others.
     """
     found, recorded = identity_of(part), section.weights
     if recorded is None:
@@ -70,10 +70,10 @@ def check_identity(kind: str, section: PartSection, part: nn.Module, *, other_we
 
 
 def source_identity(path: str) -> dict[str, object]:
-    """What tells one version of a checkpoint from another without reading its weights.
+    """A description that differs between versions of a checkpoint, without reading its weights.
 
-    For a local directory: names, sizes and modification times of its weight files; for the hub: its id and, once it
-    was downloaded, the commit.
+    For a local directory it has names, sizes and modification times of the weight files; for the hub, the id and, after
+    a download, the commit.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Whole models, by one of transformers' Auto classes."""
+"""Loads whole models by one of transformers' Auto classes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from speechllm_plugin.workarounds.transformers_versions import HEAD, VERSION, ha
 
 def check_weight_files(source: Source) -> None:
     """
-    :raises UserError: of a local directory: files of weights are missing or are not whole. On the hub nothing is looked
-        at: it would be downloaded.
+    :raises UserError: files of weights in a local directory are missing or not whole. Nothing is checked for the hub,
+        since that would download them.
     """
     if source.is_directory:
         source.reading(lambda: check_files(source.place))
@@ -30,12 +30,12 @@ def check_weight_files(source: Source) -> None:
 def load_model(kls: Any, source: Source, *, dtype: torch.dtype, **options: object) -> PreTrainedModel:
     """A whole model through one of transformers' Auto classes, in `dtype` on the default device.
 
-    :param options: of `from_pretrained`, for instance `attn_implementation` or `quantization_config`.
+    :param options: options of `from_pretrained`, for instance `attn_implementation` or `quantization_config`.
     """
     values = config_values(source)
     device = torch.get_default_device()
     if (generation := generation_config(source)) is not None:
-        options["generation_config"] = generation  # transformers reads it only with the weights, and hides its damage
+        options["generation_config"] = generation  # transformers would read it later and hide damage in it
     load = _read_quantized if "quantization_config" in (options.keys() | values.keys()) else _read_model
     model: PreTrainedModel = source.reading(lambda: load(kls, source, dtype, options))
     module: nn.Module = model
@@ -53,7 +53,7 @@ def _read_model(kls: Any, source: Source, dtype: torch.dtype, options: dict[str,
         if own_head and VERSION < 5:
             config.tie_word_embeddings = False
         files = _needed(model_kls, config, files, source, own_head)
-        identity = hash_weights(source.place, files)  # first: what it maps is given back before memory fills
+        identity = hash_weights(source.place, files)  # first, so that the mapped pages are released before memory fills
         weights = read_weights(source.place, files, None if keeps_float32(model_kls, dtype) else dtype)
         model: PreTrainedModel = build(model_kls, config, weights, dtype, source, **options)
     model.config.name_or_path = source.place
@@ -62,7 +62,7 @@ def _read_model(kls: Any, source: Source, dtype: torch.dtype, options: dict[str,
 
 
 def _read_quantized(kls: Any, source: Source, dtype: torch.dtype, options: dict[str, object]) -> PreTrainedModel:
-    """By transformers alone: its quantisers read, convert and place each weight themselves."""
+    """Reads by transformers alone, whose quantisers read, convert and place each weight themselves."""
     model: PreTrainedModel
     with without_modes():
         model, report = kls.from_pretrained(source.place, dtype=dtype, output_loading_info=True, **options)
@@ -70,7 +70,7 @@ def _read_quantized(kls: Any, source: Source, dtype: torch.dtype, options: dict[
         raise UserError(f"{source} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]!r}")
     with without_modes():
         files = weight_files(source.place)
-        if "quantization_config" in options:  # otherwise the files themselves are quantised, and all is needed
+        if "quantization_config" in options:  # otherwise the files themselves are quantised, and every weight is needed
             config = AutoConfig.from_pretrained(source.place)
             files = _needed(class_of(kls, config, source), config, files, source)
         mark(model, hash_weights(source.place, files))
@@ -80,13 +80,13 @@ def _read_quantized(kls: Any, source: Source, dtype: torch.dtype, options: dict[
 def _needed(
     kls: Any, config: PretrainedConfig, files: dict[str, str], source: Source, own_head: bool = False
 ) -> dict[str, str]:
-    """The file of each weight that a model takes, those that several names share once.
+    """The file of each weight that a model takes; a weight with several names counts once.
 
     :param own_head: see `has_own_head`.
 
-    All of a checkpoint's where it calls one by another name: transformers knows what was renamed.
+    All weights of the checkpoint are given where one has another name there, since only transformers knows renamings.
     """
-    # Some classes cannot be created on the meta device, but all can be created as transformers' loader does it.
+    # Some classes cannot be created on the meta device, but every class can be created as transformers' loader does.
     with without_weights():
         model = kls(config)
     model.tie_weights()

@@ -1,4 +1,4 @@
-"""Where a pretrained checkpoint is, and what a user calls that place."""
+"""The place of a pretrained checkpoint, and the user's name for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint in Hugging Face's format. As text it is what a line about it begins with."""
+    """A checkpoint in Hugging Face's format. As a string it is the beginning of an error about it."""
 
     path: str
     """A hub id or a local directory, as the user wrote it."""
@@ -23,7 +23,7 @@ class Source:
 
     @classmethod
     def of(cls, kind: str, path: str) -> Source:
-        """:param kind: of the part that is loaded: "encoder", "llm" or "recognizer"."""
+        """:param kind: kind of the part to load: "encoder", "llm" or "recognizer"."""
         return cls(path, f"{kind}.config.path")
 
     def __str__(self) -> str:
@@ -31,9 +31,9 @@ class Source:
 
     @property
     def place(self) -> str:
-        """`path`, as transformers takes it. What starts like a path of a file is never looked up on the hub.
+        """`path` for transformers. A value that begins like the path of a file is never looked up on the hub.
 
-        :raises UserError: it is a path, and no directory is there.
+        :raises UserError: it is such a path, and there is no directory.
         """
         self.check()
         return str(Path(self.path).expanduser()) if self._looks_local or Path(self.path).is_dir() else self.path
@@ -44,7 +44,7 @@ class Source:
 
     def check(self) -> None:
         """
-        :raises UserError: `path` is one of a file, and no directory is there.
+        :raises UserError: `path` begins like the path of a file, and there is no directory.
         """
         if self._looks_local and not Path(self.path).expanduser().is_dir():
             raise UserError(f"{self.key}: no directory {self.path}; expected a local checkpoint directory or a hub id")
@@ -54,14 +54,14 @@ class Source:
         return Path(self.place).is_dir()
 
     def reading(self, read: Callable[[], ResultT]) -> ResultT:
-        """What `read` gives.
+        """Calls `read` and gives its result.
 
-        :raises UserError: it raised one of the errors that a damaged checkpoint, or one that is not here, causes.
+        :raises UserError: `read` raised an error that a damaged or missing checkpoint causes.
         """
         from huggingface_hub.errors import StrictDataclassError
         from safetensors import SafetensorError
 
-        from speechllm_plugin.pretrained.hub import advice  # of transformers, which takes seconds to import
+        from speechllm_plugin.pretrained.hub import advice  # imports transformers, which takes seconds
 
         try:
             return read()
@@ -71,7 +71,7 @@ class Source:
             reason = advice(self.path, error) or " ".join(str(error).split())[:300]
             raise UserError(f"{self.key}: cannot load {self.path}: {reason}") from error
         except (KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError, StrictDataclassError) as error:
-            # The files of weights and tokenizers speak for themselves: what is left is a value of config.json.
+            # Damage of weights and tokenizers has errors of its own; what is left is a wrong value in config.json.
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(
                 f"{self.key}: cannot load {self.path}: its config.json cannot be used ({reason[:300]})"

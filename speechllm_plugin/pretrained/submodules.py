@@ -1,4 +1,4 @@
-"""One module of a larger checkpoint: its encoder, say."""
+"""Loads one module of a larger checkpoint, such as its encoder."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def load_submodule(
 
     Only the weights whose names start with `prefix` are read, lazily: see `pretrained.weights` for the memory.
 
-    :param optional_prefix: the checkpoint may also be the module's own, or of a model between, whose names lack the
-        prefix or the first parts of it.
-    :param ignored: what the names, less the prefix, of weights start with that are not read although they are there.
+    :param optional_prefix: whether the checkpoint may also be that of the module itself or of a model between, in which
+        names lack the prefix or the first parts of it.
+    :param ignored: beginnings of names, after the prefix, of weights that are not read although they are there.
     """
     files = source.reading(lambda: weight_files(source.place))
     while optional_prefix and prefix and not any(name.startswith(prefix) for name in files):
@@ -64,7 +64,7 @@ def load_submodule(
 
 
 def _present_name(name: str) -> str:
-    """Weight normalisation was a pair of other names before PyTorch 2.1, and still is in most of its checkpoints."""
+    """Today's name of a weight: before PyTorch 2.1, and in most checkpoints, weight normalisation had other names."""
     for old, new in (("weight_g", "parametrizations.weight.original0"),
                      ("weight_v", "parametrizations.weight.original1")):
         if name.endswith(f".{old}"):

@@ -1,4 +1,4 @@
-"""Reads tokenizers, and follows their files."""
+"""Reads tokenizers exactly as their files define them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from speechllm_plugin.pretrained.source import Source
 from speechllm_plugin.workarounds.transformers_versions import VERSION
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
-"""One of them is in every checkpoint of an LLM."""
+"""Files of tokenizers: every checkpoint of an LLM has one of them."""
 
 LFS_POINTER = b"version https://git-lfs"
-"""What a clone without git-LFS leaves in place of a large file starts with."""
+"""First bytes of the file that a clone without git-LFS leaves in place of a large one."""
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerFast:
@@ -34,8 +34,8 @@ def _read_tokenizer(source: str) -> PreTrainedTokenizerFast:
         if VERSION >= 5 and tokenizer.is_fast:
             _follow_its_file(tokenizer, source)
         return tokenizer
-    except Exception as error:  # tokenizers raises no other
-        # Which file it missed or could not read, transformers does not say.
+    except Exception as error:  # tokenizers raises plain exceptions
+        # transformers does not say which file it missed or could not read.
         found = find_file(source, *TOKENIZER_FILES)
         for name in (*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
             file = found.parent / name
@@ -49,10 +49,10 @@ def _read_tokenizer(source: str) -> PreTrainedTokenizerFast:
 
 
 def _as_saved_by_5(source: str) -> PreTrainedTokenizerFast | None:
-    """A tokenizer that transformers 5 saved and 4 does not read by itself; None where `AutoTokenizer` does.
+    """A tokenizer that transformers 5 saved and version 4 cannot read by itself; None where `AutoTokenizer` can.
 
-    5 writes `TokenizersBackend` where 4 wrote `PreTrainedTokenizerFast`, and lists further special tokens under a name
-    that 4 has for a mapping.
+    Version 5 writes `TokenizersBackend` where version 4 wrote `PreTrainedTokenizerFast`, and lists further special
+    tokens under a name that is a mapping in version 4.
     """
     if VERSION >= 5:
         return None
@@ -67,7 +67,7 @@ def _as_saved_by_5(source: str) -> PreTrainedTokenizerFast | None:
     if isinstance(more, list):
         options = {"extra_special_tokens": {}, "additional_special_tokens": more}
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it warns of the name
+    logging.set_verbosity_error()  # transformers warns of the unknown name
     try:
         return PreTrainedTokenizerFast.from_pretrained(source, **options)
     finally:
@@ -75,8 +75,9 @@ def _as_saved_by_5(source: str) -> PreTrainedTokenizerFast | None:
 
 
 def _follow_its_file(tokenizer: PreTrainedTokenizerFast, source: str) -> None:
-    """transformers 5 takes vocabulary and merges from tokenizer.json, and the steps around them from the class that
-    tokenizer_config.json names: other ids, and other texts, for a tokenizer whose file has other steps."""
+    """Makes a tokenizer follow tokenizer.json. transformers 5 takes only vocabulary and merges from it, and the steps
+    around them from the class that tokenizer_config.json names; a file with other steps would give other ids and texts.
+    """
     try:
         file = Tokenizer.from_file(str(find_file(source, "tokenizer.json")))
     except NoSuchFileError:

@@ -1,9 +1,9 @@
 """Reads chosen weights of a checkpoint in Hugging Face's format, lazily and straight into the wanted precision.
 
-Weights already in that precision are views of the mapped safetensors or PyTorch file: nothing is copied, and the
-processes of a node share one copy of their pages until they move them to their GPUs. Other weights are converted piece
-by piece, each process for itself, and what was read is given back at once. Either way a process holds the bytes of
-what it keeps and one piece more, however large the checkpoint is.
+Weights that have that precision already are views of the mapped safetensors or PyTorch file: nothing is copied, and the
+processes of a node share one copy of the pages until they move the weights to their GPUs. Each process converts other
+weights piece by piece and releases the pages that it has read. In both cases a process holds the bytes of the weights
+that it keeps and one piece more, whatever the size of the checkpoint.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SAMPLE = 64
 """Values of each weight that `read_samples` takes."""
 
 _CONVERTED = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
-"""Precisions that are converted; integers and 8-bit floats are a quantised model's own."""
+"""Precisions that are converted; integers and 8-bit floats belong to quantised models and stay."""
 
 
 def weight_files(path: str) -> dict[str, str]:
@@ -47,10 +47,10 @@ def weight_files(path: str) -> dict[str, str]:
 
 
 def read_weights(path: str, files: Mapping[str, str], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Weights by name; of a sharded checkpoint only the shards that hold them are opened, or downloaded.
+    """Weights by name; only the shards that hold them are opened, or downloaded.
 
     :param files: the file of each wanted weight, as `weight_files` gives it.
-    :param dtype: what floating-point weights become; None = each stays as it is stored.
+    :param dtype: precision of floating-point weights; None = as they are stored.
     :raises OSError: a file is missing or is not whole.
     """
     weights: dict[str, Tensor] = {}
@@ -62,14 +62,14 @@ def read_weights(path: str, files: Mapping[str, str], dtype: torch.dtype | None)
 def check_files(path: str) -> None:
     """
     :param path: a local directory.
-    :raises OSError: it has no weights, or a file of them is missing or is not whole.
+    :raises OSError: there are no weights, or a file of weights is missing or not whole.
     """
     for file, names in _shards(path, weight_files(path)):
         _open_for(str(file), names)
 
 
 def _shards(path: str, files: Mapping[str, str]) -> Iterator[tuple[Path, list[str]]]:
-    """Each file, and the weights that are wanted of it."""
+    """Each file with its wanted weights."""
     for file in sorted(set(files.values())):
         try:
             found = find_file(path, file)
@@ -79,7 +79,7 @@ def _shards(path: str, files: Mapping[str, str]) -> Iterator[tuple[Path, list[st
 
 
 def read_samples(path: str, files: Mapping[str, str]) -> dict[str, bytes]:
-    """A little of each weight, by name: its shape, its precision, and the first values of its middle row.
+    """A sample of each weight, by name: its shape, its precision, and the first values of its middle row.
 
     :param files: the file of each weight, as `weight_files` gives it.
     :raises OSError: a file is missing or is not whole.
@@ -87,7 +87,7 @@ def read_samples(path: str, files: Mapping[str, str]) -> dict[str, bytes]:
     samples: dict[str, bytes] = {}
     for found, names in _shards(path, files):
         if found.suffix != ".safetensors" and not is_zipfile(found):
-            # A file of before PyTorch 1.6 can only be read whole.
+            # A file from before PyTorch 1.6 could only be read whole: its size stands for its weights.
             samples.update(dict.fromkeys(names, f"{found.stat().st_size}".encode()))
             continue
         opened = _open_for(str(found), names)
@@ -114,7 +114,7 @@ def _read_file(file: str, names: list[str], dtype: torch.dtype | None) -> Iterat
         step = max(1, PIECE // row_bytes)
         for start in range(0, rows, step):
             if read >= PIECE and opened.mapped:
-                # A page once read counts as this process's memory for as long as its file is mapped.
+                # A page that was read counts as this process's memory as long as its file is mapped.
                 opened, read = _open(file), 0
             stop = min(rows, start + step)
             if shape:
@@ -163,11 +163,11 @@ class _Safetensors:
 
 class _Pickle:
     def __init__(self, file: str) -> None:
-        # Files of before PyTorch 1.6 are no archives: they cannot be mapped and are read whole.
+        # Files from before PyTorch 1.6 are no archives: they cannot be mapped and are read whole.
         self.mapped = is_zipfile(file)
         try:
             weights = torch.load(file, map_location="cpu", mmap=self.mapped, weights_only=True)
-        except Exception as error:  # damaged bytes raise anything
+        except Exception as error:  # damaged bytes may raise any error
             raise _not_whole(file, error) from error
         if not isinstance(weights, dict) or not any(isinstance(weight, Tensor) for weight in weights.values()):
             raise OSError(f"{file} holds no weights by name, as torch.save(model.state_dict(), ...) would leave them")

@@ -1,4 +1,4 @@
-"""What is asked, and its token ids: one renderer for training and for inference."""
+"""Prompts and their token ids: one renderer for training and for inference."""
 
 from speechllm_plugin.prompts.config import PromptConfig
 from speechllm_plugin.prompts.renderer import PromptRenderer, RenderedPrompt

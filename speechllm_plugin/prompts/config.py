@@ -1,4 +1,4 @@
-"""What is asked: instructions by task or by row, with the place of the speech in them."""
+"""The configuration of prompts: instructions by task or by row, with the place of the speech in them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from speechllm_plugin.tasks.translate import TRANSLATE
 from speechllm_plugin.text.languages import language_name
 
 PLACE = "\ufdd0"
-"""Stands for the speech where a prompt is tokenised, and shows what a template writes. Unicode keeps this code point
-out of texts, and so the two of `MARKS`."""
+"""Character that stands for the speech when a prompt is tokenised, and by which a template's own text is found. Unicode
+reserves it, like those of `MARKS`, so that no text has it."""
 MARKS = ("\ufdd1", "\ufdd2")
-"""Begin and end of a row's own text in a prompt: no control token is read from it."""
+"""Characters around a row's own text in a prompt, from which no control token is read."""
 _ORDERS = {"speech_first": f"{SPEECH}\n{{}}", "instruction_first": f"{{}} {SPEECH}"}
 _CONTEXT = ("context", "instruction")
 
@@ -26,32 +26,33 @@ _CONTEXT = ("context", "instruction")
 @dataclass(kw_only=True)
 class PromptConfig:
     transcribe: str | list[str] = TRANSCRIBE.instruction
-    """Instruction for speech recognition; `{source}` becomes the language's name (arXiv 2409.17044, section 3). Of
-    several, each row of a manifest has one, drawn by its id and `seed`; files without a manifest have the first."""
+    """Instruction for speech recognition; `{source}` becomes the language's name (arXiv 2409.17044, section 3). From a
+    list, each row of a manifest gets one instruction, drawn by its id and `seed`; files without a manifest get the
+    first."""
     translate: str | list[str] = TRANSLATE.instruction
     """Instruction for speech translation; `{source}` and `{target}` become the languages' names. One or several."""
     order: str = "speech_first"
     """Place of the speech in an instruction without `<speech>`. `speech_first`: on a line of its own before it, as in
-    LLaVA (arXiv 2304.08485), which arXiv 2409.17044 follows. `instruction_first`: behind it."""
+    LLaVA (arXiv 2304.08485), which arXiv 2409.17044 follows. `instruction_first`: after it."""
     before_speech: str = ""
     """Text or special tokens of the LLM directly before the speech, wherever the speech stands."""
     after_speech: str = ""
-    """Text or special tokens of the LLM directly behind the speech."""
+    """Text or special tokens of the LLM directly after the speech."""
     answer: str | list[str] | None = None
     """Instruction for speech that is to be answered, such as a spoken question (arXiv 2310.00230). It replaces
     `transcribe` and `translate`. `<speech>` alone makes the speech the whole instruction. One or several. None =
-    speech is transcribed or translated, but for rows whose `task` says otherwise."""
+    speech is transcribed or translated, except in rows whose `task` says otherwise."""
     context: str = "Context: {context}\n{instruction}"
-    """How the `context` of a row (phrases, documents) and its instruction, with the speech, stand in the prompt."""
+    """Template of the prompt for rows with a `context` (phrases, documents); `{instruction}` includes the speech."""
     seed: int = 0
-    """Decides, with a row's id, which of several instructions it has."""
+    """Seed that with a row's id decides which of several instructions the row gets."""
     system: str | None = None
     """Text of the system turn. For an LLM without system turns it is put before the instruction. None or empty = what
     the chat template writes by default."""
 
     def check(self) -> None:
         """
-        :raises UserError: an instruction has several places for speech, or holds what stands for nothing.
+        :raises UserError: an instruction has several places for speech, or a placeholder that does not exist.
         """
         if self.order not in _ORDERS:
             raise UserError(f"prompt.order: found {self.order!r}, expected {' or '.join(_ORDERS)}")
@@ -79,8 +80,8 @@ class PromptConfig:
                 raise UserError(f"{key}: found the character U+{ord(character):X}, which is none; expected text")
 
     def task_of(self, source_lang: str, target_lang: str | None, stated: str = "") -> Task:
-        """What is asked of a clip: what its row states; else to answer, where there is an instruction for it; else what
-        the languages tell."""
+        """The task of a clip: the one that its row states; otherwise `answer` where there is an instruction for it;
+        otherwise the one that the languages imply."""
         return task_of_row(source_lang, target_lang, stated or ("" if self.answer is None else "answer"))
 
     def instruction(
@@ -91,11 +92,11 @@ class PromptConfig:
         row: RowPrompt = NOTHING,
         key: str = "",
     ) -> str:
-        """What is asked for one clip, with its place for speech; texts of its row stand between `MARKS`.
+        """The instruction for one clip, with the place of the speech; texts of its row stand between `MARKS`.
 
         :param task: None = see `task_of`.
-        :param key: draws one of several instructions; empty = the first.
-        :raises UserError: it names a language that has no name.
+        :param key: decides which of several instructions is drawn; empty = the first.
+        :raises UserError: the instruction names a language that is unknown.
         """
         if row.instruction:
             text = SPEECH.join(map(marked, row.instruction.split(SPEECH)))
@@ -113,7 +114,7 @@ class PromptConfig:
         return re.sub(r"\{(?:context|instruction)\}", lambda found: values[found[0]], self.context)
 
     def turn(self, turn: Turn) -> str:
-        """What an earlier turn says, with the place of its speech where it has some, between `MARKS`."""
+        """The text of an earlier turn between `MARKS`, with the place of its speech, if it has any."""
         text = SPEECH.join(map(marked, turn.content.split(SPEECH)))
         return self._with_place(text) if turn.audio else text
 
@@ -125,8 +126,7 @@ class PromptConfig:
     def named(
         self, source_lang: str, target_lang: str | None, task: Task | None = None, row: RowPrompt = NOTHING
     ) -> dict[str, str]:
-        """The languages that the instruction names, by `source` and `target`: with several instructions, any of them.
-        """
+        """The languages that any of the instructions names, by `source` and `target`."""
         if row.instruction:
             return {}
         languages = self._languages(source_lang, target_lang)
@@ -136,7 +136,7 @@ class PromptConfig:
     def named_in(
         self, source_lang: str, target_lang: str, stated: str, row: RowPrompt = NOTHING
     ) -> dict[str, str]:
-        """`named`, for a row that states its task, or does not."""
+        """`named` for a row, which may state its task."""
         return self.named(source_lang, target_lang, self.task_of(source_lang, target_lang, stated), row)
 
     @staticmethod
@@ -154,7 +154,7 @@ class PromptConfig:
         return {f"{key}[{place}]": text for place, text in enumerate(configured)}
 
     def _placeholders(self, task: Task) -> set[str]:
-        """Of all instructions of a task."""
+        """The placeholders in all instructions of a task."""
         expected = f"{' or '.join(f'{{{name}}}' for name in task.names)}, and {{{{ or }}}} for a brace of the text"
         found: set[str] = set()
         for key, template in self._templates(task).items():
@@ -162,7 +162,7 @@ class PromptConfig:
                 names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
                 for name in sorted(names - {*task.names}):
                     raise UserError(f"{key}: found placeholder {{{name}}}, expected {expected}")
-                # Conversions and formats: {source!x}, {source:d}.
+                # Formatting also finds wrong conversions and formats, such as {source!x} and {source:d}.
                 template.format(**dict.fromkeys(task.names, ""))
             except (KeyError, IndexError, ValueError) as error:
                 if isinstance(error, UserError):
@@ -178,7 +178,7 @@ def marked(text: str) -> str:
 
 def without_marks(text: str) -> tuple[str, list[tuple[int, int]]]:
     """
-    :returns: the text, and from where to where it is a row's own.
+    :returns: the text, and the stretches of it that are a row's own.
     """
     pieces = re.split(f"([{''.join(MARKS)}])", text)
     plain, spans, start = "", [], 0

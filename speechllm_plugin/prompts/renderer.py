@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 _ANSWER = "<answer>"
 _KEPT = 4096
-"""Prompts kept in memory: rows without texts of their own share a few, others have one each."""
+"""Most prompts that are kept in memory: rows without texts of their own share a few, others have one each."""
 _TODAY = datetime(2024, 7, 26)
-"""The date for templates that write one (the default of Llama 3.1's): a prompt does not change from day to day."""
+"""The date for templates that write one, Llama 3.1's default, so that a prompt does not change from day to day."""
 _DIRECTIVES = "aAwdbBmyYHIMSpfjUWxXcGuV"
-# transformers gives templates a `strftime_now` of its own; a macro in the template goes before it. The empty string
-# keeps a line end that may begin the template.
+# A macro in the template takes precedence over transformers' own `strftime_now`. The empty string keeps a line end at
+# the beginning of the template.
 _FIXED_DATE = (
     "{% macro strftime_now(format) %}{{ format"
     + "".join(f"|replace('%{letter}', {_TODAY.strftime(f'%{letter}')!r})" for letter in _DIRECTIVES)
@@ -43,10 +43,10 @@ class RenderedPrompt:
     """Token ids around the speech."""
 
     before: tuple[int, ...]
-    """With speech in earlier turns, up to the first of it."""
+    """Tokens before the speech, or before the first speech of earlier turns."""
     after: tuple[int, ...]
     between: tuple[tuple[int, ...], ...] = ()
-    """Behind the speech of each earlier turn that has some, up to the next speech: an LLM gets them as embeddings, in
+    """Tokens after the speech of each earlier turn, up to the next speech. The LLM gets them as embeddings, as part of
     what it is given as speech."""
 
     @property
@@ -59,14 +59,14 @@ class PromptRenderer:
         """
         :param chat: whether the LLM has a chat template; without one, a prompt ends like T5's inputs, with the end of
             the sequence.
-        :raises UserError: the configuration, the template or the tokenizer is not of use.
+        :raises UserError: the configuration, the template or the tokenizer cannot be used.
         """
         config.check()
         if chat and not tokenizer.chat_template:
             raise UserError("prompt: the LLM's tokenizer has no chat template; expected an instruction-tuned LLM")
         self._tokenizer = tokenizer
-        # One added token stands for the speech, so that prompt and answer are tokenised in one piece. Tokenised apart,
-        # the text after the speech would begin like a new text: with a space, in many sentencepiece models.
+        # One added token stands for the speech, so that prompt and answer are tokenised in one piece. Otherwise the
+        # text after the speech would begin like a new text: with a space, in many sentencepiece models.
         self._joint = copy.deepcopy(tokenizer)
         self._joint.add_tokens([AddedToken(PLACE, special=False, normalized=False)])
         self._place = self._joint.convert_tokens_to_ids(PLACE)
@@ -81,7 +81,7 @@ class PromptRenderer:
         if end_of_turn is None:
             raise UserError("prompt: found no token that ends an answer in the LLM's chat template or tokenizer")
         self.end_of_turn = end_of_turn
-        """Token id that closes the answer: what the LLM learns to stop with."""
+        """Token id that closes the answer, with which the LLM learns to stop."""
         # The unknown token is not a control token: texts may hold it.
         self._control = self._special - {tokenizer.unk_token_id} | {end_of_turn, self._place}
 
@@ -118,7 +118,8 @@ class PromptRenderer:
         row: RowPrompt = NOTHING,
         key: str = "",
     ) -> tuple[RenderedPrompt, list[int]]:
-        """The prompt with a text in the place of the speech, tokenised as one; earlier speech has its transcripts.
+        """The prompt with a text in the place of the speech, tokenised in one piece; transcripts replace earlier
+        speech.
 
         :returns: the prompt, and the token ids of the text, in which special tokens are read as plain text.
         :raises UserError: earlier speech has no transcript.
@@ -153,10 +154,10 @@ class PromptRenderer:
         return [*(token for token, _, _ in self.pieces(text)), self.end_of_turn]
 
     def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode_target` of each, in a fraction of the time."""
+        """`encode_target` for many texts, in a fraction of the time."""
         if not texts:
             return []
-        # This leaves the tokenizer reading special tokens as text, without padding.
+        # From here on the tokenizer reads special tokens as text, without padding.
         head = self._tokenize(self._opening, plain=True)
         ids = [token for token, _, _ in head]
         whole = [self._opening + self._lead + text for text in texts]
@@ -164,20 +165,19 @@ class PromptRenderer:
         targets = []
         for text, row in zip(texts, rows, strict=True):
             own = row.ids[len(head) :]
-            # Only the last token of the prompt may reach into the text.
+            # Only the last token of the prompt may extend into the text.
             joins = row.ids[: len(head)] != ids or (head and row.token_to_chars(len(head) - 1) != head[-1][1:])
             is_plain = not joins and self._control.isdisjoint(own)
             targets.append([*own, self.end_of_turn] if is_plain else self.encode_target(text))
         return targets
 
     def pieces(self, text: str) -> list[tuple[int, int, int]]:
-        """What `encode_target` encodes: token ids, each with the first character that it stands for and the one past
-        the last."""
+        """The tokens of `encode_target`, each with the first character that it stands for and the one past the last."""
         opening = self._opening
         head = self._tokenize(opening, plain=True)
         tokens = self._tokenize(opening + self._lead + text, plain=True)
         if tokens[: len(head)] != head:
-            # One token would span the end of the prompt and the start of the text: the text is tokenised apart.
+            # A token would span the end of the prompt and the start of the text, so the text is tokenised alone.
             opening = PLACE
             head, tokens = [(self._place, 0, 1)], self._tokenize(opening + self._lead + text, plain=True)
         shift = len(opening) + len(self._lead)
@@ -191,20 +191,20 @@ class PromptRenderer:
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
     def _tokenize(self, text: str, *, plain: bool = False) -> list[tuple[int, int, int]]:
-        """Tokens with their characters' places; the template wrote the special ones, the beginning of the sequence
-        included.
+        """Tokens with the places of their characters. The template has written all special tokens, also the beginning
+        of the sequence.
 
-        :param plain: reads special tokens as text.
+        :param plain: whether to read special tokens as text.
         """
         encoded = self._joint(
             text, add_special_tokens=False, split_special_tokens=plain, return_offsets_mapping=True,
-            # Whether they have room is told by `check_positions`.
+            # `check_positions` checks whether the tokens have room.
             verbose=False,
         )
         return [(token, *span) for token, span in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
 
     def _tokenize_marked(self, text: str) -> Iterator[tuple[int, int, int]]:
-        """`_tokenize`, with control tokens that a row's own text spells out read as text."""
+        """`_tokenize` that reads control tokens in a row's own text as text."""
         plain, spans = without_marks(text)
         own = iter([*spans, (len(plain) + 1, len(plain) + 1)])
         first, last = next(own)
@@ -217,8 +217,8 @@ class PromptRenderer:
     def _as_text(self, token: int) -> Iterator[int]:
         """A control token's name, character by character; any other token as it is.
 
-        A unigram model (T5), and a BPE model that was converted from sentencepiece (Llama 2, Mistral, Gemma), put a
-        spelt control token together from its characters even where they are told to read it as text.
+        Unigram models (T5), and BPE models that were converted from sentencepiece (Llama 2, Mistral, Gemma), join the
+        characters of a control token into that token even if they are told to read it as text.
         """
         if token not in self._control:
             yield token
@@ -231,8 +231,8 @@ class PromptRenderer:
                 yield piece
 
     def _around(self, instruction: str, row: RowPrompt) -> list[str]:
-        """The text of the whole prompt around its speech, that of earlier turns included, with marks around a row's own
-        words."""
+        """The texts of the whole prompt between its places of speech, also in earlier turns, with marks around a row's
+        own words."""
         turns = [{"role": turn.role, "content": self._config.turn(turn)} for turn in row.history]
         system = marked(row.system) or self._config.system
         if self._chat:
@@ -253,12 +253,12 @@ class PromptRenderer:
         if not system:
             return self._template(turns, generate)
         try:
-            # The system's own words may stand in the user's turn too, or in the template's default.
+            # The text of the system turn may occur in the user's turn, too, or in the template's default.
             if PLACE in self._template([{"role": "system", "content": PLACE}, *turns], generate):
                 return self._template([{"role": "system", "content": system}, *turns], generate)
         except UserError:
             pass
-        # Templates that refuse a system turn (Gemma, some Mistrals), or leave it out, get its text with the user's.
+        # If a template refuses a system turn (Gemma, some Mistrals) or leaves it out, its text goes to the user's turn.
         first, *rest = turns
         return self._template([{**first, "content": _with_system(system, first["content"])}, *rest], generate)
 
@@ -269,16 +269,16 @@ class PromptRenderer:
                 chat_template=_FIXED_DATE + self._tokenizer.get_chat_template(),
                 tokenize=False,
                 add_generation_prompt=generate,
-                # Qwen 3 and others: no reasoning before the answer.
+                # No reasoning before the answer (Qwen 3 and others).
                 enable_thinking=False,
             )
-        except Exception as error:  # jinja2's errors: whatever the template raises for a turn it does not take
+        except Exception as error:  # jinja2's errors, and any that a template raises for a turn that it refuses
             raise UserError(f"prompt: the LLM's chat template failed: {error}") from error
         return str(text)
 
     def _read_answer_turn(self) -> tuple[str, str, int | None]:
         """
-        :returns: the end of the prompt after its last control token, which the answer's first token may depend on;
+        :returns: the end of the prompt after its last control token, on which the answer's first token may depend;
             white space that the template puts between prompt and answer (Mistral: a space); the token that closes the
             answer.
         """
@@ -292,7 +292,7 @@ class PromptRenderer:
         start = max((end for token, _, end in self._tokenize(after) if token in self._special), default=0)
         ends = self._special | set(self._tokenizer.get_added_vocab().values())
         end_of_turn = next((token for token, _, _ in self._tokenize(closing) if token in ends), None)
-        # Other text than white space would be part of the answer that the LLM writes.
+        # Text other than white space would be part of the answer that the LLM writes.
         return PLACE + after[start:], lead if lead.isspace() else "", end_of_turn
 
 
