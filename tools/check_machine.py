@@ -1,6 +1,7 @@
-"""Whether this machine can install and run the project: `python check_machine.py [FOLDER]`, before anything is there.
+"""Checks whether this machine can install and run the project, before anything is installed:
+`python check_machine.py [FOLDER]`.
 
-Runs on any Python 3 with the standard library alone. One line for each thing that is wrong, exit status 2.
+It runs on any Python 3 with only the standard library. It prints a line for each fault and exits with status 2.
 """
 
 import os
@@ -8,11 +9,11 @@ import shutil
 import sys
 
 PYTHONS = ((3, 10), (3, 11), (3, 12))
-"""fairseq2 0.8.1 has builds for these alone."""
+"""The versions that fairseq2 0.8.1 has builds for."""
 DISK_GB = 9
-"""The environment takes 7.5, most of it PyTorch's CUDA libraries; models, speech and caches 1."""
+"""The environment takes 7.5 GB, most of it PyTorch's CUDA libraries; models, speech and caches take 1."""
 MEMORY_GB = 4
-"""The demo's training takes 3."""
+"""The demo's training takes 3 GB."""
 
 
 def main(folder):

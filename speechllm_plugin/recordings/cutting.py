@@ -1,9 +1,9 @@
-"""Cuts a stream into pieces that an encoder can take: at pauses, and where there is none, twice.
+"""Cuts a stream into pieces that an encoder can take: at pauses, or with an overlap where there is no pause.
 
-A pause of some length always ends a piece: what follows is another utterance, and silence is left out. The longer a
-piece is already, the shorter a pause ends it, so that what belongs together stays together where it can. A piece that
-becomes too long all the same is cut in the longest pause of its second half, however short. Speech without any pause is
-cut where speech is least likely, and both pieces hold what lies around the cut: one of them has each word whole.
+A pause of a certain length always ends a piece: another utterance follows, and silence is left out. The longer a piece
+already is, the shorter the pause that ends it, so that sentences stay together where possible. A piece that becomes too
+long in spite of this is cut in the longest pause of its second half. Speech without any pause is cut where speech is
+least likely, and both pieces hold the sound around the cut, so that each word is whole in one of them.
 """
 
 from __future__ import annotations
@@ -19,40 +19,39 @@ from speechllm_plugin.recordings.voice import FRAME, VoiceActivity
 SAMPLE_RATE = 16000
 
 _ON, _OFF = 0.5, 0.35
-"""Speech begins at the one probability and ends below the other, as silero-vad has it."""
+"""Probabilities at which speech begins, and below which it ends, as in silero-vad."""
 _PAD = 0.3
 """Seconds kept before and after speech, at most: the model notices the first sounds up to 0.07 s late, and quiet ones
 later."""
 _SHORT_PAUSE = 0.16
-"""Seconds of silence in which speech that goes on may be cut: longer than the closure of a stop consonant."""
+"""Seconds of silence in which continuous speech may be cut: longer than the closure of a stop consonant."""
 _ENOUGH_AT_LAST = 0.2
-"""Seconds of silence that end a piece that is as long as it may be."""
+"""Seconds of silence that end a piece of the greatest length."""
 _LAP = 2.0
-"""Seconds that two pieces share where there is no pause, at most: some five words."""
+"""Most seconds that two pieces share where there is no pause: about five words."""
 _LEAST_SPEECH = 0.1
-"""Seconds of speech that a piece must hold: less is a click."""
+"""Least seconds of speech in a piece: less is a click."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CutConfig:
     longest: float = 30.0
-    """The most seconds that a piece may last: the encoder's window, or less."""
+    """Most seconds of a piece: the encoder's window, or less."""
     pause: float = 0.5
-    """Seconds of silence that always end a piece; of one that is nearly as long as it may be, less than half of it
-    does."""
+    """Seconds of silence that always end a piece; less than half of it ends a piece of nearly the greatest length."""
 
 
 WINDOW = 30.0
-"""Seconds up to which a recording goes whole where the encoder has no window."""
+"""Seconds up to which a recording is decoded whole where the encoder has no window."""
 LEAST_PIECE = 2.0
-"""Seconds: a shorter limit would cut words more often than not."""
+"""Least seconds for the limit of a piece: shorter pieces would cut most words."""
 
 
 def piece_lengths(window: float | None, trained: float | None) -> tuple[float, float]:
     """
     :param window: seconds that the encoder takes at most; None = any.
-    :param trained: seconds of the longest clip that the system has learned from; None = unknown.
-    :returns: seconds up to which a recording goes whole, and the most that a piece of a longer one lasts.
+    :param trained: seconds of the longest clip that the system was trained on; None = unknown.
+    :returns: seconds up to which a recording is decoded whole, and the most seconds of a piece of a longer one.
     """
     whole = window or WINDOW
     return whole, min(whole, max(LEAST_PIECE, trained or whole))
@@ -61,21 +60,21 @@ def piece_lengths(window: float | None, trained: float | None) -> tuple[float, f
 @dataclass(frozen=True)
 class Piece:
     start: int
-    """Its first sample in the recording."""
+    """The piece's first sample in the recording."""
     samples: npt.NDArray[np.float32]
     """`[samples]` at 16 kHz."""
     shared: int = 0
-    """How many samples at its beginning are also the end of the piece before."""
+    """Number of samples at its beginning that are also the end of the piece before."""
 
 
 def cut(blocks: Iterable[npt.NDArray[np.float32]], config: CutConfig, voice: VoiceActivity) -> Iterator[Piece]:
     """The pieces of a stream, in order; none where nobody speaks. Holds about one piece at a time.
 
-    :param blocks: of the recording, each `[n]`, at 16 kHz.
-    :param voice: new, for this stream.
+    :param blocks: the recording, in blocks `[n]` at 16 kHz.
+    :param voice: a new detector for this stream.
     """
     cutter = _Cutter(config)
-    sound, first = np.zeros(0, dtype=np.float32), 0  # what is kept of the stream, and its first sample
+    sound, first = np.zeros(0, dtype=np.float32), 0  # the kept part of the stream, and its first sample
 
     def piece(span: _Span) -> Piece:
         end = min(span.end, first + len(sound))
@@ -93,7 +92,7 @@ def cut(blocks: Iterable[npt.NDArray[np.float32]], config: CutConfig, voice: Voi
 
 
 def _seconds(blocks: Iterable[npt.NDArray[np.float32]]) -> Iterator[npt.NDArray[np.float32]]:
-    """The same in blocks of a second at least: some decoders give 20 ms at a time."""
+    """The same stream in blocks of at least a second, since some decoders give 20 ms at a time."""
     waiting: list[npt.NDArray[np.float32]] = []
     length = 0
     for block in blocks:
@@ -126,7 +125,7 @@ class _Quiet:
 
     @property
     def middle(self) -> int:
-        """In samples."""
+        """The middle of the run, in samples."""
         return (self.start + self.end) * FRAME // 2
 
 
@@ -140,9 +139,9 @@ class _Cutter:
         self._speaking = False
         self._begin: int | None = None  # first sample of the piece in progress
         self._shared = 0
-        self._speech = 0  # frames of it that are speech
+        self._speech = 0  # frames of that piece that are speech
         self._quiet: int | None = None  # first frame of the silence that the piece ends in
-        self._frames: list[float] = []  # its probabilities, from this frame on:
+        self._frames: list[float] = []  # probabilities of the piece's frames, from this frame on:
         self._first_frame = 0
 
     @property
@@ -173,7 +172,7 @@ class _Cutter:
             yield from self._divide()
 
     def _enough(self, begin: int) -> float:
-        """Samples of silence that end the piece that began there."""
+        """Samples of silence that end a piece that began at `begin`."""
         assert self._quiet is not None
         share = (self._quiet * FRAME - begin) / self._longest
         return self._pause - share * max(0.0, self._pause - _ENOUGH_AT_LAST * SAMPLE_RATE)
@@ -197,7 +196,7 @@ class _Cutter:
         self._begin, self._frames, self._quiet, self._speaking = None, [], None, False
 
     def _divide(self) -> Iterator[_Span]:
-        """Cuts a piece that would become too long, and goes on with what is behind the cut."""
+        """Cuts a piece that would become too long, and goes on after the cut."""
         assert self._begin is not None
         frames, first, now = self._frames, self._first_frame, self._next
         half = self._begin + self._longest // 2
@@ -218,7 +217,7 @@ class _Cutter:
         if again < now:
             self._open(begin, shared)
             self._speaking = True
-        # Nothing that was heard behind the cut is forgotten.
+        # The frames after the cut are processed again for the next piece.
         self._next = again
         for probability in frames[again - first :]:
             yield from self.step(probability)
@@ -233,7 +232,7 @@ class _Cutter:
 
 def _quiet_runs(frames: list[float], first: int) -> Iterator[_Quiet]:
     """
-    :param frames: probabilities, from frame `first` on, in which somebody speaks.
+    :param frames: probabilities of speech, from frame `first` on.
     """
     speaking, start = True, first
     for frame, probability in enumerate(frames, start=first):

@@ -1,4 +1,4 @@
-"""A recording's text as people and players read it."""
+"""Writes a recording's text in formats for people and players."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from speechllm_plugin.recordings.transcript import Transcript
 
 Unit = Literal["segments", "words"]
 _LEAST = 0.02
-"""Seconds that a subtitle is shown at least: players drop those that end when they begin."""
+"""Least seconds of a subtitle: players drop subtitles without a length."""
 
 
 def render(transcript: Transcript, name: str, unit: Unit = "segments") -> str:
     """
     :param name: one of `FORMATS`.
-    :param unit: what a subtitle or a row is; JSON holds both.
+    :param unit: the unit of a subtitle or a row; JSON holds both units.
     """
     return FORMATS[name](transcript, parts(transcript, unit))
 
 
 def parts(transcript: Transcript, unit: Unit) -> Sequence[Timed]:
-    """Words where they are asked for and have times, segments otherwise; none without text."""
+    """Words if `unit` asks for them and they have times, otherwise segments; empty without text."""
     spans = transcript.words if unit == "words" and transcript.words is not None else transcript.segments
     return [span for span in spans if span.text.strip()]
 
@@ -93,7 +93,7 @@ def _clock(seconds: float, point: str) -> str:
 
 
 def _no_arrow(text: str) -> str:
-    # Players take a line with an arrow for the next subtitle's times.
+    # Players take a line with an arrow for the times of the next subtitle.
     return text.replace("-->", "->")
 
 

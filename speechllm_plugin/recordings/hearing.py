@@ -1,4 +1,4 @@
-"""A file as the pieces that an encoder takes: itself where it is short, cut where it is long."""
+"""Gives a file in pieces that an encoder can take: a short file whole, a long one cut."""
 
 from __future__ import annotations
 
@@ -16,31 +16,29 @@ from speechllm_plugin.recordings.voice import VoiceActivity
 
 
 class Hearing:
-    """The pieces of one file, decoded as they are asked for. The file is never in memory as a whole, unless it is
-    short."""
+    """The pieces of one file, decoded on demand. Only a short file is ever in memory as a whole."""
 
     def __init__(self, source: AudioSource, whole: float, config: CutConfig, *, most: float = math.inf) -> None:
         """
-        :param whole: seconds up to which the file is one piece, whatever is in it.
-        :param most: seconds that the file may last: it is refused when it says that it is longer, or is.
+        :param whole: seconds up to which the file is one piece, with or without pauses.
+        :param most: most seconds of a file: it is refused if its header states more, or if it is longer.
         """
         self.source, self._whole, self._config, self._most = source, whole, config, most
         self.stated = 0.0
-        """Seconds that the file says it lasts, once it is opened."""
+        """Length that the file states, in seconds, once it is opened."""
         self.samples = 0
-        """That were decoded so far, at 16 kHz."""
+        """Samples that were decoded so far, at 16 kHz."""
         self.is_long = False
 
     @property
     def seconds(self) -> float:
-        """Decoded so far."""
+        """Seconds that were decoded so far."""
         return self.samples / SAMPLE_RATE
 
     def __iter__(self) -> Iterator[Piece]:
         """
-        :raises AudioError: the file cannot be read; what came before a damage has been given by then.
-        :raises UserError: it is longer than it may be, or so long that it must be cut, and what finds pauses is not
-            installed.
+        :raises AudioError: the file cannot be read; the pieces before a damage have been yielded by then.
+        :raises UserError: the file is too long, or must be cut while the detector of speech is not installed.
         """
         blocks = self._blocks()
         beginning: list[npt.NDArray[np.float32]] = []
@@ -69,7 +67,7 @@ class Hearing:
 
         for block in stream_audio(self.source, tell):
             self.samples += len(block)
-            # Whatever its header says: a few bytes can hold days of silence.
+            # Checked while decoding, whatever the header says: a few bytes can hold days of silence.
             self._check(self.seconds)
             yield block
 
@@ -79,7 +77,7 @@ class Hearing:
 
 
 def _given_up(blocks: list[npt.NDArray[np.float32]]) -> Iterator[npt.NDArray[np.float32]]:
-    """Each block is let go when it has been given."""
+    """Yields the blocks and releases each one afterwards."""
     blocks.reverse()
     while blocks:
         yield blocks.pop()

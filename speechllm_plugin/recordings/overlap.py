@@ -1,4 +1,4 @@
-"""Where two texts meet whose pieces share some sound: words that both have are found, and kept once."""
+"""Joins two texts whose pieces share some sound: words that both texts have are found and kept once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 _NEAR = 1.0
-"""Seconds by which the times of one word may differ between two texts, where nothing but that word is the same."""
+"""Seconds by which the times of one word may differ between two texts that share no other word."""
 
 
 def meet(
@@ -15,9 +15,9 @@ def meet(
 ) -> tuple[int, int]:
     """
     :param before: words of the earlier piece, each with the middle of its time.
-    :param after: of the later one.
-    :param start: of the sound that both hold, in seconds, to its `end`.
-    :param slack: by how much times may be wrong.
+    :param after: words of the later piece.
+    :param start: where the shared sound begins, in seconds; it ends at `end`.
+    :param slack: seconds by which times may be wrong.
     :returns: how many words of `before` to keep, and how many of `after` to leave out.
     """
     first = next((i for i, (_, time) in enumerate(before) if time >= start - slack), len(before))
@@ -28,7 +28,7 @@ def meet(
     ).find_longest_match()
     is_same = match.size > 1 or (match.size == 1 and abs(tail[match.a][1] - head[match.b][1]) <= _NEAR)
     if is_same:
-        # What each has behind, or before, the words that both have is at the edge of its piece, where words are cut.
+        # Words after the shared ones in the earlier text, or before them in the later one, are at a cut edge.
         return first + match.a + match.size, match.b + match.size
     middle = (start + end) / 2
     keep = next((i for i, (_, time) in enumerate(before) if time >= middle), len(before))
@@ -38,5 +38,5 @@ def meet(
 
 def _plain(word: str) -> str:
     letters = (letter for letter in word.casefold() if unicodedata.category(letter)[0] in "LMN")
-    # A sign alone is a word, too.
+    # A sign without letters is a word, too.
     return "".join(letters) or word

@@ -1,4 +1,4 @@
-"""Recordings to texts: the pieces of all of them in batches, each recording's put together again."""
+"""Transcribes recordings: decodes the pieces of all of them in batches, and joins the texts of each recording."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from speechllm_plugin.recordings.transcript import PieceText, Transcript, join
 from speechllm_plugin.text.scripts import has_spaces
 
 Decode = Callable[[Sequence[Named], str, str | None], Sequence[TimedText | str]]
-"""Clips, spoken and written language to texts; a plain one where words have no times. The written language is None for
-recognition."""
+"""Decodes clips, given the languages of speech and text, to texts, plain ones where words have no times. The language
+of the text is None for recognition."""
 
 
 @dataclass(eq=False)
 class Recording:
-    """One to be transcribed, and what is known of it so far."""
+    """A recording to transcribe, with its texts so far."""
 
     name: str
-    """For messages."""
+    """Name in messages."""
     hearing: Hearing
     source_lang: str = "en"
     target_lang: str | None = None
     known: Sequence[PieceText] = ()
-    """What an earlier run has of its first pieces."""
+    """Texts of its first pieces from an earlier run."""
     texts: list[PieceText | None] = field(default_factory=list)
-    """One for each piece so far; None while it waits."""
+    """A text for each piece so far; None while it waits to be decoded."""
     error: UserError | None = None
     """Why there is no transcript."""
     transcript: Transcript | None = None
@@ -47,11 +47,12 @@ def transcribe(
     decode_pieces: Decode | None = None,
     keep: Callable[[Recording, int, PieceText], None] = lambda recording, number, text: None,
 ) -> Iterator[Recording]:
-    """Each recording with its transcript or its error, in order. At most a batch of pieces is held.
+    """Yields each recording with its transcript or its error, in order. Holds at most a batch of pieces.
 
-    :param batch_size: pieces decoded together, of one recording or of several.
-    :param decode_pieces: for those of recordings that are cut, whose words are joined by their times. None = `decode`.
-    :param keep: given each new text with the number of its piece; those of a recording come in order.
+    :param batch_size: pieces that are decoded together, of one recording or of several.
+    :param decode_pieces: decodes pieces of recordings that are cut, whose words are joined by their times. None =
+        `decode`.
+    :param keep: is called with each new text and the number of its piece, for each recording in order.
     """
     batcher = _Batcher(decode, decode_pieces or decode, keep)
     under_way: deque[Recording] = deque()
@@ -120,7 +121,7 @@ def _clip(recording: Recording, piece: Piece) -> Named:
 
 def _seconds(piece: Piece) -> tuple[float, float, float]:
     end = piece.start + len(piece.samples)
-    # Whole milliseconds: they are written to a file and compared with what is read from it.
+    # Rounded to milliseconds, since the times are compared with those that were written to a file.
     start, last, shared = (round(samples / SAMPLE_RATE, 3) for samples in (piece.start, end, piece.shared))
     return start, last, shared
 

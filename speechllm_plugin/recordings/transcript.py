@@ -1,4 +1,4 @@
-"""The text of a recording, put together from the texts of its pieces."""
+"""Joins the text of a recording from the texts of its pieces."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from speechllm_plugin.recordings.overlap import meet
 
 @dataclass(frozen=True)
 class PieceText:
-    """What was said in one piece."""
+    """The text of one piece."""
 
     start: float
-    """Seconds from the start of the recording."""
+    """Where the piece begins, in seconds from the start of the recording."""
     end: float
     shared: float
-    """Seconds at its beginning that the piece before holds, too."""
+    """Seconds at its beginning that the piece before also holds."""
     segments: tuple[Timed, ...]
-    """In order; a piece without words has none."""
+    """Segments in order; a piece without words has none."""
     words: tuple[Timed, ...] | None
     """None where no word has a time of its own."""
     placed: float = 0.0
@@ -69,14 +69,14 @@ class _Line:
 
     whole: Timed
     units: tuple[Timed, ...]
-    """Its words, with times that are read or estimated."""
+    """Words of the segment, with times that are read or estimated."""
     is_whole: bool = True
     timed: bool = True
 
     def span(self, glue: str) -> Timed:
         if self.is_whole:
             return self.whole
-        # Of a segment that has lost words the text is put together anew, and so are its ends where they are known.
+        # A segment that has lost words gets its text, and its times where they are known, from the words that are left.
         text = glue.join(unit.text for unit in self.units)
         return Timed(text, self.units[0].start, self.units[-1].end)
 
@@ -108,12 +108,12 @@ def _estimated(segment: Timed, spaces: bool) -> tuple[Timed, ...]:
 
 
 def _met(before: list[_Line], after: list[_Line], piece: PieceText) -> tuple[list[_Line], list[_Line]]:
-    """Both texts without what they have twice.
+    """Both texts without the words that they have twice.
 
-    :param piece: the later one.
+    :param piece: the later piece.
     """
     first, second = ([unit for line in lines for unit in line.units] for lines in (before, after))
-    # Estimated times may be wrong by seconds where somebody speaks fast and slowly.
+    # Estimated times may be wrong by seconds where the speed of speech varies.
     slack = 0.5 if all(line.timed for line in (*before, *after)) else piece.shared
     keep, skip = meet(
         [(unit.text, (unit.start + unit.end) / 2) for unit in first],

@@ -1,4 +1,4 @@
-"""How likely it is that somebody speaks, for every 32 ms of a stream: silero-vad's sequence model."""
+"""Gives the probability of speech for every 32 ms of a stream, by silero-vad's sequence model."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import numpy.typing as npt
 from speechllm_plugin.errors import UserError
 
 FRAME = 512
-"""Samples at 16 kHz for which there is one probability."""
+"""Samples at 16 kHz that have one probability."""
 INSTALL = "pip install 'speechllm-plugin[long]'"
 
 _CONTEXT = 64
-"""Samples before a frame that the model sees with it."""
+"""Samples before a frame that the model gets with it."""
 _BLOCK = 128
-"""Frames a call: 4.1 s."""
+"""Frames in a call: 4.1 s."""
 _MODEL = "data/silero_vad_16k_sequence.onnx"
 _LEVEL = 0.1
-"""Root mean square to which quiet sound is raised: of speech at 1/100 of the usual level beginnings are missed."""
+"""Root mean square to which quiet sound is amplified: at 1/100 of the usual level, beginnings of speech are missed."""
 _MOST_GAIN = 30.0
-"""More would raise the noise of an empty room, too."""
+"""Greatest gain: more would also amplify the noise of an empty room."""
 _TENTH = 1600
 """Samples of 0.1 s."""
 _BLOCKS_HEARD = 8
-"""The level is that of the loudest 0.1 s in so many blocks, half a minute."""
+"""Blocks over which the loudest 0.1 s is taken as the level: half a minute."""
 
 
 class VoiceActivity:
-    """Probabilities of speech in a stream. How the stream is divided into calls changes none of them."""
+    """Probabilities of speech in a stream, which do not depend on its division into calls."""
 
     def __init__(self) -> None:
         """
@@ -41,7 +41,7 @@ class VoiceActivity:
             import onnxruntime
         except ImportError:
             onnxruntime = None
-        # Not imported: the package sets PyTorch to one thread for the whole process.
+        # The package is not imported, since that would set PyTorch to one thread for the whole process.
         package = importlib.util.find_spec("silero_vad")
         if onnxruntime is None or package is None or not package.submodule_search_locations:
             raise UserError(f"pauses are found by silero-vad, which is not installed here: {INSTALL}")
@@ -57,8 +57,8 @@ class VoiceActivity:
 
     def feed(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """
-        :param samples: the next of the stream, `[n]` at 16 kHz.
-        :returns: the probabilities of the frames that follow those of the last call, `[frames]`; maybe none yet.
+        :param samples: the next samples of the stream, `[n]` at 16 kHz.
+        :returns: the probabilities of the next complete frames, `[frames]`; perhaps none.
         """
         self._waiting.append(samples)
         size = _BLOCK * FRAME
@@ -70,7 +70,7 @@ class VoiceActivity:
         return np.concatenate([self._run(sound[start : start + size]) for start in range(0, end, size)])
 
     def finish(self) -> npt.NDArray[np.float32]:
-        """The probabilities of what is left; a frame that is not full is filled up with silence."""
+        """The probabilities of the last frames; an incomplete frame is filled up with silence."""
         sound = np.concatenate([*self._waiting, np.zeros(0, dtype=np.float32)])
         self._waiting = []
         if not len(sound):

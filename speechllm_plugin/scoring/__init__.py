@@ -1,1 +1,1 @@
-"""Scores of decoded text: word errors, BLEU and chrF, with everything needed to get the same figures again."""
+"""Scores of decoded text: word errors, BLEU and chrF, with everything needed to reproduce them."""

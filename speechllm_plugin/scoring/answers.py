@@ -1,4 +1,4 @@
-"""Answers: exact match and token F1 as SQuAD has them (arXiv 1606.05250, section 6.1), and refusals."""
+"""Scores of answers: exact match and token F1 as in SQuAD (arXiv 1606.05250, section 6.1), and refusals."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _REFUSAL = re.compile(
     r"|i apologi[sz]e\b|unfortunately,? i\b|(?:not|isn't) (?:able|possible) for me\b)"
 )
 _BEGINNING = 120
-"""Characters of an answer in which a refusal stands; behind them an answer may well be sorry."""
+"""Characters of an answer that are searched for a refusal; later ones may say sorry for other reasons."""
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without ASCII punctuation and English articles, as SQuAD's own script has it."""
+    """Lower case, without ASCII punctuation and English articles, as in SQuAD's own script."""
     return collapse_spaces(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)))
 
 
 def exact_match(answer: str, references: Sequence[str]) -> bool:
-    """Whether it is one of them."""
+    """Whether the answer is one of the references."""
     return normalize_answer(answer) in map(normalize_answer, references)
 
 
 def token_f1(answer: str, references: Sequence[str], language: str = "") -> float:
-    """That of the reference that is nearest: the harmonic mean of the shares of words that both have, 0 to 1; where one
-    of both has none, whether both have none.
+    """F1 with the nearest reference, 0 to 1: the harmonic mean of the shares of common words in both texts. If a text
+    has no words, 1 where both have none and 0 otherwise.
 
-    :param language: of all; without spaces between its words, characters count.
+    :param language: language of all texts; characters count where it writes no spaces between words.
     """
     return max(_token_f1(answer, reference, language) for reference in references)
 
@@ -51,7 +51,7 @@ def _token_f1(answer: str, reference: str, language: str) -> float:
 
 
 def is_refusal(answer: str) -> bool:
-    """Whether an English answer begins with saying that there will be none; by patterns, which err both ways."""
+    """Whether an English answer begins by refusing, judged by patterns, which err both ways."""
     return _REFUSAL.search(answer[:_BEGINNING].lower().translate(_APOSTROPHES)) is not None
 
 

@@ -1,7 +1,7 @@
-"""Contextual biasing: phrases in texts, and errors of the words in a list apart from those of all others.
+"""Contextual biasing: finds phrases in texts, and counts the errors of the words in a list apart from all others.
 
-WER, B-WER and U-WER are those of arXiv 2104.02194, section 4.1: of all words, of the words in the list, of the others.
-A substitution or deletion is counted by the word of the reference, an insertion by the word that was inserted.
+WER, B-WER and U-WER follow arXiv 2104.02194, section 4.1: errors of all words, of the words in the list, of the others.
+The word that decides is that of the reference for a substitution or deletion, and the inserted one for an insertion.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class PhraseIndex:
         """:param unit: `char` for languages that are written without spaces."""
         self._prepare = preparation(normalizer, unit, language)
         self._by_first: dict[str, list[tuple[tuple[str, ...], str]]] = {}
-        """First word -> the words of each phrase, and how the list writes it."""
+        """By first word: the words of each phrase, and its spelling in the list."""
         for phrase in phrases:
             if words := self.words(phrase):
                 self._by_first.setdefault(words[0], []).append((words, phrase))
 
     def words(self, text: str) -> tuple[str, ...]:
-        """What is compared: a normalised text's words."""
+        """The words of a normalised text, which are compared."""
         return tuple(self._prepare(text).split())
 
     def found_in(self, text: str) -> list[str]:
@@ -37,7 +37,7 @@ class PhraseIndex:
         return list(dict.fromkeys(phrase for _, _, phrase in self._occurrences(words)))
 
     def marks(self, words: Sequence[str]) -> list[bool]:
-        """Of each word, whether it belongs to a phrase."""
+        """Whether each word belongs to a phrase."""
         marked = [False] * len(words)
         for start, length, _ in self._occurrences(words):
             marked[start : start + length] = [True] * length
@@ -56,9 +56,9 @@ def biased_errors(
     references: Sequence[str], hypotheses: Sequence[str], phrases: Sequence[PhraseIndex]
 ) -> NDArray[np.float64]:
     """
-    :param phrases: of each text; all of one normaliser and unit.
-    :returns: errors and reference words of the words in the list, then of the others, `[texts, 4]`; their sums are the
-        counts of WER.
+    :param phrases: the phrases of each text, all with one normaliser and unit.
+    :returns: errors and reference words, first for words in the list, then for the others, `[texts, 4]`; their sums are
+        the counts of WER.
     """
     counts = np.zeros((len(references), 4))
     for reference, hypothesis, index, count in zip(references, hypotheses, phrases, counts, strict=True):
@@ -70,7 +70,7 @@ def biased_errors(
             for biased in named:
                 count[1 if biased else 3] += 1
             if chunk.type != "equal":
-                # A substitution has as many words on both sides.
+                # A substitution has the same number of words on both sides.
                 for biased in named or inserted:
                     count[0 if biased else 2] += 1
     return counts

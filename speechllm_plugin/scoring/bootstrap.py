@@ -8,20 +8,20 @@ import numpy as np
 
 RESAMPLES = 1000
 FEWEST = 20
-"""Utterances below which there is no interval: of 5 or 10, resampled ones hold the truth in 78 and 85 of 100 test sets,
-of 20 in 90, of 50 in 93.5; one utterance would give an interval of no width."""
+"""Utterances below which there is no interval. Resampled 95 % intervals hold the true value in 78 of 100 test sets of 5
+utterances, 85 of 10, 90 of 20 and 93.5 of 50; one utterance would give an interval of no width."""
 _SEED = 12345
 
 
 def rate_interval(errors: Sequence[int], words: Sequence[int]) -> tuple[float, float] | None:
     """The 95 % confidence interval of a corpus's error rate, by the percentiles of 1000 resampled corpora.
 
-    Utterances are drawn, not words: the errors of an utterance depend on each other. Always the same for the same
-    counts.
+    Utterances are drawn and not words, since the errors of an utterance depend on each other. The same counts always
+    give the same interval.
 
-    :param errors: of each utterance.
-    :param words: of each utterance's reference.
-    :returns: the bounds as fractions; None of fewer than `FEWEST` utterances, or without words.
+    :param errors: errors of each utterance.
+    :param words: words of each utterance's reference.
+    :returns: the bounds as fractions; None for fewer than `FEWEST` utterances, or without words.
     """
     if len(errors) < FEWEST or not sum(words):
         return None

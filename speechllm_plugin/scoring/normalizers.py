@@ -1,6 +1,6 @@
-"""Named ways of making texts comparable before errors are counted.
+"""Named normalisers, which make texts comparable before errors are counted.
 
-A word error rate means nothing without the name of the normaliser, so that name travels with every score.
+A word error rate means nothing without the name of the normaliser, so every score has that name.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _APOSTROPHES = str.maketrans(
     )
 )
 _DOTLESS_I = frozenset({"tr", "tur", "turkish", "az", "aze", "azj", "azerbaijani", "crh", "gag"})
-"""Languages whose I is the capital of a letter without a dot."""
+"""Languages in which I is the capital of a letter without a dot."""
 _DOT_ABOVE, _TATWEEL = "\u0307", "\u0640"
-# Variation selectors, which would be left over where their character is dropped or replaced.
+# Variation selectors would be left over where their character is dropped or replaced.
 _VARIATION_SELECTORS = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
 
 
@@ -44,8 +44,8 @@ def get_normalizer(name: str, language: str = "") -> Callable[[str], str]:
     ``verdini``          as the authors' code of arXiv 2409.17044: lower case, and punctuation taken out without a space
                          in its place, by jiwer ("don't" is dont, "well-known" wellknown)
 
-    :param language: of the texts, for ``basic``.
-    :raises UserError: there is none of that name, or its package is not installed.
+    :param language: language of the texts, for ``basic``.
+    :raises UserError: there is no such normaliser, or its package is not installed.
     """
     if name == "none":
         return collapse_spaces
@@ -59,14 +59,14 @@ def get_normalizer(name: str, language: str = "") -> Callable[[str], str]:
     raise UserError(f"normalizer: found {name!r}, expected one of {', '.join(get_args(NormalizerName))}")
 
 
-# Imported there, because importing transformers takes seconds and the other normalisers do not need it. Kept, because
-# a score asks once for each language.
+# transformers is imported inside, since that takes seconds and the other normalisers do not need it. The result is
+# cached, since a score asks for it once for each language.
 @cache
 def _whisper_english() -> Callable[[str], str]:
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
     try:
-        # Its normaliser itself has more contractions than OpenAI's, and so gives other error rates.
+        # Only its table is used: its own normaliser has more contractions than OpenAI's and gives other error rates.
         from whisper_normalizer.english import EnglishSpellingNormalizer
     except ImportError as error:
         raise UserError(
@@ -101,13 +101,13 @@ def normalize_basic(text: str, language: str = "") -> str:
 
     Punctuation becomes a space ("well-known" counts as two words), but for apostrophes inside words ("don't",
     "l'eau", Uzbek "o'zbek"), whose many characters become one. Compatibility forms (full-width letters, ligatures)
-    become the plain ones (NFKC); invisible format characters and the Arabic tatweel, which only widens a word, go;
-    marks stay, for they carry vowels in many scripts.
+    become plain ones (NFKC). Invisible format characters are removed, as is the Arabic tatweel, which only widens a
+    word. Marks stay, since they carry vowels in many scripts.
 
     :param language: a code or an English name: Turkish and its relatives have the pairs I, \u0131 and \u0130, i.
     """
-    # Apostrophes are mapped before NFKC, which would turn an accent into a space and a mark, and after it, since it
-    # turns U+0149 into an apostrophe and n.
+    # Apostrophes are mapped before NFKC, which would turn an accent into a space and a mark, and again after it, since
+    # NFKC turns U+0149 into an apostrophe and n.
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).translate(_APOSTROPHES)
     if language_code(language) in _DOTLESS_I:
         text = text.replace("I", "\u0131")

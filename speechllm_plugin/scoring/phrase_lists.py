@@ -1,4 +1,4 @@
-"""Lists of phrases for contextual biasing: files, and the rare words of a corpus."""
+"""Lists of phrases for contextual biasing: reads files, and finds the rare words of a corpus."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from speechllm_plugin.scoring.normalizers import get_normalizer
 from speechllm_plugin.scoring.wer import Unit
 
 SEPARATOR = ", "
-"""Between the phrases of a row, in the column `context`."""
+"""Separator of a row's phrases in the column `context`."""
 
 
 @dataclass(frozen=True)
 class PhraseLists:
-    """The phrases that count, the same for all rows or each row's own."""
+    """The phrases in the list, the same for all rows or each row's own."""
 
     file: Path
     common: tuple[str, ...] | None
     own: Mapping[str, tuple[str, ...]]
-    """By id."""
+    """Phrases of each row, by its id."""
 
     def of(self, identity: str) -> tuple[str, ...]:
         """
@@ -47,10 +47,10 @@ class PhraseLists:
 
 def read_phrase_lists(path: Path) -> PhraseLists:
     """
-    :param path: text with a phrase a line; a manifest with the columns `id` and `context`; or a file of the authors of
-        arXiv 2104.02194 (`test-clean.biasing_100.tsv`): id, text, JSON lists of its own rare words and of all. As in
-        their script its own rare words count.
-    :raises UserError: it is none of these, or holds no phrase.
+    :param path: a text with a phrase in each line; a manifest with the columns `id` and `context`; or a file of the
+        authors of arXiv 2104.02194 (`test-clean.biasing_100.tsv`): id, text, JSON lists of the row's own rare words and
+        of all phrases. As in their script, the row's own rare words count.
+    :raises UserError: the file is none of these, or holds no phrase.
     """
     lines = read_lines(path, "a list of phrases")
     fields = lines[0].split("\t") if lines else []
@@ -68,9 +68,9 @@ def read_phrase_lists(path: Path) -> PhraseLists:
 
 
 def read_phrases(path: Path) -> tuple[str, ...]:
-    """A phrase a line, each once.
+    """The distinct phrases of a file with a phrase in each line.
 
-    :raises UserError: there is none, or one that the column `context` could not hold.
+    :raises UserError: there is no phrase, or one that the column `context` could not hold.
     """
     phrases: dict[str, None] = {}
     for number, line in enumerate(read_lines(path, "a list of phrases"), start=1):
@@ -91,8 +91,8 @@ def split_phrases(context: str) -> tuple[str, ...]:
 
 
 def rare_words(texts: Iterable[str], common: int, language: str = "") -> tuple[str, ...]:
-    """All words of texts but for the `common` most frequent ones, as arXiv 2104.02194 (section 4.1, with 5,000) makes
-    its list; words that are equally frequent are taken by the alphabet."""
+    """All words of texts except the `common` most frequent ones, as in the list of arXiv 2104.02194 (section 4.1, with
+    5,000). Words with the same frequency are ordered alphabetically."""
     normalize = get_normalizer("basic", language)
     counts = Counter(word for text in texts for word in normalize(text).split())
     ordered = sorted(counts, key=lambda word: (-counts[word], word))
@@ -100,7 +100,7 @@ def rare_words(texts: Iterable[str], common: int, language: str = "") -> tuple[s
 
 
 def read_authors_lists(path: Path) -> dict[str, tuple[str, ...]] | None:
-    """By id, all phrases of a file of the authors of arXiv 2104.02194; None = it is no such file."""
+    """All phrases of each id in a file of the authors of arXiv 2104.02194; None = the file is no such file."""
     lines = read_lines(path, "a list of phrases")
     fields = lines[0].split("\t") if lines else []
     if len(fields) != 4 or not fields[2].startswith("["):

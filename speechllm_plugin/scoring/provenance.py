@@ -19,7 +19,7 @@ from speechllm_plugin.files.columns.content import read_content
 from speechllm_plugin.files.hashes import sha256_of
 from speechllm_plugin.files.remote import Location, RemoteFile
 
-# Packages that turn sound into tokens and tokens into scores.
+# Packages that a score depends on, from sound to tokens to scores.
 _PACKAGES = (
     "speechllm-plugin",
     "torch",
@@ -38,8 +38,8 @@ _PACKAGES = (
 def provenance(config: object, checkpoint: Path | None, manifests: Sequence[Location]) -> dict[str, Any]:
     """Versions, commit, configuration, and hashes of checkpoint and data, ready for JSON.
 
-    It names no place on the machine but the paths that the user gave. The names of normaliser and signatures stand
-    in the scores themselves.
+    It names no places on the machine except the paths that the user gave. The name of the normaliser and the signatures
+    are part of the scores themselves.
 
     :param config: the run's configuration, usually a dataclass.
     :param checkpoint: a file, or a folder whose files are all hashed, each by its name inside.
@@ -58,7 +58,7 @@ def provenance(config: object, checkpoint: Path | None, manifests: Sequence[Loca
 def _version(package: str) -> str | None:
     try:
         return version(package)
-    # Run from a source tree that was never installed.
+    # The source tree was never installed.
     except PackageNotFoundError:
         return None
 
@@ -66,7 +66,7 @@ def _version(package: str) -> str | None:
 def _git() -> dict[str, Any] | None:
     """Commit and state of the checkout that this file is part of; ``None`` for an installed copy."""
     here = Path(__file__)
-    # A copy inside a virtual environment inside some other project's checkout belongs to no commit of that project.
+    # A copy in a virtual environment inside another project's checkout belongs to no commit of that project.
     if _run_git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None
     commit = _run_git(here.parent, "rev-parse", "HEAD")
@@ -77,7 +77,7 @@ def _git() -> dict[str, Any] | None:
 
 
 def _run_git(folder: Path, *arguments: str) -> str | None:
-    # A process started from a git hook inherits variables that point at the repository of the hook.
+    # A process that a git hook started inherits variables that point to the hook's repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         return subprocess.run(
@@ -108,7 +108,7 @@ def _sha256(path: Location) -> str:
 
 
 def _plain(value: object) -> Any:
-    """Turn a configuration into what JSON can hold, the same on every machine."""
+    """Turns a configuration into plain values for JSON, the same on every machine."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -121,6 +121,6 @@ def _plain(value: object) -> Any:
         return sorted((_plain(item) for item in value), key=str)
     if isinstance(value, Enum):
         return value.name
-    # The default texts of objects and functions hold an address, which differs from run to run.
+    # The default string of an object or function has an address, which differs from run to run.
     text = str(value)
     return type(value).__qualname__ if " at 0x" in text else text

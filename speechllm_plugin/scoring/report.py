@@ -1,4 +1,4 @@
-"""From decoded utterances to a score file."""
+"""Scores decoded utterances, and reads and writes the files of hypotheses and scores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Hypothesis:
     id: str
 
     reference: str
-    """Empty where the manifest has no text."""
+    """The expected text; empty where the manifest has none."""
 
     hypothesis: str
 
@@ -41,26 +41,26 @@ class Hypothesis:
     """The audio, as the manifest names it."""
 
     duration: float
-    """Seconds."""
+    """Length of the audio in seconds."""
 
     src_lang: str
-    """Language spoken; empty where not stated."""
+    """Language of the speech; empty where it is not stated."""
 
     tgt_lang: str
-    """Language written; the one spoken, by any of its names, or empty, means transcription."""
+    """Language of the text; empty, or any name of the language of the speech, means transcription."""
 
     transcript: str = ""
-    """What is said, which COMET compares a translation with; empty where it is not known."""
+    """The transcript, which COMET compares a translation with; empty where it is unknown."""
 
     task: str = ""
-    """What was asked, by the name of its task; empty where the languages tell."""
+    """Name of the task; empty where the languages decide it."""
 
     references: tuple[str, ...] = ()
-    """Answers that are as right as the reference."""
+    """Other answers that are as right as the reference."""
 
     @property
     def accepted(self) -> list[str]:
-        """All right answers; none where the manifest has no text."""
+        """All right answers; empty where the manifest has no text."""
         return [text for text in (self.reference, *self.references) if text.strip()]
 
     @property
@@ -74,7 +74,8 @@ class Hypothesis:
 
     @property
     def direction(self) -> str:
-        """What its scores are counted under; see :func:`~speechllm_plugin.text.languages.direction_of`."""
+        """The direction under which its scores are counted; see
+        :func:`~speechllm_plugin.text.languages.direction_of`."""
         direction = direction_of(self.src_lang, self.tgt_lang)
         return f"{direction} ({self.task})" if self.scored_by == "answers" else direction
 
@@ -97,7 +98,7 @@ def write_hypotheses(path: Path | str, rows: Iterable[Hypothesis]) -> None:
 
 
 def read_hypotheses(path: Path | str) -> list[Hypothesis]:
-    """Read what :func:`write_hypotheses` wrote, also before it had the columns `transcript`, `task` and
+    """Reads a file of :func:`write_hypotheses`, also of earlier versions without the columns `transcript`, `task` and
     `references`.
 
     :raises UserError: with file, line and column, what was found and what was expected.
@@ -148,7 +149,7 @@ def references_of(path: Path, record: Record) -> tuple[str, ...]:
 
 
 def is_looping(text: str) -> bool:
-    """Whether a text repeats itself so much that zlib shrinks it more than 2.4 times (texts from 40 bytes on)."""
+    """Whether zlib shrinks a text more than 2.4 times, since it repeats itself (texts of 40 bytes or more)."""
     return compression_ratio(text) > LOOP_RATIO
 
 
@@ -258,7 +259,7 @@ def _transcription_scores(languages: Sequence[tuple[Unit, WerResult]], normalize
 
 def _translation_scores(rows: Sequence[Hypothesis], directions: Sequence[TranslationResult]) -> dict[str, Any]:
     """
-    :param rows: of all the directions.
+    :param rows: the rows of all directions.
     """
     scores: dict[str, Any] = {
         "utterances": len(rows),
@@ -277,7 +278,7 @@ def _translation_scores(rows: Sequence[Hypothesis], directions: Sequence[Transla
 
 
 def _answer_scores(rows: Sequence[Hypothesis]) -> dict[str, Any]:
-    """An answer may be right in other words: neither WER nor BLEU is counted."""
+    """Scores of answers, without WER and BLEU, since an answer may be right in other words."""
     compared = [row for row in rows if row.accepted]
     exact = [exact_match(row.hypothesis, row.accepted) for row in compared]
     f1 = [token_f1(row.hypothesis, row.accepted, row.tgt_lang or row.src_lang) for row in compared]
@@ -298,12 +299,12 @@ def _answer_scores(rows: Sequence[Hypothesis]) -> dict[str, Any]:
 def _silence_scores(
     groups: Mapping[str, Sequence[Hypothesis]], transcribed: Mapping[str, tuple[Unit, WerResult]]
 ) -> dict[str, Any] | None:
-    """What was written where nothing should be; None where every reference has words."""
-    clips: list[tuple[Hypothesis, int]] = []  # with the words written
+    """Scores of the texts for empty references; None where every reference has words."""
+    clips: list[tuple[Hypothesis, int]] = []  # each with the number of words written
     for direction, group in groups.items():
         if direction in transcribed:
             result = transcribed[direction][1]
-            # All the errors of an empty reference are insertions.
+            # All errors against an empty reference are insertions.
             counts = zip(group, result.utterance_errors, result.utterance_words, strict=True)
             clips += [(row, errors) for row, errors, words in counts if not words]
         else:

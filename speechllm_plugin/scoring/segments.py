@@ -1,4 +1,4 @@
-"""What each metric counts in each segment: scores of whole sets, and of any resampled set, follow from sums of them."""
+"""Counts of each metric in each segment, whose sums give the scores of whole sets and of resampled sets."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class SegmentStatistics:
     """One metric on the segments of one direction."""
 
     counts: Floats
-    """`[segments, K]`."""
+    """K counts of each segment, `[segments, K]`."""
     formula: Callable[[Floats], Floats]
-    """From sums of the counts, `[..., K]`, to scores, `[...]`."""
+    """Turns sums of the counts, `[..., K]`, into scores, `[...]`."""
     signature: str
-    """How it was counted."""
+    """The way of counting, as the metric's library names it."""
 
     @property
     def score(self) -> float:
@@ -39,7 +39,7 @@ class SegmentStatistics:
 
 
 def error_statistics(rows: Sequence[Hypothesis], normalizer: str) -> SegmentStatistics:
-    """Word errors in percent of the words, corpus rate; characters in languages without spaces."""
+    """Corpus rate of word errors in percent; of characters in languages without spaces."""
     language = rows[0].tgt_lang or rows[0].src_lang
     unit = unit_of(language)
     result = word_errors(_references(rows), _hypotheses(rows), normalizer, unit, language)
@@ -48,7 +48,7 @@ def error_statistics(rows: Sequence[Hypothesis], normalizer: str) -> SegmentStat
 
 
 def character_statistics(rows: Sequence[Hypothesis], normalizer: str) -> SegmentStatistics:
-    """Character errors in percent, as jiwer counts them: a space is a character, but in languages without spaces."""
+    """Character errors in percent, as jiwer counts them: a space is a character, except in languages without spaces."""
     language = rows[0].tgt_lang or rows[0].src_lang
     normalize, spaces = get_normalizer(normalizer, language), has_spaces(language)
     counts = np.zeros((len(rows), 2))
@@ -57,15 +57,15 @@ def character_statistics(rows: Sequence[Hypothesis], normalizer: str) -> Segment
             normalize(text) if spaces else "".join(normalize(text).split()) for text in (row.reference, row.hypothesis)
         )
         output = jiwer.process_characters(reference, hypothesis)
-        # Of an empty reference jiwer, too, counts all that was written.
+        # As in jiwer, every character against an empty reference is an error.
         count[0] = output.substitutions + output.deletions + output.insertions
         count[1] = output.substitutions + output.deletions + output.hits
     return SegmentStatistics(counts, percentage, f"normalizer:{normalizer}|unit:char|jiwer:{_jiwer()}")
 
 
 def mean_over_clips(errors: SegmentStatistics) -> SegmentStatistics:
-    """The mean of the clips' own rates, which weighs a short clip like a long one; clips whose reference has no words
-    have no rate and do not count."""
+    """The mean of the clips' own rates, in which short and long clips weigh the same. Clips whose reference has no
+    words have no rate and do not count."""
     wrong, words = errors.counts.T
     counted = words > 0
     rates = np.divide(wrong, words, out=np.zeros_like(wrong), where=counted)
@@ -111,7 +111,7 @@ def answer_statistics(
 ) -> SegmentStatistics:
     """
     :param metric: `exact` or `f1`, in percent of the rows that have a reference.
-    :param references: of each row all that are right.
+    :param references: all right answers of each row.
     """
     pairs = [(row.hypothesis, right, row.tgt_lang or row.src_lang)
              for row, right in zip(rows, references, strict=True)]
@@ -137,7 +137,7 @@ def length_statistics(rows: Sequence[Hypothesis]) -> SegmentStatistics:
 
 
 def mean_statistics(scores: Sequence[float], signature: str, scale: float = 100.0) -> SegmentStatistics:
-    """Scores that each segment has by itself, as COMET's; `nan` = the segment has none and does not count."""
+    """The mean of scores that each segment has by itself, such as COMET's; a segment with `nan` does not count."""
     values = np.asarray(scores, float)
     counted = ~np.isnan(values)
     counts = np.stack([np.where(counted, values, 0.0), counted.astype(float)], axis=1)
@@ -162,12 +162,12 @@ def bleu(sums: Floats) -> Floats:
         precision = np.where(correct > 0, correct / total, 1.0 / (2.0**missed * total))
         penalty = np.where(lengths < reference, np.exp(1.0 - reference / lengths), 1.0)
         score = 100.0 * penalty * np.exp(np.log(precision).mean(axis=-1))
-    # sacreBLEU: 0 without a single match, and where no segment is four words long.
+    # As in sacreBLEU, 0 without a single match, and where no segment is four words long.
     return np.where((correct[..., 0] > 0) & (total > 0).all(axis=-1), score, 0.0)
 
 
 def chrf(sums: Floats) -> Floats:
-    """chrF2: the mean over the orders of n-grams that occur of F scores with recall weighted twice.
+    """chrF2: the mean of the F scores, with recall weighted twice, over all orders of n-grams that occur.
 
     :param sums: `[..., 18]`, three for each order.
     """
@@ -184,7 +184,7 @@ def chrf(sums: Floats) -> Floats:
 
 
 def _sacrebleu(metric: Any, rows: Sequence[Hypothesis]) -> Floats:
-    """sacreBLEU's own counts: it takes its corpus scores and its resampled ones from their sums."""
+    """sacreBLEU's own counts, from whose sums it computes corpus scores and resampled scores."""
     return np.array(metric._extract_corpus_statistics(_hypotheses(rows), [_references(rows)]), float)
 
 

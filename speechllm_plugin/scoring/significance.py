@@ -1,7 +1,7 @@
-"""Which differences are real: intervals and p-values from resampled segments.
+"""Intervals of scores, and p-values of differences, from resampled segments.
 
-A set of segments may consist of several strata, the directions of a table: each is resampled by itself, and the score
-is the mean of theirs, as the averages of tables are. One direction is one stratum.
+A set of segments may consist of several strata, such as the directions of a table. Each stratum is resampled by itself,
+and the score is the mean of the strata's scores, as the averages in tables are. One direction is one stratum.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from speechllm_plugin.scoring.segments import Floats, SegmentStatistics
 RESAMPLES = 1000
 SEED = 12345
 RANDOMIZE_BELOW = 50
-"""Segments below which the bootstrap's p-values are too small; randomisation's are not."""
+"""Segments below which the bootstrap's p-values are too small, and those of randomisation are not."""
 COVERAGE = ((10, 0.78), (20, 0.85), (50, 0.90), (200, 0.935))
-"""Fewer segments than the first number: that share of sets whose 95 % interval holds the truth, as measured with the
-next smaller set of 5, 10, 20, 50."""
+"""For sets with fewer segments than the first number, the share whose 95 % interval holds the true value, as measured
+on sets of 5, 10, 20 and 50."""
 _BLOCK = 1 << 24
-"""Draws held in memory at a time."""
+"""Most draws in memory at a time."""
 
 Method = Literal["bootstrap", "randomization"]
 Strata = Sequence[SegmentStatistics]
@@ -34,7 +34,7 @@ class Interval:
     low: float
     high: float
     coverage: float
-    """The share of test sets of this size whose interval holds the truth: 0.95 only of large ones."""
+    """Share of test sets of this size whose interval holds the true value: 0.95 only for large sets."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Comparison:
     difference: float
     """Score of the first system minus that of the second."""
     p: float
-    """How often a difference at least this large comes about where there is none."""
+    """Probability of a difference at least this large between equal systems."""
     low: float
     high: float
     """The 95 % interval of the difference."""
@@ -76,8 +76,8 @@ def compare(
 ) -> Comparison:
     """Tests two systems on the same segments, two-sided.
 
-    ``bootstrap``      paired resampling (Koehn 2004, W04-3250): p = (1 + #{|d_b - d| >= |d|}) / (1 + B). Centred by d,
-                       so that p is uniform where the systems are equal.
+    ``bootstrap``      paired resampling (Koehn 2004, W04-3250): p = (1 + #{|d_b - d| >= |d|}) / (1 + B). It is centred
+                       by d, so that p is uniform where the systems are equal.
     ``randomization``  the systems' outputs are exchanged segment by segment (Riezler and Maxwell 2005, W05-0908):
                        p = (1 + #{|d_b| >= |d|}) / (1 + B). Exact for small sets.
 
@@ -93,7 +93,7 @@ def compare(
     drawn = scores[0] - scores[1]
     deviations = drawn - difference if method == "bootstrap" else _exchanged(first, second, resamples, seed)
     deviations = deviations[~np.isnan(deviations)]
-    # Sums in another order differ in the last digits: what is equal but for those counts as equal.
+    # Sums in another order differ in the last digits, so nearly equal differences count as equal.
     reached = np.abs(deviations) >= abs(difference) - 1e-9
     drawn = drawn[~np.isnan(drawn)]
     low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (math.nan, math.nan)
@@ -114,7 +114,7 @@ def resampled_scores(systems: Sequence[Strata], resamples: int, seed: int) -> li
 
 
 def _exchanged(first: Strata, second: Strata, resamples: int, seed: int) -> Floats:
-    """Differences after the two outputs of each segment were, or were not, exchanged, `[resamples]`."""
+    """Differences after the two outputs of each segment were exchanged at random, `[resamples]`."""
     differences = np.zeros(resamples)
     for (one, other), generator in _each_stratum([first, second], seed):
         size = len(one.counts)
@@ -141,7 +141,7 @@ def _blocks(resamples: int, size: int) -> Iterator[slice]:
 
 
 def _drawn(generator: np.random.Generator, rows: int, size: int) -> Floats:
-    """How often each segment was drawn, `[rows, size]`."""
+    """The number of times that each segment was drawn, `[rows, size]`."""
     places = generator.integers(size, size=(rows, size)) + np.arange(rows)[:, None] * size
     return np.bincount(places.ravel(), minlength=rows * size).reshape(rows, size).astype(float)
 
@@ -159,9 +159,9 @@ class Spread:
 
 
 def seed_spread(scores: Sequence[float]) -> Spread:
-    """How far training seeds alone move a score: beside the interval over clips, which knows nothing of them.
+    """The spread of a score over training seeds, which the interval over clips does not include.
 
-    :param scores: of runs that differ in their seed only, two or more.
+    :param scores: scores of two or more runs that differ only in their seed.
     """
     values = np.asarray(scores, float)
     mean, deviation, low, high = map(float, (values.mean(), values.std(ddof=1), values.min(), values.max()))

@@ -1,4 +1,4 @@
-"""References beside hypotheses, for a terminal."""
+"""Shows references beside hypotheses in a terminal."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def format_table(rows: Sequence[Hypothesis], n: int, width: int = 100) -> str:
 
 
 def format_wer(asr: Mapping[str, Any], digits: int = 1) -> str:
-    """The error rate in percent with its interval: `3.2 [2.1, 4.4]`, or `3.2 [no interval]` of few utterances.
+    """The error rate in percent with its interval: `3.2 [2.1, 4.4]`, or `3.2 [no interval]` for few utterances.
 
-    :param asr: of :func:`~speechllm_plugin.scoring.report.score`.
+    :param asr: the entry `asr` of :func:`~speechllm_plugin.scoring.report.score`.
     """
     low, high = asr["wer_low"], asr["wer_high"]
     interval = "no interval" if low is None else f"{100 * low:.{digits}f}, {100 * high:.{digits}f}"
@@ -45,7 +45,7 @@ def _wrap(text: str, width: int) -> list[str]:
             continue
         if lines[-1]:
             lines.append("")
-        # A word that is longer than a line, as every sentence is in a language without spaces.
+        # The word is longer than a line, as a whole sentence is in a language without spaces.
         for character in word:
             if _cells(lines[-1]) + _cells(character) > width:
                 lines.append("")

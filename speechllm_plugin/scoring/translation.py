@@ -26,12 +26,12 @@ class TranslationResult:
     chrf_signature: str
 
     counts: BLEUScore
-    """Also holds what `bleu` was computed from; see :func:`pooled_bleu`."""
+    """The counts of `bleu`; see :func:`pooled_bleu`."""
 
 
 def pooled_bleu(corpora: Sequence[BLEUScore]) -> float:
-    """BLEU of several corpora as one: their n-grams are added up, each in the tokens of its own language."""
-    # With the smoothing that `corpus_score` has as its default, and that signatures name.
+    """BLEU of several corpora as one: their n-grams, in the tokens of each language, are added up."""
+    # The smoothing is the default of `corpus_score`, which signatures name.
     return BLEU.compute_bleu(
         correct=[sum(counts) for counts in zip(*(corpus.counts for corpus in corpora), strict=True)],
         total=[sum(counts) for counts in zip(*(corpus.totals for corpus in corpora), strict=True)],
@@ -42,7 +42,7 @@ def pooled_bleu(corpora: Sequence[BLEUScore]) -> float:
 
 
 def chrf_score(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """chrF2; of texts in any language, for it has no tokeniser."""
+    """chrF2 of texts in any language, since it has no tokeniser."""
     return CHRF().corpus_score(list(hypotheses), [list(references)]).score
 
 
@@ -75,7 +75,7 @@ def translation_scores(
     chrf = CHRF()
     bleu_score = bleu.corpus_score(list(hypotheses), [list(references)])
     chrf_score = chrf.corpus_score(list(hypotheses), [list(references)])
-    # Only now: sacreBLEU knows its signature after it has seen the references.
+    # Read here, since sacreBLEU knows its signature only after it has seen the references.
     return TranslationResult(
         bleu_score.score, str(bleu.get_signature()), chrf_score.score, str(chrf.get_signature()), bleu_score
     )

@@ -16,7 +16,7 @@ Unit = Literal["word", "char"]
 
 
 def unit_of(language: str) -> Unit:
-    """What errors are counted in: characters in languages that are written without spaces."""
+    """The unit of errors: characters in languages that are written without spaces, words in others."""
     return "word" if has_spaces(language) else "char"
 
 
@@ -37,7 +37,7 @@ class WerResult:
     insertions: int
 
     wer: float
-    """``errors / words``, as :func:`error_rate` gives it."""
+    """``errors / words``, computed by :func:`error_rate`."""
 
     utterance_errors: list[int]
     """Errors of each utterance."""
@@ -47,7 +47,8 @@ class WerResult:
 
 
 def error_rate(errors: int, words: int) -> float:
-    """A fraction, which can exceed 1. Without a single reference word: 0 where there are no errors, else infinite."""
+    """The rate as a fraction, which can exceed 1. Without reference words it is 0 if there are no errors, else
+    infinite."""
     if words == 0:
         return math.inf if errors else 0.0
     return errors / words
@@ -60,14 +61,14 @@ def word_errors(
     unit: Unit = "word",
     language: str = "",
 ) -> WerResult:
-    """Align each hypothesis with its reference and add the errors of all up.
+    """Aligns each hypothesis with its reference and adds up all errors.
 
     The rate is total errors / total words, not the mean of the utterances' rates. An empty hypothesis costs all words
     of its reference; every word beside an empty reference is an insertion.
 
     :param normalizer: a name of :func:`~speechllm_plugin.scoring.normalizers.get_normalizer`.
-    :param unit: ``"char"`` counts characters but for white space, for languages written without spaces.
-    :param language: of the texts.
+    :param unit: ``"char"`` counts characters except white space, for languages written without spaces.
+    :param language: language of the texts.
     """
     if len(references) != len(hypotheses):
         raise ValueError(
@@ -93,12 +94,12 @@ def word_errors(
 
 
 def count_units(text: str, normalizer: str, unit: Unit, language: str) -> int:
-    """How many words, or characters, of a text count."""
+    """Number of words, or characters, of a text that count."""
     return len(preparation(normalizer, unit, language)(text).split())
 
 
 def preparation(normalizer: str, unit: Unit, language: str) -> Callable[[str], str]:
-    """Text to what jiwer aligns: normalised, with a space between the units."""
+    """Gives a function that turns a text into jiwer's input: normalised, with a space between the units."""
     normalize = get_normalizer(normalizer, language)
 
     def prepare(text: str) -> str:

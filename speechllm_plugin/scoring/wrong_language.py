@@ -1,4 +1,4 @@
-"""Tells texts that are in another language than they should be, by py3langid."""
+"""Finds texts that are in another language than they should be, by py3langid."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 SURE = 0.5
-"""Confidence from which a language counts: of "Ja." or a name no detector can tell, and that is no error."""
+"""Least confidence in a language that counts: no detector can tell the language of "Ja." or of a name."""
 
 
 def wrong_language_share(texts: Sequence[str], language: str) -> float | None:
-    """The share of the texts that are, rather than not, in another language; the empty ones are in none and do not
-    count. The detector errs, too: the share of the references tells how often.
+    """The share of the texts that are more likely than not in another language. Empty texts do not count. The detector
+    errs, too: the share of the references shows how often.
 
     :returns: None where there are no texts, or the detector does not know the language.
     :raises UserError: py3langid is not installed.
@@ -34,7 +34,7 @@ def wrong_language_share(texts: Sequence[str], language: str) -> float | None:
 
 
 def _same(one: str, other: str) -> bool:
-    # The detector takes short texts in one Chinese language for another: they are written alike.
+    # The detector confuses short texts in Chinese languages, which are written alike.
     return language_code(one) == language_code(other) or bleu_tokenizer(one) == bleu_tokenizer(other) == "zh"
 
 

@@ -1,1 +1,1 @@
-"""What is asked of a clip: one file a task."""
+"""The tasks that a clip may have, one in each file."""

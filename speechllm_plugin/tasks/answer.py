@@ -1,4 +1,4 @@
-"""Spoken instructions: what is said is to be answered (arXiv 2310.00230)."""
+"""Spoken instructions, which the LLM answers (arXiv 2310.00230)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from speechllm_plugin.tasks.api import Task, register
 ANSWER = register(
     Task(
         name="answer",
-        # What is said is the whole instruction.
+        # The speech is the whole instruction.
         instruction="<speech>",
         names=("source", "target"),
         writes_speech=False,

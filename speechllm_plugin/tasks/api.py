@@ -1,7 +1,7 @@
-"""The contract of a task, and which one a clip has: decided once, carried by the clip.
+"""The contract of a task, and the choice of a clip's task, which is made once and stored in the clip.
 
-Another package adds a task through the entry-point group `speechllm_plugin.tasks`, as with adapters: importing the
-module that it names calls `register`.
+Another package adds a task, like an adapter, through an entry point, here of the group `speechllm_plugin.tasks`:
+importing the module that it names calls `register`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _tasks: dict[str, Task] = {}
 @dataclass(frozen=True)
 class Task:
     name: str
-    """As the column `task` of a manifest has it; a key of `PromptConfig` of that name holds another instruction."""
+    """Name in the column `task` of a manifest; the key of `PromptConfig` with this name replaces the instruction."""
     instruction: str
-    """What is asked where the configuration says nothing. It may hold `<speech>`, and `names` in braces."""
+    """Default instruction, which may hold `<speech>`, and `names` in braces."""
     names: tuple[str, ...]
     """The languages that an instruction may name: `source`, `target`."""
     writes_speech: bool
-    """Whether the text is what is said, in its own words and order: it can then be aligned with the sound, a recogniser
-    alone could write it, and errors are counted by WER."""
+    """Whether the text is a transcript of the speech. Such a text can be aligned with the sound, a recogniser alone
+    could write it, and WER counts its errors."""
     scored_by: Literal["wer", "translation", "answers"]
-    """The part of a score file that its texts are counted in: `asr`, `st` or `answers`."""
+    """Decides the part of a score file for its texts: `asr`, `st` or `answers`."""
 
     def spoken(self, text: str, transcript: str) -> str | None:
-        """What is said in a clip; None where nothing tells.
+        """The transcript of a clip; None where it is unknown.
 
-        :param text: what the LLM should write. Where that is nothing, nothing is said.
-        :param transcript: empty where there is none.
+        :param text: the text that the LLM should write; an empty text means silence.
+        :param transcript: the row's transcript; empty where it has none.
         """
         if transcript or not text:
             return transcript
@@ -58,7 +58,7 @@ def task_names() -> list[str]:
 
 def task_named(name: str, where: str) -> Task:
     """
-    :param where: what held the name, for the error.
+    :param where: the place of the name, for the error.
     :raises UserError: there is no such task.
     """
     _load()
@@ -68,12 +68,12 @@ def task_named(name: str, where: str) -> Task:
 
 
 def task_of_languages(source_lang: str, target_lang: str | None) -> Task:
-    """What is asked where nothing else tells: a text in another language is a translation."""
+    """The default task of two languages: a text in another language than the speech is a translation."""
     return task_named("translate" if is_translation(source_lang, target_lang) else "transcribe", "task")
 
 
 def task_of_row(source_lang: str, target_lang: str | None, stated: str = "") -> Task:
-    """:param stated: the column `task` of its row; empty = the languages tell."""
+    """:param stated: the column `task` of the row; empty = the languages decide."""
     return task_named(stated, "task") if stated else task_of_languages(source_lang, target_lang)
 
 

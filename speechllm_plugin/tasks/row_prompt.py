@@ -1,4 +1,4 @@
-"""What a row, or a caller, asks beside its task: an instruction of its own, a context, earlier turns."""
+"""The prompt of a row or of a caller, beside its task: an instruction of its own, a context, earlier turns."""
 
 from __future__ import annotations
 
@@ -22,33 +22,36 @@ _KEYS = {"role", "content", "audio", "transcript"}
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """An earlier one."""
+    """An earlier turn of a conversation."""
 
     role: str
     content: str
-    """With `audio` it may hold `<speech>`, once; without, `prompt.order` has the place."""
+    """Text of the turn. With `audio` it may hold `<speech>` once; otherwise `prompt.order` decides the place of the
+    speech."""
     audio: str = ""
-    """What the user said, named as in the column `audio`; empty = the turn is in writing."""
+    """The user's speech, named as in the column `audio`; empty = the turn is text."""
     transcript: str = ""
-    """Of `audio`, for an LLM that is given the text in its place; empty where nothing tells."""
+    """Transcript of `audio`, for an LLM that gets the text in its place; empty where it is unknown."""
 
     def values(self) -> dict[str, str]:
-        """As JSON has it."""
+        """The turn as values for JSON."""
         return {name: value for name, value in asdict(self).items() if value or name in ("role", "content")}
 
 
 @dataclass(frozen=True, slots=True)
 class RowPrompt:
-    """All of it is text: names of control tokens in it stay text, and braces stand for themselves."""
+    """A prompt in which everything is plain text: names of control tokens stay text, and braces stand for
+    themselves."""
 
     instruction: str = ""
-    """In place of the task's; the speech has at most one place in it. Empty = the task's."""
+    """Instruction with at most one place for the speech; empty = the task's instruction."""
     context: str = ""
-    """Phrases or documents, for `prompt.context`."""
+    """Phrases or documents, which `prompt.context` places."""
     history: tuple[Turn, ...] = ()
     """Earlier turns, from the user's first to the assistant's last."""
     system: str = ""
-    """In place of `PromptConfig.system`. No column: one system turn suits all rows. Empty = the configuration's."""
+    """Replaces `PromptConfig.system`; empty = that of the configuration. No column gives it, since one suits all
+    rows."""
 
     @property
     def heard(self) -> tuple[Turn, ...]:
@@ -56,7 +59,7 @@ class RowPrompt:
         return tuple(turn for turn in self.history if turn.audio)
 
     def columns(self) -> dict[str, str]:
-        """As a manifest has it."""
+        """The prompt as columns of a manifest."""
         turns = [turn.values() for turn in self.history]
         history = json.dumps(turns, ensure_ascii=False) if turns else ""
         return {"instruction": self.instruction, "context": self.context, "history": history}
@@ -68,7 +71,7 @@ NOTHING = RowPrompt()
 def read_row_prompt(fields: Mapping[str, str], wrong: Callable[[str, str], UserError]) -> RowPrompt:
     """
     :param fields: `instruction`, `context` and `history`, each empty or missing where there is none.
-    :param wrong: the error for a field, given its name and what was expected.
+    :param wrong: makes the error for a field, given its name and the expectation.
     :raises UserError: the speech has two places, or one outside the instruction; `history` is no list of turns.
     """
     if not any(fields.get(name, "").strip() for name in COLUMNS):
@@ -112,8 +115,8 @@ def _check_characters(text: str, wrong: Callable[[str], UserError]) -> None:
 def read_history(text: str, wrong: Callable[[str], UserError]) -> tuple[Turn, ...]:
     """
     :param text: JSON, `[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]`; empty = none.
-    :param wrong: the error, given what was expected.
-    :raises UserError: it is something else.
+    :param wrong: makes the error, given the expectation.
+    :raises UserError: the text is no such JSON.
     """
     if not text:
         return ()
@@ -124,7 +127,7 @@ def read_history(text: str, wrong: Callable[[str], UserError]) -> tuple[Turn, ..
     read = [_read_turn(turn, wrong) for turn in (turns if isinstance(turns, list) else [None])]
     if [turn.role for turn in read] != [ROLES[place % 2] for place in range(len(read))] or len(read) % 2:
         raise wrong(f"{_TURNS}: turns of user and assistant by turns, the last of the assistant")
-    # Here, because JSON may spell them in ASCII.
+    # Checked after parsing, since JSON may write these characters as ASCII escapes.
     _check_characters("".join(f"{turn.content}{turn.transcript}" for turn in read), wrong)
     return tuple(read)
 

@@ -1,4 +1,4 @@
-"""Speech recognition: what is said, in its own language."""
+"""Speech recognition: the text is in the language of the speech."""
 
 from __future__ import annotations
 

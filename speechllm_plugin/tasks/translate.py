@@ -1,4 +1,4 @@
-"""Speech translation: what is said, in another language."""
+"""Speech translation: the text is in another language than the speech."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Tensors whatever they stand for: masks, logits over a large vocabulary, precision."""
+"""General tools for tensors: masks, logits over a large vocabulary, precision."""

@@ -1,7 +1,7 @@
-"""Numbers that the host knows, where a device needs them: no step waits for its device.
+"""Copies numbers from the host to a device without waiting for the device.
 
-What decides a shape (lengths, places, labels) stays on the host; masks and indices made of it are copied. A copy from
-memory that is not pinned would wait for all that the device has been given to do.
+Numbers that decide a shape (lengths, places, labels) stay on the host; masks and indices made from them are copied. A
+copy from memory that is not pinned would wait for all work that the device has in its queue.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor
 
 
 def on_host(numbers: Iterable[int]) -> Tensor:
-    """int64, on the host whatever the default device is."""
+    """An int64 tensor on the host, whichever the default device is."""
     return torch.tensor(list(numbers), dtype=torch.long, device="cpu")
 
 
 def on_device(numbers: Tensor | Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """
-    :param numbers: a tensor on the host, or what `torch.tensor` takes. A tensor that is on the device stays as it is.
+    :param numbers: a tensor on the host, or an argument of `torch.tensor`; a tensor on the device is returned as it is.
     """
     if isinstance(numbers, Tensor) and numbers.device == device:
         return numbers

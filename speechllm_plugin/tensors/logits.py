@@ -1,4 +1,4 @@
-"""Logits over a large vocabulary in bounded memory: computed when they are asked for, and no more of them than that.
+"""Logits over a large vocabulary in bounded memory: only those that are asked for are computed.
 
 The logits of 10 clips of 30 s over Llama 3's 128,256 tokens, at 50 Hz, take 7.7 GB in float32, their log-softmax and
 its gradient as much again.
@@ -21,7 +21,7 @@ LOGITS_AT_A_TIME = 2**27
 
 @dataclass(frozen=True)
 class LinearLogits:
-    """`inputs @ weight.T + bias`, outside autocast."""
+    """The logits `inputs @ weight.T + bias`, computed on demand and outside autocast."""
 
     inputs: Tensor
     """`[..., T, C]`"""
@@ -36,18 +36,18 @@ class LinearLogits:
 
     @property
     def are_many(self) -> bool:
-        """Whether they are too many to exist at once."""
+        """Whether the logits are too many to exist at once."""
         return self.shape.numel() > LOGITS_AT_A_TIME
 
     @cached_property
     def whole(self) -> Tensor:
-        """All of them, `[..., T, V]`."""
+        """All logits, `[..., T, V]`."""
         return self._logits(self.inputs)
 
     def of(self, labels: Tensor) -> Tensor:
         """
         :param labels: `[L]`, or `[B, L]` for the rows of a batch.
-        :returns: their logits, `[..., T, L]`.
+        :returns: the logits of these labels, `[..., T, L]`.
         """
         with torch.autocast(self.inputs.device.type, enabled=False):
             logits = self.inputs @ self.weight[labels].transpose(-1, -2)
@@ -62,14 +62,13 @@ class LinearLogits:
     def log_sum_of_others(self, labels: Tensor) -> Tensor:
         """
         :param labels: `[B, L]`.
-        :returns: the log of the sum of the exponentials of each frame's logits, those of its row's labels left out,
-            `[B, T]`.
+        :returns: the log-sum-exp of each frame's logits without those of its row's labels, `[B, T]`.
         """
 
         def log_sum(inputs: Tensor, left_out: Tensor) -> Tensor:
             return self._logits(inputs).index_fill(1, left_out, -torch.inf).logsumexp(dim=1)
 
-        # Checkpointed: the logits of a piece are computed again in the backward pass, and freed after it.
+        # Each piece is checkpointed: the backward pass computes its logits again and frees them.
         return torch.stack([
             torch.cat([
                 checkpoint(log_sum, piece, left_out, use_reentrant=False, preserve_rng_state=False)
@@ -91,7 +90,7 @@ class LinearLogits:
 
 
 Logits = Tensor | LinearLogits
-"""Of frames; a tensor where somebody has computed them already."""
+"""Logits of frames; a tensor where they have been computed."""
 
 
 def whole(logits: Logits) -> Tensor:
@@ -99,14 +98,14 @@ def whole(logits: Logits) -> Tensor:
 
 
 def first_frames(logits: Logits, row: int, length: int) -> Logits:
-    """Those of one row, `[length, V]`."""
+    """Logits of one row's first frames, `[length, V]`."""
     if isinstance(logits, Tensor):
         return logits[row, :length]
     return LinearLogits(logits.inputs[row, :length], logits.weight, logits.bias)
 
 
 def first_rows(logits: Logits, count: int) -> Logits:
-    """Those of the first rows of a batch, `[count, T, V]`."""
+    """Logits of the first rows of a batch, `[count, T, V]`."""
     if isinstance(logits, Tensor):
         return logits[:count]
     return LinearLogits(logits.inputs[:count], logits.weight, logits.bias)
@@ -124,7 +123,7 @@ def columns(logits: Logits, labels: Tensor) -> Tensor:
 
 
 def stack_logits(rows: Sequence[Logits]) -> Logits:
-    """Those of single clips, `[1, T, V]` each, as a batch."""
+    """Joins the logits of single clips, `[1, T, V]` each, into a batch."""
     pad = torch.nn.utils.rnn.pad_sequence
     if any(isinstance(row, Tensor) for row in rows):
         return pad([whole(row)[0] for row in rows], True)

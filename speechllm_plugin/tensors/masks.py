@@ -1,4 +1,4 @@
-"""Lengths to masks."""
+"""Masks made from lengths, and joins of neighbouring frames."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from speechllm_plugin.tensors.copies import on_device
 def length_mask(lengths: Tensor, size: int, device: torch.device | None = None) -> Tensor:
     """`[B]` -> bool `[B, size]`, True where a position belongs to its row.
 
-    :param device: of the mask; None = that of the lengths.
+    :param device: device of the mask; None = that of the lengths.
     """
     device = lengths.device if device is None else device
     return torch.arange(size, device=device) < on_device(lengths, device).unsqueeze(1)
@@ -29,5 +29,5 @@ def stack_frames(seqs: Tensor, lengths: Tensor, size: int) -> tuple[Tensor, Tens
 
 
 def zero_padding(seqs: Tensor, lengths: Tensor) -> Tensor:
-    """`[B, T, C]` with what lies beyond each length set to 0, whatever it held (NaN included)."""
+    """`[B, T, C]` with everything beyond each length set to 0, even NaN."""
     return seqs.masked_fill(~length_mask(lengths, seqs.size(1), seqs.device).unsqueeze(-1), 0.0)

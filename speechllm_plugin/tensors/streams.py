@@ -1,4 +1,4 @@
-"""Work for the next step beside what the device still has to do for the last one."""
+"""Runs work for the next step while the device still works on the last one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ResultT = TypeVar("ResultT", Tensor, tuple[Tensor, Tensor])
 
 
 def ahead(work: Callable[[], ResultT], device: torch.device) -> ResultT:
-    """Does some work on a CUDA stream of its own, for which the current one then waits; elsewhere in its turn.
+    """Runs work on a CUDA stream of its own, for which the current stream then waits; on other devices, at once.
 
-    :param work: reads what was on the device before the first call, or came there by this function.
+    :param work: may only read tensors that were on the device before the first call, or that this function made.
     """
     if device.type != "cuda":
         return work()
@@ -25,7 +25,7 @@ def ahead(work: Callable[[], ResultT], device: torch.device) -> ResultT:
     current.wait_stream(side)
     for result in [results] if isinstance(results, Tensor) else results:
         if result.is_cuda:
-            # Its memory is the side stream's, which may not take it back before it is read.
+            # The memory belongs to the side stream, which must not reuse it before it is read.
             result.record_stream(current)
     return results
 

@@ -1,1 +1,1 @@
-"""What is known of texts without an LLM: languages, scripts, sentencepiece vocabularies, repetition."""
+"""Properties of texts that need no LLM: languages, scripts, sentencepiece vocabularies, repetition."""

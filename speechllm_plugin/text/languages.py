@@ -1,4 +1,4 @@
-"""What languages are called: codes and names of one language, by langcodes (CLDR and the registry of BCP 47)."""
+"""Codes and names of languages, by langcodes (CLDR and the registry of BCP 47)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from langcodes import Language
 
 from speechllm_plugin.errors import UserError
 
-# One language each where speech models or corpora know one and langcodes two: "Norwegian" without more is Bokmål
+# Codes of one language in speech models and corpora that langcodes takes for two: "Norwegian" alone is Bokmål
 # (Whisper's `no`, FLEURS' `nb_no`); `zlm` and `pbt` are SeamlessM4T's codes of Malay and Pashto.
 _SAME = {"nb": "no", "zlm": "ms", "pbt": "ps"}
-# Whisper's names, where langcodes has others: the prompts of trained systems hold them.
+# Whisper's names where langcodes has others; the prompts of trained systems have them.
 _NAMES = {"bn": "Bengali", "fil": "Tagalog", "mi": "Maori", "my": "Myanmar", "nn": "Nynorsk"}
-# Codes for what is no language, or none in particular.
+# Codes that stand for no language, or for none in particular.
 _NO_LANGUAGE = frozenset({"mis", "mul", "und", "zxx"})
 
 
 @cache
 def parse_language(language: str) -> Language | None:
-    """The language with its script and region; None for what is none.
+    """The language with its script and region; None if it is not known.
 
     :param language: a code of ISO 639-1, -2 or -3, in capitals or not, a tag ("pt-BR", "cmn_hans_cn", "zh-min-nan"),
         or a name ("German", "Mandarin").
@@ -33,7 +33,7 @@ def parse_language(language: str) -> Language | None:
     except ValueError:
         pass
     try:
-        # Once more through `get`, which puts today's code for an older one: "Tagalog" is `tl` first, then `fil`.
+        # `get` replaces older codes by today's: "Tagalog" is found as `tl`, which becomes `fil`.
         return langcodes.get(langcodes.find(language.strip(), "en").to_tag())
     except LookupError:
         return None
@@ -41,11 +41,11 @@ def parse_language(language: str) -> Language | None:
 
 @cache
 def language_code(language: str) -> str:
-    """One code for all that a language is called: "en", "EN", "en-US", "eng" and "English" -> "en".
+    """One code for all codes and names of a language: "en", "EN", "en-US", "eng" and "English" -> "en".
 
     It is that of ISO 639-1, or of 639-3 where there is none ("ceb"). Script and region are dropped. The code of a
     macrolanguage takes the place of its main language's: "cmn" -> "zh", "arb" -> "ar", but "yue" and "arz" stay.
-    What is no known language stays as it is, in lower case.
+    An unknown language stays as it is, in lower case.
     """
     tag = parse_language(language)
     if tag is None:
@@ -78,7 +78,7 @@ def is_translation(source_lang: str, target_lang: str | None) -> bool:
 
 
 def direction_of(source_lang: str, target_lang: str | None) -> str:
-    """``en-de`` for a translation, ``en`` for a transcription; ``und`` (undetermined) for what is not stated. However
-    the languages are written: ``eng`` and ``German`` give ``en-de``, too."""
+    """``en-de`` for a translation, ``en`` for a transcription; ``und`` (undetermined) for a language that is not
+    stated. The spelling of the languages does not matter: ``eng`` and ``German`` give ``en-de``, too."""
     source = language_code(source_lang) or "und"
     return f"{source}-{language_code(str(target_lang))}" if is_translation(source_lang, target_lang) else source

@@ -1,4 +1,4 @@
-"""What a language's writing system means for counting words in it."""
+"""Properties of a language's writing system that matter for counting its words."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from langcodes import Language
 
 from speechllm_plugin.text.languages import language_code, parse_language
 
-# ISO 15924.
+# Codes of ISO 15924.
 _CHINESE = frozenset({"Hani", "Hans", "Hant"})
 _OTHERS_WITHOUT_SPACES = frozenset(
     {"Hira", "Hrkt", "Jpan", "Kana", "Khmr", "Lana", "Laoo", "Mymr", "Tale", "Talu", "Thai", "Tibt", "Yiii"}
 )
-# Languages that CLDR's likely scripts leave out: of China, of Tibet, Rakhine.
+# Languages that CLDR's likely scripts leave out: languages of China and of Tibet, and Rakhine.
 _SCRIPTS = {
     **dict.fromkeys(("cdo", "cjy", "cnp", "cpx", "csp", "czh", "czo", "mnp"), "Hans"),
     **dict.fromkeys(("adx", "khg", "lbj", "sip"), "Tibt"),
@@ -20,7 +20,7 @@ _SCRIPTS = {
 
 
 def _script(language: str) -> str | None:
-    """The script that texts in the language have: as its tag says (`zh-Latn`), or the usual one."""
+    """The script of texts in the language: the one in its tag (`zh-Latn`), or the usual one."""
     tag = parse_language(language)
     if tag is None:
         return None
@@ -29,7 +29,7 @@ def _script(language: str) -> str | None:
 
 
 def has_spaces(language: str) -> bool:
-    """Whether the language puts spaces between words; assumed of languages that are unknown or not stated."""
+    """Whether the language puts spaces between words; true for languages that are unknown or not stated."""
     return _script(language) not in _CHINESE | _OTHERS_WITHOUT_SPACES
 
 

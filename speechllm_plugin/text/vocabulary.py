@@ -18,20 +18,21 @@ from speechllm_plugin.files.atomic import write_atomically
 
 ModelType = Literal["unigram", "bpe", "char"]
 
-# Sentencepiece leaves out longer sentences without an error.
+# Sentencepiece silently leaves out longer sentences.
 _MAX_SENTENCE_BYTES = 4192
 _SPACE = "▁"
 
 
 class Vocabulary:
-    """Text to pieces. The file is read when it is first needed: decoding needs the number of pieces alone."""
+    """Turns text into pieces. The file is read when it is first needed, since decoding only needs the number of
+    pieces."""
 
     def __init__(self, path: str, key: str, size: int | None = None, sha256: str | None = None) -> None:
         """
         :param key: the configuration key that holds `path`, for errors.
-        :param size: the number of pieces that the file must have; None = whatever it has.
-        :param sha256: the file's SHA-256, in hexadecimal; None = whatever it is. Pieces of another file would be other
-            labels, even where they are as many.
+        :param size: the number of pieces that the file must have; None = any.
+        :param sha256: the file's SHA-256, in hexadecimal; None = any. Pieces of another file would be other labels,
+            even if there were equally many.
         """
         self._path = path
         self._key = key
@@ -62,13 +63,13 @@ class Vocabulary:
 
         :returns: None in place of the id where the vocabulary lacks the characters.
         """
-        # The one form with places that every version of sentencepiece gives; they are in bytes of UTF-8.
+        # The only form with places that every version of sentencepiece gives; the places are bytes of UTF-8.
         parsed = SentencePieceText.FromString(self._processor.encode(text, out_type="serialized_proto"))
         characters = {byte: i for i, byte in enumerate(accumulate((len(c.encode()) for c in text), initial=0))}
         unknown = self._processor.unk_id()
         found: list[tuple[int | None, int, int]] = []
         following = (0, 0)
-        # Of the pieces of one character the last is given it.
+        # Sentencepiece gives a character of several pieces to the last of them.
         for piece in reversed(parsed.pieces):
             start, end = characters[piece.begin], characters[piece.end]
             if start < end:
@@ -111,7 +112,7 @@ class Vocabulary:
 def train_vocabulary(texts: Sequence[str], path: Path, *, size: int, model_type: ModelType = "unigram") -> int:
     """Writes a sentencepiece model to `path`. Every character of the texts becomes a piece.
 
-    :param size: the number of pieces; of `char` the most, for there are no others than the characters.
+    :param size: the number of pieces; for `char`, the most, since only characters are pieces.
     :returns: the number of pieces that the model has.
     :raises UserError: the texts do not allow that many pieces, or need more; or `path` cannot be written.
     """
@@ -124,12 +125,12 @@ def train_vocabulary(texts: Sequence[str], path: Path, *, size: int, model_type:
             model_type=model_type,
             character_coverage=1.0,
             max_sentence_length=max([_MAX_SENTENCE_BYTES, *(len(text.encode()) for text in texts)]),
-            # Otherwise `char` leaves out the rarest characters that `size` has no room for.
+            # Otherwise `char` would leave out the rarest characters.
             use_all_vocab=model_type == "char",
-            # Neither the start nor the end of a sentence is a label.
+            # The start and the end of a sentence are no labels.
             bos_id=-1,
             eos_id=-1,
-            num_threads=1,  # another number may give another model
+            num_threads=1,  # another number of threads may give another model
             minloglevel=2,
         )
     except (RuntimeError, OSError, ValueError) as error:

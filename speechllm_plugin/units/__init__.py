@@ -1,1 +1,1 @@
-"""What fairseq2 runs: a unit for each action, which takes each batch, and what is done to the model for it."""
+"""The units that fairseq2 runs, one for each action, and the model's setup for its trainer."""

@@ -19,13 +19,13 @@ from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.tensors.copies import on_host
 
 _LOOKED_AT = 2000
-"""Maximum number of rows that are checked, evenly spread: tokenising takes time."""
+"""Most rows that are checked, evenly spread over all, since tokenising takes time."""
 _MANY = 0.01
-"""Share of rows that cannot be aligned above which a warning is logged."""
+"""Share of rows that cannot be aligned from which on a warning is logged."""
 
 
 class Transcripts(Sequence[str]):
-    """What is said in clips that tell it."""
+    """Transcripts of the clips that have one."""
 
     def __init__(self, clips: Clips, model: SpeechLlm) -> None:
         self._clips, self._prompt = clips, model.config.prompt
@@ -47,14 +47,14 @@ class Transcripts(Sequence[str]):
 
 
 def known_transcripts(model: SpeechLlm, clips: Clips, split: str) -> tuple[Transcripts, Sequence[float]]:
-    """Transcripts of the clips that have one, with their durations; the others are counted in the log.
+    """Transcripts of the clips that have one, with the clips' durations; other clips are counted in the log.
 
-    :raises UserError: a clip has none, and the model's configuration does not leave such clips out.
+    :raises UserError: a clip has no transcript, and the model's configuration does not leave such clips out.
     """
     prompt, rows = model.config.prompt, clips.utterances
     writes_another = np.zeros(len(rows), dtype=bool)
     writes_another[rows.where(lambda asked: not prompt.task_of(*asked).writes_speech)] = True
-    # As `Task.spoken` has it.
+    # The same rule as in `Task.spoken`.
     is_unknown = writes_another & rows.has_text & ~rows.has_source
     unknown, known = rows.take(np.flatnonzero(is_unknown)), clips.take(np.flatnonzero(~is_unknown))
     losses = [*(["CTC"] if model.ctc is not None else []), *model.adapter.loss_weights]
@@ -76,7 +76,7 @@ def known_transcripts(model: SpeechLlm, clips: Clips, split: str) -> tuple[Trans
 
 
 def _check_earlier(model: SpeechLlm, rows: Utterances, split: str) -> None:
-    """:raises UserError: the teacher cannot read what was said in earlier turns."""
+    """:raises UserError: earlier turns in speech have no transcript, which the teacher needs."""
     unknown = [
         row for row in rows.take(rows.hearing) if not all(turn.transcript for turn in row.row.asks.heard)
     ]
@@ -93,8 +93,8 @@ def _check_earlier(model: SpeechLlm, rows: Utterances, split: str) -> None:
 
 def check_alignable(model: SpeechLlm, transcripts: Sequence[str], seconds: Sequence[float], split: str) -> None:
     """
-    :param transcripts: of the clips, with their durations in `seconds`.
-    :raises UserError: CTC can align none of them.
+    :param transcripts: transcripts of clips whose durations are `seconds`.
+    :raises UserError: CTC cannot align any of them.
     """
     if model.ctc is None or not transcripts:
         return
@@ -128,10 +128,10 @@ def check_alignable(model: SpeechLlm, transcripts: Sequence[str], seconds: Seque
 
 @torch.no_grad()
 def ctc_frames(model: SpeechLlm, seconds: Sequence[float]) -> list[int]:
-    """How many frames CTC has for clips of these durations, rounded up: at most one more than it really has."""
+    """The number of CTC's frames for clips of these durations, rounded up: at most one more than the real number."""
     device = next(model.parameters()).device
     samples = on_host([SAMPLE_RATE, 2 * SAMPLE_RATE])
-    # Lengths of features are known by encoding only. They grow evenly, or with Whisper's padding not at all.
+    # Only encoding tells the length of features, which grows evenly, or with Whisper's padding not at all.
     _, lengths = model.encoder(torch.zeros(2, 2 * SAMPLE_RATE, device=device), samples)
     one, two = lengths.tolist()
     joined = model.config.frame_stack * model.adapter.frame_stride

@@ -1,4 +1,4 @@
-"""Decodes with a cascade, and keeps what its first stage wrote."""
+"""Decodes with a cascade, and keeps the transcripts of its first stage."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CascadeDecoder(Decoder):
 
 
 class CascadeEvalUnit(ScoringUnit):
-    """Also writes `transcripts.tsv` (id, transcript), and the recogniser's share of time and cuts."""
+    """Also writes `transcripts.tsv` (id, transcript), and the recogniser's own time and number of cut transcripts."""
 
     _decoder: CascadeDecoder
 

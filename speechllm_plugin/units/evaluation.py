@@ -44,7 +44,7 @@ class ScoringUnit(EvalUnit[TrainerBatch]):
         beyond_limit: float,
         provenance: Callable[[], dict[str, Any]],
     ) -> None:
-        """:param beyond_limit: share of the references that are longer than a hypothesis may be."""
+        """:param beyond_limit: share of the references that exceed the length limit of hypotheses."""
         self._name = name
         self._decoder = decoder
         self._reader = reader
@@ -79,7 +79,7 @@ class ScoringUnit(EvalUnit[TrainerBatch]):
 
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
-        # Called on one process only, after the metrics of all have been put together.
+        # Called on one process only, after the metrics of all processes were joined.
         values.update(headline(self._scores))
         values["rtf"] = self._scores["rtf"]
         write_scores(self._output_dir / SCORES, self._scores, self._provenance())

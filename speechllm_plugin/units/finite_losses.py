@@ -1,4 +1,4 @@
-"""Losses that are no number end a run, with the utterances that gave them, and no step waits to know."""
+"""Ends a run at a loss that is no number, and names its utterances, without making a step wait for its loss."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from torch import Tensor
 @dataclass(frozen=True)
 class _Pending:
     loss: Tensor
-    """On the host, or on its way there."""
+    """The loss, on the host or on its way there."""
     arrived: torch.cuda.Event | None
     step_nr: int
     ids: Sequence[str]
 
 
 class FiniteLosses:
-    """A loss is looked at when the next one has been asked for: a GPU has then finished it. By then the weights have
-    taken its gradient: who is to save them calls `check` first."""
+    """Checks each loss when the next one is added, since a GPU has finished it by then. Its gradient has changed the
+    weights by then, too: call `check` before saving them."""
 
     def __init__(self) -> None:
         self._pending: _Pending | None = None
 
     def add(self, loss: Tensor, step_nr: int, ids: Sequence[str]) -> None:
         """
-        :param ids: of its utterances.
+        :param ids: ids of the loss's utterances.
         :raises FloatingPointError: see `check`.
         """
         copy, arrived = loss.detach().to("cpu", non_blocking=True), None

@@ -1,4 +1,4 @@
-"""How FSDP wraps a `SpeechLlm`: what is trained is sharded, the frozen parts are whole on every process."""
+"""Wraps a `SpeechLlm` for FSDP: trained weights are sharded, frozen parts are whole on every process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from speechllm_plugin.models.speech_llm.ctc_head import CtcLoss
 from speechllm_plugin.models.speech_llm.model import SpeechLlm, SpeechLlmLoss
 from speechllm_plugin.tensors.logits import LinearLogits
 
-# FSDP2 finds the tensors of an output through PyTorch's trees, and gathers the parameters again when the gradient
-# reaches one of them. A dataclass is a leaf unless it is registered.
+# FSDP2 finds the tensors of an output through PyTorch's trees, and gathers the parameters again when a gradient reaches
+# one of these tensors. A dataclass is a leaf of such a tree unless it is registered.
 register_dataclass(LinearLogits)
 register_dataclass(AdapterOutput)
 register_dataclass(CtcLoss)
@@ -22,16 +22,16 @@ register_dataclass(SpeechLlmLoss)
 
 
 def apply_fsdp_to_speech_llm(model: SpeechLlm, granularity: str, wrapper: FSDPWrapper) -> nn.Module:
-    """An adapter is one unit at every granularity: it is smaller than one layer of an LLM.
+    """Wraps the adapter as one unit at every granularity, since it is smaller than one layer of an LLM.
 
-    :raises UserError: parts of the encoder or of the LLM are trained: a shard would take the place of the weight that
-        the part computes with.
+    :raises UserError: parts of the encoder or of the LLM are trained: a shard would replace a weight that the part
+        computes with.
     """
     if kinds := [f"{kind}_tuning" for kind in model.tuned]:
         raise UserError(f"trainer.data_parallelism: found 'fsdp' with {' and '.join(kinds)}, expected 'ddp'")
     model.register_module("adapter", wrapper(model.adapter))
     wrapped = wrapper(model, reshard_after_forward=False)
-    # Validation enters through these instead of `forward`.
+    # Validation calls these methods instead of `forward`.
     for method in ("generate", "swapped_loss"):
         register_fsdp_forward_method(wrapped, method)
     return wrapped

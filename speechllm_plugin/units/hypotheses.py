@@ -18,28 +18,28 @@ from speechllm_plugin.units.kept import KeptHypotheses
 
 @dataclass
 class DecodedSplit:
-    """What one process, or after `gathered` all of them, decoded."""
+    """The hypotheses of one process, or after `gathered` of all processes."""
 
     rows: dict[int, Hypothesis] = field(default_factory=dict)
-    """Place in the split -> hypothesis."""
+    """Hypotheses by their place in the split."""
     cut: int = 0
     """Hypotheses that the length limit ended."""
     decoded_again: int = 0
     """Hypotheses that repeated themselves and were decoded again; see `DecodingConfig.max_compression_ratio`."""
     no_speech: dict[int, str] = field(default_factory=dict)
-    """Place in the split -> why the guard against silence left its text empty."""
+    """Reasons why the guard against silence emptied texts, by place in the split."""
     speech_vectors: int = 0
-    """Embeddings that the audio became for the LLM."""
+    """Speech embeddings that the LLM read."""
     audio_seconds: float = 0.0
     decoding_seconds: float = 0.0
     """Wall time from audio to text, encoder included."""
     skipped: dict[str, str] = field(default_factory=dict)
-    """Clips that could not be read: id -> reason."""
+    """Reasons why clips could not be read, by id."""
 
     def add(
         self, batch: SpeechTextBatch, texts: Sequence[str], generated: Sequence[Generated], seconds: float
     ) -> None:
-        """:param seconds: that the batch took."""
+        """:param seconds: decoding time of the batch."""
         self.decoding_seconds += seconds
         self.audio_seconds += sum(batch.all_seconds)
         self.cut += sum(row.cut for row in generated)
@@ -81,7 +81,7 @@ class Generates(Protocol):
 
 class Decoder:
     def __init__(self, model: Generates, decoding: DecodingConfig, kept: KeptHypotheses | None = None) -> None:
-        """:param kept: gives what has been decoded before, and keeps what is decoded now."""
+        """:param kept: gives hypotheses from before, and keeps new ones."""
         self._model = model
         self._decoding = decoding
         self._kept = kept
@@ -98,7 +98,7 @@ class Decoder:
         self.decoded.add(batch, results["texts"], generated, results["seconds"])
 
     def _results(self, batch: SpeechTextBatch) -> dict[str, Any]:
-        """Of `_decode`, or as they were kept."""
+        """The results of `_decode`, or those that were kept."""
         if self._kept is not None and (results := self._kept.find(batch)) is not None:
             return results
         results = self._decode(batch)
@@ -107,14 +107,14 @@ class Decoder:
         return results
 
     def _decode(self, batch: SpeechTextBatch) -> dict[str, Any]:
-        """Texts, what else is known of each, and the wall time, as JSON can hold it."""
+        """Texts, the values of each hypothesis, and the wall time, as plain values for JSON."""
         start = time.perf_counter()
         texts, generated = self._model.generate(batch, self._decoding)
         seconds = time.perf_counter() - start
         return {"texts": texts, "generated": [vars(row) for row in generated], "seconds": seconds}
 
     def gathered(self, gang: Gang) -> DecodedSplit:
-        """The work of all processes, on each of them."""
+        """The hypotheses of all processes, on each process."""
         return gather(self.decoded, gang)
 
 
@@ -136,6 +136,6 @@ def _merge(parts: Sequence[DecodedSplit]) -> DecodedSplit:
         merged.decoded_again += part.decoded_again
         merged.speech_vectors += part.speech_vectors
         merged.audio_seconds += part.audio_seconds
-        # Processes work side by side: the split takes as long as the slowest of them.
+        # Processes work in parallel, so that the split takes as long as the slowest one.
         merged.decoding_seconds = max(merged.decoding_seconds, part.decoding_seconds)
     return merged

@@ -1,4 +1,4 @@
-"""Hypotheses on disk while a split is decoded, so that an evaluation that was killed goes on from them."""
+"""Keeps hypotheses on disk while a split is decoded, so that a killed evaluation goes on from them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class KeptHypotheses:
 
     def __init__(self, folder: Path, rank: int, made_by: Mapping[str, Any]) -> None:
         """
-        :param folder: of the split's results.
-        :param made_by: everything that the hypotheses depend on; hypotheses with another one are dropped.
+        :param folder: folder of the split's results.
+        :param made_by: everything that the hypotheses depend on; hypotheses with other values are dropped.
         """
         self._folder = folder
         self._file = folder / _FILES.format(rank)
@@ -36,21 +36,21 @@ class KeptHypotheses:
             clips = sum(map(len, self._entries))
             log.info("{}: {:,} clips have been decoded before, by the same system; their hypotheses stand.",
                      folder, clips)
-        # Written again, because the last line may be incomplete.
+        # The file is written again, since its last line may be incomplete.
         write_text_atomically(self._file, "\n".join([self._header, *own]) + "\n")
         self._stream: TextIO = self._file.open("a", encoding="utf-8")
 
     def find(self, batch: SpeechTextBatch) -> dict[str, Any] | None:
-        """What `add` was given for the same clips; None = they have not been decoded."""
+        """The results that `add` got for the same clips; None = they have not been decoded."""
         return self._entries.get(tuple(batch.rows))
 
     def add(self, batch: SpeechTextBatch, results: Mapping[str, Any]) -> None:
-        """:param results: as JSON can hold them."""
+        """:param results: plain values for JSON."""
         self._stream.write(json.dumps({"rows": batch.rows, **results}, ensure_ascii=False) + "\n")
         self._stream.flush()
 
     def remove(self) -> None:
-        """The files of all processes, once the results are complete."""
+        """Removes the files of all processes, once the results are complete."""
         self._stream.close()
         for file in self._folder.glob(_FILES.format("*")):
             file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What fairseq2 does layer by layer: activation checkpointing, and `torch.compile` of the adapter."""
+"""Activation checkpointing, and `torch.compile` of the adapter, which fairseq2 applies layer by layer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 
 def apply_ac_to_speech_llm(model: SpeechLlm, every_nth_layer: int) -> nn.Module:
-    """`trainer.activation_checkpointing.mode: layerwise`: activations are computed again in the backward pass.
+    """`trainer.activation_checkpointing.mode: layerwise`: the backward pass computes activations again.
 
-    Those of the adapter's layers, of the LLM's, which a gradient passes on its way to the adapter, and of the encoder's
-    where it is tuned.
+    It applies to the layers of the adapter, to those of the LLM, which gradients pass on their way to the adapter, and
+    to those of a tuned encoder.
     """
     for layers in model.adapter.layer_lists():
         apply_layerwise_ac(layers, every_nth_layer)
@@ -26,7 +26,7 @@ def apply_ac_to_speech_llm(model: SpeechLlm, every_nth_layer: int) -> nn.Module:
 
 
 def compile_speech_llm(model: SpeechLlm, *args: Any, **kwargs: Any) -> None:
-    """`model.compile`: each layer of the adapter on its own, so that equal layers are compiled once."""
+    """`model.compile`: compiles each layer of the adapter on its own, so that equal layers are compiled once."""
     for layers in model.adapter.layer_lists():
         for layer in layers:
             layer.compile(*args, **kwargs)

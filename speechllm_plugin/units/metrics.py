@@ -40,10 +40,10 @@ class LastValue(Sum):
 
 
 class TaskLosses:
-    """`nll_loss` and the number of clips of each task, where there is more than one task."""
+    """`nll_loss` and the number of clips for each task, if there are several tasks."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
-        """:param tasks: the names of all that occur, in any process."""
+        """:param tasks: names of all tasks that occur in any process."""
         self._tasks = list(tasks) if len(tasks) > 1 else []
 
     def prepare(self, metric_bag: MetricBag) -> None:
@@ -56,8 +56,8 @@ class TaskLosses:
         self, metric_bag: MetricBag, batch: SpeechTextBatch, losses: Tensor | None, targets: Sequence[int]
     ) -> None:
         """
-        :param losses: of each clip, `[B]`; None in a step without the LLM.
-        :param targets: tokens of each.
+        :param losses: one for each clip, `[B]`; None in a step without the LLM.
+        :param targets: target tokens of each clip.
         """
         for task in self._tasks:
             rows = [row for row, clip in enumerate(batch) if clip.task.name == task]
@@ -67,29 +67,29 @@ class TaskLosses:
                 metric_bag.get(f"nll_loss_{task}", LossMean).add(own, sum(targets[row] for row in rows))
 
     def drop_absent(self, values: MutableMapping[str, object]) -> None:
-        """Without the losses of tasks that had no clip."""
+        """Removes the losses of tasks that had no clip."""
         drop_absent(values, *(f"nll_loss_{task}" for task in self._tasks))
 
 
 def drop_absent(values: MutableMapping[str, object], *names: str) -> None:
-    """Removes the losses that had no token: a CTC-only step has no LLM loss, a batch of one no neighbour."""
+    """Removes losses without tokens: a step of CTC alone has no LLM loss, and a batch of one clip no neighbour."""
     for name in names:
         if name in values and number(values[name]) != number(values[name]):
             del values[name]
 
 
 def number(value: object) -> float:
-    """A metric's value, tensor or not."""
+    """The value of a metric as a float, whether it is a tensor or not."""
     return value.item() if isinstance(value, Tensor) else float(str(value))
 
 
 def headline(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Of a score file, the figures that stand in the log: fairseq2's metrics by name."""
+    """The figures of a score file that the log shows, by the names of fairseq2's metrics."""
     found = {}
     if "asr" in scores:
         found["wer"] = 100.0 * scores["asr"]["wer"]
     if "st" in scores:
-        # `chrf` is what fairseq2 calls chrF++, which also counts words.
+        # fairseq2's own `chrf` is chrF++, which also counts words.
         names = {"bleu": "bleu", "chrf": "chrf2", "bleu_mean": "bleu_mean", "chrf_mean": "chrf2_mean"}
         found.update({names[key]: value for key, value in scores["st"].items() if key in names})
     if "answers" in scores:

@@ -20,7 +20,7 @@ from speechllm_plugin.units.finite_losses import FiniteLosses
 from speechllm_plugin.units.metrics import LastValue, LossMean, TaskLosses, drop_absent, number
 
 IDLE_STEPS = 50
-"""Number of steps in a row without a gradient after which a run is ended."""
+"""A run ends after this many steps in a row without a gradient."""
 
 
 class SpeechLlmTrainUnit(TrainUnit[TrainerBatch]):
@@ -83,7 +83,7 @@ class SpeechLlmTrainUnit(TrainUnit[TrainerBatch]):
         metric_bag.get("num_examples", Sum).update(len(batch))
         metric_bag.get("num_target_elements", Sum).update(loss.num_targets)
         metric_bag.get("audio_seconds", Sum).update(sum(batch.seconds))
-        # Counted over the whole run, not since the last report.
+        # The count is that of the whole run, and not since the last report.
         metric_bag.get("skipped_clips", LastValue).set(len(self._reader.skipped))
 
     @override

@@ -1,4 +1,4 @@
-"""The validation unit: loss, whether the system listens, and the scores of what it writes."""
+"""The validation unit: the loss, a loss that shows whether the system listens, and the scores of its texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from speechllm_plugin.units.hypotheses import DecodedSplit, gather
 from speechllm_plugin.units.metrics import LossMean, TaskLosses, drop_absent, headline
 
 ENDLESS = 8
-"""Number of answers in a row without an end after which a validation stops decoding."""
+"""A validation stops decoding after this many answers in a row without an end."""
 
 
 class SpeechLlmValidUnit(EvalUnit[TrainerBatch]):
@@ -31,7 +31,7 @@ class SpeechLlmValidUnit(EvalUnit[TrainerBatch]):
     the system listens) and the scores of a score file: `wer` of transcriptions (after the `basic` normaliser), `bleu`
     and `chrf2` of translations, `answer_exact` and `answer_f1` of answers.
 
-    It computes without autocast, as evaluation and transcription do: the best checkpoint here is the best there."""
+    It computes without autocast, as evaluation and transcription do, so that they agree on the best checkpoint."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class SpeechLlmValidUnit(EvalUnit[TrainerBatch]):
         decoding: DecodingConfig,
     ) -> None:
         """
-        :param tasks: the names of all that the split holds.
+        :param tasks: names of all tasks in the split.
         """
         self._model = model
         self._name = name
@@ -82,8 +82,8 @@ class SpeechLlmValidUnit(EvalUnit[TrainerBatch]):
         self._by_task.update(metric_bag, batch, own, targets)
 
     def _try_to_decode(self, batch: SpeechTextBatch) -> None:
-        """Not once `ENDLESS` answers in a row did not end: a system that is not trained yet runs to the limit with
-        every clip, and minutes would tell no more than seconds."""
+        """Decodes unless `ENDLESS` answers in a row did not end. A system without training runs to the limit with every
+        clip, and minutes of that would tell no more than seconds."""
         if self._endless >= ENDLESS:
             self._left_out += len(batch) * batch.counted
             return

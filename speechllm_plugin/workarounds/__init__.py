@@ -1,4 +1,4 @@
-"""What other software does not do as a user expects, one file each. A file goes when a version does it.
+"""Workarounds for other software, one in each file. A file is removed when a version no longer needs it.
 
 | file | of | goes with |
 |---|---|---|

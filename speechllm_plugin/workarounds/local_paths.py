@@ -1,4 +1,4 @@
-"""Runs whose directories hold a space, a plus sign or an accented letter."""
+"""Lets directories of runs contain a space, a plus sign or an accented letter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fairseq2.utils.uri import Uri
 def read_local_paths_whole() -> None:
     """Undoes the escapes that fairseq2 0.8 puts into a checkpoint's path and reads back as they stand.
 
-    Without this, `evaluate` of a run in `my runs/` ends in a stack trace that misses `my%20runs/`.
+    Otherwise `evaluate` of a run in `my runs/` ends in a stack trace that misses `my%20runs/`.
     """
     Uri.to_path = _to_path  # type: ignore[assignment,method-assign]
 

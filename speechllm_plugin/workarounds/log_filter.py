@@ -20,8 +20,8 @@ Explain = Callable[[BaseException], str | None]
 
 def install_log_filter(parse_error: Explain, config_error: Explain) -> None:
     """
-    :param parse_error: the line of a configuration that cannot be read.
-    :param config_error: that of one whose values are wrong; None where an error is about something else.
+    :param parse_error: gives the line for a configuration that cannot be read.
+    :param config_error: gives the line for a configuration with wrong values; None for any other error.
     """
     log.logger.addFilter(partial(_filter, parse_error, config_error))
 
@@ -29,10 +29,10 @@ def install_log_filter(parse_error: Explain, config_error: Explain) -> None:
 def _filter(parse_error: Explain, config_error: Explain, record: logging.LogRecord) -> bool:
     if record.exc_info and isinstance(record.exc_info[1], RecipeConfigParseError):
         record.msg, record.args, record.exc_info = f"config: {parse_error(record.exc_info[1])}", None, None
-    # fairseq2 reports these from within its handlers, as plain text.
+    # fairseq2 reports these errors from within its handlers, as plain text.
     elif record.levelno >= logging.ERROR and (line := config_error(sys.exc_info()[1] or Exception())) is not None:
         record.msg, record.args, record.exc_info = line, None, None
-    # fairseq2 logs every environment variable in clear, HF_TOKEN included.
+    # fairseq2 logs every environment variable in clear, even HF_TOKEN.
     elif "Environment Variables" in str(record.msg):
         text = record.getMessage()
         for name, value in os.environ.items():

@@ -1,4 +1,4 @@
-"""One reading of the configuration for the whole of a run."""
+"""Reads the configuration of a run only once."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from fairseq2.recipe.cli import _RecipeConfigLoader
 
 
 def read_configuration_once() -> None:
-    """fairseq2 0.8 reads the configuration again for each section that is asked for. A value that is changed in one
-    copy, such as `dtype: auto`, would not reach the trainer or the model."""
+    """Makes fairseq2 0.8, which reads the configuration again for each section, read it once. Otherwise a value that is
+    changed in one copy, such as `dtype: auto`, would not reach the trainer or the model."""
     load = _RecipeConfigLoader.load
     loaded: list[object] = []
 

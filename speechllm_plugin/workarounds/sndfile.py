@@ -12,8 +12,8 @@ from pathlib import Path
 def preload_sndfile() -> None:
     """Loads the copy of libsndfile that the soundfile wheel bundles, where the system has none.
 
-    fairseq2n wants libsndfile when it is imported, so this package has to be imported before fairseq2. Where that
-    cannot be (`python -m fairseq2.assets`, say), see `link_sndfile`.
+    fairseq2n needs libsndfile when it is imported, so this package has to be imported before fairseq2. Where that is
+    impossible, as with `python -m fairseq2.assets`, see `link_sndfile`.
     """
     if "fairseq2n" in sys.modules or ctypes.util.find_library("sndfile") is not None:
         return
@@ -22,7 +22,7 @@ def preload_sndfile() -> None:
 
 
 def link_sndfile(folder: Path | None = None) -> None:
-    """Puts a link to the wheel's libsndfile, where the system has none, to where fairseq2n looks for one: in this
+    """Links the wheel's libsndfile into a folder where fairseq2n looks for one, if the system has none. In this
     environment fairseq2 can then be imported before this package.
 
     :param folder: None = the environment's `lib`. fairseq2n also finds it in a folder of `LD_LIBRARY_PATH`.
@@ -38,7 +38,7 @@ def link_sndfile(folder: Path | None = None) -> None:
 
 
 def _bundled() -> list[Path]:
-    """The wheel's library; none where the wheel is of another kind, and fairseq2n's message says what to install."""
+    """The wheel's library; empty where the wheel has none, in which case fairseq2n's error says what to install."""
     try:
         import _soundfile_data
     except ImportError:

@@ -1,4 +1,4 @@
-"""A run that a signal has ended exits, once it has saved, with the signal's status, as SLURM and shells expect."""
+"""Ends a run that a signal stopped with the signal's status, after it has saved, as SLURM and shells expect."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _received: list[int] = []
 
 
 def remember_to_die(number: int) -> None:
-    """:param number: the signal that ends the process once all is saved."""
+    """:param number: the signal that ends the process after saving."""
     _received.append(number)
 
 
 def die_as_told() -> None:
-    """Ends the process by the signal that was remembered, if any: status 143 for SIGTERM tells a scheduler that the run
-    is not finished."""
+    """Ends the process by the remembered signal, if any: status 143 for SIGTERM tells a scheduler that the run is not
+    finished."""
     if _received:
         sys.stdout.flush()
         sys.stderr.flush()

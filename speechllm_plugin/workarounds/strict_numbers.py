@@ -1,4 +1,4 @@
-"""Numbers in a configuration are taken as they stand, or refused."""
+"""Refuses numbers in a configuration that fairseq2 would change."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from fairseq2.utils.structured import StandardValueConverter, StructureError
 
 
 def refuse_numbers_of_another_kind() -> None:
-    """fairseq2 0.8 would cut 3.7 to 3 where an integer is expected, take `true` for the number 1, and end in a stack
-    trace at an infinite number of steps."""
+    """Makes wrong numbers errors. fairseq2 0.8 would cut 3.7 to 3 where an integer is expected, take `true` for the
+    number 1, and end in a stack trace at an infinite number of steps."""
     StandardValueConverter._structure_primitive = _structure  # type: ignore[method-assign]
 
 

@@ -1,4 +1,4 @@
-"""What differs between transformers 4.57 and 5, in one place. A branch goes when its version does."""
+"""The differences between transformers 4.57 and 5, in one place. A branch is removed with its version."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from transformers import GenerationConfig, PreTrainedModel, masking_utils
 VERSION = int(transformers.__version__.partition(".")[0])
 
 CACHE = "cache" if VERSION >= 5 else "past_key_values"
-"""What decoders call the keys and values of earlier tokens, as argument and as output."""
+"""Decoders' name for the keys and values of earlier tokens, as argument and as output."""
 
 
 def states_of(output: Any) -> Tensor:
-    """Hidden states `[B, T, C]` of a layer or an encoder, which gives them alone, in a tuple or in an object."""
+    """Hidden states `[B, T, C]` in the output of a layer or an encoder: a tensor, a tuple or an object."""
     if isinstance(output, Tensor):
         return output
     states: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
@@ -27,7 +27,7 @@ def states_of(output: Any) -> Tensor:
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Models are made with parameters on the meta device, as transformers' own loader makes them."""
+    """Makes models with parameters on the meta device, as transformers' own loader does."""
     with ExitStack() as stack:
         if VERSION >= 5:
             from transformers.initialization import no_init_weights
@@ -47,7 +47,7 @@ def without_weights() -> Iterator[None]:
 def own_defaults(model: PreTrainedModel) -> Iterator[None]:
     """Keeps a checkpoint's generation_config.json out of `generate`.
 
-    It may sample or penalise (Qwen 3's does), and would take the place of all that the caller leaves at its default.
+    It may sample or penalise (Qwen 3's does), and would replace every value that the caller leaves at its default.
     """
     checkpoints = model.generation_config
     model.generation_config = GenerationConfig()
@@ -61,16 +61,17 @@ def scales_decoder_output(config: Any) -> bool:
     """Whether a model of the T5 family multiplies the decoder's output by `dim ** -0.5` before its head."""
     if VERSION < 5:
         return bool(config.tie_word_embeddings)
-    return bool(getattr(config, "scale_decoder_outputs", False))  # mT5 has none and never scales
+    return bool(getattr(config, "scale_decoder_outputs", False))  # mT5 has no such key and never scales
 
 
 def has_own_head(values: dict[str, Any], names: object) -> bool:
     """Whether a checkpoint of the T5 family holds a head beside its embeddings.
 
-    transformers 5 calls every model of the family tied, and writes so; it loads such a head where it is given one.
+    transformers 5 calls every model of the family tied, also in the files that it writes, but loads a head if it is
+    given one.
 
     :param values: the checkpoint's config.json.
-    :param names: of its weights.
+    :param names: names of the checkpoint's weights.
     """
     if values.get("model_type") not in ("t5", "mt5", "umt5") or HEAD not in names:  # type: ignore[operator]
         return False
@@ -83,8 +84,8 @@ HEAD = "lm_head.weight"
 
 
 def _on_all_indices(mask_function: Callable[..., Tensor], bh_indices: bool = True) -> Callable[..., Tensor]:
-    """A mask from a function of the indices of batch, head, query and key, which takes them all at once: what stands in
-    a mask is made of comparisons and look-ups, which broadcast."""
+    """Turns a function of the indices of batch, head, query and key into one that takes all of them at once and gives a
+    mask: mask functions consist of comparisons and look-ups, which broadcast."""
 
     assert bh_indices, "a mask of queries and keys alone is for PyTorch before 2.6"
 
@@ -97,6 +98,6 @@ def _on_all_indices(mask_function: Callable[..., Tensor], bh_indices: bool = Tru
 
 
 if VERSION < 5:
-    # transformers 4 maps the function over one index after the other (torch.vmap), which took most of a step of a small
-    # model: 7 of 10 ms. transformers 5 does as we do.
+    # transformers 4 maps the function over one index after the other (torch.vmap), which took 7 of the 10 ms of a small
+    # model's step. transformers 5 does the same as this function.
     vars(masking_utils).update(_vmap_for_bhqkv=_on_all_indices, TransformGetItemToIndex=nullcontext)

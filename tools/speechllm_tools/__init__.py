@@ -1,1 +1,1 @@
-"""The `speechllm` command: transcribe, inspect, manifest, bench, demo, miniature, seeds."""
+"""The `speechllm` command and its subcommands, which `cli.py` lists."""

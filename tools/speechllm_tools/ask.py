@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints one line a file, `AUDIO<TAB>ANSWER`. A file that cannot be read is one line on standard error; the others
-    are still answered, and the exit status is 2."""
+    """Prints a line `AUDIO<TAB>ANSWER` for each file. A file that cannot be read gives a line on standard error; the
+    others are still answered, and the exit status is 2."""
     for name in ("batch_size", "max_tokens"):
         if (found := getattr(options, name)) < 1:
             raise UserError(f"--{name.replace('_', '-')}: found {found}, expected at least 1")
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     from speechllm_plugin.llms.decoding import without_guards
     from speechllm_tools.recordings.inputs import find_inputs, missing_files
 
-    # What needs no model comes before the seconds that importing torch and transformers takes.
+    # Checks that need no model come before the import of torch and transformers, which takes seconds.
     checkpoint = checkpoint_of(options)
     decoding = decoding_of(options, replace(without_guards(checkpoint.decoding()), extra_tokens=options.max_tokens))
     inputs, passed_over = find_inputs(files, options.audio_root)
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _question(options: argparse.Namespace) -> dict[str, Any]:
     """
-    :raises UserError: a text is not of use, or its file cannot be read.
+    :raises UserError: a text cannot be used, or its file cannot be read.
     """
     context, history = options.context, ""
     if context.startswith("@"):
@@ -117,7 +117,7 @@ def _question(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _placed(audio: str, history: Path) -> dict[str, str]:
-    """Seen from the current folder.
+    """The file of an earlier turn, relative to the current folder.
 
     :raises UserError: there is no such file.
     """
@@ -139,7 +139,7 @@ def _text_of(file: Path, option: str) -> str:
 
 
 def _answer(system: Transcriber, inputs: list[Input], question: dict[str, Any]) -> int:
-    """Prints the answers; those of a batch with a file that cannot be used one by one.
+    """Prints the answers. A batch with a file that cannot be used is answered clip by clip.
 
     :returns: the number of files that cannot be used.
     """

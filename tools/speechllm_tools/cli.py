@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.workarounds.threads import wait_passively
 
-# name -> (module, one line of help). Modules are imported only when their command is asked for, so that
+# For each command its module and a line of help. A module is imported only when its command is called, so that
 # `speechllm --help` answers at once.
 COMMANDS = {
     "transcribe": ("speechllm_tools.transcribe", "transcribe or translate audio files with a trained system"),

@@ -1,4 +1,4 @@
-"""Markers in folders of generated files: what a folder is being made from, and that it is complete."""
+"""Markers in folders of generated files: the fingerprint of the preparation, and that the folder is complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STARTED, _COMPLETED = ".started", ".completed"
 
 
 def fingerprint(parameters: Any) -> str:
-    """SHA-256 of JSON-serialisable ``parameters``: two preparations with one fingerprint make the same files."""
+    """SHA-256 of JSON-serialisable ``parameters``: preparations with the same fingerprint make the same files."""
     return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
 
 
@@ -25,9 +25,9 @@ def is_completed(folder: Path, mark: str) -> bool:
 
 
 def begin(folder: Path, mark: str) -> None:
-    """Make ``folder`` ready for the preparation ``mark``: it keeps the files of that one, and no others.
+    """Make ``folder`` ready for the preparation ``mark``: only files of this preparation are kept.
 
-    :raises UserError: if files lie there that no preparation has made.
+    :raises UserError: the folder has files that no preparation has made.
     """
     started = _read(folder / _STARTED)
     if started is None and folder.exists() and any(folder.iterdir()):
@@ -39,7 +39,7 @@ def begin(folder: Path, mark: str) -> None:
 
 
 def complete(folder: Path, mark: str) -> None:
-    """To be called last: whatever lies in ``folder`` is complete from now on."""
+    """Marks ``folder`` as complete; called last."""
     write_text_atomically(folder / _COMPLETED, mark)
 
 

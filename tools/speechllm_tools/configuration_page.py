@@ -47,12 +47,12 @@ keys and wrong values are errors. `None` is `null` in YAML. Keys without a text 
 @dataclass(frozen=True)
 class Key:
     name: str
-    """As the user types it."""
+    """The key as the user types it."""
     type: str
     """Empty for a section, which has keys below it."""
     default: str
     text: str
-    """The field's docstring; empty for a key of fairseq2's."""
+    """The field's docstring; empty for a key of fairseq2."""
 
     def lines(self) -> str:
         head = f"- `{self.name}` (`{self.type}`, `{self.default}`)" if self.type else f"- `{self.name}`"
@@ -106,7 +106,7 @@ def page() -> str:
 
 
 def _of_parts(registry: Registry[Any], key: str) -> Iterator[str]:
-    """A section for each part of ours; what other packages register is theirs to document."""
+    """A section for each of our parts; other packages document their own."""
     for name in registry.names():
         kls = registry.get(name).config_kls
         if name not in registry.foreign_names():
@@ -123,8 +123,8 @@ def _section(title: str, about: str, keys: list[Key]) -> str:
 
 
 def _docstring(kls: type[Any], name: str) -> tuple[str, bool]:
-    """The docstring under a field, and whether the field is ours: one that is inherited from fairseq2 is not, and what
-    fairseq2 writes of it is not repeated."""
+    """The docstring under a field, and whether the field is ours. A field that is inherited from fairseq2 is not, and
+    its docstring is not repeated."""
     owners = [owner for owner in kls.__mro__ if name in _docstrings(owner)]
     theirs = [owner.__module__.startswith("fairseq2.") for owner in owners]
     return "" if theirs[0] else _docstrings(owners[0])[name], not any(theirs)
@@ -132,7 +132,7 @@ def _docstring(kls: type[Any], name: str) -> tuple[str, bool]:
 
 @cache
 def _docstrings(kls: type[Any]) -> dict[str, str]:
-    """By the fields that the class itself declares; empty where a field has none."""
+    """Docstrings of the fields that the class itself declares; empty where a field has none."""
     if not is_dataclass(kls):
         return {}
     tree = ast.parse(textwrap.dedent(inspect.getsource(kls))).body[0]

@@ -45,7 +45,7 @@ _COMPONENTS: dict[str, dict[str, type[Any]]] = {
         fairseq2_config.TRI_STAGE_LR: fairseq2_config.TriStageLRConfig,
     },
 }
-"""What the `config` of a section is, by the section's `name`."""
+"""The configuration class of a section's `config`, by the section's `name`."""
 _SCALARS: dict[Any, str] = {
     bool: "bool", int: "int", float: "float", str: "str", NoneType: "null", torch.dtype: "dtype", Path: "str",
     list[str]: "list[str]",
@@ -53,8 +53,8 @@ _SCALARS: dict[Any, str] = {
 
 
 def tables() -> dict[str, dict[str, str]]:
-    """For each action, and for the `config` of each part and component, what the keys take: types, words in quotation
-    marks, or `any` for what is not told. A `config` itself is `of NAME`, the name that its section has by default."""
+    """The values of the keys of each action, and of each part's and component's `config`: types, words in quotation
+    marks, or `any` where they are not known. A `config` itself is `of NAME`, the default name of its section."""
     found = {action: dict(_keys(kls())) for action, kls in _ACTIONS.items()}
     found["dataset.config_overrides"] = dict(_fields(SpeechTextConfig))
     for section, components in _COMPONENTS.items():

@@ -16,14 +16,15 @@ _MODELS = "transformers.models"
 
 def import_transformers() -> None:
     """
-    Imports transformers' models before anything else does. It imports PyTorch's compiler, with a system of computer
-    algebra, to mark two functions for it and to name one class: 2.9 s of the 8.4 s that a command took to start. Names
-    stand in for these while it does so. Whoever compiles later imports the compiler as ever; the two functions are then
-    compiled through and not left as they are.
+    Imports transformers' models before any other module does, with two short cuts. Only for a command's own process.
 
-    It also lists what all its models have, by reading thousands of files, and does so again for the package of models,
-    whose modules import each other without that list: 0.4 s of CPU. The package stays an empty one. For a command's own
-    process only.
+    transformers imports PyTorch's compiler, with a system of computer algebra, to mark two functions for it and to name
+    one class: 2.9 s of the 8.4 s that a command took to start. Here other objects stand in for these names during the
+    import. A later compilation imports the compiler as usual; it then compiles the two functions instead of leaving
+    them out.
+
+    transformers also lists the contents of all its models by reading thousands of files, and does so a second time for
+    the package of models, whose modules need no list to import each other: 0.4 s of CPU. Here that package stays empty.
     """
     if _COMPILER in sys.modules:
         return
@@ -37,7 +38,7 @@ def import_transformers() -> None:
     vars(masks).update(TransformGetItemToIndex=_real_masks)
     sys.modules.update({_COMPILER: compiler, _MASKS: masks})
     try:
-        # A version that wants more of the compiler gets it, and the command starts as slowly as without this.
+        # A version that needs more of the compiler imports it, and the command starts as slowly as before.
         with suppress(ImportError, AttributeError):
             import transformers.masking_utils
             import transformers.modeling_utils  # noqa: F401
@@ -47,7 +48,7 @@ def import_transformers() -> None:
 
 
 def _unmarked(function: Any = None, *_: object, **__: object) -> Any:
-    """A decorator, with or without arguments, that leaves its function alone."""
+    """A decorator, with or without arguments, that returns its function unchanged."""
     return function if isinstance(function, Callable) else _unmarked  # type: ignore[arg-type]
 
 

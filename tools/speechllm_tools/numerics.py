@@ -1,4 +1,4 @@
-"""Float32 on a GPU as the recipe computes it, so that a checkpoint decodes the same wherever it is used."""
+"""Sets the recipe's arithmetic of float32 on a GPU, so that a checkpoint decodes the same in commands."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 
 ALLOW_TF32 = True
 REDUCED_PRECISION = True
-"""fairseq2's defaults (`fairseq2.recipe.config.TorchConfig`): transcribing needs no fairseq2."""
+"""fairseq2's defaults (`fairseq2.recipe.config.TorchConfig`), written out since transcribing needs no fairseq2."""
 
 
 def use_recipe_numerics() -> None:
-    """Sets for this process what fairseq2's recipes set: TF32 products and convolutions, reductions of half-precision
-    products in that precision. A CPU is left as it is.
+    """Sets what fairseq2's recipes set for a GPU: TF32 products and convolutions, and reductions of half-precision
+    products in half precision. Changes nothing on a CPU.
 
-    A library function would surprise its caller with this: for a command's own process only.
+    Only for a command's own process: the settings are global and would surprise the caller of a library function.
     """
     if not torch.cuda.is_available():
         return

@@ -1,4 +1,4 @@
-"""Progress of a job and its remaining time: a line on a terminal, or now and then a line in a log."""
+"""Shows the progress of a job and its remaining time: a line on a terminal, or a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ class ProgressLine:
 
     def update(self, state: str, share: float) -> None:
         """
-        :param state: how far the job is, in its own words.
-        :param share: of the whole job's time that is behind it, 0 to 1. What the first call says was done before.
+        :param state: the progress in the job's own words.
+        :param share: share of the job's time that has passed, 0 to 1. The share of the first call counts as done
+            before.
         """
         now = time.monotonic()
         if self._first is None:
             self._first = share
-        # In a log a line every ten seconds, and at the end.
+        # A log gets a line every ten seconds, and one at the end.
         if not self._on_terminal and share < 1 and now - self._printed < 10:
             return
         self._printed = now

@@ -1,4 +1,4 @@
-"""Options of the commands that load a trained system: which one, where its parts lie, and how it decodes."""
+"""Options of the commands that load a trained system: the system, the places of its parts, and its decoding."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ DECODING: dict[str, tuple[Callable[[str], object], str]] = {
         "it reads nothing; off = every file gets one"
     ),
 }
-"""Fields of `DecodingConfig`: what each takes, and what it does."""
+"""Fields of `DecodingConfig`: the type of each, and its help."""
 
 
 CHECKPOINT = (
@@ -71,7 +71,7 @@ def add_system(parser: argparse.ArgumentParser) -> None:
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
-    """Which step of a run, and what is changed of its configuration."""
+    """Options for the step of a run, and for changes of its configuration."""
     parser.add_argument("--step", default="best", help="best (default), last, or a step number")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[],
                         help="change a key of the checkpoint's model configuration, for instance where the frozen "
@@ -80,15 +80,15 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
 
 def checkpoint_of(options: argparse.Namespace) -> SavedSystem:
     """
-    :raises UserError: `--checkpoint` has none, or not that of `--step`.
+    :raises UserError: `--checkpoint` has no checkpoint, or none of `--step`.
     """
     return checkpoint_in(options.checkpoint, options.step)
 
 
 def checkpoint_in(folder: Path, step: str) -> SavedSystem:
     """
-    :param step: as `--step` has it.
-    :raises UserError: there is none, or not that of the step.
+    :param step: the value of `--step`.
+    :raises UserError: there is no checkpoint, or none of this step.
     """
     from speechllm_plugin.models.speech_llm.checkpoint_files import find_system, parse_step
 
@@ -98,7 +98,7 @@ def checkpoint_in(folder: Path, step: str) -> SavedSystem:
 def check_system(checkpoint: SavedSystem, overrides: Mapping[str, Any]) -> SpeechLlmConfig:
     """What is wrong with a checkpoint's configuration, or with where its parts lie, before torch is imported.
 
-    :param overrides: of `--set`.
+    :param overrides: the values of `--set`.
     :raises UserError: a key is unknown, a value is wrong, or a directory is not there.
     """
     from speechllm_recipes.speech_llm.first_look import look_at_model
@@ -116,8 +116,8 @@ def add_decoding(parser: argparse.ArgumentParser, *, left_out: Collection[str] =
 
 
 def files_and_overrides(options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
-    """The files among `options.audio`, and the keys that `--set` changes: also those behind the first, which argparse
-    takes for files.
+    """The files in `options.audio`, and the keys that `--set` changes, also those after the first, which argparse takes
+    for files.
 
     :raises UserError: there is no file.
     """
@@ -130,7 +130,7 @@ def files_and_overrides(options: argparse.Namespace) -> tuple[list[str], dict[st
 
 def decoding_of(options: argparse.Namespace, default: DecodingConfig) -> DecodingConfig:
     """
-    :param default: what is not given.
+    :param default: values of options that are not given.
     :raises UserError: a value is outside its range.
     """
     given = {name: value for name, value in vars(options).items() if name in DECODING}

@@ -50,16 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints one line a file, `AUDIO<TAB>TEXT`, or with `--timestamps` one a segment or word, or writes documents. A
-    file that cannot be read is one line on standard error; the others are still transcribed, and the exit status is
-    2."""
+    """Prints a line `AUDIO<TAB>TEXT` for each file, or with `--timestamps` one for each segment or word, or writes
+    documents. A file that cannot be read gives a line on standard error; the others are still transcribed, and the exit
+    status is 2."""
     if options.batch_size < 1:
         raise UserError(f"--batch-size: found {options.batch_size}, expected at least 1")
     files, overrides = files_and_overrides(options)
 
     from speechllm_tools.recordings.inputs import check_places, find_inputs, missing_files
 
-    # What needs no model comes before the seconds that importing torch and transformers takes.
+    # Checks that need no model come before the import of torch and transformers, which takes seconds.
     checkpoint = checkpoint_of(options)
     of_the_run = checkpoint.decoding()
     decoding = decoding_of(options, of_the_run)
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         _say(f"0 transcribed, {len(missing)} failed")
         return 2
 
-    # A language that the prompt names must have a name.
+    # The prompt must know the name of a language that it names.
     prompt = checkpoint.config(dict(overrides)).prompt
     for source, target in {(item.source_lang, item.target_lang) for item in inputs} | {("", "")}:
         prompt.instruction(source or options.source_lang, target or options.target_lang)
@@ -121,7 +121,7 @@ def _channel(value: str) -> int | str:
 
 def _unit(value: str) -> str:
     if value not in ("segments", "words"):
-        # argparse takes the word after the option for its value.
+        # argparse has taken the word after the option for its value.
         raise argparse.ArgumentTypeError(
             f"found {value!r}, expected segments or words; a file after --timestamps needs --timestamps=segments"
         )

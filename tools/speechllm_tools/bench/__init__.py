@@ -1,1 +1,1 @@
-"""Benchmarks: the kernels, gated on correctness and timed against their peers in the same run; encoder options."""
+"""Benchmarks: the kernels, checked and then timed beside their peers in one run; systems; encoder options."""

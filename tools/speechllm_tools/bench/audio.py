@@ -1,5 +1,5 @@
-"""How fast sound is read, and in how much memory, beside soundfile and PyAV alone, which make the same of it: one
-channel at 16 kHz."""
+"""Measures speed and memory of reading sound, beside soundfile and PyAV alone, which give the same: one channel at 16
+kHz."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FILES: Mapping[str, tuple[str, str | None, int, int]] = {
     "Ogg Vorbis": ("OGG", "VORBIS", 16000, 1),
     "Ogg Opus": ("OGG", "OPUS", 16000, 1),
 }
-"""Row of the table -> format, coding, rate, channels."""
+"""Format, coding, rate and channels of each row of the table."""
 READER = "speechllm_tools.bench.audio_readers"
 READERS = ("speechllm", "soundfile", "PyAV")
 _SEGMENTS = 20
@@ -44,9 +44,9 @@ _MINUTES_OF_TALK = 20
 @dataclass(frozen=True)
 class Figures:
     seconds: float
-    """Of the fastest of several readings."""
+    """Seconds of the fastest of several readings."""
     mebibytes: float
-    """Growth of the process, in MiB."""
+    """Growth of the process's memory, in MiB."""
 
 
 def run(options: argparse.Namespace, *, report: Callable[[str], None]) -> int:
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, *, report: Callable[[str], None]) -> int:
 
 
 def _speech(seconds: float, rate: int, channels: int) -> np.ndarray:
-    """Noise that rises and falls like syllables, a little different in each channel."""
+    """Noise whose level rises and falls like syllables, slightly different in each channel."""
     rng = np.random.default_rng(0)
     times = np.arange(round(seconds * rate))[:, None] / rate
     loudness = 0.55 + 0.45 * np.sin(2 * np.pi * 3.1 * times)
@@ -82,7 +82,7 @@ def _speech(seconds: float, rate: int, channels: int) -> np.ndarray:
 
 
 def _long(root: Path, format: str, minutes: int) -> Path:
-    """One minute, repeated."""
+    """A long file that repeats one minute."""
     minute = _speech(60, 16000, 1)
     path = root / f"{minutes}.{format.lower()}"
     if format == "MP3":

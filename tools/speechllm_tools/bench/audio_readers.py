@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _time_anew(path: Path, read: Callable[[Path], None]) -> float:
-    # With a new modification time, so that no reader finds it in a cache of its own.
+    # A new modification time, so that no reader finds the file in its own cache.
     os.utime(path)
     return _time(lambda: read(path))
 
@@ -77,21 +77,21 @@ def _time_segments(path: Path, count: int) -> tuple[float, float]:
     rate = soundfile.info(path).samplerate
     length = round(SEGMENT_SECONDS * rate)
     samples = round(duration(resolve(str(path), Path())) * rate)
-    os.utime(path)  # so that finding the place counts
+    os.utime(path)  # so that finding the place is measured, too
     places = np.random.default_rng(0).integers(0, samples - length, count + 1)
     times = [_time(lambda place=place: _ours(Path(f"{path}:{place}:{length}"))) for place in places]  # type: ignore[misc]
     return times[0], float(np.median(times[1:]))
 
 
 def _time(act: Callable[[], None]) -> float:
-    """Of the processor: other work on the machine does not change it much."""
+    """CPU seconds, which other work on the machine hardly changes."""
     begin = time.process_time()
     act()
     return time.process_time() - begin
 
 
 def _peak() -> float:
-    """MiB of this process. On Linux `getrusage` would go on from the process that started this one."""
+    """Peak memory of this process in MiB. On Linux, `getrusage` would include the process that started this one."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.findall(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)[0]) / 1024

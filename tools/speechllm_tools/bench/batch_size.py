@@ -1,4 +1,5 @@
-"""Whether the text of a clip depends on its batch, and what a batch costs beside its clips one by one."""
+"""Checks whether the text of a clip depends on its batch, and compares the time of a batch with its clips one by
+one."""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace, device: str, *, report: Callable[[str], Non
 
 
 def hard_clips(sounds: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Eight clips that a system is unsure of: noise, silence, and speech unlike that of training."""
+    """Eight clips on which a system is unsure: noise, silence, and speech unlike that of training."""
     rng, quiet = np.random.default_rng(0), np.zeros(5 * SAMPLE_RATE, dtype=np.float32)
     hum = 0.1 * np.sin(2 * np.pi * 50 * np.arange(len(quiet)) / SAMPLE_RATE)
     first, second = sounds[0], sounds[-1]
@@ -62,7 +63,7 @@ def hard_clips(sounds: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def measure(system: Transcriber, files: Sequence[Path], options: argparse.Namespace) -> dict[str, float]:
-    """Times are CPU times of the process, which other work on the machine does not change; on a GPU wall times."""
+    """Measures in CPU time, which other work on the machine does not change, or in wall time on a GPU."""
     decoding = replace(system.decoding, beam_size=options.beam_size)
     clock = time.process_time if next(system.model.parameters()).device.type == "cpu" else time.perf_counter
     system.transcribe(files[:1], decoding=decoding)  # a warm-up
@@ -79,7 +80,7 @@ def measure(system: Transcriber, files: Sequence[Path], options: argparse.Namesp
 
 
 def table(rows: Sequence[dict[str, object]]) -> str:
-    """In Markdown."""
+    """The table in Markdown."""
     lines: list[Sequence[object]] = [_COLUMNS, ["---"] * len(_COLUMNS)]
     for row in rows:
         batch, alone = float(str(row["batch_seconds"])), float(str(row["alone_seconds"]))

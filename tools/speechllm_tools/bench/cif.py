@@ -1,4 +1,4 @@
-"""CIF against torch_cif, training-like: alpha scaled to U tokens per row, gradients of h and alpha."""
+"""The benchmark of CIF beside torch_cif, as in training: alpha scaled to U tokens a row, gradients of h and alpha."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def torch_cif(inputs: Inputs) -> Outputs:
 
 
 def floor_bytes(inputs: Inputs) -> tuple[int, int]:
-    """Valid frames are read once each way, tokens and the gradient of every frame written or read once."""
+    """Each pass reads the valid frames once; tokens, and the gradient of every frame, are written or read once."""
     h = inputs["h"]
     vector = h.shape[2] * h.element_size()
     frames, valid = h.shape[0] * h.shape[1], int(inputs["lengths"].sum())

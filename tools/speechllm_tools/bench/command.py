@@ -177,7 +177,7 @@ def _report(line: str) -> None:
 
 
 def _run_whisper_padding(options: argparse.Namespace, device: str) -> int:
-    # Here, because importing transformers takes seconds and the kernels do not need it.
+    # Imported here, since importing transformers takes seconds and the kernels do not need it.
     from speechllm_tools.bench.whisper_padding import run as run_whisper_padding
 
     return run_whisper_padding(options, device, report=_report)

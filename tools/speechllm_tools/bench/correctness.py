@@ -1,4 +1,4 @@
-"""The gate: an implementation's outputs and gradients against the float64 reference."""
+"""The gate: compares an implementation's outputs and gradients with the float64 reference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Verdict:
 
 
 def leaves(operation: Operation, inputs: Mapping[str, Any]) -> list[Tensor]:
-    """The inputs that gradients are taken of."""
+    """The inputs whose gradients are compared."""
     return [inputs[name] for name in operation.differentiate] if operation.output is not None else []
 
 
@@ -46,7 +46,7 @@ def reference_values(operation: Operation, case: Case, inputs: Mapping[str, Any]
     outputs = dict(operation.reference(wide))
     if operation.output is not None:
         output = outputs[operation.output]
-        # The cotangent holds numbers of the case's dtype, so that each implementation gets exactly the same.
+        # The cotangent has the case's dtype, so that each implementation gets exactly the same numbers.
         cotangent = make_cotangent(output).to(case.dtype)
         gradients = torch.autograd.grad(output, leaves(operation, wide), cotangent.to(output))
         outputs |= {f"d{name}": gradient for name, gradient in zip(operation.differentiate, gradients, strict=True)}
@@ -61,7 +61,7 @@ def judge(
     inputs: Mapping[str, Any],
     expected: Mapping[str, Tensor],
 ) -> Verdict:
-    """Runs twice, compares with the reference and with itself."""
+    """Runs an implementation twice, and compares the results with the reference and with each other."""
     torch._dynamo.utils.counters.clear()
     try:
         first = _values(operation, run, inputs, expected)
@@ -69,7 +69,7 @@ def judge(
         # Equal infinities and NaN count as equal bits here; the comparison with the reference rejects them.
         same = all(torch.equal(first[name].nan_to_num(), second[name].nan_to_num()) for name in first)
         errors = {name: relative_error(value, expected[name]) for name, value in first.items()}
-    except Exception as error:  # any failure of any implementation is a finding, not the end of the run
+    except Exception as error:  # a failure of an implementation is a result, not the end of the run
         text = str(error).strip()
         return Verdict(
             right=False, raised=True, message=f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
@@ -125,6 +125,6 @@ def relative_error(value: Tensor, expected: Tensor) -> float:
     value, expected = fit(value, shape).double(), fit(expected, shape).double()
     difference = torch.linalg.vector_norm(value - expected).item()
     scale = torch.linalg.vector_norm(expected).item()
-    # A reference that is 0 up to its rounding (the gradient of a weight that is always 1) has no scale.
+    # A reference that is 0 up to rounding, such as the gradient of a weight that is always 1, has no scale.
     error = difference / scale if scale > 1e-9 else difference
     return error if math.isfinite(error) else math.inf

@@ -13,7 +13,7 @@ from torch import Tensor
 from speechllm_tools.bench.framework import Benchmark, Case, Implementation, Inputs, Operation, Outputs, only_on
 
 BLANK = 0
-# The head of a small sentencepiece model: next to it the collapse itself weighs most.
+# The head of a small sentencepiece model, beside which the collapse takes the largest share of the time.
 SMALL_VOCABULARY = 1024
 
 
@@ -38,7 +38,7 @@ def make_labels(case: Case) -> tuple[Tensor, Tensor]:
 
 
 def count_runs(labels: Tensor, lengths: Tensor, keep_blank: bool) -> int:
-    """Most runs of a row."""
+    """The most runs that a row has."""
     begins = torch.nn.functional.pad(labels[:, 1:] != labels[:, :-1], (1, 0), value=True)
     begins &= torch.arange(labels.shape[1]) < lengths.unsqueeze(1)
     if not keep_blank:
@@ -47,7 +47,8 @@ def count_runs(labels: Tensor, lengths: Tensor, keep_blank: bool) -> int:
 
 
 def make_inputs(case: Case, *, logits: bool, keep_blank: bool = True, capped: bool = True) -> dict[str, Any]:
-    """`slots` is the true number of slots; `cap` is that, or None to let the operation find out."""
+    """The inputs of a case. `slots` is the true number of slots; `cap` is the same, or None to let the operation find
+    it."""
     batch, frames, channels, vocabulary = case.shape
     labels, lengths = make_labels(case)
     generator = torch.Generator(case.device).manual_seed(case.seed)
@@ -116,7 +117,7 @@ def label_frames_reference(inputs: Inputs) -> Outputs:
 
 
 def groupby_product(inputs: Inputs) -> Outputs:
-    """What the peers do: Python's groupby over the labels as lists, and a dense product with a [B, T, U] matrix."""
+    """The peers' way: Python's groupby over lists of labels, and a dense product with a [B, T, U] matrix."""
     h, labels = inputs["h"], inputs["labels"].tolist()
     rows = [
         [len(list(members)) for _, members in groupby(row[:n])]
@@ -151,7 +152,8 @@ def logits_bytes(inputs: Inputs) -> int:
 
 
 def collapse_bytes(inputs: Inputs) -> tuple[int, int]:
-    """Reads the frames, writes the vectors; back: reads their gradients, writes those of all frames."""
+    """Forward reads the frames and writes the vectors; backward reads their gradients and writes those of all
+    frames."""
     h = inputs["h"]
     vector = h.shape[2] * h.element_size()
     read = int(inputs["lengths"].sum()) * vector
@@ -160,7 +162,7 @@ def collapse_bytes(inputs: Inputs) -> tuple[int, int]:
 
 
 def collapse_bytes_without_blanks(inputs: Inputs) -> tuple[int, int]:
-    """As `collapse_bytes`; the frames of blanks are not read."""
+    """`collapse_bytes` without reading the frames of blanks."""
     forward, backward = collapse_bytes(inputs)
     padding = torch.arange(inputs["h"].shape[1], device=inputs["h"].device) >= inputs["lengths"].unsqueeze(1)
     blanks = int(((inputs["labels"] == BLANK) & ~padding).sum())
@@ -178,7 +180,7 @@ def kernel_bytes(inputs: Inputs, *, weighted: bool = False) -> Mapping[str, int]
 
 
 def whole_bytes(inputs: Inputs, *, weighted: bool) -> tuple[int, int]:
-    """From logits. Weights by probability read the frames and the logits once more and write the logits' gradient."""
+    """Bytes from logits on. Weights by probability read frames and logits once more, and write the logits' gradient."""
     forward, backward = collapse_bytes(inputs)
     forward += logits_bytes(inputs)
     if weighted:
@@ -195,7 +197,7 @@ def ours(make: Callable[[str], Callable[[Inputs], Outputs]]) -> list[Implementat
 
 
 def is_large(case: Case) -> bool:
-    """Where reading the logits is most of the work."""
+    """Whether reading the logits is most of the work."""
     return case.shape[3] > SMALL_VOCABULARY
 
 

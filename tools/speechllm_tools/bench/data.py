@@ -50,7 +50,7 @@ def run(options: argparse.Namespace, *, report: Callable[[str], None]) -> int:
 
 
 def _fastest(manifest: Path, reader: str, what: str, small: Path, repeats: int) -> Figures:
-    """Each in a process of its own, for its memory."""
+    """The fastest of several readings, each in a process of its own, whose memory is measured."""
     command = [sys.executable, "-m", "speechllm_tools.bench.data_readers", *map(str, (manifest, reader, what, small))]
     runs = []
     for _ in range(repeats):
@@ -62,7 +62,7 @@ def _fastest(manifest: Path, reader: str, what: str, small: Path, repeats: int) 
 
 
 def _paddings() -> list[tuple[str, list[float]]]:
-    """Share of the LLM's positions that is padding, for each number of batches a step."""
+    """The share of padding in the LLM's positions, for each number of batches in a step."""
     seconds = lengths(_PADDED_CLIPS)
     sizes = Sizes(seconds, positions(seconds))
     limited, clips = BatchLimits(1000, None, _POSITIONS), BatchLimits(10, None)

@@ -1,4 +1,4 @@
-"""Clips and manifests to measure the reader on: lengths as in CoVoST 2, a file a row."""
+"""Writes clips and manifests to measure the reader on: lengths as in CoVoST 2, a file for each row."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from speechllm_plugin.datasets.manifest import frames_of
 RATE = 16000
 LONGEST = 12.0
 _LINKS = 30_000
-"""Names of one file; file systems allow 32,000 or more."""
+"""Most names of one file; file systems allow 32,000 or more."""
 _WORDS = [
     "the", "river", "that", "we", "crossed", "in", "winter", "had", "been", "frozen", "for", "weeks", "and", "nobody",
     "remembered", "when", "the", "last", "boat", "left", "although", "everyone", "knew", "its", "name",
 ]  # fmt: skip
 _VECTORS, _TOKENS = 12.5, (2.0, 4.5)
-"""Of the LLM for each second of speech, and tokens of the text for each second."""
+"""Vectors for each second of speech, and least and most tokens of the text for each second."""
 _PROMPT = 20
 
 
 def lengths(number: int) -> np.ndarray:
-    """In seconds: a mean of 5.4 s, at most `LONGEST`."""
+    """Lengths of clips in seconds, with a mean of 5.4 and at most `LONGEST`."""
     return np.minimum(LONGEST, np.random.default_rng(0).lognormal(1.6, 0.4, number))
 
 
 def positions(seconds: np.ndarray) -> np.ndarray:
-    """Of the LLM for clips of these lengths: prompt, speech at 12.5 vectors a second, and text."""
+    """Positions of the LLM for clips of these lengths: prompt, speech at 12.5 vectors a second, and text."""
     tokens = np.random.default_rng(1).uniform(*_TOKENS, len(seconds))
     return np.round(_PROMPT + (_VECTORS + tokens) * seconds).astype(np.int64)
 
 
 def write_clips(folder: Path, number: int) -> Path:
-    """:returns: a manifest of clips in FLAC, each another noise with the rhythm of syllables."""
+    """:returns: a manifest of clips in FLAC, each of which is a different noise with the rhythm of syllables."""
     (folder / "clips").mkdir(parents=True)
     generator = np.random.default_rng(2)
     seconds = lengths(number)

@@ -1,4 +1,4 @@
-"""Reads a manifest in one way and prints what that took, as JSON: `python -m speechllm_tools.bench.data_readers`."""
+"""Reads a manifest by one reader and prints its cost as JSON: `python -m speechllm_tools.bench.data_readers`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ BATCH_SECONDS, BATCHES = 120.0, 4
 """Audio in a batch, and batches in a step."""
 
 Batches = Iterator[list[torch.Tensor]]
-"""Of waveforms."""
+"""Steps of batches of waveforms."""
 
 
 def main(arguments: Sequence[str]) -> int:
     manifest, reader, what = Path(arguments[0]), arguments[1], arguments[2]
     read = READERS[reader]
-    next(read(Path(arguments[3])))  # what is imported and set up once is no part of it
+    next(read(Path(arguments[3])))  # imports and setup are not measured
     before = _memory("VmRSS")
     _forget_the_peak()
     wall, processor = time.perf_counter(), time.process_time()
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def ours(manifest: Path) -> Batches:
-    # Here, because importing fairseq2 takes seconds, and the others do without.
+    # Imported here, since importing fairseq2 takes seconds and the other readers do not need it.
     from speechllm_plugin.datasets.plan import BatchLimits
     from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
     from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
@@ -59,8 +59,8 @@ def ours(manifest: Path) -> Batches:
 
 
 def plain_loop(manifest: Path) -> Batches:
-    """As fairseq's reader of speech to text does it: all rows as dictionaries, a list a column, batches of like lengths
-    in random order. It checks nothing."""
+    """The way of fairseq's reader of speech to text: rows as dictionaries, a list for each column, batches of similar
+    lengths in random order. It checks nothing."""
     with manifest.open(encoding="utf-8", newline="") as file:
         rows = [dict(row) for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
     audio = [str(manifest.parent / row["audio"]) for row in rows]
@@ -78,8 +78,8 @@ def plain_loop(manifest: Path) -> Batches:
 
 
 def lhotse(manifest: Path) -> Batches:
-    """Its lazy manifest, dynamic buckets and own decoder. The cuts are written beforehand, by `cuts_of`."""
-    # Named here, because lhotse is a peer and none of our own packages.
+    """lhotse's lazy manifest, dynamic buckets and own decoder. `cuts_of` has written the cuts before."""
+    # Imported by name, since lhotse is a peer and not a dependency.
     cut_set, dataset = import_module("lhotse"), import_module("lhotse.dataset")
     cuts = cut_set.CutSet.from_jsonl_lazy(cuts_of(manifest))
     sampler = dataset.DynamicBucketingSampler(
@@ -114,14 +114,14 @@ READERS: dict[str, Callable[[Path], Batches]] = {"speechllm": ours, "plain loop"
 
 
 def _forget_the_peak() -> None:
-    """Linux counts the most memory anew from here on."""
+    """Makes Linux count the peak memory from here on."""
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5")
 
 
 def _memory(name: str) -> float:
-    """MB of this process by Linux: now (`VmRSS`), or the most (`VmHWM`)."""
+    """Memory of this process in MB, by Linux: now (`VmRSS`), or its peak (`VmHWM`)."""
     status = Path("/proc/self/status")
     if not status.exists():
         return float("nan")

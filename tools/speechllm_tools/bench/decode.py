@@ -25,7 +25,7 @@ a time is the median of its rounds.
 class Figures:
     seconds: list[float] = field(default_factory=list)
     written: int = 0
-    """Tokens."""
+    """Number of tokens that were written."""
 
     @property
     def median(self) -> float:
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, device: str, *, report: Callable[[str], Non
                 _decode(system, batches, found, 2 if number == 0 else options.tokens)
                 report(f"batches of {size}, round {number}: {system.name}: {found.seconds[-1]:.2f} s")
         for found in figures.values():
-            del found.seconds[0]  # a few tokens, to warm up
+            del found.seconds[0]  # the warm-up, of a few tokens
         tables.append(table_of(size, batches, figures))
     head = HEAD.format(what=WIDTHS[options.widths].what, dtype="bfloat16" if device == "cuda" else "float32")
     command = f"    {command_of(options, device)} --batches {' '.join(map(str, options.batches))}"
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace, device: str, *, report: Callable[[str], Non
 
 
 def batches_of(seconds: Sequence[float], size: int, tokens: int) -> list[Clips]:
-    """Batches of so many clips, which are repeated where there are too few."""
+    """Batches of `size` clips; clips are repeated where there are too few."""
     clips = list(islice(cycle(seconds), max(size, len(seconds))))
     return [Clips(clips[i : i + size], tokens) for i in range(0, len(clips), size)]
 

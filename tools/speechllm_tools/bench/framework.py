@@ -1,4 +1,4 @@
-"""What a benchmark declares: cases, operations and the implementations that compete in them.
+"""The declaration of a benchmark: cases, operations and the implementations that compete in them.
 
 A kernel's module (`bench/cif.py`, `bench/ctc_collapse.py`) holds one `BENCHMARK`; `run_benchmark` does the rest:
 every (implementation, case) pair is first compared with the float64 reference, then timed.
@@ -20,7 +20,7 @@ from speechllm_tools.bench.timing import Timer
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOLERANCES = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
-# kernel name of the command line -> module with `BENCHMARK`. Imported only when asked for.
+# Module with `BENCHMARK` of each kernel on the command line, imported only when needed.
 REGISTRY = {"cif": "speechllm_tools.bench.cif", "ctc-collapse": "speechllm_tools.bench.ctc_collapse"}
 
 Inputs = Mapping[str, Any]
@@ -62,14 +62,14 @@ class Implementation:
     """Inputs as `Operation.make_inputs` gave them -> named outputs; it may give a subset of the reference's."""
 
     baseline: bool = False
-    """Whether it is a peer: a difference from the reference is reported but it is timed all the same, and an exception
+    """Whether it is a peer. A peer is timed even if it differs from the reference, which is reported, and an exception
     in it does not fail the run."""
 
     absent: Callable[[str], str | None] = always
-    """Device -> why it cannot run there (an uninstalled package, say), or None."""
+    """Why it cannot run on a device, such as a package that is not installed; None = it can."""
 
     compiled: bool = False
-    """Run through `torch.compile`; graph breaks are counted."""
+    """Whether it runs through `torch.compile`; graph breaks are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,24 +82,24 @@ class Operation:
     """Fresh inputs on the case's device, the same for the same case and seed."""
 
     reference: Callable[[Inputs], Outputs]
-    """Differentiable. Gets the inputs with every floating-point tensor in float64."""
+    """Differentiable reference, which gets all floating-point inputs in float64."""
 
     implementations: Sequence[Implementation]
 
     floor_bytes: Callable[[Inputs], tuple[int, int]]
-    """Inputs -> the fewest bytes that forward and backward can move through memory."""
+    """The fewest bytes that forward and backward can move through memory, by the inputs."""
 
     kernel_floor_bytes: Callable[[Inputs], Mapping[str, int]] = lambda inputs: {}
-    """Inputs -> fewest bytes of single GPU kernels, by name, for the per-kernel shares."""
+    """The fewest bytes of single GPU kernels by name, for the share of each kernel."""
 
     output: str | None = "seqs"
     """The output that is back-propagated from; None for an operation without gradients."""
 
     differentiate: tuple[str, ...] = ("h",)
-    """The inputs whose gradients are wanted."""
+    """The inputs whose gradients are computed."""
 
     by_default: Callable[[Case], bool] = lambda case: True
-    """Whether to time it on a default case; shapes that are asked for are always timed."""
+    """Whether a default case is timed; shapes from the command line always are."""
 
     tolerances: Mapping[torch.dtype, float] = field(default_factory=lambda: TOLERANCES)
     """Largest allowed ‖x - reference‖ / ‖reference‖ of outputs and gradients. Integers must be equal."""
@@ -113,16 +113,16 @@ class Benchmark:
     """Names of a shape's numbers, e.g. `("B", "T", "C", "U")`. The last one may be left out on the command line."""
 
     last_dimension: Callable[[tuple[int, ...]], int]
-    """Shape without its last number -> the default of that number."""
+    """The default of a shape's last number, by the other numbers."""
 
     variants: Mapping[str, str]
-    """Name -> one line of what the data is. Must hold `full`."""
+    """A line about the data of each variant, of which one is `full`."""
 
     cases: Callable[[str], Sequence[Case]]
-    """Device -> the default cases."""
+    """The default cases on a device."""
 
     gate_cases: Callable[[str], Sequence[Case]]
-    """Device -> small, awkward cases that must be right before anything is timed."""
+    """Small, awkward cases on a device, which must be right before anything is timed."""
 
     operations: Sequence[Operation]
 
@@ -143,10 +143,10 @@ class Result:
 
     message: str = ""
     errors: dict[str, float] = field(default_factory=dict)
-    """Output or gradient -> relative norm of the difference to the float64 reference."""
+    """For each output or gradient, the relative norm of its difference from the float64 reference."""
 
     reproducible: bool | None = None
-    """Two runs gave the same bits, gradients included."""
+    """Whether two runs gave the same bits, also in the gradients."""
 
     graph_breaks: int | None = None
     """Only for compiled implementations."""
@@ -155,10 +155,10 @@ class Result:
     """See `Timer`: times by pass and mode, peak memory, host syncs, GPU kernels."""
 
     shares: dict[str, float] = field(default_factory=dict)
-    """Pass -> floor bytes over time, as a share of the copy bandwidth of the same run."""
+    """For each pass, floor bytes divided by time, as a share of the copy bandwidth of the same run."""
 
     speedups: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Baseline -> pass -> how many times faster than it, mode by mode the best of each."""
+    """Speed-up over each baseline in each pass, with the best mode of each side."""
 
 
 def load_benchmark(name: str) -> Benchmark:
@@ -168,7 +168,7 @@ def load_benchmark(name: str) -> Benchmark:
 
 
 def needs_package(module: str, distribution: str) -> Callable[[str], str | None]:
-    """For `Implementation.absent`: a peer that comes with a package."""
+    """`Implementation.absent` for a peer that a package brings."""
 
     def absent(device: str) -> str | None:
         if importlib.util.find_spec(module) is None:
@@ -179,7 +179,7 @@ def needs_package(module: str, distribution: str) -> Callable[[str], str | None]
 
 
 def only_on(wanted: str) -> Callable[[str], str | None]:
-    """For `Implementation.absent`: an implementation for one kind of device."""
+    """`Implementation.absent` for an implementation for one kind of device."""
     return lambda device: None if device == wanted else f"runs on {wanted} only"
 
 
@@ -196,9 +196,9 @@ def run_benchmark(
     """
     Gates and times every operation of `benchmark` over `cases`.
 
-    :param defaults: whether `cases` are the default ones, of which each operation takes its choice.
+    :param defaults: whether `cases` are the default ones, from which each operation selects.
     :param only: names of the implementations to run; all when None.
-    :param gate_cases: cases on which correctness alone is asked, before any timing.
+    :param gate_cases: cases that are only checked, before any timing.
     """
     results: list[Result] = []
     for operation in benchmark.operations:
@@ -220,7 +220,7 @@ def _gate(
     failed: dict[str, Result] = {}
     pairs = 0
     for case in cases:
-        # Compiling for each small case would take minutes; compiled code is checked on the cases that are timed.
+        # Compiling for each small case would take minutes, so compiled code is checked on the timed cases.
         candidates = [
             one
             for one in chosen
@@ -237,7 +237,7 @@ def _gate(
 def _judge_all(
     operation: Operation, implementations: Iterable[Implementation], case: Case
 ) -> Iterator[tuple[Implementation, Callable[[Inputs], Outputs], Verdict]]:
-    """Yields each implementation that can run here, with its callable (compiled where so declared) and verdict."""
+    """Yields each implementation that can run here, with its function, which may be compiled, and its verdict."""
     inputs = operation.make_inputs(case)
     expected = reference_values(operation, case, inputs)
     for implementation in implementations:
@@ -309,7 +309,7 @@ def _result(
 
 
 def _speedups(ours: Mapping[str, Mapping[str, float]], theirs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Pass -> ratio, each side in its best mode: a peer that can run in a CUDA graph does."""
+    """The speed-up in each pass, with each side in its best mode: a peer that can run in a CUDA graph does."""
     return {
         name: min(theirs[name].values()) / min(ours[name].values()) for name in ours if ours[name] and theirs.get(name)
     }

@@ -1,4 +1,4 @@
-"""Share of the copy bandwidth over the shapes, as a picture."""
+"""Plots the share of the copy bandwidth over the shapes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def why_not() -> str | None:
 
 
 def save_plot(title: str, results: Sequence[Result], path: Path) -> None:
-    """One panel for each operation; bars for each shape and implementation; the longest pass that was timed."""
+    """Draws a panel for each operation, with bars for each shape and implementation, of the longest timed pass."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

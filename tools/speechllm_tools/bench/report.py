@@ -1,4 +1,4 @@
-"""The results as a table for people and as JSON for machines."""
+"""Writes the results as a table for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def describe_machine(device: str) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        # `speechllm` sets passive waiting; timings with spinning threads (ACTIVE) are not comparable beside other work.
+        # `speechllm` sets passive waiting; beside other work, times with spinning threads (ACTIVE) are not comparable.
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
     }
@@ -66,7 +66,7 @@ def as_json(kernel: str, dimensions: Sequence[str], results: Sequence[Result], t
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no infinity: an error without a size (a mismatch of integers, NaN) becomes null."""
+    """Plain values for JSON, which has no infinity: an error without a size (unequal integers, NaN) becomes null."""
     if isinstance(value, dict):
         return {key: _plain(member) for key, member in value.items()}
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""WER of a trained system on changed recordings: with silence, noise, another level, a telephone band."""
+"""Measures a trained system's WER on changed recordings: with silence, noise, another level, a telephone band."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CHANGES: Mapping[str, Augmentation] = {
     "20 dB quieter": Augmentation(gain_db=-20.0),
     "telephone": Augmentation(telephone=True),
 }
-"""Row of the table -> the change of every clip."""
+"""The change of every clip in each row of the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Row:
     name: str
     wer: float
     interval: str
-    """With the rate, as tables show it."""
+    """The rate with its interval, as tables show it."""
     looping: int
 
 
@@ -115,7 +115,7 @@ def _figures(name: str, rows: Sequence[ManifestRow], waveforms: Sequence[Tensor]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """In Markdown; the last column compares with the first row."""
+    """The table in Markdown; the last column compares with the first row."""
     first = next(row for row in rows if row.name == AS_THEY_ARE)
     lines: list[Sequence[str]] = [("clips", "WER (%)", "ratio", "loops"), ["---"] * 4]
     for row in rows:

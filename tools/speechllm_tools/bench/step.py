@@ -1,4 +1,4 @@
-"""`speechllm bench step`: our training steps beside those of transformers' classes."""
+"""`speechllm bench step`: times our training steps beside those of transformers' classes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ frozen, forward and backward of one batch. The systems take turns, in one run; a
 - peak: growth of the {whose} memory in a step.
 """
 _SIZES = {"cpu": 1024, "cuda": 8192}
-"""Of the matrices whose product tells the matrix rate."""
+"""Sizes of the matrices whose product gives the matrix rate."""
 
 
 @dataclass
@@ -89,10 +89,10 @@ def _step(system: System, found: Figures, *, is_first: bool) -> None:
 
 
 class _Timer:
-    """Seconds within a module's forward pass."""
+    """Counts the seconds inside a module's forward pass."""
 
     def __init__(self, module: nn.Module) -> None:
-        # Ours calls the decoder inside of the part.
+        # Our systems call the decoder inside the part.
         module = getattr(module, "decoder", module)
         self._seconds, self._start = 0.0, 0.0
         self._hooks = [module.register_forward_pre_hook(self._begin), module.register_forward_hook(self._end)]
@@ -152,7 +152,7 @@ def matrix_rate(device: str) -> float:
 
 
 def _memory(key: str) -> int:
-    """Of this process, in bytes: `VmRSS` or its peak, `VmHWM`."""
+    """Memory of this process in bytes: `VmRSS`, or its peak, `VmHWM`."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return 1024 * int(line.split()[1])
@@ -160,13 +160,13 @@ def _memory(key: str) -> int:
 
 
 def _reset_peak() -> int | None:
-    """Begins a new peak where the system can.
+    """Begins a new peak of memory, where the system can.
 
-    :returns: the memory now; None where it cannot.
+    :returns: the current memory; None where the system cannot.
     """
     try:
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier steps have freed is given back, and counts again
+        ctypes.CDLL(None).malloc_trim(0)  # returns freed memory to the system, so that it counts again when used
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
         return None

@@ -1,7 +1,7 @@
-"""Speech LLMs of equal widths with random weights: ours, and the classes of transformers that a user might take.
+"""Speech LLMs of equal widths with random weights: our own, and classes of transformers that a user might choose.
 
-Each reads the same clips and is trained on the same number of target tokens: a step trains what joins the encoder to
-the LLM, as it would be used frozen.
+Each reads the same clips and is trained on the same number of target tokens. Encoder and LLM are frozen: a step trains
+only the part between them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ BEFORE, AFTER = 12, 12
 
 @dataclass(frozen=True)
 class Widths:
-    """Of all systems, in the words of transformers' configurations of Whisper and of Llama."""
+    """Widths of all systems, by the names in transformers' configurations of Whisper and of Llama."""
 
     what: str
     encoder: dict[str, Any]
@@ -74,9 +74,9 @@ WIDTHS = {
          "intermediate_size": 14336, "tie_word_embeddings": False},
     ),
 }  # fmt: skip
-"""By the name that `--widths` gives them."""
+"""Widths by the values of `--widths`."""
 QUERIES, WINDOW, STRIDE = 3, 15, 2
-"""Of Granite Speech: queries for each window of its encoder's frames, of two mel frames each."""
+"""Granite Speech's queries for each window, the window in its encoder's frames, and mel frames in each of them."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class Clips:
 
 
 class Shared:
-    """What a system is made with. On a GPU, which would not hold an LLM for each, all have the same."""
+    """The parts that systems are made with. On a GPU all systems share one LLM, since it would not hold one for
+    each."""
 
     def __init__(self, widths: Widths) -> None:
         self.widths = widths
@@ -103,7 +104,7 @@ class Shared:
 
 
 class System:
-    """What is measured."""
+    """A system to measure."""
 
     name: str
     encoder: nn.Module
@@ -112,22 +113,22 @@ class System:
 
     @property
     def weight(self) -> Tensor:
-        """One of the adapter's: where the system is, and what it computes in."""
+        """A weight of the adapter, which tells the system's device and precision."""
         return next(self.adapter.parameters())
 
     def prepare(self, clips: Clips) -> None:
-        """Makes a batch of the clips; no part of the step."""
+        """Makes a batch of the clips, which is not part of the step."""
         raise NotImplementedError
 
     def loss(self) -> Tensor:
         raise NotImplementedError
 
     def positions(self) -> int:
-        """Of the LLM in a step, padding included."""
+        """Positions of the LLM in a step, with padding."""
         raise NotImplementedError
 
     def decode(self, tokens: int) -> int:
-        """:returns: how many tokens were written, in all rows."""
+        """:returns: the number of tokens that were written in all rows."""
         raise NotImplementedError
 
 
@@ -136,9 +137,9 @@ class Ours(System):
         self, name: str, shared: Shared, *, cached: bool = False, packed: bool = True, stack: int = 4, **encoder: Any
     ) -> None:
         """
-        :param cached: the features are on disk.
-        :param packed: clips stand one behind the other in the LLM, and none is padded.
-        :param stack: frames that one vector stands for: 12.5 vectors a second, as Voxtral's.
+        :param cached: whether the features are on disk.
+        :param packed: whether clips are packed into one sequence of the LLM without padding.
+        :param stack: frames in a vector, for 12.5 vectors a second, like Voxtral's.
         :param encoder: keys of Whisper's configuration.
         """
         self.name, self._cached = name, cached
@@ -204,7 +205,7 @@ class Peer(System):
         self.adapter.requires_grad_(True)
 
     def vectors(self, seconds: float) -> int:
-        """Of audio in the prompt."""
+        """Number of audio vectors in the prompt."""
         raise NotImplementedError
 
     def features(self, clips: Clips) -> dict[str, Tensor]:
@@ -217,7 +218,7 @@ class Peer(System):
         target = clips.tokens(clips.target_tokens)
         rows = [[*prompt, *target] for prompt in prompts]
         size = max(map(len, rows))
-        # On the left, as their processors pad.
+        # The padding is on the left, as in their processors.
         def padded(values: list[list[int]], fill: int, size: int) -> Tensor:
             return torch.tensor([[fill] * (size - len(row)) + row for row in values])
 
@@ -334,7 +335,7 @@ class GraniteSpeech(Peer):
 
 
 def _one_layer(shared: Shared) -> dict[str, Any]:
-    """Of an LLM that is replaced by the shared one."""
+    """Configuration of a small LLM, which the shared one replaces."""
     return {**shared.widths.llm, "num_hidden_layers": 1}
 
 
@@ -350,15 +351,15 @@ SYSTEMS: dict[str, Callable[[Shared], System]] = {
     Qwen2Audio.name: Qwen2Audio,
     GraniteSpeech.name: GraniteSpeech,
 }
-"""By name: each takes seconds to make."""
+"""Makers of the systems by name; each takes seconds."""
 
 
 def systems_of(options: argparse.Namespace, device: str) -> list[System]:
-    """On a GPU in bfloat16, on a CPU in float32.
+    """Makes systems, in bfloat16 on a GPU and in float32 on a CPU.
 
-    :param options: of `speechllm bench step` or `decode`.
-    :returns: those that `--only` names, or all.
-    :raises UserError: an option is outside its range, or names none.
+    :param options: options of `speechllm bench step` or `decode`.
+    :returns: the systems that `--only` names, or all.
+    :raises UserError: an option is outside its range, or names no system.
     """
     if not all(0.5 <= seconds <= 30 for seconds in options.clips):
         raise UserError(f"--clips: found {options.clips}, expected lengths of 0.5 to 30 seconds")
@@ -382,14 +383,14 @@ def systems_of(options: argparse.Namespace, device: str) -> list[System]:
 
 
 def clock() -> float:
-    """Seconds, when the GPU, if there is one, has done what it was given."""
+    """The time in seconds, after the GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def command_of(options: argparse.Namespace, device: str) -> str:
-    """The command that a page tells."""
+    """The command as a page of results shows it."""
     where = "--device cuda" if device == "cuda" else f"--threads {torch.get_num_threads()}"
     words = [f"speechllm bench {options.benchmark} {where} --rounds {options.rounds}"]
     if options.widths != "small":

@@ -29,7 +29,7 @@ class Timer:
     """
     Measures on one device.
 
-    :param seconds: how long to measure each implementation, pass and mode, about.
+    :param seconds: approximate time to measure each implementation, pass and mode.
     """
 
     def __init__(self, device: str, *, seconds: float = 1.0) -> None:
@@ -84,12 +84,12 @@ class Timer:
             seconds = figure["seconds"]
             if BOTH in seconds:
                 pairs = {mode: (seconds[BOTH].get(mode, 0.0), forward) for mode, forward in seconds[FORWARD].items()}
-                # Noise can be larger than the backward pass: then there is no figure for it.
+                # Noise can be larger than the backward pass, which then gets no figure.
                 seconds[BACKWARD] = {mode: both - forward for mode, (both, forward) in pairs.items() if both > forward}
         return figures
 
     def shares(self, figures: Mapping[str, Any]) -> dict[str, float]:
-        """Pass -> floor bytes over the best mode's time, as a share of the copy bandwidth."""
+        """For each pass, floor bytes divided by the best mode's time, as a share of the copy bandwidth."""
         return {
             name: figures["floor_bytes"][name] / min(modes.values()) / self.copy_bandwidth
             for name, modes in figures["seconds"].items()
@@ -106,7 +106,7 @@ class Timer:
     def _measure_copy(self) -> float:
         """Bytes read plus bytes written per second by a copy far larger than the caches."""
         size = (1 << 30) if self.device == "cuda" else (1 << 27)
-        # Random bytes: memory systems can be faster on zeros than on data.
+        # Random bytes, since memory systems can be faster on zeros than on data.
         source = torch.randint(256, (size,), dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
 

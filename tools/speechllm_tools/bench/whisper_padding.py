@@ -41,7 +41,7 @@ OPTIONS: Mapping[str, Mapping[str, bool]] = {
     "trim: true": {"pad_to_30s": True, "trim": True},
     "pad_to_30s: false": {"pad_to_30s": False, "trim": False},
 }
-"""Row of the table -> keys of the encoder's configuration."""
+"""Keys of the encoder's configuration in each row of the table."""
 
 NORMALIZER = "whisper_english"
 """Whisper writes "10%" where the transcripts have "ten percent"."""
@@ -56,9 +56,9 @@ class Measured:
     vectors: list[int] = field(default_factory=list)
     """Vectors that reach the adapter."""
     seconds: list[float] = field(default_factory=list)
-    """Time of the encoder, mel filters included."""
+    """Time of the encoder with its mel filters."""
     recognized: list[Recognized] = field(default_factory=list)
-    """The checkpoint's own decoder's reading of the features."""
+    """Texts of the checkpoint's own decoder for the features."""
 
 
 def run(options: argparse.Namespace, device: str, *, report: Callable[[str], None]) -> int:
@@ -94,14 +94,14 @@ def measure(
 
     :param model: a Whisper checkpoint with its tokenizer.
     :param waveforms: `[samples]` each, float32 at 16 kHz.
-    :param report: told of each clip.
+    :param report: is called with a line about each clip.
     """
     recognizer = freeze(create_whisper_recognizer(WhisperRecognizerConfig(path=str(model), dtype="float32"))).to(device)
     encoders = {
         name: freeze(create_whisper(WhisperConfig(path=str(model), dtype="float32", **values))).to(device)
         for name, values in OPTIONS.items()
     }
-    for encoder in encoders.values():  # a warm-up of each
+    for encoder in encoders.values():  # warms up each encoder
         encoder(waveforms[0].unsqueeze(0).to(device), torch.tensor([len(waveforms[0])], device=device))
     measured = {name: Measured() for name in OPTIONS}
     for number, waveform in enumerate(waveforms, start=1):
@@ -123,7 +123,7 @@ def measure(
 def decode(recognizer: WhisperRecognizer, features: Tensor, seconds: float) -> Recognized:
     """Whisper's own decoder, greedy.
 
-    A loop goes on until the limit, so that the limit decides what it costs: it is that of the plugin's decoding.
+    The limit of tokens decides the cost of a loop, so it is the same as in the plugin's decoding.
 
     :param features: `[1, T, C]`.
     :param seconds: length of the clip.
@@ -164,7 +164,7 @@ def _figures(
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """In Markdown, a row for each option."""
+    """The table in Markdown, with a row for each option."""
     lines: list[Sequence[str]] = [_COLUMNS, ["---"] * len(_COLUMNS)]
     for name, result in results.items():
         lines.append((

@@ -1,4 +1,4 @@
-"""`speechllm cache build`: what a training run would encode in its first epoch, encoded before it begins."""
+"""`speechllm cache build`: encodes, before a training run, the clips that its first epoch would encode."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from speechllm_tools.shards.api import Machines, count_cores, machines_of, map_s
 from speechllm_tools.shards.processes import visible_gpus
 
 _CLIPS = 64
-"""Clips of a task: few enough that a cluster's nodes end at about the same time."""
+"""Clips in a task: few enough that a cluster's nodes end at about the same time."""
 _BATCH = 8
-"""Clips read ahead at a time; each is encoded alone."""
+"""Clips that are read ahead at a time; each is encoded alone."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Clips that are read alike: those to train on, or those of a validation split."""
+    """Clips that are read in the same way: those to train on, or those of a validation split."""
 
     name: str
     options: ReadOptions
@@ -43,7 +43,7 @@ class _Part:
 
 def build(options: argparse.Namespace, shard: tuple[int, int]) -> int:
     """
-    :param shard: which part of how many is encoded, from 1.
+    :param shard: number of the part to encode, counted from 1, and number of parts.
     :raises UserError: the configuration is wrong, a clip cannot be used, or the cache is full.
     """
     if options.workers is None:
@@ -66,7 +66,7 @@ def build(options: argparse.Namespace, shard: tuple[int, int]) -> int:
                     f"dataset.feature_cache: found {encoding.folder} full after {done:,} of {number:,} clips, expected "
                     "room for all (dataset.feature_cache_gb, or the disk)"
                 )
-            # What was there before took no time.
+            # Clips that the cache had before take no time.
             rest = todo - total.seconds_there
             progress.update(f"{done:,}/{number:,} clips", min(1.0, total.seconds / rest) if rest > 0 else 1.0)
     print(f"{encoding.folder}: {total.clips:,} clips, {total.seconds / 3600:.2f} h, {total.size / 1e9:.2f} GB encoded "
@@ -77,7 +77,7 @@ def build(options: argparse.Namespace, shard: tuple[int, int]) -> int:
 def _encoding(config: SpeechLlmTrainConfig, machines: Machines) -> tuple[Encoding, float | None]:
     """
     :returns: also the longest clip that the encoder takes, in seconds.
-    :raises UserError: there is no cache, no such encoder, or one that is trained.
+    :raises UserError: there is no cache or no such encoder, or the encoder is trained.
     """
     section = config.dataset
     if section.feature_cache is None:
@@ -112,12 +112,12 @@ def _part(
     config: SpeechLlmTrainConfig, name: str, utterances: Utterances, window: float | None,
     shard: tuple[int, int], augmentation: AugmentationConfig | None = None,
 ) -> _Part:  # fmt: skip
-    """This machine's share, measured, without the clips that the run leaves out."""
+    """This machine's share of the clips, measured, without those that the run leaves out."""
     section, number = config.dataset, shard[0] - 1
     changed = augmentation is not None and augmentation.changes_length
     options = ReadOptions(
         limits=BatchLimits(_BATCH, None),
-        # Only training clips that are drawn are changed.
+        # A reader changes only clips of training, which has a seed.
         shuffle_seed=config.common.seed if changed else None,
         max_seconds=window,
         lengths=length_policy(section),
@@ -134,6 +134,6 @@ def _tasks(parts: Sequence[_Part], encoding: Encoding) -> Iterator[EncodeTask]:
     for part in parts:
         for start in range(0, len(part.clips), _CLIPS):
             utterances = part.clips.utterances[start : start + _CLIPS].alone()
-            # Those of the whole split have been compared.
+            # The lengths of the whole split have been compared already.
             options = replace(part.options, checks_lengths=False)
             yield EncodeTask(encoding, options, part.epochs, utterances)

@@ -1,4 +1,4 @@
-"""`speechllm cache`: fills a cache of encoder features ahead of training, and tells what one holds."""
+"""`speechllm cache`: fills a cache of encoder features ahead of training, and shows what a cache holds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _build(options: argparse.Namespace) -> int:
     shard = _shard(options.shard)
     look_at_train(given(options.config_file, options.config))
 
-    from speechllm_tools.cache.build import build  # after what needs no torch
+    from speechllm_tools.cache.build import build  # after the checks that need no torch
 
     return build(options, shard)
 
@@ -52,7 +52,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def _shard(text: str) -> tuple[int, int]:
     """
-    :raises UserError: it is no part of a whole.
+    :raises UserError: the text is not like 1/4.
     """
     match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):

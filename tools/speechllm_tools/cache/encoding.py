@@ -1,4 +1,4 @@
-"""A hundred clips through the encoder, in one process, into the cache."""
+"""Encodes a task's clips into the cache, in one process."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from speechllm_plugin.pretrained import freeze
 
 @dataclass(frozen=True)
 class Encoding:
-    """What a process opens once, and keeps."""
+    """The encoder and the cache that a process opens once and keeps."""
 
     encoder: str
-    """Its registered name."""
+    """Registered name of the encoder."""
     config: str
-    """Its configuration as JSON."""
+    """The encoder's configuration as JSON."""
     folder: str
-    """Of the cache."""
+    """Folder of the cache."""
     limit_gb: float | None
     threads: int
-    """Of a process without a GPU."""
+    """Threads of a process without a GPU."""
 
 
 @dataclass(frozen=True)
 class EncodeTask:
     encoding: Encoding
     options: ReadOptions
-    """As the training run reads them."""
+    """How the training run reads the clips."""
     epochs: int
-    """How often they are read: once for each variant of a clip."""
+    """How often the clips are read: once for each variant of a clip."""
     utterances: Utterances
 
 
@@ -56,13 +56,13 @@ class Encoded:
     clips: int = 0
     """Clips that were encoded."""
     seconds: float = 0.0
-    """Their audio."""
+    """Audio of these clips."""
     size: int = 0
-    """Their features, in bytes."""
+    """Bytes of their features."""
     there: int = 0
     """Clips that the cache had already."""
     seconds_there: float = 0.0
-    """Their audio."""
+    """Audio of these clips."""
     left_out: int = 0
     """Clips that cannot be read."""
     full: bool = False
@@ -80,7 +80,7 @@ class Encoded:
 
 
 class _Indexed(FeatureCache):
-    """Answers whether it has features without reading them."""
+    """A cache that tells whether it has features without reading them."""
 
     _THERE = torch.empty(0, 0)
 
@@ -90,14 +90,14 @@ class _Indexed(FeatureCache):
 
 def encode_clips(task: EncodeTask) -> Encoded:
     """
-    :raises UserError: the encoder or the cache cannot be opened, or a clip cannot be read and is not to be left out.
+    :raises UserError: the encoder or the cache cannot be opened, or a clip cannot be read and must not be left out.
     """
     encoder, cache = _open(task.encoding)
     encoded = Encoded(_described(encoder))
     try:
         reader = SpeechTextReader(task.utterances, task.options, find_features=cache.get)
     except UserError:
-        # With `skip` it has one thing to say: that it can read none of them.
+        # With `skip` the only error is that none of the clips can be read.
         if task.options.on_error != "skip":
             raise
         encoded.left_out = len(task.utterances)
@@ -116,7 +116,7 @@ def encode_clips(task: EncodeTask) -> Encoded:
 
 
 def _steps(reader: SpeechTextReader, options: ReadOptions) -> Iterator[list[TrainerBatch]]:
-    """Of an epoch, to its end, or until no clip can be read where those are to be left out."""
+    """The steps of an epoch; with `skip` they also end when no clip can be read."""
     steps = iter(reader)
     while True:
         try:
@@ -139,7 +139,7 @@ def _device_of(encoder: SpeechEncoder) -> torch.device:
 
 
 def _encode(batch: SpeechTextBatch, encoder: SpeechEncoder, cache: FeatureCache) -> Encoded:
-    """Puts the features of a batch into the cache, but for those that it has."""
+    """Adds the features of a batch to the cache, except those that it has."""
     new = SpeechTextBatch([clip for clip in batch if clip.features is None])
     encoded = Encoded(_described(encoder), clips=len(new), seconds=sum(new.seconds), there=len(batch) - len(new))
     encoded.seconds_there = sum(batch.seconds) - encoded.seconds
@@ -152,7 +152,7 @@ def _encode(batch: SpeechTextBatch, encoder: SpeechEncoder, cache: FeatureCache)
 
 @lru_cache(maxsize=1)
 def _open(encoding: Encoding) -> tuple[SpeechEncoder, FeatureCache]:
-    """The encoder on the GPU that this process sees, if any, as training loads it."""
+    """Opens the encoder as training does, on the GPU that this process sees, if any."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(encoding.threads)

@@ -16,7 +16,7 @@ from speechllm_tools.prepare.report import columns
 
 def show(folder: Path) -> int:
     """
-    :raises UserError: it is no folder, or there are no features in it.
+    :raises UserError: it is no folder, or has no features.
     """
     rows = list(_rows(folder)) if folder.is_dir() else []
     if not rows:
@@ -42,5 +42,5 @@ def _identity(file: Path) -> Mapping[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # of a version that wrote none
+        return {}  # an earlier version wrote no description
     return values if isinstance(values, dict) else {}

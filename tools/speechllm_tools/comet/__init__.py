@@ -1,1 +1,1 @@
-"""COMET, in a process of its own with packages of its own: pip finds no versions of it beside fairseq2."""
+"""Runs COMET in a process with packages of its own, since pip finds no version of it beside fairseq2."""

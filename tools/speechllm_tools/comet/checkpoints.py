@@ -1,4 +1,4 @@
-"""Where the weights of a COMET model are: a path, or a name on the hub, offline first."""
+"""Finds the weights of a COMET model: by path, or by name in the local cache or on the hub."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from speechllm_plugin.errors import UserError
 
 def find_checkpoint(model: str) -> Path:
     """
-    :param model: a name of the hub, a folder with `checkpoints/model.ckpt` in it, or a checkpoint.
-    :raises UserError: there is none, here or on the hub.
+    :param model: a name on the hub, a folder with `checkpoints/model.ckpt`, or a checkpoint.
+    :raises UserError: there is no such model, here or on the hub.
     """
     path = Path(model)
     if path.is_file():
@@ -26,7 +26,7 @@ def find_checkpoint(model: str) -> Path:
 def find_encoder(name: str) -> Path:
     """The folder with configuration and tokenizer of an encoder; its weights are in COMET's checkpoint.
 
-    :raises UserError: it is neither a folder nor to be had from the hub.
+    :raises UserError: there is no such folder, and the hub does not have it.
     """
     path = Path(name)
     return path if path.is_dir() else _snapshot(name, "--encoder", ["*.json", "*.model"])

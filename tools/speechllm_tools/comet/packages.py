@@ -1,4 +1,4 @@
-"""Where COMET's packages are, and which."""
+"""The packages of COMET, and their folder."""
 
 from __future__ import annotations
 
@@ -25,37 +25,38 @@ PACKAGES = (
     "python-dateutil>=2.8",
     "tzdata",
 )
-"""What COMET needs and our own environment has not. Installed without what they ask for: COMET wants numpy below 2 and
-protobuf below 5, fairseq2 numpy 2.2 and up; it works beside the latter and gives the same scores to the last digit."""
+"""Packages that COMET needs beside our own environment. They are installed without their dependencies: COMET requires
+numpy below 2 and protobuf below 5, and fairseq2 numpy from 2.2 on. COMET works with the latter and gives the same
+scores to the last digit."""
 VARIABLE = "SPEECHLLM_COMET"
 
 
 def packages_folder() -> Path:
-    """`$SPEECHLLM_COMET`, or a folder of the environment that Python itself never looks into: nothing else sees these
+    """`$SPEECHLLM_COMET`, or a folder of the environment where Python never looks, so that nothing else uses these
     packages."""
     return Path(os.environ.get(VARIABLE) or Path(sys.prefix) / "speechllm-comet")
 
 
 def find_python() -> tuple[Path, Path | None]:
-    """The interpreter for COMET, and the folder of packages that it is to put first; None = it has its own.
+    """The interpreter for COMET, and the folder of packages that comes first in its path; None = it has its own.
 
     :raises UserError: COMET is not installed.
     """
     folder = packages_folder()
     if (python := folder / "bin" / "python").exists():
-        return python, None  # an environment of COMET's own, for instance beside transformers 5
+        return python, None  # an environment of its own, for instance beside transformers 5
     if not (folder / "comet").is_dir():
         raise UserError(f"COMET: found no packages in {folder}, expected them installed: speechllm comet install")
     return Path(sys.executable), folder
 
 
 def install() -> Path:
-    """Puts the packages into their folder, in place of what is there.
+    """Installs the packages into their folder, which is replaced.
 
     :raises UserError: pip fails.
     """
     folder = packages_folder()
-    # pip's --target leaves what it finds beside what it brings.
+    # pip's --target would keep old files beside the new ones.
     temporary = folder.with_name(folder.name + ".new")
     shutil.rmtree(temporary, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--quiet", "--target",

@@ -1,4 +1,4 @@
-"""Scores of segments that were scored before, on disk."""
+"""A cache of segments' scores on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def default_folder() -> Path:
 
 
 class ScoreCache:
-    """A file for each combination of what scores depend on; a line for each segment, by the hash of its texts."""
+    """One file for each checkpoint, encoder and precision, with a line for each segment, by the hash of its texts."""
 
     def __init__(self, folder: Path, made_by: Mapping[str, str]) -> None:
         self._made_by = json.dumps(made_by, sort_keys=True)
@@ -28,18 +28,18 @@ class ScoreCache:
                 try:
                     key, score, cut = json.loads(line)
                 except ValueError:
-                    continue  # the half of a line that a kill left
+                    continue  # an incomplete line of a killed process
                 self._entries[key] = (float(score), bool(cut))
 
     def find(self, segment: Segment) -> tuple[float, bool] | None:
-        """The score, and whether a text of it was cut."""
+        """The score of a segment, and whether one of its texts was cut."""
         return self._entries.get(_key(segment))
 
     def add(self, scores: Mapping[Segment, tuple[float, bool]]) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         new = not self._file.is_file()
         with open(self._file, "a", encoding="utf-8") as file:
-            # A line that a kill cut off is ended first.
+            # The line end completes a line that a kill cut off.
             file.write(f"{self._made_by}\n" if new else "\n")
             for segment, (score, cut) in scores.items():
                 file.write(json.dumps([_key(segment), score, cut]) + "\n")

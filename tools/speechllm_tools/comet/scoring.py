@@ -1,4 +1,4 @@
-"""COMET of translations: what was scored before from the cache, the rest by a process of its own."""
+"""COMET of translations: known scores come from the cache, others from a process of its own."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _segments(name: str, label: str, rows: Sequence[Hypothesis]) -> list[Segment
                     f"{name}, {label}, id {row.id}: found no {field}, expected one: COMET compares a translation with "
                     "what was said and with its reference (`src_text` of the manifest; --transcripts, --references)"
                 )
-    # As comet-score reads its lines.
+    # Stripped, as comet-score does with its lines.
     return [(row.transcript.strip(), row.hypothesis.strip(), row.reference.strip()) for row in rows]
 
 

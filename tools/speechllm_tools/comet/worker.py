@@ -1,4 +1,4 @@
-"""Scores with COMET: a program of its own, which the packages of COMET's folder and PyTorch are enough for.
+"""Scores with COMET: a program that only needs the packages of COMET's folder and PyTorch.
 
     python worker.py REQUEST.json ANSWER.json
 
@@ -22,7 +22,7 @@ def main() -> None:
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     if request["packages"] is not None:
         sys.path.insert(0, request["packages"])
-    # Before the imports: a hub that does not answer costs minutes.
+    # Set before the imports, since a hub that does not answer costs minutes.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore")
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 class _Refused(Exception):
-    """Something in the request is wrong; one line."""
+    """A fault in the request, in one line."""
 
 
 def _score(request: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def _score(request: dict[str, Any]) -> dict[str, Any]:
 
     transformers_logging.set_verbosity_error()
     model = _load(request)
-    # Lightning announces devices, and its makers' services, at every prediction.
+    # Lightning logs devices and advertisements at every prediction.
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if request["precision"] == "float16":
@@ -80,8 +80,9 @@ def _load(request: dict[str, Any]) -> Any:
     if values.get("layer_transformation") == "sparsemax_patch":
         options["layer_transformation"] = "softmax"  # as COMET's own loader since 2.2.4
     try:
-        # What it lacks keeps random values, as with COMET's own loader: the names are compared below, because old
-        # checkpoints hold buffers that a strict loader refuses.
+        # Missing weights keep random values here, as in COMET's own loader, so the names are compared below. A strict
+        # load
+            # would refuse the buffers of old checkpoints.
         model = str2model[identifier].load_from_checkpoint(checkpoint, strict=False, **options)
     except (OSError, AttributeError, TypeError, ValueError) as error:
         encoder = request["encoder"] or values.get("pretrained_model")
@@ -98,7 +99,7 @@ def _check_weights(model: Any, checkpoint: Path) -> None:
 
     found = set(torch.load(checkpoint, map_location="meta", weights_only=False)["state_dict"])
     expected = set(model.state_dict())
-    # Buffers that older versions of transformers saved.
+    # Older versions of transformers saved these buffers.
     surplus = {name for name in found - expected if not name.endswith("position_ids")}
     missing = {name for name in expected - found if not name.endswith("position_ids")}
     for names, what in ((missing, "lacks"), (surplus, "has weights that its class does not know:")):

@@ -32,7 +32,7 @@ from speechllm_tools.prepare.parquet import NO_SOUND, count_rows, read_parquet, 
 from speechllm_tools.prepare.text_files import RAGGED, read_fields, stem_of
 
 _SPLITS = ("train", "dev", "test")
-# `train_covost` are clips that CoVoST adds to Common Voice's own training split.
+# `train_covost` has clips that CoVoST adds to Common Voice's own training split.
 _SPLIT_OF = {"train": "train", "train_covost": "train", "dev": "dev", "test": "test", "validation": "dev"}
 _TABLE = re.compile(r"covost_v2\.(?P<source>[\w-]+)_(?P<target>[\w-]+)\.tsv")
 _SHARD = re.compile(r"(?P<split>train|validation|dev|test)(-\d+-of-\d+(-[0-9a-f]+)?)?\.parquet")
@@ -41,7 +41,7 @@ NOT_VALIDATED = "clip that is not in validated.tsv"
 
 @dataclass(frozen=True)
 class _Pair:
-    """A direction of translation, and where it comes from: a table, or shards."""
+    """A direction of translation, with its table or shards."""
 
     source: str
     target: str
@@ -103,7 +103,7 @@ class Covost2(Corpus):
 
     def _find(self, chosen: list[str] | None, covost: Path | None) -> list[_Pair]:
         """
-        :raises UserError: a pair that was asked for is not there, or there is none.
+        :raises UserError: a chosen pair is missing, or there is none.
         """
         places = [covost.absolute()] if covost is not None else [self._root, *_folders(self._root)]
         found: dict[str, _Pair] = {}
@@ -129,7 +129,8 @@ class Covost2(Corpus):
         return [found[name] for name in names]
 
     def _tasks_of_pairs(self, tasks: list[Task]) -> dict[str, list[Task]]:
-        """Transcripts come with the first pair of their language: they are the same in the others."""
+        """The tasks of each pair. Transcripts come only with the first pair of a language, since all pairs have the
+        same."""
         seen: set[str] = set()
         chosen = {}
         for pair in self._pairs:
@@ -142,10 +143,10 @@ class Covost2(Corpus):
         return self._root / pair.source / "validated.tsv"
 
     def _table_rows(self, table: Path) -> Iterator[tuple[int, str, str, str]]:
-        """Line, path, translation and split of the rows of chosen splits; one of another number of columns, whose split
-        cannot be told, has none of them.
+        """Line, path, translation and split of each row of chosen splits. A row with another number of columns has
+        empty values, since its split is unknown.
 
-        :raises UserError: there is no such table, or a split is called otherwise.
+        :raises UserError: there is no such table, or a split has an unknown name.
         """
         for number, row in read_fields(table, ("path", "translation", "split")):
             if row is None:
@@ -169,7 +170,7 @@ class Covost2(Corpus):
             where = f"{table}, line {number}"
             clip = clips.get(identity)
             if not split:
-                # It counts where most lines do.
+                # A row of unknown split is counted in the first one, where most lines are.
                 yield self._line(pair, where, self._splits[0], f"line-{number}", "", None, None, RAGGED)
             elif clip is None:
                 yield self._line(pair, where, split, identity, translation, None, None, NOT_VALIDATED)

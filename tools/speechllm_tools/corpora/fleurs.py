@@ -23,7 +23,7 @@ from speechllm_tools.prepare.api import (
 from speechllm_tools.prepare.text_files import read_lines
 
 _SPLITS = ("train", "dev", "test")
-# id of the sentence, file, text as written, text without case and punctuation, ..., samples, gender
+# Columns: id of the sentence, file, text as written, text without case and punctuation, ..., samples, gender.
 _FEWEST_FIELDS = 6
 BAD_LINE = "line with fewer columns than FLEURS has"
 
@@ -75,7 +75,7 @@ class Fleurs(Corpus):
                     yield self._line(f"{table}, line {number}", split, text.split("\t"), translations, number)
 
     def _translations(self, split: str) -> dict[str, str]:
-        """By the number of their sentence, which several speakers may have read."""
+        """Translations by the number of their sentence, which several speakers may have read."""
         if self._target_folder is None:
             return {}
         rows = [text.split("\t") for _, text in read_lines(self._target_folder / f"{split}.tsv")]

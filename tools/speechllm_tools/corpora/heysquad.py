@@ -16,7 +16,7 @@ UNANSWERABLE = "question that its paragraph does not answer"
 
 class HeySquad(Corpus):
     summary = "HeySQuAD: spoken questions about a written paragraph, with their answers"
-    # As in the card of yijingwu/HeySQuAD_human.
+    # The layout is that of the hub's yijingwu/HeySQuAD_human.
     description = (
         "ROOT/data/SPLIT-*-of-*.parquet (or ROOT/SPLIT-*-of-*.parquet) with the columns audio, question, context, "
         "answers, id, as published on the hub. A row has the question as its transcript, the paragraph as its context, "

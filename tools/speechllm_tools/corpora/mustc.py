@@ -33,12 +33,12 @@ from speechllm_tools.prepare.text_files import count_lines, parse_seconds, read_
 _TRANSCRIPTS_OF = "en-de"
 _PAIR = re.compile(r"(?P<source>[a-z]{2,3})-(?P<target>[\w-]+)")
 BAD_TIMES = "segment whose offset or duration is no number of seconds"
-# What all releases write, matched in a fifth of the time that other maps take.
+# The form in all releases, matched in a fifth of the time of other maps.
 _USUAL = re.compile(
     r"\{duration: (?P<duration>[\d.]+), offset: (?P<offset>[\d.]+), rW: \d+,(?: uW: \d+,)? speaker_id: "
     r"(?P<speaker>[\w.]+),(?: uW: \d+,)? wav: (?P<wav>[\w.-]+)\}"
 )
-# `key: value` of a map, in braces or on a line of its own; the value without quotation marks.
+# A `key: value` of a map, in braces or on its own line; the value is matched without quotation marks.
 _FIELD = re.compile(r"""(\w+):\s*["']?([^\s"',}]+)""")
 
 
@@ -112,7 +112,7 @@ class Mustc(Corpus):
         return dict(counts)
 
     def _parts(self) -> Iterator[tuple[str, str, tuple[Path, Path, Path]]]:
-        """Pair, split, and its three files."""
+        """Each pair and split with its three files."""
         for name, folder in self._folders.items():
             source, _, target = name.partition("-")
             for split in self._splits:
@@ -141,7 +141,7 @@ class Mustc(Corpus):
 
 def _segments(table: Path, source_file: Path, target_file: Path) -> list[Segment]:
     """
-    :raises UserError: as `read_segments`; or the texts have other numbers of lines.
+    :raises UserError: as `read_segments`; or the texts have another number of lines.
     """
     segments = list(read_segments(table))
     counts = [len(segments), count_lines(source_file), count_lines(target_file)]
@@ -154,8 +154,8 @@ def _segments(table: Path, source_file: Path, target_file: Path) -> list[Segment
 
 
 def read_segments(table: Path) -> Iterator[Segment]:
-    """The segments of a MuST-C YAML file, one map for each. A list of flat maps needs no YAML reader, which takes 98 s
-    and 2.5 GB for the 250,000 of a training split.
+    """The segments of a MuST-C YAML file, one map for each. It is a list of flat maps and is read without a YAML
+    reader, which would take 98 s and 2.5 GB for the 250,000 segments of a training split.
 
     :raises UserError: a line is no part of such a list, or a segment lacks a key.
     """
@@ -176,7 +176,7 @@ def read_segments(table: Path) -> Iterator[Segment]:
 
 
 def number_segments(segments: Sequence[Segment], order: Literal["fbk", "fairseq"]) -> list[int]:
-    """Each segment's number among those of its talk, by offset. Segments of one offset count in the file's order."""
+    """The number of each segment in its talk, by offset. Segments with the same offset keep the file's order."""
     talks: dict[str, list[int]] = {}
     for place, segment in enumerate(segments):
         talks.setdefault(segment.wav, []).append(place)
@@ -192,7 +192,7 @@ def number_segments(segments: Sequence[Segment], order: Literal["fbk", "fairseq"
 
 
 def _items(table: Path) -> Iterator[tuple[int, str]]:
-    """The maps of a list with the lines they begin on, a map that goes over several lines as one text."""
+    """The maps of a list with the lines on which they begin; a map of several lines is one text."""
     begun, parts = 0, [""]
     for number, text in read_lines(table):
         if text.startswith("- "):
@@ -216,7 +216,7 @@ def _joined(table: Path, number: int, parts: Sequence[str]) -> str:
 
 def _pairs_in(root: Path) -> dict[str, Path]:
     """
-    :raises UserError: there is none.
+    :raises UserError: there is no pair.
     """
     if (root / "data").is_dir() and _PAIR.fullmatch(root.name):
         return {root.name: root}

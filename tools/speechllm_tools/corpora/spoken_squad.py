@@ -15,7 +15,7 @@ from speechllm_tools.prepare.measure import MISSING, UNREADABLE
 from speechllm_tools.prepare.squad import answer_of
 
 INCOMPLETE = "paragraph that lacks a sentence"
-# SQuAD's development set is its test set.
+# The test set is SQuAD's development set.
 _SOUND = {"train": "train_wav", "test": "dev_wav"}
 
 
@@ -78,7 +78,7 @@ class SpokenSquad(Corpus):
 def _read(table: Path) -> Iterator[tuple[str, Any]]:
     """
     :returns: each paragraph with its name, TOPIC_PARAGRAPH.
-    :raises UserError: it is no file of SQuAD's format.
+    :raises UserError: the file is not in SQuAD's format.
     """
     try:
         topics = json.loads(table.read_text(encoding="utf-8"))["data"]
@@ -93,7 +93,7 @@ def _read(table: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _paragraphs(table: Path) -> list[str]:
-    """Those that are asked about."""
+    """Names of the paragraphs that have questions."""
     return [name for name, paragraph in _read(table) if paragraph["qas"]]
 
 
@@ -102,7 +102,7 @@ def _questions(table: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _sentences(sound: Path, names: list[str]) -> tuple[dict[str, list[Path]], dict[str, str]]:
-    """:returns: of each paragraph the files in order, and of those that are of no use why."""
+    """:returns: the files of each paragraph in order, and why other paragraphs cannot be used."""
     found: dict[str, dict[int, Path]] = {name: {} for name in names}
     for file in sound.glob("*_*_*.wav"):
         paragraph, _, number = file.stem.rpartition("_")

@@ -82,7 +82,7 @@ class Table(Corpus):
         return dict(counts)
 
     def _rows(self, file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-        """Rows, or why there is none, with the line, row or cut that tells of them."""
+        """Rows, or reasons for having none, each with its number of line, row or cut."""
         form = self._formats[file]
         audio, text = self._names(form, "audio"), self._names(form, "tgt_text")
         for number, row in table_rows(form, file, audio, text):
@@ -120,7 +120,7 @@ class Table(Corpus):
     def _sound(
         self, file: Path, row: Mapping[str, Any], texts: Mapping[str, str]
     ) -> tuple[Sound | None, str | None, tuple[str, ...]]:
-        """Where the clip is, or why there is none, and what was changed."""
+        """The place of the clip, or the reason for having none, and the changes that were made."""
         if row.get("_skipme") not in (None, "", "0", "false", False, 0):
             return None, SKIPPED, ()
         names = self._names(self._formats[file], "audio")
@@ -165,7 +165,7 @@ def _split_and_file(item: str) -> tuple[str, Path]:
 
 def _mapping(text: str | None) -> dict[str, str]:
     """
-    :raises UserError: it maps no column of ours, or one twice.
+    :raises UserError: it names a column that is not ours, or one twice.
     """
     pairs = [word.partition("=") for word in words_of(text, "--columns")] if text else []
     for ours, _, theirs in pairs:

@@ -74,7 +74,7 @@ class VoiceBench(Corpus):
 
 
 def _is_single(shard: Path) -> bool:
-    """Whether its requests have one turn."""
+    """Whether the requests of a shard have a single turn."""
     try:
         next(read_parquet(shard, ("audio", "prompt")), None)
     except UserError as error:

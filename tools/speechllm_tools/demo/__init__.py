@@ -1,1 +1,1 @@
-"""The embedded default: real pretrained parts and synthetic speech that pip alone can bring."""
+"""The embedded default: real pretrained parts and synthetic speech, which pip can install."""

@@ -32,12 +32,12 @@ DTYPES: dict[int, np.dtype[Any]] = {
 
 
 class CTranslate2FormatError(UserError):
-    """A file is not the CTranslate2 model it should be. The message names the file and what was found."""
+    """A file is not the expected CTranslate2 model. The message names the file and what was found."""
 
 
 @dataclass(frozen=True)
 class CTranslate2Model:
-    """What a ``model.bin`` holds."""
+    """The content of a ``model.bin``."""
 
     spec: str
     """Name of the model specification, such as ``WhisperSpec``."""
@@ -46,7 +46,7 @@ class CTranslate2Model:
     """Revision of the specification."""
 
     variables: dict[str, npt.NDArray[Any]]
-    """Name -> read-only array. An alias maps to its target's array."""
+    """Read-only arrays by name; an alias has its target's array."""
 
 
 def read_model(path: Path, *, spec: str) -> CTranslate2Model:
@@ -78,7 +78,7 @@ def read_model(path: Path, *, spec: str) -> CTranslate2Model:
 
 
 class _Reader:
-    """Takes values off the front of a file's bytes; every error names the file."""
+    """Reads values one after the other from a file's bytes; every error names the file."""
 
     def __init__(self, path: Path, data: bytes) -> None:
         self._path = path

@@ -14,7 +14,7 @@ from speechllm_tools.speech.folder import spoken_frames, summarise, write_spoken
 from speechllm_tools.speech.synthesis import Clip, draw_clip
 
 VOICES = {"test_seen": voices.SEEN, "test_unseen": voices.UNSEEN, "dev": voices.SEEN, "train": voices.SEEN}
-"""Split -> the voices that speak it. The test splits come first: they stay the same when training grows."""
+"""The voices of each split. The test splits come first, so that they stay the same when training grows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class DataConfig:
     """Clips of new sentences, by voices that training has not heard."""
 
     seed: int = 2
-    """Everything random follows from it: sentences, voices, speeds, pitches."""
+    """Seed of everything random: sentences, voices, speeds, pitches."""
 
     @property
     def num_clips(self) -> int:
@@ -42,7 +42,7 @@ class DataConfig:
 
 
 def plan_clips(config: DataConfig) -> dict[str, list[Clip]]:
-    """Split -> its clips. Depends on the configuration alone."""
+    """The clips of each split, which depend only on the configuration."""
     splits = make_sentences(config.seed, {split: getattr(config, split) for split in VOICES})
     return {split: plan_split(split, sentences, VOICES[split], config.seed) for split, sentences in splits.items()}
 
@@ -50,7 +50,7 @@ def plan_clips(config: DataConfig) -> dict[str, list[Clip]]:
 def plan_split(split: str, sentences: Sequence[str], voices: Sequence[str], seed: int) -> list[Clip]:
     clips = []
     for index, text in enumerate(sentences):
-        # Text seeds are hashed by SHA-512: a clip of its own randomness, whatever the size of the split.
+        # Text seeds are hashed by SHA-512, so that a clip's random numbers do not depend on the size of its split.
         generator = random.Random(f"{seed} {split} {index}")
         voice = voices[index % len(voices)]
         clips.append(draw_clip(f"audio/{split}/{split}_{index:05d}.flac", text, voice, generator))
@@ -65,8 +65,8 @@ def write_data(folder: Path, config: DataConfig, *, num_processes: int = 2) -> N
 
 
 def write_clips(folder: Path, plan: Mapping[str, Sequence[Clip]], *, num_processes: int) -> None:
-    """Write ``folder/{split}.tsv`` and the audio they name. What an interrupted call has made is kept, and a complete
-    folder is left as it is.
+    """Write ``folder/{split}.tsv`` and the audio that they name. The files of an interrupted call are used again, and a
+    complete folder is not changed.
 
     :raises UserError: if ``folder`` holds other files.
     """
@@ -78,7 +78,7 @@ def write_clips(folder: Path, plan: Mapping[str, Sequence[Clip]], *, num_process
 
 
 def summarise_data(folder: Path) -> dict[str, tuple[int, float, int]]:
-    """Split -> its number of clips, hours and number of voices, as its manifest says."""
+    """Number of clips, hours and number of voices of each split, by its manifest."""
     return summarise(folder, list(VOICES))
 
 

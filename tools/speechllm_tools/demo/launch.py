@@ -13,11 +13,12 @@ from typing import IO
 _PERIOD = 1.0
 """Seconds between two checks of the processes."""
 _PATIENCE = 60.0
-"""Seconds that the other processes have to end by themselves once one has failed."""
+"""Seconds in which the other processes may end by themselves after one has failed."""
 
 
 def num_processes() -> int:
-    """How many the demo trains and decodes with: half a batch each, where there are two cores."""
+    """Number of processes with which the demo trains and decodes: two with half a batch each, if there are two
+    cores."""
     return min(2, len(os.sched_getaffinity(0)))
 
 
@@ -25,9 +26,9 @@ def run_together(
     command: Sequence[str], number: int, *, console: IO[str] | None = None, watch: Callable[[], None] | None = None
 ) -> int:
     """
-    :param console: where they print; None = here.
-    :param watch: called every second.
-    :returns: 0, or the exit status of the first that failed.
+    :param console: the file that they print to; None = this console.
+    :param watch: is called every second.
+    :returns: 0, or the exit status of the first process that failed.
     """
     processes = [
         subprocess.Popen(command, stdout=console, stderr=console and subprocess.STDOUT, env={**os.environ, **variables})
@@ -71,7 +72,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], watch: Callable[[], None
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ends the others, which would wait for the failed one for ever."""
+    """Ends the other processes, which would wait for the failed one for ever."""
     for process in processes:
         if process.poll() is None:
             process.terminate()

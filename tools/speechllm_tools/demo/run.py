@@ -1,7 +1,7 @@
 """`speechllm demo`: the main job on small real models, on CPU, offline: prepare, train, evaluate, show.
 
-Training and evaluation are the ordinary recipe on an ordinary manifest. Whatever exists already is reused: a second
-run prints the results again, an interrupted one goes on where it was.
+Training and evaluation are the ordinary recipe on an ordinary manifest. Files that exist are used again: a second run
+prints the results again, and an interrupted one goes on where it was.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 SPLITS = {"test_seen": "unseen sentences, voices heard in training", "test_unseen": "unseen sentences, new voices"}
 TARGET = {"test_seen": 5.0, "test_unseen": 10.0}
-"""WER (%) that the demo is expected to reach: benchmarks/results/demo-seeds.md."""
+"""WER (%) that the demo should reach; see benchmarks/results/demo-seeds.md."""
 _BATCHES = 2
-"""Batches of a training step, shared out among the processes."""
+"""Batches of a training step, divided among the processes."""
 FAILED = 15.0
 """WER (%) on voices heard in training above which something is broken."""
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    # Here, because `speechllm demo --help` answers at once without torch and transformers.
+    # Imported here, so that `speechllm demo --help` answers at once without torch and transformers.
     from speechllm_tools.demo.data import DataConfig
     from speechllm_tools.demo.launch import num_processes
     from speechllm_tools.demo.pace import measure
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _forecast(pace: Pace, speaking: float, training: float, decoding: float) -> str:
-    """:param speaking: with the other two, seconds of the three parts; loading and converting models comes to them."""
+    """:param speaking: seconds of this part, as of the other two; loading and converting models is added to them."""
     parts = {"models and speech": 40 + speaking, "training": training, "decoding": 15 + decoding}
     listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
     return f"expected on this machine ({pace}): {duration(sum(parts.values()))}: {listed}"
@@ -73,7 +73,7 @@ def config_file() -> Path:
 
 
 def paths(root: Path) -> list[str]:
-    """The configuration names demo/...; another root is another prefix."""
+    """Overrides of the configuration's paths, which begin with demo/, for another root."""
     return [
         f"model.config_overrides.encoder.config.path={root}/models/whisper-tiny.en",
         f"model.config_overrides.llm.config.path={root}/models/smollm2-135m-instruct",
@@ -84,7 +84,7 @@ def paths(root: Path) -> list[str]:
 
 
 def evaluation(root: Path) -> list[str]:
-    """What the two test splits are decoded with."""
+    """Options for decoding the two test splits."""
     manifests = [f"dataset.config_overrides.manifests.{split}={root}/data/{split}.tsv" for split in SPLITS]
     return [
         *manifests,

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from speechllm_plugin.errors import UserError
 
-# Words that are read in two ways ("close", "live", "read", "record") are left out: the speech synthesiser would
-# sometimes say the other one.
+# Words with two pronunciations ("close", "live", "read", "record") are left out, since the speech synthesiser would
+# sometimes choose the wrong one.
 PHRASES: Mapping[str, Sequence[str]] = {
     "appliance": ("coffee machine", "television", "radio", "heating", "fan", "oven", "washing machine"),
     "artist": ("mozart", "queen", "the beatles", "bob dylan", "madonna"),
@@ -53,7 +53,7 @@ PHRASES: Mapping[str, Sequence[str]] = {
     "volume": ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     "when": ("today", "this weekend", "on {day}", "tomorrow", "tonight", "tomorrow {daytime}"),
 }  # fmt: skip
-"""Slot -> its phrases. A phrase may have slots of its own."""
+"""Phrases of each slot; a phrase may have slots of its own."""
 
 TOPICS: Mapping[str, Sequence[str]] = {
     "timers": (
@@ -135,12 +135,12 @@ TOPICS: Mapping[str, Sequence[str]] = {
         "find a hotel near {place} in {city}",
     ),
 }
-"""Topic -> its templates. Topics are drawn evenly, then the templates of a topic."""
+"""Templates of each topic. Topics are drawn evenly, and then the templates of a topic."""
 
 FRAMES: Sequence[str] = ("{}", "{}", "{}", "{}", "please {}", "hey computer {}", "{} please", "okay {}")
-"""What may stand around a request."""
+"""Frames around a request."""
 
-# Draws in a row that bring nothing new before the grammar counts as exhausted.
+# The grammar counts as exhausted after this many draws in a row without a new sentence.
 _PATIENCE = 1000
 
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -154,8 +154,8 @@ def make_sentences(
 ) -> dict[str, list[str]]:
     """Draw ``counts[split]`` sentences for each split, in lower case and without punctuation.
 
-    No two sentences, of one split or of two, make the same request; courtesies around it do not count. A split
-    depends on those before it alone: with the test splits first, they stay as they are when training grows.
+    No two sentences, in one split or in two, make the same request; courtesies around it do not count. A split depends
+    only on the splits before it: with the test splits first, these stay the same when training grows.
 
     :raises UserError: if the grammar cannot make that many.
     """
@@ -186,7 +186,7 @@ def _draw_request(
 
     def draw(slot: re.Match[str]) -> str:
         phrase = _SLOT.sub(draw, generator.choice([p for p in phrases[slot[1]] if p not in used]))
-        # "from rome to rome" is nothing anybody asks.
+        # Nobody asks for "from rome to rome".
         used.add(phrase)
         return phrase
 

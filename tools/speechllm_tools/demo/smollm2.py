@@ -23,7 +23,7 @@ def write_smollm2(sources: Mapping[str, Path], folder: Path) -> None:
     """Write model (bfloat16), generation settings, tokenizer with its chat template, and licence to ``folder``.
 
     :param sources: the GGUF file and ``LICENSE``.
-    :raises UserError: if what was loaded is not the LLM it should be.
+    :raises UserError: the loaded model is not SmolLM2.
     """
     gguf = sources[GGUF_FILE]
     tokenizer = read_tokenizer(gguf)
@@ -46,8 +46,8 @@ def write_smollm2(sources: Mapping[str, Path], folder: Path) -> None:
 def read_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
     """The byte-level BPE tokenizer inside a GGUF file of the SmolLM family, with its chat template.
 
-    It is built from the file's own tables: transformers' conversion of GGUF tokenizers takes every Llama for a
-    SentencePiece one, which splits numbers otherwise, ends a turn with another token and prepends a token to each text.
+    It is built from the file's own tables. transformers' conversion of GGUF tokenizers takes every Llama for a
+    SentencePiece model, which splits numbers otherwise, ends a turn with another token and adds a token to each text.
 
     :raises UserError: if the file describes another kind of tokenizer.
     """
@@ -65,7 +65,7 @@ def read_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
     types: list[int] = value("tokenizer.ggml.token_type")
     merges = [tuple(merge.split(" ")) for merge in value("tokenizer.ggml.merges")]
     backend = Tokenizer(BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
-    # What "smollm" stands for: each digit is a piece of its own, the rest as in GPT-2.
+    # The pre-tokeniser "smollm": each digit is a piece of its own, everything else is as in GPT-2.
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )

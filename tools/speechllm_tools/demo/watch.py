@@ -15,7 +15,7 @@ from speechllm_tools.demo.launch import run_together
 from speechllm_tools.demo.pace import Pace
 
 CONSOLE = "console.log"
-"""What a watched recipe prints, in its output directory."""
+"""Name of the file, in the output directory, with the output of a watched recipe."""
 _LOADING = 15.0
 """Seconds before a run's first step: imports and models."""
 
@@ -24,7 +24,8 @@ def run_recipe(
     action: str, output_dir: Path, *arguments: str, processes: int = 1, watch: Callable[[], None] | None = None
 ) -> None:
     """
-    :param watch: called every second; what the recipe prints then goes to a file. None = the user sees its own log.
+    :param watch: is called every second while the recipe's output goes to a file. None = the user sees the recipe's
+        log.
     :raises UserError: the recipe failed.
     """
     command = [sys.executable, "-m", "speechllm_recipes", "recipe", "run", "speech_llm", action, str(output_dir)]
@@ -44,7 +45,7 @@ def run_recipe(
 
 
 class TrainingProgress:
-    """Reads a run's metrics. Steps differ by an order of magnitude: encoding, CTC alone, then the LLM."""
+    """Progress by a run's metrics. Times of steps differ tenfold: with encoding, with CTC alone, with the LLM."""
 
     def __init__(self, run: Path, config_file: Path, train_clips: int, pace: Pace) -> None:
         self._metrics = run / "metrics" / "train.jsonl"
@@ -67,7 +68,7 @@ class TrainingProgress:
         return self.seconds(self._num_steps)
 
     def state(self) -> tuple[str, float]:
-        """Text of a progress line, and the share of the time that has passed."""
+        """The text of a progress line, and the share of the time that has passed."""
         last = self._last()
         step_nr = int(last.get("Step", 0))
         losses = "".join(f", {name} {last[name]:.3f}" for name in ("CTC Loss", "NLL Loss") if name in last)
@@ -89,7 +90,7 @@ class TrainingProgress:
 
 
 class TimedProgress:
-    """Progress of work that reports nothing before its end."""
+    """Progress of work that reports nothing until its end."""
 
     def __init__(self, expected_seconds: float) -> None:
         self._expected = expected_seconds

