@@ -96,7 +96,7 @@ def check(rows: Rows, drafts: Mapping[CheckedRow, Sequence[int]]) -> None:
 
     :param drafts: each begins with the tokens that its row has.
     """
-    agreeing = list(drafts)
+    agreeing = [row for row in drafts if row.text is None]
     for row in agreeing:
         row.draft = list(drafts[row])
     while agreeing:
@@ -116,8 +116,8 @@ class CheckedRow:
         self.tokens: list[int] = []
         self.draft: list[int] = []
         """Begins with `tokens`."""
-        self.text: Generated | None = None
-        """Once the row's own logits have called for its end."""
+        self.text = None if self._limit else Generated([], cut=True, log_probability=0.0)
+        """Once the row's own logits have called for its end, or where it may have no token."""
 
     def block(self) -> Block:
         """What is to be checked next."""

@@ -122,7 +122,7 @@ class GreedyLoop:
         for row, token in zip(self._rows, chosen.tolist(), strict=True):
             if row.ended:
                 continue
-            row.ended = token in self._stops
+            row.ended = row.cut or token in self._stops
             if not row.ended:
                 row.text.append(token)
                 row.ended = row.cut

@@ -102,6 +102,13 @@ def test_a_batch_gives_the_tokens_of_its_rows(case: Case, decoding: str) -> None
         assert len(row.tokens) <= limit and row.cut == (len(row.tokens) == limit)
 
 
+def test_a_row_may_be_allowed_no_token(case: Case) -> None:
+    batch = case.batch()
+    none, some = batch.add(case.inputs()[:2], keys=["none", "some"], limits=[0, 3], config=DecodingConfig())
+    found = batch.finish()
+    assert found[none] == Generated([], cut=True, log_probability=0.0) and len(found[some].tokens) <= 3
+
+
 @pytest.mark.parametrize("patient", [True, False])
 def test_rows_that_join_change_no_token(case: Case, patient: bool) -> None:
     batch, found, names = case.batch(), dict[int, Generated](), dict[int, int]()
