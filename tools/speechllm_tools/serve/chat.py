@@ -27,7 +27,7 @@ from speechllm_tools.serve.work import pieces_of
 
 async def respond(running: Running, request: Request, stack: ExitStack) -> Response:
     """
-    :param stack: what has to be given back behind the answer.
+    :param stack: releases what the request holds once the answer has been sent.
     """
     service = running.service
     check_type(request, "application/json")
@@ -54,8 +54,8 @@ async def respond(running: Running, request: Request, stack: ExitStack) -> Respo
 
 def _hear(sound: bytes, system: System, most: float) -> Named:
     """
-    :raises Refusal: it cannot be decoded.
-    :raises UserError: it is longer than a question may be.
+    :raises Refusal: the sound cannot be decoded.
+    :raises UserError: the sound is longer than a question may be.
     """
     with saved(io.BytesIO(sound), "input_audio") as source:
         hearing = Hearing(source, math.inf, system.cut, most=min(system.window, most))
@@ -64,7 +64,7 @@ def _hear(sound: bytes, system: System, most: float) -> Named:
 
 
 class _Reply:
-    """The shapes of one answer."""
+    """One answer in the API's shapes, whole or as a stream."""
 
     def __init__(self, model: str) -> None:
         self._base = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
@@ -77,7 +77,7 @@ class _Reply:
     async def chunks(self, answer: asyncio.Future[Answer], fields: ChatFields) -> AsyncIterator[bytes]:
         yield self._chunk({"role": "assistant", "content": ""})
         found = await answer
-        # As one delta: until a batch has ended, half precision may still change its last words.
+        # The text comes as one delta, because in half precision its last words may change until the batch has ended.
         yield self._chunk({"content": found.text})
         yield self._chunk({}, _finish(found))
         if fields.stream_usage:

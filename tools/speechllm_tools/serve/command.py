@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _checkpoints(options: argparse.Namespace) -> list[tuple[Checkpoint, tuple[str, ...]]]:
-    """Of every system that is served, with its names.
+    """The checkpoint and the names of every system that is served.
 
     :raises UserError: a directory has no checkpoint, or two systems have one name.
     """
@@ -152,7 +152,7 @@ def _service(options: argparse.Namespace, systems: tuple[System, ...]) -> Servic
 
 def _check_languages(system: Transcriber, source_lang: str, target_lang: str | None) -> None:
     """
-    :raises UserError: one is no language, or none that the prompt can name.
+    :raises UserError: a code is not a language, or is a language that the prompt cannot name.
     """
     from speechllm_plugin.text.languages import parse_language
 
