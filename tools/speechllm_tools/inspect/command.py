@@ -135,7 +135,7 @@ def _read(target: str, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, int]
     if path.is_dir():
         file = path / "config.yaml"
         if file.is_file() and not (path / "checkpoints" / "model.yaml").is_file():
-            return _read_yaml(file, overrides)  # the run has saved no checkpoint yet
+            return _read_yaml(file, overrides)  # a run that has not saved yet
         checkpoint = find_checkpoint(path)
         file = checkpoint.directory.parent / "config.yaml"
         return checkpoint.config(overrides), _read_yaml(file, {})[1] if file.is_file() else BATCH_SIZE

@@ -112,7 +112,7 @@ class Corpus(ABC):
     """Selections of published systems by name: values for options that the user has not set."""
 
     columns: ClassVar[Sequence[str]] = ()
-    """Columns of its manifests beside the usual ones, from `task`, `instruction`, `context` and `references`."""
+    """Of `task`, `instruction`, `context` and `references`, what its manifests have beside the usual columns."""
 
     rows_per_clip: int = 1
     """The most rows of a clip over the whole corpus. If there may be several, the direction is appended to ids:

@@ -82,8 +82,8 @@ def _entry(audio: str) -> bytes:
 def measure(sound: Sound) -> Measured:
     """Looks at the header only.
 
-    :param sound: the result of `on_disk`.
-    :raises Unusable: the sound cannot be read, or is shorter than its segment.
+    :param sound: as `on_disk` gives it.
+    :raises Unusable: it cannot be read, or a segment does not lie in it.
     """
     try:
         if sound.offset is not None:

@@ -246,7 +246,7 @@ def _timed_lines(transcript: Transcript, unit: Unit) -> list[tuple[str, str, str
 
 
 def _lengths(system: Transcriber, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[float, CutConfig]:
-    """Seconds up to which a recording is decoded whole, and the rules for cutting longer ones."""
+    """Seconds up to which a recording goes whole, and how it is cut beyond."""
     window, longest = piece_lengths(system.model.encoder.max_seconds, checkpoint.longest_clip())
     given = options.longest_piece
     if given is not None and not LEAST_PIECE <= given <= window:
@@ -260,7 +260,7 @@ def _lengths(system: Transcriber, checkpoint: Checkpoint, options: argparse.Name
 
 
 def _identity(checkpoint: Checkpoint) -> list[Any]:
-    """Values that differ between checkpoints in the same place."""
+    """What tells a checkpoint from another that lies in the same place."""
     files = sorted(checkpoint.model_dir.rglob("*.pt"))
     config = (checkpoint.directory / "model.yaml").read_bytes()
     return [

@@ -54,8 +54,8 @@ async def respond(running: Running, request: Request, stack: ExitStack) -> Respo
 
 def _hear(sound: bytes, system: System, most: float) -> Named:
     """
-    :raises Refusal: the sound cannot be decoded.
-    :raises UserError: the sound is longer than a question may be.
+    :raises Refusal: it cannot be decoded.
+    :raises UserError: it is longer than a question may be.
     """
     with saved(io.BytesIO(sound), "input_audio") as source:
         hearing = Hearing(source, math.inf, system.cut, most=min(system.window, most))
@@ -77,7 +77,7 @@ class _Reply:
     async def chunks(self, answer: asyncio.Future[Answer], fields: ChatFields) -> AsyncIterator[bytes]:
         yield self._chunk({"role": "assistant", "content": ""})
         found = await answer
-        # The text comes as one delta, because in half precision its last words may change until the batch has ended.
+        # As one delta: until a batch has ended, half precision may still change its last words.
         yield self._chunk({"content": found.text})
         yield self._chunk({}, _finish(found))
         if fields.stream_usage:

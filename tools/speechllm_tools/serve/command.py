@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _checkpoints(options: argparse.Namespace) -> list[tuple[Checkpoint, tuple[str, ...]]]:
-    """The checkpoint and the names of every system that is served.
+    """Of every system that is served, with its names.
 
     :raises UserError: a directory has no checkpoint, or two systems have one name.
     """

@@ -59,7 +59,7 @@ class Answer:
 
 
 class Decoder:
-    """The functions of a system that the engine calls."""
+    """A system, as the engine calls it."""
 
     def __init__(self, system: Transcriber, source_lang: str) -> None:
         self._system, self._source_lang = system, source_lang
@@ -72,7 +72,7 @@ class Decoder:
         return transcribe(clips, source_lang=source, target_lang=target, decoding=decoding)
 
     def answer(self, questions: Sequence[Question], way: Asking) -> Sequence[Answer]:
-        """Answers like `Transcriber.ask`, but each clip has a question of its own."""
+        """As `Transcriber.ask`, each clip with a question of its own."""
         import torch
 
         system, model = self._system, self._system.model
