@@ -1,1 +1,1 @@
-"""Trainings on the demo, each into one table."""
+"""Experiments that train on the demo's data, each with one table of results."""

@@ -1,4 +1,4 @@
-"""Requests with rare names in them: invented ones, so that no model has ever read or heard them."""
+"""Requests with rare names, which are invented so that no model has ever read or heard them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from speechllm_tools.speech import voices
 
 TRAIN, TEST = "train", "test"
 _NAMES = {TRAIN: 600, TEST: 100}
-"""Invented for each split, apart from each other."""
+"""Names invented for each split; no name is in both."""
 _SLOTS = ("artist", "city", "contact")
-"""Of the demo's grammar, where the names go."""
+"""Slots of the demo's grammar that the names fill."""
 _SEED = 2
 
-# Spellings that espeak-ng reads in one way.
+# espeak-ng pronounces these spellings in only one way.
 _ONSETS = ("b", "br", "d", "dr", "f", "g", "k", "kr", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "z")
 _VOWELS = ("a", "e", "i", "o", "u")
 _CODAS = ("", "", "l", "m", "n", "r", "s")
 
 
 def write_names(folder: Path, counts: dict[str, int]) -> dict[str, Path]:
-    """Speaks requests into ``folder/{split}.tsv``, by voices that the demo was trained on.
+    """Speaks requests into ``folder/{split}.tsv`` with voices that the demo was trained on.
 
-    :param counts: requests of each split.
-    :returns: the file of each split's names, a name a line.
+    :param counts: number of requests of each split.
+    :returns: the file of each split's names, one name a line.
     """
     every = make_names(sum(_NAMES.values()))
     names = {TEST: every[: _NAMES[TEST]], TRAIN: every[_NAMES[TEST] :]}
@@ -51,7 +51,7 @@ def write_names(folder: Path, counts: dict[str, int]) -> dict[str, Path]:
 
 
 def make_names(count: int) -> Sequence[str]:
-    """The same ones first, however many."""
+    """The first `count` names of one fixed sequence."""
     generator = random.Random(_SEED)
     names: dict[str, None] = {}
     while len(names) < count:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs that exist are reused: an interrupted call goes on, and one with more seeds adds to the table."""
+    """Reuses existing runs: an interrupted call is continued, and a call with more seeds adds to the table."""
     if not (options.root / "data" / ".completed").is_file():
         raise UserError(f"--root: found no speech in {options.root}, expected what `speechllm demo` prepares")
     if options.output.is_dir():
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
             folder = options.root / "seeds" / dtype / str(seed)
             _train(options.root, folder, dtype, seed)
             folders.append(folder)
-            # Written after each run, so that a later failure loses no results.
+            # The page is written after each run, so that a later failure loses no results.
             write_text_atomically(options.output, _page(folders))
     print(f"\n{_table(folders)}\n\n{len(folders)} rows written to {options.output}")
     return 0

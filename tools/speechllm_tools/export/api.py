@@ -13,22 +13,22 @@ from speechllm_plugin.models.speech_llm.saved_system import SavedSystem
 
 @dataclass(frozen=True)
 class Export:
-    """What is exported."""
+    """The checkpoint to export, with its options."""
 
     checkpoint: SavedSystem
     overrides: dict[str, Any]
-    """Keys of its configuration to change, by dotted path."""
+    """Keys of the checkpoint's configuration to change, by dotted path."""
     flags: frozenset[str]
-    """Those of the format's own that were given."""
+    """Names of the format's own options that were given."""
 
 
 class Format(ABC):
-    """Its name on the command line is that of its file. Imports no torch before a method is called."""
+    """A format, whose name on the command line is that of its file. Imports no torch before a method is called."""
 
     summary: ClassVar[str]
-    """What is written, for `--help`."""
+    """The files that are written, for `--help`."""
     flags: ClassVar[Mapping[str, str]] = {}
-    """Options of its own, without values: a line of help by name."""
+    """Options of the format without values, each with a line of help."""
 
     def __init__(self, export: Export) -> None:
         self.export = export
@@ -36,13 +36,13 @@ class Format(ABC):
     @abstractmethod
     def check(self) -> None:
         """
-        :raises UserError: the system cannot be exported, as far as its configuration tells; or a package is missing.
+        :raises UserError: the configuration shows that the system cannot be exported, or a package is missing.
         """
 
     @abstractmethod
     def write(self, folder: Path) -> str:
         """Fills an empty folder.
 
-        :returns: a line on what was written.
+        :returns: a line about the files.
         :raises UserError: the system cannot be exported.
         """

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints a line on what was written."""
+    """Prints a line about the written files."""
     kinds = _formats()
     for name, other in kinds.items():
         if name != options.format and (given := _flags(other, options)):

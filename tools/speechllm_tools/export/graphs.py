@@ -1,4 +1,4 @@
-"""The parts of a system as functions of tensors alone, for programs that run graphs."""
+"""The parts of a system as pure functions of tensors, for programs that run graphs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from speechllm_plugin.tensors.masks import stack_frames
 
 
 class EncoderGraph(nn.Module):
-    """Audio to features."""
+    """Turns audio into features."""
 
     def __init__(self, encoder: SpeechEncoder) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class EncoderGraph(nn.Module):
 
 
 class AdapterGraph(nn.Module):
-    """Features to speech embeddings, with the CTC head where the adapter compresses by it."""
+    """Turns features into speech embeddings, with the CTC head where the adapter compresses by it."""
 
     words: Tensor
 
@@ -42,7 +42,7 @@ class AdapterGraph(nn.Module):
         self.ctc = system.ctc if system.adapter.needs_classifier else None
         words = None
         if isinstance(self.ctc, LlmEmbeddingCtcHead):
-            # Of the LLM's table only the rows that are labels.
+            # Only the rows of the LLM's table that are labels.
             words = system.llm.embed(self.ctc.label_tokens()).detach().float()
         self.register_buffer("words", words, persistent=False)
 
@@ -53,7 +53,7 @@ class AdapterGraph(nn.Module):
         """
         stacked, lengths = stack_frames(features, feature_lengths, self.frame_stack)
         output = self.adapter(stacked, lengths, None, None if self.ctc is None else self._classify)
-        # A name of its own, where the adapter gives as many vectors as it has frames.
+        # Cloned, so that the output has a name of its own where it would be the input's lengths.
         return output.seqs, output.lengths.clone()
 
     def _classify(self, frames: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:

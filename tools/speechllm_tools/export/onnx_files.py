@@ -1,4 +1,4 @@
-"""Writes a graph as an ONNX file, and compares what ONNX Runtime makes of the file with what PyTorch computes."""
+"""Writes a graph as an ONNX file, and compares ONNX Runtime's results for the file with PyTorch's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from speechllm_plugin.errors import UserError
 TOLERANCE = 1e-4
 """Largest difference, as a share of the largest value where that is above 1."""
 ONE_FILE = 2**30
-"""Bytes of weights up to which they are in the file itself: protobuf ends at twice as many."""
+"""Most bytes of weights inside the file itself: protobuf's limit is twice as large."""
 
 Inputs = tuple[Tensor, Tensor]
 """Rows, `[B, T]` or `[B, T, C]`, and their lengths, `[B]`."""
@@ -25,21 +25,21 @@ Inputs = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Graph:
-    """What becomes one file."""
+    """A module that becomes one file."""
 
     module: nn.Module
-    """Takes rows and lengths, and gives others."""
+    """The module, which turns rows and lengths into others."""
     inputs: tuple[str, str]
     outputs: tuple[str, str]
     example: Inputs
-    """What is traced; the sizes of batch and rows are told from nothing else in it."""
+    """Inputs for the trace; the sizes of batch and rows differ from all its other sizes."""
     refusal: str
-    """Begins the line about a graph that cannot be written."""
+    """Beginning of the error for a graph that cannot be written."""
 
 
 def write_onnx(graph: Graph, file: Path) -> None:
     """
-    :raises UserError: it holds what ONNX cannot.
+    :raises UserError: ONNX cannot express the graph.
     """
     size = sum(weight.nbytes for weight in [*graph.module.parameters(), *graph.module.buffers()])
     dynamic = torch.export.Dim.DYNAMIC
@@ -69,7 +69,7 @@ def compare(graph: Graph, file: Path, batches: Sequence[Inputs]) -> float:
 
     try:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of its own many classes
+    except Exception as error:  # ONNX Runtime has many classes of errors
         raise UserError(f"{graph.refusal} (ONNX Runtime: {' '.join(str(error).split())[:200]})") from error
     names = [value.name for value in session.get_inputs()], [value.name for value in session.get_outputs()]
     if names != (list(graph.inputs), list(graph.outputs)):
@@ -97,7 +97,7 @@ def compare(graph: Graph, file: Path, batches: Sequence[Inputs]) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says of its own progress."""
+    """Silences the exporter's messages about its progress."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

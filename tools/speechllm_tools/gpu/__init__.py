@@ -1,1 +1,1 @@
-"""`speechllm gpu`: what only a machine with a GPU can show."""
+"""`speechllm gpu`: measurements that need a machine with a GPU."""

@@ -1,5 +1,5 @@
-"""`speechllm gpu`: all that only a GPU can show, on one page: the kernels' correctness and bandwidth, recipes of real
-width, the memory of the published systems beside its estimate, and the speed of steps and of decoding."""
+"""`speechllm gpu`: all measurements that need a GPU, on one page: the kernels' correctness and bandwidth, recipes of
+real width, the memory of the published systems beside its estimate, and the speed of steps and of decoding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from speechllm_plugin.errors import UserError
 
 STAGES = ("kernels", "recipes", "memory", "step", "decode")
 _QUICK = ("--only", "torch", "--no-gate-matrix", "--seconds", "0.01")
-"""For the kernels of a tiny run."""
+"""Options for the kernels in a tiny run."""
 EPILOG = """\
 Everything is random: nothing is downloaded. It takes 40 GB of disk and a GPU of 80 GB or more, and about an hour.
 
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
             report(f"{stage} ...")
             try:
                 sections.append(_stage(stage, work, options))
-            except Exception as error:  # one stage that fails keeps none of the others from being shown
+            except Exception as error:  # a failed stage does not stop the others
                 failed = True
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
                 sections.append(f"## {stage.capitalize()}\n\nFAILED: {reason}")
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _stage(stage: str, work: Path, options: argparse.Namespace) -> str:
-    # Here: without a GPU the command ends before it imports transformers.
+    # Imported here, so that without a GPU the command ends before importing transformers.
     from speechllm_tools.gpu import memory, recipes
 
     own: dict[str, Callable[..., str]] = {"recipes": recipes.run, "memory": memory.run}
@@ -89,7 +89,7 @@ def _stage(stage: str, work: Path, options: argparse.Namespace) -> str:
 
 
 def _bench(name: str, device: str, *arguments: str) -> str:
-    """:raises UserError: it failed, or a kernel was wrong."""
+    """:raises UserError: the benchmark failed, or a kernel was wrong."""
     words = ["bench", name, "--device", device, *arguments]
     result = subprocess.run(
         [sys.executable, "-m", "speechllm_tools.cli", *words], env=dict(os.environ), stdout=subprocess.PIPE, text=True,

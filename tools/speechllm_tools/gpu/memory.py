@@ -1,4 +1,4 @@
-"""The memory of a training step of the published systems beside what `speechllm inspect` estimates."""
+"""Measures the memory of a training step of the published systems beside the estimate of `speechllm inspect`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def config_of(name: str, folder: Path, *, tiny: bool) -> SpeechLlmConfig:
             section.arch, section.config = None, {"path": str(where)}
         config.adapter.config = {"dim": 32, "num_heads": 4, "ffn_dim": 64}
     keys: Any = config.adapter.config or {}
-    config.adapter.config = {**keys, "dropout": 0.0}  # whose masks the estimate leaves out
+    config.adapter.config = {**keys, "dropout": 0.0}  # the estimate leaves out the masks of dropout
     return config
 
 
@@ -114,7 +114,7 @@ def _batch(model: SpeechLlm, clips: int, seconds: float, tokens: int) -> SpeechT
 
 
 def _measure(model: SpeechLlm, batch: SpeechTextBatch, device: str) -> int:
-    """:returns: bytes, of the second step: the first makes the optimizer's state."""
+    """:returns: bytes of the second step, since the first one creates the optimizer's state."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     batch.to(torch.device(device))
     parts = nn.ModuleList([model, model.encoder, model.llm])
@@ -124,7 +124,7 @@ def _measure(model: SpeechLlm, batch: SpeechTextBatch, device: str) -> int:
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         kept = Kept(parts)
-        # It keeps tensors alive, which a GPU's measure would count.
+        # The hook keeps tensors alive, which a measurement on a GPU would count.
         with nullcontext() if device == "cuda" else kept:
             with torch.autocast(device, dtype=torch.bfloat16):
                 loss = model(batch)

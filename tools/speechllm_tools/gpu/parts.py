@@ -1,4 +1,4 @@
-"""Encoders, an LLM and clips to train on: real widths, random weights, nothing downloaded."""
+"""Makes encoders, an LLM and clips to train on: real widths, random weights, nothing downloaded."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ TINY: dict[str, dict[str, Any]] = {
         "intermediate_size": 64, "vocab_size": 512,
     },
 }  # fmt: skip
-"""What is changed of a part for a run of the command that only shows that it runs."""
+"""Changes of a part's configuration for a tiny run, which only shows that the command works."""
 TINY["llama31_8b"] = TINY["mistral_7b"]
 _ENCODERS: dict[str, tuple[Any, str]] = {
     "whisper": (WhisperEncoder, "model.encoder."),
     "seamless_m4t_v2": (SeamlessM4Tv2SpeechEncoder, "speech_encoder."),
 }
-"""Class, and the prefix of its weights in a checkpoint, by `model_type`."""
+"""Class of each `model_type`, and the prefix of its weights in a checkpoint."""
 
 
 def hf_config(kind: str, name: str, *, tiny: bool) -> PretrainedConfig:
@@ -95,8 +95,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def write_clips(folder: Path, counts: Mapping[str, int], longest: float) -> dict[str, str]:
     """
-    :param counts: of clips, by split.
-    :param longest: seconds; the shortest have 1.
+    :param counts: number of clips of each split.
+    :param longest: seconds of the longest clips; the shortest have 1.
     :returns: the manifest of each split.
     """
     generator, manifests = np.random.default_rng(0), {}

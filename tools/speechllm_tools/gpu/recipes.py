@@ -1,4 +1,4 @@
-"""Recipes of real width, trained, stopped, resumed and decoded, as a user runs them."""
+"""Trains, stops, resumes and decodes recipes of real width, as a user runs them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def run(
     folder: Path, device: str, *, tiny: bool, report: Callable[[str], None], systems: Sequence[str] = SYSTEMS
 ) -> str:
     """
-    :param folder: for models, clips and runs.
-    :param tiny: parts of two layers and a few steps.
+    :param folder: folder for models, clips and runs.
+    :param tiny: whether parts have two layers and runs a few steps.
     :returns: the section of the page.
     :raises UserError: a command failed.
     """
@@ -88,7 +88,7 @@ def _row(
     values = [
         str(steps), str(steps // 2), *(f"{lines[place]['NLL Loss']:.2f}" for place in (0, -1)),
         f"{statistics.median(line['Lapse Time'] for line in lines):.2f}",
-        f"{max(peaks) / 1e9:.1f}" if peaks else "-",  # of a GPU alone
+        f"{max(peaks) / 1e9:.1f}" if peaks else "-",  # only a GPU has a peak
         f"{len(texts)} clips",
     ]  # fmt: skip
     return f"| {name} | {' | '.join(values)} |"
@@ -96,8 +96,8 @@ def _row(
 
 def _python(device: str, module: str, *arguments: object) -> str:
     """
-    :returns: what the module prints when it is run.
-    :raises UserError: it failed.
+    :returns: the output of the module.
+    :raises UserError: the module failed.
     """
     hidden = {} if device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(

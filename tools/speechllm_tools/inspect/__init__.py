@@ -1,1 +1,1 @@
-"""`speechllm inspect`: what a system is made of and what it costs, without its weights."""
+"""`speechllm inspect`: the parts and costs of a system, without its weights."""

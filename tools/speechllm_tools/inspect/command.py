@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 
 BATCH_SIZE = 10
-"""The recipe's default."""
+"""The recipe's default batch size."""
 
 EPILOG = """\
 Nothing is downloaded and no weight is read: the real modules are built on PyTorch's meta device, from what the named
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"--{name}: found {value:g}, expected more than 0, and finite")
 
     one, overrides = len(options.targets) == 1, dict(parse_assignment(item, "--set") for item in options.set)
-    # What is wrong with a name or a file is told before the seconds that torch takes.
+    # Wrong names and files are reported before torch is imported, which takes seconds.
     systems = _published() if options.all else []
     for target in options.targets:
         with _naming(target, one):
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _naming(target: str, is_plain: bool) -> Iterator[None]:
-    """Errors that say which of several targets they are about."""
+    """Adds the target's name to errors, if there are several targets."""
     try:
         yield
     except UserError as error:
@@ -167,7 +167,7 @@ def _read_yaml(file: Path, overrides: dict[str, Any]) -> tuple[SpeechLlmConfig, 
     try:
         look_at_train_keys(given(file, []))
 
-        from speechllm_recipes.speech_llm.read_config import model_config_of, read_training_config  # with fairseq2
+        from speechllm_recipes.speech_llm.read_config import model_config_of, read_training_config  # imports fairseq2
 
         recipe = read_training_config(file)
         return model_config_of(recipe, overrides), recipe.dataset.batch_size

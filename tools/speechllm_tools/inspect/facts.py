@@ -1,4 +1,4 @@
-"""All that `speechllm inspect` knows of one system, as plain values."""
+"""Everything that `speechllm inspect` knows about a system, as plain values."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from speechllm_plugin.tensors.precision import MachinePrecision, machine_precisi
 from speechllm_tools.inspect.published import RATES, SIZE_NOTES, SIZES, Rate, Size, closest_encoder
 
 CLIPS = (1.0, 5.0, 15.0, 30.0)
-"""Lengths in seconds whose compression is shown."""
+"""Lengths of clips, in seconds, whose compression is shown."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What becomes of one clip."""
+    """The vectors of one clip."""
 
     seconds: float
     frames: int
-    """The encoder's feature vectors."""
+    """Feature vectors of the encoder."""
     vectors: int
-    """The adapter's."""
+    """Output vectors of the adapter."""
 
     @property
     def compression(self) -> float:
@@ -40,7 +40,7 @@ class Clip:
 
     @property
     def hertz(self) -> float:
-        """Vectors for each second of the clip itself, whatever it was padded to."""
+        """Vectors for each second of the clip itself, without its padding."""
         return self.vectors / self.seconds
 
 
@@ -49,22 +49,22 @@ class Facts:
     name: str
     skeleton: Skeleton
     size: Size | None
-    """The adapter's, counted as table II counts; None for an adapter that is not of that kind."""
+    """The adapter's size, counted as in table II; None for an adapter of another kind."""
     rate: Rate | None
     """The cell of table I, for an encoder and an adapter of the paper with its settings; otherwise None."""
     content_dependent: bool
     assumed_from: str | None
-    """The encoder whose published rate stands for the unknown one of an output that depends on the content."""
+    """The encoder whose published rate replaces an unknown rate, for outputs that depend on the content."""
     clips: list[Clip]
     clip: Clip
-    """The one whose cost is estimated."""
+    """The clip whose cost is estimated."""
     target_tokens: int
     batch_size: int
     memory: int
-    """Bytes of the GPU that it is compared with."""
+    """Memory of the GPU for the comparison, in bytes."""
     costs: CostModel
     machine: MachinePrecision
-    """What `dtype: auto` means here; in the estimates, which are for a GPU, it is bfloat16."""
+    """The meaning of `dtype: auto` on this machine; the estimates are for a GPU, where it is bfloat16."""
 
     @cached_property
     def cost(self) -> Cost:
@@ -76,7 +76,7 @@ class Facts:
 
     @property
     def padded(self) -> bool:
-        """Whether the encoder pads each clip to its window and keeps what it makes of the padding."""
+        """Whether the encoder pads each clip to its window and keeps the vectors of the padding."""
         window = self.skeleton.encoder.max_seconds
         if window is None:
             return False
@@ -152,10 +152,10 @@ def gather(
 ) -> Facts:
     """
     :param seconds: length of the clip whose cost is estimated.
-    :param target_tokens: of its answer.
+    :param target_tokens: tokens of its answer.
     :param batch_size: clips that a GPU trains on at a time.
-    :param memory: bytes of the GPU that it is compared with.
-    :param clips: lengths whose compression is told.
+    :param memory: memory of the GPU for the comparison, in bytes.
+    :param clips: lengths whose compression is computed.
     """
     encoder, adapter = skeleton.encoder, skeleton.adapter
     adapter_name, arch = skeleton.config.adapter.name, skeleton.config.encoder.arch
@@ -173,7 +173,7 @@ def gather(
         if not content_dependent:
             vectors = costs.vectors(skeleton, taken)
         elif published is not None:
-            # The content is in the clip, not in the silence that pads it.
+            # The number of vectors follows from the clip itself, and not from its padding.
             vectors = min(max(1, round(published.hertz * length)), taken)
         else:
             vectors = taken
@@ -201,7 +201,7 @@ def gather(
 
 
 def _has_published_settings(config: SpeechLlmConfig) -> bool:
-    """Whether nothing is set that the rate depends on: the defaults are the paper's."""
+    """Whether all settings that the rate depends on are defaults, which are the paper's."""
     adapter = config.adapter
     return (
         adapter.config == ADAPTERS.config(adapter.name, None)
@@ -211,8 +211,8 @@ def _has_published_settings(config: SpeechLlmConfig) -> bool:
 
 
 def _size(adapter: nn.Module, ctc: nn.Module | None) -> Size | None:
-    """Millions of parameters as in table II: the Transformer layers are the modality adapter, the rest with the CTC
-    head is the length adapter, and the two projections are not counted."""
+    """Millions of parameters as in table II. The Transformer layers are the modality adapter; everything else with the
+    CTC head is the length adapter, except the two projections, which do not count."""
     if not isinstance(adapter, ProjectedAdapter):
         return None
     projections = count_parameters(adapter.input, adapter.input_norm, adapter.output, adapter.norm)

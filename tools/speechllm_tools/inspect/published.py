@@ -1,4 +1,4 @@
-"""What arXiv 2409.17044 publishes about its adapters, beside which our own figures are printed."""
+"""The figures of arXiv 2409.17044 for its adapters, which are printed beside our own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SIZE_NOTES = {
 
 @dataclass(frozen=True)
 class Rate:
-    """A cell of table I, estimated there on the test sets after training."""
+    """A cell of table I, which the paper estimates on the test sets after training."""
 
     compression: int
     """Encoder frames for each output vector."""
@@ -60,5 +60,5 @@ RATES = {
 
 
 def closest_encoder(frame_rate: float) -> str:
-    """The paper's encoder whose rates serve for one that is not in it."""
+    """The paper's encoder whose rates are used for an encoder that is not in the paper."""
     return "seamless_m4t_v2" if frame_rate < 25 else "whisper_large_v3"

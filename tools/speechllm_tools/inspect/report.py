@@ -1,4 +1,4 @@
-"""What `speechllm inspect` prints."""
+"""Formats the output of `speechllm inspect`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from speechllm_tools.inspect.published import SIZE_NOTES, SIZES
 
 
 def describe(facts: Facts) -> str:
-    """One system."""
+    """The text for one system."""
     sections = [[facts.name], _parts(facts), _sizes(facts), _rates(facts), _flops(facts), _memory(facts)]
     return "\n\n".join("\n".join(section) for section in sections if section)
 
 
 def table(all_facts: Sequence[Facts]) -> str:
-    """Many systems, a row each."""
+    """The table of several systems, with a row for each."""
     first = all_facts[0]
     header = ["architecture", "trained M", "length M", "layers M", "published M", "frozen B", "vectors", "TFLOP",
               "GB/sample", "GB/GPU", "recomputed", "clips"]
@@ -181,12 +181,12 @@ def _millions(value: float | None) -> str:
 
 
 def _source(config: Any) -> str:
-    """Where a part comes from and its precision, as far as it has such keys."""
+    """Path and precision of a part, if it has such keys."""
     return ", ".join(str(getattr(config, key)) for key in ("path", "dtype") if hasattr(config, key))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, others to the right if they hold numbers."""
+    """Aligns the first column to the left, and columns of numbers to the right."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     numeric = [any(cell[:1].isdigit() for cell in column[1:2]) for column in columns]

@@ -1,1 +1,1 @@
-"""`speechllm manifest`: what is made from manifests."""
+"""`speechllm manifest`: the commands that work on manifests."""

@@ -1,7 +1,7 @@
 """`speechllm manifest answer`: targets that the frozen LLM writes itself.
 
-An adapter that is trained towards what the LLM answers to the text learns to make speech mean to it what the text
-does, whatever is asked; no answers need to be collected (arXiv 2310.00230 needs them).
+An adapter that is trained towards the LLM's answers to the text learns to make speech mean to the LLM what the text
+does, for any instruction. No answers need to be collected, as in arXiv 2310.00230.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ NO_TRANSCRIPT = "no transcript"
 EMPTY = "empty answer"
 CUT = "answer cut off at the length limit"
 _OF_SOUND = ("tokens_per_second", "extra_tokens", "no_speech_level", "no_speech_blank_share")
-"""Keys of decoding that limit or guard by the sound, of which there is none."""
+"""Keys of decoding that depend on the sound, which does not exist here."""
 _SPACED = "answers whose line ends and tabs became spaces"
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """A row, and what is asked for it."""
+    """A row with its request to the LLM."""
 
     row: Row
     request: Request | None
-    """None = it has no transcript."""
+    """None = the row has no transcript."""
 
     @property
     def where(self) -> str:
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
     from speechllm_tools.manifest.written import identify
 
     choice, decoding = _choice(options)
-    # Without a cluster the LLM is in this process, which asks it again.
+    # Without a cluster, this process has the LLM and keeps it for all batches.
     machines = Machines(workers=0, ray=options.ray, gpus=True)
     places = {one.request.key: (one.where, one.request) for one in reversed(asked) if one.request is not None}
     ((_, llm),) = map_shards(identify, [(choice, dict(places.values()))], machines)
@@ -150,7 +150,7 @@ def _choice(options: argparse.Namespace) -> tuple[LlmChoice, dict[str, Any]]:
         raise UserError(f"--decoding: found {wrong[0]}, expected keys that need no sound (--max-tokens limits answers)")
     values = asdict(decoding.changed(changes))
     config = dict(parse_assignment(item, "--llm-config") for item in options.llm_config)
-    # Absolute, since the processes of a cluster have another current folder.
+    # An absolute path, since the processes of a cluster have another current folder.
     llm = str(Path(options.llm).resolve()) if Path(options.llm).is_dir() else options.llm
     choice = LlmChoice(llm, json.dumps(config), options.device, options.system, json.dumps(values))
     return choice, values
@@ -159,9 +159,9 @@ def _choice(options: argparse.Namespace) -> tuple[LlmChoice, dict[str, Any]]:
 def _answer(
     choice: LlmChoice, requests: Mapping[str, Request], kept: KeptResults, machines: Machines, batch_size: int
 ) -> None:
-    """What is not known yet, each request once.
+    """Answers the requests without a known answer, each once.
 
-    :param requests: by their keys.
+    :param requests: requests by their keys.
     """
     from speechllm_tools.manifest.written import answer_batch, batches_of
 
@@ -179,7 +179,7 @@ def _answer(
 
 
 class _Counts:
-    """What became of the rows."""
+    """Counts of the rows by their outcome."""
 
     def __init__(self) -> None:
         self.read = self.kept = self.cut = 0

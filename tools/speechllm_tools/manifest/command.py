@@ -1,4 +1,4 @@
-"""`speechllm manifest`: one subcommand for each corpus, and one for each thing that is done with manifests."""
+"""`speechllm manifest`: a subcommand for each corpus, and one for each action on manifests."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _help_of(presets: Mapping[str, Mapping[str, object]]) -> str:
-    """A published selection, as the options that it stands for."""
+    """The options that each published selection stands for."""
     return "; ".join(
         f"{name}, for " + " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options.items())
         for name, options in presets.items()

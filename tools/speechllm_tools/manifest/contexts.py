@@ -1,4 +1,4 @@
-"""Phrases for the rows of a manifest: their own among distractors, or those that are most like a first pass."""
+"""Chooses phrases for the rows of a manifest: their own among distractors, or those most like a first pass."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from speechllm_tools.prepare.report import hashes
 
 @dataclass
 class _Counts:
-    """Of phrases, over all rows."""
+    """Counts of phrases over all rows."""
 
     rows: int = 0
     with_own: int = 0
     own: int = 0
-    """Phrases of the list that are said."""
+    """Phrases of the list that are spoken."""
     retrieved: int = 0
-    """Of them, those that were chosen by the first pass."""
+    """Spoken phrases that were chosen by the first pass."""
     heard: int = 0
-    """Of them, those that the first pass itself wrote."""
+    """Spoken phrases that the first pass itself wrote."""
     extra: dict[str, Any] = field(default_factory=dict)
 
     def add(self, own: Sequence[str]) -> None:
@@ -102,7 +102,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _phrases(options: argparse.Namespace) -> tuple[str, ...]:
     """
-    :raises UserError: the list is of no use.
+    :raises UserError: the list cannot be used.
     """
     if options.list is not None:
         return read_phrases(options.list)
@@ -123,7 +123,7 @@ def _drawn(
     options: argparse.Namespace, rows: Sequence[Row], phrases: Sequence[str], index: Mapping[str, PhraseIndex],
     counts: _Counts,
 ) -> Iterator[list[str]]:  # fmt: skip
-    """A row's own phrases among distractors; a row's draw depends on its id and the seed alone."""
+    """A row's own phrases among distractors, which are drawn by the row's id and the seed only."""
     for row in rows:
         own = index[_language(row)].found_in(transcript_of(row))
         if options.distractors > len(phrases) - len(own):
@@ -131,7 +131,7 @@ def _drawn(
                             "the phrases of the list that are not said")
         counts.add(own)
         draw = random.Random(f"{options.seed} {row.get('id')}")
-        # So many that enough are left when the row's own are taken out.
+        # Enough phrases are drawn to leave the distractors after removing the row's own.
         drawn = draw.sample(phrases, min(len(phrases), options.distractors + len(own)))
         context = [*own, *[phrase for phrase in drawn if phrase not in own][: options.distractors]]
         draw.shuffle(context)
@@ -165,7 +165,7 @@ def _retrieved(
 def _given(
     options: argparse.Namespace, rows: Sequence[Row], given: Mapping[str, Sequence[str]], counts: _Counts
 ) -> Iterator[list[str]]:
-    """The lists of the authors' file, in its order."""
+    """Phrases from the lists of the authors' file, in its order."""
     for row in rows:
         if row.get("id") not in given:
             raise UserError(row.wrong("id", f"an id of {options.list}"))

@@ -1,4 +1,4 @@
-"""`speechllm manifest filter`: a manifest without the rows that training is better without."""
+"""`speechllm manifest filter`: drops rows that harm training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from speechllm_tools.manifest.rows import (
 from speechllm_tools.prepare.api import is_test
 
 SUMMARY = "leave out rows by duration or by the rate of their texts, counted; never from a test split"
-# arXiv 2409.17044 and its authors' later code, which has the rate.
+# The limits of arXiv 2409.17044; the rate is from its authors' later code.
 _VERDINI = {"min_seconds": 0.1, "max_seconds": 30.0, "max_words_per_minute": 700.0}
 
 
@@ -34,7 +34,7 @@ class _Limit:
     option: str
     reason: str
     least: bool
-    """Whether what is below it is dropped, or what is above."""
+    """Whether rows below the limit are dropped; otherwise those above it."""
 
 
 _LIMITS = (
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _limits_of(options: argparse.Namespace) -> dict[_Limit, float]:
     """
-    :raises UserError: none is set, or one is no number.
+    :raises UserError: no limit is set, or a limit is no number.
     """
     preset = _VERDINI if options.preset else {}
     values = {limit: getattr(options, limit.option) for limit in _LIMITS}

@@ -1,4 +1,4 @@
-"""The first pass of a trained system's CTC head over the clips of a manifest."""
+"""Transcribes the clips of a manifest by a trained system's CTC head, as a first pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH_SIZE = 8
 
 def listen(checkpoint: Path, rows: Sequence[Row], root: Path) -> dict[str, str]:
     """
-    :param root: where relative paths of the rows start.
+    :param root: folder that relative paths of the rows start from.
     :returns: the text of each row, by its id.
     :raises UserError: the system has no CTC head, or a clip cannot be read.
     """
@@ -39,7 +39,7 @@ def listen(checkpoint: Path, rows: Sequence[Row], root: Path) -> dict[str, str]:
 
 def _channel(row: Row) -> int | None:
     """
-    :raises UserError: it is no number.
+    :raises UserError: the channel is no number.
     """
     if not (text := row.get("channel")):
         return None

@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _input(item: str) -> _Input:
     """
-    :raises UserError: there is no such manifest, or the share is none.
+    :raises UserError: there is no such manifest, or the share is not above 0 and at most 1.
     """
     name, separator, text = item.rpartition("=")
     if not separator or Path(item).exists():

@@ -1,4 +1,4 @@
-"""What a row of a manifest says and asks."""
+"""The languages and the transcript of a row of a manifest."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from speechllm_tools.manifest.rows import Row
 
 
 def languages_of(row: Row) -> tuple[str, str]:
-    """Spoken and written."""
+    """The languages of speech and text."""
     source = row.get("src_lang") or "en"
     return source, row.get("tgt_lang") or source
 
 
 def transcript_of(row: Row) -> str:
-    """`src_text`, or `tgt_text` of a row that is to be transcribed; empty where neither tells what is said.
+    """`src_text`, or `tgt_text` of a row to be transcribed; empty where the row has no transcript.
 
     :raises UserError: there is no such task.
     """

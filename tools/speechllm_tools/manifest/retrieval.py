@@ -1,4 +1,4 @@
-"""Which of thousands of phrases a clip may hold, by what a first pass heard."""
+"""Finds phrases that a clip may contain, among thousands, by the text of a first pass."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from speechllm_plugin.scoring.biasing import PhraseIndex
 
 
 class Retriever:
-    """Ranks phrases by their likeness to the most alike stretch of a text: 0 to 100, by edit operations on characters,
-    whatever the spaces (a name is often heard as two words)."""
+    """Ranks phrases by their likeness, 0 to 100, to the most similar stretch of a text. It counts edit operations on
+    characters without spaces, since a name is often written as two words."""
 
     def __init__(self, phrases: Sequence[str], index: PhraseIndex) -> None:
         """
@@ -31,7 +31,7 @@ class Retriever:
         self._index = index
         self._phrases = list(phrases)
         self._groups: dict[int, tuple[list[int], list[str]]] = {}
-        """Number of words -> places of those phrases, and the phrases without spaces."""
+        """By number of words: the places of such phrases, and the phrases without spaces."""
         for place, phrase in enumerate(phrases):
             words = index.words(phrase)
             places, joined = self._groups.setdefault(len(words), ([], []))
@@ -39,19 +39,19 @@ class Retriever:
             joined.append("".join(words))
 
     def best(self, text: str, count: int) -> list[str]:
-        """The `count` phrases that are most alike, the most alike first; equal ones in the list's order."""
+        """The `count` most similar phrases, the most similar first, and equally similar ones in the list's order."""
         scores = self.scores(text)
         order = np.argsort(-scores, kind="stable")[:count]
         return [self._phrases[place] for place in order]
 
     def scores(self, text: str) -> NDArray[np.float32]:
-        """Of each phrase, `[phrases]`."""
+        """The likeness of each phrase, `[phrases]`."""
         words = self._index.words(text)
         scores = np.zeros(len(self._phrases), dtype=np.float32)
         if not words:
             return scores
         for size, (places, joined) in self._groups.items():
-            # A word more or less: where the first pass parted a word, or put two together.
+            # Stretches may have a word more or less, since a first pass may split a word or join two.
             stretches = [
                 "".join(words[start : start + length])
                 for length in range(max(1, size - 1), size + 2)

@@ -1,4 +1,4 @@
-"""Manifests row by row, with all their columns, for the commands that check, count and rearrange them."""
+"""Reads and writes manifests row by row, with all columns, for the commands that check, count and rearrange them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Row:
         return self.fields.get(column, "")
 
     def wrong(self, column: str, expected: str, found: object = None) -> str:
-        """The line about a field."""
+        """The error about a field."""
         value = repr(self.get(column)) if found is None else found
         return f"{self.manifest}, line {self.line}, column {column!r}: found {value}, expected {expected}"
 
@@ -46,7 +46,7 @@ def add_audio_root(parser: argparse.ArgumentParser) -> None:
 
 def read_rows(manifest: Path, required: Sequence[str] = REQUIRED) -> Iterator[Row]:
     """
-    :param required: the columns that it must have.
+    :param required: the columns that the manifest must have.
     :raises UserError: there is no such file, it lacks a column, or a row has another number of fields.
     """
     for line, fields in read_tsv(manifest, required):
@@ -61,14 +61,14 @@ def columns_of(manifest: Path) -> list[str]:
 
 
 def folder_of(manifest: Path, audio_root: Path | None) -> Path:
-    """Where relative paths of the manifest start."""
+    """The folder that relative paths of the manifest start from."""
     return manifest.parent if audio_root is None else audio_root
 
 
 def stated_seconds(row: Row) -> float | None:
-    """The clip's length as the row tells it: `duration`, else `n_frames`; ``None`` where it does not.
+    """The clip's length that the row states: `duration`, else `n_frames`; ``None`` where it states none.
 
-    :raises UserError: what it tells is no length.
+    :raises UserError: the stated value is no length.
     """
     if text := row.get("duration"):
         seconds = parse_seconds(text)
@@ -83,9 +83,9 @@ def stated_seconds(row: Row) -> float | None:
 
 
 def seconds_of_row(row: Row, root: Path) -> float:
-    """Its length as it tells it, else by the header of its file.
+    """The clip's length that the row states, or else that of the file's header.
 
-    :raises UserError: it tells a wrong one, or the file cannot be read.
+    :raises UserError: the stated value is no length, or the file cannot be read.
     """
     stated = stated_seconds(row)
     if stated is not None:
@@ -98,7 +98,7 @@ def seconds_of_row(row: Row, root: Path) -> float:
 
 def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool) -> None:
     """
-    :raises UserError: the place has a file already, or is that of an input.
+    :raises UserError: the output exists, or is one of the inputs.
     """
     if output.exists() and any(manifest.exists() and output.samefile(manifest) for manifest in inputs):
         raise UserError(f"--output: found {output}, one of the manifests that are read, expected another file")
@@ -110,10 +110,10 @@ def write_rows(
     output: Path, columns: Sequence[str], rows: Iterable[dict[str, str]], *, inputs: Sequence[Path], overwrite: bool,
     story: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Writes a manifest, whole or not at all, and the JSON that tells what it was made of.
+    """Writes a manifest, whole or not at all, and a JSON file about its origin.
 
-    :param rows: are read once, as they are written.
-    :param story: may be filled in while the rows are read.
+    :param rows: are read once, while they are written.
+    :param story: values for the JSON file; may be filled in while the rows are read.
     :raises UserError: the place cannot be written, or has a file already.
     """
     check_output(output, inputs, overwrite=overwrite)
@@ -142,9 +142,9 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def placed(row: Row, root: Path, output: Path, audio_root: Path | None) -> dict[str, str]:
-    """A row's fields in a manifest at another place: relative paths of sound that started at `root`, earlier turns'
-    included, become paths from the new manifest's folder, if they lie below, else absolute ones. URLs stay as they are,
-    and all do with `--audio-root`."""
+    """A row's fields for a manifest at another place. Paths of sound relative to `root`, also those of earlier turns,
+    become relative to the new manifest's folder if they lie below it, else absolute. URLs stay as they are, and with
+    `--audio-root` every path does."""
     fields = row.fields | {"audio": _placed(row.get("audio"), root, output, audio_root)}
     history = row.get("history")
     try:
@@ -153,7 +153,7 @@ def placed(row: Row, root: Path, output: Path, audio_root: Path | None) -> dict[
             if "audio" in turn:
                 turn["audio"] = _placed(turn["audio"], root, output, audio_root)
     except (ValueError, TypeError, RecursionError):
-        return fields  # broken, as whoever reads it will tell
+        return fields  # a broken history is reported when it is read
     return fields | {"history": json.dumps(turns, ensure_ascii=False)} if turns else fields
 
 

@@ -35,12 +35,12 @@ EMPTY, LONG, BROKEN = "nothing to say", "more words than --max-words", "text tha
 WITH_INPUT = "an input beside its instruction, as --input skip says"
 UNSPOKEN = "not spoken"
 _FOLDER = 1000
-"""Files in a folder."""
+"""Most files in a folder."""
 
 
 @dataclass(frozen=True)
 class _Spoken:
-    """A row to be."""
+    """A row that will be written."""
 
     entry: Entry
     id: str
@@ -153,7 +153,7 @@ def _name_of(tts: TtsCommand | None) -> str:
 
 
 def _plan(options: argparse.Namespace, voices: Sequence[str], counts: _Counts) -> Iterator[_Spoken]:
-    """What is to be said, how and where to; it depends on the texts and the options alone."""
+    """The texts to speak, with their voices and files, which depend only on the texts and the options."""
     from speechllm_tools.speech.synthesis import draw_clip
 
     columns = _columns(options.columns)
@@ -195,7 +195,7 @@ def _why_not(
 
 def _columns(text: str | None) -> Mapping[str, str]:
     """
-    :raises UserError: it maps no column of ours.
+    :raises UserError: it names a column that is not ours.
     """
     pairs = [word.partition("=") for word in words_of(text, "--columns")] if text else []
     for ours, _, theirs in pairs:

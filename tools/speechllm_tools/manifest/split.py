@@ -1,4 +1,4 @@
-"""`speechllm manifest split`: parts of a manifest that share no voice, or no clip."""
+"""`speechllm manifest split`: divides a manifest into parts that share no clip, or no speaker."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _rows(options: argparse.Namespace, rows: Iterable[Row], name: str) -> Iterator[dict[str, str]]:
     root = folder_of(options.manifest, options.audio_root)
-    # In the order of the manifest.
+    # The rows keep the order of the manifest.
     for row in sorted(rows, key=lambda row: row.line):
         yield placed(row, root, options.output / f"{name}.tsv", options.audio_root)
 
@@ -67,7 +67,7 @@ def _rows(options: argparse.Namespace, rows: Iterable[Row], name: str) -> Iterat
 def _parts(text: str) -> tuple[dict[str, int], str | None]:
     """Rows of each part, and the part that gets the rest.
 
-    :raises UserError: it is no such list.
+    :raises UserError: the text is no such list.
     """
     sizes: dict[str, int] = {}
     rest = None
@@ -86,7 +86,7 @@ def _parts(text: str) -> tuple[dict[str, int], str | None]:
 
 def _group(row: Row, by: str) -> str:
     """
-    :raises UserError: its speaker is not told.
+    :raises UserError: the row has no speaker.
     """
     if by == "speaker":
         if not row.get("speaker"):
@@ -99,7 +99,7 @@ def _group(row: Row, by: str) -> str:
 
 
 def _draw(groups: Mapping[str, Sequence[Row]], sizes: Mapping[str, int], seed: int) -> dict[str, list[str]]:
-    """Groups for each part, drawn until it has at least as many rows as it wants.
+    """The groups of each part, drawn until it has at least its number of rows.
 
     :raises UserError: there are too few rows.
     """

@@ -1,4 +1,4 @@
-"""`speechllm manifest stats`: how much there is in manifests, and how long, dense and mixed it is."""
+"""`speechllm manifest stats`: amounts, lengths, density and mixture of manifests."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SUMMARY = "hours, speakers, languages, and histograms of durations, text lengths
 _SHARES = (0, 5, 25, 50, 75, 95, 100)
 _BINS = 12
 _WIDTH = 40
-"""Letters of the longest bar."""
-# A few clips of another kind must not press all others into one bar.
+"""Characters of the longest bar."""
+# Percentile up to which bars are shown: a few unusual clips must not squeeze all others into one bar.
 _SHOWN = 99.0
 
 FIGURES = {
@@ -34,16 +34,16 @@ FIGURES = {
 
 @dataclass
 class Contents:
-    """Of one manifest, or several as one."""
+    """The contents of one manifest, or of several together."""
 
     values: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in FIGURES})
     speakers: set[str] = field(default_factory=set)
     clips: dict[str, float] = field(default_factory=dict)
-    """Seconds of each clip, which may have several rows."""
+    """Seconds of each clip; a clip may have several rows."""
     languages: Counter[str] = field(default_factory=Counter)
 
     def histograms(self) -> Iterator[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.float64], int]]:
-        """Name, counts, edges, and how many values lie above the last edge."""
+        """Name, counts and edges of each histogram, and the number of values above the last edge."""
         for name, numbers in self.values.items():
             values = np.array(numbers)
             top = float(np.percentile(values, _SHOWN)) or 1.0

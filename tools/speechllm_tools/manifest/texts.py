@@ -1,4 +1,4 @@
-"""Instructions in writing: TSV, JSONL or JSON, with the names of Alpaca's columns or others."""
+"""Reads written instructions: TSV, JSONL or JSON, with the names of Alpaca's columns or others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "input": ("input",),
     "output": ("output", "tgt_text", "answer", "response"),
 }
-"""Ours, and what files call them: the first that an entry has counts."""
+"""Names in files for each of our columns: the first that an entry has is used."""
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,22 @@ class Entry:
     where: str
     """File and line, or number in a JSON list."""
     number: int
-    """From 1 on."""
+    """Number of the entry, counted from 1."""
     id: str = ""
     text: str = ""
-    """What is asked."""
+    """The instruction to speak."""
     input: str = ""
-    """What it is asked about, where that is not in it."""
+    """The input that the instruction is about, if it is separate."""
     output: str = ""
-    """The answer, where there is one."""
+    """The answer, if there is one."""
     reason: str | None = None
-    """Why it is of no use."""
+    """Why the entry cannot be used."""
 
 
 def read_texts(path: Path, columns: Mapping[str, str]) -> Iterator[Entry]:
     """
-    :param columns: ours, and what the file calls them, where not as in `NAMES`.
-    :raises UserError: the file is none of these, or no column holds what is to be said.
+    :param columns: names in the file for our columns, where they are not those of `NAMES`.
+    :raises UserError: the file has another format, or no column with the instruction.
     """
     rows = _tsv(path) if path.suffix == ".tsv" else _json(path) if _is_list(path) else _jsonl(path)
     names = {ours: (columns[ours],) if ours in columns else known for ours, known in NAMES.items()}
@@ -64,7 +64,7 @@ def read_texts(path: Path, columns: Mapping[str, str]) -> Iterator[Entry]:
 
 def _check(path: Path, columns: Mapping[str, str], first: Mapping[str, Any]) -> None:
     """
-    :raises UserError: the first entry lacks what is needed.
+    :raises UserError: the first entry lacks a needed column.
     """
     expected = [*columns.values()]
     if "text" not in columns and not any(name in first for name in NAMES["text"]):

@@ -1,4 +1,4 @@
-"""`speechllm manifest validate`: whether every row can be read, and is as long as it says."""
+"""`speechllm manifest validate`: checks that every row can be read and has its stated length."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from speechllm_tools.shards.api import add_machines, machines_of, map_shards, sh
 
 SUMMARY = "decode the sound of every row, and compare its length with what the row says"
 _ROWS = 100
-"""That a process takes at a time."""
-# A step of `n_frames`, and what decoders of mp3 disagree about.
+"""Rows that a process takes at a time."""
+# Larger than a step of `n_frames`, and than the differences between decoders of mp3.
 _TOLERANCE_SECONDS = 0.1
 
 
 @dataclass
 class _Finding:
-    """About one row."""
+    """The findings about one row."""
 
     line: int
     seconds: float = 0.0
     wrong: list[tuple[str, str]] = field(default_factory=list)
-    """Column and message."""
+    """Errors, each with its column and message."""
     is_samples: bool = False
-    """Whether `n_frames` is what it would be in samples."""
+    """Whether `n_frames` is the number of samples."""
     composed: bool = True
-    """Whether its texts are in Unicode's form NFC."""
+    """Whether the texts are in Unicode's form NFC."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _validate(manifest: Path, ids: dict[str, tuple[Path, int]], options: argparse.Namespace) -> int:
-    """Prints what is wrong, and returns how many rows are."""
+    """Prints all errors, and returns the number of wrong rows."""
     check = partial(_check_rows, options=(options.headers_only, options.empty_text),
                     root=folder_of(manifest, options.audio_root).absolute())  # fmt: skip
     machines = machines_of(options)
@@ -102,7 +102,7 @@ _Shard = list[tuple[Row | None, list[tuple[str, str]]]]
 
 
 def _rows(manifest: Path, ids: dict[str, tuple[Path, int]]) -> Iterator[tuple[Row | None, list[tuple[str, str]]]]:
-    """Rows with what their ids and their number of fields show; ``None`` for one that has no such fields.
+    """Rows with the errors of their ids and of their number of fields; ``None`` for a row with another number.
 
     :raises UserError: the file is no manifest, or has no row.
     """
@@ -152,7 +152,7 @@ def _check(row: Row, headers_only: bool, empty_text: bool, root: Path) -> _Findi
 
 
 def _check_what_is_asked(row: Row, finding: _Finding, headers_only: bool, root: Path) -> None:
-    """What the reader of training says of columns that are not looked at yet."""
+    """Adds the errors that training's reader has for the other columns."""
     try:
         asks = read_row(row.manifest, Record(row.line, row.fields), Rules(require_text=False)).asks
         for turn in asks.heard:
@@ -168,8 +168,8 @@ def _check_what_is_asked(row: Row, finding: _Finding, headers_only: bool, root: 
 
 def _true_seconds(audio: str, headers_only: bool, root: Path) -> float:
     """
-    :raises AudioError: it cannot be read.
-    :raises Unusable: its range is none of its archive's entries.
+    :raises AudioError: the audio cannot be read.
+    :raises Unusable: its range is no entry of its archive.
     """
     whole, moved = checked(audio if is_remote(audio) else str(root.absolute() / audio))
     if moved:
@@ -179,7 +179,7 @@ def _true_seconds(audio: str, headers_only: bool, root: Path) -> float:
 
 
 def _compare(row: Row, finding: _Finding) -> None:
-    """Each length that the row states with the true one."""
+    """Compares each length that the row states with the true one."""
     true = finding.seconds
     stated: Sequence[tuple[str, float]] = [
         *([("duration", float(row.get("duration")))] if row.get("duration") else []),

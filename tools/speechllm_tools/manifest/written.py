@@ -1,4 +1,4 @@
-"""A frozen LLM that is asked in writing: transcripts in the place of the speech, texts out, in batches."""
+"""Asks a frozen LLM in writing, in batches: its prompts have transcripts in the place of the speech."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from speechllm_tools.shards.api import shards_of
 
 @dataclass(frozen=True)
 class Request:
-    """What the LLM reads. Equal requests are answered once."""
+    """A request to the LLM. Equal requests are answered once."""
 
     text: str
     """The transcript."""
     src_lang: str
     tgt_lang: str
     asks: RowPrompt = NOTHING
-    """What is asked of it; without an instruction it is the instruction itself."""
+    """The rest of the prompt; without an instruction the transcript is the instruction."""
 
     @property
     def key(self) -> str:
-        """Names it, the same in every manifest; samples follow from it and the seed."""
+        """A name for the request, the same in every manifest; samples follow from it and the seed."""
         values = json.dumps(asdict(self), sort_keys=True).encode(errors="surrogatepass")
         return hashlib.sha256(values).hexdigest()[:24]
 
@@ -64,7 +64,7 @@ class _Rendered:
 
 def load_llm(name: str, options: Mapping[str, object], device: torch.device) -> Llm:
     """
-    :param name: of a published LLM (`smollm2_135m`), else a hub id or a local directory.
+    :param name: name of a published LLM (`smollm2_135m`), a hub id, or a local directory.
     :param options: keys of the part's configuration, such as `dtype`.
     :raises UserError: there is no such checkpoint, or no such key.
     """
@@ -86,8 +86,8 @@ class WritingLlm:
 
     def __init__(self, llm: Llm, prompt: PromptConfig, decoding: DecodingConfig) -> None:
         """
-        :param decoding: its `extra_tokens` alone limit an answer: there is no audio.
-        :raises UserError: the prompt or the decoding is not of use.
+        :param decoding: only its `extra_tokens` limit an answer, since there is no audio.
+        :raises UserError: the prompt or the decoding cannot be used.
         """
         decoding.check("decoding")
         self._llm = llm
@@ -96,12 +96,12 @@ class WritingLlm:
         self._renderer = PromptRenderer(llm.tokenizer, prompt, chat=llm.chat)
 
     def identity(self) -> dict[str, Any]:
-        """What tells this LLM from another: its configuration, and the hash of its weights."""
+        """The identity of the LLM: its configuration, and the hash of its weights."""
         return {**self._llm.identity(), "weights": identity_of(self._llm)}
 
     def check(self, requests: Mapping[str, Request]) -> None:
         """
-        :param requests: by a name for messages, such as a row's place.
+        :param requests: requests by a name for messages, such as a row's place.
         :raises UserError: a request and its answer have no room in the LLM.
         """
         rendered = [self._render(where, request) for where, request in requests.items()]
@@ -134,28 +134,28 @@ class WritingLlm:
         prompt, ids = self._renderer.render_text(
             request.src_lang, request.tgt_lang, request.text, ANSWER, request.asks
         )
-        # A million rows have a few prompts.
+        # Equal prompts share one object: a million rows have few different ones.
         return _Rendered(request.key, where, self._prompts.setdefault(prompt, prompt), ids)
 
 
 @dataclass(frozen=True)
 class LlmChoice:
-    """What makes a `WritingLlm`, for processes that make one of their own."""
+    """The choice of a `WritingLlm`, for processes that load their own."""
 
     name: str
     options: str
-    """Keys of its configuration, as JSON."""
+    """Keys of the LLM's configuration, as JSON."""
     device: str | None
     """None = a GPU where there is one."""
     system: str | None
     decoding: str
-    """As JSON."""
+    """The configuration of decoding, as JSON."""
 
 
 @lru_cache(maxsize=1)
 def open_llm(choice: LlmChoice) -> WritingLlm:
     """
-    :raises UserError: there is no such checkpoint or device, or a value is not of use.
+    :raises UserError: there is no such checkpoint or device, or a value cannot be used.
     """
     prompt = PromptConfig(system=choice.system)
     prompt.check()
@@ -168,9 +168,9 @@ def open_llm(choice: LlmChoice) -> WritingLlm:
 
 
 def identify(task: tuple[LlmChoice, Mapping[str, Request]]) -> dict[str, Any]:
-    """The LLM's identity, once all requests are known to have room in it.
+    """The LLM's identity, after a check that all requests have room in it.
 
-    :raises UserError: one has not.
+    :raises UserError: a request has no room.
     """
     choice, requests = task
     llm = open_llm(choice)
@@ -184,7 +184,7 @@ def answer_batch(task: tuple[LlmChoice, Sequence[Request]]) -> dict[str, Written
 
 
 def batches_of(requests: Iterable[Request], size: int) -> list[list[Request]]:
-    """Requests of about one length to a batch. The batches come in a mixed order: the time left is then known early."""
+    """Batches of requests of similar length, in random order, so that the remaining time is known early."""
     batches = list(shards_of(sorted(requests, key=lambda request: len(request.text)), size))
     random.Random(0).shuffle(batches)
     return batches

@@ -1,1 +1,1 @@
-"""Recognition and translation in five languages, small enough for a CPU: the data of the embedded sweep."""
+"""The data of the embedded sweep: recognition and translation in five languages, small enough for a CPU."""

@@ -1,6 +1,6 @@
 """`speechllm miniature`: two encoders, a small LLM, and speech in five languages with its translations, made here.
 
-Models come from PyPI, speech from espeak-ng. What exists already is used again.
+Models come from PyPI, speech from espeak-ng. Files that exist are used again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     for name in ("processes", "train", "dev", "test"):
         if (value := getattr(options, name)) < 1:
             raise UserError(f"--{name}: found {value}, expected at least 1")
-    # Here, because `--help` answers at once without soundfile and espeak-ng.
+    # Imported here, so that `--help` answers at once without soundfile and espeak-ng.
     from speechllm_tools.demo.prepare import prepare_models, prepare_whisper_base
     from speechllm_tools.miniature.data import summarise_data, write_data
 

@@ -1,4 +1,4 @@
-"""Of the miniature: how much there is of it."""
+"""The sizes of the miniature's data."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ class MiniatureConfig:
     """New sentences, by voices of the training."""
 
     seed: int = 2
-    """Everything random follows from it: sentences, voices, speeds, pitches."""
+    """Seed of everything random: sentences, voices, speeds, pitches."""

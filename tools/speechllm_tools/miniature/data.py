@@ -18,8 +18,8 @@ DIRECTIONS = (*((language, language) for language in LANGUAGES), ("en", "de"),
 
 
 def plan_clips(config: MiniatureConfig) -> dict[str, list[tuple[str, Meaning, Clip]]]:
-    """Split -> its clips, each with its language and meaning. Depends on the configuration alone."""
-    # The tests come first: they stay the same when training grows.
+    """The clips of each split, each with its language and meaning, which depend only on the configuration."""
+    # The tests come first, so that they stay the same when training grows.
     counts = {split: getattr(config, split) for split in ("test", "dev", "train")}
     plan: dict[str, list[tuple[str, Meaning, Clip]]] = {}
     for split, meanings in make_meanings(config.seed, counts).items():
@@ -49,7 +49,7 @@ def write_data(folder: Path, config: MiniatureConfig, *, num_processes: int = 2)
 
 
 def summarise_data(folder: Path) -> dict[str, tuple[int, float, int]]:
-    """Manifest -> its number of rows, hours and number of voices."""
+    """Number of rows, hours and number of voices of each manifest."""
     return summarise(folder, manifest_names())
 
 

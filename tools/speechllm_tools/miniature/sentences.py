@@ -11,7 +11,7 @@ LANGUAGES = ("en", "de", "es", "fr", "it")
 
 
 def _phrases(table: str) -> list[dict[str, str]]:
-    """One phrase a line, in the order of `LANGUAGES`."""
+    """Phrases, one in each line, with its translations in the order of `LANGUAGES`."""
     rows = ([part.strip() for part in line.split("|")] for line in table.strip().splitlines())
     return [dict(zip(LANGUAGES, row, strict=True)) for row in rows]
 
@@ -40,7 +40,7 @@ ACTIONS = _phrases("""
     is singing a song        | singt ein Lied        | canta una canción | chante une chanson     | canta una canzone
     is selling flowers       | verkauft Blumen       | vende flores     | vend des fleurs         | vende fiori
 """)
-"""In German the first word is the verb, behind which subject, time and place find their room."""
+"""The first word of the German phrase is the verb, after which subject, time and place are put."""
 PLACES = _phrases("""
     in the garden  | im Garten      | en el jardín   | dans le jardin  | in giardino
     in the kitchen | in der Küche   | en la cocina   | dans la cuisine | in cucina
@@ -61,16 +61,16 @@ TIMES = _phrases("""
     on Sunday | am Sonntag  | el domingo | dimanche    | domenica
 """)
 FORMS: Sequence[tuple[bool, bool]] = ((False, True), (False, True), (True, False), (True, False), (True, True))
-"""Whether a sentence has a time and a place. Drawn evenly."""
+"""Whether a sentence has a time, and whether it has a place; forms are drawn evenly."""
 
 Meaning = tuple[int | None, int, int, int | None]
-"""Places in `TIMES`, `PEOPLE`, `ACTIONS` and `PLACES`; None = nothing is said of it."""
+"""Indices into `TIMES`, `PEOPLE`, `ACTIONS` and `PLACES`; None = the sentence has no such phrase."""
 _PATIENCE = 1000
-"""Draws in a row that bring nothing new before the grammar counts as exhausted."""
+"""The grammar counts as exhausted after this many draws in a row without a new meaning."""
 
 
 def make_meanings(seed: int, counts: Mapping[str, int]) -> dict[str, list[Meaning]]:
-    """Draw ``counts[split]`` meanings for each split, none of them twice. A split depends on those before it alone.
+    """Draw ``counts[split]`` meanings for each split, none of them twice. A split depends only on the splits before it.
 
     :raises UserError: if the grammar cannot make that many.
     """

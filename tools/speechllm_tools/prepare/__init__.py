@@ -1,1 +1,1 @@
-"""From a corpus on disk to manifests: the contract of a corpus, and all that corpora share."""
+"""Makes manifests from a corpus on disk: the contract of a corpus, and the code that corpora share."""

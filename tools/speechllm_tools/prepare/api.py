@@ -1,4 +1,4 @@
-"""The contract of a corpus: a generator of lines, each of which says what rows it makes, or why it makes none."""
+"""The contract of a corpus, which generates lines, each with its rows or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ _TEST = re.compile(r"(?<![a-z])(test|tst)(?![a-z])")
 
 Task = Literal["transcribe", "translate", "answer"]
 TASKS: tuple[Task, ...] = ("transcribe", "translate")
-"""Of `--tasks`: what any transcribed or translated corpus may be used for."""
+"""Values of `--tasks`, for transcribed and translated corpora."""
 
 
 VERDINI: Mapping[str, object] = {"tasks": "transcribe,translate", "min_seconds": 0.1, "max_seconds": 30.0}
-"""What arXiv 2409.17044 takes of each corpus."""
+"""Options that select what arXiv 2409.17044 takes from each corpus."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """Where a clip's sound lies, as its corpus says it. Nothing has been opened yet."""
+    """The place of a clip's sound, as its corpus states it; nothing has been opened."""
 
     audio: str
-    """What a manifest would write: a path, which is never relative to another folder than the current one, or
-    ``archive.zip:offset:length`` (a tar archive's, too), or ``path:start:length``. With `data` the name that the bytes
-    have in the corpus."""
+    """The place in the form of a manifest: a path (if relative, to the current folder), ``archive.zip:offset:length``
+    (also of a tar archive), or ``path:start:length``. With `data`, the name of the bytes in the corpus."""
 
     channel: int | None = None
     """The one to hear, counted from 1; ``None`` = the mean of all."""
@@ -45,36 +44,36 @@ class Sound:
     """Length of the segment; ``None`` = to the end of the file."""
 
     data: bytes | None = None
-    """The file itself, where it lies inside another one."""
+    """Bytes of the file, if it lies inside another one."""
 
     @property
     def cut_out(self) -> bool:
-        """Whether it is a segment of what lies inside another file, which a manifest cannot name."""
+        """Whether it is a segment of a file inside another file, which a manifest cannot name."""
         return self.offset is not None and (self.data is not None or IN_ARCHIVE.fullmatch(self.audio) is not None)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A row that a line makes: what the model is to write."""
+    """The target text of a row that a line makes."""
 
     task: Task
     lang: str
     text: str
     optional: bool = False
-    """Whether the row stands without a text: a question whose answer nobody has written down."""
+    """Whether the row is valid without a text, as a question without a written answer is."""
     others: Sequence[str] = ()
-    """Texts that are as right."""
+    """Other texts that are equally right."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of a corpus. It makes a row of each target, unless there is a reason why not."""
+    """One line of a corpus. It makes a row for each target, unless it has a `reason`."""
 
     where: str
     """File and line, for messages."""
 
     split: str
-    """The manifest that its rows go to."""
+    """The manifest that gets the rows."""
 
     id: str
     targets: Sequence[Target]
@@ -82,18 +81,18 @@ class Line:
     src_text: str = ""
     speaker: str = ""
     instruction: str = ""
-    """What is asked, where that is not the task's; without a place for the speech."""
+    """The row's own instruction, if any, without a place for the speech."""
     context: str = ""
-    """What the prompt is to hold beside the speech."""
+    """Text that the prompt has beside the speech."""
     sound: Sound | None = None
     reason: str | None = None
-    """Why it makes no rows, in a few words that are the same for all such lines; then there is no `sound`."""
+    """Why the line makes no rows, in a few words that are the same for all such lines; `sound` is then missing."""
 
     changes: Sequence[str] = ()
-    """What the corpus changed in it, to be counted."""
+    """Changes that the corpus made to the line, which are counted."""
 
     def label(self, target: Target) -> str:
-        """What rows like this one are counted as: `transcribe en`, `translate en-de`."""
+        """The label under which such rows are counted: `transcribe en`, `translate en-de`."""
         return f"{target.task} {self.direction(target)}"
 
     def direction(self, target: Target) -> str:
@@ -107,21 +106,21 @@ class Corpus(ABC):
     """One line of help."""
 
     description: ClassVar[str]
-    """The layout that is expected, and what is made of it."""
+    """The expected layout, and the rows that are made from it."""
 
     example: ClassVar[str]
     """Arguments of a command that prepares it."""
 
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
-    """Selections of published systems, by name: values of options that the user has not set."""
+    """Selections of published systems by name: values for options that the user has not set."""
 
     columns: Sequence[str] = ()
     """Of `channel`, `task`, `instruction`, `context` and `references`, what its manifests have beside the usual
     columns."""
 
     rows_per_clip: int = 1
-    """How many rows a clip may make over the whole corpus. Where it is more than one, ids get the direction
-    behind them: `ID.en`, `ID.en-de`."""
+    """The most rows of a clip over the whole corpus. If there may be several, the direction is appended to ids:
+    `ID.en`, `ID.en-de`."""
 
     @classmethod
     @abstractmethod
@@ -135,17 +134,17 @@ class Corpus(ABC):
 
     @abstractmethod
     def sources(self) -> list[Path]:
-        """The files that `lines` reads, whose hashes are kept; not the sound."""
+        """The files that `lines` reads, except the sound; their hashes are kept."""
 
     @abstractmethod
     def lines(self) -> Iterator[Line]:
         """All lines of the chosen splits, in the same order every time.
 
-        :raises UserError: for what makes the whole file useless; a line that is useless alone has a `reason`.
+        :raises UserError: a whole file cannot be used; a single line that cannot be used has a `reason`.
         """
 
     def splits(self) -> dict[str, int]:
-        """How many lines each split has. This reads them all, and so finds wrong files before any work on sound."""
+        """Number of lines of each split. This reads all lines, and so finds wrong files before any work on sound."""
         return dict(Counter(line.split for line in self.lines()))
 
 
@@ -168,7 +167,7 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
 
 def words_of(text: str, option: str) -> list[str]:
     """
-    :raises UserError: it is no list, or names something twice.
+    :raises UserError: the text is no list, or names something twice.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(words) or len(set(words)) < len(words):
@@ -178,7 +177,7 @@ def words_of(text: str, option: str) -> list[str]:
 
 def tasks_of(text: str | None) -> list[Task]:
     """
-    :param text: of `--tasks`; ``None`` = translate.
+    :param text: value of `--tasks`; ``None`` = translate.
     :raises UserError: there is no such task.
     """
     words = words_of(text or "translate", "--tasks")
@@ -188,9 +187,9 @@ def tasks_of(text: str | None) -> list[Task]:
 
 
 def splits_of(options: argparse.Namespace, known: Sequence[str], place: object) -> list[str]:
-    """The chosen splits, in the order of the known ones; all of them without `--splits`.
+    """The chosen splits, in the order of the known ones; all splits without `--splits`.
 
-    :raises UserError: there is none, or one that is chosen is not there.
+    :raises UserError: there are no splits, or a chosen one does not exist.
     """
     if not known:
         raise UserError(f"{place}: found no split of the corpus, expected the layout that --help shows")
@@ -209,7 +208,7 @@ def is_test(split: str) -> bool:
 
 def folder_of(root: Path) -> Path:
     """
-    :raises UserError: it is none.
+    :raises UserError: it is no folder.
     """
     if not root.is_dir():
         raise UserError(f"{root}: found {'a file' if root.exists() else 'no such folder'}, expected a folder")

@@ -1,4 +1,4 @@
-"""A few hundred clips, measured and stored by one process. What came out is kept in a file, for a run that goes on."""
+"""Measures and stores a few hundred clips in one process, and keeps the outcome in a file, for a run that goes on."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ LOUD = "clips beyond full scale, clipped in FLAC"
 @dataclass(frozen=True, kw_only=True)
 class ChunkOptions:
     audio: Literal["keep", "flac", "zip"]
-    """Sound stays where it is, or becomes FLAC of 16 kHz in files or in archives. Sound that lies inside other files
-    is put into archives in any case."""
+    """Whether sound stays where it is, or becomes FLAC of 16 kHz in files or in archives. Sound inside other files goes
+    into archives in any case."""
     zip_bytes: int
-    """The most in an archive."""
+    """Most bytes of an archive."""
     min_seconds: float
     max_seconds: float
-    """Limits of clips, but for those of test splits."""
+    """Longest clip; the limits do not apply to test splits."""
     sound: str
     """Folder of stored clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a line."""
+    """The outcome of a line."""
 
     audio: str = ""
     channel: int | None = None
     """See `Sound.channel`."""
     seconds: float = 0.0
     reason: str | None = None
-    """Why it makes no rows."""
+    """Why the line makes no rows."""
     message: str = ""
-    """What to say of it."""
+    """The message about the line."""
     changes: Sequence[str] = ()
 
 
@@ -58,11 +58,11 @@ class ChunkTask:
     lines: Sequence[Line]
     options: ChunkOptions
     file: Path
-    """Where the outcomes are kept."""
+    """File in which the outcomes are kept."""
 
 
 def run_chunk(task: ChunkTask) -> list[Outcome]:
-    """What became of each line: as an earlier run has kept it, or else found out and kept.
+    """The outcome of each line: kept by an earlier run, or else found and kept now.
 
     :raises UserError: the place cannot be written.
     """
@@ -83,7 +83,7 @@ def run_chunk(task: ChunkTask) -> list[Outcome]:
 
 
 def _has_come(line: Line, outcome: Outcome) -> bool:
-    """Whether a file that was missing in an earlier run is there now."""
+    """Whether a file that was missing in an earlier run exists now."""
     return outcome.reason == MISSING and line.sound is not None and os.path.exists(line.sound.audio)
 
 
@@ -92,7 +92,7 @@ def _outcome(place: int, line: Line, options: ChunkOptions, store: Store) -> Out
         assert line.reason is not None
         return Outcome(reason=line.reason, message=line.where, changes=tuple(line.changes))
     if not any(target.text.strip() or target.optional for target in line.targets):
-        # It makes no rows, which its rows' counts will say: its sound need not be read.
+        # The line makes no rows, as their counts will say, so its sound need not be read.
         return Outcome(message=line.where, changes=tuple(line.changes))
     try:
         with on_disk(line.sound) as sound:
@@ -103,7 +103,7 @@ def _outcome(place: int, line: Line, options: ChunkOptions, store: Store) -> Out
                     reason = SHORT if found.seconds < options.min_seconds else LONG
                     raise Unusable(reason, f"{found.audio}: found {found.seconds:g} s")
                 changes = (*changes, KEPT_IN_TEST)
-            # An archive's entry cannot be cut into segments by bytes.
+            # Bytes of an archive's entry cannot be addressed as a segment.
             if options.audio != "keep" or (line.sound.cut_out and not found.whole):
                 return _convert(place, line, replace(found, changes=changes), sound.channel, store)
         if line.sound.cut_out:

@@ -1,4 +1,4 @@
-"""Common Voice's tables, which two corpora read."""
+"""Reads Common Voice's tables, for two corpora."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Clip:
 
 
 def clips_of(table: Path, wanted: Container[str]) -> dict[str, Clip]:
-    """Clips by their file's name without ending, which some releases write and some do not. Columns are found by
-    name: there are 8 to 13, depending on the release.
+    """Clips by their file's name, without the ending that some releases write. Columns are found by name: there are 8
+    to 13, depending on the release.
 
-    :param wanted: names of the clips that are to be found.
+    :param wanted: names of the clips to find.
     :raises UserError: there is no such table, or it has other columns.
     """
     clips = {}
@@ -52,7 +52,7 @@ def add_unquote(parser: argparse.ArgumentParser) -> None:
 
 
 def unquote(sentence: str) -> str:
-    """`"A ""b"" c"` -> `A "b" c`; whatever is not quoted as a whole stays, and so does `"Yes."`, which may be speech
-    in quotation marks, unless a doubled mark shows what it is."""
+    """`"A ""b"" c"` -> `A "b" c`. A sentence that is not quoted as a whole stays as it is. So does `"Yes."`, which may
+    be speech in quotation marks: only a doubled mark shows the quoting of CSV."""
     match = _QUOTED.fullmatch(sentence)
     return match[1].replace('""', '"') if match is not None and '""' in match[1] else sentence

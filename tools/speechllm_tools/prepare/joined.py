@@ -1,4 +1,4 @@
-"""Clips that a corpus has in pieces, joined into files of their own over processes; what is there stays."""
+"""Joins clips that a corpus has in pieces into files of their own, over processes; existing files stay."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from speechllm_tools.shards.api import machines_of, map_shards
 
 def join_clips(clips: Mapping[Path, Sequence[Path]], options: argparse.Namespace) -> set[Path]:
     """
-    :param clips: where each goes, as FLAC of 16 kHz, and its pieces in order.
-    :param options: of the machines.
-    :returns: those with a piece that cannot be read.
+    :param clips: the file of each clip, FLAC of 16 kHz, and its pieces in order.
+    :param options: options that choose the machines.
+    :returns: the clips with a piece that cannot be read.
     :raises UserError: the place cannot be written.
     """
     unreadable: set[Path] = set()

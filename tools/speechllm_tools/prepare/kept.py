@@ -1,4 +1,4 @@
-"""Results on disk while a command works, so that it goes on from them after a kill."""
+"""Keeps results on disk while a command works, so that it goes on from them after a kill."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from speechllm_tools.prepare.writing import told
 
 
 class KeptResults:
-    """One line of JSON for each result, by its key; the first line tells what they all depend on."""
+    """A line of JSON for each result, by its key; the first line is a mark of everything that all results depend on."""
 
     def __init__(self, file: Path, mark: str) -> None:
         """
-        :param mark: of everything that results depend on beside their key; those of another mark are dropped.
+        :param mark: hash of everything that results depend on beside their key; results with another mark are dropped.
         :raises UserError: the place cannot be written.
         """
         self._file = file
         self.found: dict[str, Any] = {}
         header = json.dumps({"mark": mark})
         lines = self._valid_lines(header)
-        # Written again, because the last line may be incomplete.
+        # The file is written again, since its last line may be incomplete.
         write_text_atomically(file, "\n".join([header, *lines]) + "\n")
         with told(file):
             self._stream: TextIO = file.open("a", encoding="utf-8")
 
     def add(self, results: Mapping[str, Any]) -> None:
-        """:param results: by key, as JSON can hold them.
+        """:param results: plain values for JSON, by key.
         :raises UserError: the disk is full."""
         self.found.update(results)
         with told(self._file):
@@ -40,7 +40,7 @@ class KeptResults:
         self._stream.close()
 
     def remove(self) -> None:
-        """Once what was made of the results is complete."""
+        """Removes the file, once the results have been used completely."""
         self.close()
         self._file.unlink(missing_ok=True)
 

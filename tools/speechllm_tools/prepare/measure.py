@@ -1,4 +1,4 @@
-"""One clip's sound: where a manifest finds it, and how long it is."""
+"""Finds the place and the length of a clip's sound, for a manifest."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ FAR_OVER = "segment more than 1 s over the end of its file"
 CLIPPED = "segments clipped to the end of their file"
 OTHER_LENGTH = "stated durations that are not the file's (the file's taken)"
 _SLACK_SECONDS = 1
-# What decoders of mp3 disagree about, and what rounding to hundredths does, is less.
+# Larger than the differences between decoders of mp3, and than rounding to hundredths.
 _SAME_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Measured:
     audio: str
-    """As a manifest writes it."""
+    """The place in the form of a manifest."""
     seconds: float
     changes: tuple[str, ...] = ()
     whole: bool = True
-    """Whether it is all of its file."""
+    """Whether the clip is the whole file."""
 
 
 class Unusable(Exception):
     """
-    :param reason: in words that are the same for all such clips.
-    :param message: about this one.
+    :param reason: the reason, in the same words for all such clips.
+    :param message: the message about this clip.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -59,8 +59,8 @@ class Unusable(Exception):
 
 @contextmanager
 def on_disk(sound: Sound) -> Iterator[Sound]:
-    """The sound as a file of its own, for as long as the context lasts where it has `data`, or is a segment of an
-    archive's entry.
+    """The sound as a file of its own. If it has `data`, or is a segment of an archive's entry, the file exists only
+    inside the context.
 
     :raises Unusable: the archive cannot be read.
     """
@@ -124,7 +124,7 @@ def source_of(audio: str, channel: int | None = None) -> AudioSource:
 
 
 def nearest(seconds: Decimal, rate: int) -> int:
-    """The sample nearest to a time: 2.01 s at 16 kHz is 32160, where floats rounded down give 32159."""
+    """The sample nearest to a time: 2.01 s at 16 kHz is 32160, while floats rounded down would give 32159."""
     return int((seconds * rate).to_integral_value(ROUND_HALF_UP))
 
 
@@ -143,7 +143,7 @@ def _measure_segment(sound: Sound, offset: Decimal) -> Measured:
     return Measured(f"{path}:{first + start}:{length}", length / rate, changes, whole)
 
 
-# The segments of a talk follow each other.
+# Cached, since the segments of a talk follow each other.
 @lru_cache(maxsize=16)
 def _channels(audio: str) -> int:
     return count_channels(source_of(audio))
@@ -153,10 +153,10 @@ def _channels(audio: str) -> int:
 def _length(audio: str) -> tuple[str, int, int, int]:
     """
     :param audio: a file, or a segment of one.
-    :returns: the file, the first sample in it, how many there are, and their rate.
+    :returns: the file, the first sample in it, the number of samples, and their rate.
     """
     source = source_of(audio)
     rate = sample_rate(source)
-    # Looks for damage, too.
+    # `duration` also looks for damage.
     samples = round(duration(source) * rate)
     return (str(source.path), source.start, samples, rate) if source.kind == "segment" else (audio, 0, samples, rate)

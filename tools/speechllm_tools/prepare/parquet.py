@@ -1,4 +1,4 @@
-"""Parquet shards, as Hugging Face's datasets are published in: read a few rows at a time."""
+"""Reads parquet shards, in which Hugging Face's datasets are published, a few rows at a time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from speechllm_plugin.errors import UserError
 
 _SHARD = re.compile(r"(.+)-\d+-of-\d+\.parquet")
 _ROWS = 64
-"""Rows in memory at a time: with their sound some MB."""
+"""Rows in memory at a time, which take some MB with their sound."""
 NO_SOUND = "row that names no sound"
-"""Why a row makes none where `sound_of` finds nothing."""
+"""Reason of lines in which `sound_of` finds no sound."""
 
 
 def shards_of(folder: Path) -> dict[str, list[Path]]:
-    """Split -> its shards in order, named `SPLIT-00000-of-00008.parquet`."""
+    """The shards of each split in order, named `SPLIT-00000-of-00008.parquet`."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.parquet")):
         if match := _SHARD.fullmatch(path.name):
@@ -30,7 +30,7 @@ def count_rows(path: Path) -> int:
 
 
 def read_parquet(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number, from 1, and fields of each row.
+    """The number of each row, counted from 1, and its fields.
 
     :raises UserError: pyarrow is not installed, the file is no parquet, or it lacks a column.
     """
@@ -47,8 +47,8 @@ def read_parquet(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dic
 
 
 def sound_of(field: object) -> tuple[str, bytes | None] | None:
-    """Name and bytes of a field that holds sound; ``None`` where it names none. The bytes are ``None`` in shards that
-    were written without embedding them: the name is then a path, beside the shard or elsewhere."""
+    """Name and bytes of a field with sound; ``None`` where it has none. The bytes are ``None`` in shards without
+    embedded sound: the name is then a path, beside the shard or elsewhere."""
     if isinstance(field, str) and field:
         return field, None
     if isinstance(field, dict):

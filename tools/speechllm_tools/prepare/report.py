@@ -1,4 +1,4 @@
-"""What a preparation did, for each manifest: a JSON file beside it, and a table for people."""
+"""Reports on a preparation: a JSON file beside each manifest, and a table for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from speechllm_plugin.files.hashes import sha256_of
 
 @dataclass
 class RowCount:
-    """Rows of one kind, such as `translate en-de`: read = kept + all that were dropped."""
+    """Counts of rows of one kind, such as `translate en-de`: those read are those kept and those dropped."""
 
     read: int = 0
     kept: int = 0
@@ -22,19 +22,19 @@ class RowCount:
 
 @dataclass
 class SplitReport:
-    """A manifest's figures."""
+    """The figures of a manifest."""
 
     rows: dict[str, RowCount] = field(default_factory=dict)
     clips: int = 0
     """Clips with at least one row."""
     seconds: float = 0.0
-    """Of these clips, each once."""
+    """Seconds of these clips, each counted once."""
     characters: int = 0
-    """Of all rows' `tgt_text`."""
+    """Characters of `tgt_text` in all rows."""
     speakers: set[str] = field(default_factory=set)
     changed: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
-    """The first line that was dropped, for each reason."""
+    """The first dropped line for each reason."""
 
     @property
     def kept(self) -> int:
@@ -71,13 +71,13 @@ class SplitReport:
 
 def hashes(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
     """
-    :raises UserError: one cannot be read.
+    :raises UserError: a file cannot be read.
     """
     return {str(path): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in files}
 
 
 def table(reports: Mapping[str, SplitReport]) -> str:
-    """One line for each kind of rows of each manifest, then what was dropped and changed."""
+    """A line for each kind of rows of each manifest, followed by the dropped and changed rows."""
     header = ("manifest", "rows", "read", "kept", "dropped", "clips", "hours", "speakers", "characters")
     lines: list[Sequence[str]] = [header]
     for name, report in reports.items():
@@ -100,7 +100,7 @@ def table(reports: Mapping[str, SplitReport]) -> str:
 
 def columns(lines: Sequence[Sequence[str]], *, left: int) -> str:
     """
-    :param left: so many columns begin at the left, the others end at the right.
+    :param left: number of columns that are aligned to the left; others are aligned to the right.
     """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""The rows of a manifest, in the columns that the recipe reads, written one by one."""
+"""Writes the rows of a manifest one by one, with the columns that the recipe reads."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _STRIPPED = "texts without the spaces around them"
 
 
 class ManifestWriter:
-    """The rows of one split. They are written to `file`, which the caller puts at its place.
+    """Writes the rows of one split to `file`, which the caller moves to its place.
 
-    :param rows_per_clip: above 1, ids get their direction behind them.
+    :param rows_per_clip: if above 1, the direction is appended to ids.
     :param more: see `Corpus.columns`.
     :raises UserError: the place cannot be written.
     """
@@ -57,7 +57,7 @@ class ManifestWriter:
 
     def add(self, line: Line, outcome: Outcome) -> None:
         """
-        :param outcome: whose `audio` is as the manifest is to name it.
+        :param outcome: its `audio` is the place in the form of the manifest.
         """
         report = self.report
         report.changed.update(outcome.changes)
@@ -116,7 +116,7 @@ class ManifestWriter:
 
 
 def seconds_text(seconds: float) -> str:
-    """Microseconds are exact for samples at 16 kHz to half a sample's length."""
+    """Seconds with six decimals, which are far more exact than a sample at 16 kHz."""
     return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
 
@@ -125,5 +125,5 @@ def _compose(text: str) -> str:
 
 
 def unbroken(text: str) -> str:
-    """A text that a row of a manifest can hold."""
+    """The text with spaces in place of tabs and line ends, which a row of a manifest cannot hold."""
     return _BREAKS.sub(" ", text)

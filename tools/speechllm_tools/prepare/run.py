@@ -1,7 +1,7 @@
-"""Prepares a corpus: its lines in chunks over processes, manifests that appear whole, and no work done twice.
+"""Prepares a corpus: divides its lines into chunks for processes, writes manifests whole, and does no work twice.
 
-What the processes find out is kept in `.preparing` below the output, a file for each chunk, until all manifests are
-there: after a kill the same command goes on where it was. Another command begins anew.
+The outcomes of the processes are kept in `.preparing` below the output, in a file for each chunk, until all manifests
+exist: after a kill the same command goes on where it was. Another command begins anew.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from speechllm_tools.shards.api import add_machines, machines_of, map_shards
 CHUNK = 500
 """Lines that a process takes at a time."""
 CHUNK_BYTES = 32_000_000
-"""Of sound inside of tables, which goes from process to process; a chunk ends with the line that reaches it."""
-# Options that do not change what is written.
+"""Bytes of sound inside tables, which is sent between processes; a chunk ends with the line that reaches this limit."""
+# Options that do not change the written files.
 _ASIDE = {"workers", "ray", "overwrite", "output", "run", "action_run", "command", "action"}
 
 
@@ -71,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(name: str, corpus: Corpus, options: argparse.Namespace) -> int:
     """
-    :param name: of the corpus.
-    :raises UserError: the corpus is wrong, or the output's place is.
+    :param name: name of the corpus.
+    :raises UserError: the corpus is wrong, or the output cannot be written.
     """
     limits, machines = _limits(options), machines_of(options)
     print(f"{name}: reading the corpus' tables", flush=True)
@@ -110,11 +110,11 @@ def run(name: str, corpus: Corpus, options: argparse.Namespace) -> int:
 
 
 def _begin(output: Path, splits: Mapping[str, int], mark: str, overwrite: bool) -> Path:
-    """Makes the folder of what is not finished, and returns it.
+    """Makes and returns the folder of unfinished work.
 
-    :raises UserError: manifests of another preparation are there.
+    :raises UserError: manifests of another preparation exist.
     """
-    # Absolute, since the processes of a cluster have another current folder.
+    # An absolute path, since the processes of a cluster have another current folder.
     work = output.absolute() / ".preparing"
     started = work / ".started"
     goes_on = started.is_file() and started.read_text(encoding="utf-8") == mark
@@ -130,7 +130,7 @@ def _begin(output: Path, splits: Mapping[str, int], mark: str, overwrite: bool) 
 
 
 def _tasks(lines: Iterable[Line], work: Path, options: ChunkOptions) -> Iterator[ChunkTask]:
-    """The chunks, which are the same in every run."""
+    """The tasks, one for each chunk of lines; chunks are the same in every run."""
     chunk: list[Line] = []
     number, size = 0, 0
     for line in lines:
@@ -144,9 +144,9 @@ def _tasks(lines: Iterable[Line], work: Path, options: ChunkOptions) -> Iterator
 
 
 def _finish(output: Path, work: Path, reports: Mapping[str, SplitReport], made_of: Mapping[str, Any]) -> None:
-    """Puts the manifests at their places, then says that they are whole.
+    """Moves the manifests to their places, then marks them as whole.
 
-    :raises UserError: no row is left at all, or the place cannot be written.
+    :raises UserError: no row is left, or the place cannot be written.
     """
     if not any(report.kept for report in reports.values()):
         reasons = [
@@ -172,7 +172,7 @@ def _finish(output: Path, work: Path, reports: Mapping[str, SplitReport], made_o
 
 
 def _place(audio: str, output: Path, root: Path | None) -> str:
-    """How the manifest names a clip."""
+    """The place of a clip in the form of the manifest."""
     if not audio or is_remote(audio):
         return audio
     if root is not None:
@@ -183,7 +183,7 @@ def _place(audio: str, output: Path, root: Path | None) -> str:
 
 def _limits(options: argparse.Namespace) -> tuple[float, float]:
     """
-    :raises UserError: an option is out of its range.
+    :raises UserError: an option is outside its range.
     """
     shortest = 0.0 if options.min_seconds is None else options.min_seconds
     longest = math.inf if options.max_seconds is None else options.max_seconds

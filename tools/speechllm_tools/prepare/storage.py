@@ -1,4 +1,4 @@
-"""Writing clips: FLAC files of 16 kHz, or zip archives whose entries a manifest addresses by their bytes."""
+"""Writes clips as FLAC files of 16 kHz, or into zip archives whose entries a manifest addresses by their bytes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from speechllm_plugin.files.atomic import sync_files, write_atomically
 from speechllm_tools.prepare.writing import told
 
 _LOCAL_HEADER = 30
-# Names of files are limited to 255 bytes; a number keeps long ones apart.
+# Names of files are limited to 255 bytes; a number distinguishes long ones.
 _LONGEST_NAME = 150
 
 
 def encode_flac(samples: npt.NDArray[np.float32]) -> bytes:
     """
-    :param samples: ``[samples]`` at 16 kHz; what is beyond full scale is clipped.
+    :param samples: ``[samples]`` at 16 kHz; values beyond full scale are clipped.
     """
     file = io.BytesIO()
     soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
@@ -33,12 +33,12 @@ def encode_flac(samples: npt.NDArray[np.float32]) -> bytes:
 
 
 def file_name(number: int, identity: str, suffix: str) -> str:
-    """A name for the clip `identity`, whatever letters it is of; `number` makes it the only one."""
+    """A file name for the clip `identity`, which may have any characters; `number` makes the name unique."""
     return f"{number:03d}-{quote(identity, safe=' ')[:_LONGEST_NAME].replace(' ', '_')}{suffix}"
 
 
 def suffix_of(name: str, data: bytes) -> str:
-    """The ending of a sound file's name; by its first bytes where the name has none."""
+    """The ending of a sound file's name, chosen by its first bytes if the name has none."""
     if match := re.search(r"\.\w{2,4}$", name):
         return match[0].lower()
     kinds = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}
@@ -46,12 +46,12 @@ def suffix_of(name: str, data: bytes) -> str:
 
 
 class Store:
-    """Where the clips of a chunk are put: files in a folder, or archives of at most `limit` bytes.
+    """Stores the clips of a chunk as files in a folder, or in archives of at most `limit` bytes.
 
-    Nothing is at its final place before `close`, and a chunk that is stored again replaces what it was.
+    No file has its final name before `close`, and a chunk that is stored again replaces its earlier files.
 
-    :param folder: of all chunks.
-    :param limit: ``None`` = files.
+    :param folder: folder of all chunks.
+    :param limit: most bytes of an archive; ``None`` = files.
     """
 
     def __init__(self, folder: Path, chunk: int, limit: int | None) -> None:
@@ -63,7 +63,7 @@ class Store:
         self._has_files = False
 
     def add(self, name: str, data: bytes) -> str:
-        """Puts a clip, and returns how a manifest names it.
+        """Stores a clip, and returns its place in the form of a manifest.
 
         :raises UserError: the place cannot be written.
         """
@@ -73,13 +73,13 @@ class Store:
             self._has_files = True
             return str(path)
         with told(self._folder):
-            # The name is in the archive twice, beside at most 200 bytes of headers.
+            # The archive has the name twice, and at most 200 bytes of headers.
             size = len(data) + 2 * len(name) + 200
             if self._archive is None or self._size + size > self._limit:
                 self._begin()
             assert self._archive is not None
             self._size += size
-            # A fixed time: the same clips make the same archive.
+            # The time is fixed, so that the same clips make the same archive.
             entry = zipfile.ZipInfo(name)
             self._archive.writestr(entry, data)
             file = self._archive.fp
@@ -116,7 +116,10 @@ class Store:
 
 
 def data_offset(header: bytes) -> int:
-    """Where an archive's entry begins, counted from its local header, whose first 30 bytes these are. The lengths of
-    name and extra field stand there in bytes; those of the central directory may be others."""
+    """Where the data of an archive's entry begins, counted from its local header.
+
+    :param header: the first 30 bytes of the local header. It has the lengths of name and extra field, which may differ
+        from those in the central directory.
+    """
     name, extra = struct.unpack("<HH", header[26:30])
     return _LOCAL_HEADER + int(name) + int(extra)

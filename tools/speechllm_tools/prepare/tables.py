@@ -1,4 +1,4 @@
-"""Tables of all kinds, row by row: what their columns are called, and how they are read."""
+"""Reads tables of all kinds row by row, with the names of their columns."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ OURS = ("id", "audio", "channel", "offset", "duration", "tgt_text", "src_text", 
 
 @dataclass(frozen=True)
 class Format:
-    """What a table is written like."""
+    """The format of a table."""
 
     kind: Literal["csv", "tsv", "jsonl", "parquet", "cuts", "shar"]
     columns: Mapping[str, tuple[str, ...]]
-    """Our columns, and what they are called there: the first that a row has counts."""
+    """Names in the table for each of our columns: the first that a row has is used."""
     escapes: bool = False
-    """Whether a backslash stands before tabs, line ends and backslashes."""
+    """Whether tabs, line ends and backslashes are escaped by a backslash."""
     tarred: bool = False
     """Whether the sound is in tar archives beside the table."""
 
     @property
     def unit(self) -> str:
-        """What its rows are counted in."""
+        """The unit in which messages count rows."""
         return {"parquet": "row", "cuts": "cut", "shar": "cut"}.get(self.kind, "line")
 
 
@@ -68,7 +68,7 @@ Row = dict[str, Any]
 
 def format_of(file: Path, chosen: str | None) -> Format:
     """
-    :raises UserError: the file's ending tells none, or it is a folder where a file is expected.
+    :raises UserError: the file's ending has no format, or a folder stands where a file is expected.
     """
     name = chosen or _ENDINGS.get(file.suffix.lower())
     if name is None:
@@ -79,17 +79,17 @@ def format_of(file: Path, chosen: str | None) -> Format:
 
 
 def files_of(form: Format, file: Path) -> list[Path]:
-    """The files that are read for a table; not the sound."""
+    """The files that are read for a table, without the sound."""
     return [cuts for _, cuts in shards_in(file)] if form.kind == "shar" else [file]
 
 
 def table_rows(
     form: Format, file: Path, audio: tuple[str, ...], text: tuple[str, ...]
 ) -> Iterator[tuple[int, Row | str]]:
-    """Rows, or why there is none, with their line, or their number.
+    """Rows, or reasons for having none, each with its line or number.
 
-    :param audio: what the columns of the sound may be called, the likeliest first.
-    :param text: the same of `tgt_text`.
+    :param audio: possible names of the column of sound, the likeliest first.
+    :param text: possible names of the column `tgt_text`.
     :raises UserError: the file cannot be read, or lacks a column.
     """
     needed = [audio[0], text[0]]
@@ -109,7 +109,7 @@ def table_rows(
 
 
 def _csv_rows(file: Path, needed: list[str]) -> Iterator[tuple[int, Row | str]]:
-    """Quoted as CSV is, so that a field may hold commas and line ends; a field of any length."""
+    """Rows of a CSV file, whose fields may be quoted, have commas and line ends in them, and any length."""
     csv.field_size_limit(1 << 30)
     try:
         with open(file, encoding="utf-8-sig", newline="") as source:
@@ -128,14 +128,14 @@ def _csv_rows(file: Path, needed: list[str]) -> Iterator[tuple[int, Row | str]]:
 
 def _json_rows(file: Path, audio: tuple[str, ...]) -> Iterator[tuple[int, Row | str]]:
     """
-    :raises UserError: the first object does not name sound as it should.
+    :raises UserError: the first object does not name its sound.
     """
     first = True
     for number, text in read_lines(file):
         if not text.strip():
             continue
         try:
-            # Numbers as they are written: seconds become samples without a detour over binary fractions.
+            # Numbers stay text, so that seconds become samples without rounding to binary fractions.
             row = json.loads(text, parse_float=str, parse_int=str, parse_constant=str)
         except ValueError:
             row = None

@@ -1,4 +1,4 @@
-"""Tar archives, whose entries are addressed by their bytes as those of zip archives are."""
+"""Finds entries of tar archives, which manifests address by their bytes, like those of zip archives."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from speechllm_tools.prepare.measure import MISSING
 NOT_INSIDE = "row whose sound is not in its archive"
 NO_SHARD = "row without a shard_id"
 _MANIFEST = re.compile(r"manifest_(\d+)")
-# How NeMo names further segments of a file that is in the archive once.
+# NeMo's ending for further segments of a file that is in the archive once.
 _SUB = re.compile(r"-sub\d+$")
 
 
 def members_of(tar: Path) -> Mapping[str, str]:
     """
-    :returns: by its name without ending, each file as a manifest names it, ``x.tar:offset:length``.
+    :returns: the place of each file, ``x.tar:offset:length``, by its name without ending.
     :raises UserError: it is no tar archive, or a compressed one.
     """
     try:
@@ -44,10 +44,10 @@ def _members(tar: str, _size: int, _changed: int) -> Mapping[str, str]:
 
 def nemo_row(row: Mapping[str, Any], name: str, table: Path, folder: Path | None) -> dict[str, Any] | str:
     """A row of NeMo's ``tarred_audio_manifest.json`` or ``sharded_manifests/manifest_0.json`` with the place of its
-    sound in ``audio_0.tar``; or why there is none.
+    sound in ``audio_0.tar``; or the reason why it has none.
 
-    :param name: of the column with the entry's name.
-    :param folder: of the archives; ``None`` = that of the table, or the one above it.
+    :param name: name of the column with the entry's name.
+    :param folder: folder of the archives; ``None`` = that of the table, or the one above it.
     """
     shard = row.get("shard_id")
     if shard is None and (match := _MANIFEST.fullmatch(table.stem)):

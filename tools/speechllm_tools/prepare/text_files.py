@@ -1,4 +1,4 @@
-"""Reading the text files of corpora line by line: UTF-8, and nothing but LF ends a line."""
+"""Reads the text files of corpora line by line: UTF-8, where only LF ends a line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.records import check_header
 
 RAGGED = "line with another number of columns than the header"
-"""Why a row of a table makes no rows of a manifest."""
+"""Reason of such rows of a table, which make no rows of a manifest."""
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number, from 1, and text of each line. U+2028, U+0085, VT and FF are text; a CR before the LF is not.
+    """The number of each line, counted from 1, and its text. U+2028, U+0085, VT and FF are text; a CR before the LF is
+    not.
 
     :raises UserError: there is no such file, or it is not UTF-8.
     """
@@ -40,8 +41,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def read_tsv(
     path: Path, required: Sequence[str], names: Sequence[str] | None = None
 ) -> Iterator[tuple[int, dict[str, str] | None]]:
-    """Rows of a table with tabs, by column name. Quotation marks and backslashes are text. ``None`` stands for a row
-    that has not as many fields as the header; empty lines at the end are none.
+    """Rows of a tab-separated table, by column name. Quotation marks and backslashes are text. ``None`` stands for a
+    row with another number of fields than the header; empty lines at the end do not count.
 
     :param names: the columns of a file without a header.
     :raises UserError: as `read_lines`; or a column is missing.
@@ -52,9 +53,9 @@ def read_tsv(
 
 
 def read_fields(path: Path, names: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...] | None]]:
-    """As `read_tsv`, for some columns of a wide table, in half the time.
+    """`read_tsv` for some columns of a wide table, in half the time.
 
-    :param names: two or more of its columns.
+    :param names: two or more columns of the table.
     """
     header, records = _records(path, names, None)
     pick = itemgetter(*map(header.index, names))
@@ -74,8 +75,8 @@ def _records(
 
 def header_of(path: Path, names: list[str], required: Sequence[str]) -> list[str]:
     """
-    :param names: of all columns; those without one are nobody's.
-    :raises UserError: there are none, one is there twice, or a required one is missing.
+    :param names: names of all columns; columns without a name are ignored.
+    :raises UserError: there are no columns, one occurs twice, or a required one is missing.
     """
     if not any(names):
         raise UserError(f"{path}: found no header in the first line, expected {', '.join(map(repr, required))}")
@@ -101,12 +102,12 @@ def stem_of(path: str) -> str:
 
 
 def count_lines(path: Path) -> int:
-    """How many lines `read_lines` gives."""
+    """The number of lines that `read_lines` gives."""
     return sum(1 for _ in read_lines(path))
 
 
 def parse_seconds(text: str) -> Decimal | None:
-    """A number of seconds, exactly as it is written; ``None`` for what is none: words, NaN, infinity, below 0."""
+    """The exact number of seconds in a text; ``None`` for words, NaN, infinity and numbers below 0."""
     try:
         seconds = Decimal(text)
     except InvalidOperation:

@@ -1,4 +1,4 @@
-"""What a full disk or a closed folder looks like to the user."""
+"""Turns errors of a full disk or a protected folder into errors for the user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from speechllm_plugin.errors import UserError
 @contextmanager
 def told(place: Path) -> Iterator[None]:
     """
-    :raises UserError: for a disk that is full, or a place that cannot be written.
+    :raises UserError: the disk is full, or the place cannot be written.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Byte ranges of zip archives, checked against the archives' own entries."""
+"""Checks byte ranges of zip archives against the archives' own entries."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ NO_ENTRY = "byte range that is no entry of its archive"
 FEATURES = "archive entry of features (.npy), not of sound"
 MENDED = "byte ranges moved to where their archive's entry begins"
 _RANGE = re.compile(r"(?P<path>.+\.zip):(?P<start>[0-9]+):(?P<length>[0-9]+)", re.IGNORECASE | re.DOTALL)
-# fairseq's writer counts a letter of the name as one byte, and no extra field: a range begins too early by the
-# difference, which is less than the longest name.
+# fairseq's writer counts each character of a name as one byte, and ignores extra fields. Its ranges begin too early by
+# the difference, which is less than the longest name.
 _FURTHEST = 1024
 
 
@@ -30,10 +30,10 @@ class _Entry:
 
 
 def checked(audio: str) -> tuple[str, bool]:
-    """A manifest's name of a clip, with the range that its archive's entry really has, and whether it was another.
-    What is no range of a readable archive stays as it is: it is for those who open it to say why.
+    """The place of a clip with the true range of its archive's entry, and whether the range was another one. A place
+    that is no range of a readable archive stays as it is, and its error is reported when it is opened.
 
-    :raises Unusable: the range is no stored entry.
+    :raises Unusable: the range is not that of a stored entry.
     """
     match = _RANGE.fullmatch(audio)
     entries = None if match is None else _entries(match["path"])
@@ -53,7 +53,7 @@ def checked(audio: str) -> tuple[str, bool]:
 
 @lru_cache(maxsize=4)
 def _entries(path: str) -> list[_Entry] | None:
-    """In the order of their places; ``None`` for what is no archive."""
+    """The entries of an archive in the order of their places; ``None`` for a file that is no archive."""
     try:
         with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
             entries = []

@@ -1,1 +1,1 @@
-"""What `speechllm transcribe` reads and writes."""
+"""The inputs and outputs of `speechllm transcribe`."""

@@ -1,4 +1,5 @@
-"""A document for each recording: on standard output, or in a directory together with what lets a command go on."""
+"""Writes a document for each recording, to standard output, or to a directory with files from which a command goes
+on."""
 
 from __future__ import annotations
 
@@ -16,15 +17,15 @@ from speechllm_tools.recordings.kept import FOLDER, KeptPieces
 class Documents:
     def __init__(self, folder: Path | None, name: str, unit: Unit) -> None:
         """
-        :param folder: None = standard output.
-        :param name: of the format.
+        :param folder: folder of the documents; None = standard output.
+        :param name: name of the format.
         """
         self._folder, self._format, self._unit = folder, name, unit
 
     def kept(self, place: str, decided_by: Mapping[str, Any]) -> KeptPieces | None:
-        """What is known of a recording; None on standard output.
+        """The kept texts of a recording; None on standard output.
 
-        :raises UserError: it cannot be read.
+        :raises UserError: they cannot be read.
         """
         if self._folder is None:
             return None

@@ -1,4 +1,4 @@
-"""What is to be transcribed: files, the files of directories, the rows of manifests."""
+"""Finds the inputs to transcribe: files, the files of directories, the rows of manifests."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ SUFFIXES = frozenset({
     "ogg", "ogv", "opus", "rf64", "snd", "sph", "spx", "ts", "tta", "voc", "w64", "wav", "wave", "weba", "webm", "wma",
     "wmv", "wv",
 })  # fmt: skip
-"""Endings that a directory's files with sound have. Of a file that is named, the bytes decide."""
+"""Endings of files with sound in a directory. For a file that is named, its bytes decide."""
 
 
 @dataclass(frozen=True)
 class Input:
     name: str
-    """As the user named it: a path, or a row's id."""
+    """The user's name for it: a path, or a row's id."""
     audio: str
     root: Path
     place: str
-    """Where its text goes in an output directory, without the ending: `talks/monday`."""
+    """Path of its text in an output directory, without the ending: `talks/monday`."""
     source_lang: str = ""
     target_lang: str = ""
-    """Both empty where the command line tells."""
+    """Language of the text; both languages are empty where the command line gives them."""
     channel: int | None = None
 
     def source(self, channel: int | None) -> AudioSource:
         """
-        :param channel: of the command line; a manifest's own comes first.
+        :param channel: channel on the command line; a manifest's own channel takes precedence.
         :raises AudioError: there is no such file.
         """
         return resolve(self.audio, self.root, channel if self.channel is None else self.channel)
@@ -51,7 +51,7 @@ def find_inputs(names: Sequence[str], audio_root: Path | None) -> tuple[list[Inp
     """
     :param names: files, directories, and manifests, which end in `.tsv`.
     :param audio_root: folder that a manifest's paths start from; None = the manifest's own.
-    :returns: the inputs in order, and how many other files the directories hold.
+    :returns: the inputs in order, and the number of other files in the directories.
     :raises UserError: a manifest is wrong, or a directory holds no sound.
     """
     inputs: list[Input] = []
@@ -72,7 +72,7 @@ def find_inputs(names: Sequence[str], audio_root: Path | None) -> tuple[list[Inp
 
 
 def missing_files(inputs: Sequence[Input]) -> dict[str, AudioError]:
-    """What is wrong with those inputs whose files are not there, by name; no file is opened."""
+    """Errors of the inputs whose files do not exist, by name; no file is opened."""
     missing = {}
     for item in inputs:
         try:
@@ -83,9 +83,9 @@ def missing_files(inputs: Sequence[Input]) -> dict[str, AudioError]:
 
 
 def check_places(inputs: Sequence[Input]) -> None:
-    """Whether each text has a file of its own inside an output directory.
+    """Checks that each text has a file of its own inside an output directory.
 
-    :raises UserError: two have the same, or one would lie outside.
+    :raises UserError: two texts have the same file, or a file would lie outside.
     """
     seen: dict[str, str] = {}
     for item in inputs:
@@ -118,7 +118,7 @@ def _of_directory(folder: Path) -> tuple[list[Input], int]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """In the order of their names, those of hidden folders left out."""
+    """The files of a folder in the order of their names, without those of hidden folders."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):

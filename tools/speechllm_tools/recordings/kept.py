@@ -1,7 +1,7 @@
-"""Texts of pieces on disk: a command that was killed goes on where it was, and another format needs no decoding.
+"""Keeps texts of pieces on disk: a killed command goes on where it was, and another format needs no decoding.
 
-One file a recording, `.pieces/NAME.jsonl` in the output directory: a line with all that decides the texts, one line a
-piece, and one when the recording has ended.
+Each recording has a file `.pieces/NAME.jsonl` in the output directory: a line with everything that decides the texts, a
+line for each piece, and a last line when the recording has ended.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ FOLDER = ".pieces"
 
 
 class KeptPieces:
-    """What is known of one recording, and what becomes known."""
+    """The known texts of one recording, to which new ones are added."""
 
     def __init__(self, file: Path, decided_by: Mapping[str, Any]) -> None:
         """
-        :param decided_by: the recording and all settings; a file that has others is begun anew.
+        :param decided_by: the recording and all settings; a file with other values is begun anew.
         :raises UserError: the file cannot be read or written.
         """
         self._file, self._decided_by = file, json.loads(json.dumps(decided_by))
@@ -32,11 +32,11 @@ class KeptPieces:
         self.seconds: float | None = None
         """Length of the recording, once it has ended."""
         self.is_other = False
-        """Whether the file was there, with other settings."""
+        """Whether the file existed with other settings."""
         self._valid = self._read()
 
     def _read(self) -> int:
-        """How many bytes of the file are of use."""
+        """Reads the file; gives the number of its valid bytes."""
         try:
             data = self._file.read_bytes()
         except FileNotFoundError:
@@ -44,7 +44,7 @@ class KeptPieces:
         except OSError as error:
             raise UserError(f"{self._file}: cannot be read ({error.strerror}), expected a readable file") from None
         valid = 0
-        # What is behind the last line end was being written when the command was killed.
+        # An incomplete last line was being written when the command was killed.
         for number, line in enumerate(data.split(b"\n")[:-1]):
             try:
                 values = json.loads(line)
@@ -67,7 +67,7 @@ class KeptPieces:
 
     def add(self, number: int, text: PieceText) -> None:
         """
-        :param number: of the piece, from 0 on; a number that was there before replaces it and all that follow.
+        :param number: number of the piece, from 0 on; a known number replaces this piece and all later ones.
         :raises UserError: the disk is full, or the place cannot be written.
         """
         spans = {

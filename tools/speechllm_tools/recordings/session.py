@@ -1,4 +1,4 @@
-"""One call of `speechllm transcribe`: inputs one after the other, lines or documents out."""
+"""Runs one call of `speechllm transcribe`: reads inputs one by one, and writes lines or documents."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from speechllm_plugin.models.speech_llm.saved_system import SavedSystem
 
 FEW = 0.5
-"""Share of words with a time of their own below which the times of a recording are called estimates."""
+"""The times of a recording are called estimates if a smaller share of its words has a time of its own."""
 _LAYOUT = 1
-"""Of what is kept of pieces."""
+"""Version of the kept files."""
 
 
 @dataclass
 class _Entry:
-    """A recording with where it comes from and where it goes."""
+    """A recording with its input and its output."""
 
     fields: list[str]
-    """What its lines begin with: the name, and the channel where each is asked for."""
+    """First fields of its lines: the name, and the channel with `--channel each`."""
     place: str
     recording: Recording
     kept: KeptPieces | None
@@ -56,8 +56,8 @@ class Session:
         say: Callable[[str], None],
     ) -> None:
         """
-        :param options: of the command line.
-        :raises UserError: a length does not go with the encoder.
+        :param options: options of the command line.
+        :raises UserError: a length does not fit the encoder.
         """
         self._system, self._decoding, self._options, self._say = system, decoding, options, say
         self._whole, self._cut = _lengths(system, checkpoint, options)
@@ -65,7 +65,7 @@ class Session:
         is_document = bool(options.format or options.output)
         self._documents = Documents(options.output, options.format or "text", self._unit) if is_document else None
         is_plain = options.output is None and options.format in (None, "text")
-        # Lines with times that the system cannot give are refused; a document has those of its pieces then.
+        # Lines with times are refused if the system cannot give them; a document then has the times of its pieces.
         self._timed = bool(options.timestamps) or (not is_plain and system.tells_times)
         if not is_plain and not self._timed:
             say("the system cannot tell when words were said; the times are those of pieces")
@@ -86,8 +86,8 @@ class Session:
 
     def run(self, inputs: Sequence[Input], failed: Iterable[str] = ()) -> int:
         """
-        :param failed: names of inputs that have been told to be wrong already, and are not among `inputs`.
-        :returns: the exit status, 2 where a recording could not be read.
+        :param failed: names of inputs whose errors have been reported already, and which are not among `inputs`.
+        :returns: the exit status, 2 if a recording could not be read.
         """
         self._failed.update(failed)
         found = transcribe(
@@ -118,7 +118,7 @@ class Session:
     def _recordings(self, inputs: Sequence[Input]) -> Iterator[Recording]:
         for item in inputs:
             try:
-                # All channels, before any is given: what is wrong with a file is told once.
+                # All channels are opened before any is given, so that a file's fault is reported once.
                 entries = [self._entry(item, channel) for channel in self._channels(item)]
             except UserError as error:
                 self._fail(item.name, error)
@@ -157,7 +157,7 @@ class Session:
     def _decode_pieces(
         self, clips: Sequence[Named], source_lang: str, target_lang: str | None
     ) -> Sequence[TimedText | str]:
-        """With times whatever is printed: the text of a recording is the same in every format."""
+        """Decodes pieces with times in any case, so that the text of a recording is the same in every format."""
         return self._texts(clips, source_lang, target_lang, self._timed or self._system.tells_times)
 
     def _texts(
@@ -210,7 +210,7 @@ class Session:
                 print(*entry.fields, *fields, sep="\t", flush=True)
 
     def _fail(self, name: str, error: UserError) -> None:
-        # Each channel of a file fails by itself; that is one failure.
+        # Each channel of a file fails by itself, which counts as one failure.
         if name not in self._failed:
             self._failed.add(name)
             self._progress.close()
@@ -218,7 +218,7 @@ class Session:
 
 
 class _Progress:
-    """A line for the recording at hand, once it is long."""
+    """A progress line for the current recording, if it is long."""
 
     def __init__(self) -> None:
         self._line: ProgressLine | None = None

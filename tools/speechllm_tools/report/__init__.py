@@ -1,1 +1,1 @@
-"""Tables, curves and a page of utterances from runs that are on disk."""
+"""Makes tables, curves and a page of utterances from runs on disk."""

@@ -1,4 +1,4 @@
-"""The reproduction card: what an appendix needs of each run."""
+"""The reproduction card: what an appendix has to state about each run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from speechllm_tools.report.runs import Run
 
 
 def card(runs: Sequence[Run]) -> str:
-    """Markdown: versions, commits, hashes, configuration, hardware as far as it was recorded, hours, commands."""
+    """Markdown with versions, commits, hashes, configuration, hours, commands, and hardware if it was recorded."""
     lines = ["# Reproduction card", "", f"    {shlex.join(['speechllm', *sys.argv[1:]])}", ""]
     for run in runs:
         lines += [f"## {run.name}", ""]

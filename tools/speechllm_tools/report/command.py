@@ -1,4 +1,4 @@
-"""`speechllm report`: tables, curves and a page of utterances from a sweep's output; or the published tables alone."""
+"""`speechllm report`: tables, curves and a page of utterances from a sweep's output, or only the published tables."""
 
 from __future__ import annotations
 

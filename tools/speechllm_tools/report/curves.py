@@ -1,4 +1,4 @@
-"""Curves of training, and scores against rate and time, as SVG inside the page."""
+"""SVG figures for the page: training curves, and scores plotted against rate and time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from speechllm_tools.report.runs import Run
 from speechllm_tools.report.table import Table
 
 _CHARACTERS = 18
-"""Of a legend, in an inch."""
+"""Characters of a legend that fit into an inch."""
 
 
 def training_curves(runs: Sequence[Run]) -> str | None:
-    """Losses by step; None where no run has been trained here."""
+    """Plots losses by step; None if no run was trained here."""
     losses = [loss for loss in ("NLL Loss", "CTC Loss") if any(loss in line for run in runs for line in run.lines)]
     if not losses:
         return None
@@ -34,7 +34,8 @@ def training_curves(runs: Sequence[Run]) -> str | None:
 
 
 def trade_offs(runs: Sequence[Run], scores: Sequence[Table]) -> str | None:
-    """The last column of each table against output rate, decoding time and training time; None without any."""
+    """Plots the last column of each table against output rate, decoding time and training time; None if there is
+    none."""
     measures = [
         ("vectors a second", [run.mean("speech_vectors_per_second") for run in runs]),
         ("real-time factor", [run.mean("rtf") for run in runs]),
@@ -58,7 +59,7 @@ def trade_offs(runs: Sequence[Run], scores: Sequence[Table]) -> str | None:
 
 
 def short_names(runs: Sequence[Run]) -> list[str]:
-    """Without the parts that all have: `whisper.llama.cif` beside `whisper.llama.ctc` is `cif`."""
+    """Names without the parts that all share: `whisper.llama.cif` beside `whisper.llama.ctc` is `cif`."""
     parts = [run.name.split(".") for run in runs]
     if len(runs) < 2 or len({*map(len, parts)}) > 1:
         return [run.name for run in runs]
@@ -74,13 +75,13 @@ class _Look:
 
 
 def _looks(count: int) -> list[_Look]:
-    """One for each run: ten colours, then the same with other lines and marks."""
+    """A look for each run: ten colours, then the same colours with other lines and marks."""
     styles = (("-", "o"), ("--", "^"), (":", "s"), ("-.", "D"))
     return [_Look(f"C{number % 10}", *styles[number // 10 % len(styles)]) for number in range(count)]
 
 
 def _add_legend(figure: Any, axes: Sequence[Any]) -> None:
-    """One below all, so that it covers nothing."""
+    """Adds one legend below all axes, so that it covers nothing."""
     shown: dict[str, Any] = {}
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -106,7 +107,7 @@ def _svg(figure: Any) -> str:
     import matplotlib
 
     stream = io.StringIO()
-    # The same figure gives the same file; text stays text, in the page's font.
+    # The fixed salt makes the same figure the same file; text stays text, in the page's font.
     with matplotlib.rc_context({"svg.hashsalt": "speechllm", "svg.fonttype": "none"}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()

@@ -1,4 +1,4 @@
-"""Tables I to III of our own runs."""
+"""Tables I to III, made from our own runs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from speechllm_tools.score.results import AVERAGE, Resampling, score_of, strata
 from speechllm_tools.score.table import SIGNIFICANT, lower_is_better
 
 _LONG = 20
-"""Rows above which a table of pairs is folded."""
+"""A table of pairs with more rows is folded."""
 
 
 def baseline_of(name: str, names: Sequence[str], baseline: str) -> str | None:
-    """The run that another is tested against: `baseline` itself, or the one that differs from it in a single part of
-    its name, which is `baseline` there: `whisper.llama.base` for `whisper.llama.cif`."""
+    """The run that `name` is tested against: `baseline` itself, or the run whose name differs from `name` in a single
+    part, where it has `baseline`: `whisper.llama.base` for `whisper.llama.cif`."""
     if baseline in names:
         return baseline if baseline != name else None
     parts = name.split(".")
@@ -69,8 +69,10 @@ def score_table(metric: str, measured: Sequence[Measured], baseline: str, resamp
 
 
 def seed_table(metric: str, measured: Sequence[Measured]) -> Table | None:
-    """Systems that were trained with several seeds, cells that differ in a part `seed...` of their names alone: the
-    spread over seeds, of which the interval over clips knows nothing. None where there are none."""
+    """The spread over seeds, which the interval over clips does not show; None if no system has several seeds.
+
+    Cells are one system with several seeds if their names differ only in a part `seed...`.
+    """
     groups: dict[str, list[Measured]] = {}
     for one in measured:
         parts = one.system.name.split(".")
@@ -90,7 +92,7 @@ def seed_table(metric: str, measured: Sequence[Measured]) -> Table | None:
 
 
 def _beside(name: str, metric: str) -> list[Entry]:
-    """The published average of the same system, where there is one."""
+    """The published average of the same system, if there is one."""
     figures = table_3().get(name)
     column = {"comet": ST_AVERAGE, "wer:verdini": ASR_AVERAGE, "wer_clips:verdini": ASR_AVERAGE}.get(metric)
     if figures is None or column is None:
@@ -134,7 +136,7 @@ def size_table(runs: Sequence[Run]) -> Table:
 
 
 def training_table(runs: Sequence[Run]) -> Table:
-    """How each was trained, and where it came to."""
+    """How each run was trained, and the losses of its evaluation."""
     rows = [
         [Entry(run.name), _entry(run.steps, ",.0f"), _entry(run.learning_rate, "g"), _entry(run.minutes, ".1f"),
          _entry(run.mean("nll_loss"), ".3f"), _entry(run.mean("other_audio_loss"), ".3f")]
@@ -151,7 +153,7 @@ def _entry(value: float | None, form: str, unit: str = "", scale: float = 1.0) -
 
 
 def pair_table(metric: str, measured: Sequence[Measured], resampling: Resampling) -> Table:
-    """Every pair of systems, on the average."""
+    """Compares every pair of systems by their averages."""
     rows = []
     for one, other in itertools.combinations(measured, 2):
         mine, theirs = (list(strata(each, metric).values())[-1] for each in (one, other))

@@ -1,4 +1,4 @@
-"""One HTML file that asks for nothing else."""
+"""The report as one HTML file, which loads no other file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def page(
     """
     :param figures: SVG by title.
     :param systems: names in the order of each utterance's outputs.
-    :param in_all: utterances, of which those given are the worst.
+    :param in_all: number of all utterances; `utterances` are the worst of them.
     """
     style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     sections = [hypertext(table) for table in tables]
@@ -38,7 +38,7 @@ def page(
     links += '<a href="#utterances">Utterances</a>' if utterances else ""
     tested = any(entry.more for table in tables for row in table.rows for entry in row)
     sure = "<label><input type=checkbox id=sure> intervals and p-values</label>" if tested else ""
-    # `</script>` inside a text would end the data.
+    # A `</script>` inside a text would end the data.
     data = json.dumps({"systems": list(systems), "utterances": list(utterances)}, ensure_ascii=False)
     data = data.replace("<", "\\u003c")
     return (

@@ -1,4 +1,4 @@
-"""The published tables, as data: arXiv 2409.17044, with what can be computed of them computed again."""
+"""The tables of arXiv 2409.17044 as data, with every figure computed again that their data suffice for."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ RECOGNITION = ("en", "es", "fr", "it", "de")
 ST_AVERAGE, ASR_AVERAGE = "st_average", "asr_average"
 _COLUMNS = (*TRANSLATION, ST_AVERAGE, *RECOGNITION, ASR_AVERAGE)
 _ROUNDING = 0.0101
-"""Two figures of two decimals can differ by so much and be of one mean."""
+"""Two roundings of one mean to two decimals differ by no more."""
 
 
 @dataclass(frozen=True)
 class Figure:
     value: float
     star: bool
-    """The difference from Base is not significant."""
+    """Whether the difference from Base is not significant."""
 
 
 @cache
 def table_3() -> dict[str, dict[str, Figure]]:
-    """Cell (`encoder.llm.adapter`) and column to COMET or WER."""
+    """COMET or WER by cell (`encoder.llm.adapter`) and column."""
     found = {}
     for record in read_table(TABLE_3, required=("encoder", "llm", "adapter", *_COLUMNS)):
         name = ".".join(record.fields[part] for part in ("encoder", "llm", "adapter"))
@@ -38,7 +38,7 @@ def table_3() -> dict[str, dict[str, Figure]]:
 
 
 def discrepancies() -> list[str]:
-    """Published averages that are not those of the published scores, beyond rounding."""
+    """Published averages that differ from the mean of the published scores by more than rounding."""
     lines = []
     for name, figures in table_3().items():
         for columns, average, what in ((TRANSLATION, ST_AVERAGE, "COMET"), (RECOGNITION, ASR_AVERAGE, "WER")):

@@ -1,4 +1,4 @@
-"""What is on disk of each run: how it was trained, what it cost, how fast it decodes."""
+"""Reads from disk how each run was trained, what it cost and how fast it decodes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Run:
     name: str
     folder: Path
     lines: list[dict[str, Any]] = field(default_factory=list)
-    """Of `metrics/train.jsonl`."""
+    """Lines of `metrics/train.jsonl`."""
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Of each `scores.json`, by set: `scores` and `provenance`."""
+    """Content of each `scores.json` (`scores` and `provenance`) by set."""
     facts: dict[str, Any] | None = None
-    """Of `speechllm inspect`; None = it cannot be inspected, for instance because its frozen models are gone."""
+    """Output of `speechllm inspect`; None if the run cannot be inspected, for instance without its frozen models."""
 
     @property
     def minutes(self) -> float | None:
-        """Of training."""
+        """Minutes of training."""
         return self.lines[-1]["Total Time"] / 60 if self.lines and "Total Time" in self.lines[-1] else None
 
     @property
@@ -37,22 +37,22 @@ class Run:
 
     @property
     def learning_rate(self) -> float | None:
-        """Of its configuration: the highest of the schedule."""
+        """The highest learning rate of the configured schedule."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             config: Any = parse_yaml((self.folder / "config.yaml").read_text(encoding="utf-8"))
             return float(config["optimizer"]["config"]["lr"])
         return None
 
     def mean(self, key: str) -> float | None:
-        """Of a figure of the evaluation, over its sets."""
+        """The mean of one figure of the evaluation over its sets."""
         values = [entry["scores"][key] for entry in self.scores.values() if entry["scores"].get(key) is not None]
         return sum(values) / len(values) if values else None
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The directories with an evaluation in it or below: those of a sweep, or one.
+    """The run directories with an evaluation at or below `folder`: the cells of a sweep, or a single run.
 
-    :raises UserError: there is none.
+    :raises UserError: there is no evaluation.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: found no such directory, expected a sweep's output or a run")
@@ -82,7 +82,7 @@ def read_run(name: str, folder: Path) -> Run:
 
 
 def _facts(folder: Path) -> dict[str, Any] | None:
-    """Kept in the run's directory, for building a system takes seconds."""
+    """The facts, kept in the run's directory because building a system takes seconds."""
     kept = folder / "inspect.json"
     with suppress(OSError, ValueError):
         loaded: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))

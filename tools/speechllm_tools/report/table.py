@@ -1,4 +1,4 @@
-"""A table with marks, in every form."""
+"""A table with marks, written as Markdown, LaTeX, CSV or HTML."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ _LATEX = str.maketrans({
 class Entry:
     text: str
     value: float | None = None
-    """What it is sorted and ranked by; None = it is text."""
+    """The number that the entry is sorted and ranked by; None for text."""
     star: bool = False
-    """Its difference from the baseline is not significant."""
+    """Whether the difference from the baseline is not significant."""
     underlined: bool = False
-    """The best of its block."""
+    """Whether it is the best of its block."""
     bold: bool = False
-    """The best of its column."""
+    """Whether it is the best of its column."""
     more: str = ""
-    """Shown on demand: interval and p."""
+    """Interval and p, which the page shows on demand."""
 
 
 @dataclass(frozen=True)
 class Table:
     name: str
-    """Of its files: `table3`."""
+    """Name of the table's files, such as `table3`."""
     title: str
     columns: list[str]
     rows: list[list[Entry]]
     notes: list[str] = field(default_factory=list)
     folded: bool = False
-    """On the page, shown on demand: it is long."""
+    """Whether the page shows the table, a long one, only on demand."""
 
 
 def ranked(table: Table, better: Sequence[str], blocks: Sequence[str]) -> Table:
-    """The table with the best of each column bold, and the best of each block underlined.
+    """The table with the best entry of each column bold and the best of each block underlined.
 
     :param better: `lower`, `higher` or empty (not ranked) for each column.
     :param blocks: the block of each row.
@@ -74,7 +74,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """With booktabs."""
+    """LaTeX with booktabs."""
 
     def cell(entry: Entry) -> str:
         text = entry.text.translate(_LATEX) + ("$^{*}$" if entry.star else "")
@@ -92,7 +92,7 @@ def latex(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """Values in full, and a column `COLUMN not significant` where there are marks."""
+    """CSV with unrounded values, and a column `COLUMN not significant` for each column with marks."""
     starred = [place for place in range(len(table.columns)) if any(row[place].star for row in table.rows)]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -104,7 +104,7 @@ def comma_separated(table: Table) -> str:
 
 
 def hypertext(table: Table) -> str:
-    """With buttons in the head that sort it."""
+    """HTML with buttons in the head that sort the table."""
 
     def cell(entry: Entry, first: bool) -> str:
         text = html.escape(entry.text) + ("<sup>*</sup>" if entry.star else "")

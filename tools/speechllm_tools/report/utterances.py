@@ -1,4 +1,4 @@
-"""What the page shows of single utterances."""
+"""Data of the single utterances that the page shows."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from speechllm_tools.score.counts import Measured
 
 
 def utterances(measured: Sequence[Measured], limit: int, audio: int) -> tuple[list[dict[str, Any]], int]:
-    """Those with the most errors over all systems, worst first, and how many there are in all.
+    """The utterances with the most errors over all systems, worst first, and the number of all utterances.
 
-    :param limit: how many.
-    :param audio: of how many the sound is embedded.
+    :param limit: number of utterances.
+    :param audio: number of utterances whose sound is embedded.
     """
     found = []
     for label, rows in measured[0].sets.items():
@@ -42,7 +42,7 @@ def utterances(measured: Sequence[Measured], limit: int, audio: int) -> tuple[li
 
 
 def _output(row: Hypothesis) -> dict[str, Any]:
-    """The hypothesis aligned with its reference, word by word, and the kinds of its errors."""
+    """The hypothesis aligned with its reference word by word, with the kinds of its errors."""
     language = row.tgt_lang or row.src_lang
     texts = [normalize_basic(text, language).split() for text in (row.reference, row.hypothesis)]
     if unit_of(language) == "char":
@@ -53,7 +53,7 @@ def _output(row: Hypothesis) -> dict[str, Any]:
     for chunk in output.alignments[0]:
         said = " ".join(reference[chunk.ref_start_idx : chunk.ref_end_idx])
         heard = " ".join(hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx])
-        aligned.append([chunk.type[0], said, heard])  # e, s, d, i
+        aligned.append([chunk.type[0], said, heard])  # type: e (equal), s, d or i
         if chunk.type != "equal":
             errors += max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
     kinds = {chunk.type for chunk in output.alignments[0]} - {"equal"}
@@ -64,7 +64,8 @@ def _output(row: Hypothesis) -> dict[str, Any]:
 
 
 def _audio_root(one: Measured) -> Path | None:
-    """Where the paths of the hypotheses start: the data set's `audio_root`, or the folder of its manifest."""
+    """The folder that paths in the hypotheses are relative to: `audio_root` of the data set, or its manifest's
+    folder."""
     for data in one.system.sets:
         try:
             made = json.loads((data.file.parent / "scores.json").read_text(encoding="utf-8"))["provenance"]
@@ -77,7 +78,7 @@ def _audio_root(one: Measured) -> Path | None:
 
 
 def _sound(row: Hypothesis, root: Path) -> str | None:
-    """16-bit wav at 16 kHz as a data URL; None where it cannot be read any more."""
+    """16-bit wav at 16 kHz as a data URL; None if the sound can no longer be read."""
     import numpy as np
     import soundfile
 

@@ -1,1 +1,1 @@
-"""Scores, intervals and comparisons of hypotheses that are on disk: no model is run again."""
+"""Scores, intervals and comparisons of hypotheses on disk; no model is run again."""

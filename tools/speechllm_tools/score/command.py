@@ -1,4 +1,4 @@
-"""`speechllm score`: any metric of hypotheses that are on disk, with intervals and p-values; no model is run again."""
+"""`speechllm score`: any metric of hypotheses on disk, with intervals and p-values; no model is run again."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_beside_arguments(parser: argparse.ArgumentParser) -> None:
-    """Files that some metrics need."""
+    """Adds the options for files that some metrics need."""
     parser.add_argument("--phrases", type=Path, metavar="FILE", help="for b_wer and u_wer: a phrase a line; or a "
                         "manifest with the column context, as speechllm manifest phrases writes it")
     parser.add_argument("--answers", type=Path, metavar="FILE", help="for agreement and agreement_f1: other answers to "
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def measure_all(options: argparse.Namespace, systems: Sequence[Any]) -> list[Any]:
-    """Aligned and counted, COMET included where it is asked for.
+    """Aligns the systems' clips and counts every metric, also COMET if it is asked for.
 
     :raises UserError: a metric lacks what it needs, or none fits a system's rows.
     """
@@ -146,7 +146,7 @@ def measure_all(options: argparse.Namespace, systems: Sequence[Any]) -> list[Any
 
 def _beside(options: argparse.Namespace) -> Beside:
     """
-    :raises UserError: a metric lacks its file, or the file is of no use.
+    :raises UserError: a metric lacks its file, or the file cannot be used.
     """
     from speechllm_plugin.scoring.phrase_lists import read_phrase_lists
     from speechllm_tools.score.counts import Beside
@@ -174,7 +174,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def finite_values(value: Any) -> Any:
-    """The same without numbers that JSON lacks: `nan` becomes `null`."""
+    """`value` without the numbers that JSON lacks: `nan` becomes `null`."""
     if isinstance(value, dict):
         return {key: finite_values(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What every system's hypotheses count in every metric, direction by direction, all in one order of clips."""
+"""Counts of every metric for every system's hypotheses, by direction, with the clips in one order."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ RECOGNITION: Mapping[str, Callable[[Sequence[Hypothesis], str], SegmentStatistic
     "wer_clips": lambda rows, normalizer: segments.mean_over_clips(segments.error_statistics(rows, normalizer)),
     "cer": segments.character_statistics,
 }
-"""Metrics of transcriptions, by name: each under any normaliser."""
+"""Metrics of transcriptions by name; each can be combined with any normaliser."""
 TRANSLATION: Mapping[str, Statistics] = {
     "bleu": segments.bleu_statistics,
     "chrf": segments.chrf_statistics,
     "ter": segments.ter_statistics,
 }
 BIASING: Mapping[str, bool] = {"b_wer": True, "u_wer": False}
-"""Metrics of transcriptions that need a list of phrases, by name: whether the words in it are counted, or the
+"""Metrics of transcriptions that need a list of phrases, by name: True counts the words in the list, False the
 others."""
 ANSWERS: Mapping[str, Statistics] = {
     "exact": lambda rows: segments.answer_statistics(rows, "exact", [row.accepted for row in rows]),
@@ -37,26 +37,26 @@ ANSWERS: Mapping[str, Statistics] = {
     "refusals": segments.refusal_statistics,
     "words": segments.length_statistics,
 }
-"""Metrics of answers, by name."""
+"""Metrics of answers by name."""
 AGREEMENT: Mapping[str, str] = {"agreement": "exact", "agreement_f1": "f1"}
-"""Metrics of answers that need other answers to compare with, by name: what is counted."""
+"""Metrics of answers that need other answers for comparison, by name, with the quantity that each counts."""
 COMET = "comet"
 METRICS = (*RECOGNITION, *BIASING, *TRANSLATION, *ANSWERS, *AGREEMENT, COMET)
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What metrics need beside hypotheses and references."""
+    """Inputs of metrics beside hypotheses and references."""
 
     phrases: PhraseLists | None = None
-    """For those of `BIASING`."""
+    """Input of the metrics in `BIASING`."""
     answers: Mapping[str, str] | None = None
-    """For those of `AGREEMENT`, by id."""
+    """Input of the metrics in `AGREEMENT`, by id."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One system."""
+    """The rows and statistics of one system."""
 
     system: System
     sets: dict[str, list[Hypothesis]]
@@ -68,7 +68,7 @@ class Measured:
 def aligned(systems: Sequence[System]) -> list[Measured]:
     """The systems' clips, label by label, in the order of the first system.
 
-    :raises UserError: two systems did not write for the same clips, or read other references.
+    :raises UserError: two systems have different clips or different references.
     """
     repeated = any(count > 1 for system in systems for count in Counter(
         direction for data in system.sets for direction in {row.direction for row in data.rows}).values())
@@ -114,7 +114,7 @@ def _in_order(
 
 
 def measure(one: Measured, metrics: Sequence[str], normalizers: Sequence[str], beside: Beside) -> None:
-    """Counts everything but COMET."""
+    """Counts every metric except COMET."""
     for metric in metrics:
         for label, rows in one.sets.items():
             for name, statistics in _counted(metric, rows, normalizers, beside):
@@ -124,7 +124,7 @@ def measure(one: Measured, metrics: Sequence[str], normalizers: Sequence[str], b
 def _counted(
     metric: str, rows: Sequence[Hypothesis], normalizers: Sequence[str], beside: Beside
 ) -> Iterator[tuple[str, SegmentStatistics]]:
-    """One metric under each of its names; nothing where it is not one of these rows."""
+    """Counts of one metric under each of its names; empty if the metric does not apply to these rows."""
     scored_by = rows[0].scored_by
     if metric in TRANSLATION and scored_by == "translation":
         yield metric, TRANSLATION[metric](rows)
@@ -146,7 +146,7 @@ def _counted(
 
 
 def counts(rows: Sequence[Hypothesis]) -> dict[str, Any]:
-    """What else the hypotheses tell: shares of all segments, and what was written where nobody speaks."""
+    """Further counts: shares of all segments, and what was written for clips without speech."""
     language = rows[0].tgt_lang or rows[0].src_lang
     silent = [row for row in rows if not row.reference.strip()]
     return {

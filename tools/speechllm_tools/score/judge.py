@@ -1,4 +1,4 @@
-"""Answers as a judge reads them, a model or a person: this package has none of its own."""
+"""Writes answers for a judge, a model or a person; this package has no judge of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from speechllm_tools.score.counts import Measured
 
 
 def write_for_judge(file: Path, measured: Sequence[Measured]) -> None:
-    """A line of JSON for each answer of each system.
+    """Writes a line of JSON for each answer of each system.
 
     :raises UserError: there are no answers.
     """

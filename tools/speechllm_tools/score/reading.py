@@ -1,4 +1,4 @@
-"""Hypotheses of any system: run directories of this project, tables, plain text, and Hearing to Translate's files."""
+"""Reads hypotheses of any system: this project's run directories, tables, plain text, Hearing to Translate's files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ HYPOTHESES = "hypotheses.tsv"
 
 @dataclass(frozen=True)
 class DataSet:
-    """What one system wrote for one set of clips."""
+    """The hypotheses of one system for one set of clips."""
 
     name: str
     file: Path
     rows: list[Hypothesis]
     cut: int | None = None
-    """Hypotheses that the length limit ended; None = not recorded."""
+    """Number of hypotheses that the length limit ended; None if it was not recorded."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class System:
 
 @dataclass(frozen=True)
 class Side:
-    """What hypotheses of other systems lack, given beside them."""
+    """Data that hypotheses of other systems lack, given separately."""
 
     references: Path | None = None
     transcripts: Path | None = None
     direction: str = ""
-    """`en`, or `en-de`."""
+    """`en` or `en-de`."""
 
 
 def read_systems(named: Sequence[str], side: Side) -> list[System]:
     """
-    :param named: `PATH` or `NAME=PATH` each.
+    :param named: each is `PATH` or `NAME=PATH`.
     :raises UserError: a path holds no hypotheses, or two systems have one name.
     """
     systems: list[System] = []
@@ -65,7 +65,7 @@ def read_systems(named: Sequence[str], side: Side) -> list[System]:
 
 def _name(path: Path) -> str:
     path = path.resolve()
-    # `runs/cif/test/hypotheses.tsv` and `runs/cif/evaluation` are of the system cif.
+    # `runs/cif/test/hypotheses.tsv` and `runs/cif/evaluation` belong to the system `cif`.
     while path.name in (HYPOTHESES, "evaluation") or (path / HYPOTHESES).is_file():
         path = path.parent
     return path.stem if path.suffix in (".tsv", ".txt", ".jsonl") else path.name
@@ -116,8 +116,11 @@ def _row(identity: str, hypothesis: str, **fields: Any) -> Hypothesis:
 
 
 def _read_tsv(path: Path) -> list[Hypothesis]:
-    """A table with the columns id and hypothesis, and any others of our own files; or a manifest, whose texts are the
-    hypotheses: what the LLM answers in writing (`speechllm manifest answer`) is a system, too."""
+    """Reads a table with the columns id and hypothesis and any others of our own files, or a manifest.
+
+    The texts of a manifest are the hypotheses: the LLM's written answers (`speechllm manifest answer`) are also a
+    system.
+    """
     optional = ("reference", "transcript", "source", "src_lang", "tgt_lang", "task")
     records = read_table(path, required=("id",))
     columns = records[0].fields if records else {}
@@ -132,7 +135,7 @@ def _read_tsv(path: Path) -> list[Hypothesis]:
 
 
 def _completed(rows: list[Hypothesis], path: Path, side: Side, by_line: bool = False) -> list[Hypothesis]:
-    """The rows with what they lack from beside them: references by id, or, where one of both is plain text, by line."""
+    """The rows completed from `side`: references are matched by id, or by line if one of the two is plain text."""
     fields: list[Mapping[str, Any]] = [{}] * len(rows)
     if side.references is not None:
         known = _read_references(side.references)
@@ -172,8 +175,9 @@ def _check_count(path: Path, count: int, beside: Path, expected: int) -> None:
 
 
 def _read_references(path: Path) -> list[Mapping[str, Any]]:
-    """Fields that a row may lack, each with its `id` where the file has it: hypotheses, a manifest, one of Hearing to
-    Translate's manifests, or plain text.
+    """Reads the fields that rows may lack, with their `id` if the file has ids.
+
+    The file holds hypotheses, a manifest, one of Hearing to Translate's manifests, or plain text.
 
     :raises UserError: the file is empty.
     """
@@ -204,7 +208,7 @@ def _read_references(path: Path) -> list[Mapping[str, Any]]:
 
 
 def read_answers(path: Path) -> dict[str, str]:
-    """By id: `tgt_text` of a manifest, or `reference` of hypotheses.
+    """Answers by id: `tgt_text` of a manifest, or `reference` of hypotheses.
 
     :raises UserError: the file has no ids or no answers.
     """
@@ -215,8 +219,10 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def _read_public(path: Path, side: Side) -> DataSet:
-    """Hearing to Translate's (arXiv 2512.16378): `outputs/SYSTEM/SET/en-de.jsonl`; references are those of
-    `manifests/SET/en-de.jsonl` beside `outputs`."""
+    """Reads a file of Hearing to Translate (arXiv 2512.16378): `outputs/SYSTEM/SET/en-de.jsonl`.
+
+    The references are in `manifests/SET/en-de.jsonl` beside `outputs`.
+    """
     rows = [
         _row(str(item["sample_id"]), _text(item["output"]), src_lang=_text(item.get("src_lang")),
              tgt_lang=_text(item.get("tgt_lang")))

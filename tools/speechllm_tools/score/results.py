@@ -1,4 +1,4 @@
-"""From statistics to what is printed and stored: scores with intervals, comparisons, spreads over seeds."""
+"""Turns statistics into results: scores with intervals, comparisons and spreads over seeds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from speechllm_plugin.scoring.significance import (
 from speechllm_tools.score.counts import Measured, counts
 
 AVERAGE = "average"
-"""The mean of the labels' scores, each weighing the same: over languages, or over directions."""
+"""Label of the unweighted mean of the scores over languages or directions."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Resampling:
     resamples: int = RESAMPLES
     seed: int = SEED
     method: Method | None = None
-    """None = chosen by the number of segments."""
+    """None chooses by the number of segments."""
 
 
 def strata(one: Measured, metric: str) -> dict[str, list[SegmentStatistics]]:
-    """Columns of a table: each label, and their average where there are several."""
+    """The columns of a table: each label, and the average of all if there are several."""
     labels = one.statistics[metric]
     columns = {label: [statistics] for label, statistics in labels.items()}
     return {**columns, AVERAGE: list(labels.values())} if len(labels) > 1 else columns
@@ -59,11 +59,11 @@ def results(
     pairs: bool = False,
     seeds: bool = False,
 ) -> dict[str, Any]:
-    """Everything, as JSON can hold it.
+    """All results in a form that JSON can hold.
 
-    :param baseline: name of the system that the others are tested against.
-    :param pairs: test each pair.
-    :param seeds: the systems differ in the training seed only: also their spread.
+    :param baseline: name of the system against which the others are tested.
+    :param pairs: also test each pair.
+    :param seeds: also report the spread; the systems differ only in the seed of training.
     """
     names = [one.system.name for one in measured]
     metrics = list(dict.fromkeys(metric for one in measured for metric in one.statistics))
@@ -102,7 +102,7 @@ def results(
 
 
 def _pairs(names: Sequence[str], baseline: str | None, every: bool) -> list[tuple[int, int]]:
-    """Places of the systems to test, the baseline second."""
+    """Index pairs of the systems to test, with the baseline second."""
     if not every and baseline is None:
         return []
     chosen = [pair for pair in itertools.combinations(range(len(names)), 2)

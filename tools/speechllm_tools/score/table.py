@@ -1,4 +1,4 @@
-"""What `speechllm score` prints."""
+"""The tables that `speechllm score` prints."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from speechllm_tools.score.results import AVERAGE
 
 _LOWER = ("wer", "wer_clips", "cer", "b_wer", "u_wer", "ter")
-"""Metrics where less is better, by the part of their name before the colon."""
+"""Metrics for which lower is better, by the part of their name before the colon."""
 NEITHER = ("refusals", "words")
-"""Metrics of which neither more nor less is better."""
+"""Metrics for which neither higher nor lower is better."""
 SIGNIFICANT = 0.05
 
 
@@ -19,7 +19,7 @@ def lower_is_better(metric: str) -> bool:
 
 
 def tables(found: Mapping[str, Any], baseline: str | None) -> str:
-    """One table for each metric, one for the counts, one for the comparisons where there are any."""
+    """One table for each metric, one for the counts and, if there are comparisons, one for them."""
     systems = found["systems"]
     metrics = list(dict.fromkeys(metric for system in systems.values() for metric in system["scores"]))
     parts = [_scores(metric, systems, found["comparisons"], baseline) for metric in metrics]

@@ -1,1 +1,1 @@
-"""`speechllm serve`: a trained system behind the audio API that OpenAI's clients speak."""
+"""`speechllm serve`: serves a trained system over the audio API that OpenAI's clients use."""

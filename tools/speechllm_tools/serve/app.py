@@ -67,7 +67,7 @@ def create_app(service: Service) -> FastAPI:
             "object": "model",
             "created": int(service.started),
             "owned_by": "speechllm-plugin",
-            # Beside the API: the page asks for what there is.
+            # The API has no such fields; the page needs them.
             "word_times": system.tells_times,
             "language": system.source_lang,
             "system": service.systems.index(system),

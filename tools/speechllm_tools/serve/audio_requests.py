@@ -23,7 +23,7 @@ from speechllm_tools.serve.work import Work
 
 async def respond(running: Running, request: Request, task: str, stack: ExitStack) -> Response:
     """
-    :param stack: what has to be given back behind the answer.
+    :param stack: releases what the request holds once the answer has been sent.
     """
     service, metrics = running.service, running.metrics
     check_type(request, "multipart/form-data")

@@ -28,7 +28,7 @@ from speechllm_tools.serve.work import pieces_of
 
 async def respond(running: Running, request: Request, stack: ExitStack) -> Response:
     """
-    :param stack: what has to be given back behind the answer.
+    :param stack: releases what the request holds once the answer has been sent.
     """
     service = running.service
     check_type(request, "application/json")
@@ -77,7 +77,7 @@ def _hear(sound: bytes, system: System, before: float, most: float) -> Named:
 
 
 class _Reply:
-    """The shapes of one answer."""
+    """One answer in the API's shapes, whole or as a stream."""
 
     def __init__(self, model: str) -> None:
         self._base = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}

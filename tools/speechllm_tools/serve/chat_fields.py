@@ -1,4 +1,4 @@
-"""The body of a chat request: a conversation with speech in its last turn, and perhaps in the user's earlier ones."""
+"""Reads a chat request: a conversation with speech in its last turn, and optionally in earlier turns of the user."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from speechllm_tools.serve.refusals import Refusal
 from speechllm_tools.serve.ways import Asking
 
 _MAX_TOKENS = 128
-"""Of an answer where the request tells none, as in `speechllm ask`."""
+"""Length limit of an answer if the request has none; the same as in `speechllm ask`."""
 _MOST_TOKENS = 4096
 _SHOWN = 80
-"""Characters of what was found that a refusal shows."""
+"""A refusal shows at most this many characters of the wrong value."""
 _USED = {
     "messages", "model", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stream",
     "stream_options", "context",
@@ -28,14 +28,14 @@ _ONE_VALUE: dict[str, tuple[object, ...]] = {
     "response_format": ({"type": "text"},), "stop": ([],), "tools": ([],), "tool_choice": ("none",),
     "logit_bias": ({},), "parallel_tool_calls": (True, False),
 }  # fmt: skip
-"""Fields that clients send by default, with the values that ask for nothing."""
+"""Fields that clients send by default, with the values that have no effect."""
 
 
 @dataclass(frozen=True)
 class ChatFields:
     model: str
     speech: Sequence[bytes]
-    """Sound files, that of the last turn last."""
+    """Sound files in the order of their turns."""
     asks: RowPrompt
     way: Asking
     stream: bool
@@ -45,7 +45,7 @@ class ChatFields:
 
 def read_chat(body: bytes) -> ChatFields:
     """
-    :raises Refusal: the body is no JSON, or a field is missing, unknown or has a value that it cannot have.
+    :raises Refusal: the body is not JSON, or a field is missing, unknown or has a value that is not allowed.
     """
     try:
         values = json.loads(body)
@@ -53,7 +53,7 @@ def read_chat(body: bytes) -> ChatFields:
         raise Refusal(400, f"found a body that is not JSON ({str(error)[:_SHOWN]})") from None
     if not isinstance(values, dict):
         _refuse("body", values, "an object with messages")
-    # Clients send null for what is not given.
+    # Clients send null for fields that are not given.
     fields = {name: value for name, value in values.items() if value is not None}
     for name, value in fields.items():
         if name in _ONE_VALUE and value not in _ONE_VALUE[name]:
@@ -126,7 +126,7 @@ def _read_messages(messages: object, context: str) -> tuple[Sequence[bytes], Row
 
 def _read_question(turn: Mapping[str, Any], where: str) -> tuple[bytes | None, str]:
     """
-    :returns: the sound file, and the text with `<speech>` where it stands; None where the turn is in writing.
+    :returns: the sound file, None for a turn in writing, and the text with `<speech>` in the place of the sound.
     """
     before: list[str] = []
     after: list[str] = []
@@ -143,7 +143,7 @@ def _read_question(turn: Mapping[str, Any], where: str) -> tuple[bytes | None, s
             speech = _sound(part, at)
     if speech is None:
         return None, _join(before)
-    # As `prompt.order` has them: an instruction behind the speech begins on a line of its own.
+    # The same layout as `prompt.order` gives: an instruction after the speech begins on a line of its own.
     return speech, "\n".join(filter(None, [" ".join(filter(None, [_join(before), SPEECH])), _join(after)]))
 
 

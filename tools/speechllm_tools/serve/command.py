@@ -156,7 +156,7 @@ def _service(options: argparse.Namespace, systems: tuple[System, ...]) -> Servic
 
 def _check_languages(system: Transcriber, source_lang: str, target_lang: str | None) -> None:
     """
-    :raises UserError: one is no language, or none that the prompt can name.
+    :raises UserError: a code is not a language, or is a language that the prompt cannot name.
     """
     from speechllm_plugin.text.languages import parse_language
 

@@ -1,4 +1,4 @@
-"""Server-sent events, and clients that leave."""
+"""Server-sent events, and the detection of clients that leave."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from speechllm_tools.serve.counters import Metrics
 from speechllm_tools.serve.refusals import LEFT, as_refusal
 
 _PING_EVERY = 15.0
-"""Seconds of silence after which a stream says that it is alive."""
+"""Seconds without an event after which a stream sends a ping."""
 _PING = b": ping\n\n"
-"""A comment: it keeps a connection open, and clients do not show it."""
+"""An SSE comment, which keeps the connection open and which clients do not show."""
 END = b"data: [DONE]\n\n"
 
 
@@ -28,7 +28,7 @@ def streamed(
     events: AsyncIterator[bytes], request: Request, stack: ExitStack, metrics: Metrics
 ) -> StreamingResponse:
     """
-    :param stack: what is given back when the stream has ended, or its client has left.
+    :param stack: closed when the stream has ended or its client has left.
     """
     return StreamingResponse(
         _events(events, request, stack, metrics),
@@ -62,7 +62,7 @@ async def _events(
         status = refusal.status
         yield event(refusal.body())
     finally:
-        # Nothing is awaited here: whoever leaves may have cancelled this already.
+        # Nothing may be awaited here, because the task may already be cancelled when a client leaves.
         gone.cancel()
         if step is not None:
             step.cancel()
@@ -71,15 +71,15 @@ async def _events(
 
 
 async def left(request: Request) -> None:
-    """Ends when the client has closed the connection. The body has been read."""
+    """Returns when the client has closed the connection; call it once the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def unless_left(work: asyncio.Future, request: Request) -> bool:
-    """Waits for the work, and gives it up when the client leaves.
+    """Waits for the work, and cancels it if the client leaves.
 
-    :returns: whether it was done.
+    :returns: whether the work was done.
     """
     gone = asyncio.create_task(left(request))
     try:

@@ -1,4 +1,4 @@
-"""The fields of a request for a text: checked one by one, each refused by its name."""
+"""Reads the fields of a request for a text; each refusal names its field."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Fields:
 
 def read_fields(form: FormData) -> Fields:
     """
-    :raises Refusal: a field is missing, unknown, repeated or has a value that it cannot have.
+    :raises Refusal: a field is missing, unknown, repeated or has a value that is not allowed.
     """
-    # `a[]` and `a[b]` are of the field `a`; clients and users of curl write both `a` and `a[]`.
+    # `a[]` and `a[b]` belong to the field `a`; clients and users of curl write both `a` and `a[]`.
     names = {name.partition("[")[0] for name in form}
     if unknown := sorted(names - _KNOWN):
         raise Refusal(400, f"found the field {unknown[0]!r}, expected {', '.join(sorted(_KNOWN))}", param=unknown[0])
@@ -77,7 +77,7 @@ def _texts(form: FormData, name: str) -> list[str]:
 
 
 def _text(form: FormData, name: str) -> str | None:
-    """An empty text counts as none: clients send it for what is not given."""
+    """The field's text; an empty text counts as none, because clients send it for fields that are not given."""
     values = _texts(form, name)
     if len(values) > 1:
         raise Refusal(400, f"{name}: found {len(values)} values, expected one", param=name)
@@ -93,7 +93,7 @@ def _temperature(text: str | None) -> float | None:
         value = math.nan
     if not 0 <= value <= 2:
         raise _wrong("temperature", text, "0 to 2")
-    # Below what a decoder can divide by it is as good as 0.
+    # A decoder cannot divide by less, so a lower temperature means 0.
     return value if value == 0 or value >= 1e-4 else 0.0
 
 

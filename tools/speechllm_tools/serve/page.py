@@ -1,4 +1,4 @@
-"""The page at `/`, for people: files of this package, which ask nothing of any other machine."""
+"""The page at `/` for people: files of this package, which load nothing from any other machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEADERS = {
     "media-src blob:; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    # A newer version's files belong together.
+    # The browser must ask again, as files of two versions do not fit each other.
     "Cache-Control": "no-cache",
 }
 

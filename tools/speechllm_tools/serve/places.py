@@ -1,4 +1,4 @@
-"""Places for requests: as many are worked on or wait as a service allows, and each gives its place back."""
+"""Places for requests: a service has a fixed number, and each request frees its place when it ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from speechllm_tools.serve.counters import Metrics
 from speechllm_tools.serve.refusals import LEFT, Refusal, as_refusal
 
 Respond = Callable[[ExitStack], Awaitable[Response]]
-"""Given a stack for what has to be given back behind the answer."""
+"""Answers a request; the stack releases what the request holds once the answer has been sent."""
 
 
 class Places:
@@ -22,7 +22,7 @@ class Places:
         self._most, self._metrics, self._taken = most, metrics, 0
 
     async def respond(self, respond: Respond) -> Response:
-        """Its answer, counted by status. Its place is free again when the answer has been sent.
+        """The answer of `respond`, counted by status; its place is free again when the answer has been sent.
 
         :raises Refusal: all places are taken.
         """
@@ -37,7 +37,7 @@ class Places:
             status = as_refusal(error).status if isinstance(error, Exception) else LEFT
             requests.labels(getattr(error, "status_code", status)).inc()
             raise
-        # A stream gives back and counts by itself, at its end.
+        # A stream closes its stack and counts itself when it ends.
         if not isinstance(response, StreamingResponse):
             stack.close()
             requests.labels(response.status_code).inc()

@@ -1,4 +1,4 @@
-"""Refusals in the one shape that clients show to their users: `error.message`."""
+"""Refusals in the shape that clients show to their users: `error.message`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from starlette.exceptions import HTTPException
 from speechllm_plugin.errors import UserError
 
 LEFT = 499
-"""The status in the metrics of a request whose client did not wait for the answer."""
+"""Status in the metrics for a request whose client left before the answer."""
 
 
 class Refusal(Exception):
-    """What is wrong with a request. Clients repeat 408, 409, 429 and 5xx with the whole upload, and nothing else."""
+    """What is wrong with a request. Clients send the whole upload again after 408, 409, 429 and 5xx only."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Refusal(Exception):
     ) -> None:
         """
         :param message: one line.
-        :param param: the field of the request that it is about.
+        :param param: the field of the request that is wrong.
         """
         super().__init__(message)
         self.status, self.param, self.code, self.headers = status, param, code, headers
@@ -42,17 +42,17 @@ class Refusal(Exception):
 
 
 def as_refusal(error: Exception) -> Refusal:
-    """What a client is told of an error that arose while its request was worked on."""
+    """The refusal that a client gets for an error during its request."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, UserError):
         return Refusal(400, str(error))
-    # No path and no line of ours leaves the machine; the log has them.
+    # No path and no line of code leaves the machine; the log has both.
     return Refusal(500, "the server failed on this request; its log tells more")
 
 
 def install_handlers(app: FastAPI) -> None:
-    """The framework's own refusals get the same shape."""
+    """Gives the framework's own refusals the same shape."""
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         return as_refusal(error).response()

@@ -1,4 +1,4 @@
-"""What is served, and what its paths share while it runs."""
+"""A service, and the state that its paths share while it runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from speechllm_tools.serve.refusals import Refusal
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A trained system, under the names that clients call it by."""
+    """A trained system with the names that clients use for it."""
 
     begin: Callable[[], Batch]
     """Of pieces in a way of `Transcribing`, which give a `TimedText` or a text, and questions in one of `Asking`, which
@@ -22,35 +22,35 @@ class System:
     check_languages: Callable[[str, str | None], None]
     """Raises `UserError` for a language that the system's prompt cannot name."""
     tells_times: bool
-    """Whether words have times."""
+    """Whether the system gives times of words."""
     names: tuple[str, ...]
-    """Clients may use any; the first is its own."""
+    """Clients may use any of the names; the first is the system's own."""
     whole: float
-    """Seconds up to which a recording is one piece."""
+    """A recording of at most this many seconds is one piece."""
     window: float
-    """Seconds of speech that a question may have: the encoder's window."""
+    """A question may have at most this many seconds of speech: the encoder's window."""
     cut: CutConfig
     source_lang: str = "en"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What is served, and its limits."""
+    """The systems that are served, and the limits of the service."""
 
     systems: tuple[System, ...]
-    """The first is the one that the page shows, others stand beside it."""
+    """The page shows the first system, with the others beside it."""
     batch_size: int = 16
     most_bytes: int = 100_000_000
     most_seconds: float = 4 * 3600.0
     most_requests: int = 64
-    """That are worked on or wait; more are refused."""
+    """Requests that are worked on or wait; further requests are refused."""
     api_key: str | None = None
     started: float = field(default_factory=time.time)
 
     def system(self, name: str) -> System:
         """
-        :param name: that a client calls it by.
-        :raises Refusal: none is called so.
+        :param name: the name that a client uses.
+        :raises Refusal: no system has that name.
         """
         for system in self.systems:
             if name in system.names:
@@ -65,7 +65,7 @@ class Service:
 
 
 class Running:
-    """A service, with its engine."""
+    """A service with its engine."""
 
     def __init__(self, service: Service) -> None:
         self.service, self.metrics = service, Metrics()
@@ -81,5 +81,5 @@ class Running:
         self.metrics.waiting.set_function(lambda: engine.waiting)
 
     def end(self) -> None:
-        """Returns when all that waits has been decoded."""
+        """Ends the engine; returns when every waiting item has been decoded."""
         self.engine.end()

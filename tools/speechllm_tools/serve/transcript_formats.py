@@ -1,4 +1,4 @@
-"""A transcript in the shapes of the OpenAI audio API."""
+"""A transcript in the formats of the OpenAI audio API."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def answer(
                 "tokens": [],
                 "temperature": temperature,
                 "compression_ratio": round(compression_ratio(span.text), 3),
-                # Not measured. Clients read them as numbers.
+                # These are not measured, but clients expect numbers.
                 "avg_logprob": 0.0,
                 "no_speech_prob": 0.0,
             }

@@ -1,4 +1,4 @@
-"""Uploads: bounded while they come in, told by their bytes, and never where a client's name would put them."""
+"""Uploads: limited while they arrive, recognised by their bytes, and never stored under a client's name."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from speechllm_plugin.files.remote import Location
 from speechllm_tools.serve.refusals import Refusal
 
 _FIELDS = 1 << 16
-"""Bytes of a request beside its file."""
+"""Bytes that a request may have beside its file."""
 _STALLED = 60.0
-"""Seconds that an upload may stand still: it holds a place, and the server's end waits for it."""
+"""Seconds that an upload may stall, because it holds a place and the server's shutdown waits for it."""
 
 
 class BodyLimit:
-    """Refuses a body that is too large: at once where its length is told, otherwise when it has come in so far."""
+    """Refuses a body that is too large: at once if its length is declared, otherwise when it exceeds the limit."""
 
     def __init__(self, app: Any, most: int) -> None:
         """
-        :param most: bytes of a file.
+        :param most: largest size of a file in bytes.
         """
         self._app, self._most = app, most
 
@@ -42,7 +42,7 @@ class BodyLimit:
             return
         most = self._most + _FIELDS
         if scope["path"].endswith("/chat/completions"):
-            # A file in base64, with the texts of a conversation.
+            # The body holds a file in base64 and the texts of a conversation.
             most = self._most * 4 // 3 + 16 * _FIELDS
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         if lengths and lengths[0].isdigit() and int(lengths[0]) > most:
@@ -88,10 +88,10 @@ def check_type(request: Request, expected: str) -> None:
 
 @contextmanager
 def saved(upload: BinaryIO, field: str) -> Iterator[AudioSource]:
-    """The upload as a file of our own naming, for as long as it is needed.
+    """The upload as a temporary file with a name of our own.
 
-    :param field: of the request, which held it.
-    :raises Refusal: it is empty.
+    :param field: field of the request that held the upload.
+    :raises Refusal: the upload is empty.
     """
     descriptor, name = tempfile.mkstemp(prefix="speechllm-upload-")
     try:
@@ -107,13 +107,13 @@ def saved(upload: BinaryIO, field: str) -> Iterator[AudioSource]:
 
 
 def is_sound(path: Location) -> bool:
-    """Whether the first bytes of a file, which was uploaded, are those of some kind of sound, whole or not."""
+    """Whether an uploaded file begins like some kind of sound, complete or not."""
     with open(str(path), "rb") as file:
         data = kinds.after_tags(ByteRange(file.fileno(), 0, os.fstat(file.fileno()).st_size))
         kind = kinds.kind_of(data)
         if kind != "mp3":
             return kind not in kinds.NO_SOUND
-        # What nothing else claims.
+        # A file that no other kind recognises counts as mp3.
         try:
             return bool(streams_of_file(data, str(path)))
         except SoundError:

@@ -1,4 +1,4 @@
-"""What the engine is given, and how a system decodes it."""
+"""Items of the engine, and how a system decodes them."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Transcribing:
     target_lang: str | None
     timed: bool
     temperature: float | None = None
-    """None = as the system's run decodes."""
+    """None decodes like the system's run."""
 
 
 @dataclass(frozen=True)
 class Asking:
-    """How questions are answered. Those of one way are answered together, whatever each of them asks."""
+    """How questions are answered; questions with equal values are answered together, whatever each of them asks."""
 
     max_tokens: int
     temperature: float | None = None
-    """None = as the system's run decodes."""
+    """None decodes like the system's run."""
     top_p: float | None = None
     seed: int = 0
 
@@ -45,19 +45,19 @@ class Question:
     clip: Named
     asks: RowPrompt
     earlier: Sequence[Named] = ()
-    """What was said in earlier turns, as `asks.heard` has them."""
+    """Speech of earlier turns, in the order of `asks.heard`."""
 
 
 @dataclass(frozen=True)
 class Answer:
     text: str
     prompt_tokens: int
-    """Of the whole prompt but for its speech."""
+    """Tokens of the whole prompt without its speech."""
     speech_vectors: int
-    """Embeddings that the speech became: the LLM takes each in the place of a token."""
+    """Embeddings of the speech, each of which takes the place of a token in the LLM's input."""
     tokens: int
     cut: bool
-    """Whether the length limit ended it."""
+    """Whether the length limit ended the answer."""
 
 
 class Decoder:
@@ -121,6 +121,6 @@ def _sampled(decoding: DecodingConfig, temperature: float | None) -> DecodingCon
     if temperature is None:
         return decoding
     if temperature > 0:
-        # Beams are not sampled.
+        # Sampling works without beams.
         return replace(decoding, temperature=temperature, beam_size=1)
     return replace(decoding, temperature=0.0, top_k=0, top_p=1.0)

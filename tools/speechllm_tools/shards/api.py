@@ -1,4 +1,4 @@
-"""One function over many shards, with the results in order, wherever they are worked on."""
+"""Maps one function over many shards, on any machines, with the results in order."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True)
 class Machines:
-    """Where shards are worked on."""
+    """The machines that work on shards."""
 
     workers: int
-    """Processes on this machine; 0 = this one."""
+    """Processes on this machine; 0 works in the current process."""
     ray: str | None = None
-    """Address of a Ray cluster, whose size decides in the place of `workers`."""
+    """Address of a Ray cluster, whose size replaces `workers`."""
     gpus: bool = False
-    """Whether each process takes one of the GPUs, where there are any."""
+    """Whether each process takes one GPU, if there are any."""
 
 
 def add_machines(parser: argparse.ArgumentParser, *, default: str = "") -> None:
     """
-    :param default: of `--workers`, in words, where it is not one a core; then it is ``None``.
+    :param default: describes the default of `--workers`, which is then ``None``; empty means one process a core.
     """
     cores = count_cores()
     parser.add_argument(
@@ -50,7 +50,7 @@ def add_ray(parser: argparse.ArgumentParser) -> None:
 
 def machines_of(options: argparse.Namespace, *, gpus: bool = False) -> Machines:
     """
-    :raises UserError: there is to be no process.
+    :raises UserError: `--workers` is below 1.
     """
     if options.workers < 1:
         raise UserError(f"--workers: found {options.workers}, expected at least 1")
@@ -70,11 +70,11 @@ def shards_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def map_shards(
     function: Callable[[Shard], Result], shards: Iterable[Shard], machines: Machines
 ) -> Iterator[tuple[Shard, Result]]:
-    """Each shard with its result. A few are under way at a time, so that memory stays flat.
+    """Each shard with its result. Few shards are under way at a time, so that memory stays bounded.
 
-    :param function: of a module, as other processes must find it; it may be called again for a shard whose process, or
-        node, was lost.
-    :raises UserError: as `function` raises it; or there is no such cluster.
+    :param function: a function of a module, since other processes import it; it may be called again for a shard whose
+        process or node was lost.
+    :raises UserError: `function` raised it, or the cluster cannot be reached.
     """
     if machines.ray is not None:
         from speechllm_tools.shards.cluster import map_on_cluster

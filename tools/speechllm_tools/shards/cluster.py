@@ -14,14 +14,14 @@ from speechllm_plugin.errors import UserError
 Shard = TypeVar("Shard")
 Result = TypeVar("Result")
 _RETRIES = 8
-"""Nodes that a shard may lose."""
+"""A shard may lose this many nodes."""
 _PLACE = re.compile(r"(?:ray://)?(?P<host>[^:/]+):(?P<port>\d+)")
 
 
 def map_on_cluster(
     function: Callable[[Shard], Result], shards: Iterable[Shard], address: str, *, gpus: bool
 ) -> Iterator[tuple[Shard, Result]]:
-    """See `map_shards`. A shard whose node is lost is given to another one.
+    """See `map_shards`. A shard whose node is lost goes to another node.
 
     :param gpus: whether each call takes a GPU, if the cluster has any.
     :raises UserError: Ray is not installed, there is no such cluster, or a shard ends each process that takes it.
@@ -33,7 +33,7 @@ def map_on_cluster(
         pending: deque[tuple[Shard, Any]] = deque()
         for shard in shards:
             pending.append((shard, remote.remote(function, shard)))
-            # Asked each time: nodes join and leave.
+            # The size is asked each time, because nodes join and leave.
             if len(pending) > ray.cluster_resources().get("GPU" if has_gpus else "CPU", 1) + 2:
                 yield _taken(ray, pending)
         while pending:
@@ -52,7 +52,7 @@ def _connected(address: str) -> Any:
     except ImportError:
         raise UserError("--ray: Ray is not installed (pip install 'speechllm-plugin[ray]')") from None
     try:
-        # Ray itself asks again for minutes.
+        # Ray itself would try to connect for minutes.
         if match := _PLACE.fullmatch(address):
             socket.create_connection((match["host"], int(match["port"])), timeout=10).close()
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)

@@ -1,4 +1,4 @@
-"""Shards in processes of this machine."""
+"""Maps shards in processes of this machine."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def map_in_processes(
     function: Callable[[Shard], Result], shards: Iterable[Shard], workers: int, *, gpus: bool
 ) -> Iterator[tuple[Shard, Result]]:
     """See `map_shards`."""
-    # A fork shares what is imported and starts at once. Threads that do not survive it are pyarrow's, in this process
-    # alone.
+    # A fork shares the imported modules and starts at once. Only pyarrow's threads are lost in it, and only this
+    # process uses pyarrow.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     pool = ProcessPoolExecutor(
         workers, mp_context=context, initializer=_begin,
@@ -46,7 +46,7 @@ def map_in_processes(
 
 
 def visible_gpus() -> list[str]:
-    """What `CUDA_VISIBLE_DEVICES` calls each of them. None is begun to be used by this."""
+    """The name of each GPU for `CUDA_VISIBLE_DEVICES`; this call initialises no GPU."""
     import torch
 
     count = torch.cuda.device_count()
@@ -60,8 +60,10 @@ def _taken(pending: deque[tuple[Shard, Future[Result]]]) -> tuple[Shard, Result]
 
 
 def _begin(counter: Synchronized[int], gpus: Sequence[str]) -> None:
-    """A process of the pool ends with the command, even if that is killed; Ctrl-C is the command's to answer. It sees
-    one GPU."""
+    """Begins a process of the pool: it ends with the command, even a killed one, and sees one of `gpus`.
+
+    The command alone answers Ctrl-C.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,1 +1,1 @@
-"""Texts into speech: the embedded synthesiser, its voices, and any command of the user."""
+"""Turns texts into speech with the embedded synthesiser and its voices, or with any command of the user."""

@@ -1,4 +1,4 @@
-"""Speech by any command of the user's, such as piper: one call for each text."""
+"""Speech from any command of the user, such as piper, which is called once for each text."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from speechllm_tools.speech.synthesis import Clip
 
 _PLACES = re.compile(r"\{(out|text|voice)\}")
 _TEXTS = 4
-"""That a process speaks at a time."""
+"""Texts in one shard of a process."""
 _HOPELESS = 20
-"""So many texts without one that is spoken: the command is wrong, not the texts."""
+"""If none of the first texts, this many, is spoken, the command is wrong and not the texts."""
 _TEMPORARY = ".speaking-"
 
 
 @dataclass(frozen=True)
 class TtsCommand:
     words: tuple[str, ...]
-    """With `{out}`, and perhaps `{text}` and `{voice}`, in them."""
+    """The words of the command, with `{out}` and optionally `{text}` and `{voice}` in them."""
 
     @staticmethod
     def parse(text: str, option: str) -> TtsCommand:
         """
-        :param text: as a shell splits it; no shell runs it.
-        :raises UserError: it is no command of this machine, or says nothing of the file to write.
+        :param text: the command, which is split like in a shell but run without one.
+        :raises UserError: this machine has no such command, or `{out}` is missing.
         """
         try:
             words = tuple(shlex.split(text))
@@ -53,14 +53,14 @@ class TtsCommand:
         return any("{voice}" in word for word in self.words)
 
     def filled(self, text: str, voice: str, out: Path) -> list[str]:
-        """The words of one call: a text with spaces, quotes or braces stays one word, and is text."""
+        """The words of one call; a text with spaces, quotes or braces stays one word and is not interpreted."""
         values = {"out": str(out), "text": text, "voice": voice}
         return [_PLACES.sub(lambda place: values[place[1]], word) for word in self.words]
 
     def speak(self, clip: Clip, folder: Path) -> str | None:
         """Writes the clip's FLAC file.
 
-        :returns: why there is none.
+        :returns: why there is no file; None if it was written.
         """
         on_stdin = not any("{text}" in word for word in self.words)
         with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=folder) as place:
@@ -70,7 +70,7 @@ class TtsCommand:
                     self.filled(clip.text, clip.voice, out), input=clip.text.encode() + b"\n" if on_stdin else b"",
                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
                 )  # fmt: skip
-            except (OSError, ValueError) as error:  # a text with U+0000, or longer than a command line
+            except (OSError, ValueError) as error:  # a text that holds U+0000 or is longer than a command line
                 return f"the command cannot be called: {error}"
             if done.returncode != 0:
                 last = (done.stderr.decode(errors="replace").split("\n") or [""])
@@ -87,14 +87,14 @@ class TtsCommand:
 def speak_all(
     command: TtsCommand, clips: Sequence[Clip], folder: Path, *, machines: Machines, progress: Callable[[int], None]
 ) -> dict[str, str]:
-    """Writes all clips that are not there yet.
+    """Writes all clips that do not exist yet.
 
-    :param progress: told how many clips are there.
-    :returns: by file, why a clip has none.
+    :param progress: called with the number of clips that are done.
+    :returns: by file, why a clip has no sound.
     :raises UserError: the command speaks none of the first texts.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{_TEMPORARY}*"):  # by calls that were killed
+    for left in folder.glob(f"{_TEMPORARY}*"):  # left by calls that were killed
         shutil.rmtree(left, ignore_errors=True)
     missing = [clip for clip in clips if not (folder / clip.file).is_file()]
     done = len(clips) - len(missing)

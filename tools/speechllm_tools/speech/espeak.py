@@ -12,43 +12,43 @@ import numpy.typing as npt
 from speechllm_plugin.errors import UserError
 
 WORDS_PER_MINUTE: Final = range(80, 451)
-"""Speeds that espeak-ng knows."""
+"""Speeds that espeak-ng accepts."""
 
 PITCHES: Final = range(0, 100)
-"""Pitches that espeak-ng knows, on a scale of its own; 50 is the voice's own pitch."""
+"""Pitches that espeak-ng accepts, on a scale of its own; 50 is the voice's own pitch."""
 
-# From speak_lib.h.
+# Constants of speak_lib.h.
 _SYNCHRONOUS, _DONT_EXIT = 2, 0x8000
 _RATE, _PITCH = 1, 3
 _UTF8 = 1
 
 
 class NothingSaid(UserError):
-    """A text without anything to say."""
+    """The text has no words to say."""
 
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
 class _Voice(ctypes.Structure):
-    """The first fields of ``espeak_VOICE``; the identifier ends in ``+variant`` where one is in use."""
+    """The first fields of ``espeak_VOICE``; the identifier ends in ``+variant`` if the voice has a variant."""
 
     _fields_ = [("name", ctypes.c_char_p), ("languages", ctypes.c_char_p), ("identifier", ctypes.c_char_p)]
 
 
 class Espeak:
-    """Speaks text into arrays. The library has one global state: a process has at most one of these.
+    """Speaks text into arrays. A process may have only one instance, because the library's state is global.
 
-    The phase of the voice and its noise go on from clip to clip, so that a clip depends on those before it: the same
-    calls in the same order, in a fresh process, give the same samples.
+    The phase of the voice and its noise continue from clip to clip, so a clip depends on the clips before it: the same
+    calls in the same order in a fresh process give the same samples.
     """
 
     sample_rate: Final[int]
-    """Of the speech, in Hz."""
+    """Sample rate of the speech in Hz."""
 
     def __init__(self) -> None:
         """
-        :raises RuntimeError: if the library does not start.
+        :raises RuntimeError: the library does not start.
         """
         library = ctypes.CDLL(espeakng_loader.get_library_path())
         library.espeak_SetVoiceByName.argtypes = [ctypes.c_char_p]
@@ -61,22 +61,22 @@ class Espeak:
         self.sample_rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _DONT_EXIT)
         if self.sample_rate <= 0:
             raise RuntimeError(f"espeak-ng does not start with the data in {data}: status {self.sample_rate}")
-        # The library seeds its noise (of breath, for one) by the clock.
+        # Without a seed the library seeds its noise, such as breath, from the clock.
         library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         self._library = library
         self._chunks: list[npt.NDArray[np.int16]] = []
-        # ctypes keeps no reference to the function that the library calls.
+        # The reference keeps the function alive: ctypes itself keeps none to a function that the library calls.
         self._callback = _Callback(self._receive)
         library.espeak_SetSynthCallback(self._callback)
 
     def speak(self, text: str, *, voice: str, words_per_minute: int, pitch: int) -> npt.NDArray[np.int16]:
-        """Say ``text``: ``[samples]``, one channel, at :attr:`sample_rate`.
+        """Speaks ``text`` into ``[samples]``, one channel at :attr:`sample_rate`.
 
         :param voice: a voice of espeak-ng, such as ``en-US`` or, with a variant, ``en-US+f2``.
         :param words_per_minute: one of :data:`WORDS_PER_MINUTE`.
         :param pitch: one of :data:`PITCHES`.
-        :raises UserError: no such voice or variant, or a setting out of range.
-        :raises NothingSaid: a text without anything to say.
+        :raises UserError: there is no such voice or variant, or a setting is out of range.
+        :raises NothingSaid: the text has no words to say.
         """
         if words_per_minute not in WORDS_PER_MINUTE:
             raise UserError(f"`words_per_minute` is {words_per_minute}, expected one of {WORDS_PER_MINUTE}")
@@ -94,8 +94,8 @@ class Espeak:
         return speech
 
     def _set_voice(self, voice: str) -> None:
-        # An unknown voice leaves the former one in place, and an unknown variant counts as none: what came of the
-        # call must be asked for.
+        # For an unknown voice the library keeps the former voice, and an unknown variant it ignores, so the result of
+        # the call must be checked.
         status = self._library.espeak_SetVoiceByName(voice.encode())
         _, plus, variant = voice.partition("+")
         if status == 0 and self._library.espeak_GetCurrentVoice().contents.identifier.decode().endswith(plus + variant):

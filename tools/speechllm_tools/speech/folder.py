@@ -1,4 +1,4 @@
-"""A folder of spoken clips and their manifests, made once: what an interrupted call has made is kept."""
+"""A folder of spoken clips and their manifests, made once; an interrupted call is continued by the next one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from speechllm_tools.progress import ProgressLine
 from speechllm_tools.shards.api import Machines
 from speechllm_tools.speech.synthesis import SAMPLE_RATE, Clip, synthesise
 
-# Another number where the same clips come to sound otherwise.
+# Change this number when the same clips come to sound different.
 _SYNTHESIS = 1
 
 
@@ -27,10 +27,10 @@ def write_spoken(
     *,
     num_processes: int,
 ) -> None:
-    """Speak the clips of every split, then write ``folder/{name}.tsv`` for each of the manifests.
+    """Speaks the clips of every split, then writes ``folder/{name}.tsv`` for each of the manifests.
 
-    :param manifests: called once all clips are there. It depends on the plan alone.
-    :raises UserError: if ``folder`` holds other files, or a clip has nothing to say.
+    :param manifests: called once all clips exist; its result depends on the plan alone.
+    :raises UserError: ``folder`` holds other files, or a clip has no words to say.
     """
     mark = completion.fingerprint(
         {
@@ -59,12 +59,12 @@ def write_spoken(
 
 
 def spoken_frames(folder: Path, clip: Clip) -> int:
-    """Length of a clip that is there, in 10 ms frames."""
+    """Length of an existing clip in 10 ms frames."""
     return frames_of(soundfile.info(folder / clip.file).frames / SAMPLE_RATE)
 
 
 def summarise(folder: Path, names: Sequence[str]) -> dict[str, tuple[int, float, int]]:
-    """Manifest -> its number of rows, hours and number of voices."""
+    """Number of rows, hours and number of voices of each manifest."""
     summary = {}
     for name in names:
         rows = read_manifest(folder / f"{name}.tsv")

@@ -1,4 +1,4 @@
-"""From a list of clips to FLAC files, spoken by espeak-ng in several processes."""
+"""Makes FLAC files from a list of clips, spoken by espeak-ng in several processes."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from speechllm_tools.shards.api import Machines, map_shards, shards_of
 from speechllm_tools.speech.espeak import Espeak, NothingSaid
 
 SAMPLE_RATE = 16000
-"""Of the files, in Hz: the rate that speech encoders take."""
+"""Sample rate of the files in Hz, which is what speech encoders take."""
 
 WORDS_PER_MINUTE, PITCH, SILENCE_MS = (140, 165), (42, 58), (60, 200)
-"""Moderate: about what people do, and what the voices were chosen at."""
+"""Moderate ranges, close to those of people; the voices were chosen with them."""
 
 BATCH_SIZE = 100
-"""Clips that one process speaks. It is the unit of repeatability, hence also of going on after an interruption."""
+"""Clips of one process, which are repeatable only together; an interrupted batch is therefore made again."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What is to be said, how, and where to."""
+    """A text to speak, how to speak it and the file to write."""
 
     file: str
-    """Path of the FLAC file, relative to the folder of all."""
+    """Path of the FLAC file, relative to the folder of all clips."""
 
     text: str
 
@@ -45,11 +45,11 @@ class Clip:
     pitch: int
 
     silence_ms: int
-    """Digital silence before the speech. espeak-ng itself leaves 60 ms at most, which few recordings do."""
+    """Digital silence before the speech; espeak-ng leaves at most 60 ms, less than most recordings."""
 
 
 def draw_clip(file: str, text: str, voice: str, generator: random.Random) -> Clip:
-    """A clip whose speed, pitch and silence are drawn."""
+    """A clip with random speed, pitch and silence."""
     return Clip(
         file=file,
         text=text,
@@ -68,14 +68,14 @@ def refusal_of(clip: Clip, folder: Path) -> Path:
 def synthesise(
     clips: Sequence[Clip], folder: Path, machines: Machines, *, progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, str]:
-    """Write all ``clips`` to ``folder`` (16 bits, one channel). Batches whose files are all there are left alone.
+    """Writes all ``clips`` to ``folder`` (16 bits, one channel), except batches whose files all exist.
 
     Each batch is spoken by a fresh process, since espeak-ng's state carries over from clip to clip: the files depend
     on the clips alone, not on the number of processes or on interruptions.
 
-    :param progress: told now and then how many clips are there.
-    :returns: by file, why a clip has none: there is nothing to say in its text.
-    :raises RuntimeError: if a process fails; it has printed why.
+    :param progress: called from time to time with the number of clips that are done.
+    :returns: by file, why a clip has no sound: its text has no words to say.
+    :raises RuntimeError: a process failed, after printing the reason.
     """
     done, batches = 0, []
     for batch in shards_of(clips, BATCH_SIZE):
@@ -94,7 +94,7 @@ def synthesise(
 
 
 def _speak_apart(folder: Path, batch: Sequence[Clip]) -> None:
-    # Forked from a server that has loaded this module and nothing else: quick, and no threads to be afraid of.
+    # The server has loaded only this module and has no threads, so that a fork of it is quick and safe.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     process = context.Process(target=_speak_batch, args=(batch, folder), daemon=True)
@@ -114,15 +114,15 @@ def _speak_batch(batch: Sequence[Clip], folder: Path) -> None:
         except NothingSaid as error:
             write_text_atomically(refusal_of(clip, folder), str(error))
             continue
-        # Not as integers: those soxr would dither. (N) -> (N * 16000 / 22050)
+        # Floats, because soxr dithers integers. (N) -> (N * 16000 / 22050)
         resampled = soxr.resample(speech.astype(np.float32), espeak.sample_rate, SAMPLE_RATE, quality="HQ")
         samples = np.pad(resampled, (clip.silence_ms * SAMPLE_RATE // 1000, 0)).round().clip(-32768, 32767)
         file = folder / clip.file
-        # Named after the process: where a preparation was killed, its processes may still finish their batches.
+        # The name holds the process, because processes of a killed preparation may still finish their batches.
         partial = file.with_suffix(f".{os.getpid()}.partial")
-        # Through memory: soundfile waits for the disk at the end of each file that it writes, a quarter of the time.
+        # Encoding in memory saves a quarter of the time, which soundfile spends waiting for the disk after each file.
         encoded = io.BytesIO()
         soundfile.write(encoded, samples.astype(np.int16), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
         partial.write_bytes(encoded.getvalue())
-        # A file under its own name is always whole.
+        # A file under its final name is always complete.
         os.replace(partial, file)

@@ -1,7 +1,7 @@
 """The voices of the embedded synthesiser, as espeak-ng names them: accent, or accent+variant.
 
-Chosen by ear of Whisper tiny.en: of some 120 voices, those that it understands best, without losing women's voices,
-which espeak-ng makes less well. Whispering, croaking and robots are left out.
+Whisper tiny.en understands these voices best among some 120; women's voices, which espeak-ng makes less well, are kept
+all the same. Whispering, croaking and robots are left out.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ SEEN: Sequence[str] = (
     "en-GB-x-rp", "en-GB-x-rp+benjamin", "en-GB-x-rp+f5",
     "en-GB-x-gbclan", "en-GB-x-gbclan+edward",
 )  # fmt: skip
-"""Of the demo's training, validation and seen test set: three ways of speaking English, women and men."""
+"""Voices of the demo's training, validation and seen test set: three accents of English, women and men."""
 
 UNSEEN: Sequence[str] = (
     "en-US+edward2", "en-US+klatt4", "en+miguel",  # men
     "en-US+steph", "en+f3",  # women
     "en-US-nyc", "en-US-nyc+edward",  # an accent of its own
 )  # fmt: skip
-"""Of the demo's unseen test set alone."""
+"""Voices of the demo's unseen test set alone."""
 
 VARIANTS: Sequence[str] = ("f2", "f5", "m3", "m5", "edward", "benjamin", "steph2", "victor")
-"""Those of `SEEN` that go with any language."""
+"""Variants in `SEEN` that work with any language."""
 
 
 def voices_of(language: str) -> list[str]:
     """
-    :param language: a code of ISO 639, which espeak-ng may not speak.
+    :param language: an ISO 639 code, also of a language that espeak-ng does not speak.
     """
     return list(SEEN) if language == "en" else [language, *(f"{language}+{variant}" for variant in VARIANTS)]

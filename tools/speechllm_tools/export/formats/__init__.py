@@ -1,1 +1,1 @@
-"""The formats, one file each, which holds a class `FORMAT` after the contract in `speechllm_tools.export.api`."""
+"""The formats, one in each file, with a class `FORMAT` that follows `speechllm_tools.export.api`."""

@@ -49,7 +49,7 @@ class HfFormat(Format):
         from speechllm_plugin.models.speech_llm.checkpoint import load_model
 
         checkpoint, overrides = self.export.checkpoint, self.export.overrides
-        # In what they were trained in, whatever this machine is quick at: it is written, not computed with.
+        # In the precision of training and not in that of this machine, since the weights are only written.
         dtypes = {f"{part}.config.dtype": dtype for part, dtype in checkpoint.precision().items()}
         system = load_model(checkpoint, device="cpu", overrides={**dtypes, **overrides})
         write_merged(folder, system, checkpoint.decoding(), longest_clip=checkpoint.longest_clip(), copied=copied)

@@ -1,6 +1,7 @@
 """`onnx`: encoder and adapter as two files for ONNX Runtime, checked with it.
 
-Two, as many adapters share one frozen encoder, whose file is a hundred times as large, and its features.
+There are two files since many adapters share the features of one frozen encoder, whose file is a hundred times as
+large.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 SHORTEST, LONGEST = 0.02, 4.0
 """Seconds of the clips that are compared."""
 MANY = 9
-"""Clips in the largest batch that is compared: more than an encoder takes at a time where it goes row by row."""
+"""Clips in the largest batch that is compared: more than any encoder computes at a time."""
 
 
 class OnnxFormat(Format):
@@ -38,7 +39,7 @@ class OnnxFormat(Format):
         from speechllm_plugin.models.speech_llm.checkpoint import load_model
         from speechllm_tools.export.onnx_files import compare, write_onnx
 
-        # ONNX Runtime multiplies bfloat16 on few devices: graphs are in float32.
+        # Graphs are in float32, since ONNX Runtime multiplies bfloat16 on few devices.
         overrides = {"encoder.config.dtype": "float32", **self.export.overrides}
         system = load_model(self.export.checkpoint, device="cpu", overrides=overrides)
         lines = []
@@ -51,8 +52,8 @@ class OnnxFormat(Format):
 
 
 def _graphs(system: SpeechLlm) -> list[tuple[str, Graph, list[Inputs]]]:
-    """Each file's name, its graph, and what it is compared on: a clip alone, and batches of other lengths than were
-    traced, the shortest of one vector."""
+    """The name of each file, its graph, and the inputs for the comparison: a clip alone, and batches of other lengths
+    than the traced one, the shortest with a single vector."""
     import torch
 
     from speechllm_plugin.datasets.audio import SAMPLE_RATE
@@ -67,7 +68,8 @@ def _graphs(system: SpeechLlm) -> list[tuple[str, Graph, list[Inputs]]]:
         return waveforms * (torch.arange(waveforms.size(1)) < lengths.unsqueeze(1)), lengths
 
     def tones(*hertz: float) -> Inputs:
-        """Bands without sound, which noise has none of: where ONNX Runtime's own Fourier transform errs most."""
+        """Clips with silent bands, which noise does not have, and where ONNX Runtime's own Fourier transform errs
+        most."""
         steps = torch.arange(round(SAMPLE_RATE * 1.1)) / SAMPLE_RATE
         waveforms = torch.stack([0.3 * torch.sin(2 * torch.pi * frequency * steps) for frequency in hertz])
         return waveforms, torch.full((len(hertz),), len(steps))
@@ -82,7 +84,7 @@ def _graphs(system: SpeechLlm) -> list[tuple[str, Graph, list[Inputs]]]:
     ]  # fmt: skip
     with torch.no_grad():
         features = [encoder(*batch) for batch in waveforms]
-    # One frame, which some encoders have no clip for.
+    # A clip of one frame, which some encoders cannot give.
     features.append((features[0][0][:1, :1].clone(), torch.ones(1, dtype=torch.long)))
     kinds = system.config.encoder.name, system.config.adapter.name
     return [
@@ -95,7 +97,7 @@ def _graphs(system: SpeechLlm) -> list[tuple[str, Graph, list[Inputs]]]:
 
 
 def _description(system: SpeechLlm) -> dict[str, object]:
-    """What a program needs beside the graphs to ask the LLM."""
+    """The values that a program needs beside the graphs to call the LLM."""
     from speechllm_plugin.datasets.audio import SAMPLE_RATE
 
     prompt = system.prompts.render("en", "en")

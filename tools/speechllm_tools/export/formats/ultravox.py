@@ -1,4 +1,4 @@
-"""`ultravox`: refused, for each adapter with what its shape lacks.
+"""`ultravox`: always refused, with the reason for each adapter.
 
 Ultravox (github.com/fixie-ai/ultravox) has one projector: frames joined, RMSNorm, linear layer, SwiGLU, linear layer,
 with an RMSNorm after the first or the second, and no biases. Its processor counts a clip's vectors by its length.
