@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.loops import without_loops
@@ -69,15 +70,23 @@ class Answers:
         """See `answer`. After an error all is as it was.
 
         :returns: a number for each clip.
+        :raises UserError: as `answer`; or no CTC head has given what `config.no_speech_blank_share` asks for.
         """
         config.check("decoding")
+        if config.no_speech_blank_share is not None and blank_shares is None:
+            raise UserError(
+                f"decoding.no_speech_blank_share: found {config.no_speech_blank_share}, expected null: no CTC head "
+                "scores the frames"
+            )
         limits = [config.limit(duration) for duration in seconds]
         check_positions(self._llm, keys, prompts, lengths, limits)
         shares: Sequence[float | None] = blank_shares or [None] * len(prompts)
         asked = [
             _Asked(
-                self._count + row, keys[row], limits[row], prompts[row], embeddings[row : row + 1],
-                lengths[row : row + 1], waveforms[row], shares[row], config,
+                self._count + row, keys[row], limits[row], prompts[row],
+                # A copy: neighbours that end earlier leave no memory behind.
+                embeddings[row : row + 1, : int(lengths[row])].clone(), lengths[row : row + 1], waveforms[row],
+                shares[row], config,
             )
             for row in range(len(prompts))
         ]  # fmt: skip

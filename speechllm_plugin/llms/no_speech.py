@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.prompts import RenderedPrompt
@@ -32,13 +31,7 @@ def find_no_speech(
     :param speech: `[1, T, dim]`, `length` `[1]` on the host.
     :param waveform: `[samples]`, for the level.
     :param blank_share: see `blank_shares`; None without a CTC head.
-    :raises UserError: there is no CTC head for `config.no_speech_blank_share`.
     """
-    least = config.no_speech_blank_share
-    if least is not None and blank_share is None:
-        raise UserError(
-            f"decoding.no_speech_blank_share: found {least}, expected null: no CTC head scores the frames"
-        )
     if not hypothesis.tokens:
         return ""
     if config.no_speech_level is not None:
@@ -46,6 +39,7 @@ def find_no_speech(
             raise ValueError("the level of a clip whose features are cached is not known")
         if (level := loudness(waveform)) < config.no_speech_level:
             return f"level {level:.1f} dB"
+    least = config.no_speech_blank_share
     if least is not None and blank_share is not None and blank_share >= least:
         return f"blank share {blank_share:.3f}"
     if config.no_speech_probability is not None:

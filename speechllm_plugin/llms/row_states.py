@@ -79,6 +79,9 @@ class DecoderStates:
 
     def go_on(self, tokens: Tensor) -> Tensor:
         self._positions = self._positions + 1
+        if (room := self._llm.positions) is not None and room.table:
+            # A row that has ended may stay for some steps, and would count on behind the end of the table.
+            self._positions = self._positions.clamp(max=room.limit - 1)
         self._mask = F.pad(self._mask, (0, 1), value=1)
         self._spans = [span + 1 for span in self._spans]
         return self._read(self._llm.embed(tokens), self._positions)

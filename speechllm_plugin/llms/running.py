@@ -21,7 +21,8 @@ class RunningBatch:
     """The one way to decode: a batch of files is rows that join at once, a server's come and go.
 
     Each row gives the tokens that it gives alone, whatever its neighbours are and whenever they come: see `exact`.
-    Beams, and rows that cannot share a batch, are decoded to their ends within a step.
+    Beams, and rows that cannot share a batch, are decoded to their ends within a step. After an error in a step the
+    batch is of no more use.
     """
 
     def __init__(self, rows: Rows, end_of_turn: int, start_token: int | None = None) -> None:
@@ -110,14 +111,14 @@ class RunningBatch:
     def _step(self, patient: bool) -> dict[int, Generated]:
         found: dict[int, Generated] = {}
         if self._alone:
-            row = self._alone.pop(0)
-            found[row] = self._decode_alone(row)
+            found[self._alone[0]] = self._decode_alone(self._alone[0])
+            del self._alone[0]
         if self._beams:
             config = self._searches[self._beams[0]].config
             alike = [row for row in self._beams if self._searches[row].config == config]
-            self._beams = [row for row in self._beams if row not in alike]
             search = Search.joined([self._searches[row] for row in alike])
             found.update(zip(alike, self._rows.beams(alike, search), strict=True))
+            self._beams = [row for row in self._beams if row not in alike]
         found.update(self._write_on(patient))
         return found
 

@@ -29,6 +29,7 @@ from speechllm_plugin.inference.reading import batch_of_files
 from speechllm_plugin.inference.transcriber import Transcriber
 from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
 from speechllm_plugin.llms.decoding import DecodingConfig
+from speechllm_plugin.llms.joining import PromptRow
 from speechllm_plugin.llms.positions import Positions
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
@@ -108,6 +109,24 @@ def test_rotary_positions_beyond_training_are_said(
         Transcriber(model).ask(clips[:1], "<speech>", context="a list of names " * 40)
     expected = "fewer than 128, what the LLM was trained on; shorten its context, its history or its instruction"
     assert re.fullmatch(rf".*short\.wav: found a prompt of \d{{3,}} tokens, expected {expected}", str(caught.value))
+
+
+def test_a_row_that_has_ended_at_the_end_of_the_table_stays_beside_others(tiny_llm: Path, tmp_path: Path) -> None:
+    path = save(tmp_path / "gpt2", tiny_llm, GPT2Config, **{**GPT2, "n_positions": 40})
+    llm = freeze(create_causal_llm(CausalLlmConfig(path=path, dtype="float32")))
+    config = DecodingConfig()
+
+    def written(lengths: dict[int, int]) -> list[list[int]]:
+        """Of rows of a prompt's length, each with the most tokens that it may have."""
+        batch = llm.running_batch(llm.tokenizer.eos_token_id)
+        rows = [PromptRow(torch.randn(size, 32, generator=torch.Generator().manual_seed(size))) for size in lengths]
+        batch.add(rows, keys=list(map(str, lengths)), limits=list(lengths.values()), config=config)
+        return [text.tokens for _, text in sorted(batch.finish().items())]
+
+    lengths = {36: 4, 5: 30, 6: 30, 7: 30, 8: 30, 9: 30}
+    found = written(lengths)
+    assert found == [written({length: limit})[0] for length, limit in lengths.items()]
+    assert len(found[0]) == 4 and max(map(len, found)) > 8
 
 
 def test_the_longest_clip_is_checked_beforehand(

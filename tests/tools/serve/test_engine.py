@@ -143,6 +143,20 @@ def test_one_that_is_cancelled_leaves_its_place(system: Transcriber, gate: Gate,
     assert [jobs[row].result(60).text for row in (0, 2, 3)] == [answered(system, row, 30) for row in (0, 2, 3)]
 
 
+def test_what_is_cancelled_while_the_batch_is_full_waits_no_longer(system: Transcriber, gate: Gate) -> None:
+    engine, begin = Engine(1, gate.watch), partial(Decoder, system, "en")
+    try:
+        running = engine.submit(CLIPS[0], ENGLISH, begin)
+        gate.stand()
+        waiting = engine.submit(CLIPS[1], ENGLISH, begin)
+        assert engine.waiting == 1 and waiting.cancel()
+        assert engine.waiting == 0
+    finally:
+        gate.open()
+        assert running.result(timeout=60) is not None
+        engine.end()
+
+
 def test_a_broken_one_costs_no_neighbour(system: Transcriber, gate: Gate, engine: Engine) -> None:
     begin = partial(Decoder, system, "en")
     broken = Named("file", np.full(8_000, np.nan, dtype=np.float32))

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -65,7 +65,8 @@ class _Job:
         if not isinstance(error, UserError):
             log.error("A clip cannot be decoded (%s).", self.way, exc_info=error)
         if self.result.set_running_or_notify_cancel():
-            self.result.set_exception(error)
+            # Its frames hold the memory of what has failed.
+            self.result.set_exception(error.with_traceback(None))
 
 
 class Engine:
@@ -109,7 +110,13 @@ class Engine:
                 raise RuntimeError("the engine has ended")
             self._waiting.append(job)
             self._changed.notify()
+        job.result.add_done_callback(lambda result: self._leave(job) if result.cancelled() else None)
         return job.result
+
+    def _leave(self, job: _Job) -> None:
+        """The sound of what nobody waits for takes no memory."""
+        with self._changed, suppress(ValueError):
+            self._waiting.remove(job)
 
     def end(self) -> None:
         """Returns when all that is waiting has been decoded."""
@@ -220,16 +227,19 @@ class _Running:
         try:
             numbers = self._batch.add([job.item for job in jobs], way)
         except Exception as error:
-            if len(jobs) > 1:
-                # One that cannot be read does not cost its neighbours.
-                for job in jobs:
-                    self._add_alike([job], way)
-            elif self._jobs and not isinstance(error, UserError):
-                self._later.append(jobs[0])
-            else:
-                jobs[0].fail(error)
+            if len(jobs) == 1:
+                if self._jobs and not isinstance(error, UserError):
+                    self._later.append(jobs[0])
+                else:
+                    jobs[0].fail(error)
+                return
         else:
             self._jobs.update(zip(numbers, jobs, strict=True))
+            return
+        # Behind the handler: an error holds the memory of what has failed.
+        # A clip that cannot be read does not cost its neighbours.
+        for job in jobs:
+            self._add_alike([job], way)
 
     def _recover(self, error: Exception) -> None:
         """An item that cannot be decoded does not cost its neighbours."""
