@@ -1,4 +1,4 @@
-"""Mistakes in a configuration, each as `full.key.path: found X, expected Y`, from what fairseq2 and Python say."""
+"""Turns the errors of fairseq2 and Python about a configuration into lines `full.key.path: found X, expected Y`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SCHEDULERS = "cosine_annealing, myle, noam, polynomial_decay, tri_stage or pass
 
 
 def config_error(error: BaseException) -> str | None:
-    """One line from an error about the configuration; None where it is about something else."""
+    """One line from an error about the configuration; None for an error about something else."""
     if isinstance(error, ValidationError):
         return "; ".join(_first_of_each_key(error.result))
     if isinstance(error, OptimizerNotKnownError):
@@ -65,7 +65,7 @@ def structure_error(error: BaseException) -> str:
 
 
 def _first_of_each_key(result: ValidationResult) -> Iterator[str]:
-    """fairseq2's checks repeat some of ours, which come first and name the value."""
+    """The first error of each key: fairseq2's checks repeat some of ours, which come first and name the value."""
     seen = set()
     for key, line in _lines(result, ""):
         if key not in seen:

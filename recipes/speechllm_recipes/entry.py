@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Action:
-    """One thing that a recipe does."""
+    """An action of a recipe, such as training."""
 
     summary: str
     create: Callable[[], Recipe]
@@ -22,12 +22,12 @@ class Action:
     takes_init: bool = False
     """Whether it can start from a trained model, given by `--init-from`."""
     last_of_published: bool = False
-    """Whether a run of a published architecture is taken at its last step, as published, where `--step` is not given.
-    Otherwise it is the best one by validation."""
+    """Whether the last step of a run of a published architecture is taken if `--step` is not given, as published.
+    Otherwise the best step by validation is taken."""
     derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     """Computes values for keys that the user has not set from those that are set, all by dotted key."""
     look: Callable[[Mapping[str, Any]], None] | None = None
-    """Raises `UserError` for what is wrong with the keys that the user has set, by dotted key. Imports no torch and no
+    """Raises `UserError` for mistakes in the keys that the user has set, by dotted key. It imports neither torch nor
     fairseq2, which take seconds."""
     model_keys: str = "model.config_overrides."
     """Prefix of the keys of `--set`."""
@@ -35,15 +35,15 @@ class Action:
 
 @dataclass(frozen=True)
 class Driver:
-    """Something that runs the recipe's actions, as programs of their own."""
+    """A command that runs the recipe's actions as separate programs."""
 
     summary: str
     module: str
-    """With `add_arguments(parser)` and `run(options)`."""
+    """Name of a module with `add_arguments(parser)` and `run(options)`."""
 
 
 @dataclass(frozen=True)
 class RecipeEntry:
     summary: str
     actions: Mapping[str, Action | Driver]
-    """By name; the first is the default."""
+    """Actions by name; the first is the default."""

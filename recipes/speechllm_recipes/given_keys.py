@@ -29,8 +29,10 @@ def given_keys(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def given(config_file: Path | None, items: Sequence[str]) -> dict[str, Any]:
-    """What file and command line set, by dotted key; what a later key replaces is left out. A file that is no YAML is
-    reported later, by its reader."""
+    """The values that the file and the command line set, by dotted key, without those that a later key replaces.
+
+    The reader of the file reports later that it is not YAML.
+    """
     keys: dict[str, Any] = {}
     if config_file is not None:
         values: Any = {}
@@ -53,7 +55,7 @@ def given(config_file: Path | None, items: Sequence[str]) -> dict[str, Any]:
 
 def text_of(config_file: Path) -> str:
     """
-    :raises UserError: it cannot be read.
+    :raises UserError: the file cannot be read.
     """
     try:
         return config_file.read_text(encoding="utf-8")
@@ -83,7 +85,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 def merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """
     :param base: nested mappings, which stay as they are.
-    :param values: by dotted key; they go over those of `base`.
+    :param values: by dotted key; they replace those of `base`.
     """
     tree = deepcopy(dict(base))
     for key, value in values.items():

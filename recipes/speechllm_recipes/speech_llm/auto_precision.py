@@ -27,11 +27,11 @@ class TrainingPrecision:
     mixed: str
     """Dtype that the trained parts compute in."""
     kept: bool
-    """Whether `auto` was resolved as on the machine where the run began, unlike on this one."""
+    """Whether `auto` keeps its meaning from the machine where the run began, which differs from that on this one."""
 
     def describe(self, parts: Mapping[str, str]) -> str:
         """
-        :param parts: what encoder and LLM compute in.
+        :param parts: the dtypes that encoder and LLM compute in.
         """
         here = f"`auto` is {self.machine.auto} here: {self.machine.reason}"
         if self.kept:
@@ -50,20 +50,20 @@ class DecodingPrecision:
 
     def describe(self, used: Mapping[str, str]) -> str:
         """
-        :param used: what encoder and LLM compute in.
+        :param used: the dtypes that encoder and LLM compute in.
         """
         return describe_decoding(used, self.trained, self.machine)
 
     def record(self, used: Mapping[str, str]) -> dict[str, Any]:
-        """For score files."""
+        """The precision as score files state it."""
         return {**used, "trained": self.trained, "auto": self.machine.auto, "reason": self.machine.reason}
 
 
 def shared_precision(context: RecipeContext) -> MachinePrecision:
-    """What `auto` means for all processes: bfloat16 if each one's machine multiplies it."""
+    """The meaning of `auto` for all processes: bfloat16 if the machine of every process multiplies it."""
     here = machine_precision(context.device)
     gang = context.gangs.root
-    # Counted by a sum: a gang of one process does not reduce by a minimum.
+    # The sum counts them, because a gang of one process cannot reduce by a minimum.
     multiplied = torch.tensor(int(here.auto == "bfloat16"), device=gang.device)
     gang.all_reduce(multiplied, ReduceOperation.SUM)
     if here.auto == "bfloat16" and multiplied < gang.size:
@@ -88,8 +88,8 @@ def settle_training(context: RecipeContext, config: SpeechLlmTrainConfig) -> Tra
 
 
 def settle_decoding(context: RecipeContext, section: ReferenceModelSection, common: CommonSection) -> DecodingPrecision:
-    """Writes into `section` what a checkpoint is decoded in here, where that is not what it was trained in and the
-    user does not say."""
+    """Writes into `section` the dtypes that a checkpoint is decoded in here, if they differ from those of its training
+    and the user has not set them."""
     machine = shared_precision(context)
     checkpoint = named_checkpoint(common.assets.prev_checkpoint_dir, section.name)
     if checkpoint is not None:
@@ -102,7 +102,7 @@ def settle_decoding(context: RecipeContext, section: ReferenceModelSection, comm
 def _auto_parts(section: ModelSection) -> list[str]:
     """The parts whose `dtype` will be `auto` once fairseq2 has merged their configuration."""
     if section.name is not None or section.arch is None or section.arch not in all_arch_names():
-        return []  # a model that has its precision, or none at all
+        return []  # the model has a precision already, or there is no model
     values: Any = StandardValueConverter().unstructure(arch_config(section.arch))
     if section.config_overrides is not None:
         values = StandardConfigMerger().merge(values, section.config_overrides)
@@ -114,16 +114,16 @@ def _dtype(part: str, values: Any) -> object:
         name, config = values[part]["name"], values[part]["config"] or {}
         return config.get("dtype", getattr(PRETRAINED[part].get(name).config_kls(), "dtype", None))
     except (TypeError, KeyError, AttributeError):
-        return None  # not what a configuration looks like: what reads it next says so
+        return None  # this is no configuration, which its next reader reports
 
 
 def _names_dtype(overrides: object, part: str) -> bool:
-    """Whether the user says what a part computes in."""
+    """Whether the user sets the dtype of a part."""
     for key in (part, "config"):
         if overrides is None:
             return False
         if not isinstance(overrides, Mapping):
-            return True  # not what a configuration looks like: what reads it next says so
+            return True  # this is no configuration, which its next reader reports
         overrides = overrides.get(key)
     return overrides is not None and (not isinstance(overrides, Mapping) or "dtype" in overrides)
 

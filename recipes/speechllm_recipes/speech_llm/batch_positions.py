@@ -1,4 +1,4 @@
-"""How many positions of the LLM clips take in training, for batches that are limited by them."""
+"""Numbers of LLM positions that clips take in training, for batches with a limit on them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from speechllm_plugin.files.columns.fields import Places
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 
 _STEP = 0.1
-"""Seconds to which a clip is rounded up: the encoder's shapes are computed once for each length."""
+"""Lengths are rounded up to a multiple of this many seconds; the encoder's shapes are computed once per length."""
 _TOGETHER = 4096
-"""Texts that are tokenised together."""
+"""Number of texts that are tokenised together."""
 
 
 class ModelPositions:
-    """Positions of a clip's prompt, of its target, and of as many vectors as the adapter can make of it."""
+    """Counts the positions of a clip's prompt, its target and the most vectors that the adapter can make of it."""
 
     def __init__(self, model: SpeechLlm) -> None:
         config = deepcopy(model.config)
@@ -60,7 +60,7 @@ class ModelPositions:
             yield prompt.num_tokens + heard
 
     def _count_vectors(self, steps: int) -> int:
-        """Of an adapter to which the target does not matter."""
+        """The most vectors of an adapter whose output length does not depend on the target."""
         return self._costs.most_vectors(self._skeleton, self._count_frames(steps), 0)
 
     def _count_frames(self, steps: int) -> int:

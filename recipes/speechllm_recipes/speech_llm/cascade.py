@@ -80,7 +80,7 @@ class CascadeRecipe(Recipe):
                 )
             )
             readers.append(reader)
-        # What `context.create_evaluator` does, for a model without a registered family.
+        # `context.create_evaluator` does the same, but needs a model of a registered family.
         evaluator = wire_object(
             context.resolver,
             Evaluator,
@@ -95,12 +95,12 @@ class CascadeRecipe(Recipe):
 
 
 def _answered(rows: Utterances, prompt: PromptConfig) -> Places:
-    """Indices of those whose text is the LLM's."""
+    """Indices of the clips whose text the LLM writes."""
     return rows.where(lambda asked: not prompt.task_of(*asked).writes_speech)
 
 
 def _create(context: RecipeContext, config: CascadeConfig, machine: MachinePrecision) -> Cascade:
-    # Before anything is loaded, so that a wrong key costs no time; the score file then names every default.
+    # Done before anything is loaded, so that a wrong key costs no time; the score file then names every default.
     config.recognizer.config = RECOGNIZERS.config(config.recognizer.name, config.recognizer.config)
     config.llm.config = LLMS.config(config.llm.name, config.llm.config)
     parts: dict[str, Any] = {"recognizer": config.recognizer.config, "llm": config.llm.config}

@@ -1,4 +1,4 @@
-"""What the actions share."""
+"""Code that the actions share."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from speechllm_recipes.speech_llm.user_errors import report_user_error
 
 
 def register_common(container: DependencyContainer) -> None:
-    """Registers how our errors are reported, and the names of our metrics."""
+    """Registers the reports of our errors and the names of our metrics."""
     for kls in (UserError, AudioError):
         register_cli_error(container, kls, report_user_error)
     for descriptor in (
@@ -77,7 +77,7 @@ def register_common(container: DependencyContainer) -> None:
 
 
 def _adapter_losses() -> dict[str, str]:
-    """What the adapters' own losses are called, by their keys."""
+    """Names of the adapters' own losses by key."""
     builders = (ADAPTERS.get(name).build for name in ADAPTERS.names())
     return {key: name for build in builders for key, name in getattr(build, "loss_names", {}).items()}
 
@@ -100,7 +100,7 @@ def feature_cache(
 
 
 def tuned_features(section: SpeechDatasetSection) -> str:
-    """The line about a cache for an encoder that is trained."""
+    """The error line about a cache for an encoder that is trained."""
     return (
         f"dataset.feature_cache: found {section.feature_cache!r}, expected null: the encoder is trained "
         "(encoder_tuning), so that its features change from step to step"
@@ -115,8 +115,8 @@ def length_policy(section: SpeechDatasetSection) -> LengthPolicy:
 
 def sampled(utterances: Utterances, name: str, sample: int | None) -> Utterances:
     """
-    :param name: of the split.
-    :param sample: so many of them, drawn at random, the same each time; None = all.
+    :param name: name of the split.
+    :param sample: number of clips drawn at random, the same each time; None takes all.
     """
     if sample is None or sample >= len(utterances):
         return utterances
@@ -125,7 +125,7 @@ def sampled(utterances: Utterances, name: str, sample: int | None) -> Utterances
 
 
 def decoding_of(config: SpeechLlmEvaluateConfig | SpeechLlmGenerateConfig) -> DecodingConfig:
-    """The decoding of the training run's validation, with the changes of `config.decoding`. It is logged.
+    """The decoding of the training run's validation with the changes of `config.decoding`, which is also logged.
 
     :raises UserError: a key is unknown, or a value is of another type or outside its range.
     """
@@ -237,9 +237,9 @@ def joint_name(splits: Sequence[str]) -> str:
 def read_manifests(
     context: RecipeContext, section: SpeechDatasetSection, splits: Sequence[str], *, require_text: bool = True
 ) -> Callable[[Outline], None]:
-    """Before a model of gigabytes is loaded; a split is parsed once.
+    """Reads manifests before a model of gigabytes is loaded; each split is parsed once.
 
-    :returns: what is to be checked of them once it is known which model that is.
+    :returns: a check of the rows, to be called once the model is known.
     :raises UserError: a manifest is missing, or a row is wrong.
     """
     rows = context.get_dataset_as(SpeechTextDataset).read_together(splits, require_text=require_text)
@@ -284,11 +284,11 @@ def open_reader(
 ) -> SpeechTextReader:
     """`create_reader` for models other than `SpeechLlm`.
 
-    :param max_seconds: the longest clip that can be taken; None = any.
-    :param languages: codes of those that the clips should be in; None = any.
+    :param max_seconds: length of the longest allowed clip; None allows any.
+    :param languages: codes of the languages that clips may have; None allows any.
     :param find_features: see `SpeechTextReader`.
     :param sample: see `sampled`.
-    :param prompt: decides what is asked of a clip.
+    :param prompt: decides the task of a clip.
     """
     name = joint_name(splits)
     rows = context.get_dataset_as(SpeechTextDataset).read_together(splits, require_text=require_text)

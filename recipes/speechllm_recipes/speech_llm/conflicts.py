@@ -14,7 +14,7 @@ SCORED_BY = {
     "answer_exact": "answers",
     "answer_f1": "answers",
 }
-"""Metrics of decoded texts that the best checkpoint may be chosen by -> which tasks have them (`Task.scored_by`)."""
+"""Metrics of decoded texts that may choose the best checkpoint -> the tasks that have them (`Task.scored_by`)."""
 
 DEFAULTS = {
     "lr_scheduler.name": "cosine_annealing",
@@ -28,11 +28,11 @@ DEFAULTS = {
     "trainer.fsdp.version": "v2",
     "trainer.fsdp.granularity": "layer",
 }
-"""Of the keys that are compared here."""
+"""Defaults of the keys that are compared here."""
 
 
 def value_at(config: object, key: str) -> Any:
-    """Of a dotted key, in a configuration that may hold mappings in the place of sections."""
+    """The value of a dotted key in a configuration that may hold mappings in the place of sections."""
     for name in key.split("."):
         config = config.get(name) if isinstance(config, Mapping) else getattr(config, name)
     return config
@@ -40,8 +40,8 @@ def value_at(config: object, key: str) -> Any:
 
 def conflicts(value: Callable[[str], Any]) -> Iterator[tuple[str, object, str]]:
     """
-    :param value: of a dotted key of the training recipe.
-    :returns: keys with what is found and what is expected.
+    :param value: gives the value of a dotted key of the training recipe.
+    :returns: keys, each with the value found and the value expected.
     """
     yield from _schedule(value)
     yield from _score_metric(value)
@@ -71,7 +71,7 @@ def _score_metric(value: Callable[[str], Any]) -> Iterator[tuple[str, object, st
 def _fsdp(value: Callable[[str], Any]) -> Iterator[tuple[str, object, str]]:
     if value("trainer.data_parallelism") != "fsdp":
         return
-    # Otherwise fairseq2 does not use, or breaks, `apply_fsdp_to_speech_llm`.
+    # With other values fairseq2 ignores or breaks `apply_fsdp_to_speech_llm`.
     if (version := value("trainer.fsdp.version")) != "v2":
         yield "trainer.fsdp.version", repr(version), "'v2'"
     if (granularity := value("trainer.fsdp.granularity")) == "model":

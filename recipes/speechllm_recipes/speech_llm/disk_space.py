@@ -1,4 +1,4 @@
-"""A full disk is one line that names the place and what is free there."""
+"""Reports a full disk in one line with the place and the space that is free there."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ask_for_space_first(manager: CheckpointManager, directory: Path, model: nn.M
     """Makes `manager` check for space before it writes a checkpoint. fairseq2 alone would leave half a checkpoint, and
     an error about objects that cannot be pickled.
 
-    :param directory: of the checkpoints.
+    :param directory: directory of the checkpoints.
     """
 
     def check(step_nr: int) -> None:
@@ -47,8 +47,8 @@ def ask_for_space_first(manager: CheckpointManager, directory: Path, model: nn.M
 
 def check_space(directory: Path, needed: int, purpose: str) -> None:
     """
-    :param needed: bytes.
-    :raises UserError: fewer are free.
+    :param needed: bytes needed.
+    :raises UserError: fewer bytes are free.
     """
     free = _free(directory)
     if free < needed:
@@ -62,7 +62,7 @@ def full_disk(error: BaseException, directory: Path) -> UserError | None:
     """One line about an error that a full disk or quota has caused; None for other errors."""
     for cause in _chain(error):
         full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-        # PyTorch's message for the same.
+        # PyTorch has messages of its own for a full disk.
         if full or "PytorchStreamWriter failed writing" in str(cause) or "unexpected pos" in str(cause):
             place = getattr(cause, "filename", None) or directory
             return UserError(

@@ -1,7 +1,7 @@
-"""What is wrong with a configuration by its keys, their values and the files that it names.
+"""Finds mistakes in a configuration's keys, their values and the files that it names.
 
-Imports neither torch nor fairseq2, which take seconds: a typo is told before them. What is not decided here (how parts
-fit each other, what checkpoints and rows hold) is told by those who read the configuration later.
+It imports neither torch nor fairseq2, which take seconds, so that a typo is reported first. Later readers of the
+configuration check the rest: whether parts fit each other, and the content of checkpoints and rows.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def look_at_train(given: Mapping[str, Any]) -> None:
 
 
 def look_at_train_keys(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's own part of `look_at_train`: neither the model nor files.
+    """The part of `look_at_train` for the recipe's own keys, without the model and files.
 
     :returns: those whose values are known already.
     """
     known = check_keys("train", {**derived_steps(given), **given})
-    # A section that is replaced as a whole has other defaults.
+    # Sections that are replaced as a whole have other defaults.
     if _waits(given) or not _COMPARED.isdisjoint(given):
         return known
     if found := list(conflicts(lambda key: known.get(key, DEFAULTS[key]))):
@@ -68,7 +68,7 @@ def look_at_train_keys(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def look_at_evaluate(given: Mapping[str, Any]) -> None:
-    """As `look_at_train`."""
+    """The same as `look_at_train`, for this action."""
     known = check_keys("evaluate", given)
     if _waits(given):
         return
@@ -78,7 +78,7 @@ def look_at_evaluate(given: Mapping[str, Any]) -> None:
 
 
 def look_at_generate(given: Mapping[str, Any]) -> None:
-    """As `look_at_train`."""
+    """The same as `look_at_train`, for this action."""
     known = check_keys("generate", given)
     if _waits(given):
         return
@@ -88,7 +88,7 @@ def look_at_generate(given: Mapping[str, Any]) -> None:
 
 
 def look_at_cascade(given: Mapping[str, Any]) -> None:
-    """As `look_at_train`."""
+    """The same as `look_at_train`, for this action."""
     known = check_keys("cascade", given)
     if _waits(given):
         return
@@ -100,7 +100,7 @@ def look_at_cascade(given: Mapping[str, Any]) -> None:
 
 
 def _waits(given: Mapping[str, Any]) -> bool:
-    """Whether a value is known to fairseq2 alone: beside it, that of another key tells little."""
+    """Whether only fairseq2 knows some value, without which the values of other keys say little."""
     return any(map(is_later, given.values()))
 
 
@@ -129,7 +129,7 @@ def _check_model(given: Mapping[str, Any]) -> None:
 
 def look_at_model(config: SpeechLlmConfig, changes: Mapping[str, Any]) -> None:
     """
-    :param changes: what the user sets of it, by dotted key.
+    :param changes: keys of the model that the user sets, by dotted key.
     :raises UserError: a value is wrong, there is no such part, or a checkpoint has no directory.
     """
     config.check()
@@ -143,7 +143,7 @@ def look_at_model(config: SpeechLlmConfig, changes: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _keys_of_the_model() -> Iterator[None]:
-    """Errors that name keys relative to the model's configuration."""
+    """Completes the keys in errors, which are relative to the model's configuration."""
     try:
         yield
     except UserError as error:
@@ -156,7 +156,7 @@ def _check_name(registry: Registry[Any], name: str) -> None:
 
 
 def _check_place(kind: str, section: PartSection) -> None:
-    """The checkpoint of an encoder or an LLM: the name of its architecture, and its directory."""
+    """Checks the architecture's name and the checkpoint's directory of an encoder or an LLM."""
     if section.arch is not None:
         find_part_arch(kind, section.arch)
     path = section.config.get("path") if isinstance(section.config, Mapping) else None
@@ -165,12 +165,12 @@ def _check_place(kind: str, section: PartSection) -> None:
 
 
 def _check_manifests(given: Mapping[str, Any], splits: list[str], *, require_text: bool = True) -> None:
-    """That those of these splits are there and have their columns; their rows are read later."""
+    """Checks that the manifests of the splits exist and have their columns; rows are read later."""
     if given.get("dataset.name") is not None or "dataset.family" in given or not splits:
         return
     if any("." in key for key in below(given, f"{_DATASET}.manifests")):
-        return  # a name with a dot in it looks like two keys
-    # numpy, which they need, takes a part of the second.
+        return  # a split's name with a dot looks like two keys
+    # Imported late, because both import numpy, which takes a part of a second.
     from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 
     values = nested(check_section(_DATASET, below(given, _DATASET), _DATASET))

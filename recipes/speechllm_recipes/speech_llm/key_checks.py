@@ -1,5 +1,7 @@
-"""Keys and plain values of a configuration beside a table of those that there are. Imports neither torch nor fairseq2,
-which have most of them."""
+"""Checks the keys and plain values of a configuration against a table of all keys.
+
+It imports neither torch nor fairseq2, although most keys are theirs.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ _LATER = "${"
 def check_keys(action: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     :param given: keys that are set, by dotted key.
-    :returns: those whose values are known already, numbers as numbers.
-    :raises UserError: a key is unknown, or a value is none that it takes.
+    :returns: the keys whose values are known already, with numbers as numbers.
+    :raises UserError: a key is unknown, or does not take its value.
     """
     table = _tables()[action]
     if unknown := list(dict.fromkeys(filter(None, (_unknown(table, key) for key in given)))):
@@ -58,7 +60,7 @@ def is_later(value: object) -> bool:
 
 def check_section(name: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
-    :param name: of its table, such as `adapter.config of mlp`. Of a part of another package nothing is known.
+    :param name: name of the section's table, such as `adapter.config of mlp`. Parts of other packages have no table.
     :param given: keys that are set in the section.
     :param where: the section's own key.
     :returns: as `check_keys`.
@@ -73,7 +75,7 @@ def check_section(name: str, given: Mapping[str, Any], where: str) -> dict[str, 
 
 
 def _kinds(table: Table, given: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """The kinds of value that keys take, for those of which all are told."""
+    """The kinds of value that keys take, for keys whose kinds are all in the table."""
     for key in given:
         kinds = table[key].split(" | ") if key in table else []
         if key not in table and any(known.startswith(f"{key}.") for known in table):
@@ -85,7 +87,8 @@ def _kinds(table: Table, given: Mapping[str, Any]) -> Iterator[tuple[str, list[s
 
 
 def _unknown(table: Table, key: str) -> str | None:
-    """The part of a dotted key that nothing has; None where all are known, or lie below what is not told."""
+    """The first unknown part of a dotted key; None if every part is known or lies below a key that is not in the
+    table."""
     names = key.split(".")
     for number in range(1, len(names) + 1):
         part = ".".join(names[:number])
@@ -98,7 +101,7 @@ def _unknown(table: Table, key: str) -> str | None:
 
 def _converted(kinds: list[str], key: str, value: Any) -> Any:
     """
-    :raises UserError: none of the kinds takes the value; the line is the one that fairseq2's error becomes.
+    :raises UserError: none of the kinds takes the value; the line is the same as for fairseq2's error.
     """
     if value is None and "null" in kinds:
         return None

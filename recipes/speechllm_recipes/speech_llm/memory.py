@@ -1,4 +1,4 @@
-"""Settles `trainer.activation_checkpointing.mode=auto`: by an estimate, when the longest clips are known."""
+"""Settles `trainer.activation_checkpointing.mode=auto` by an estimate, once the longest clips are known."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def settle_checkpointing(
     config: SpeechLlmTrainConfig, model: SpeechLlm, reader: SpeechTextReader, target_tokens: int, device: Device
 ) -> None:
     """
-    :param target_tokens: of the longest text.
+    :param target_tokens: tokens of the longest text.
     """
     section, dataset = config.trainer.activation_checkpointing, config.dataset
     if section.mode != "auto" or (memory := _memory(section.memory_gb, device)) is None:
@@ -47,14 +47,14 @@ def settle_checkpointing(
 
 
 def _memory(given: float | None, device: Device) -> int | None:
-    """In bytes; None on a CPU, whose memory is nobody's own."""
+    """Memory of the device in bytes; None on a CPU, whose memory other programs share."""
     if given is not None:
         return round(given * 1e9)
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def _estimate(config: SpeechLlmConfig, seconds: float, target_tokens: int) -> Cost:
-    """With as many vectors as the adapter can make, whatever is said."""
+    """The cost with the most vectors that the adapter can make, whatever the speech is."""
     config = deepcopy(config)
     config.ctc.bos = False  # no tokenizer is loaded
     skeleton, costs = SkeletonBuilder().build(config), CostModel()

@@ -13,8 +13,8 @@ class Between:
 
     def __init__(self, least: float, most: float = math.inf, *, above: bool = False, below: bool = False) -> None:
         """
-        :param above: `least` itself is not in it.
-        :param below: `most` itself is not in it.
+        :param above: `least` itself is not in the range.
+        :param below: `most` itself is not in the range.
         """
         self._least, self._most, self._above, self._below = least, most, above, below
 
@@ -65,7 +65,7 @@ RULES: Mapping[str, Between] = {
     "trainer.gc_every_n_steps": _COUNT,
     "trainer.grad_accumulation.num_batches": _COUNT,
     "trainer.activation_checkpointing.every_nth_layer": _COUNT,
-    # Tensor parallelism is not possible: each process holds the frozen parts whole.
+    # Tensor parallelism is not possible, because each process holds the complete frozen parts.
     "gang.tensor_parallel_size": Between(1, 1),
     "gang.timeout": _COUNT,
     "common.seed": Between(0, 2**63 - 1),
@@ -78,9 +78,9 @@ RULES: Mapping[str, Between] = {
     "dataset.valid_clips": _COUNT,
     "dataset.min_seconds": _NOT_NEGATIVE,
 }
-"""Range of the numbers under each key; `[]` stands for each item of a list. null is not checked."""
+"""Range of the numbers under each key; `[]` stands for each item of a list, and null is not checked."""
 
 
 def range_of(key: str) -> Between | None:
-    """:param key: of a number, such as `optimizer.config.betas[1]`."""
+    """:param key: key of a number, such as `optimizer.config.betas[1]`."""
     return RULES.get(re.sub(r"\[\d+\]", "[]", key))

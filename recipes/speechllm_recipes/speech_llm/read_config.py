@@ -1,4 +1,4 @@
-"""The training recipe's configuration, as `fairseq2 recipe run` reads it, for what is done without a run."""
+"""Reads the training recipe's configuration like `fairseq2 recipe run`, for commands without a run."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _EXPECTED = "expected a configuration as the recipe's --config-file takes it"
 
 def read_training_config(file: Path | None, items: Sequence[str] = ()) -> SpeechLlmTrainConfig:
     """
-    :param file: of `--config-file`.
-    :param items: of `--config`, over those of the file.
-    :raises UserError: a key is unknown or a value wrong; the line does not name the file, unless it is no YAML.
+    :param file: the value of `--config-file`.
+    :param items: the values of `--config`, which replace those of the file.
+    :raises UserError: a key is unknown or a value wrong; the line names the file only if it is not YAML.
     """
     refuse_numbers_of_another_kind()
     converter, of_file = StandardValueConverter(), _read(file)
@@ -50,7 +50,7 @@ def model_config_of(config: SpeechLlmTrainConfig, overrides: Mapping[str, Any] |
     """The model that a run makes.
 
     :param overrides: keys to change, by dotted path.
-    :raises UserError: there is no such architecture, or a key or value of it is wrong.
+    :raises UserError: there is no such architecture, or one of its keys or values is wrong.
     """
     arch = str(config.model.arch)
     if arch not in all_arch_names():
@@ -70,7 +70,7 @@ def model_config_of(config: SpeechLlmTrainConfig, overrides: Mapping[str, Any] |
 
 def dataset_of(config: SpeechLlmTrainConfig) -> SpeechTextDataset:
     """
-    :raises UserError: it is named by an asset card or of another family, or a key of it is wrong.
+    :raises UserError: the dataset has an asset card or another family, or one of its keys is wrong.
     """
     section = config.dataset
     if section.name is not None or section.family != SPEECH_TEXT_DATASET:
@@ -97,7 +97,7 @@ def _read(file: Path | None) -> object:
 
 
 def _directives(items: Sequence[str]) -> list[Mapping[str, object]]:
-    """What fairseq2 makes of `--config`, `set:` and `del:` included."""
+    """The directives that fairseq2 reads from `--config`, `set:` and `del:` included."""
     parser = argparse.ArgumentParser(prog="--config", add_help=False)
     parser.add_argument("--config", action=ConfigAction, dest="config")
     return [parser.parse_args(["--config", item]).config[0] for item in items]
@@ -106,7 +106,7 @@ def _directives(items: Sequence[str]) -> list[Mapping[str, object]]:
 @contextmanager
 def _one_line() -> Iterator[None]:
     """
-    :raises UserError: for what fairseq2 says of a configuration.
+    :raises UserError: fairseq2 refused the configuration.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""A resumed run follows the optimiser and the schedule of its configuration, from the step that it has reached."""
+"""Lets a resumed run follow the optimiser and the schedule of its configuration from the step that it has reached."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROGRESS = ("last_epoch", "_step_count", "_last_lr", "_is_initial", "_get_lr_ca
 
 def check_steps(output_dir: Path, num_steps: int | None) -> None:
     """
-    :raises UserError: the run has made more steps than it is to make.
+    :raises UserError: the run has already made more steps.
     """
     steps = step_numbers(output_dir / "checkpoints")
     if steps and num_steps is not None and num_steps < steps[-1]:
@@ -31,9 +31,9 @@ def check_steps(output_dir: Path, num_steps: int | None) -> None:
 
 def follow_configuration(optimizer: Optimizer, scheduler: LRScheduler) -> None:
     """Restores only the optimiser's moments and the schedule's step from a checkpoint. fairseq2 would also restore
-    rate, weight decay and length of the schedule, over what the configuration says now.
+    rate, weight decay and length of the schedule, in the place of the configured ones.
 
-    :param scheduler: of `optimizer`; both as the configuration has made them. A checkpoint restores it first.
+    :param scheduler: schedule of `optimizer`; both are new. A checkpoint restores the schedule first.
     """
     asked_groups = [_settings(group) for group in optimizer.param_groups]
     asked_schedule = dict(vars(scheduler))
@@ -71,7 +71,7 @@ def _settings(group: dict[str, Any]) -> dict[str, Any]:
 
 def _check_groups(saved: list[dict[str, Any]], groups: list[dict[str, Any]]) -> None:
     """
-    :raises UserError: the moments are those of another optimiser, or of other groups.
+    :raises UserError: the moments belong to another optimiser or to other groups.
     """
     before, now = ([len(group["params"]) for group in which] for which in (saved, groups))
     if before != now:

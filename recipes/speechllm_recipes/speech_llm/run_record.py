@@ -1,4 +1,4 @@
-"""A run directory remembers which system it trains, so that resuming never mixes two."""
+"""Records in a run's directory which system it trains, so that resuming never mixes two systems."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MIXED_PRECISION = "mixed_precision"
 
 
 def recorded_precision(output_dir: Path) -> dict[str, str] | None:
-    """Dtype of each part of a run that can be resumed, as it began; `mixed_precision` for the trained parts. None = a
-    new run."""
+    """Dtype of each part at the beginning of a run that can be resumed, with `mixed_precision` for the trained parts.
+    None for a new run."""
     file = output_dir / RUN_RECORD
     if not file.exists() or not step_numbers(output_dir / "checkpoints"):
         return None
     record = _read(file)
-    # Before it was recorded, bfloat16 was the default.
+    # Older records lack the key; bfloat16 was the default then.
     precision = {MIXED_PRECISION: str(record.get(MIXED_PRECISION, "bfloat16"))}
     for part in ("encoder", "llm"):
         if (dtype := record["model"].get(f"{part}.config.dtype")) is not None:
@@ -36,9 +36,9 @@ def recorded_precision(output_dir: Path) -> dict[str, str] | None:
 
 
 def check_run_record(output_dir: Path, config: SpeechLlmConfig, mixed_precision: str, gangs: Gangs) -> None:
-    """Writes the record of a new run; compares that of a run to be resumed.
+    """Writes the record of a new run, or compares the record of a run to be resumed.
 
-    :param mixed_precision: what the trained parts compute in. A run that is resumed may change it.
+    :param mixed_precision: dtype that the trained parts compute in, which a resumed run may change.
 
     :raises UserError: `output_dir` holds another system, was written by another number of processes, or its last
         checkpoint is damaged.
@@ -58,10 +58,10 @@ def check_run_record(output_dir: Path, config: SpeechLlmConfig, mixed_precision:
                 "expected the same number to resume it, or a new output directory"
             )
         check_files(output_dir / "checkpoints" / f"step_{steps[-1]}")
-        # In the order of the configuration, so that the error names a part rather than what follows from it.
+        # The order is that of the configuration, so that the error names a part before the keys that depend on it.
         earlier_model = _completed(earlier["model"], file)
         for key in dict.fromkeys([*earlier_model, *record["model"]]):
-            # The file of a vocabulary may have moved: its SHA-256 is compared. Packed rows train the same system.
+            # A vocabulary's file may have moved, since its SHA-256 is compared. Packed rows train the same system.
             if key in ("ctc.vocabulary", "llm.config.packed"):
                 continue
             before, now = earlier_model.get(key), record["model"].get(key)
@@ -111,7 +111,7 @@ def _completed(values: dict[str, object], file: Path) -> dict[str, object]:
         config = structure(SpeechLlmConfig, nested, "model")
         config.resolve()
     except UserError as error:
-        # The mistake is not in the user's configuration: this version does not know what the run was started with.
+        # The mistake is not in the user's configuration: this version does not understand the record of the run.
         raise UserError(
             f"{file}: recorded by another version: {error}; expected the version that wrote it to resume the run, or "
             "a new output directory"

@@ -8,9 +8,9 @@ from typing import Any
 
 NUM_STEPS = 28_000
 WARM_UP = 840
-"""Both as published (arXiv 2409.17044)."""
+"""Steps of the warm-up; both numbers are the published ones (arXiv 2409.17044)."""
 EVERY = 1000
-"""Steps between two validations, and two checkpoints."""
+"""Steps between two validations and between two checkpoints."""
 PUBLISH_EVERY = 50
 """Maximum steps between two lines of metrics."""
 
@@ -20,10 +20,10 @@ _PUBLISH, _SCHEDULE = "regime.publish_metrics_every_n_steps", "lr_scheduler.name
 
 
 def derived_steps(given: Mapping[str, Any]) -> dict[str, int]:
-    """Values for keys that are not set, by dotted key: the warm-up is the published share of all steps; a run validates
-    at least at its end; each validation comes with a checkpoint, and both with metrics.
+    """Values for keys that are not set, by dotted key. The warm-up is the published share of all steps, a run validates
+    at least at its end, each validation comes with a checkpoint, and both come with metrics.
 
-    :param given: keys that are set, by dotted key. Values that are no numbers are ignored here and reported later.
+    :param given: keys that are set, by dotted key. Values that are not numbers are ignored here and reported later.
     """
     numbers = {key: value for key, value in given.items() if isinstance(value, int) and value > 0}
     steps = numbers.get(_STEPS, EVERY if _STEPS in given else NUM_STEPS)
@@ -33,7 +33,7 @@ def derived_steps(given: Mapping[str, Any]) -> dict[str, int]:
         derived[_WARM_UP_STEPS] = steps * WARM_UP // NUM_STEPS
     publish = numbers.get(_PUBLISH, 1)
     if _VALIDATE not in given:
-        # As often as checkpoints, if that is set.
+        # Validation comes as often as checkpoints, if their interval is set.
         each = numbers.get(_CHECKPOINT, min(EVERY, steps))
         derived[_VALIDATE] = max(publish, each // publish * publish)
     validate = {**numbers, **derived}.get(_VALIDATE, max(publish, min(EVERY, steps) // publish * publish))

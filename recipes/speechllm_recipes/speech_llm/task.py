@@ -1,4 +1,4 @@
-"""fairseq2's trainer and evaluator with what they lack: a stop that saves, one line for what they take for failures."""
+"""Adds to fairseq2's trainer and evaluator a stop that saves, and one line for errors that they call failures."""
 
 from __future__ import annotations
 
@@ -79,20 +79,20 @@ class WatchedReader(DataReader[TrainerBatch]):
 
 
 class Stop:
-    """A stop that was asked for by a signal, which all processes make after the same step."""
+    """A stop at a signal, which all processes make after the same step."""
 
     def __init__(self, gang: Gang) -> None:
         self._gang = gang
         self._requested = False
         self.trainer: Trainer | None = None
-        """Saves."""
+        """The trainer that saves the checkpoint."""
 
     def request(self) -> None:
         self._requested = True
 
     def before_step(self) -> None:
         """
-        :raises TaskStopException: a stop was asked for, of one process at least; the checkpoint is saved.
+        :raises TaskStopException: a process got the signal; the checkpoint has been saved.
         """
         requested = int(self._requested)
         if self._gang.size > 1:
@@ -100,7 +100,7 @@ class Stop:
         if not requested or self.trainer is None:
             return
         trainer = self.trainer
-        # By itself fairseq2 stops early only without a number of steps, and validates before it stops.
+        # fairseq2 itself stops early only without a number of steps, and validates before it stops.
         trainer._maybe_complete_checkpoint_save_operation()
         step = trainer.step_nr
         if step > 0 and step not in trainer._checkpoint_manager.get_step_numbers(exclude_model_only=True):
@@ -152,7 +152,7 @@ class DecodingTask(DelegatingTask):
     def __init__(self, task: Task, kept: Sequence[KeptHypotheses], gang: Gang, output_dir: Path) -> None:
         super().__init__(task)
         self._kept = kept
-        # Read now: fairseq2 closes the process group before `run` returns.
+        # Read early, because fairseq2 closes the process group before `run` returns.
         self._first = gang.rank == 0
         self._output_dir = output_dir
 

@@ -140,7 +140,7 @@ class SpeechLlmTrainRecipe(Recipe):
 
         def before_validation() -> None:
             unit.losses.check()
-            # The checkpoint before it is complete, in case the run is killed in the validation.
+            # The checkpoint is completed before the validation, during which the run may be killed.
             _complete(manager)
 
         valid_units, valid_readers = [], []
@@ -167,7 +167,7 @@ class SpeechLlmTrainRecipe(Recipe):
         except UserError:
             raise
         except (ValueError, TypeError) as error:
-            # Values that only PyTorch and fairseq2 know to be wrong.
+            # Only PyTorch and fairseq2 can tell that these values are wrong.
             reason = " ".join(str(error).split())
             raise UserError(
                 f"optimizer, lr_scheduler, regime: found values that do not go together ({reason}), expected others"
@@ -179,7 +179,7 @@ class SpeechLlmTrainRecipe(Recipe):
 
     @staticmethod
     def _check_score_metric(context: RecipeContext, config: SpeechLlmTrainConfig) -> None:
-        """A split without the texts that the metric scores has nothing to choose the best checkpoint by."""
+        """Refuses a metric that cannot choose the best checkpoint, because the splits lack the texts that it scores."""
         metric, splits = config.regime.score_metric, config.dataset.valid_splits
         if metric not in SCORED_BY or not splits:
             return
@@ -200,12 +200,12 @@ class SpeechLlmTrainRecipe(Recipe):
 
 
 _TOGETHER = 4096
-"""Texts that are tokenised together."""
+"""Number of texts that are tokenised together."""
 _NAMES = {"transcribe": "transcriptions", "translate": "translations", "answer": "answers"}
 
 
 def _prompt_of(overrides: object) -> PromptConfig:
-    """As far as it decides what is asked of a clip."""
+    """The prompt's keys that decide the task of a clip."""
     prompt = overrides.get("prompt") if isinstance(overrides, Mapping) else None
     answer = prompt.get("answer") if isinstance(prompt, Mapping) else None
     return PromptConfig(answer=answer if isinstance(answer, (str, list)) else None)
@@ -219,7 +219,7 @@ def _resolve_decoding(
     lengths: Sequence[ReferenceLength],
 ) -> DecodingConfig:
     """The run's decoding, saved beside its checkpoints. A length limit that is not set comes from the training
-    references, or for a resumed run from what it has saved."""
+    references, or for a resumed run from its saved decoding."""
     checkpoints, decoding = context.output_dir / "checkpoints", config.decoding
     if decoding.tokens_per_second is None:
         steps = step_numbers(checkpoints)
@@ -262,8 +262,8 @@ def _check_model_section(config: SpeechLlmTrainConfig) -> None:
 
 @contextmanager
 def _model_yaml_unchanged_if_refused(metadata: Path, rank: int) -> Iterator[None]:
-    """fairseq2 writes the new model's `model.yaml` before we check whether the run may be resumed. If it may not, the
-    file that describes the model of its checkpoints is put back."""
+    """Restores `model.yaml` if the run is refused: fairseq2 writes the new model's file before we check whether the run
+    may be resumed, and the old file describes the model of the checkpoints."""
     before = metadata.read_bytes() if rank == 0 and metadata.is_file() else None
     try:
         yield

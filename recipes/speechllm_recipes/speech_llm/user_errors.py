@@ -1,4 +1,4 @@
-"""Turns mistakes of the user's that fairseq2 reports as failures into one line each."""
+"""Turns each mistake of the user that fairseq2 reports as a failure into one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MODEL_KEYS = {field.name for field in fields(SpeechLlmConfig)}
 def report_user_error(ex: Exception) -> int:
     log.error("{}", ex)
     if (rank := os.environ.get("RANK", "0")) != "0":
-        # fairseq2 shows the first process's log only, but the mistake may be in this process alone.
+        # fairseq2 shows only the first process's log, but the mistake may be in this process alone.
         print(f"process {rank}: error: {ex}", file=sys.stderr, flush=True)
     return 2
 
@@ -34,14 +34,14 @@ def report_user_error(ex: Exception) -> int:
 def get_model(context: RecipeContext, check: Callable[[Outline], None]) -> SpeechLlm:
     """The model of the configuration.
 
-    :param check: what else is checked of it before its weights are read.
-    :raises UserError: there is no such architecture, or the checkpoint is damaged or of another one.
+    :param check: a further check of the model, called before its weights are read.
+    :raises UserError: there is no such architecture, or the checkpoint is damaged or has another architecture.
     """
     try:
         with also_checking(check):
             return context.get_model_as(SpeechLlm)
     except UserError as error:
-        # Parts name keys relative to the model's configuration.
+        # Errors of parts name keys relative to the model's configuration.
         if re.split(r"\W", str(error), maxsplit=1)[0] in _MODEL_KEYS:
             raise UserError(f"model.config_overrides.{error}") from error
         raise

@@ -1,4 +1,4 @@
-"""Numbers beside their ranges, precisions and patterns, in a configuration that fairseq2 has read."""
+"""Checks numbers, precisions and patterns in a configuration that fairseq2 has read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from speechllm_recipes.speech_llm.ranges import range_of
 
 def check_values(config: object) -> None:
     """
-    :raises ValidationError: a number is out of its range, or a precision or a pattern is none.
+    :raises ValidationError: a number is out of its range, or a precision or a pattern is not valid.
     """
     result = ValidationResult()
     for key, value in _leaves(config, ""):

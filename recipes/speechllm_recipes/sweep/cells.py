@@ -1,4 +1,4 @@
-"""A cell on disk: its configuration, how far it is, and who works on it."""
+"""A cell on disk: its configuration, its progress and the lock of the processes that work on it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CellFolder:
         return self.folder / LOG
 
     def done(self) -> set[str]:
-        """Of `train`, `evaluate` and `cascade`, what has ended well."""
+        """The stages, of `train`, `evaluate` and `cascade`, that have ended well."""
         with suppress(OSError, ValueError, TypeError):
             return set(json.loads((self.folder / _STATE).read_text(encoding="utf-8"))["done"])
         return set()
@@ -59,7 +59,7 @@ class CellFolder:
             if values is None:
                 continue
             text = _yaml(values)
-            # Until a process has worked on it, it may change.
+            # The configuration may change until a process has worked on the cell.
             if self.log.is_file() and file.is_file() and file.read_text(encoding="utf-8") != text:
                 key, before, now = _first_difference(parse_yaml(file.read_text(encoding="utf-8")) or {}, values)
                 raise UserError(
@@ -70,10 +70,10 @@ class CellFolder:
 
     @contextmanager
     def worked_on(self) -> Iterator[int]:
-        """Gives the descriptor of a lock, for the processes that work on the cell to inherit: it is held until the last
-        of them has ended, also where this process is killed.
+        """Gives the descriptor of a lock that the processes working on the cell inherit. It is held until the last of
+        them has ended, even if this process is killed.
 
-        :raises BlockingIOError: others work on the cell.
+        :raises BlockingIOError: other processes work on the cell.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / _LOCK, "w") as file:
@@ -81,7 +81,7 @@ class CellFolder:
             yield file.fileno()
 
     def progress(self) -> tuple[int, int | None, float | None]:
-        """Steps done, steps in all where they are given, and the last loss."""
+        """Steps done, steps in all (None if not given) and the last loss."""
         total = dict(given_keys(self.cell.train or {})).get("regime.num_steps")
         step, loss = 0, None
         with suppress(OSError, ValueError, IndexError):
@@ -90,7 +90,7 @@ class CellFolder:
         return step, total, loss
 
     def last_words(self) -> str:
-        """Of its log: the error, or the last line."""
+        """The error in the cell's log, or the last line of the log."""
         with suppress(OSError):
             text = self.log.read_text(encoding="utf-8", errors="replace")
             lines = [line for line in text.splitlines() if line.strip()]

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         print(_dry_run(cells, options))
         return 0
     for cell in cells:
-        cell.write_configuration()  # a changed one is told before hours are spent on others
+        cell.write_configuration()  # a changed configuration is reported before hours are spent on other cells
     processes = options.processes or 1
     left = [cell for cell in cells if {stage for stage, _ in stages(cell)} - cell.done()]
     if options.launcher == "slurm":
@@ -95,7 +95,7 @@ def _submit(left: Sequence[CellFolder], processes: int, options: argparse.Namesp
 
 
 def _dry_run(cells: Sequence[CellFolder], options: argparse.Namespace) -> str:
-    """By `speechllm inspect` as a program: recipes import no tools. A cascade has no training to reckon."""
+    """Runs `speechllm inspect` as a program, because recipes import no tools; a cascade has no training to estimate."""
     cells = [cell for cell in cells if cell.cell.train is not None]
     if not cells:
         return "no cell is trained"

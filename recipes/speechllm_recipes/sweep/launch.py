@@ -1,4 +1,4 @@
-"""How the stages of a cell are started: a process here, several by torchrun, or jobs of SLURM by submitit."""
+"""Starts the stages of a cell: as a process here, as several with torchrun, or as SLURM jobs with submitit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _PERIOD = 0.5
-"""Seconds between two looks at a process."""
+"""Seconds between two polls of a process."""
 
 
 def stages(cell: CellFolder) -> list[tuple[str, list[str]]]:
@@ -33,7 +33,7 @@ def stages(cell: CellFolder) -> list[tuple[str, list[str]]]:
 
 
 def command(processes: int) -> list[str]:
-    """:param processes: one = this interpreter, more = torchrun."""
+    """:param processes: 1 uses this interpreter, more use torchrun."""
     module = ["-m", "speechllm_recipes", "recipe", "run", "speech_llm"]
     if processes == 1:
         return [sys.executable, *module]
@@ -41,10 +41,10 @@ def command(processes: int) -> list[str]:
 
 
 def run_cell(cell: CellFolder, processes: int, watch: Callable[[str], None] = lambda stage: None) -> str | None:
-    """Runs what is left of a cell.
+    """Runs the stages of a cell that are left.
 
     :param watch: called while a stage runs.
-    :returns: None where all ended well, else what went wrong.
+    :returns: None if all stages ended well, otherwise the error.
     """
     try:
         with cell.worked_on() as lock:
@@ -76,30 +76,30 @@ def _wait(process: subprocess.Popen[bytes], watch: Callable[[], None]) -> int:
             except subprocess.TimeoutExpired:
                 watch()
     except BaseException:
-        # Interrupted: the run saves what it has.
+        # An interrupted run saves its progress.
         process.terminate()
         process.wait()
         raise
 
 
 def _end_with_parent() -> None:
-    """A sweep that is killed leaves nothing behind that would go on beside the next one."""
+    """Ends this process when a sweep is killed, so that it does not go on beside the next sweep."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def submit(
     cells: Sequence[CellFolder], processes: int, folder: Path, parameters: dict[str, Any], cluster: str = "slurm"
 ) -> list[submitit.Job[str | None]]:
-    """Submits an array of one job for each cell; a job that SLURM preempts or ends in time is submitted again.
+    """Submits an array with one job for each cell; a job that SLURM preempts or ends at its limit is submitted again.
 
-    :param parameters: as submitit names them, for instance `slurm_partition`.
+    :param parameters: submitit's parameters, for instance `slurm_partition`.
     :raises UserError: submitit is not installed, or refuses.
     """
     try:
         import submitit
     except ImportError:
         raise UserError("--launcher slurm: found no package submitit, expected it: pip install submitit") from None
-    # A job starts in another folder.
+    # Paths become absolute, because a job starts in another folder.
     cells = [CellFolder(cell.cell, cell.folder.resolve()) for cell in cells]
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster)

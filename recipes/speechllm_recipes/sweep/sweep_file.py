@@ -1,4 +1,4 @@
-"""A sweep's file: what all cells share, and the values of each axis."""
+"""Reads a sweep's file: the keys that all cells share, and the values of each axis."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _CASCADE = "cascade"
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination."""
+    """One combination of values."""
 
     name: str
-    """`encoder.llm.adapter[.more]`: the names of its values."""
+    """The names of the cell's values: `encoder.llm.adapter[.more]`."""
     train: Mapping[str, Any] | None
-    """The whole configuration that the training recipe is given; None = a cascade, which is not trained."""
+    """The complete configuration of the training recipe; None for a cascade, which is not trained."""
     evaluate: Mapping[str, Any] | None
-    """Of the evaluation, or of the cascade; None = there is none."""
+    """Configuration of the evaluation or of the cascade; None if there is neither."""
     step: str
-    """Which checkpoint is evaluated: `last`, `best`, or a step."""
+    """The checkpoint that is evaluated: `last`, `best` or a step."""
 
 
 def read_sweep(file: Path) -> list[Cell]:
@@ -39,7 +39,8 @@ def read_sweep(file: Path) -> list[Cell]:
         (keys of the cascade: one more cell of that name, on the data of ``evaluate``). An axis is a list of names, of
         files ``configs/axes/AXIS/NAME.yaml``, or a mapping of names to keys or to files beside `file`. ``{AXIS}`` in a
         value stands for the name that a cell has there.
-    :raises UserError: with the file and key: it cannot be read, a value is no mapping, or two axes set one key.
+    :raises UserError: the file cannot be read, a value is not a mapping, or two axes set one key; the line has file and
+        key.
     """
     values = _read(file)
     for key in values:
@@ -75,7 +76,7 @@ def read_sweep(file: Path) -> list[Cell]:
 
 
 def _named(value: Any, names: Mapping[str, str]) -> Any:
-    """The value with the names of the cell in the places of the axes."""
+    """The value with each `{AXIS}` replaced by the cell's name there."""
     if isinstance(value, Mapping):
         return {key: _named(item, names) for key, item in value.items()}
     if isinstance(value, list):
@@ -87,7 +88,7 @@ def _named(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def _evaluation(train: Mapping[str, Any], evaluate: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The data of an evaluation is described where that of the training is."""
+    """The configuration of the evaluation, with the training's description of the data."""
     if evaluate is None:
         return None
     dataset = train.get("dataset") or {}
@@ -96,7 +97,7 @@ def _evaluation(train: Mapping[str, Any], evaluate: Mapping[str, Any] | None) ->
 
 
 def _cascade(base: Mapping[str, Any], evaluate: Mapping[str, Any], keys: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A cascade keeps no features."""
+    """The configuration of the cascade, without the cache of features, which it does not use."""
     overrides = {"config_overrides": (base.get("dataset") or {}).get("config_overrides", {})}
     return merged({"dataset": merged(overrides, evaluate.get("dataset") or {})}, keys)
 
@@ -137,7 +138,7 @@ def _check_apart(file: Path, choices: Mapping[str, Mapping[str, Mapping[str, Any
 
 
 def _keys(value: object, file: Path, where: str) -> dict[str, Any]:
-    """A mapping of mappings, from one with dotted keys, or from a file of such."""
+    """Nested mappings, from a mapping with dotted keys or from a file that holds one."""
     if isinstance(value, Path | str):
         path = file.parent / value
         return _keys(_read(path), path, "")
@@ -165,7 +166,7 @@ def _read(file: Path) -> Mapping[str, Any]:
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with the changes in them: mappings key by key, anything else as a whole."""
+    """The values with the changes applied: mappings are merged by key, other values are replaced."""
     result = dict(values)
     for key, change in changes.items():
         both = isinstance(change, Mapping) and isinstance(result.get(key), Mapping)

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs, and before."""
+"""The tables that a sweep shows before and while it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STEPS = 28_000
 
 
 class Board:
-    """A table that is drawn anew, or a line for each change."""
+    """A table that is redrawn, or a line for each change."""
 
     def __init__(self, cells: Sequence[CellFolder], live: bool) -> None:
         self._cells = cells
