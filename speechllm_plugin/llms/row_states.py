@@ -91,14 +91,10 @@ class DecoderStates:
         self._cache.batch_select_indices(chosen)
         self._mask, self._positions = self._mask[chosen], self._positions[chosen]
         self._spans = [self._spans[place] for place in places]
-        size = max(self._spans)
-        for layer in self._cache.layers:
-            layer.keys, layer.values = layer.keys[:, :, -size:], layer.values[:, :, -size:]
-        self._mask = self._mask[:, -size:]
 
     def join(self, others: DecoderStates) -> None:
-        self._spans += others._spans
-        size = max(self._spans)
+        self._spans = [*self._spans, *others._spans]
+        size = max(self._spans)  # what is padding for all is cut off
         for layer, other in zip(self._cache.layers, others._cache.layers, strict=True):
             layer.keys = torch.cat([_with_keys(x, size) for x in (layer.keys, other.keys)])
             layer.values = torch.cat([_with_keys(x, size) for x in (layer.values, other.values)])

@@ -67,10 +67,12 @@ class Case:
         generator = torch.Generator().manual_seed(0)
         return [PromptRow(torch.randn(length, self.llm.dim, generator=generator).bfloat16()) for length in LENGTHS]
 
-    def add(self, batch: RunningBatch, rows: Sequence[int], config: DecodingConfig) -> list[int]:
+    def add(
+        self, batch: RunningBatch, rows: Sequence[int], config: DecodingConfig, limits: Sequence[int] = LIMITS
+    ) -> list[int]:
         inputs = self.inputs()
         return batch.add(
-            [inputs[row] for row in rows], keys=[f"clip {row}" for row in rows], limits=[LIMITS[row] for row in rows],
+            [inputs[row] for row in rows], keys=[f"clip {row}" for row in rows], limits=[limits[row] for row in rows],
             config=config,
         )  # fmt: skip
 
@@ -85,9 +87,11 @@ def case(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.
     return Case(EncoderDecoderRows, load_family("mt5", save_family("mt5", tmp_path_factory.mktemp("mt5")), "bfloat16"))
 
 
-def decoded(case: Case, rows: Sequence[int], config: DecodingConfig) -> list[Generated]:
+def decoded(
+    case: Case, rows: Sequence[int], config: DecodingConfig, limits: Sequence[int] = LIMITS
+) -> list[Generated]:
     batch = case.batch()
-    numbers = case.add(batch, rows, config)
+    numbers = case.add(batch, rows, config, limits)
     found = batch.finish()
     return [found[number] for number in numbers]
 
@@ -111,16 +115,16 @@ def test_a_row_may_be_allowed_no_token(case: Case) -> None:
 
 @pytest.mark.parametrize("patient", [True, False])
 def test_rows_that_join_change_no_token(case: Case, patient: bool) -> None:
-    batch, found, names = case.batch(), dict[int, Generated](), dict[int, int]()
+    batch, found, names, limits = case.batch(), dict[int, Generated](), dict[int, int](), [70] * 6
     joins = {0: [3], 1: [0, 5], 4: [1], 11: [4, 2]}
-    for step in range(200):
+    for step in range(400):
         rows = joins.get(step, [])
-        names.update(zip(case.add(batch, rows, DecodingConfig()), rows, strict=True))
+        names.update(zip(case.add(batch, rows, DecodingConfig(), limits), rows, strict=True))
         found.update(batch.step(patient=patient))
         if len(found) == 6:
             break
     assert {names[number]: text for number, text in found.items()} == {
-        row: decoded(case, [row], DecodingConfig())[0] for row in range(6)
+        row: decoded(case, [row], DecodingConfig(), limits)[0] for row in range(6)
     }
 
 
