@@ -53,7 +53,7 @@ def _output(row: Hypothesis) -> dict[str, Any]:
     for chunk in output.alignments[0]:
         said = " ".join(reference[chunk.ref_start_idx : chunk.ref_end_idx])
         heard = " ".join(hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx])
-        aligned.append([chunk.type[0], said, heard])  # type: e (equal), s, d or i
+        aligned.append([chunk.type[0], said, heard])  # kind: e (equal), s, d or i
         if chunk.type != "equal":
             errors += max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
     kinds = {chunk.type for chunk in output.alignments[0]} - {"equal"}
