@@ -52,7 +52,12 @@ class ExportedSystem(SavedSystem):
 
     def config(self, overrides: Mapping[str, Any] | None = None) -> SpeechLlmConfig:
         values = deepcopy(self._section("system"))
-        place(values, self.directory)
+        try:
+            place(values, self.directory)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"checkpoint: found a damaged {self.config_file} (system lacks {error}), expected a configuration"
+            ) from error
         return system_config(values, overrides or {})
 
     def decoding(self) -> DecodingConfig:

@@ -93,6 +93,8 @@ def test_what_is_wrong_is_told_in_one_line(
     no_system = shutil.copytree(damaged, tmp_path / "no_system")
     (no_system / "config.json").write_text('{"model_type": "speech_llm"}')
     (no_system / "model.safetensors").write_bytes(whole)
+    no_llm = shutil.copytree(no_system, tmp_path / "no_llm")
+    (no_llm / "config.json").write_text('{"model_type": "speech_llm", "decoding": {}, "system": {"encoder": {}}}')
 
     for folder, options, line in (
         (exports["named"], ("--step", 4), f"checkpoint: found step 4 for {exports['named']}, an export, which has no"),
@@ -101,6 +103,7 @@ def test_what_is_wrong_is_told_in_one_line(
         (damaged, (), f"checkpoint: found a damaged {damaged / 'model.safetensors'}"),
         (no_config, (), f"checkpoint: found a damaged {no_config / 'config.json'}"),
         (no_system, (), f"checkpoint: found a damaged {no_system / 'config.json'} (decoding is None)"),
+        (no_llm, (), f"checkpoint: found a damaged {no_llm / 'config.json'} (system lacks 'config')"),
         (system.llm, (), f"checkpoint: found no model.yaml in {system.llm}"),
     ):
         found = commands.speechllm("transcribe", files[0], "--checkpoint", folder, *options).user_error()
