@@ -68,7 +68,7 @@ class RunningClips:
     def step(self, *, patient: bool = False) -> dict[int, Answered]:
         """One more token for each clip.
 
-        :param patient: see `RunningBatch.step`.
+        :param patient: see `Batch.step`.
         :returns: those that have ended with it.
         """
         found = {}

@@ -37,7 +37,7 @@ class _Asked:
 
 
 class Answers:
-    """Texts that are written together: see `RunningBatch`."""
+    """Texts that are written together: see `Batch`."""
 
     def __init__(self, llm: Llm, renderer: PromptRenderer) -> None:
         self._llm, self._renderer = llm, renderer
@@ -115,7 +115,7 @@ class Answers:
     def step(self, *, patient: bool = False) -> dict[int, tuple[str, Generated]]:
         """One more token for each clip.
 
-        :param patient: see `RunningBatch.step`.
+        :param patient: see `Batch.step`.
         :returns: by the numbers of clips that have ended, their texts, and how each came about. A text that the guard
             against silence empties keeps its tokens.
         """

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from speechllm_plugin.llms.batch import Batch
 from speechllm_plugin.llms.cross_entropy import cross_entropy, sum_rows
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.joining import PromptRow
 from speechllm_plugin.llms.positions import Positions
-from speechllm_plugin.llms.running import RunningBatch
 from speechllm_plugin.pretrained.part import PretrainedPart
 from speechllm_plugin.prompts import RenderedPrompt
 from speechllm_plugin.registry import LLMS as LLMS
@@ -84,7 +84,7 @@ class Llm(PretrainedPart):
         """
 
     @abstractmethod
-    def running_batch(self, end_of_turn: int) -> RunningBatch:
+    def running_batch(self, end_of_turn: int) -> Batch:
         """Without rows as yet. A row gives the same tokens alone and in any batch."""
 
     def generate(

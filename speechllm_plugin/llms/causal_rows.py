@@ -35,7 +35,7 @@ class CausalRows:
         self._llm = llm
         self._rows: dict[int, PromptRow] = {}
         self._numbers = count()
-        self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
+        self.stops = stop_tokens(llm.model.generation_config, llm.tokenizer, end_of_turn)
         self.dtype, self.device = llm.embedding_table.dtype, llm.device
         self.apart = not llm.pads
         # With experts, or int8, the rounding of a token depends on the tokens behind it.

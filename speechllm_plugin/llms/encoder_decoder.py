@@ -121,7 +121,7 @@ class EncoderDecoderRows:
         """Instruction and speech of each, `[N, C]`."""
         self._numbers = count()
         self._encodings: dict[int, Tensor] = {}
-        self.stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
+        self.stops = stop_tokens(llm.model.generation_config, llm.tokenizer, end_of_turn)
         self.dtype, self.device = llm.embedding_table.dtype, llm.embedding_table.device
 
     def add(self, rows: Sequence[PromptRow]) -> list[int]:

@@ -82,7 +82,7 @@ def generate_rows(
     if search.start_token is not None:
         ids = torch.tensor([search.start_token], device=device)
         inputs["decoder_input_ids"] = ids.expand(len(search.limits), -1)
-    stops = stop_tokens(model, tokenizer, search.end_of_turn)
+    stops = stop_tokens(model.generation_config, tokenizer, search.end_of_turn)
     generate: Any = model.generate
     with own_defaults(model):
         output = generate(
@@ -107,10 +107,15 @@ def generate_rows(
     return hypotheses
 
 
-def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_of_turn: int) -> list[int]:
+def stop_tokens(
+    generation: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase, end_of_turn: int
+) -> list[int]:
     """The tokens that end a hypothesis: the template's end of turn, and those that tokenizer and checkpoint name (Llama
-    3.1 names three)."""
-    own = getattr(model.generation_config, "eos_token_id", None)
+    3.1 names three).
+
+    :param generation: the checkpoint's.
+    """
+    own = getattr(generation, "eos_token_id", None)
     known = [end_of_turn, tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
     return sorted({token for token in known if token is not None})
 
@@ -155,8 +160,16 @@ class _RowSamples(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
 
-def _uniform(key: str, seed: int, size: int) -> Tensor:
+def row_seed(key: str, seed: int) -> int:
+    """The seed of a row's samples, signed with 64 bits as torch takes it.
+
+    :param key: see `Search.keys`.
+    :param seed: of the configuration.
+    """
     digest = hashlib.blake2b(f"{seed}:{key}".encode(errors="surrogateescape"), digest_size=8).digest()
-    # torch takes signed seeds of 64 bits.
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _uniform(key: str, seed: int, size: int) -> Tensor:
+    generator = torch.Generator().manual_seed(row_seed(key, seed))
     return torch.rand(size, generator=generator, dtype=torch.float64)

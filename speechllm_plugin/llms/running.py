@@ -1,4 +1,4 @@
-"""Rows that are decoded together: they join and leave between steps (continuous batching, as in Orca, OSDI 2022)."""
+"""Rows that an LLM of ours decodes together."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from speechllm_plugin.llms.batch import Batch
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.exact import CheckedRow, Rows, check
 from speechllm_plugin.llms.generation import Search
@@ -17,12 +18,9 @@ PATIENCE = 8
 """Steps that a draft which has ended waits at most for others to be checked with."""
 
 
-class RunningBatch:
-    """The one way to decode: a batch of files is rows that join at once, a server's come and go.
-
-    Each row gives the tokens that it gives alone, whatever its neighbours are and whenever they come: see `exact`.
-    Beams, and rows that cannot share a batch, are decoded to their ends within a step. After an error in a step the
-    batch is of no more use.
+class RunningBatch(Batch):
+    """Each row gives the tokens that it gives alone, whatever its neighbours are and whenever they come: see `exact`.
+    Beams, and rows that cannot share a batch, are decoded to their ends within a step.
     """
 
     def __init__(self, rows: Rows, end_of_turn: int, start_token: int | None = None) -> None:
@@ -45,23 +43,15 @@ class RunningBatch:
         self._patience = PATIENCE
 
     def __len__(self) -> int:
-        """Rows that have no text as yet."""
         return len(self._searches)
 
     @property
     def joins(self) -> bool:
-        """Whether a row that is added now begins at once."""
         return self._rows.joins or not len(self)
 
     def add(
         self, rows: Sequence[PromptRow], *, keys: Sequence[str], limits: Sequence[int], config: DecodingConfig
     ) -> list[int]:
-        """Reads the rows' prompts; they are decoded from the next step on. After an error it is as it was.
-
-        :param keys: see `Llm.generate`.
-        :param config: of these rows.
-        :returns: a number for each.
-        """
         numbers = self._rows.add(rows)
         search = Search(keys, limits, self._end_of_turn, config, self._start_token)
         self._searches.update((number, search.only([place])) for place, number in enumerate(numbers))
@@ -83,7 +73,6 @@ class RunningBatch:
         return numbers
 
     def drop(self, number: int) -> None:
-        """Ends a row without a text."""
         for numbers in (self._alone, self._beams, self._queue):
             if number in numbers:
                 numbers.remove(number)
@@ -97,11 +86,6 @@ class RunningBatch:
         self._rows.forget(number)
 
     def step(self, *, patient: bool = False) -> dict[int, Generated]:
-        """One more token for each row.
-
-        :param patient: whether nobody waits for a row before the last one has its text: that costs less.
-        :returns: what rows have been found to say, by their numbers.
-        """
         with self._precision():
             found = self._step(patient)
         for number in found:
@@ -120,13 +104,6 @@ class RunningBatch:
             found.update(zip(alike, self._rows.beams(alike, search), strict=True))
             self._beams = [row for row in self._beams if row not in alike]
         found.update(self._write_on(patient))
-        return found
-
-    def finish(self) -> dict[int, Generated]:
-        """Steps until every row has its text."""
-        found: dict[int, Generated] = {}
-        while len(self):
-            found.update(self.step(patient=True))
         return found
 
     @contextmanager

@@ -19,6 +19,7 @@ from speechllm_plugin.encoders import whisper
 from speechllm_plugin.inference.reading import batch_of_files
 from speechllm_plugin.inference.transcriber import Transcriber
 from speechllm_plugin.llms.api import Llm
+from speechllm_plugin.llms.batch import Batch
 from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
 from speechllm_plugin.llms.causal_rows import CausalRows
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
@@ -26,7 +27,6 @@ from speechllm_plugin.llms.encoder_decoder import EncoderDecoderRows
 from speechllm_plugin.llms.exact import Block, CheckedRow, check
 from speechllm_plugin.llms.generation import Search
 from speechllm_plugin.llms.joining import PromptRow
-from speechllm_plugin.llms.running import RunningBatch
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.pretrained import freeze
@@ -68,14 +68,14 @@ class Case:
         generator = torch.Generator().manual_seed(0)
         return [PromptRow(torch.randn(length, self.llm.dim, generator=generator).bfloat16()) for length in LENGTHS]
 
-    def add(self, batch: RunningBatch, rows: Sequence[int], config: DecodingConfig) -> list[int]:
+    def add(self, batch: Batch, rows: Sequence[int], config: DecodingConfig) -> list[int]:
         inputs = self.inputs()
         return batch.add(
             [inputs[row] for row in rows], keys=[f"clip {row}" for row in rows], limits=[LIMITS[row] for row in rows],
             config=config,
         )  # fmt: skip
 
-    def batch(self) -> RunningBatch:
+    def batch(self) -> Batch:
         return self.llm.running_batch(self.llm.tokenizer.eos_token_id)
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from speechllm_plugin.llms.api import Llm
+from speechllm_plugin.llms.batch import Batch
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.joining import PromptRow
-from speechllm_plugin.llms.running import RunningBatch
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
 from tests.plugin.llm_families import load_family, save_family
 
@@ -74,7 +74,7 @@ def widths(llama: Llm) -> Iterator[list[tuple[int, int]]]:
     hook.remove()
 
 
-def add(batch: RunningBatch, llm: Llm, rows: list[int], limits: list[int] = LIMITS) -> dict[int, int]:
+def add(batch: Batch, llm: Llm, rows: list[int], limits: list[int] = LIMITS) -> dict[int, int]:
     """:returns: the rows by their numbers in the batch."""
     renderer = PromptRenderer(llm.tokenizer, PromptConfig(order="instruction_first"), chat=llm.chat)
     scale = llm.embedding_table.float().pow(2).mean().sqrt()
@@ -94,7 +94,7 @@ def add(batch: RunningBatch, llm: Llm, rows: list[int], limits: list[int] = LIMI
     return found
 
 
-def batch_of(llm: Llm) -> RunningBatch:
+def batch_of(llm: Llm) -> Batch:
     return llm.running_batch(PromptRenderer(llm.tokenizer, PromptConfig(), chat=llm.chat).end_of_turn)
 
 
