@@ -16,6 +16,8 @@ from speechllm_plugin.inference.reading import Audio, batch_of_files
 from speechllm_plugin.inference.running import RunningClips
 from speechllm_plugin.inference.timing import tells_times
 from speechllm_plugin.llms.decoding import DecodingConfig, without_guards
+from speechllm_plugin.llms.engine import Engine, find_server
+from speechllm_plugin.llms.vllm.server import DEFAULT_URL, VllmServer
 from speechllm_plugin.models.speech_llm.checkpoint import load_model
 from speechllm_plugin.models.speech_llm.checkpoint_files import Step, find_system
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -26,7 +28,13 @@ from speechllm_plugin.tasks.row_prompt import NOTHING, RowPrompt, question
 
 
 def load_speech_llm(
-    path: Path | str, step: Step = "best", *, device: str | None = None, overrides: dict[str, Any] | None = None
+    path: Path | str,
+    step: Step = "best",
+    *,
+    device: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    engine: Engine = "transformers",
+    engine_url: str = DEFAULT_URL,
 ) -> Transcriber:
     """Loads a trained system, ready to transcribe.
 
@@ -34,11 +42,15 @@ def load_speech_llm(
     :param device: "cpu", "cuda", ...; None = the GPU if there is one.
     :param overrides: configuration keys to change, by dotted path, for instance
         `{"llm.config.path": "models/llama", "encoder.config.path": "models/whisper"}` where the frozen parts moved.
+    :param engine: what runs the LLM: "vllm" = a vLLM server, which `speechllm vllm serve` starts; encoder and adapter
+        run here.
+    :param engine_url: address of that server.
     :returns: encoder and LLM in the precision of the training, or in float32 where the device does not multiply that
         in hardware; `llm.config.dtype` among the overrides decides otherwise.
-    :raises UserError: there is no such checkpoint or device, a key is wrong, or files are damaged.
+    :raises UserError: there is no such checkpoint, device or server, a key is wrong, or files are damaged.
     """
-    return Transcriber.of(find_system(path, step), device=device, overrides=overrides)
+    server = find_server(engine, engine_url)
+    return Transcriber.of(find_system(path, step), device=device, overrides=overrides, server=server)
 
 
 class Transcriber:
@@ -53,10 +65,18 @@ class Transcriber:
 
     @classmethod
     def of(
-        cls, saved: SavedSystem, *, device: str | None = None, overrides: dict[str, Any] | None = None
+        cls,
+        saved: SavedSystem,
+        *,
+        device: str | None = None,
+        overrides: dict[str, Any] | None = None,
+        server: VllmServer | None = None,
     ) -> Transcriber:
-        """See `load_speech_llm`."""
-        return cls(load_model(saved, device=device, overrides=overrides), saved.decoding())
+        """See `load_speech_llm`.
+
+        :param server: runs the LLM; None = it runs here.
+        """
+        return cls(load_model(saved, device=device, overrides=overrides, server=server), saved.decoding())
 
     def __getattr__(self, name: str) -> Any:
         # Earlier, a loaded system was the model itself: what is asked of that goes on.

@@ -52,7 +52,7 @@ def _read_model(kls: Any, source: Source, dtype: torch.dtype, options: dict[str,
         own_head = has_own_head(PretrainedConfig.get_config_dict(source.place)[0], files)
         if own_head and VERSION < 5:
             config.tie_word_embeddings = False
-        files = _needed(model_kls, config, files, source, own_head)
+        files = needed_files(model_kls, config, files, source, own_head)
         identity = hash_weights(source.place, files)  # first, so that the mapped pages are released before memory fills
         weights = read_weights(source.place, files, None if keeps_float32(model_kls, dtype) else dtype)
         model: PreTrainedModel = build(model_kls, config, weights, dtype, source, **options)
@@ -72,12 +72,12 @@ def _read_quantized(kls: Any, source: Source, dtype: torch.dtype, options: dict[
         files = weight_files(source.place)
         if "quantization_config" in options:  # otherwise the files themselves are quantised, and every weight is needed
             config = AutoConfig.from_pretrained(source.place)
-            files = _needed(class_of(kls, config, source), config, files, source)
+            files = needed_files(class_of(kls, config, source), config, files, source)
         mark(model, hash_weights(source.place, files))
     return model
 
 
-def _needed(
+def needed_files(
     kls: Any, config: PretrainedConfig, files: dict[str, str], source: Source, own_head: bool = False
 ) -> dict[str, str]:
     """The file of each weight that a model takes; a weight with several names counts once.

@@ -43,6 +43,13 @@ def without_weights() -> Iterator[None]:
         yield
 
 
+def fill_scale(embedding: Any) -> None:
+    """Gives the scale of a module of embeddings its value, which `without_weights` has kept from it in version 5."""
+    scale = getattr(embedding, "embed_scale", None)
+    if isinstance(scale, Tensor) and scale.is_meta:
+        embedding.embed_scale = torch.tensor(embedding.scalar_embed_scale)
+
+
 @contextmanager
 def own_defaults(model: PreTrainedModel) -> Iterator[None]:
     """Keeps a checkpoint's generation_config.json out of `generate`.

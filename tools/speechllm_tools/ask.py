@@ -19,6 +19,7 @@ from speechllm_tools.system_options import (
     checkpoint_of,
     decoding_of,
     files_and_overrides,
+    server_of,
 )
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
     if not (inputs := [item for item in inputs if item.name not in missing]):
         return 2
     check_system(checkpoint, overrides)
+    server = server_of(options, decoding)
 
     from speechllm_tools.light_imports import import_transformers
 
@@ -85,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     from speechllm_tools.numerics import use_recipe_numerics
 
     use_recipe_numerics()
-    system = Transcriber.of(checkpoint, device=options.device, overrides=overrides)
+    system = Transcriber.of(checkpoint, device=options.device, overrides=overrides, server=server)
     question.update(source_lang=options.source_lang, max_tokens=options.max_tokens, decoding=decoding)
     failed = 0
     for start in range(0, len(inputs), options.batch_size):

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from speechllm_plugin.errors import UserError
+from speechllm_plugin.errors import ServiceError, UserError
 from speechllm_plugin.workarounds.threads import wait_passively
 
 # For each command its module and a line of help. A module is imported only when its command is called, so that
@@ -21,6 +21,7 @@ COMMANDS = {
     "score": ("speechllm_tools.score.command", "score and compare hypotheses on disk: WER, BLEU, COMET, p-values"),
     "report": ("speechllm_tools.report.command", "tables, curves and a page of utterances from runs; published tables"),
     "comet": ("speechllm_tools.comet.command", "install COMET's packages in a folder of their own"),
+    "vllm": ("speechllm_tools.vllm.command", "install vLLM, and serve a system's LLM with it, for --engine vllm"),
     "demo": ("speechllm_tools.demo.run", "train and evaluate a small real system on CPU, offline"),
     "tasks": ("speechllm_tools.experiments.tasks", "train the demo on answers, too; compare with text and a cascade"),
     "miniature": ("speechllm_tools.miniature.command", "prepare models and speech in five languages for a sweep"),
@@ -54,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"speechllm {options.command}: error: {error}", file=sys.stderr)
         return 2
+    except ServiceError as error:
+        print(f"speechllm {options.command}: error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

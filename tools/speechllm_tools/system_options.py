@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.yaml_text import parse_assignment
+from speechllm_plugin.llms.engine import ENGINES, find_server
+from speechllm_plugin.llms.vllm.server import DEFAULT_URL, VllmServer
+from speechllm_plugin.llms.vllm.settings import check_settings
 
 if TYPE_CHECKING:
     from speechllm_plugin.llms.decoding import DecodingConfig
@@ -68,6 +71,11 @@ def add_system(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="DIR", required=True, type=Path, help=CHECKPOINT)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
     add_choice(parser)
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what runs the LLM: transformers = this "
+                        "process (default), vllm = a server that `speechllm vllm serve` has started; encoder and "
+                        "adapter run here")
+    parser.add_argument("--engine-url", metavar="URL", default=DEFAULT_URL, help="address of that server (default: "
+                        f"{DEFAULT_URL})")
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +84,23 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[],
                         help="change a key of the checkpoint's model configuration, for instance where the frozen "
                         "models lie now: --set llm.config.path=DIR")
+
+
+def server_of(
+    options: argparse.Namespace, *decodings: DecodingConfig, named: Callable[[str], str] | None = None
+) -> VllmServer | None:
+    """The server of `--engine`, which is asked whether it is there; None = the LLM runs here.
+
+    :param decodings: how it will be asked to decode.
+    :param named: the user's name of a key of `decodings`; None = an option.
+    :raises UserError: it is not there, or cannot decode like that.
+    """
+    server = find_server(options.engine, options.engine_url)
+    if server is not None:
+        has_rules = any(model.has_rules for model in server.models())
+        for decoding in decodings:
+            check_settings(decoding, has_rules=has_rules, named=named or option_of)
+    return server
 
 
 def checkpoint_of(options: argparse.Namespace) -> SavedSystem:

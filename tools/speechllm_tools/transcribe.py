@@ -16,6 +16,7 @@ from speechllm_tools.system_options import (
     decoding_of,
     files_and_overrides,
     option_of,
+    server_of,
 )
 
 
@@ -85,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
     for source, target in {(item.source_lang, item.target_lang) for item in inputs} | {("", "")}:
         prompt.instruction(source or options.source_lang, target or options.target_lang)
     check_system(checkpoint, overrides)
+    server = server_of(options, decoding)
 
     from speechllm_tools.light_imports import import_transformers
 
@@ -97,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     from speechllm_tools.recordings.session import Session
 
     use_recipe_numerics()
-    system = Transcriber.of(checkpoint, device=options.device, overrides=overrides)
+    system = Transcriber.of(checkpoint, device=options.device, overrides=overrides, server=server)
     model = system.model
     if (trained := checkpoint.precision()) != model.precision:
         _say(describe_decoding(model.precision, trained, machine_precision(next(model.parameters()).device)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.encoders.api import ENCODERS
-from speechllm_plugin.llms.api import LLMS
+from speechllm_plugin.llms.api import LLMS, Llm
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.preflight import check_before_loading
@@ -16,16 +19,19 @@ from speechllm_plugin.pretrained.identity import check_identity
 from speechllm_plugin.prompts import PromptRenderer
 
 
-def create_speech_llm(config: SpeechLlmConfig, *, trains: bool = True) -> SpeechLlm:
+def create_speech_llm(
+    config: SpeechLlmConfig, *, trains: bool = True, load_llm: Callable[[Any], Llm] | None = None
+) -> SpeechLlm:
     """Loads the frozen parts and creates the trained ones.
 
     :param trains: whether losses will be computed.
+    :param load_llm: makes the LLM from its configuration, in place of the registered part.
 
     `config` is resolved in place: fairseq2 saves it after this call, and a saved configuration names every default.
     """
     check_before_loading(config)
     encoder = ENCODERS.get(config.encoder.name).build(config.encoder.config)
-    llm = LLMS.get(config.llm.name).build(config.llm.config)
+    llm = (load_llm or LLMS.get(config.llm.name).build)(config.llm.config)
     check_identity("encoder", config.encoder, encoder, other_weights=config.other_weights)
     check_identity("llm", config.llm, llm, other_weights=config.other_weights)
     if trains:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.yaml_text import parse_assignment
-from speechllm_tools.system_options import add_system, check_system, checkpoint_in
+from speechllm_tools.system_options import add_system, check_system, checkpoint_in, server_of
 
 if TYPE_CHECKING:
     from speechllm_plugin.inference.transcriber import Transcriber
+    from speechllm_plugin.llms.vllm.server import VllmServer
     from speechllm_plugin.models.speech_llm.saved_system import SavedSystem
     from speechllm_tools.serve.service import Service, System
 
@@ -83,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
     checkpoints = _checkpoints(options)
     for checkpoint, _ in checkpoints:
         check_system(checkpoint, overrides)
+    engine = server_of(options, *(checkpoint.decoding() for checkpoint, _ in checkpoints), named="decoding.{}".format)
     try:
         import uvicorn
 
@@ -92,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"serve: {error.name} is not installed here: {INSTALL}") from None
 
     use_recipe_numerics()
-    systems = tuple(_system(*named, overrides, options) for named in checkpoints)
+    systems = tuple(_system(*named, overrides, engine, options) for named in checkpoints)
     service = _service(options, systems)
     config = uvicorn.Config(create_app(service), options.host, options.port, log_level="info")
     server = uvicorn.Server(config)
@@ -118,14 +120,18 @@ def _checkpoints(options: argparse.Namespace) -> list[tuple[SavedSystem, tuple[s
 
 
 def _system(
-    checkpoint: SavedSystem, names: tuple[str, ...], overrides: dict[str, Any], options: argparse.Namespace
+    checkpoint: SavedSystem,
+    names: tuple[str, ...],
+    overrides: dict[str, Any],
+    engine: VllmServer | None,
+    options: argparse.Namespace,
 ) -> System:
     from speechllm_plugin.inference.transcriber import Transcriber
     from speechllm_plugin.recordings.cutting import CutConfig, piece_lengths
     from speechllm_tools.serve.service import System
     from speechllm_tools.serve.ways import Decoder
 
-    system = Transcriber.of(checkpoint, device=options.device, overrides=overrides)
+    system = Transcriber.of(checkpoint, device=options.device, overrides=overrides, server=engine)
     _check_languages(system, options.source_lang, None)
     whole, longest = piece_lengths(system.model.encoder.max_seconds, checkpoint.longest_clip())
     print(f"speechllm serve: model {' or '.join(names)}; decoding {system.decoding.described()}", file=sys.stderr)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from speechllm_plugin.errors import UserError
+from speechllm_plugin.errors import ServiceError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,9 @@ class _Job:
             self.result.set_result(result)
 
     def fail(self, error: Exception) -> None:
-        if not isinstance(error, UserError):
+        if isinstance(error, ServiceError):
+            log.error("%s", error)
+        elif not isinstance(error, UserError):
             log.error("A clip cannot be decoded (%s).", self.way, exc_info=error)
         if self.result.set_running_or_notify_cancel():
             # Its frames hold the memory of what has failed.

@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from speechllm_plugin.errors import UserError
+from speechllm_plugin.errors import ServiceError, UserError
 
 LEFT = 499
 """Status in the metrics for a request whose client left before the answer."""
@@ -47,6 +47,8 @@ def as_refusal(error: Exception) -> Refusal:
         return error
     if isinstance(error, UserError):
         return Refusal(400, str(error))
+    if isinstance(error, ServiceError):
+        return Refusal(503, "the program that writes the texts does not answer; the server's log tells more")
     # No path and no line of code leaves the machine; the log has both.
     return Refusal(500, "the server failed on this request; its log tells more")
 
@@ -73,6 +75,7 @@ def install_handlers(app: FastAPI) -> None:
 
     app.add_exception_handler(Refusal, refuse)
     app.add_exception_handler(UserError, refuse)
+    app.add_exception_handler(ServiceError, refuse)
     app.add_exception_handler(HTTPException, refuse_http)
     app.add_exception_handler(RequestValidationError, refuse_values)
     app.add_exception_handler(Exception, refuse)

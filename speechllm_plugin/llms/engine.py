@@ -1,0 +1,22 @@
+"""What can run the LLM of a trained system. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.vllm.server import VllmServer
+
+Engine = Literal["transformers", "vllm"]
+"""`transformers`: our own decoding, in this process. `vllm`: a vLLM server."""
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+
+
+def find_server(engine: str, url: str) -> VllmServer | None:
+    """The server that runs the LLM; None = it runs here.
+
+    :raises UserError: there is no such engine, or `url` is no address.
+    """
+    if engine not in ENGINES:
+        raise UserError(f"engine: found {engine!r}, expected {' or '.join(ENGINES)}")
+    return VllmServer(url) if engine == "vllm" else None
