@@ -73,7 +73,7 @@ DISTRIBUTIONS = {"_soundfile_data": "soundfile", "ruamel": "ruamel.yaml", "espea
 """Names of packages on the index that differ from the names they are imported by by more than a hyphen."""
 
 
-ELSEWHERE = {"speechllm_tools.comet.worker"}
+ELSEWHERE = {"speechllm_tools.comet.worker", "speechllm_tools.vllm.inside.speechllm_repetition"}
 """Run in processes whose packages are no part of our own environment."""
 
 
