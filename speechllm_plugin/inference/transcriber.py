@@ -17,7 +17,7 @@ from speechllm_plugin.inference.running import RunningClips
 from speechllm_plugin.inference.timing import tells_times
 from speechllm_plugin.llms.decoding import DecodingConfig, without_guards
 from speechllm_plugin.llms.engine import Engine, find_server
-from speechllm_plugin.llms.vllm.server import DEFAULT_URL, VllmServer
+from speechllm_plugin.llms.vllm.server import VllmServer
 from speechllm_plugin.models.speech_llm.checkpoint import load_model
 from speechllm_plugin.models.speech_llm.checkpoint_files import Step, find_system
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
@@ -34,7 +34,7 @@ def load_speech_llm(
     device: str | None = None,
     overrides: dict[str, Any] | None = None,
     engine: Engine = "transformers",
-    engine_url: str = DEFAULT_URL,
+    engine_url: str | None = None,
 ) -> Transcriber:
     """Loads a trained system, ready to transcribe.
 
@@ -44,7 +44,7 @@ def load_speech_llm(
         `{"llm.config.path": "models/llama", "encoder.config.path": "models/whisper"}` where the frozen parts moved.
     :param engine: what runs the LLM: "vllm" = a vLLM server, which `speechllm vllm serve` starts; encoder and adapter
         run here.
-    :param engine_url: address of that server.
+    :param engine_url: address of that server; None = that of `speechllm vllm serve` on this machine.
     :returns: encoder and LLM in the precision of the training, or in float32 where the device does not multiply that
         in hardware; `llm.config.dtype` among the overrides decides otherwise.
     :raises UserError: there is no such checkpoint, device or server, a key is wrong, or files are damaged.

@@ -49,7 +49,7 @@ def weights(run: Path) -> str:
 
 
 def test_the_commands_write_what_they_write_by_themselves(
-    commands: Commands, trained: Path, audio: list[Path], stand_in: StandIn, url: str
+    commands: Commands, trained: Path, audio: list[Path], stand_in: StandIn, url: str, tmp_path: Path
 ) -> None:
     engine = ("--engine", "vllm", "--engine-url", url)
     for command in (
@@ -60,6 +60,10 @@ def test_the_commands_write_what_they_write_by_themselves(
         stand_in.requests.clear()
         assert commands.speechllm(*command, *engine).ok().stdout == expected
         assert len(stand_in.requests) >= len(audio), "the LLM ran here"
+    kept = ("transcribe", "--checkpoint", trained, "--output", tmp_path / "texts", audio[0])
+    commands.speechllm(*kept).ok()
+    assert "1 were there already" in commands.speechllm(*kept).ok().stderr
+    assert "it is made anew" in commands.speechllm(*kept, *engine).ok().stderr
     own, served = load_speech_llm(trained), load_speech_llm(trained, engine="vllm", engine_url=url)
     assert served.transcribe(audio) == own.transcribe(audio)
 
@@ -90,6 +94,8 @@ def test_refusals_come_before_a_model_is_loaded(
     stand_in.names = ("llm",)
     rules = commands.speechllm(*command, url, "--max-compression-ratio", 2.4).user_error()
     assert rules.startswith("--max-compression-ratio: found 2.4, expected off (null), or a server that `speechllm vllm")
+    alone = commands.speechllm("transcribe", "--checkpoint", trained, audio[0], "--engine-url", url).user_error()
+    assert alone == f"engine_url: found '{url}' with the engine 'transformers', expected the engine 'vllm'"
     served = commands.speechllm("serve", "--checkpoint", trained, "--engine", "vllm", "--engine-url", "http://x:0")
     assert "expected an address" in served.user_error()
     with pytest.raises(UserError, match="engine: found 'tgi', expected transformers or vllm"):

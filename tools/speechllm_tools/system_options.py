@@ -74,7 +74,7 @@ def add_system(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what runs the LLM: transformers = this "
                         "process (default), vllm = a server that `speechllm vllm serve` has started; encoder and "
                         "adapter run here")
-    parser.add_argument("--engine-url", metavar="URL", default=DEFAULT_URL, help="address of that server (default: "
+    parser.add_argument("--engine-url", metavar="URL", help="address of that server (default: "
                         f"{DEFAULT_URL})")
 
 

@@ -103,6 +103,8 @@ def run(options: argparse.Namespace) -> int:
     model = system.model
     if (trained := checkpoint.precision()) != model.precision:
         _say(describe_decoding(model.precision, trained, machine_precision(next(model.parameters()).device)))
+    if server is not None:
+        _say(f"the LLM runs in {server}, in the precision that it was started with")
     _say(f"decoding {decoding.described(of_the_run)}")
     if model.encoder.languages and language_code(options.source_lang) not in model.encoder.languages:
         _say(f"--source-lang: found {options.source_lang!r}, but the speech encoder was pretrained on "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechllm_plugin.datasets.audio import audio_key
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.engine import ENGINES
 from speechllm_plugin.recordings.cutting import LEAST_PIECE, CutConfig, piece_lengths
 from speechllm_plugin.recordings.formats import Unit, one_line, parts
 from speechllm_plugin.recordings.hearing import Hearing
@@ -78,6 +79,8 @@ class Session:
             "timed": self._timed,
             "cut": asdict(self._cut),
             "whole": self._whole,
+            # Rounding, precision and samples are the engine's own.
+            **({} if options.engine == ENGINES[0] else {"engine": options.engine}),
         }
         self._entries: dict[Recording, _Entry] = {}
         self._failed: set[str] = set()

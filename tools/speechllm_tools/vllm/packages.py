@@ -84,7 +84,7 @@ def requirements_of(wheel: Path) -> list[str]:
         metadata = email.message_from_bytes(archive.read(name))
     found = [
         line for line in metadata.get_all("Requires-Dist", [])
-        if "extra ==" not in line and re.match(r"[\w.-]+", line)[0] not in LEFT_OUT
+        if "extra ==" not in line and re.split(r"[^\w.-]", line)[0] not in LEFT_OUT
     ]
     return [re.sub(r"(==[\w.]+)\+\w+", r"\1", line) for line in found]
 
