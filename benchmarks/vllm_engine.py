@@ -167,17 +167,16 @@ def tell_memory(
     checkpoint: Path, overrides: dict[str, str], url: str, file: Path, tree: Sequence[psutil.Process]
 ) -> None:
     """Pages that processes share count for each by its share of them."""
+    engines = ((None, None), ("transformers", None), ("vllm", url))
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        empty, own, served = (
-            pool.apply(memory, (checkpoint, overrides, which, url, file)) for which in (None, "transformers", "vllm")
-        )
+        empty, own, served = (pool.apply(memory, (checkpoint, overrides, *engine, file)) for engine in engines)
     print("\n| memory | MB |\n| --- | --- |")
     print(f"| a process that has imported what it needs | {empty:.0f} |")
     print(f"| with the whole system | {own:.0f} |\n| with --engine vllm | {served:.0f} |")
     print(f"| vLLM's {len(tree)} processes | {sum(process.memory_full_info().pss for process in tree) / 1e6:.0f} |")
 
 
-def memory(checkpoint: Path, overrides: dict[str, str], engine: str | None, url: str, file: Path) -> float:
+def memory(checkpoint: Path, overrides: dict[str, str], engine: str | None, url: str | None, file: Path) -> float:
     """Megabytes of a process of its own, once it has written a text."""
     if engine is not None:
         system = load_speech_llm(checkpoint, overrides=overrides, engine=engine, engine_url=url)  # type: ignore[arg-type]
