@@ -1,7 +1,7 @@
 """The settings against repetition of `DecodingConfig`, for requests to vLLM.
 
 vLLM has no n-grams that must not repeat. Its repetition penalty also counts the prompt's tokens, and where a prompt is
-embeddings, what an earlier request has left in their place (findings/vllm_penalties_of_earlier_requests.sh).
+embeddings, what an earlier request has left in their place (seen with the server of vLLM 0.32).
 """
 
 from __future__ import annotations
