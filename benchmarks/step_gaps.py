@@ -45,8 +45,7 @@ def main() -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as file:
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         events: list[dict[str, Any]] = json.load(file)["traceEvents"]
     return [event for event in events if event.get("ph") == "X"]
 
