@@ -15,6 +15,7 @@ from speechllm_plugin.llms.exact import Block
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.joining import PromptRow, pad_rows
 from speechllm_plugin.llms.row_states import DecoderStates
+from speechllm_plugin.llms.scaled_positions import unscaled_positions
 from speechllm_plugin.llms.side_by_side import pass_rows
 from speechllm_plugin.llms.states import States, cut_states, length_of
 
@@ -40,6 +41,7 @@ class CausalRows:
         self.apart = not llm.pads
         # With experts, or int8, the rounding of a token depends on the tokens behind it.
         self.one_pass = not _has_experts(llm.model.config) and llm.config.quantization != "int8"
+        self._unscaled = unscaled_positions(llm.model.config.get_text_config())
         self.block = BLOCK if llm.device.type == "cpu" else None
         self._shared: dict[tuple[int, ...], States] = {}
         """By prefix: an LLM that is trained keeps none itself."""
@@ -52,6 +54,10 @@ class CausalRows:
         self._rows.update(zip(numbers, rows, strict=True))
         return numbers
 
+    def scales(self, row: int, limit: int) -> bool:
+        size = len(self._rows[row].prefix) + len(self._rows[row].embeddings) + limit
+        return self._unscaled is not None and size > self._unscaled
+
     def forget(self, row: int) -> None:
         for known in (self._rows, self._prompts, self._checked):
             known.pop(row, None)
@@ -62,6 +68,8 @@ class CausalRows:
         llm = self._llm
         whole = [torch.cat([llm.embed_ids(self._rows[row].prefix), self._rows[row].embeddings]) for row in rows]
         padded, mask = pad_rows(whole, "left")
+        if self._unscaled is not None:
+            llm.model(inputs_embeds=padded[:1, -1:])  # a short text makes it forget the longest one
         return generate_rows(llm.model, llm.tokenizer, {"inputs_embeds": padded, "attention_mask": mask}, search)
 
     def states(self, rows: Sequence[int]) -> DecoderStates:
