@@ -22,9 +22,9 @@ from speechllm_plugin.llms.states import States, cut_states, length_of
 if TYPE_CHECKING:
     from speechllm_plugin.llms.causal import CausalLlm
 
-BLOCK = 16
-"""Places of a text that a pass over a row checks, on a CPU: most texts end before they have as many tokens as they may.
-A GPU takes all that a text may have in the time of one block."""
+BLOCK, GPU_BLOCK = 16, 256
+"""Places of a text that a pass over a row checks. Most texts end before they have as many tokens as they may, and a CPU
+takes a time for each place. A GPU takes as long for many as for few."""
 
 
 class CausalRows:
@@ -42,7 +42,7 @@ class CausalRows:
         # With experts, or int8, the rounding of a token depends on the tokens behind it.
         self.one_pass = not _has_experts(llm.model.config) and llm.config.quantization != "int8"
         self._unscaled = unscaled_positions(llm.model.config.get_text_config())
-        self.block = BLOCK if llm.device.type == "cpu" else None
+        self.block = BLOCK if llm.device.type == "cpu" else GPU_BLOCK
         self._shared: dict[tuple[int, ...], States] = {}
         """By prefix: an LLM that is trained keeps none itself."""
         self._prompts: dict[int, States] = {}
@@ -92,8 +92,7 @@ class CausalRows:
             before.append(cut_states(self._checked[row], known) if block.start else prompt)
         found = []
         for row, (hidden, states) in zip(rows, pass_rows(self._llm, inputs, before), strict=True):
-            if self.block is not None:  # otherwise one pass checks the whole text
-                self._checked[row] = states
+            self._checked[row] = states
             found.append(hidden)
         return found
 
