@@ -10,7 +10,7 @@ LATEST_TORCH ?= torch
 LATEST_TESTS := tests/plugin/prompts tests/plugin/alignment tests/plugin/inference $(addprefix tests/plugin/,$(addsuffix .py, \
 	$(addprefix adapters/test_,adapters base cif conv ctc published subsample wlq_former) \
 	$(addprefix encoders/test_,encoders_apart seamless_m4t_v2 w2v_bert wav2vec2 whisper) \
-	$(addprefix llms/test_,causal exact_decoding generation llm_families prefix_states) \
+	$(addprefix llms/test_,causal exact_decoding generation llm_families prefix_states scaled_positions) \
 	$(addprefix pretrained/test_,damaged_llms encoders hub whole_models) \
 	$(addprefix speech_llm/test_,ctc_head preflight) text/test_vocabulary))
 

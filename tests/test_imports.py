@@ -51,7 +51,7 @@ ROOMS: dict[str, set[str]] = {
     "log": set(),
     "models": {
         "adapters", "alignment", "configuration", "datasets", "encoders", "errors", "files", "inference", "llms", "log",
-        "pretrained", "prompts", "registry", "tensors", "text", "workarounds",
+        "pretrained", "prompts", "registry", "tasks", "tensors", "text", "workarounds",
     },
     "pretrained": {"errors", "log", "workarounds"},
     "prompts": {"errors", "tasks", "text"},
@@ -63,7 +63,7 @@ ROOMS: dict[str, set[str]] = {
     "text": {"errors", "files"},
     "units": {
         "adapters", "alignment", "cascade", "datasets", "errors", "files", "llms", "log", "models", "scoring",
-        "tensors",
+        "tasks", "tensors",
     },
     "workarounds": set(),
 }  # fmt: skip

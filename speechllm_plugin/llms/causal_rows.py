@@ -15,15 +15,16 @@ from speechllm_plugin.llms.exact import Block
 from speechllm_plugin.llms.generation import Search, generate_rows, stop_tokens
 from speechllm_plugin.llms.joining import PromptRow, pad_rows
 from speechllm_plugin.llms.row_states import DecoderStates
+from speechllm_plugin.llms.scaled_positions import unscaled_positions
 from speechllm_plugin.llms.side_by_side import pass_rows
 from speechllm_plugin.llms.states import States, cut_states, length_of
 
 if TYPE_CHECKING:
     from speechllm_plugin.llms.causal import CausalLlm
 
-BLOCK = 16
-"""Places of a text that a pass over a row checks, on a CPU: most texts end before they have as many tokens as they may.
-A GPU takes all that a text may have in the time of one block."""
+BLOCK, GPU_BLOCK = 16, 256
+"""Places of a text that a pass over a row checks. Most texts end before they have as many tokens as they may, and a CPU
+takes a time for each place. A GPU takes as long for many as for few."""
 
 
 class CausalRows:
@@ -40,7 +41,8 @@ class CausalRows:
         self.apart = not llm.pads
         # With experts, or int8, the rounding of a token depends on the tokens behind it.
         self.one_pass = not _has_experts(llm.model.config) and llm.config.quantization != "int8"
-        self.block = BLOCK if llm.device.type == "cpu" else None
+        self._unscaled = unscaled_positions(llm.model.config.get_text_config())
+        self.block = BLOCK if llm.device.type == "cpu" else GPU_BLOCK
         self._shared: dict[tuple[int, ...], States] = {}
         """By prefix: an LLM that is trained keeps none itself."""
         self._prompts: dict[int, States] = {}
@@ -52,6 +54,10 @@ class CausalRows:
         self._rows.update(zip(numbers, rows, strict=True))
         return numbers
 
+    def scales(self, row: int, limit: int) -> bool:
+        size = len(self._rows[row].prefix) + len(self._rows[row].embeddings) + limit
+        return self._unscaled is not None and size > self._unscaled
+
     def forget(self, row: int) -> None:
         for known in (self._rows, self._prompts, self._checked):
             known.pop(row, None)
@@ -62,6 +68,8 @@ class CausalRows:
         llm = self._llm
         whole = [torch.cat([llm.embed_ids(self._rows[row].prefix), self._rows[row].embeddings]) for row in rows]
         padded, mask = pad_rows(whole, "left")
+        if self._unscaled is not None:
+            llm.model(inputs_embeds=padded[:1, -1:])  # a short text makes it forget the longest one
         return generate_rows(llm.model, llm.tokenizer, {"inputs_embeds": padded, "attention_mask": mask}, search)
 
     def states(self, rows: Sequence[int]) -> DecoderStates:
@@ -84,8 +92,7 @@ class CausalRows:
             before.append(cut_states(self._checked[row], known) if block.start else prompt)
         found = []
         for row, (hidden, states) in zip(rows, pass_rows(self._llm, inputs, before), strict=True):
-            if self.block is not None:  # otherwise one pass checks the whole text
-                self._checked[row] = states
+            self._checked[row] = states
             found.append(hidden)
         return found
 

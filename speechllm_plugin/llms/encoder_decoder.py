@@ -129,6 +129,9 @@ class EncoderDecoderRows:
         self._rows.update((number, row.embeddings) for number, row in zip(numbers, rows, strict=True))
         return numbers
 
+    def scales(self, row: int, limit: int) -> bool:
+        return False
+
     def forget(self, row: int) -> None:
         self._rows.pop(row, None)
         self._encodings.pop(row, None)

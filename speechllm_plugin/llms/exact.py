@@ -60,6 +60,10 @@ class Rows(Protocol):
         """:returns: numbers that no row has had."""
 
     @abstractmethod
+    def scales(self, row: int, limit: int) -> bool:
+        """Whether a row of up to `limit` tokens changes the positions of rows beside it: see `scaled_positions`."""
+
+    @abstractmethod
     def forget(self, row: int) -> None:
         """What is kept of a row."""
 

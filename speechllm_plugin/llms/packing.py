@@ -8,7 +8,7 @@ all otherwise. So a row costs the square of its own length, and no mask of the w
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -41,6 +41,11 @@ class PackedRows:
     window_was_told: bool = False
     """Whether a layer has told the length of its window, or that it has no window."""
     _masks: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+
+    @property
+    def filling(self) -> int:
+        """Positions behind the last row."""
+        return self.size - self.rows[-1].own.stop
 
     def mask(self, queries: int, keys: int, window: int | None, like: Tensor, *, added: bool) -> Tensor | None:
         """The mask of the last queries of a row over all its keys, `[1, 1, queries, keys]`.
@@ -95,30 +100,50 @@ def _attend(
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """An attention function of transformers: `[B, heads, T, dim]` -> `[B, T, heads, dim]`."""
-    attend: Any = sdpa_attention_forward
+    attend: Any = partial(_attend_sdpa, module)
     if implementation == "eager":  # each family has its own `eager`, with its caps and sinks
-        attend = vars(sys.modules[type(module).__module__])["eager_attention_forward"]
+        attend = partial(vars(sys.modules[type(module).__module__])["eager_attention_forward"], module)
     if packed_rows is None:
-        output: tuple[Tensor, Tensor | None] = attend(module, query, key, value, attention_mask, **options)
+        output: tuple[Tensor, Tensor | None] = attend(query, key, value, attention_mask, **options)
         return output
     packed_rows.window_was_told |= "sliding_window" in options
     options.pop("is_causal", None)  # it describes a mask of the whole sequence, which does not exist
-    kept, outputs = packed_rows.kept, []
-    for row in packed_rows.rows:
-        own = slice(kept + row.own.start, kept + row.own.stop)
-        # Contiguous, as a lone row is: with another layout in memory, products might be summed in another order.
-        queries = query[:, :, row.own].contiguous()
-        keys, values = (
-            torch.cat([x[:, :, row.prefix], x[:, :, own]], dim=2) if row.prefix.stop > row.prefix.start
-            else x[:, :, own].contiguous() for x in (key, value)
-        )  # fmt: skip
+    outputs = []
+    for queries, keys, values in _apart(query, key, value, packed_rows):
         mask = packed_rows.mask(
             queries.size(2), keys.size(2), options.get("sliding_window"), query, added=implementation == "eager"
         )
-        outputs.append(attend(module, queries, keys, values, mask, **options)[0])
-    filling = packed_rows.size - packed_rows.rows[-1].own.stop
-    outputs.append(outputs[0].new_zeros(1, filling, *outputs[0].shape[2:]))
+        outputs.append(attend(queries, keys, values, mask, **options)[0])
+    outputs.append(outputs[0].new_zeros(1, packed_rows.filling, *outputs[0].shape[2:]))
     return torch.cat(outputs, dim=1), None
+
+
+def _apart(query: Tensor, key: Tensor, value: Tensor, packed: PackedRows) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Queries, keys and values of each row."""
+    # Of slices, each would make gradients of the whole sequence.
+    sizes = [packed.kept, *(row.own.stop - row.own.start for row in packed.rows), packed.filling]
+    queries, keys, values = query.split(sizes[1:], dim=2), key.split(sizes, dim=2), value.split(sizes, dim=2)
+    for row, own_query, *own in zip(packed.rows, queries[:-1], keys[1:-1], values[1:-1], strict=True):
+        if row.prefix.stop > row.prefix.start:
+            whole = [torch.cat([x[0][:, :, row.prefix], y], dim=2) for x, y in zip((keys, values), own, strict=True)]
+        else:
+            whole = [x.contiguous() for x in own]
+        # Contiguous, as a lone row is: with another layout in memory, products might be summed in another order.
+        yield own_query.contiguous(), *whole
+
+
+def _attend_sdpa(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' own; in float32 for the gradients of half precision on a CPU. PyTorch's backward pass takes 3 to 5
+    times as long in bfloat16 for rows of 50 to 150 positions (2.9.1 and 2.13.0, with AMX)."""
+    if query.device.type != "cpu" or not (torch.is_grad_enabled() and query.requires_grad):
+        return sdpa_attention_forward(module, query, key, value, mask, **options)
+    dtype = query.dtype
+    if mask is not None and mask.is_floating_point():
+        mask = mask.float()
+    output, weights = sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **options)
+    return output.to(dtype), weights
 
 
 NAMES: dict[str, str] = {"sdpa": "speechllm_sdpa", "eager": "speechllm_eager"}

@@ -55,6 +55,19 @@ class RunningBatch(Batch):
         numbers = self._rows.add(rows)
         search = Search(keys, limits, self._end_of_turn, config, self._start_token)
         self._searches.update((number, search.only([place])) for place, number in enumerate(numbers))
+        try:
+            with self._precision():
+                self._begin(numbers, config)
+        except Exception:
+            for number in numbers:
+                self.drop(number)
+            raise
+        return numbers
+
+    def _begin(self, numbers: Sequence[int], config: DecodingConfig) -> None:
+        scaled = [number for number in numbers if self._is_scaled(number)]
+        self._alone += scaled
+        numbers = [number for number in numbers if number not in scaled]
         # Beams cannot be checked by one pass: hypotheses are compared with each other at every step.
         if self._rows.apart or (self._half and (config.beam_size > 1 or not self._rows.one_pass)):
             self._alone += numbers
@@ -63,14 +76,10 @@ class RunningBatch(Batch):
         else:
             if self._half:
                 self._checked.update((row, CheckedRow(self._rows, row, self._searches[row])) for row in numbers)
-            try:
-                with self._precision():
-                    self._write(numbers)
-            except Exception:
-                for number in numbers:
-                    self.drop(number)
-                raise
-        return numbers
+            self._write(numbers)
+
+    def _is_scaled(self, number: int) -> bool:
+        return self._rows.scales(number, *self._searches[number].limits)
 
     def drop(self, number: int) -> None:
         for numbers in (self._alone, self._beams, self._queue):
@@ -114,7 +123,8 @@ class RunningBatch(Batch):
 
     def _decode_alone(self, row: int) -> Generated:
         search = self._searches[row]
-        if search.config.beam_size > 1:
+        # transformers knows what to do where positions change within a text.
+        if search.config.beam_size > 1 or self._is_scaled(row):
             return self._rows.beams([row], search)[0]
         loop, writing = GreedyLoop(self._rows.logits, self._rows.stops, self._rows.device), Writing(row, search, [])
         loop.add([writing], self._rows.states([row]))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from speechllm_plugin.alignment.forced import frames_needed
@@ -16,6 +17,7 @@ from speechllm_plugin.datasets.utterances import Clips, Utterance, Utterances
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.log import log
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
+from speechllm_plugin.tasks.api import Task
 from speechllm_plugin.tensors.copies import on_host
 
 _LOOKED_AT = 2000
@@ -51,14 +53,20 @@ def known_transcripts(model: SpeechLlm, clips: Clips, split: str) -> tuple[Trans
 
     :raises UserError: a clip has no transcript, and the model's configuration does not leave such clips out.
     """
-    prompt, rows = model.config.prompt, clips.utterances
-    writes_another = np.zeros(len(rows), dtype=bool)
-    writes_another[rows.where(lambda asked: not prompt.task_of(*asked).writes_speech)] = True
+    prompt, rows, distillation = model.config.prompt, clips.utterances, model.config.distillation
+
+    def of_tasks(chosen: Callable[[Task], bool]) -> npt.NDArray[np.bool_]:
+        found = np.zeros(len(rows), dtype=bool)
+        found[rows.where(lambda asked: chosen(prompt.task_of(*asked)))] = True
+        return found
+
     # The same rule as in `Task.spoken`.
-    is_unknown = writes_another & rows.has_text & ~rows.has_source
-    unknown, known = rows.take(np.flatnonzero(is_unknown)), clips.take(np.flatnonzero(~is_unknown))
+    is_unknown = of_tasks(lambda task: not task.writes_speech) & rows.has_text & ~rows.has_source
+    known = clips.take(np.flatnonzero(~is_unknown))
+    untaught = is_unknown & of_tasks(lambda task: distillation.teaches(task.name))
     losses = [*(["CTC"] if model.ctc is not None else []), *model.adapter.loss_weights]
-    losses += ["distillation"] if model.config.distillation.weight else []
+    unknown = rows.take(np.flatnonzero(is_unknown if losses else untaught))
+    losses += ["distillation"] if untaught.any() else []
     if unknown and losses:
         line = (
             f"{unknown[0].name}, column 'src_text': found none for {len(unknown):,} of {len(clips):,} rows of split "
@@ -78,7 +86,9 @@ def known_transcripts(model: SpeechLlm, clips: Clips, split: str) -> tuple[Trans
 def _check_earlier(model: SpeechLlm, rows: Utterances, split: str) -> None:
     """:raises UserError: earlier turns in speech have no transcript, which the teacher needs."""
     unknown = [
-        row for row in rows.take(rows.hearing) if not all(turn.transcript for turn in row.row.asks.heard)
+        row for row in rows.take(rows.hearing)
+        if model.config.distillation.teaches(model.config.prompt.task_of(*row.asked).name)
+        and not all(turn.transcript for turn in row.row.asks.heard)
     ]
     if not unknown:
         return

@@ -12,12 +12,16 @@ from speechllm_tools.cli import main
 def test_systems_are_measured_in_turn(benchmark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
     options = ["--clips", "1", "0.5", "--tokens", "3", "--rounds", "1", "--output", str(page)]
-    options += ["--batches", "2", "1"] if benchmark == "decode" else []
+    options += ["--batches", "2", "1"] if benchmark == "decode" else ["--dtype", "bfloat16", "float32"]
     assert main(["bench", benchmark, *options, "--only", "granite", "not padded"]) == 0
     lines = page.read_text().splitlines()
     rows = [line.split(" | ") for line in lines if line.startswith(("| ours", "| transformers"))]
-    tables = 2 if benchmark == "decode" else 1
-    assert [row[0] for row in rows] == tables * ["| ours, not padded", "| transformers' Granite Speech"]
+    made = {"step": ["bfloat16", "float32"], "decode": ["float32", "float32"]}[benchmark]
+    names = ("| ours, not padded", "| transformers' Granite Speech")
+    assert [row[0] for row in rows] == [f"{name} ({dtype})" for dtype in made for name in names]
+    if benchmark == "step":
+        assert [row[7] for row in rows[2:]] == ["1.0x", "1.0x"]
+        assert all(row[7].endswith("x") for row in rows)
     # 13 and 7 vectors, and 12 tokens behind each with 3 - 1 of the target, packed; or the tokens that were written.
     place, expected = {"step": (1, "48"), "decode": (2, "6")}[benchmark]
     assert rows[0][place] == expected

@@ -17,12 +17,13 @@ from speechllm_plugin.datasets.batch import Clip
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.cross_entropy import divergence, sum_rows
 from speechllm_plugin.llms.texts_as_speech import embed_texts
+from speechllm_plugin.models.speech_llm.distillation_config import DistillationConfig
 from speechllm_plugin.prompts import PromptRenderer
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """The divergence for the clips of a batch that have a transcript, also of their earlier speech."""
+    """The divergence for the clips of a batch that have the teacher: it needs a transcript, also of earlier speech."""
 
     rows: list[int]
     """Places of these clips in the batch."""
@@ -38,16 +39,16 @@ def distill(
     clips: Sequence[Clip],
     states: Tensor,
     targets: Sequence[Sequence[int]],
-    temperature: float,
+    config: DistillationConfig,
 ) -> Distilled | None:
     """
     :param states: `Llm.target_states` of all the clips, given their speech.
     :param targets: token ids of all the clips.
-    :returns: None where no clip has a transcript.
+    :returns: None where no clip has this teacher and a transcript.
     """
     rows = [
         row for row, clip in enumerate(clips)
-        if clip.spoken and all(turn.transcript for turn in clip.asks.heard)
+        if config.teaches(clip.task.name) and clip.spoken and all(turn.transcript for turn in clip.asks.heard)
     ]  # fmt: skip
     if not rows:
         return None
@@ -62,5 +63,5 @@ def distill(
     parts = states.split([len(target) for target in targets])
     student = torch.cat([parts[row] for row in rows])
     with llm.precision(states.device.type):
-        losses = divergence(student, teacher, llm.logits, llm.vocabulary_size, temperature)
+        losses = divergence(student, teacher, llm.logits, llm.vocabulary_size, config.temperature)
     return Distilled(rows, sum_rows(losses, own), sum(map(len, own)))

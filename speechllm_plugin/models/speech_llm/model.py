@@ -127,7 +127,7 @@ class SpeechLlm(nn.Module):
         cross_entropy, config = self.llm.loss_of(states, targets), self.config.distillation
         if config.weight == 0:
             return cross_entropy, None
-        return cross_entropy, distill(self.llm, self.prompts, batch.clips, states, targets, config.temperature)
+        return cross_entropy, distill(self.llm, self.prompts, batch.clips, states, targets, config)
 
     def transcript_tokens(self, text: str) -> list[int]:
         """The tokens of a text that CTC and CIF are trained on, without the end of the turn."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from speechllm_plugin.models.speech_llm.distillation import distill
 from speechllm_plugin.models.speech_llm.distillation_config import DistillationConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
+from speechllm_plugin.tasks.api import task_named
 from tests.plugin.llm_families import load_family, save_family
 from tests.plugin.speech_llm.systems import batches_of, create
 
@@ -60,13 +62,14 @@ def test_the_divergence_is_that_of_the_distributions(
 ) -> None:
     prompts = PromptRenderer(llm.tokenizer, PromptConfig(), chat=llm.chat)
     targets = [prompts.encode_target(text) for text in rows.texts]
+    config = DistillationConfig(weight=1.0, temperature=temperature)
     teacher = written_states(llm, prompts, rows, targets, None)
-    none = distill(llm, prompts, rows.clips, teacher, targets, temperature)
+    none = distill(llm, prompts, rows.clips, teacher, targets, config)
     assert none is not None and none.rows == [0, 1, 2]
     assert none.divergence.abs().max() < 1e-4
 
     states = written_states(llm, prompts, rows, targets, "set a timer").detach().requires_grad_()
-    found = distill(llm, prompts, rows.clips, states, targets, temperature)
+    found = distill(llm, prompts, rows.clips, states, targets, config)
     assert found is not None and found.num_targets == sum(map(len, targets[:3]))
     p = (llm.logits(teacher).float() / temperature).softmax(dim=1)
     q = (llm.logits(states).float() / temperature).softmax(dim=1)
@@ -77,12 +80,12 @@ def test_the_divergence_is_that_of_the_distributions(
 
     (gradient,) = torch.autograd.grad(found.divergence.sum(), states)
     monkeypatch.setattr(speechllm_plugin.tensors.logits, "LOGITS_AT_A_TIME", 6 * llm.vocabulary_size)
-    pieces = distill(llm, prompts, rows.clips, states, targets, temperature)
+    pieces = distill(llm, prompts, rows.clips, states, targets, config)
     assert pieces is not None
     torch.testing.assert_close(torch.autograd.grad(pieces.divergence.sum(), states)[0], gradient)
 
 
-def system(tiny_config: SpeechLlmConfig, **values: float) -> SpeechLlm:
+def system(tiny_config: SpeechLlmConfig, **values: Any) -> SpeechLlm:
     tiny_config.distillation = DistillationConfig(**values)
     return create(tiny_config).eval()
 
@@ -96,6 +99,16 @@ def test_the_loss_is_a_mixture(tiny_config: SpeechLlmConfig, rows: SpeechTextBat
     taught = 0.75 * loss.lm[:3].sum() + 0.25 * 9.0 * loss.distilled.divergence.sum()
     torch.testing.assert_close(loss.total, taught + loss.lm[3])
     loss.total.backward()
+
+
+def test_clips_of_other_tasks_have_no_teacher(tiny_config: SpeechLlmConfig, rows: SpeechTextBatch) -> None:
+    tiny_config.ctc = CtcConfig(no_transcript="leave_out")
+    rows.clips[2] = dataclasses.replace(rows.clips[2], task=task_named("answer", "task"))
+    loss = system(tiny_config, weight=0.25, tasks=["answer"])(rows)
+    assert loss.distilled.rows == [2]
+    taught = 0.75 * loss.lm[2] + 0.25 * loss.distilled.divergence.sum()
+    torch.testing.assert_close(loss.total, taught + loss.lm[[0, 1, 3]].sum())
+    assert system(tiny_config, weight=0.25, tasks=["translate"])(rows).distilled is None
 
 
 def test_an_adapter_learns_from_its_teacher_alone(tiny_config: SpeechLlmConfig, rows: SpeechTextBatch) -> None:
@@ -118,8 +131,10 @@ def test_an_adapter_learns_from_its_teacher_alone(tiny_config: SpeechLlmConfig, 
     [
         ({"weight": 1.5}, "distillation.weight: found 1.5, expected 0 to 1"),
         ({"weight": 0.5, "temperature": 0.0}, "distillation.temperature: found 0.0, expected a number above 0"),
+        ({"tasks": ["answers"]}, "distillation.tasks: found answers, expected null or some of answer, trans"),
+        ({"tasks": []}, "distillation.tasks: found none, expected null or some of answer, transcribe, translate"),
     ],
 )
-def test_values_that_are_wrong(tiny_config: SpeechLlmConfig, values: dict[str, float], line: str) -> None:
+def test_values_that_are_wrong(tiny_config: SpeechLlmConfig, values: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError, match=line):
         system(tiny_config, **values)

@@ -68,6 +68,10 @@ def run(browser: Any) -> str:
     waited(browser, lambda: find(browser, "run").is_enabled())
     find(browser, "run").click()
     waited(browser, lambda: find(browser, "result").is_displayed() and find(browser, "run").is_enabled())
+    top, height = browser.execute_script(
+        "return [document.getElementById('result').getBoundingClientRect().top, window.innerHeight]"
+    )
+    assert top < height, "the text is below what is seen"
     return shown(browser)[0].text
 
 

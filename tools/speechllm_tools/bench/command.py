@@ -146,6 +146,8 @@ def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=24, metavar="N", help="of each text (default: 24)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="after one to warm up (default: 2)")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="systems whose names hold one of these words")
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"),
+                        help="precisions, all in one run (default: bfloat16 on a GPU, float32 on a CPU)")
     parser.add_argument("--widths", choices=("small", "large"), default="small",
                         help="of Whisper tiny and SmolLM2-135M, or of Whisper large and Llama 3.1 8B (default: small)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the page here, too")

@@ -10,14 +10,24 @@ from itertools import cycle, islice
 
 from speechllm_plugin.errors import UserError
 from speechllm_tools.bench.report import footer
-from speechllm_tools.bench.systems import WIDTHS, Clips, Qwen2Audio, System, Voxtral, clock, command_of, systems_of
+from speechllm_tools.bench.systems import (
+    WIDTHS,
+    Clips,
+    Qwen2Audio,
+    System,
+    Voxtral,
+    clock,
+    command_of,
+    label_of,
+    systems_of,
+)
 
 HEAD = """\
 # Decoding beside transformers' classes
 
-{what} and what joins them, with random weights, in {dtype}. Every clip gets the
-same number of tokens, greedily, from audio to tokens (of `cached`: from features). The systems take turns, in one run;
-a time is the median of its rounds.
+{what} and what joins them, with random weights. Every clip gets the same number of
+tokens, greedily, from audio to tokens (of `cached`: from features). The systems take turns, in one run; a time is the
+median of its rounds. In bfloat16 each of our rows is checked for the tokens that it gives alone; peers' are not.
 """
 
 
@@ -39,16 +49,16 @@ def run(options: argparse.Namespace, device: str, *, report: Callable[[str], Non
     tables = []
     for size in options.batches:
         batches = batches_of(options.clips, size, options.tokens)
-        figures = {system.name: Figures() for system in systems}
+        figures = {system.label: Figures() for system in systems}
         for number in range(options.rounds + 1):
             for system in systems:
-                found = figures[system.name]
+                found = figures[system.label]
                 _decode(system, batches, found, 2 if number == 0 else options.tokens)
-                report(f"batches of {size}, round {number}: {system.name}: {found.seconds[-1]:.2f} s")
+                report(f"batches of {size}, round {number}: {system.label}: {found.seconds[-1]:.2f} s")
         for found in figures.values():
             del found.seconds[0]  # the warm-up, of a few tokens
-        tables.append(table_of(size, batches, figures))
-    head = HEAD.format(what=WIDTHS[options.widths].what, dtype="bfloat16" if device == "cuda" else "float32")
+        tables.append(table_of(size, batches, systems, figures))
+    head = HEAD.format(what=WIDTHS[options.widths].what)
     command = f"    {command_of(options, device)} --batches {' '.join(map(str, options.batches))}"
     page = "\n\n".join([head.rstrip(), *tables, command, footer()])
     print(page)
@@ -73,16 +83,18 @@ def _decode(system: System, batches: Sequence[Clips], found: Figures, tokens: in
     found.seconds.append(taken)
 
 
-def table_of(size: int, batches: Sequence[Clips], figures: dict[str, Figures]) -> str:
+def table_of(
+    size: int, batches: Sequence[Clips], systems: Sequence[System], figures: dict[str, Figures]
+) -> str:
     peers = {"Voxtral's by it": Voxtral.name, "Qwen2-Audio's by it": Qwen2Audio.name}
     columns = ("seconds", "tokens", "tokens/s", *peers)
     rows = [f"| system | {' | '.join(columns)} |", "| --- " + "| ---: " * len(columns) + "|"]
-    for name, found in figures.items():
-        ratios = [
-            f"{figures[peer].median / found.median:.1f}x" if peer in figures else "-" for peer in peers.values()
-        ]
+    for system in systems:
+        found = figures[system.label]
+        others = [label_of(peer, system.dtype) for peer in peers.values()]
+        ratios = [f"{figures[other].median / found.median:.1f}x" if other in figures else "-" for other in others]
         rate = f"{found.written / found.median:.1f}"
-        rows.append(f"| {name} | {found.median:.2f} | {found.written} | {rate} | {' | '.join(ratios)} |")
+        rows.append(f"| {system.label} | {found.median:.2f} | {found.written} | {rate} | {' | '.join(ratios)} |")
     clips = [seconds for batch in batches for seconds in batch.seconds]
     shown = f"{', '.join(f'{length:g}' for length in clips[:4])}{' ...' if len(clips) > 4 else ''}"
     what = f"{len(clips)} clips of {shown} s, {batches[0].target_tokens} tokens each, in batches of {size}:"

@@ -17,17 +17,29 @@ from torch import nn
 
 from speechllm_plugin.cost.estimate import FlopCounter
 from speechllm_tools.bench.report import footer
-from speechllm_tools.bench.systems import WIDTHS, Clips, System, Voxtral, clock, command_of, systems_of
+from speechllm_tools.bench.systems import (
+    WIDTHS,
+    Clips,
+    System,
+    Voxtral,
+    clock,
+    command_of,
+    dtypes_of,
+    label_of,
+    name_of,
+    systems_of,
+)
 
 HEAD = """\
 # A training step beside transformers' classes
 
-{what} and what joins them, with random weights, in {dtype}: encoder and LLM are
-frozen, forward and backward of one batch. The systems take turns, in one run; a time is the median of its rounds.
+{what} and what joins them, with random weights: encoder and LLM are frozen,
+forward and backward of one batch. The systems take turns, in one run; a time is the median of its rounds.
 
 - positions: of the LLM in a step, padding included, without ours before the speech, whose states are kept.
+- Voxtral's by it, float32's by it: times of Voxtral in the same precision, and of the same system in float32.
 - of the matrix rate: matrix products of the step by its seconds, as a share of what one product of two square matrices
-  of {size} rows reaches in the same run.
+  of {size} rows reaches in the same run and precision.
 - peak: growth of the {whose} memory in a step.
 """
 _SIZES = {"cpu": 1024, "cuda": 8192}
@@ -48,14 +60,14 @@ class Figures:
 
 def run(options: argparse.Namespace, device: str, *, report: Callable[[str], None]) -> int:
     systems = systems_of(options, device)
-    figures = {system.name: Figures() for system in systems}
+    figures = {system.label: Figures() for system in systems}
     for system in systems:
         system.prepare(Clips(options.clips, options.tokens))
     for number in range(options.rounds + 1):
         for system in systems:
-            found = figures[system.name]
+            found = figures[system.label]
             _step(system, found, is_first=number == 0)
-            report(f"round {number}: {system.name}: {found.seconds[-1]:.2f} s" if number else f"ready: {system.name}")
+            report(f"round {number}: {system.label}: {found.seconds[-1]:.2f} s" if number else f"ready: {system.label}")
     page = page_of(systems, figures, options, device)
     print(page)
     if options.output is not None:
@@ -112,36 +124,39 @@ class _Timer:
 def page_of(
     systems: Sequence[System], figures: dict[str, Figures], options: argparse.Namespace, device: str
 ) -> str:
-    rate = matrix_rate(device)
-    columns = ("positions", "encoder s", "adapter s", "LLM s", "step s", "Voxtral's by it", "positions/s",
-               "of the matrix rate", "peak GB")
+    rates = {dtype: matrix_rate(device, dtype) for dtype in dtypes_of(options, device)}
+    columns = ("positions", "encoder s", "adapter s", "LLM s", "step s", "Voxtral's by it", "float32's by it",
+               "positions/s", "of the matrix rate", "peak GB")
     rows = [f"| system | {' | '.join(columns)} |", "| --- " + "| ---: " * len(columns) + "|"]
-    reference = figures[Voxtral.name].median if Voxtral.name in figures else None
     for system in systems:
-        found = figures[system.name]
+        found = figures[system.label]
         parts = " | ".join(f"{statistics.median(times):.2f}" for times in found.parts.values())
-        times = f"{reference / found.median:.1f}x" if reference else "-"
+        others = (label_of(Voxtral.name, system.dtype), label_of(system.name, torch.float32))
+        times = " | ".join(
+            f"{figures[other].median / found.median:.1f}x" if other in figures else "-" for other in others
+        )
+        share = found.flops / found.median / rates[system.dtype]
         peak = "-" if found.peak is None else f"{found.peak / 1e9:.2f}"
         rows.append(
-            f"| {system.name} | {system.positions()} | {parts} | {found.median:.2f} | {times} | "
-            f"{system.positions() / found.median:.0f} | {found.flops / found.median / rate:.0%} | {peak} |"
+            f"| {system.label} | {system.positions()} | {parts} | {found.median:.2f} | {times} | "
+            f"{system.positions() / found.median:.0f} | {share:.0%} | {peak} |"
         )
+    shown = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name_of(dtype)}" for dtype, rate in rates.items())
     notes = [
         f"Clips of {', '.join(f'{seconds:g}' for seconds in options.clips)} s, {options.tokens} target tokens each; "
-        f"{options.rounds} round(s). The matrix rate: {rate / 1e9:.0f} GFLOP/s. Encoder, adapter and LLM are their "
+        f"{options.rounds} round(s). The matrix rate: {shown}. Encoder, adapter and LLM are their "
         "forward passes; the rest of a step is the loss and the backward pass.",
         "", f"    {command_of(options, device)}", "", footer(),
     ]
     head = HEAD.format(
-        what=WIDTHS[options.widths].what, dtype="bfloat16" if device == "cuda" else "float32", size=_SIZES[device],
-        whose="GPU's" if device == "cuda" else "process's",
-    )  # fmt: skip
+        what=WIDTHS[options.widths].what, size=_SIZES[device], whose="GPU's" if device == "cuda" else "process's"
+    )
     return "\n".join([head, *rows, "", *notes])
 
 
-def matrix_rate(device: str) -> float:
+def matrix_rate(device: str, dtype: torch.dtype) -> float:
     """FLOP/s of a product of two matrices, the best of five."""
-    size, dtype = _SIZES[device], torch.bfloat16 if device == "cuda" else torch.float32
+    size = _SIZES[device]
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(5):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -107,9 +108,15 @@ class System:
     """A system to measure."""
 
     name: str
+    dtype: torch.dtype
     encoder: nn.Module
     adapter: nn.Module
     llm: nn.Module
+
+    @property
+    def label(self) -> str:
+        """Its name among systems of several precisions."""
+        return label_of(self.name, self.dtype)
 
     @property
     def weight(self) -> Tensor:
@@ -354,11 +361,24 @@ SYSTEMS: dict[str, Callable[[Shared], System]] = {
 """Makers of the systems by name; each takes seconds."""
 
 
-def systems_of(options: argparse.Namespace, device: str) -> list[System]:
-    """Makes systems, in bfloat16 on a GPU and in float32 on a CPU.
+def label_of(name: str, dtype: torch.dtype) -> str:
+    return f"{name} ({name_of(dtype)})"
 
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def dtypes_of(options: argparse.Namespace, device: str) -> list[torch.dtype]:
+    """What `--dtype` names, else bfloat16 on a GPU and float32 on a CPU."""
+    names = options.dtype or ["bfloat16" if device == "cuda" else "float32"]
+    return [getattr(torch, name) for name in dict.fromkeys(names)]
+
+
+def systems_of(options: argparse.Namespace, device: str) -> list[System]:
+    """
     :param options: options of `speechllm bench step` or `decode`.
-    :returns: the systems that `--only` names, or all.
+    :returns: the systems that `--only` names, or all, in each precision.
     :raises UserError: an option is outside its range, or names no system.
     """
     if not all(0.5 <= seconds <= 30 for seconds in options.clips):
@@ -370,16 +390,27 @@ def systems_of(options: argparse.Namespace, device: str) -> list[System]:
     chosen = [make for name, make in SYSTEMS.items() if any(word in name.lower() for word in words)]
     if not chosen:
         raise UserError(f"--only: found {' '.join(options.only)}, expected words of {'; '.join(SYSTEMS)}")
+    widths = WIDTHS[options.widths]
+    return [
+        system for dtype in dtypes_of(options, device) for system in _systems_in(dtype, widths, device, chosen)
+    ]
+
+
+def _systems_in(
+    dtype: torch.dtype, widths: Widths, device: str, chosen: Sequence[Callable[[Shared], System]]
+) -> list[System]:
     torch.manual_seed(0)
     own = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
+    torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            widths = WIDTHS[options.widths]
             shared = Shared(widths)
-            return [make(shared if device == "cuda" else Shared(widths)) for make in chosen]
+            systems = [make(shared if device == "cuda" else Shared(widths)) for make in chosen]
     finally:
         torch.set_default_dtype(own)
+    for system in systems:
+        system.dtype = dtype
+    return systems
 
 
 def clock() -> float:
@@ -395,6 +426,8 @@ def command_of(options: argparse.Namespace, device: str) -> str:
     words = [f"speechllm bench {options.benchmark} {where} --rounds {options.rounds}"]
     if options.widths != "small":
         words.append(f"--widths {options.widths}")
+    if options.dtype:
+        words.append(f"--dtype {' '.join(options.dtype)}")
     if options.only:
-        words.append(f"--only {' '.join(options.only)}")
+        words.append(f"--only {shlex.join(options.only)}")
     return " ".join(words)

@@ -160,6 +160,8 @@ def _train(root: Path, run: Path, steps: int, distillation: float) -> None:
     processes = num_processes()
     third = max(1, steps // 3)  # of the training is what a kill costs
     publish = min(20, third)
+    # Beside a list of names the LLM does not repeat what it is shown.
+    taught = [f"model.config_overrides.distillation.{key}" for key in (f"weight={distillation}", "tasks=[answer]")]
     run_recipe(
         "train", run, "--init-from", str(root / "run"), "--config-file", str(config), "--config",
         f"dataset.config_overrides.manifests.transcripts={root}/data/train.tsv",
@@ -170,7 +172,7 @@ def _train(root: Path, run: Path, steps: int, distillation: float) -> None:
         f"lr_scheduler.config.num_warmup_steps={steps // 12}",
         f"regime.checkpoint_every_n_steps={publish * max(1, third // publish)}",
         f"regime.publish_metrics_every_n_steps={publish}",
-        f"model.config_overrides.distillation.weight={distillation}", processes=processes,
+        *(taught if distillation else ()), processes=processes,
     )  # fmt: skip
 
 

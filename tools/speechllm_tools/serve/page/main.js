@@ -101,6 +101,7 @@ async function run(event) {
     const ends = await Promise.allSettled(asked().map((model, place, all) => fill(panels[place], model, all.length > 1)));
     player.light();
     find("result").hidden = ends.every(end => end.status === "rejected");
+    find("result").scrollIntoView({ block: "nearest" });
     const refused = ends.find(end => end.status === "rejected");
     if (refused) throw refused.reason;
     find("status").textContent = `Done in ${((Date.now() - start) / 1000).toFixed(1)} s`;
