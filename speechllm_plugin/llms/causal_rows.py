@@ -42,7 +42,7 @@ class CausalRows:
         # With experts, or int8, the rounding of a token depends on the tokens behind it.
         self.one_pass = not _has_experts(llm.model.config) and llm.config.quantization != "int8"
         self._unscaled = unscaled_positions(llm.model.config.get_text_config())
-        self.block = BLOCK if llm.device.type == "cpu" else GPU_BLOCK
+        self.block: int | None = BLOCK if llm.device.type == "cpu" else GPU_BLOCK
         self._shared: dict[tuple[int, ...], States] = {}
         """By prefix: an LLM that is trained keeps none itself."""
         self._prompts: dict[int, States] = {}
