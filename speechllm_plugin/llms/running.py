@@ -123,7 +123,7 @@ class RunningBatch(Batch):
 
     def _decode_alone(self, row: int) -> Generated:
         search = self._searches[row]
-        # transformers knows what to do where positions change within a text.
+        # `beams` makes the LLM forget the longest text, and no other row is decoded before this one's end.
         if search.config.beam_size > 1 or self._is_scaled(row):
             return self._rows.beams([row], search)[0]
         loop, writing = GreedyLoop(self._rows.logits, self._rows.stops, self._rows.device), Writing(row, search, [])

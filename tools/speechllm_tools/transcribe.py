@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "piece (default: 0.5)")
     parser.add_argument("--batch-size", type=int, default=8, help="files or pieces decoded together (default: 8); "
                         "changes the speed, not the text: exactly in bfloat16 and float16, up to ties within 1e-5 in "
-                        "float32")
+                        "float32 (with --engine vllm in float32 alone)")
     add_system(parser)
     add_decoding(parser)
 

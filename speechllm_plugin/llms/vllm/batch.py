@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, islice
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -50,17 +50,23 @@ class ServedBatch(Batch):
         check_settings(config, has_rules=self._model.has_rules)
         for row, key, limit in zip(rows, keys, limits, strict=True):
             self._check_room(key, len(row.embeddings), limit)
-        numbers = []
-        for row, key, limit in zip(rows, keys, limits, strict=True):
-            body = {
+        calls = [
+            self._server.complete({
                 "model": self._model.name,
                 "prompt_embeds": encoded(row.embeddings),
                 **fields_of(config, limit, self._stops, row_seed(key, config.seed)),
-            }
-            number, call = next(self._numbers), self._server.complete(body)
-            self._calls[number] = call
-            Thread(target=self._wait_for, args=(number, call, key, limit), name="vllm", daemon=True).start()
-            numbers.append(number)
+            })
+            for row, key, limit in zip(rows, keys, limits, strict=True)
+        ]  # fmt: skip
+        numbers = list(islice(self._numbers, len(calls)))
+        self._calls.update(zip(numbers, calls, strict=True))
+        try:
+            for asked in zip(numbers, calls, keys, limits, strict=True):
+                Thread(target=self._wait_for, args=asked, name="vllm", daemon=True).start()
+        except RuntimeError:  # no more threads
+            for number in numbers:
+                self.drop(number)
+            raise
         return numbers
 
     def _check_room(self, key: str, rows: int, limit: int) -> None:

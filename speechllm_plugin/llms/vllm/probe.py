@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechllm_plugin.errors import ServiceError, UserError
+from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.vllm.batch import encoded
 from speechllm_plugin.llms.vllm.server import NAME, START, ServedModel, VllmServer
@@ -17,8 +17,11 @@ from speechllm_plugin.llms.vllm.settings import fields_of
 
 _PROMPT, _TEXT = 16, 4
 """Tokens of the prompt that is tried, and of its continuation."""
-_NEAR = 0.1
-"""Most difference of the log-probabilities of a token, in nats, that rounding can make."""
+_TRIES = 2
+"""Other requests, which vLLM decodes beside these, change their rounding."""
+_NEAR = 0.15
+"""Most difference of the log-probabilities of a token, in nats, that rounding can make: between 16 and 32 neighbours in
+bfloat16 are 0.125 apart."""
 
 
 def find_model(server: VllmServer, identity: str, path: str) -> ServedModel:
@@ -48,10 +51,11 @@ def find_scale(server: VllmServer, model: ServedModel, embed: Callable[[Sequence
     ids = [place * (size - 1) // _PROMPT for place in range(1, _PROMPT + 1)]
     with torch.no_grad():
         embeddings = embed(ids)
-    expected = _continuation(server, model, {"prompt": ids})
-    for scale in (1.0, float(embeddings.size(1) ** 0.5)):
-        if _alike(_continuation(server, model, {"prompt_embeds": encoded(embeddings * scale)}), expected):
-            return scale
+    for _ in range(_TRIES):
+        expected = _continuation(server, model, {"prompt": ids})
+        for scale in (1.0, float(embeddings.size(1) ** 0.5)):
+            if _alike(_continuation(server, model, {"prompt_embeds": encoded(embeddings * scale)}), expected):
+                return scale
     raise UserError(
         f"engine_url: found that {model.root} at {server.url} goes on otherwise from tokens than from our embeddings "
         f"of them, expected the LLM of this system, as {START} starts it"
@@ -63,9 +67,9 @@ def _continuation(server: VllmServer, model: ServedModel, prompt: dict[str, Any]
     config = DecodingConfig(no_speech_probability=0.0)  # the guard asks for log-probabilities
     body = {"model": model.name, **prompt, **fields_of(config, _TEXT, [], 0)}
     try:
-        (choice,) = server.complete(body).answer()["choices"]
+        (choice,) = server.complete(body, is_probe=True).answer()["choices"]
         return list(zip(choice["token_ids"], choice["logprobs"]["token_logprobs"], strict=True))
-    except (UserError, ServiceError, KeyError, TypeError, ValueError) as error:
+    except (UserError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"engine_url: {server} takes no prompt of embeddings ({reason}); expected a server that {START} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,11 @@ START = "`speechllm vllm serve --checkpoint RUN`"
 NAME = "speechllm-{}"
 """The name under which `speechllm vllm serve` offers an LLM, of the identity of its weights."""
 _CONNECT = 10.0
-"""Seconds to a connection. An answer may take any time, as long as the server's machine is there."""
+"""Seconds to a connection, and to an answer that takes no work."""
+_PROBE = 120.0
+"""Seconds to an answer of a few tokens, beside others that are being written."""
+_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""A text may take any time, as long as the server's machine is there: it is asked after so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class ServedModel:
     @property
     def has_rules(self) -> bool:
         """Whether the server can keep texts from repeating themselves as we do: ours can."""
-        return self.name.startswith(NAME.format(""))
+        return re.fullmatch(NAME.format("[0-9a-f]{16}"), self.name) is not None
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class VllmServer:
         """
         :raises UserError: there is no server, or it is not vLLM.
         """
-        call = Call(self, "GET", "/v1/models")
+        call = Call(self, "GET", "/v1/models", limit=_CONNECT)
         try:
             values = call.answer()
         except ServiceError as error:
@@ -71,20 +76,26 @@ class VllmServer:
             raise UserError(f"engine_url: found a server at {self.url} that is not vLLM, expected one that {START} "
                 "has started") from None
 
-    def complete(self, body: dict[str, Any]) -> Call:
+    def complete(self, body: dict[str, Any], *, is_probe: bool = False) -> Call:
         """A request for a text, which `Call.answer` sends."""
-        return Call(self, "POST", "/v1/completions", json.dumps(body).encode())
+        limit = _PROBE if is_probe else None
+        return Call(self, "POST", "/v1/completions", json.dumps(body).encode(), limit=limit)
 
 
 class Call:
     """A request, which another thread may end."""
 
-    def __init__(self, server: VllmServer, method: str, path: str, body: bytes | None = None) -> None:
+    def __init__(
+        self, server: VllmServer, method: str, path: str, body: bytes | None = None, *, limit: float | None = None
+    ) -> None:
+        """:param limit: seconds that the server may be silent; None = any time."""
         parts = urlsplit(server.url)
         kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
         assert parts.hostname is not None
         self._server, self._method, self._body = server, method, body
-        self._path = parts.path.rstrip("/") + path
+        # OpenAI's clients take addresses that end in /v1.
+        self._path = parts.path.rstrip("/").removesuffix("/v1") + path
+        self._limit = limit
         self._connection = kinds[parts.scheme](parts.hostname, parts.port, timeout=_CONNECT)
         self._is_ended = False
 
@@ -106,8 +117,11 @@ class Call:
         try:
             self._connection.connect()
             opened = self._connection.sock
-            opened.settimeout(None)
+            opened.settimeout(self._limit)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _ALIVE.items():
+                if hasattr(socket, name):
+                    opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
             if self._is_ended:
                 raise ConnectionAbortedError("ended before it was sent")
             self._connection.request(self._method, self._path, self._body, headers)

@@ -19,7 +19,7 @@ from speechllm_plugin.llms.batch import Batch
 from speechllm_plugin.llms.causal import CausalLlmConfig
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.vllm.llm import ServedLlm, load_served_llm
-from speechllm_plugin.llms.vllm.server import NAME, VllmServer
+from speechllm_plugin.llms.vllm.server import NAME, ServedModel, VllmServer
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.pretrained.identity import identity_of
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt
@@ -256,6 +256,15 @@ def test_no_server_at_all(folder: Path) -> None:
     for wrong in ("127.0.0.1:8001", "ftp://127.0.0.1", "http://", "http://a:b"):
         with pytest.raises(UserError, match="engine_url: found .*, expected an address such as http://127.0.0.1:8001"):
             VllmServer(wrong)
+
+
+def test_an_address_as_openais_clients_take_it(folder: Path, stand_in: StandIn, url: str) -> None:
+    assert VllmServer(f"{url}/v1").models() == VllmServer(f"{url}/").models() == VllmServer(url).models()
+
+
+def test_rules_are_those_of_servers_that_we_start() -> None:
+    names = ("speechllm-0123456789abcdef", "speechllm-llama", "speechllm-", "llama")
+    assert [ServedModel(name, "models/llama", 512).has_rules for name in names] == [True, False, False, False]
 
 
 def test_embeddings_that_transformers_scales_later(tmp_path: Path) -> None:

