@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from speechllm_plugin.datasets.plan import BatchLimits
+from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDataset
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.inference.reading import batch_of_files
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.ctc_head import LlmEmbeddingCtcHead
+from speechllm_plugin.models.speech_llm.distillation_config import DistillationConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
-from speechllm_plugin.units.alignable import check_alignable, ctc_frames
+from speechllm_plugin.units.alignable import check_alignable, ctc_frames, known_transcripts
 
 SHORT, LONG = "turn", "turn the kitchen light on and " * 5
 
@@ -81,3 +84,29 @@ def test_characters_outside_the_vocabulary_are_told(
 
 def test_without_ctc_nothing_is_asked(tiny_config: SpeechLlmConfig) -> None:
     check_alignable(create_speech_llm(tiny_config), [LONG], [0.1], "train")
+
+
+@pytest.mark.parametrize(("tasks", "asks"), [(["answer"], False), (["translate"], True), (None, True)])
+def test_a_teacher_asks_for_the_transcripts_of_its_own_tasks(
+    tiny_config: SpeechLlmConfig, tiny_manifest: Path, tasks: list[str] | None, asks: bool
+) -> None:
+    from speechllm_plugin.datasets.reader import ReadOptions, SpeechTextReader
+
+    header, *rows = (tiny_manifest / "test.tsv").read_text().splitlines()
+    columns = header.split("\t")
+    table = [dict(zip(columns, row.split("\t"), strict=True)) for row in rows]
+    for place, row in enumerate(table):
+        row.update(src_lang="en", tgt_lang="de" if place < 2 else "en")
+    lines = [header, *("\t".join(row.values()) for row in table)]
+    file = tiny_manifest / "without_transcripts.tsv"
+    file.write_text("".join(f"{line}\n" for line in lines))
+    tiny_config.ctc, tiny_config.distillation = CtcConfig(), DistillationConfig(weight=0.7, tasks=tasks)
+    model = create_speech_llm(tiny_config)
+    options = ReadOptions(limits=BatchLimits(12, None), shuffle_seed=None, max_seconds=30.0)
+    utterances = SpeechTextDataset(SpeechTextConfig(manifests={"all": str(file)})).read("all")
+    clips = SpeechTextReader(utterances, options).clips
+    if not asks:
+        assert len(known_transcripts(model, clips, "train")[0]) == len(table) - 2
+        return
+    with pytest.raises(UserError, match="column 'src_text': found none for 2 of .* for the losses of distillation, or ctc"):
+        known_transcripts(model, clips, "train")
