@@ -108,5 +108,5 @@ def test_a_teacher_asks_for_the_transcripts_of_its_own_tasks(
     if not asks:
         assert len(known_transcripts(model, clips, "train")[0]) == len(table) - 2
         return
-    with pytest.raises(UserError, match="column 'src_text': found none for 2 of .* for the losses of distillation, or ctc"):
+    with pytest.raises(UserError, match="found none for 2 of .* for the losses of distillation, or ctc"):
         known_transcripts(model, clips, "train")
