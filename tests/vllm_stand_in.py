@@ -171,5 +171,5 @@ def serving(stand_in: StandIn) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
-        thread.join()
+        thread.join(60)
         server.server_close()

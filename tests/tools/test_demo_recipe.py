@@ -199,9 +199,11 @@ def test_tasks_after_the_demo(commands: Commands, trained: Path, embedded: Path)
     assert [row[0] for row in rows[2:]] == ["transcription alone", "distilled", "cascade"]
     assert all("[" in row[1] and all(0 <= float(cell) <= 100 for cell in row[2:6]) for row in rows[2:])
     assert all(re.fullmatch(r"[\d.]+ \([\d.]+, [\d.]+\)", cell) for row in rows[2:4] for cell in row[6:])
-    line = (embedded / "tasks" / "distilled" / "metrics" / "train.jsonl").read_text().splitlines()[-1]
-    metrics = json.loads(line)
-    assert metrics["Divergence from the LLM given the text"] > 0 and metrics["Clips to answer"] > 0
+    lines = (embedded / "tasks" / "distilled" / "metrics" / "train.jsonl").read_text().splitlines()
+    # Answers alone have a teacher, and not every step has answers.
+    steps = [json.loads(line) for line in lines]
+    taught = [step for step in steps if step.get("Clips to answer")]
+    assert taught and all(step["Divergence from the LLM given the text"] > 0 for step in taught)
     # A second call has all it needs.
     commands.module("tests.one_core", *command).ok()
     assert (embedded / "tasks" / "tasks.md").read_text() == page

@@ -246,7 +246,7 @@ def test_greedy_decoding_is_the_argmax_of_the_loss(llm: CausalLlm, renderer: Pro
         best = llm.model(inputs_embeds=inputs.unsqueeze(0)).logits[0, -len(found.tokens) - 1 :].argmax(-1).tolist()
         assert best[:-1] == found.tokens
         if not found.cut:
-            assert best[-1] in stop_tokens(llm.model, llm.tokenizer, renderer.end_of_turn)
+            assert best[-1] in stop_tokens(llm.model.generation_config, llm.tokenizer, renderer.end_of_turn)
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])

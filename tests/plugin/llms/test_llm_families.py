@@ -147,7 +147,7 @@ def test_greedy_decoding_takes_the_best_token(name: str, llm_of: Callable[[str],
     """Whatever the checkpoint's generation_config.json says about sampling and penalties."""
     llm, model = llm_of(name), reference_of(name, folder_of(name))
     renderer = renderer_of(llm)
-    stops = set(stop_tokens(llm.model, llm.tokenizer, renderer.end_of_turn))  # type: ignore[arg-type]
+    stops = set(stop_tokens(llm.model.generation_config, llm.tokenizer, renderer.end_of_turn))  # type: ignore[arg-type]
     embed = model.get_input_embeddings()  # type: ignore[operator]
     for row, found in enumerate(decode(llm, [0, 1, 2, 3], DecodingConfig())):
         prompt = renderer.render(*LANGUAGES[row])
@@ -192,7 +192,7 @@ def test_the_ends_are_those_of_template_tokenizer_and_checkpoint(name: str, llm_
     end_of_turn = renderer_of(llm).end_of_turn
     assert llm.tokenizer.convert_ids_to_tokens(end_of_turn) == FAMILIES[name].end_of_turn
     expected = {*FAMILIES[name].stops, FAMILIES[name].end_of_turn, llm.tokenizer.eos_token}
-    stops = stop_tokens(llm.model, llm.tokenizer, end_of_turn)
+    stops = stop_tokens(llm.model.generation_config, llm.tokenizer, end_of_turn)
     assert set(llm.tokenizer.convert_ids_to_tokens(stops)) == expected
 
 

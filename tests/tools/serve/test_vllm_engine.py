@@ -63,7 +63,7 @@ def test_a_client_that_leaves_is_left(vllm_server: Server, stand_in: StandIn, cl
     client = subprocess.Popen(["curl", "-sS", *fields, address])
     wait_until(lambda: stand_in.requests, "the request is with vLLM")
     client.kill()
-    client.wait()
+    client.wait(60)
     wait_until(lambda: vllm_server.metric("speechllm_requests_under_way") == 0, "the request has left its place")
     stand_in.writes.set()
     wait_until(lambda: stand_in.left == left + 1, "vLLM sees that nobody waits")
