@@ -76,7 +76,7 @@ def _way(system: System, fields: Fields, task: str) -> Transcribing:
 
 async def _events(running: Running, work: Work) -> AsyncIterator[bytes]:
     sent = ""
-    async for text in work.grow():
+    async for text in work.grow(is_read=True):
         if len(text) > len(sent):
             yield transcript_formats.delta(text[len(sent) :])
             sent = text

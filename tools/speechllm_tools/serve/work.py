@@ -47,16 +47,19 @@ class Work:
         with self._engine.expecting():
             self._first = await asyncio.to_thread(self._next)
 
-    async def grow(self) -> AsyncIterator[str]:
+    async def grow(self, *, is_read: bool = False) -> AsyncIterator[str]:
         """What can be said so far, each time longer; at last the whole text. After `begin`.
 
+        :param is_read: whether somebody reads along: the first piece then has no neighbours of its own recording, which
+            would take their share of its time.
         :raises Refusal: the file cannot be decoded.
         """
         waiting = self._waiting
         piece, has_more = self._first, True
         try:
             while has_more or waiting:
-                if has_more and len(waiting) < self._ahead:
+                ahead = 1 if is_read and not self._texts else self._ahead
+                if has_more and len(waiting) < ahead:
                     if piece is None:
                         has_more = False
                     else:
@@ -64,7 +67,7 @@ class Work:
                         waiting.append((piece, asyncio.wrap_future(text)))
                         piece = await asyncio.to_thread(self._next)
                     # A text is taken when it is there, or when no piece can be cut.
-                    if not waiting or (has_more and len(waiting) < self._ahead and not waiting[0][1].done()):
+                    if not waiting or (has_more and len(waiting) < ahead and not waiting[0][1].done()):
                         continue
                 done, future = waiting.popleft()
                 self._texts.append(place(done, await future))
