@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -155,6 +155,27 @@ def test_what_is_cancelled_while_the_batch_is_full_waits_no_longer(system: Trans
         gate.open()
         assert running.result(timeout=60) is not None
         engine.end()
+
+
+def test_one_that_leaves_while_others_are_waited_for_stops_nothing(
+    tiny_config: SpeechLlmConfig, gate: Gate, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, gather, submitted = system_of(tiny_config, "float32"), Engine._gather, threading.Event()
+    begin = partial(Decoder, system, "en")
+    leaving: list[Future[Any]] = []
+
+    def gather_and_leave(engine: Engine) -> None:
+        gather(engine)
+        assert submitted.wait(60)
+        leaving[0].cancel()
+
+    monkeypatch.setattr(Engine, "_gather", gather_and_leave)
+    gate.open()
+    leaving.append(engine.submit(CLIPS[0], ENGLISH, begin))
+    submitted.set()
+    with pytest.raises(CancelledError):
+        leaving[0].result(60)
+    assert engine.submit(CLIPS[1], ENGLISH, begin).result(60) == system.transcribe(CLIPS[1].samples)[0]
 
 
 def test_a_broken_one_costs_no_neighbour(system: Transcriber, gate: Gate, engine: Engine) -> None:

@@ -134,12 +134,15 @@ class Engine:
     def _next(self) -> Callable[[], Batch] | None:
         """The batch of the item that waits longest; None when the engine has ended."""
         with self._changed:
-            while not self._waiting:
+            while True:
+                # Whoever waits may leave while others are waited for.
+                if self._waiting:
+                    self._gather()
+                if self._waiting:
+                    return self._waiting[0].begin
                 if self._is_ending:
                     return None
                 self._changed.wait()
-            self._gather()
-            return self._waiting[0].begin
 
     def _gather(self) -> None:
         """Waits for more, where that is worth it. With the lock held."""
@@ -195,13 +198,12 @@ class _Running:
         while self._jobs:
             self._watch(len(self._jobs))
             try:
-                found = self._batch.step()
+                for number, result in self._batch.step().items():
+                    self._jobs.pop(number).give(result)
+                self._drop()
             except Exception as error:
                 self._recover(error)
                 break
-            for number, result in found.items():
-                self._jobs.pop(number).give(result)
-            self._drop()
             self._join()
         del self._batch  # its memory is for those that come now
         for job in self._later:
