@@ -33,7 +33,7 @@ from speechllm_plugin.llms.packing import PackedRows, pack
 from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
 from speechllm_plugin.llms.running import RunningBatch
-from speechllm_plugin.llms.side_by_side import keeps_bits
+from speechllm_plugin.llms.side_by_side import most_positions
 from speechllm_plugin.llms.states import States, join_states, length_of, stack_states, states_of
 from speechllm_plugin.log import log
 from speechllm_plugin.pretrained import (
@@ -143,10 +143,10 @@ class CausalLlm(Llm):
         return head
 
     @cached_property
-    def packs_to_the_bit(self) -> bool:
-        """Whether packed rows have, bit by bit, the results that each row has alone."""
+    def packs_to_the_bit(self) -> int:
+        """Most positions of packed rows that have, bit by bit, the results that each row has alone; 0 = none do."""
         with at_rest(self.model):
-            return self.device.type == "cpu" and self.packs and keeps_bits(self)
+            return most_positions(self) if self.device.type == "cpu" and self.packs else 0
 
     @property
     def device(self) -> torch.device:

@@ -48,7 +48,7 @@ def passed(llm: CausalLlm, rows: list[int]) -> list[tuple[Tensor, Any]]:
 
 
 def test_rows_have_the_bits_that_they_have_alone(llm: CausalLlm, sizes: list[int]) -> None:
-    if not llm.packs_to_the_bit:
+    if llm.packs_to_the_bit < SIZES[-1]:
         pytest.skip("this machine sums in another order where there are more positions")
     alone = [passed(llm, [row])[0] for row in range(len(LENGTHS))]
     sizes.clear()
@@ -60,16 +60,25 @@ def test_rows_have_the_bits_that_they_have_alone(llm: CausalLlm, sizes: list[int
         assert all(torch.equal(x, y) for x, y in zip(sum(states, []), sum(owns, []), strict=True))
 
 
-def test_rows_are_passed_alone_where_their_number_shows(
-    llm: CausalLlm, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("shows_from", "most", "passes"), [(384, 256, [256, 48, 480]), (32, 0, [40, 33, 50, 40, 33, 50, 40, 480])]
+)
+def test_passes_are_no_larger_than_keeps_bits(
+    llm: CausalLlm, sizes: list[int], monkeypatch: pytest.MonkeyPatch, shows_from: int, most: int, passes: list[int]
 ) -> None:
+    if llm.packs_to_the_bit < 256:
+        pytest.skip("this machine sums in another order where there are more positions")
     linear = next(module for module in llm.decoder.modules() if isinstance(module, nn.Linear))
 
     def other_order(inputs: Tensor) -> Tensor:
-        return nn.functional.linear(inputs, linear.weight) * (1 + (inputs.shape[-2] == 384) * 2**-7)
+        return nn.functional.linear(inputs, linear.weight) * (1 + (inputs.shape[-2] >= shows_from) * 2**-7)
 
     monkeypatch.setattr(linear, "forward", other_order)
-    assert not llm.packs_to_the_bit
+    llm.bfloat16()  # it is tried anew
+    assert llm.packs_to_the_bit == most
+    rows = [4, 5, 8, 4, 5, 8, 4, 6]
     sizes.clear()
-    passed(llm, [0, 1, 2])
-    assert sizes == [1, 16, 7]
+    together = passed(llm, rows)
+    assert sizes == passes
+    alone = [passed(llm, [row])[0] for row in rows]
+    assert all(torch.equal(hidden, own) for (hidden, _), (own, _) in zip(together, alone, strict=True))

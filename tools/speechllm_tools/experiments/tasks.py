@@ -132,7 +132,7 @@ def _answers(root: Path, manifest: Path, output: Path, instruction: str) -> None
         _tool(
             "manifest", "answer", manifest, "--llm", root / "models/smollm2-135m-instruct",
             "--instruction", instruction, "--max-tokens", _MAX_TOKENS, "--decoding", "no_repeat_ngram_size=3",
-            "--output", output,
+            "--batch-size", 64, "--output", output,
         )  # fmt: skip
 
 
@@ -203,7 +203,7 @@ def _test(root: Path, splits: Sequence[str]) -> list[str]:
     return [
         *(f"dataset.config_overrides.manifests.{split}={file}" for split, file in manifests.items()),
         f"dataset.splits=[{','.join(splits)}]",
-        "dataset.batch_size=25",
+        "dataset.batch_size=50",
     ]
 
 

@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-cut", action="store_true",
                         help="keep answers that the limit ended; without it their rows are left out, since training "
                         "would learn to stop in the middle")
-    parser.add_argument("--batch-size", metavar="N", type=int, default=16, help="default: 16")
+    parser.add_argument("--batch-size", metavar="N", type=int, default=32, help="default: 32")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
     add_ray(parser)
     add_output(parser)
