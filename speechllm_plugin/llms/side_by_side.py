@@ -2,8 +2,8 @@
 
 On a CPU a pass over few positions costs nearly as much as one over many: 77 ms for 16 of SmolLM2-135M, 185 ms for 96.
 Rows that stand one behind the other (`packing.py`) share their linear layers alone, whose sums may come in another
-order when there are more positions. On many CPUs they do not, or only from 256 positions on (bfloat16 with AMX). That is
-tried for each shape of weights and for each number of positions that is used, as nobody promises it. Passes have as
+order when there are more positions. On many CPUs they do not, or only from 256 positions on (bfloat16 with AMX). That
+is tried for each shape of weights and for each number of positions that is used, as nobody promises it. Passes have as
 many positions as keep the bits; where none do, each row has passes of its own.
 """
 
