@@ -11,6 +11,10 @@ class UserError(ValueError):
     """
 
 
+class ClipError(UserError):
+    """A clip that cannot be used; the others of its batch can."""
+
+
 class ServiceError(Exception):
     """A program that works for us does not answer, or fails: no mistake in the input, and none of ours.
 

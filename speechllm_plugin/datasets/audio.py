@@ -35,7 +35,7 @@ from speechllm_plugin.datasets.sound.float_sound import LOUDEST
 from speechllm_plugin.datasets.sound.mixing import Mixer
 from speechllm_plugin.datasets.sound.notes import tell
 from speechllm_plugin.datasets.sound.opening import open_sound
-from speechllm_plugin.errors import UserError
+from speechllm_plugin.errors import ClipError, UserError
 from speechllm_plugin.files.byte_range import ByteRange
 from speechllm_plugin.files.remote import Location, RemoteBytes, RemoteError, RemoteFile, is_remote, under
 
@@ -51,7 +51,7 @@ _ALL = 1 << 62
 _HOUR = 3600 * SAMPLE_RATE
 
 
-class AudioError(UserError):
+class AudioError(ClipError):
     """Sound that cannot be used; the message is one line that begins with the path as the user gave it."""
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from speechllm_plugin.errors import UserError
+from speechllm_plugin.errors import ClipError, UserError
 from speechllm_plugin.log import log
 from speechllm_plugin.prompts import RenderedPrompt
 
@@ -43,8 +43,9 @@ def check_positions(
     :param names: names of the clips, for the error.
     :param lengths: vectors between `before` and `after` of each prompt, `[B]`, on the host.
     :param texts: the most tokens of each text.
-    :raises UserError: a prompt alone is longer than the LLM takes, or a clip needs more positions than the LLM's table
-        has. For an LLM without a table, a clip beyond its training length is only warned of.
+    :raises UserError: a prompt alone is longer than the LLM takes.
+    :raises ClipError: a clip needs more positions than the LLM's table has. For an LLM without a table, a clip beyond
+        its training length is only warned of.
     """
     if llm.positions is None:
         return
@@ -77,13 +78,13 @@ def check_prompt(positions: Positions, name: str, prompt: RenderedPrompt) -> Non
         )
 
 
-def needs_more(name: str, positions: Positions, words: int, vectors: int, text: int) -> UserError:
+def needs_more(name: str, positions: Positions, words: int, vectors: int, text: int) -> ClipError:
     """
     :param name: name of the clip.
     :param words: tokens of its prompt.
     :param text: the most tokens of its text.
     """
-    return UserError(
+    return ClipError(
         f"{name}: found {vectors} vectors of speech, which make {words + vectors + text} positions with the prompt and "
         f"at most {text} tokens of text, expected at most {positions.limit}, "
         f"{_what(positions)}; cut the clip into segments, choose an adapter with fewer vectors, or lower "

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from speechllm_plugin.alignment.timed_text import Timed, TimedText
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
-from speechllm_plugin.errors import UserError
+from speechllm_plugin.errors import ClipError, UserError
 from speechllm_plugin.inference.reading import Named
 from speechllm_plugin.recordings.cutting import Piece
 from speechllm_plugin.recordings.hearing import Hearing
@@ -62,6 +62,8 @@ def transcribe(
             batcher.add(recording, piece)
             if len(batcher.waiting) == batch_size:
                 batcher.decode()
+                if recording.error is not None:
+                    break
                 while under_way[0] is not recording and _is_complete(under_way[0]):
                     yield _finished(under_way.popleft())
         if recording.error is not None:
@@ -77,12 +79,16 @@ def _pieces(recording: Recording) -> Iterator[Piece]:
         recording.error = error
 
 
+_Waiting = tuple[Recording, int, Piece]
+"""A piece, and its number in its recording."""
+
+
 class _Batcher:
     def __init__(
         self, decode: Decode, decode_pieces: Decode, keep: Callable[[Recording, int, PieceText], None]
     ) -> None:
         self._decoders, self._keep = {False: decode, True: decode_pieces}, keep
-        self.waiting: list[tuple[Recording, int, Piece]] = []
+        self.waiting: list[_Waiting] = []
 
     def add(self, recording: Recording, piece: Piece) -> None:
         number = len(recording.texts)
@@ -100,16 +106,29 @@ class _Batcher:
 
     def decode(self) -> None:
         waiting, self.waiting = self.waiting, []
-        for (source, target, is_long), group in groupby(waiting, _kind):
-            entries = list(group)
-            clips = [_clip(recording, piece) for recording, _, piece in entries]
-            texts = self._decoders[is_long](clips, source, target)
+        for _, group in groupby(waiting, _kind):
+            self._decode_alike(list(group))
+
+    def _decode_alike(self, entries: Sequence[_Waiting]) -> None:
+        """A clip that cannot be decoded does not cost its neighbours."""
+        source, target, is_long = _kind(entries[0])
+        try:
+            texts = self._decoders[is_long]([_clip(recording, piece) for recording, _, piece in entries], source, target)
+        except ClipError as error:
+            if len(entries) == 1:
+                entries[0][0].error = error
+                return
+        else:
             for (recording, number, piece), text in zip(entries, texts, strict=True):
                 recording.texts[number] = placed = place(piece, text)
                 self._keep(recording, number, placed)
+            return
+        for entry in entries:
+            if entry[0].error is None:
+                self._decode_alike([entry])
 
 
-def _kind(entry: tuple[Recording, int, Piece]) -> tuple[str, str | None, bool]:
+def _kind(entry: _Waiting) -> tuple[str, str | None, bool]:
     recording = entry[0]
     return recording.source_lang, recording.target_lang, recording.hearing.is_long
 

@@ -81,6 +81,24 @@ def test_a_server_that_ends_loses_no_file_silently(
     assert line.startswith(f"vLLM at {url}: found no answer")
 
 
+def test_a_clip_that_the_server_refuses_costs_no_other(
+    commands: Commands, trained: Path, audio: list[Path], stand_in: StandIn, url: str
+) -> None:
+    command = ("transcribe", "--checkpoint", trained, *audio)
+    whole = commands.speechllm(*command).ok().stdout
+    served = (*command, "--engine", "vllm", "--engine-url", url, "--batch-size")
+    # Two requests of the start are answered. Of a batch, each clip is then asked alone.
+    stand_in.failures.extend([None, None, 400])
+    assert commands.speechllm(*served, len(audio)).ok().stdout == whole
+    stand_in.failures.extend([None, None, 400])
+    result = commands.speechllm(*served, 1)
+    assert result.status == 2 and "Traceback" not in result.output
+    (line,) = result.errors()
+    assert line.startswith(f"{audio[0]}: vLLM at {url}: found status 400")
+    assert result.stdout == "".join(whole.splitlines(keepends=True)[1:])
+    assert f"{len(audio) - 1} transcribed, 1 failed" in result.stderr
+
+
 def test_refusals_come_before_a_model_is_loaded(
     commands: Commands, system: System, trained: Path, audio: list[Path], stand_in: StandIn, url: str, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechllm_plugin.errors import ServiceError, UserError
+from speechllm_plugin.errors import ClipError, ServiceError
 from speechllm_plugin.llms.batch import Batch
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.generation import row_seed
@@ -45,7 +45,8 @@ class ServedBatch(Batch):
         self, rows: Sequence[PromptRow], *, keys: Sequence[str], limits: Sequence[int], config: DecodingConfig
     ) -> list[int]:
         """
-        :raises UserError: a prompt and its text have no room in the server's LLM, or vLLM lacks a setting.
+        :raises ClipError: a prompt and its text have no room in the server's LLM.
+        :raises UserError: vLLM lacks a setting.
         """
         check_settings(config, has_rules=self._model.has_rules)
         for row, key, limit in zip(rows, keys, limits, strict=True):
@@ -71,7 +72,7 @@ class ServedBatch(Batch):
 
     def _check_room(self, key: str, rows: int, limit: int) -> None:
         if rows + limit > self._model.positions:
-            raise UserError(
+            raise ClipError(
                 f"{key}: found a prompt of {rows} rows and at most {limit} tokens of text, expected at most "
                 f"{self._model.positions} together, the --max-model-len of {self._server}"
             )
@@ -79,8 +80,8 @@ class ServedBatch(Batch):
     def _wait_for(self, number: int, call: Call, key: str, limit: int) -> None:
         try:
             self._ended.put((number, self._text(call.answer(), limit)))
-        except UserError as error:
-            self._ended.put((number, UserError(f"{key}: {error}")))
+        except ClipError as error:
+            self._ended.put((number, ClipError(f"{key}: {error}")))
         except Exception as error:
             self._ended.put((number, error))
 
@@ -104,7 +105,7 @@ class ServedBatch(Batch):
     def step(self, *, patient: bool = False) -> dict[int, Generated]:
         """The texts that have come: waits a moment for the first, or as long as it takes.
 
-        :raises UserError: the server refuses a row.
+        :raises ClipError: the server refuses a row.
         :raises ServiceError: it does not answer, fails or ends. No row is decoded any more then.
         """
         found: dict[int, Generated] = {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from speechllm_plugin.errors import ServiceError, UserError
+from speechllm_plugin.errors import ClipError, ServiceError, UserError
 
 DEFAULT_URL = "http://127.0.0.1:8001"
 KEY = "VLLM_API_KEY"
@@ -108,7 +108,8 @@ class Call:
 
     def answer(self) -> Any:
         """
-        :raises UserError: the server refuses the request.
+        :raises ClipError: the server refuses this request.
+        :raises UserError: it refuses any.
         :raises ServiceError: it does not answer, fails, or ends.
         """
         headers = {"Content-Type": "application/json"}
@@ -146,7 +147,7 @@ class Call:
         if status == 401:
             raise UserError(f"{told}, expected its key in the variable {KEY}")
         if status == 400:
-            raise UserError(f"{told}, expected a request that it takes")
+            raise ClipError(f"{told}, expected a request that it takes")
         raise ServiceError(told)
 
 

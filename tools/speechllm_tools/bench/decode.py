@@ -9,18 +9,10 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 
 from speechllm_plugin.errors import UserError
+from speechllm_tools.bench.peers import Qwen2Audio, Voxtral
 from speechllm_tools.bench.report import footer
-from speechllm_tools.bench.systems import (
-    WIDTHS,
-    Clips,
-    Qwen2Audio,
-    System,
-    Voxtral,
-    clock,
-    command_of,
-    label_of,
-    systems_of,
-)
+from speechllm_tools.bench.system import WIDTHS, Clips, System, label_of
+from speechllm_tools.bench.systems import clock, command_of, systems_of
 
 HEAD = """\
 # Decoding beside transformers' classes

@@ -16,19 +16,10 @@ import torch
 from torch import nn
 
 from speechllm_plugin.cost.estimate import FlopCounter
+from speechllm_tools.bench.peers import Voxtral
 from speechllm_tools.bench.report import footer
-from speechllm_tools.bench.systems import (
-    WIDTHS,
-    Clips,
-    System,
-    Voxtral,
-    clock,
-    command_of,
-    dtypes_of,
-    label_of,
-    name_of,
-    systems_of,
-)
+from speechllm_tools.bench.system import WIDTHS, Clips, System, label_of, name_of
+from speechllm_tools.bench.systems import clock, command_of, dtypes_of, systems_of
 
 HEAD = """\
 # A training step beside transformers' classes
