@@ -42,6 +42,11 @@ class Cascade(nn.Module):
         """Both stages; each row gives the same text as it would alone."""
         return self.answer(batch, self.recognize(batch), config)
 
+    def wait_for_others(self) -> None:
+        """See `Llm.wait_for_others`."""
+        if self.llm is not None:
+            self.llm.wait_for_others()
+
     def recognize(self, batch: SpeechTextBatch) -> list[Recognized]:
         """The first stage: what is said, in its own language."""
         keys = [(clip.audio_key, clip.source_lang) for clip in batch]

@@ -38,6 +38,15 @@ class Llm(PretrainedPart):
         """Runs the checks that only training needs. Called at most once, after the weights are read."""
 
     @property
+    def shares_layers(self) -> bool:
+        """Whether other processes have parts of its layers: see `sharding`."""
+        return False
+
+    def wait_for_others(self) -> None:
+        """To be called behind passes without gradients: computes with the processes that share the layers until all of
+        them are here."""
+
+    @property
     @abstractmethod
     def embedding_table(self) -> Tensor:
         """Input embeddings, `[V, dim]`."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
@@ -33,6 +34,7 @@ from speechllm_plugin.llms.packing import PackedRows, pack
 from speechllm_plugin.llms.positions import positions_of
 from speechllm_plugin.llms.quantization import Quantization, quantization_options
 from speechllm_plugin.llms.running import RunningBatch
+from speechllm_plugin.llms.sharding import Turns, processes, share_layers
 from speechllm_plugin.llms.side_by_side import most_positions
 from speechllm_plugin.llms.states import States, join_states, length_of, stack_states, states_of
 from speechllm_plugin.log import log
@@ -97,6 +99,7 @@ class CausalLlm(Llm):
 
         self.pads = True
         """Whether rows can share a padded batch: padding does not change a row."""
+        self._turns: Turns | None = None
 
     @cached_property
     def packs(self) -> bool:
@@ -111,6 +114,8 @@ class CausalLlm(Llm):
             log.info("{}: {} takes no packed rows: clips are padded.", self.config.path, name)
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> CausalLlm:
+        if self.shares_layers:
+            return self  # it is where it belongs
         self._states.clear()  # they belong to other weights, or to another device
         self.__dict__.pop("packs_to_the_bit", None)
         # Moving or casting quantised weights would break their layout.
@@ -146,17 +151,35 @@ class CausalLlm(Llm):
     def packs_to_the_bit(self) -> int:
         """Most positions of packed rows that have, bit by bit, the results that each row has alone; 0 = none do."""
         with at_rest(self.model):
-            return most_positions(self) if self.device.type == "cpu" and self.packs else 0
+            return most_positions(self) if self.device.type == "cpu" and self.packs and not self.shares_layers else 0
 
     @property
     def device(self) -> torch.device:
         return self._weight.device
 
+    @property
+    def shares_layers(self) -> bool:
+        return self._turns is not None
+
+    def share_layers(self, mesh: DeviceMesh, device: torch.device) -> None:
+        """Shares its layers out among processes, before anything is computed.
+
+        :param device: of this process; until now all is on the host.
+        """
+        layers = [layer for layers in self.layer_lists() for layer in layers]
+        share_layers(self.decoder, layers, self, mesh, device)
+        self._turns = Turns(self.decoder, self._weight, mesh)
+
+    def wait_for_others(self) -> None:
+        if self._turns is not None:
+            self._turns.wait_for_others()
+
     def target_states(
         self, prompts: Sequence[RenderedPrompt], speech: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
     ) -> Tensor:
         # Gradients do not reach cached states, and a recomputed layer would add to the cache twice.
-        cached = self.pads and not (torch.is_grad_enabled() and (self.tuned or self.recomputes))
+        # Processes that share layers make one pass, whatever prompts their clips have.
+        cached = self.pads and not (torch.is_grad_enabled() and (self.tuned or self.recomputes or self.shares_layers))
         with self.precision(speech.device.type):
             before = [() if cached else prompt.before for prompt in prompts]
             after = [(*prompt.after, *target[:-1]) for prompt, target in zip(prompts, targets, strict=True)]
@@ -364,10 +387,15 @@ def create_causal_llm(config: CausalLlmConfig) -> CausalLlm:
     options = quantization_options(config.quantization, part_dtype(config), "llm.config.quantization")
     source = Source.of("llm", config.path)
     tokenizer = load_tokenizer(source)
-    model = load_model(
-        AutoModelForCausalLM, source, dtype=part_dtype(config), attn_implementation=config.attention, **options
-    )
+    mesh = processes() if config.quantization == "none" else None
+    device = torch.get_default_device()
+    with torch.device("cpu" if mesh else device):
+        model = load_model(
+            AutoModelForCausalLM, source, dtype=part_dtype(config), attn_implementation=config.attention, **options
+        )
     llm = CausalLlm(config, model, tokenizer)
+    if mesh is not None:
+        llm.share_layers(mesh, device)
     try:
         llm.positions = positions_of(model, model.config.get_text_config())
         with without_modes():

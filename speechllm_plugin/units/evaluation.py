@@ -6,7 +6,6 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from fairseq2.gang import Gang
 from fairseq2.metrics import MetricBag
 from fairseq2.metrics.aggregation import Sum
@@ -21,6 +20,7 @@ from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.normalizers import NormalizerName
 from speechllm_plugin.scoring.report import score, write_hypotheses, write_scores
 from speechllm_plugin.scoring.table import format_table
+from speechllm_plugin.tensors.modes import without_gradients
 from speechllm_plugin.units.hypotheses import DecodedSplit, Decoder
 from speechllm_plugin.units.metrics import LossMean, drop_absent, headline, number
 
@@ -60,7 +60,7 @@ class ScoringUnit(EvalUnit[TrainerBatch]):
         metric_bag.add("num_examples", Sum())
 
     @override
-    @torch.inference_mode()
+    @without_gradients()
     def process_batch(self, batch: TrainerBatch, metric_bag: MetricBag) -> None:
         self._decoder.decode(batch)
         if batch.counted:
@@ -120,7 +120,7 @@ class SpeechLlmEvalUnit(ScoringUnit):
         super().prepare_metric_bag(metric_bag)
 
     @override
-    @torch.inference_mode()
+    @without_gradients()
     def process_batch(self, batch: TrainerBatch, metric_bag: MetricBag) -> None:
         own, other, targets = self._model.swapped_loss(batch)
         super().process_batch(batch, metric_bag)

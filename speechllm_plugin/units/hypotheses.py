@@ -13,6 +13,7 @@ from fairseq2.gang import Gang
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.scoring.report import Hypothesis
+from speechllm_plugin.tensors.modes import without_gradients
 from speechllm_plugin.units.kept import KeptHypotheses
 
 
@@ -78,6 +79,8 @@ class DecodedSplit:
 class Generates(Protocol):
     def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]: ...
 
+    def wait_for_others(self) -> None: ...
+
 
 class Decoder:
     def __init__(self, model: Generates, decoding: DecodingConfig, kept: KeptHypotheses | None = None) -> None:
@@ -87,9 +90,10 @@ class Decoder:
         self._kept = kept
         self.decoded = DecodedSplit()
 
-    @torch.inference_mode()
+    @without_gradients()
     def decode(self, batch: SpeechTextBatch) -> None:
         results = self._results(batch)
+        self._model.wait_for_others()
         if batch.counted:
             self._add(batch, results)
 

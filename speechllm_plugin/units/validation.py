@@ -19,6 +19,7 @@ from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.log import log
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.scoring.report import score
+from speechllm_plugin.tensors.modes import without_gradients
 from speechllm_plugin.units.hypotheses import DecodedSplit, gather
 from speechllm_plugin.units.metrics import LossMean, TaskLosses, drop_absent, headline
 
@@ -67,12 +68,13 @@ class SpeechLlmValidUnit(EvalUnit[TrainerBatch]):
         self._by_task.prepare(metric_bag)
 
     @override
-    @torch.inference_mode()
+    @without_gradients()
     def process_batch(self, batch: TrainerBatch, metric_bag: MetricBag) -> None:
         with torch.autocast(next(self._model.parameters()).device.type, enabled=False):
             own, other, targets = self._model.swapped_loss(batch)
             if self._decode:
                 self._try_to_decode(batch)
+            self._model.wait_for_others()
         if not batch.counted:
             return
         metric_bag.get("nll_loss", LossMean).add(own.sum(), sum(targets))

@@ -49,7 +49,8 @@ def test_ddp_under_torchrun_equals_one_process(accumulated: Path, two_processes:
 
 def test_fsdp2_equals_one_process(commands: Commands, system: System, accumulated: Path, tmp_path: Path) -> None:
     file = _config(system, tmp_path, trainer__data_parallelism="fsdp")
-    commands.recipe("train", tmp_path / "run", "--config-file", file, processes=2).ok()
+    result = commands.recipe("train", tmp_path / "run", "--config-file", file, processes=2).ok()
+    assert "LLM: 2 processes share its layers." in result.output
     for name in ("train", "valid/dev"):
         for found, expected in zip(metrics(tmp_path / "run", name), metrics(accumulated, name), strict=True):
             del found["Batch Size"], expected["Batch Size"]
@@ -62,14 +63,40 @@ def test_fsdp2_equals_one_process(commands: Commands, system: System, accumulate
     assert len(result.stdout.splitlines()) == 1
 
 
+def test_shared_layers_with_passes_that_not_all_processes_make(
+    commands: Commands, system: System, tmp_path: Path
+) -> None:
+    # Only one clip of four has a teacher, and all have prompts of their own.
+    lines = ["id\taudio\ttgt_text\tsrc_text\ttask\tinstruction"]
+    tasks = ("transcribe", "answer", "answer", "answer")
+    lines += [f"{file.stem}\t{file}\thello\thello\t{task}\tSay {file.stem}: <speech>"
+              for file, task in zip(sorted(system.corpus.glob("train_*.*")), tasks, strict=False)]
+    (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n")
+    changes = {
+        "dataset__config_overrides__manifests": system.manifests(train=tmp_path / "train.tsv"),
+        "dataset__batch_size": 1, "model__config_overrides__distillation": {"weight": 0.5, "tasks": ["transcribe"]},
+        "trainer__activation_checkpointing__mode": "layerwise",
+    }  # fmt: skip
+    one = _config(system, tmp_path, trainer__grad_accumulation__num_batches=2, **changes)
+    commands.recipe("train", tmp_path / "one", "--config-file", one).ok()
+    two = _config(system, tmp_path, trainer__data_parallelism="fsdp", **changes)
+    commands.recipe("train", tmp_path / "two", "--config-file", two, processes=2).ok()
+    for name in ("train", "valid/dev"):
+        for found, expected in zip(metrics(tmp_path / "two", name), metrics(tmp_path / "one", name), strict=True):
+            del found["Batch Size"], expected["Batch Size"]
+            assert found == pytest.approx(expected, rel=1e-3)  # rounding grows with the steps
+
+
+@pytest.mark.parametrize("shard_llm", [False, True])
 def test_evaluation_on_two_processes_gives_the_same_hypotheses(
-    commands: Commands, system: System, trained: Path, tmp_path: Path
+    commands: Commands, system: System, trained: Path, tmp_path: Path, shard_llm: bool
 ) -> None:
     # Three batches of two: one process has a batch more than the other.
     arguments = ["--checkpoint", trained, "--config", "dataset.batch_size=2",
                  f"dataset.config_overrides.manifests.test={system.corpus / 'test.tsv'}"]
     for processes in (1, 2):
-        commands.recipe("evaluate", tmp_path / str(processes), *arguments, processes=processes).ok()
+        shared = f"shard_llm={str(shard_llm and processes == 2).lower()}"
+        commands.recipe("evaluate", tmp_path / str(processes), *arguments, shared, processes=processes).ok()
     files = [tmp_path / str(processes) / "test" / "hypotheses.tsv" for processes in (1, 2)]
     assert [row.id for row in read_hypotheses(files[0])] == [f"test_{i}" for i in range(6)]
     assert files[1].read_bytes() == files[0].read_bytes()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 from fairseq2.device import Device
+from fairseq2.gang import Gang
 from fairseq2.logging import log
 from fairseq2.metrics import format_as_float, format_as_int
 from fairseq2.metrics.recorders import MetricDescriptor
@@ -17,6 +19,7 @@ from fairseq2.recipe.cli import register_cli_error
 from fairseq2.recipe.config import EvaluatorSection
 from fairseq2.runtime.dependency import DependencyContainer
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import Module
 from typing_extensions import TypedDict, Unpack
 
@@ -33,9 +36,10 @@ from speechllm_plugin.datasets.speech_text import SpeechTextDataset
 from speechllm_plugin.datasets.utterances import Utterances
 from speechllm_plugin.encoders.api import SpeechEncoder
 from speechllm_plugin.encoders.feature_cache import FeatureCache
-from speechllm_plugin.errors import UserError
+from speechllm_plugin.errors import ClipError, UserError
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.limits import reference_lengths, report_limit
+from speechllm_plugin.llms.sharding import sharing_layers
 from speechllm_plugin.models.speech_llm.checkpoint_files import describe_choice, named_checkpoint
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.models.speech_llm.position_room import check_room_of_batch, check_room_of_rows
@@ -52,9 +56,15 @@ from speechllm_recipes.speech_llm.config import (
 from speechllm_recipes.speech_llm.user_errors import report_user_error
 
 
+def sharing_llm(gang: Gang, *, wanted: bool) -> AbstractContextManager[None]:
+    """The processes of a gang share the layers of an LLM that is loaded in the context, where that is wanted."""
+    alone = not wanted or gang.size == 1
+    return sharing_layers(None if alone else DeviceMesh.from_group(gang.as_process_group(), gang.device.type))
+
+
 def register_common(container: DependencyContainer) -> None:
     """Registers the reports of our errors and the names of our metrics."""
-    for kls in (UserError, AudioError):
+    for kls in (UserError, ClipError, AudioError):
         register_cli_error(container, kls, report_user_error)
     for descriptor in (
         MetricDescriptor("divergence", "Divergence from the LLM given the text", 101, format_as_float),

@@ -259,6 +259,9 @@ class SpeechLlmEvaluateConfig(CheckedConfig):
     """Keys of the training run's `decoding` to change, such as `{beam_size: 4}`. None = decode as in its validation."""
     wer_normalizer: NormalizerName = "basic"
     """Applied to references and hypotheses before WER; its name stands in the score file."""
+    shard_llm: bool = False
+    """Whether several processes share the LLM's layers out among them, for an LLM that is too large for one GPU: each
+    decodes clips of its own, and all wait for the slowest. `train` does so with `trainer.data_parallelism=fsdp`."""
     evaluator: EvaluatorSection = field(default_factory=EvaluatorSection)
     gang: GangSection = field(default_factory=GangSection)
     common: CommonSection = field(default_factory=_common)
@@ -270,6 +273,8 @@ class SpeechLlmGenerateConfig(CheckedConfig):
     """Set by `--checkpoint`."""
     dataset: GenerateDatasetSection = field(default_factory=GenerateDatasetSection)
     decoding: object = None
+    """As for `evaluate`."""
+    shard_llm: bool = False
     """As for `evaluate`."""
     generator: GeneratorSection = field(default_factory=GeneratorSection)
     gang: GangSection = field(default_factory=GangSection)

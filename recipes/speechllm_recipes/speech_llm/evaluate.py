@@ -27,6 +27,7 @@ from speechllm_recipes.speech_llm.common import (
     feature_cache,
     read_manifests,
     register_common,
+    sharing_llm,
 )
 from speechllm_recipes.speech_llm.config import SpeechLlmEvaluateConfig
 from speechllm_recipes.speech_llm.task import DecodingTask
@@ -50,7 +51,8 @@ class SpeechLlmEvaluateRecipe(Recipe):
         decoding = decoding_of(config)
         check = read_manifests(context, config.dataset, config.dataset.splits)
         precision = settle_decoding(context, config.model, config.common)
-        model = get_model(context, check)
+        with sharing_llm(context.gangs.dp, wanted=config.shard_llm):
+            model = get_model(context, check)
         log.info("{}", precision.describe(model.precision))
         if precision.checkpoint is not None:
             _warn_of_cleaning(precision.checkpoint.clean_text(), context)

@@ -23,6 +23,7 @@ from speechllm_recipes.speech_llm.common import (
     feature_cache,
     read_manifests,
     register_common,
+    sharing_llm,
 )
 from speechllm_recipes.speech_llm.config import SpeechLlmGenerateConfig
 from speechllm_recipes.speech_llm.task import DecodingTask
@@ -45,7 +46,8 @@ class SpeechLlmGenerateRecipe(Recipe):
         decoding = decoding_of(config)
         check = read_manifests(context, config.dataset, [config.dataset.split], require_text=False)
         precision = settle_decoding(context, config.model, config.common)
-        model = get_model(context, check)
+        with sharing_llm(context.gangs.dp, wanted=config.shard_llm):
+            model = get_model(context, check)
         log.info("{}", precision.describe(model.precision))
         model.features.cache = feature_cache(config.dataset, model.encoder)
         reader = create_reader(context, config.dataset, model, [config.dataset.split], require_text=False)

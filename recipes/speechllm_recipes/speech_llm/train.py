@@ -42,6 +42,7 @@ from speechllm_recipes.speech_llm.common import (
     joint_name,
     read_manifests,
     register_common,
+    sharing_llm,
 )
 from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
 from speechllm_recipes.speech_llm.conflicts import SCORED_BY
@@ -86,6 +87,10 @@ class SpeechLlmTrainRecipe(Recipe):
         frozen = count_parameters(model.encoder, model.llm) - count_parameters(model.tuned)
         parts = {"adapter": model.adapter, "CTC head": model.ctc, **model.tuned}
         trained = {name: count_parameters(part) / 1e6 for name, part in parts.items() if part is not None}
+        if model.llm.shares_layers:
+            log.info("LLM: {} processes share its layers.", context.gangs.sdp.size)
+        elif config.trainer.data_parallelism == "fsdp":
+            log.info("LLM: all of it is on every process; only decoder-only LLMs without quantization are shared.")
         log.info(
             "Parameters: {:.3f} M trained ({}), {:.1f} M frozen.",
             count_parameters(model) / 1e6,
@@ -107,7 +112,8 @@ class SpeechLlmTrainRecipe(Recipe):
         self._precision = settle_training(context, config)
         checkpoints = context.output_dir / "checkpoints"
         use_kept_vocabulary(config.model.config_overrides, checkpoints)
-        with _model_yaml_unchanged_if_refused(checkpoints / "model.yaml", context.gangs.root.rank):
+        unchanged = _model_yaml_unchanged_if_refused(checkpoints / "model.yaml", context.gangs.root.rank)
+        with unchanged, sharing_llm(context.gangs.sdp, wanted=config.trainer.data_parallelism == "fsdp"):
             model = get_model(context, check)
         if context.gangs.root.rank == 0:
             keep_vocabulary(model.config.ctc.vocabulary, checkpoints)

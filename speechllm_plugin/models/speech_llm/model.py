@@ -127,7 +127,9 @@ class SpeechLlm(nn.Module):
         cross_entropy, config = self.llm.loss_of(states, targets), self.config.distillation
         if config.weight == 0:
             return cross_entropy, None
-        return cross_entropy, distill(self.llm, self.prompts, batch.clips, states, targets, config)
+        distilled = distill(self.llm, self.prompts, batch.clips, states, targets, config)
+        self.llm.wait_for_others()
+        return cross_entropy, distilled
 
     def transcript_tokens(self, text: str) -> list[int]:
         """The tokens of a text that CTC and CIF are trained on, without the end of the turn."""
@@ -215,6 +217,10 @@ class SpeechLlm(nn.Module):
     def generate(self, batch: SpeechTextBatch, config: DecodingConfig) -> tuple[list[str], list[Generated]]:
         """Decodes a batch; each row gives the same tokens as it would alone."""
         return self.decode(batch, self.listen(batch, score_frames=config.no_speech_blank_share is not None), config)
+
+    def wait_for_others(self) -> None:
+        """See `Llm.wait_for_others`."""
+        self.llm.wait_for_others()
 
     def listen(self, batch: SpeechTextBatch, *, score_frames: bool = False) -> AdapterOutput:
         """`adapt` for decoding: a clip has the same vectors, to the bit, alone and in a batch.
