@@ -34,7 +34,8 @@ def test_names_of_the_test_are_not_those_of_the_training(tmp_path: Path) -> None
 
 def test_the_table_has_a_row_for_each_system(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("daper\nsotrin\n")
-    said = {"names": "call dapper", "names_alone": "call daper", "names_among": "call sotrin"}
+    said = {"names": "call dapper", "names_alone": "call daper", "names_among": "call sotrin",
+            "names_heard": "call daper"}
     for split, text in said.items():
         write_hypotheses(tmp_path / split / "hypotheses.tsv",
                          [Hypothesis("a", "call daper", text, "a.wav", 1.0, "en", "en", task="transcribe")])
@@ -43,9 +44,10 @@ def test_the_table_has_a_row_for_each_system(tmp_path: Path) -> None:
     scores = {"transcripts": {"asr": {"wer": 0.05, "wer_low": None, "wer_high": None}}, "answers": {"answers": answers},
               "unseen": {"answers": {"f1": 0.25}}}  # fmt: skip
     full = row("answers", scores, spelt)
-    assert full[2:] == ["7.0", "50.0", "43.1", "25.0", "50.0 (100.0, 0.0)", "0.0 (0.0, 0.0)", "50.0 (100.0, 0.0)"]
+    assert full[2:] == ["7.0", "50.0", "43.1", "25.0", "50.0 (100.0, 0.0)", "0.0 (0.0, 0.0)", "50.0 (100.0, 0.0)",
+                        "0.0 (0.0, 0.0)"]
     cascade = row("cascade", scores, {"names": spelt["names"]})
-    assert cascade[-2:] == ["-", "-"]
+    assert cascade[-3:] == ["-", "-", "-"]
     lines = table([full, cascade]).splitlines()
     assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
 

@@ -26,6 +26,8 @@ DISTRACTORS = 20
 _TRAINED_DISTRACTORS = 6
 _LISTS = {"names_alone": 0, "names_among": DISTRACTORS}
 """Test split -> names in its lists beside those that are said."""
+_HEARD, _LIKELIEST = "names_heard", 10
+"""Test split whose lists hold so many names, of all, as the demo's CTC head finds the likeliest (arXiv 2411.06437)."""
 _MAX_TOKENS = 32
 
 
@@ -70,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
     _lists(folder / "names/train.tsv", names[TRAIN], _TRAINED_DISTRACTORS, folder / "names_train.tsv")
     for split, distractors in _LISTS.items():
         _lists(folder / "names/test.tsv", names[TEST], distractors, folder / f"{split}.tsv")
+    _lists(folder / "names/test.tsv", names[TEST], 0, folder / f"{_HEARD}.tsv", first_pass=root / "run")
     runs = {"transcription alone": root / "run"}
     for name in options.only:
         _step(f"training, {name}")
@@ -136,9 +139,11 @@ def _answers(root: Path, manifest: Path, output: Path, instruction: str) -> None
         )  # fmt: skip
 
 
-def _lists(manifest: Path, names: Path, distractors: int, output: Path) -> None:
+def _lists(manifest: Path, names: Path, distractors: int, output: Path, *, first_pass: Path | None = None) -> None:
+    """:param first_pass: a run that hears the names; None = the rows' own names are known."""
+    chosen = ("--first-pass", first_pass, "--top", _LIKELIEST) if first_pass else ("--distractors", distractors)
     if not output.is_file():
-        _tool("manifest", "phrases", manifest, "--list", names, "--distractors", distractors, "--output", output)
+        _tool("manifest", "phrases", manifest, "--list", names, *chosen, "--output", output)
 
 
 def _first(manifest: Path, most: int, output: Path) -> Path:
@@ -230,8 +235,8 @@ def _page(answers: str) -> str:
     return f"""Requests that training never saw, to be transcribed, to be answered ("{INSTRUCTION}"), and
 under an instruction that no training had ("{UNSEEN}"). The LLM given the text has 100 in the
 columns of answers. Names: invented ones, apart from those of the training; error rates in percent of all words, of
-the names (B) and of the others (U), without a list, with a list of the names that are said, and with {DISTRACTORS}
-others in it.
+the names (B) and of the others (U): without a list, with a list of the names that are said, with {DISTRACTORS} others
+in it, and with the {_LIKELIEST} of all 100 names that the demo's CTC head hears, right or not.
 
 {answers}
 """
