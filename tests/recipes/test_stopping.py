@@ -41,16 +41,18 @@ def test_sigterm_saves_and_the_same_command_goes_on(commands: Commands, system: 
 
 
 def test_processes_stop_together(commands: Commands, system: System, tmp_path: Path) -> None:
+    """Only one of them gets the signal."""
     run = tmp_path / "run"
     file = system.write(
         tmp_path / "config.yaml", dataset__valid_splits=[], regime__num_steps=40, regime__checkpoint_every_n_steps=40
     )
     stopped = commands.recipe(
         "train", run, "--config-file", file, processes=2, kill_when=(run / "metrics/train.jsonl", '"Step": 3,'),
-        kill_by=signal.SIGTERM,
+        kill_by=signal.SIGTERM, killed=1,
     )
     assert stopped.status == -signal.SIGTERM, stopped.output
     (step,) = (run / "checkpoints").glob("step_*")
+    assert 3 <= int(step.name.removeprefix("step_")) < 40
     assert len(list((step / "trainer").glob("rank_*.pt"))) == 2
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from signal import SIGTERM, signal
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from fairseq2.checkpoint import CheckpointError
 from fairseq2.datasets import DataReader
 from fairseq2.gang import Gang, ReduceOperation
 from fairseq2.logging import log
 from fairseq2.task import Task, TaskStopException
-from fairseq2.trainer import Trainer
 from typing_extensions import Self, override
 
 from speechllm_plugin.datasets.reader import TrainerBatch
@@ -21,6 +21,9 @@ from speechllm_plugin.tensors.copies import Arriving, on_device
 from speechllm_plugin.units.kept import KeptHypotheses
 from speechllm_plugin.workarounds.stop_signal import remember_to_die
 from speechllm_recipes.speech_llm.disk_space import full_disk
+
+if TYPE_CHECKING:
+    from fairseq2.trainer import Trainer  # it cannot be imported before `fairseq2.recipe`
 
 
 class DelegatingTask(Task):
