@@ -66,7 +66,7 @@ def test_steps_are_measured_in_turn(tmp_path: Path) -> None:
     # 12 tokens more before the speech and one more behind; each clip has its vectors, and the short one its padding.
     assert (granite["positions"], granite["real"]) == (str(2 * (12 + 12 + 12 + 3)), str(2 * (12 + 12 + 3) + 12 + 6))
     assert ours["float32's by it"] == "1.0x" and rows[0]["float32's by it"].endswith("x")
-    assert ours["wait s"] == "0.00"
+    assert ours["wait s"] == "0" != ours["step s"]
     assert large["positions"] == "out of memory" and large["step s"] == "-"
     (alone, *_) = json.loads(figures.read_text())["results"][6:]
     assert (alone["system"], alone["clips"], alone["positions"], alone["real_positions"]) == (names[0], 1, 27, 27)

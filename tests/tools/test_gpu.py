@@ -52,7 +52,7 @@ def test_steps_are_measured_beside_the_targets(tmp_path: Path) -> None:
     assert main(["gpu", *options]) == 0, "on a CPU the targets only show that the command runs"
     (page,) = tmp_path.glob("*.md")
     steps, targets = page.read_text().split("## Targets")
-    assert "1 clips of 1 s" in steps and "2 clips of 1, 0.5 s" in steps
+    assert "Batches of 1: clips of 1 s" in steps and "Batches of 2: clips of 1, 0.5 s" in steps
     rows = cells(targets)
     assert [row[0].split(":")[0] for row in rows] == ["a step of 1 clips"] * 2 + ["a step of 2 clips"] * 2
     assert rows[0][1:] == ["ours, trimmed: not measured", "NO"]

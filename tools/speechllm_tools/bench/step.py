@@ -100,7 +100,7 @@ def table_of(
 ) -> str:
     shown = f"{', '.join(f'{seconds:g}' for seconds in clips.seconds[:4])}{' ...' if len(clips.seconds) > 4 else ''}"
     lines = [
-        f"{len(clips.seconds)} clips of {shown} s, {clips.target_tokens} target tokens each:", "",
+        f"Batches of {len(clips.seconds)}: clips of {shown} s, {clips.target_tokens} target tokens each.", "",
         f"| system | {' | '.join(COLUMNS)} |", "| --- " + "| ---: " * len(COLUMNS) + "|",
     ]  # fmt: skip
     for system in systems:
@@ -117,12 +117,16 @@ def _cells(system: System, figures: dict[str, Figures], rates: dict[torch.dtype,
     known = [figures[other] if other in figures and not figures[other].ran_out else None for other in others]
     return [
         str(found.positions), str(found.real),
-        *(f"{found.parts[part]:.2f}" for part in PARTS), f"{found.median:.2f}", f"{found.wait:.2f}",
+        *(_seconds(time) for time in (*(found.parts[part] for part in PARTS), found.median, found.wait)),
         *("-" if other is None else f"{other.median / found.median:.1f}x" for other in known),
         f"{found.positions / found.median:.0f}", f"{found.real / found.median:.0f}", f"{found.flops / 1e12:.3g}",
         f"{found.flops / found.median / rates[system.dtype]:.0%}",
         "-" if found.peak is None else f"{found.peak / 1e9:.2f}",
     ]  # fmt: skip
+
+
+def _seconds(time: float) -> str:
+    return f"{time:.3g}" if time >= 0.001 else "0"
 
 
 def _row(system: System, clips: int, found: Figures, rates: dict[torch.dtype, float]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ SYSTEM = "seamless_m4t_v2.llama31_8b.wlq_former"
 HEAD = """\
 ## Between steps
 
-Steps of {system} with fairseq2's profiler (`common.profilers.torch.enabled=true`), which itself slows down small
-operators. `idle` is the time from the start of a step to the start of the next in which no kernel and no copy runs (on
-a CPU: no operator), `longest pause` its longest piece, `until the next` the time between two steps.
+Steps of `{system}` with fairseq2's profiler
+(`common.profilers.torch.enabled=true`), which itself slows down small operators. `idle` is the time from the start of a
+step to the start of the next in which no kernel and no copy runs (on a CPU: no operator), `longest pause` its longest
+piece, `until the next` the time between two steps.
 """
 
 
