@@ -11,6 +11,7 @@ import torch
 from speechllm_tools.bench import systems
 from speechllm_tools.bench.ours import Ours
 from speechllm_tools.bench.peers import Voxtral
+from speechllm_tools.bench.step import measure
 from speechllm_tools.bench.system import WIDTHS, Clips, Shared, System
 from speechllm_tools.cli import main
 from torch import Tensor
@@ -83,6 +84,20 @@ def test_the_parts_of_a_step_are_those_that_run(tmp_path: Path) -> None:
         assert min(part for name, part in row["parts"].items() if name != "encoder") > 0
     assert whole["flops"] > cached["flops"] > 0
     assert cached["matrix_share"] > 0
+
+
+def test_nothing_is_measured_inside_a_whole_step() -> None:
+    class Hooked(Ours):
+        def loss(self) -> Tensor:
+            hooks.append(sum(len(part._forward_hooks) for part in (self.encoder, self.adapter, self.decoder)))
+            return super().loss()
+
+    hooks: list[int] = []
+    system = Hooked("ours", Shared(WIDTHS["tiny"]), pad_to_30s=False)
+    system.dtype = torch.float32
+    found = measure([system], Clips([1.0], 3), rounds=2, report=lambda line: None)["ours (float32)"]
+    assert hooks == [0, 0, 0, 3], "to warm up, two rounds, and one for the parts"
+    assert len(found.seconds) == 2
 
 
 def test_silence_behind_a_clip_is_no_real_position() -> None:

@@ -7,10 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from speechllm_tools.bench.framework import load_benchmark
 from speechllm_tools.cli import main
 from speechllm_tools.gpu import gaps, memory, recipes
 from speechllm_tools.gpu.command import exit_status
-from speechllm_tools.gpu.targets import Section, Verdict, kernel_verdicts, memory_verdict, step_verdicts
+from speechllm_tools.gpu.targets import (
+    CIF_CASE,
+    LABELS_CASE,
+    Section,
+    Verdict,
+    kernel_verdicts,
+    memory_verdict,
+    step_verdicts,
+)
 from speechllm_tools.gpu.training import Workplace
 
 
@@ -115,6 +124,9 @@ def test_kernels_are_judged_by_their_share_of_the_bandwidth() -> None:
         result("cif", [32, 1500, 1280, 375], "gather_kernel", 0.85, forward=0.76, backward=0.69),
         result("labels", [8, 1500, 1280, 128256], "ctc_label_frames_kernel", 0.5),
     ])  # fmt: skip
+    for kernel, (_, shape, dtype, variant) in (("cif", CIF_CASE), ("ctc-collapse", LABELS_CASE)):
+        measured = load_benchmark(kernel).cases("cuda")
+        assert (shape, dtype, variant) in [(case.shape, case.dtype_name, case.variant) for case in measured]
     assert [(verdict.found, verdict.reached) for verdict in found] == [
         ("85%", True), ("76%", True), ("69%", False), ("50%", False),
     ]
