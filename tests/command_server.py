@@ -10,6 +10,7 @@ It reads one JSON object a line and answers with the exit status on a line of it
     processes        how many run it together, each with the variables that torchrun sets
     kill_when        a file, or a pattern of files, and a text: the processes get a signal as soon as one holds it
     kill_by          its number
+    killed           which process gets it, by its place; null = all
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         children = [fork(request, {})] if request["processes"] == 1 else fork_group(request)
-        print(wait(children, request["kill_when"], request["kill_by"]), flush=True)
+        print(wait(children, request["kill_when"], request["kill_by"], request["killed"]), flush=True)
 
 
 def fork_group(request: dict[str, Any]) -> list[int]:
@@ -95,7 +96,7 @@ def fork(request: dict[str, Any], environment: dict[str, str]) -> int:
     return child
 
 
-def wait(children: list[int], kill_when: tuple[str, str] | None, kill_by: int) -> int:
+def wait(children: list[int], kill_when: tuple[str, str] | None, kill_by: int, killed: int | None) -> int:
     """The exit status: the first that is not 0. Like torchrun it ends the other processes when one fails."""
     status = 0
     alive = set(children)
@@ -107,7 +108,7 @@ def wait(children: list[int], kill_when: tuple[str, str] | None, kill_by: int) -
                 alive.remove(child)
                 status = status or os.waitstatus_to_exitcode(code)
         if kill_when is not None and holds(*kill_when):
-            for child in alive:
+            for child in alive if killed is None else [children[killed]]:
                 os.kill(child, kill_by)
             kill_when = None
         if time.monotonic() > deadline:

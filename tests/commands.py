@@ -82,8 +82,9 @@ class Commands:
         processes: int = 1,
         kill_when: tuple[Path, str] | None = None,
         kill_by: int = signal.SIGKILL,
+        killed: int | None = None,
     ) -> Result:
-        return self._run("speechllm_recipes.cli", argv, env or {}, processes, kill_when, kill_by)
+        return self._run("speechllm_recipes.cli", argv, env or {}, processes, kill_when, kill_by, killed)
 
     def speechllm(
         self, *argv: object, env: Mapping[str, str] | None = None, kill_when: tuple[Path, str] | None = None
@@ -106,6 +107,7 @@ class Commands:
         processes: int,
         kill_when: tuple[Path, str] | None,
         kill_by: int = signal.SIGKILL,
+        killed: int | None = None,
     ) -> Result:
         number = next(self._numbers)
         files = {name: self._folder / f"{number}.{name}" for name in ("stdout", "stderr")}
@@ -113,6 +115,7 @@ class Commands:
             "module": module, "argv": [str(argument) for argument in argv], "env": dict(env),
             "cwd": str(self._folder), "processes": processes,
             "kill_when": kill_when and [str(kill_when[0]), kill_when[1]], "kill_by": int(kill_by),
+            "killed": killed,
             **{name: str(file) for name, file in files.items()},
         }
         assert self._server.stdin is not None and self._server.stdout is not None

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -84,12 +84,23 @@ class FeatureCache:
         return torch.frombuffer(data, dtype=self._dtype, offset=_SHAPE.size).view(frames, width)
 
     def put(self, key: str, features: Tensor) -> Tensor:
-        """Stores features and returns them as `get` will, so that the first epoch sees the same as later ones."""
-        features = features.detach().to(self._dtype)
-        if not self._full:
-            values = features.cpu().contiguous().view(torch.uint8).numpy()
-            self._add(key, _SHAPE.pack(*features.shape) + values.tobytes())
-        return features
+        """`put_all` of one clip."""
+        return self.put_all([key], [features])[0]
+
+    def put_all(self, keys: Sequence[str], features: Sequence[Tensor]) -> list[Tensor]:
+        """Stores the features of clips and returns them as `get` will, so that the first epoch sees the same as later
+        ones. From a GPU they are copied together, so that the host waits for it once.
+
+        :param features: `[T, C]` of each clip.
+        """
+        kept = [one.detach().to(self._dtype) for one in features]
+        if self._full:
+            return kept
+        rows = torch.cat(kept).cpu().split(list(map(len, kept)))
+        for key, row in zip(keys, rows, strict=True):
+            if not self._full:
+                self._add(key, _SHAPE.pack(*row.shape) + row.contiguous().view(torch.uint8).numpy().tobytes())
+        return kept
 
     def _add(self, key: str, data: bytes) -> None:
         if self._max_bytes is not None and not self._has_room(len(data)):

@@ -59,6 +59,6 @@ class ClipFeatures:
         missing = [i for i in range(len(batch)) if i not in rows]
         if missing:
             encoded = encode_apart(self._encoder, [batch.waveform(i) for i in missing])
-            for i, features in zip(missing, encoded, strict=True):
-                rows[i] = cache.put(batch.clips[i].audio_key, features)
+            keys = [batch.clips[i].audio_key for i in missing]
+            rows.update(zip(missing, cache.put_all(keys, encoded), strict=True))
         return [rows[i] for i in range(len(batch))]

@@ -1,4 +1,4 @@
-"""Copies numbers from the host to a device without waiting for the device.
+"""Copies numbers between the host and a device without waiting for the device.
 
 Numbers that decide a shape (lengths, places, labels) stay on the host; masks and indices made from them are copied. A
 copy from memory that is not pinned would wait for all work that the device has in its queue.
@@ -28,3 +28,20 @@ def on_device(numbers: Tensor | Sequence[Any], device: torch.device, dtype: torc
     if device.type == "cuda" and values.device.type == "cpu":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
+
+
+class Arriving:
+    """A tensor on its way from a device to the host, which does not wait for it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._copy = tensor.detach().to("cpu", non_blocking=True)
+        self._arrived: torch.cuda.Event | None = None
+        if tensor.is_cuda:
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def get(self) -> Tensor:
+        """The tensor on the host; waits until it has arrived."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._copy

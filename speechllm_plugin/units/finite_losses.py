@@ -6,15 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from speechllm_plugin.tensors.copies import Arriving
 
 
 @dataclass(frozen=True)
 class _Pending:
-    loss: Tensor
-    """The loss, on the host or on its way there."""
-    arrived: torch.cuda.Event | None
+    loss: Arriving
     step_nr: int
     ids: Sequence[str]
 
@@ -31,12 +30,9 @@ class FiniteLosses:
         :param ids: ids of the loss's utterances.
         :raises FloatingPointError: see `check`.
         """
-        copy, arrived = loss.detach().to("cpu", non_blocking=True), None
-        if loss.is_cuda:
-            arrived = torch.cuda.Event()
-            arrived.record()
+        copy = Arriving(loss)
         self.check()
-        self._pending = _Pending(copy, arrived, step_nr, ids)
+        self._pending = _Pending(copy, step_nr, ids)
 
     def check(self) -> None:
         """
@@ -45,9 +41,7 @@ class FiniteLosses:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        if pending.arrived is not None:
-            pending.arrived.synchronize()
-        if not math.isfinite(value := pending.loss.item()):
+        if not math.isfinite(value := pending.loss.get().item()):
             raise FloatingPointError(
                 f"the loss is {value} at step {pending.step_nr} for the utterances {', '.join(pending.ids)}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +53,16 @@ def test_no_batch_has_more(tiny_config: SpeechLlmConfig, tiny_manifest: Path, ad
 
 def test_the_recipe(commands: Commands, system: System, tmp_path: Path) -> None:
     config = system.write(tmp_path / "config.yaml", dataset__batch_size=100, regime__num_steps=4)
-    limit = "dataset.max_batch_positions={}"
-    log = commands.recipe("train", tmp_path / "run", "--config-file", config, "--config", limit.format(300)).ok()
+    limit, memory = "dataset.max_batch_positions={}", "trainer.activation_checkpointing.memory_gb=10.0"
+    log = commands.recipe(
+        "train", tmp_path / "run", "--config-file", config, "--config", limit.format(300), memory
+    ).ok()
     assert "Split train: 12 clips" in log.output
+    found = re.search(r"clips of 2\.1 s and (\d+) tokens: (\d+) clips take", " ".join(log.output.split()))
+    assert found is not None, log.output
+    tokens, together = map(int, found.groups())
+    # Of the longest clip half of the 105 frames, with a prompt as the estimate assumes it.
+    assert together == 300 // (32 + 53 + tokens) > 1
     resumed = ["--config-file", config, "--config", limit.format(200), "regime.num_steps=6"]
     assert "max_batch_positions" in commands.recipe("train", tmp_path / "run", *resumed).user_error()
     line = commands.recipe("train", tmp_path / "new", "--config-file", config, "--config", limit.format(0)).user_error()

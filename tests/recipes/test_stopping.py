@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from fairseq2.gang import FakeGang
+from fairseq2.task import TaskStopException
+from speechllm_recipes.speech_llm.task import Stop
 
 from speechllm_plugin.files.tsv import read_table
 from tests.commands import Commands, System, metrics
+from tests.stand_in_device import DEVICE, stand_in
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(commands: Commands, system: System, tmp_path: Path) -> None:
@@ -35,17 +41,32 @@ def test_sigterm_saves_and_the_same_command_goes_on(commands: Commands, system: 
 
 
 def test_processes_stop_together(commands: Commands, system: System, tmp_path: Path) -> None:
+    """Only one of them gets the signal."""
     run = tmp_path / "run"
     file = system.write(
         tmp_path / "config.yaml", dataset__valid_splits=[], regime__num_steps=40, regime__checkpoint_every_n_steps=40
     )
     stopped = commands.recipe(
         "train", run, "--config-file", file, processes=2, kill_when=(run / "metrics/train.jsonl", '"Step": 3,'),
-        kill_by=signal.SIGTERM,
+        kill_by=signal.SIGTERM, killed=1,
     )
     assert stopped.status == -signal.SIGTERM, stopped.output
     (step,) = (run / "checkpoints").glob("step_*")
+    assert 3 <= int(step.name.removeprefix("step_")) < 40
     assert len(list((step / "trainer").glob("rank_*.pt"))) == 2
+
+
+def test_asking_the_other_processes_waits_for_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stand_in(monkeypatch) as device:
+        stop = Stop(FakeGang(DEVICE, size=2))
+        trainer: Any = SimpleNamespace(step_nr=0, _maybe_complete_checkpoint_save_operation=lambda: None)
+        stop.trainer = trainer
+        stop.before_step()
+        stop.request()
+        stop.before_step()  # reads what was told before it was requested
+        with pytest.raises(TaskStopException):
+            stop.before_step()
+        assert (device.reads, device.waiting_copies) == ([], [])
 
 
 @pytest.mark.parametrize("killed", [True, False])

@@ -8,7 +8,7 @@ import torch
 from fairseq2.device import Device
 from fairseq2.logging import log
 
-from speechllm_plugin.cost.estimate import Cost, CostModel, stacked
+from speechllm_plugin.cost.estimate import PROMPT_TOKENS, Cost, CostModel, stacked
 from speechllm_plugin.cost.gpu_memory import room_for
 from speechllm_plugin.cost.skeleton import SkeletonBuilder
 from speechllm_plugin.datasets.reader import SpeechTextReader
@@ -16,7 +16,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.units.layers import apply_ac_to_speech_llm
-from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig
+from speechllm_recipes.speech_llm.config import SpeechLlmTrainConfig, TrainDatasetSection
 
 
 def settle_checkpointing(
@@ -29,15 +29,12 @@ def settle_checkpointing(
     if section.mode != "auto" or (memory := _memory(section.memory_gb, device)) is None:
         return
     seconds = float(reader.clips.seconds.max())
-    batch_size = dataset.batch_size
-    if dataset.max_batch_seconds is not None:
-        batch_size = max(1, min(batch_size, int(dataset.max_batch_seconds / seconds)))
     try:
-        cost = _estimate(model.config, seconds, target_tokens)
+        cost, positions = _estimate(model.config, seconds, target_tokens)
     except UserError as error:
         log.info("Memory: it cannot be estimated ({}); no activation checkpointing.", error)
         return
-    room = room_for(cost, batch_size, memory)
+    room = room_for(cost, _most_clips(dataset, seconds, positions), memory)
     line = "Memory of a GPU, estimated for clips of {:.1f} s and {} tokens: {}."
     (log.info if room.is_enough else log.warning)(
         line, seconds, target_tokens, room.describe(config.trainer.grad_accumulation.num_batches)
@@ -53,10 +50,24 @@ def _memory(given: float | None, device: Device) -> int | None:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
-def _estimate(config: SpeechLlmConfig, seconds: float, target_tokens: int) -> Cost:
-    """The cost with the most vectors that the adapter can make, whatever the speech is."""
+def _most_clips(dataset: TrainDatasetSection, seconds: float, positions: int) -> int:
+    """The most clips of this length, with this many positions of the LLM, that a batch may have."""
+    limits = [dataset.batch_size]
+    if dataset.max_batch_seconds is not None:
+        limits.append(int(dataset.max_batch_seconds / seconds))
+    if dataset.max_batch_positions is not None:
+        limits.append(dataset.max_batch_positions // positions)
+    return max(1, min(limits))  # a clip longer than a limit makes a batch of its own
+
+
+def _estimate(config: SpeechLlmConfig, seconds: float, target_tokens: int) -> tuple[Cost, int]:
+    """The cost with the most vectors that the adapter can make, whatever the speech is.
+
+    :returns: the cost of a clip, and its positions of the LLM.
+    """
     config = deepcopy(config)
     config.ctc.bos = False  # no tokenizer is loaded
     skeleton, costs = SkeletonBuilder().build(config), CostModel()
     frames = stacked(skeleton, costs.frames(skeleton, seconds))
-    return costs.estimate(skeleton, seconds, costs.most_vectors(skeleton, frames, target_tokens), target_tokens)
+    vectors = costs.most_vectors(skeleton, frames, target_tokens)
+    return costs.estimate(skeleton, seconds, vectors, target_tokens), PROMPT_TOKENS + vectors + target_tokens

@@ -6,20 +6,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from signal import SIGTERM, signal
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from fairseq2.checkpoint import CheckpointError
 from fairseq2.datasets import DataReader
-from fairseq2.gang import Gang, all_sum
+from fairseq2.gang import Gang, ReduceOperation
 from fairseq2.logging import log
 from fairseq2.task import Task, TaskStopException
-from fairseq2.trainer import Trainer
 from typing_extensions import Self, override
 
 from speechllm_plugin.datasets.reader import TrainerBatch
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.tensors.copies import Arriving, on_device
 from speechllm_plugin.units.kept import KeptHypotheses
 from speechllm_plugin.workarounds.stop_signal import remember_to_die
 from speechllm_recipes.speech_llm.disk_space import full_disk
+
+if TYPE_CHECKING:
+    from fairseq2.trainer import Trainer  # it cannot be imported before `fairseq2.recipe`
 
 
 class DelegatingTask(Task):
@@ -79,13 +83,23 @@ class WatchedReader(DataReader[TrainerBatch]):
 
 
 class Stop:
-    """A stop at a signal, which all processes make after the same step."""
+    """A stop at a signal, which all processes make after the same step.
+
+    Several processes hear of each other's signals one step late: what they have told before a step is read before the
+    next one, when a GPU has long worked it out.
+    """
 
     def __init__(self, gang: Gang) -> None:
         self._gang = gang
         self._requested = False
+        self._told: Arriving | None = None
+        """How many processes had the signal before the last step."""
         self.trainer: Trainer | None = None
         """The trainer that saves the checkpoint."""
+
+    @property
+    def processes(self) -> int:
+        return self._gang.size
 
     def request(self) -> None:
         self._requested = True
@@ -94,10 +108,7 @@ class Stop:
         """
         :raises TaskStopException: a process got the signal; the checkpoint has been saved.
         """
-        requested = int(self._requested)
-        if self._gang.size > 1:
-            requested = int(all_sum(self._gang, requested))
-        if not requested or self.trainer is None:
+        if not self._agreed() or self.trainer is None:
             return
         trainer = self.trainer
         # fairseq2 itself stops early only without a number of steps, and validates before it stops.
@@ -108,6 +119,15 @@ class Stop:
         log.info("Stopped by a signal after step {}; its checkpoint is saved, and the same command goes on from it.",
                  step)
         raise TaskStopException()
+
+    def _agreed(self) -> bool:
+        if self._gang.size == 1:
+            return self._requested
+        before = self._told
+        number = on_device([int(self._requested)], self._gang.device)
+        self._gang.all_reduce(number, ReduceOperation.SUM)
+        self._told = Arriving(number)
+        return before is not None and bool(before.get())
 
 
 class ResumableTask(DelegatingTask):
@@ -121,8 +141,10 @@ class ResumableTask(DelegatingTask):
 
     @override
     def run(self) -> None:
+        several = self._stop.processes > 1
+
         def stop(number: int, _: FrameType | None) -> None:
-            log.info("SIGTERM received. Stopping after this step.")
+            log.info("SIGTERM received. Stopping after the step in progress{}.", " or the next one" if several else "")
             remember_to_die(number)
             self._stop.request()
 

@@ -13,10 +13,12 @@ from fairseq2.metrics import MetricBag
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.encoders.api import ENCODERS
+from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer
+from speechllm_plugin.tasks.api import task_of_row
 from speechllm_plugin.tensors.masks import length_mask
 from speechllm_plugin.units.training import SpeechLlmTrainUnit
 from tests.plugin.encoder_families import save_encoder
@@ -81,6 +83,48 @@ def test_a_step_waits_for_nothing_but_lengths_that_depend_on_the_sound(
         assert device.reads == (["copy"] if adapter == "ctc" else [])
         assert device.waiting_copies == []
         assert math.isclose(there.loss(), run.loss(), rel_tol=1e-5)
+
+
+def test_cif_reads_the_number_of_vectors_of_a_clip_without_a_transcript(
+    tiny_config: SpeechLlmConfig, tiny_manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as the clip's weights sum to, which decides shapes."""
+    tiny_config.adapter = PartSection(name="cif", config=ADAPTERS["cif"])
+    tiny_config.ctc = CtcConfig(weight=0.3, classifier="linear")
+    model = create(tiny_config).train()
+    batches = [batches_of(tiny_manifest / "train.tsv")[0] for _ in range(2)]
+    for batch in batches:
+        batch.clips[0].task = task_of_row("en", "de")
+    with stand_in(monkeypatch) as device:
+        moved(model)
+        there = Run(model, DEVICE)
+        there.step(batches[0])
+        device.reads.clear()
+        device.waiting_copies.clear()
+        there.step(batches[1])
+        assert (device.reads, device.waiting_copies) == (["copy"], [])
+
+
+def test_features_are_read_for_the_cache_once_a_batch(
+    tiny_config: SpeechLlmConfig, tiny_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = create(tiny_config).train()
+    cache = model.features.cache = FeatureCache(tmp_path, "x", model.encoder.feature_dtype)
+    manifest = tiny_manifest / "train.tsv"
+    first, second = batches_of(manifest, batch_size=6)
+    with stand_in(monkeypatch) as device:
+        moved(model)
+        there = Run(model, DEVICE)
+        there.step(first)
+        device.reads.clear()
+        device.waiting_copies.clear()
+        there.step(second)
+        assert (device.reads, device.waiting_copies) == (["copy"], [])
+    kept = {clip.id: clip.features for clip in batches_of(manifest, find=cache.get)[0]}
+    alone = create(tiny_config)
+    for batch in batches_of(manifest, batch_size=1):
+        features, _ = alone.features.of(batch)
+        torch.testing.assert_close(kept[batch.ids[0]], features[0])
 
 
 @pytest.mark.parametrize("name", ["whisper", "seamless_m4t_v2", "w2v_bert", "wav2vec2", "hubert", "wavlm"])

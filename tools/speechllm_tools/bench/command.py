@@ -79,6 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     benchmarks.choices["decode"].add_argument(
         "--batches", nargs="+", type=int, default=[1, 16], metavar="N", help="clips decoded together (default: 1 16)"
     )
+    benchmarks.choices["step"].add_argument(
+        "--batches", nargs="+", type=int, metavar="N", help="clips in a step, those of --clips in turn (default: each "
+        "of them once)",
+    )
     for subparser in benchmarks.choices.values():
         _add_common_arguments(subparser)
 
@@ -148,8 +152,9 @@ def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", metavar="WORD", help="systems whose names hold one of these words")
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"),
                         help="precisions, all in one run (default: bfloat16 on a GPU, float32 on a CPU)")
-    parser.add_argument("--widths", choices=("small", "large"), default="small",
-                        help="of Whisper tiny and SmolLM2-135M, or of Whisper large and Llama 3.1 8B (default: small)")
+    parser.add_argument("--widths", choices=("tiny", "small", "large"), default="small",
+                        help="of two layers, only to try the command; of Whisper tiny and SmolLM2-135M; or of Whisper "
+                        "large and Llama 3.1 8B (default: small)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the page here, too")
 
 

@@ -6,9 +6,11 @@ import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle, islice
 
 from speechllm_plugin.errors import UserError
+from speechllm_tools.bench.out_of_memory import runs_out
 from speechllm_tools.bench.peers import Qwen2Audio, Voxtral
 from speechllm_tools.bench.report import footer
 from speechllm_tools.bench.system import WIDTHS, Clips, System, label_of
@@ -28,6 +30,8 @@ class Figures:
     seconds: list[float] = field(default_factory=list)
     written: int = 0
     """Number of tokens that were written."""
+    ran_out: bool = False
+    """Whether memory was too short for the system."""
 
     @property
     def median(self) -> float:
@@ -45,10 +49,14 @@ def run(options: argparse.Namespace, device: str, *, report: Callable[[str], Non
         for number in range(options.rounds + 1):
             for system in systems:
                 found = figures[system.label]
-                _decode(system, batches, found, 2 if number == 0 else options.tokens)
-                report(f"batches of {size}, round {number}: {system.label}: {found.seconds[-1]:.2f} s")
+                if found.ran_out:
+                    continue
+                tokens = 2 if number == 0 else options.tokens
+                found.ran_out = runs_out(partial(_decode, system, batches, found, tokens))
+                told = "out of memory" if found.ran_out else f"{found.seconds[-1]:.2f} s"
+                report(f"batches of {size}, round {number}: {system.label}: {told}")
         for found in figures.values():
-            del found.seconds[0]  # the warm-up, of a few tokens
+            del found.seconds[:1]  # the warm-up, of a few tokens
         tables.append(table_of(size, batches, systems, figures))
     head = HEAD.format(what=WIDTHS[options.widths].what)
     command = f"    {command_of(options, device)} --batches {' '.join(map(str, options.batches))}"
@@ -83,8 +91,13 @@ def table_of(
     rows = [f"| system | {' | '.join(columns)} |", "| --- " + "| ---: " * len(columns) + "|"]
     for system in systems:
         found = figures[system.label]
-        others = [label_of(peer, system.dtype) for peer in peers.values()]
-        ratios = [f"{figures[other].median / found.median:.1f}x" if other in figures else "-" for other in others]
+        if found.ran_out:
+            rows.append(f"| {system.label} | out of memory{' | -' * (len(columns) - 1)} |")
+            continue
+        others = [figures.get(label_of(peer, system.dtype)) for peer in peers.values()]
+        ratios = [
+            "-" if other is None or other.ran_out else f"{other.median / found.median:.1f}x" for other in others
+        ]
         rate = f"{found.written / found.median:.1f}"
         rows.append(f"| {system.label} | {found.median:.2f} | {found.written} | {rate} | {' | '.join(ratios)} |")
     clips = [seconds for batch in batches for seconds in batch.seconds]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhisperEncoder
 
@@ -32,7 +32,7 @@ class Ours(System):
         :param stack: frames in a vector, for 12.5 vectors a second, like Voxtral's.
         :param encoder: keys of Whisper's configuration.
         """
-        self.name, self._cached = name, cached
+        self.name, self._cached, self._rate = name, cached, 50.0 / stack
         widths = shared.widths
         config = WhisperConfig(**widths.encoder)
         self._encoder = WhisperSpeechEncoder(WhisperPartConfig(**encoder), config, HfWhisperEncoder(config)).eval()
@@ -49,6 +49,7 @@ class Ours(System):
 
     def prepare(self, clips: Clips) -> None:
         waveforms, self._lengths = clips.waveforms()
+        self._seconds = clips.seconds
         self._waveforms = waveforms.to(self.weight.device)
         self._prompts = [RenderedPrompt(tuple(clips.tokens(BEFORE)), tuple(clips.tokens(AFTER)))] * len(clips.seconds)
         self._targets = [clips.tokens(clips.target_tokens)] * len(clips.seconds)
@@ -66,12 +67,27 @@ class Ours(System):
         losses = self._llm.loss(self._prompts, *self._speech(), self._targets)
         return losses.sum() / sum(map(len, self._targets))
 
+    @property
+    def decoder(self) -> nn.Module:
+        return self._llm.decoder
+
     def positions(self) -> int:
+        lengths = self._row_lengths(self._speech_lengths())
+        if self._llm.worth_packing([torch.empty(length, 0) for length in lengths]):
+            return math.ceil(sum(lengths) / MULTIPLE) * MULTIPLE
+        return len(lengths) * max(lengths)
+
+    def real_positions(self) -> int:
+        heard = [math.ceil(self._rate * seconds) for seconds in self._seconds]
+        return sum(self._row_lengths(list(map(min, self._speech_lengths(), heard))))
+
+    def _speech_lengths(self) -> list[int]:
         with torch.no_grad():
-            lengths = self._speech()[1] + AFTER + len(self._targets[0]) - 1
-        if self._llm.packs:
-            return math.ceil(int(lengths.sum()) / MULTIPLE) * MULTIPLE
-        return len(lengths) * int(lengths.max())
+            lengths: list[int] = self._speech()[1].tolist()
+        return lengths
+
+    def _row_lengths(self, speech: list[int]) -> list[int]:
+        return [length + AFTER + len(self._targets[0]) - 1 for length in speech]
 
     def decode(self, tokens: int) -> int:
         with torch.no_grad():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     GraniteSpeechConfig,
     GraniteSpeechForConditionalGeneration,
@@ -27,6 +28,7 @@ class Peer(System):
     """A class of transformers."""
 
     model: Any
+    llm: Any
 
     def __init__(self, shared: Shared) -> None:
         self.model.language_model = self.llm = shared.llm
@@ -37,6 +39,10 @@ class Peer(System):
     def vectors(self, seconds: float) -> int:
         """Number of audio vectors in the prompt."""
         raise NotImplementedError
+
+    def heard(self, seconds: float) -> int:
+        """Those of them that hold some of the clip, not only of the silence behind it."""
+        return self.vectors(seconds)
 
     def features(self, clips: Clips) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -52,6 +58,7 @@ class Peer(System):
         def padded(values: list[list[int]], fill: int, size: int) -> Tensor:
             return torch.tensor([[fill] * (size - len(row)) + row for row in values])
 
+        self._silent = sum(self.vectors(seconds) - self.heard(seconds) for seconds in clips.seconds)
         features = self.features(clips)
         self._batch = {
             "input_ids": padded(rows, 0, size), **features,
@@ -75,6 +82,14 @@ class Peer(System):
 
     def positions(self) -> int:
         return self._batch["input_ids"].numel()
+
+    @property
+    def decoder(self) -> nn.Module:
+        decoder: nn.Module = self.llm.get_decoder()
+        return decoder
+
+    def real_positions(self) -> int:
+        return int(self._batch["attention_mask"].sum()) - self._silent
 
     def decode(self, tokens: int) -> int:
         with torch.no_grad():
@@ -102,6 +117,9 @@ class Voxtral(Peer):
 
     def vectors(self, seconds: float) -> int:
         return 375
+
+    def heard(self, seconds: float) -> int:
+        return math.ceil(375 * seconds / 30)
 
     def features(self, clips: Clips) -> dict[str, Tensor]:
         return {"input_features": torch.randn(len(clips.seconds), 80, 3000)}

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
-import resource
-import statistics
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from itertools import cycle, islice
 from typing import Any
 
 import torch
-from torch import nn
 
-from speechllm_plugin.cost.estimate import FlopCounter
+from speechllm_plugin.errors import UserError
+from speechllm_tools.bench.out_of_memory import runs_out
 from speechllm_tools.bench.peers import Voxtral
-from speechllm_tools.bench.report import footer
+from speechllm_tools.bench.report import describe_machine, footer
+from speechllm_tools.bench.step_figures import PARTS, Figures, count, split, time_step
 from speechllm_tools.bench.system import WIDTHS, Clips, System, label_of, name_of
 from speechllm_tools.bench.systems import clock, command_of, dtypes_of, systems_of
 
@@ -27,122 +25,136 @@ HEAD = """\
 {what} and what joins them, with random weights: encoder and LLM are frozen,
 forward and backward of one batch. The systems take turns, in one run; a time is the median of its rounds.
 
-- positions: of the LLM in a step, padding included, without ours before the speech, whose states are kept.
+- encoder to backward: the parts of a step, timed in a round of its own, in which a GPU finishes each part before the
+  next one begins: together they may take longer than the step. Loss is the LLM's head, the cross entropy and what joins
+  speech and text, whatever of the forward pass the three before it are not.
+- step: nothing is measured inside it. Wait: how long the host, when it has queued the whole step, then waits for the
+  GPU; near 0, the GPU has waited for the host instead. Always 0 on a CPU. Waits in the middle of a step are not in it.
+- positions: of the LLM in a step, padding included, without ours before the speech, whose states are kept. Real:
+  without padding, and without the vectors of the silence with which a clip is filled up to 30 s.
 - Voxtral's by it, float32's by it: times of Voxtral in the same precision, and of the same system in float32.
-- of the matrix rate: matrix products of the step by its seconds, as a share of what one product of two square matrices
-  of {size} rows reaches in the same run and precision.
+- TFLOP: of the matrix products of a step. Of the matrix rate: these by its seconds, as a share of what one product of
+  two square matrices of {size} rows reaches in the same run and precision.
 - peak: growth of the {whose} memory in a step.
 """
+COLUMNS = (
+    "positions", "real", *(f"{part} s" for part in PARTS), "step s", "wait s", "Voxtral's by it", "float32's by it",
+    "positions/s", "real/s", "TFLOP", "of the matrix rate", "peak GB",
+)  # fmt: skip
 _SIZES = {"cpu": 1024, "cuda": 8192}
 """Sizes of the matrices whose product gives the matrix rate."""
 
 
-@dataclass
-class Figures:
-    seconds: list[float] = field(default_factory=list)
-    parts: dict[str, list[float]] = field(default_factory=lambda: {"encoder": [], "adapter": [], "LLM": []})
-    flops: int = 0
-    peak: int | None = None
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-
 def run(options: argparse.Namespace, device: str, *, report: Callable[[str], None]) -> int:
+    sizes = options.batches or [len(options.clips)]
+    if min(sizes) < 1:
+        raise UserError(f"--batches: found {min(sizes)}, expected at least 1")
     systems = systems_of(options, device)
-    figures = {system.label: Figures() for system in systems}
-    for system in systems:
-        system.prepare(Clips(options.clips, options.tokens))
-    for number in range(options.rounds + 1):
-        for system in systems:
-            found = figures[system.label]
-            _step(system, found, is_first=number == 0)
-            report(f"round {number}: {system.label}: {found.seconds[-1]:.2f} s" if number else f"ready: {system.label}")
-    page = page_of(systems, figures, options, device)
+    rates = {dtype: matrix_rate(device, dtype) for dtype in dtypes_of(options, device)}
+    tables, rows = [], []
+    for size in sizes:
+        clips = Clips(list(islice(cycle(options.clips), size)), options.tokens)
+        figures = measure(systems, clips, options.rounds, report)
+        tables.append(table_of(clips, systems, figures, rates))
+        rows += [_row(system, size, figures[system.label], rates) for system in systems]
+    page = _page(tables, rates, options, device)
     print(page)
     if options.output is not None:
         options.output.write_text(page + "\n", encoding="utf-8")
+    if options.json is not None:
+        document = {"benchmark": "step", "machine": describe_machine(device), "results": rows}
+        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def _step(system: System, found: Figures, *, is_first: bool) -> None:
-    parameters = list(system.adapter.parameters())
-    for parameter in parameters:
-        parameter.grad = None
-    if is_first:
-        with FlopCounter() as counter:
-            system.loss().backward()
-        found.flops = counter.get_total_flops()
-        return
-    timers = {name: _Timer(getattr(system, name.lower())) for name in found.parts}
-    on_gpu = system.weight.is_cuda
-    before = torch.cuda.memory_allocated() if on_gpu else _reset_peak()
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    start = clock()
-    loss = system.loss()
-    loss.backward()
-    found.seconds.append(clock() - start)
-    if before is not None:
-        peak = torch.cuda.max_memory_allocated() if on_gpu else _memory("VmHWM")
-        found.peak = max(found.peak or 0, peak - before)
-    for name, timer in timers.items():
-        found.parts[name].append(timer.close())
+def measure(
+    systems: Sequence[System], clips: Clips, rounds: int, report: Callable[[str], None]
+) -> dict[str, Figures]:
+    """
+    :param rounds: rounds of whole steps, after one to warm up and before one that is timed part by part.
+    :returns: the figures of each system, by its label.
+    """
+    figures = {system.label: Figures() for system in systems}
+
+    def in_turn(what: str, work: Callable[[System, Figures], None]) -> None:
+        for system in systems:
+            found = figures[system.label]
+            if found.ran_out:
+                continue
+            found.ran_out = runs_out(partial(work, system, found))
+            report(f"{len(clips.seconds)} clips, {what}: {system.label}{': out of memory' if found.ran_out else ''}")
+
+    def begin(system: System, found: Figures) -> None:
+        system.prepare(clips)
+        count(system, found)
+
+    in_turn("ready", begin)
+    for number in range(1, rounds + 1):
+        in_turn(f"round {number}", time_step)
+    in_turn("its parts", split)
+    return figures
 
 
-class _Timer:
-    """Counts the seconds inside a module's forward pass."""
-
-    def __init__(self, module: nn.Module) -> None:
-        # Our systems call the decoder inside the part.
-        module = getattr(module, "decoder", module)
-        self._seconds, self._start = 0.0, 0.0
-        self._hooks = [module.register_forward_pre_hook(self._begin), module.register_forward_hook(self._end)]
-
-    def _begin(self, *_: Any) -> None:
-        self._start = clock()
-
-    def _end(self, *_: Any) -> None:
-        self._seconds += clock() - self._start
-
-    def close(self) -> float:
-        for hook in self._hooks:
-            hook.remove()
-        return self._seconds
-
-
-def page_of(
-    systems: Sequence[System], figures: dict[str, Figures], options: argparse.Namespace, device: str
+def table_of(
+    clips: Clips, systems: Sequence[System], figures: dict[str, Figures], rates: dict[torch.dtype, float]
 ) -> str:
-    rates = {dtype: matrix_rate(device, dtype) for dtype in dtypes_of(options, device)}
-    columns = ("positions", "encoder s", "adapter s", "LLM s", "step s", "Voxtral's by it", "float32's by it",
-               "positions/s", "of the matrix rate", "peak GB")
-    rows = [f"| system | {' | '.join(columns)} |", "| --- " + "| ---: " * len(columns) + "|"]
+    shown = f"{', '.join(f'{seconds:g}' for seconds in clips.seconds[:4])}{' ...' if len(clips.seconds) > 4 else ''}"
+    lines = [
+        f"Batches of {len(clips.seconds)}: clips of {shown} s, {clips.target_tokens} target tokens each.", "",
+        f"| system | {' | '.join(COLUMNS)} |", "| --- " + "| ---: " * len(COLUMNS) + "|",
+    ]  # fmt: skip
     for system in systems:
-        found = figures[system.label]
-        parts = " | ".join(f"{statistics.median(times):.2f}" for times in found.parts.values())
-        others = (label_of(Voxtral.name, system.dtype), label_of(system.name, torch.float32))
-        times = " | ".join(
-            f"{figures[other].median / found.median:.1f}x" if other in figures else "-" for other in others
-        )
-        share = found.flops / found.median / rates[system.dtype]
-        peak = "-" if found.peak is None else f"{found.peak / 1e9:.2f}"
-        rows.append(
-            f"| {system.label} | {system.positions()} | {parts} | {found.median:.2f} | {times} | "
-            f"{system.positions() / found.median:.0f} | {share:.0%} | {peak} |"
-        )
-    shown = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name_of(dtype)}" for dtype, rate in rates.items())
-    notes = [
-        f"Clips of {', '.join(f'{seconds:g}' for seconds in options.clips)} s, {options.tokens} target tokens each; "
-        f"{options.rounds} round(s). The matrix rate: {shown}. Encoder, adapter and LLM are their "
-        "forward passes; the rest of a step is the loss and the backward pass.",
-        "", f"    {command_of(options, device)}", "", footer(),
-    ]
+        cells = _cells(system, figures, rates)
+        lines.append(f"| {system.label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cells(system: System, figures: dict[str, Figures], rates: dict[torch.dtype, float]) -> list[str]:
+    found = figures[system.label]
+    if found.ran_out:
+        return ["out of memory", *["-"] * (len(COLUMNS) - 1)]
+    others = (label_of(Voxtral.name, system.dtype), label_of(system.name, torch.float32))
+    known = [figures[other] if other in figures and not figures[other].ran_out else None for other in others]
+    return [
+        str(found.positions), str(found.real),
+        *(_seconds(time) for time in (*(found.parts[part] for part in PARTS), found.median, found.wait)),
+        *("-" if other is None else f"{other.median / found.median:.1f}x" for other in known),
+        f"{found.positions / found.median:.0f}", f"{found.real / found.median:.0f}", f"{found.flops / 1e12:.3g}",
+        f"{found.flops / found.median / rates[system.dtype]:.0%}",
+        "-" if found.peak is None else f"{found.peak / 1e9:.2f}",
+    ]  # fmt: skip
+
+
+def _seconds(time: float) -> str:
+    return f"{time:.3g}" if time >= 0.001 else "0"
+
+
+def _row(system: System, clips: int, found: Figures, rates: dict[torch.dtype, float]) -> dict[str, Any]:
+    """The figures of a system for the JSON."""
+    row: dict[str, Any] = {
+        "system": system.name, "dtype": name_of(system.dtype), "clips": clips, "out_of_memory": found.ran_out,
+    }  # fmt: skip
+    if not found.ran_out:
+        row |= {
+            "seconds": found.median, "wait": found.wait, "parts": found.parts, "positions": found.positions,
+            "real_positions": found.real, "flops": found.flops, "peak_bytes": found.peak,
+            "matrix_share": found.flops / found.median / rates[system.dtype],
+        }  # fmt: skip
+    return row
+
+
+def _page(
+    tables: Sequence[str], rates: dict[torch.dtype, float], options: argparse.Namespace, device: str
+) -> str:
     head = HEAD.format(
         what=WIDTHS[options.widths].what, size=_SIZES[device], whose="GPU's" if device == "cuda" else "process's"
     )
-    return "\n".join([head, *rows, "", *notes])
+    shown = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name_of(dtype)}" for dtype, rate in rates.items())
+    sizes = f" --batches {' '.join(map(str, options.batches))}" if options.batches else ""
+    notes = [
+        f"{options.rounds} round(s). The matrix rate: {shown}.", f"    {command_of(options, device)}{sizes}", footer(),
+    ]  # fmt: skip
+    return "\n\n".join([head.rstrip(), *tables, *notes])
 
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
@@ -155,25 +167,3 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
         a @ b
         times.append(clock() - start)
     return 2 * size**3 / min(times)
-
-
-def _memory(key: str) -> int:
-    """Memory of this process in bytes: `VmRSS`, or its peak, `VmHWM`."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return 1024 * int(line.split()[1])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _reset_peak() -> int | None:
-    """Begins a new peak of memory, where the system can.
-
-    :returns: the current memory; None where the system cannot.
-    """
-    try:
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # returns freed memory to the system, so that it counts again when used
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        return None
-    return _memory("VmRSS")

@@ -29,6 +29,12 @@ _LLAMA: dict[str, Any] = {
     "model_type": "llama", "vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None,
 }  # fmt: skip
 WIDTHS = {
+    "tiny": Widths(
+        "An encoder and an LLM of two layers",
+        {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64},
+        {**_LLAMA, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+         "intermediate_size": 128, "tie_word_embeddings": True},
+    ),
     "small": Widths(
         "Whisper tiny's encoder, SmolLM2-135M's LLM",
         {"d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536},
@@ -84,6 +90,11 @@ class System:
         return label_of(self.name, self.dtype)
 
     @property
+    def decoder(self) -> nn.Module:
+        """The LLM without its head."""
+        raise NotImplementedError
+
+    @property
     def weight(self) -> Tensor:
         """A weight of the adapter, which tells the system's device and precision."""
         return next(self.adapter.parameters())
@@ -97,6 +108,10 @@ class System:
 
     def positions(self) -> int:
         """Positions of the LLM in a step, with padding."""
+        raise NotImplementedError
+
+    def real_positions(self) -> int:
+        """Those that are neither padding nor the silence with which an encoder fills up a clip."""
         raise NotImplementedError
 
     def decode(self, tokens: int) -> int:

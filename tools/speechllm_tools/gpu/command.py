@@ -1,26 +1,39 @@
 """`speechllm gpu`: all measurements that need a GPU, on one page: the kernels' correctness and bandwidth, recipes of
-real width, the memory of the published systems beside its estimate, and the speed of steps and of decoding."""
+real width, the memory of the published systems beside its estimate, the speed of steps, what lies between them, the
+speed of decoding; and which of the targets are reached."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from speechllm_plugin.errors import UserError
 
-STAGES = ("kernels", "recipes", "memory", "step", "decode")
-_QUICK = ("--only", "torch", "--no-gate-matrix", "--seconds", "0.01")
-"""Options for the kernels in a tiny run."""
+if TYPE_CHECKING:
+    from speechllm_tools.gpu.targets import Section, Verdict
+
+STAGES = ("kernels", "recipes", "memory", "step", "gaps", "decode")
+_SHAPES = {"cif": "2,16,8", "ctc-collapse": "2,16,8,5"}
+"""The kernels, with the shape of a tiny run."""
+_TINY_KERNELS = ("--only", "torch", "--no-gate-matrix", "--seconds", "0.01")
+_TINY_SYSTEMS = (
+    "--widths", "tiny", "--clips", "1", "0.5", "--tokens", "3", "--rounds", "1", "--only", "cached", "granite",
+)  # fmt: skip
+_BATCHES = ("4", "10", "16")
+"""Clips in a step."""
 EPILOG = """\
-Everything is random: nothing is downloaded. It takes 40 GB of disk and a GPU of 80 GB or more, and about an hour.
+Everything is random: nothing is downloaded. It takes 40 GB of disk and a GPU of 80 GB or more, and by estimate an hour
+or two. The exit status is 1 where a part failed or a target is missed.
 
 examples:
   speechllm gpu
@@ -50,7 +63,10 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--output: found no folder {options.output}, expected one")
     name = torch.cuda.get_device_name() if options.device == "cuda" else "a CPU, tiny"
     page = options.output / f"gpu-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.md"
-    sections, failed = [f"# What a GPU shows: {name}"], False
+    # Imported here, so that without a GPU the command ends before importing transformers.
+    from speechllm_tools.gpu.targets import Section
+
+    sections: list[Section] = []
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
@@ -59,52 +75,86 @@ def run(options: argparse.Namespace) -> int:
             try:
                 sections.append(_stage(stage, work, options))
             except Exception as error:  # a failed stage does not stop the others
-                failed = True
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-                sections.append(f"## {stage.capitalize()}\n\nFAILED: {reason}")
+                sections.append(Section(f"## {stage.capitalize()}\n\nFAILED: {reason}", failed=True))
                 report(f"{stage}: FAILED: {reason}")
-            page.write_text("\n\n".join([*sections, _footer()]) + "\n", encoding="utf-8")
+            page.write_text(_page(name, sections, judged=not options.tiny), encoding="utf-8")
     print(page)
-    return 1 if failed else 0
+    return exit_status(sections, judged=not options.tiny)
 
 
-def _stage(stage: str, work: Path, options: argparse.Namespace) -> str:
-    # Imported here, so that without a GPU the command ends before importing transformers.
-    from speechllm_tools.gpu import memory, recipes
+def exit_status(sections: Sequence[Section], *, judged: bool) -> int:
+    """:param judged: whether a missed target counts."""
+    missed = any(not verdict.reached for section in sections for verdict in section.verdicts)
+    return int(any(section.failed for section in sections) or (judged and missed))
 
-    own: dict[str, Callable[..., str]] = {"recipes": recipes.run, "memory": memory.run}
-    if stage in own:
-        return own[stage](work, options.device, tiny=options.tiny, report=report)
+
+def _page(name: str, sections: Sequence[Section], *, judged: bool) -> str:
+    from speechllm_tools.bench.report import footer
+    from speechllm_tools.gpu.targets import table
+
+    texts = [f"# What a GPU shows: {name}", *(section.text for section in sections)]
+    if verdicts := [verdict for section in sections for verdict in section.verdicts]:
+        note = "" if judged else "They are those of a GPU: here they only show that the command runs.\n\n"
+        texts.append(f"## Targets\n\n{note}{table(verdicts)}")
+    return "\n\n".join([*texts, footer()]) + "\n"
+
+
+def _stage(stage: str, work: Path, options: argparse.Namespace) -> Section:
+    from speechllm_tools.gpu import gaps, memory, recipes
+    from speechllm_tools.gpu.targets import Section, step_verdicts
+    from speechllm_tools.gpu.training import Workplace
+
     if stage == "kernels":
-        shapes = {"cif": ["--shape", "2,16,8"], "ctc-collapse": ["--shape", "2,16,8,5"]}
-        tables = [
-            _bench(name, options.device, *((*shape, *_QUICK) if options.tiny else ()))
-            for name, shape in shapes.items()
-        ]
-        return "\n\n".join(["## Kernels", *tables])
-    size = ["--clips", "1", "0.5", "--tokens", "3", "--rounds", "1"] if options.tiny else ["--widths", "large"]
-    size += ["--only", "cached", "granite"] if options.tiny else []
-    page = _bench(stage, options.device, *size)
-    return re.sub(r"^# ", "## ", page)
+        return _kernels(work, options)
+    own: dict[str, Callable[[Workplace], Section]] = {"recipes": recipes.run, "memory": memory.run, "gaps": gaps.run}
+    if stage in own:
+        return own[stage](Workplace(work, options.device, options.tiny, report))
+    words = list(_TINY_SYSTEMS if options.tiny else ("--widths", "large"))
+    if stage == "step":
+        words += ["--batches", *(("1", "2") if options.tiny else _BATCHES)]
+    printed, figures = _bench(stage, work, options, words)
+    verdicts: list[Verdict] = step_verdicts(figures["results"]) if stage == "step" else []
+    return Section(re.sub(r"^# ", "## ", printed), verdicts)
 
 
-def _bench(name: str, device: str, *arguments: str) -> str:
-    """:raises UserError: the benchmark failed, or a kernel was wrong."""
-    words = ["bench", name, "--device", device, *arguments]
+def _kernels(work: Path, options: argparse.Namespace) -> Section:
+    from speechllm_tools.gpu.targets import Section, kernel_verdicts
+
+    texts, results, failed = ["## Kernels"], [], False
+    for name, shape in _SHAPES.items():
+        words = ["--shape", shape, *_TINY_KERNELS] if options.tiny else []
+        try:
+            printed, figures = _bench(name, work, options, words)
+        except UserError as error:  # the other kernel is measured all the same
+            failed = True
+            texts.append(f"FAILED: {error}")
+            report(texts[-1])
+            continue
+        texts.append(printed)
+        results += figures["results"]
+        failed = failed or any(result["status"] == "FAILED" and not result["baseline"] for result in results)
+    return Section("\n\n".join(texts), kernel_verdicts(results), failed)
+
+
+def _bench(
+    name: str, work: Path, options: argparse.Namespace, arguments: Sequence[str]
+) -> tuple[str, dict[str, Any]]:
+    """
+    :returns: what the benchmark has printed, and the document of its figures, if it writes one.
+    :raises UserError: the benchmark failed.
+    """
+    words, file = ["bench", name, "--device", options.device, *arguments], work / f"{name}.json"
     result = subprocess.run(
-        [sys.executable, "-m", "speechllm_tools.cli", *words], env=dict(os.environ), stdout=subprocess.PIPE, text=True,
-        check=False,
+        [sys.executable, "-m", "speechllm_tools.cli", *words, "--json", str(file)], env=dict(os.environ),
+        stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
-    if result.returncode != 0:
+    # 1 where a kernel is wrong: its page and its figures are there.
+    if result.returncode not in (0, 1) or not result.stdout.strip():
         raise UserError(f"speechllm {' '.join(words)}: exit status {result.returncode}\n{result.stdout}")
     printed = result.stdout.strip()
-    return printed if name in STAGES else f"    speechllm {' '.join(words)}\n\n{printed}"
-
-
-def _footer() -> str:
-    from speechllm_tools.bench.report import footer
-
-    return footer()
+    figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return (printed if name in STAGES else f"    speechllm {' '.join(words)}\n\n{printed}"), figures
 
 
 def report(line: str) -> None:

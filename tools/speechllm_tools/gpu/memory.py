@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.prompts import PromptRenderer
 from speechllm_plugin.tasks.api import task_of_row
 from speechllm_plugin.units.layers import apply_ac_to_speech_llm
+from speechllm_tools.bench.out_of_memory import free_memory, runs_out
 from speechllm_tools.gpu.parts import hf_config, make_tokenizer
+from speechllm_tools.gpu.targets import Section, memory_verdict
+from speechllm_tools.gpu.training import Workplace
 
 SYSTEMS = [".".join(parts) for parts in product(*GRID)]
 HEAD = """\
@@ -36,22 +40,54 @@ vectors as the adapter made. {how}
 COLUMNS = ("vectors", "estimated GB", "measured GB", "measured by estimated", "activation checkpointing")
 
 
-def run(
-    folder: Path, device: str, *, tiny: bool, report: Callable[[str], None], systems: Sequence[str] = SYSTEMS
-) -> str:
-    """:returns: the section of the page."""
-    clips, seconds, tokens = (2, 1.0, 8) if tiny else (10, 10.0, 30)
+@dataclass(frozen=True)
+class Step:
+    """What a step takes, in bytes."""
+
+    vectors: int
+    """Of a clip."""
+    estimated: int
+    measured: int
+    recompute: bool
+    """Whether with activation checkpointing."""
+
+    @property
+    def ratio(self) -> float:
+        return self.measured / self.estimated
+
+    def cells(self) -> list[str]:
+        return [
+            str(self.vectors), f"{self.estimated / 1e9:.3g}", f"{self.measured / 1e9:.3g}", f"{self.ratio:.2f}",
+            "yes" if self.recompute else "no",
+        ]  # fmt: skip
+
+
+def run(place: Workplace, systems: Sequence[str] = SYSTEMS) -> Section:
+    clips, seconds, tokens = (2, 1.0, 8) if place.tiny else (10, 10.0, 30)
     rows = [f"| system | {' | '.join(COLUMNS)} |", "| --- " + "| ---: " * len(COLUMNS) + "|"]
+    ratios: dict[str, float | None] = {}
     for name in systems:
-        config = config_of(name, folder, tiny=tiny)
-        rows.append(_row(name, config, clips, seconds, tokens, device))
-        report(rows[-1])
+        config = config_of(name, place.folder, tiny=place.tiny)
+        step = _tried(partial(measure, config, clips, seconds, tokens, place.device))
+        cells = ["out of memory", *["-"] * (len(COLUMNS) - 1)] if step is None else step.cells()
+        ratios[name] = None if step is None else step.ratio
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+        place.report(rows[-1])
+    free_memory()  # stages that follow have processes of their own
     how = (
-        "Measured is the most that PyTorch had allocated on the GPU." if device == "cuda" else
+        "Measured is the most that PyTorch had allocated on the GPU." if place.device == "cuda" else
         "There is no GPU here, and the parts have two layers: what is measured, the tensors that a\nstep keeps, only "
         "shows that the command runs."
     )  # fmt: skip
-    return "\n".join([HEAD.format(clips=clips, seconds=seconds, tokens=tokens, how=how), *rows])
+    text = "\n".join([HEAD.format(clips=clips, seconds=seconds, tokens=tokens, how=how), *rows])
+    return Section(text, [memory_verdict(ratios)])
+
+
+def _tried(work: Callable[[], Step]) -> Step | None:
+    """None where memory was too short."""
+    steps: list[Step] = []
+    runs_out(lambda: steps.append(work()))
+    return steps[0] if steps else None
 
 
 def config_of(name: str, folder: Path, *, tiny: bool) -> SpeechLlmConfig:
@@ -68,8 +104,8 @@ def config_of(name: str, folder: Path, *, tiny: bool) -> SpeechLlmConfig:
     return config
 
 
-def _row(name: str, config: SpeechLlmConfig, clips: int, seconds: float, tokens: int, device: str) -> str:
-    gc.collect()
+def measure(config: SpeechLlmConfig, clips: int, seconds: float, tokens: int, device: str) -> Step:
+    free_memory()
     model = SkeletonBuilder(torch.device(device)).build(config).model
     tokenizer: Any = make_tokenizer()
     model.llm.tokenizer = tokenizer
@@ -83,14 +119,11 @@ def _row(name: str, config: SpeechLlmConfig, clips: int, seconds: float, tokens:
         apply_ac_to_speech_llm(model, 1)
     vectors: list[int] = []
     hook = model.adapter.register_forward_hook(lambda *call: vectors.extend(call[2].lengths.tolist()))
-    measured = _measure(model, _batch(model, clips, seconds, tokens), device)
+    measured = _step_bytes(model, _batch(model, clips, seconds, tokens), device)
     hook.remove()
     mean = round(sum(vectors) / len(vectors))
     estimated = costs.estimate(skeleton, seconds, mean, tokens).gpu_bytes(clips, recompute=recompute)
-    ratio = f"{measured / estimated:.2f}"
-    return (
-        f"| {name} | {mean} | {estimated / 1e9:.3g} | {measured / 1e9:.3g} | {ratio} | {'yes' if recompute else 'no'} |"
-    )
+    return Step(mean, estimated, measured, recompute)
 
 
 def _most(skeleton: Any, costs: CostModel, seconds: float, tokens: int) -> int:
@@ -113,7 +146,7 @@ def _batch(model: SpeechLlm, clips: int, seconds: float, tokens: int) -> SpeechT
     ])  # fmt: skip
 
 
-def _measure(model: SpeechLlm, batch: SpeechTextBatch, device: str) -> int:
+def _step_bytes(model: SpeechLlm, batch: SpeechTextBatch, device: str) -> int:
     """:returns: bytes of the second step, since the first one creates the optimizer's state."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     batch.to(torch.device(device))
