@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 _MESH: ContextVar[DeviceMesh | None] = ContextVar("mesh", default=None)
 
@@ -56,6 +57,12 @@ def share_layers(
     for layer in layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(decoder, mesh=mesh, ignored_params=set(whole))
+
+
+def bytes_elsewhere(llm: nn.Module) -> int:
+    """Bytes of its weights that other processes keep."""
+    shared = (weight for weight in llm.parameters() if isinstance(weight, DTensor))
+    return sum((weight.numel() - weight.to_local().numel()) * weight.element_size() for weight in shared)
 
 
 class Turns:

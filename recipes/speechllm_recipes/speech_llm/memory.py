@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from fairseq2.device import Device
@@ -13,6 +14,7 @@ from speechllm_plugin.cost.gpu_memory import room_for
 from speechllm_plugin.cost.skeleton import SkeletonBuilder
 from speechllm_plugin.datasets.reader import SpeechTextReader
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.sharding import bytes_elsewhere
 from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.model import SpeechLlm
 from speechllm_plugin.units.layers import apply_ac_to_speech_llm
@@ -34,6 +36,7 @@ def settle_checkpointing(
     except UserError as error:
         log.info("Memory: it cannot be estimated ({}); no activation checkpointing.", error)
         return
+    cost = replace(cost, frozen_bytes=cost.frozen_bytes - bytes_elsewhere(model.llm))
     room = room_for(cost, _most_clips(dataset, seconds, positions), memory)
     line = "Memory of a GPU, estimated for clips of {:.1f} s and {} tokens: {}."
     (log.info if room.is_enough else log.warning)(
