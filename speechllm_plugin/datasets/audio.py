@@ -35,7 +35,7 @@ from speechllm_plugin.datasets.sound.float_sound import LOUDEST
 from speechllm_plugin.datasets.sound.mixing import Mixer
 from speechllm_plugin.datasets.sound.notes import tell
 from speechllm_plugin.datasets.sound.opening import open_sound
-from speechllm_plugin.errors import ClipError, UserError
+from speechllm_plugin.errors import ClipError
 from speechllm_plugin.files.byte_range import ByteRange
 from speechllm_plugin.files.remote import Location, RemoteBytes, RemoteError, RemoteFile, is_remote, under
 
