@@ -4,9 +4,9 @@
         --pipeline demo/models/whisper-tiny.en --faster-whisper PYTHON MODEL
 
 The talk is made of the manifest's clips in a random order, with pauses of 0 to 5 s between them, some of noise and some
-of chords. A second one, of at most ten minutes, has no pauses, so that its pieces overlap. Of both, the words that lie in
-pauses and those that are doubled or lost at cuts are counted by their times. Each program runs in a process of its own,
-one after the other, with one thread: processor time and the most memory that it held are the system's own count of it.
+of chords. A second one, of at most ten minutes, has no pauses, so that its pieces overlap. Of both, the words in pauses
+and those that are doubled or lost at cuts are counted by their times. Each program runs in a process of its own, one
+after the other, with one thread: processor time and the most memory that it held are the system's own count of it.
 `--faster-whisper` takes an interpreter that has the package, and a model's folder in CTranslate2's format; `--pipeline`
 a Whisper checkpoint for transformers' pipeline.
 """
