@@ -9,7 +9,7 @@ import jiwer
 
 from speechllm_plugin.scoring.normalizers import normalize_basic
 
-_NEAR = 1.0
+_NEAR = 0.5
 """Seconds around the edge of a piece in which a mistake counts as one of the cut."""
 _SLACK = 0.2
 """Seconds by which the time of a word may be wrong."""
@@ -33,6 +33,7 @@ class Counts:
     """Words near a cut that were said once."""
     lost: int
     """Words that were said near a cut."""
+    lost_elsewhere: int
 
 
 def count_words(words: Sequence[Span], clips: Sequence[Span], pieces: Iterable[tuple[float, float]]) -> Counts:
@@ -48,7 +49,7 @@ def count_words(words: Sequence[Span], clips: Sequence[Span], pieces: Iterable[t
     def near(start: float, end: float) -> bool:
         return any(start - _NEAR <= edge <= end + _NEAR for edge in edges)
 
-    doubled = lost = 0
+    doubled = lost = elsewhere = 0
     aligned = jiwer.process_words(" ".join(meant), " ".join(token.text for token in said))
     for chunk in aligned.alignments[0]:
         if chunk.type == "insert":
@@ -58,8 +59,12 @@ def count_words(words: Sequence[Span], clips: Sequence[Span], pieces: Iterable[t
         elif chunk.type == "delete":
             before = said[chunk.hyp_start_idx - 1].end if chunk.hyp_start_idx > 0 else 0.0
             after = said[chunk.hyp_start_idx].start if chunk.hyp_start_idx < len(said) else clips[-1].end
-            lost += (chunk.ref_end_idx - chunk.ref_start_idx) * near(before, max(before, after))
-    return Counts(len(said), sum(_is_in_a_pause(word, clips) for word in said), doubled, lost)
+            count = chunk.ref_end_idx - chunk.ref_start_idx
+            if near(before, max(before, after)):
+                lost += count
+            else:
+                elsewhere += count
+    return Counts(len(said), sum(_is_in_a_pause(word, clips) for word in said), doubled, lost, elsewhere)
 
 
 def _is_said_beside(words: Sequence[Span], place: int) -> bool:

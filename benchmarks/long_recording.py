@@ -85,8 +85,8 @@ def main() -> None:
     if options.pipeline is not None:
         runs["transformers' pipeline, batches of 8"] = [sys.executable, "-c", PIPELINE, options.pipeline, long]
     print("| | processor time (s) | by the clock (s) | most memory (MB) | WER |\n| --- | ---: | ---: | ---: | ---: |")
-    counted = ["| | pieces | words | in a pause | doubled at a cut | lost at a cut |",
-               "| --- | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
+    counted = ["| | pieces | words | in a pause | doubled at a cut | lost at a cut | lost elsewhere |",
+               "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
     for name, command in runs.items():
         processor, clock, memory, lines = measured(command)
         said, places = talks.get(name, (clips, None))
@@ -97,7 +97,7 @@ def main() -> None:
         if places is not None:
             counts = count_words(list(map(word_of, lines)), said, places)
             counted.append(f"| {name} | {len(places)} | {counts.words} | {counts.in_pauses} | {counts.doubled} | "
-                           f"{counts.lost} |")
+                           f"{counts.lost} | {counts.lost_elsewhere} |")
     print("", *counted, sep="\n")
 
 
