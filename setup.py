@@ -73,7 +73,9 @@ SERVE = [
     "prometheus-client>=0.20,<1", *LONG,
 ]
 TEST = ["pytest>=8", "pytest-xdist>=3.7", "ruff==0.14.5", "mypy==1.18.2", "matplotlib>=3.8", "torch-cif==0.2.0",
-        "psutil>=5.9"]
+        "psutil>=5.9",
+        # Drives the pages in Chromium, where the machine has one.
+        "selenium>=4.20,<5"]
 # Writes encoder and adapter as ONNX files, and checks them.
 EXPORT = ["onnx>=1.18,<2", "onnxscript>=0.5,<1", "onnxruntime>=1.20,<2"]
 

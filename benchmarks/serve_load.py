@@ -1,10 +1,11 @@
 """A running server under load: clients at once against one after the other, with broken requests among the good ones.
 
-    speechllm serve --checkpoint demo/run --port 8011 --max-megabytes 1
+    speechllm serve --checkpoint demo/run --port 8011 --max-megabytes 1 --max-minutes 2 --max-requests 12
     python benchmarks/serve_load.py --url http://127.0.0.1:8011 --audio demo/data/audio/test_seen/*.flac
 
 Every good request must have the text that it has alone, every broken one its refusal, and nothing may be left behind:
-exit status 1 otherwise. The clients are threads of this process and use Python's own HTTP: they take processor time
+exit status 1 otherwise. Where there are more clients than places, those that are told to come again do so when they are
+told to, and are counted. The clients are threads of this process and use Python's own HTTP: they take processor time
 from the server where both share a machine.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import io
 import json
 import math
 import os
@@ -20,33 +22,46 @@ import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
+import soundfile
+
 BOUNDARY = "a-boundary-that-no-sound-holds"
-BROKEN = ("truncated", "no sound", "wrong field", "too large", "cut off", "left")
-STATUS = {"truncated": 400, "no sound": 415, "wrong field": 400, "too large": 413}
-"""What each kind is refused with; those that leave are told nothing."""
+RATE = 4000
+"""Of the recording that is too long: a slow one is small."""
+STATUS = {
+    "truncated": 400, "no sound": 415, "wrong field": 400, "too large": 413, "too long": 400, "wrong model": 404,
+    "wrong key": 401, "cut off": None, "left": None,
+}  # fmt: skip
+"""The kinds of broken requests, and what each is refused with; those that leave are told nothing."""
 
 
 @dataclass(frozen=True)
 class Server:
     address: str
     model: str
+    key: str | None = None
+    waits: list[float] = field(default_factory=list)
+    """The seconds of each answer that told a client to come again."""
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self.address, timeout=600)
 
     def get(self, path: str) -> str:
         connection = self.connect()
-        connection.request("GET", path)
+        connection.request("GET", path, headers=self.headers())
         text = connection.getresponse().read().decode()
         connection.close()
         return text
+
+    def headers(self) -> dict[str, str]:
+        return {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
 
     def gauge(self, name: str) -> float:
         return float(re.findall(rf"^{name} (\S+)$", self.get("/metrics"), re.MULTILINE)[0])
@@ -65,6 +80,8 @@ class Server:
         connection.putrequest("POST", "/v1/audio/transcriptions")
         connection.putheader("Content-Type", f"multipart/form-data; boundary={BOUNDARY}")
         connection.putheader("Content-Length", str(len(body)))
+        for name, value in self.headers().items():
+            connection.putheader(name, value)
         # Of what is too large the server wants no more than its length.
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.endheaders(body[: round(share * len(body))])
@@ -79,7 +96,8 @@ class Server:
             connection.close()
             if response.status != 429:
                 return response.status, values["text"] if response.status == 200 else values["error"]["message"]
-            time.sleep(int(response.headers["Retry-After"]))
+            self.waits.append(int(response.headers["Retry-After"]))
+            time.sleep(self.waits[-1])
 
     def first_words(self, body: bytes) -> Iterator[float]:
         """Seconds to each delta of a stream."""
@@ -101,10 +119,15 @@ def main() -> int:
     parser.add_argument("--alone", type=int, default=100, help="requests that are sent one after the other")
     parser.add_argument("--pid", type=int, help="of the server, where it is on this machine, to tell its processor "
                         "time: beside other work it says more than the clock")
-    parser.add_argument("--megabytes", type=float, default=1, help="the server's --max-megabytes")
+    parser.add_argument("--megabytes", type=float, default=1, help="the server's --max-megabytes (default: 1)")
+    parser.add_argument("--minutes", type=float, default=2, help="the server's --max-minutes (default: 2)")
+    parser.add_argument("--api-key", help="the server's, if it asks for one: some requests then have another")
     options = parser.parse_args()
     address = urlsplit(options.url).netloc
-    server = Server(address, json.loads(Server(address, "").get("/v1/models"))["data"][0]["id"])
+    nameless = Server(address, "", options.api_key)
+    server = replace(nameless, model=json.loads(nameless.get("/v1/models"))["data"][0]["id"])
+    silence = io.BytesIO()
+    soundfile.write(silence, np.zeros(round(60 * options.minutes + 60) * RATE, np.int16), RATE, format="flac")
     clips = [file.read_bytes() for file in options.audio]
 
     texts = [server.transcribe(server.body(clip))[1] for clip in clips]  # also warms up
@@ -113,10 +136,18 @@ def main() -> int:
     single = (processor_seconds(options.pid) - before) / len(alone)
     print(f"one after the other: {len(alone)} requests, {len(alone) / sum(alone):.2f} a second, "
           f"median {statistics.median(alone):.3f} s", flush=True)
-    jobs = plan(len(clips), options.requests)
+    bodies: dict[str, Callable[[bytes], bytes]] = {
+        "truncated": lambda clip: server.body(clip[: len(clip) // 2]),
+        "no sound": lambda clip: server.body(b"a letter, no sound"),
+        "wrong field": lambda clip: server.body(clip, temperature="hot"),
+        "too large": lambda clip: server.body(bytes(round(options.megabytes * 1e6) + 200_000)),
+        "too long": lambda clip: server.body(silence.getvalue()),
+        "wrong model": lambda clip: server.body(clip, model="another"),
+    }
+    jobs = plan(len(clips), options.requests, [kind for kind in STATUS if kind != "wrong key" or options.api_key])
     start, before = time.perf_counter(), processor_seconds(options.pid)
     with ThreadPoolExecutor(options.clients) as pool:
-        outcomes = Counter(pool.map(lambda job: outcome(server, clips, texts, job, options.megabytes), jobs))
+        outcomes = Counter(pool.map(lambda job: outcome(server, clips, texts, job, bodies), jobs))
     seconds = time.perf_counter() - start
     good = sum(kind == "good" for kind, _ in jobs)
     print(f"{options.clients} clients: {len(jobs)} requests, {good} of them good, {seconds:.1f} s, "
@@ -128,6 +159,7 @@ def main() -> int:
               f"{single / shared:.2f} times as many", flush=True)
     for (kind, found), count in sorted(outcomes.items()):
         print(f"    {kind}: {found}: {count}")
+    print(f"told to come again (429): {len(server.waits)} times")
     left_behind = settle(server)
     print(f"left behind: {left_behind:g} requests")
     if options.long is not None:
@@ -154,16 +186,24 @@ def processor_seconds(pid: int | None) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def plan(clips: int, count: int) -> list[tuple[str, int]]:
+def plan(clips: int, count: int, broken: Sequence[str]) -> list[tuple[str, int]]:
     """The kind of each request, and the number of its clip."""
-    kinds = [BROKEN[number // 5 % len(BROKEN)] if number % 5 == 0 else "good" for number in range(count)]
+    kinds = [broken[number // 5 % len(broken)] if number % 5 == 0 else "good" for number in range(count)]
     random.Random(0).shuffle(kinds)
     return [(kind, number % clips) for number, kind in enumerate(kinds)]
 
 
 def outcome(
-    server: Server, clips: Sequence[bytes], texts: Sequence[str], job: tuple[str, int], megabytes: float
+    server: Server,
+    clips: Sequence[bytes],
+    texts: Sequence[str],
+    job: tuple[str, int],
+    bodies: Mapping[str, Callable[[bytes], bytes]],
 ) -> tuple[str, str]:
+    """
+    :param bodies: of broken requests, by their kinds; others have the body of a good one.
+    :returns: the kind of the request, and what came of it.
+    """
     kind, number = job
     clip = clips[number]
     if kind in ("cut off", "left"):
@@ -171,15 +211,9 @@ def outcome(
         time.sleep(0.05)
         connection.close()
         return kind, "no answer expected"
-    body = {
-        "good": lambda: server.body(clip),
-        "truncated": lambda: server.body(clip[: len(clip) // 2]),
-        "no sound": lambda: server.body(b"a letter, no sound"),
-        "wrong field": lambda: server.body(clip, temperature="hot"),
-        "too large": lambda: server.body(bytes(round(megabytes * 1e6) + 200_000)),
-    }[kind]()
+    client = replace(server, key="another") if kind == "wrong key" else server
     try:
-        status, text = server.transcribe(body)
+        status, text = client.transcribe(bodies.get(kind, server.body)(clip))
     except (OSError, http.client.HTTPException, ValueError) as error:
         return kind, f"lost ({type(error).__name__})"
     if kind == "good":

@@ -44,6 +44,8 @@ class StandIn:
         """
         self.model: Any = AutoModelForCausalLM.from_pretrained(llm, dtype=torch.float32).eval()
         self.names, self.root, self.positions = names, root or str(llm), positions
+        self.told_positions = positions
+        """More than it has, it refuses requests that its clients take for possible."""
         self.key: str | None = None
         self.takes_embeddings = True
         self.scale = 1.0
@@ -60,7 +62,7 @@ class StandIn:
         self._lock = threading.Lock()
 
     def models(self) -> dict[str, Any]:
-        entry = {"object": "model", "root": self.root, "max_model_len": self.positions}
+        entry = {"object": "model", "root": self.root, "max_model_len": self.told_positions}
         return {"object": "list", "data": [{"id": name, **entry} for name in self.names]}
 
     def complete(self, body: dict[str, Any], connection: socket.socket) -> dict[str, Any] | None:
@@ -69,7 +71,7 @@ class StandIn:
             raise _Refused(404, f"The model `{body['model']}` does not exist.")
         prompt = self._prompt(body)
         limit = body.get("max_tokens", 16)
-        if prompt.size(1) + limit > self.positions:
+        if self.needs(body) > self.positions:
             raise _Refused(400, f"max_tokens={limit} cannot be greater than max_model_len")
         xargs, wanted = body.get("vllm_xargs", {}), set(body.get("stop_token_ids", []))
         if not body.get("ignore_eos"):
@@ -102,6 +104,10 @@ class StandIn:
             "index": 0, "token_ids": text, "finish_reason": "stop" if text[-1] in wanted else "length",
             "logprobs": {"token_logprobs": known} if body.get("logprobs") is not None else None,
         }]}  # fmt: skip
+
+    def needs(self, body: dict[str, Any]) -> int:
+        """Positions of a request for a text."""
+        return self._prompt(body).size(1) + int(body.get("max_tokens", 16))
 
     def _prompt(self, body: dict[str, Any]) -> Tensor:
         """`[1, N, C]`."""

@@ -110,10 +110,14 @@ class _Batcher:
             self._decode_alike(list(group))
 
     def _decode_alike(self, entries: Sequence[_Waiting]) -> None:
-        """A clip that cannot be decoded does not cost its neighbours."""
+        """A clip that cannot be decoded does not cost its neighbours: each half of its batch is decoded by itself."""
+        entries = [entry for entry in entries if entry[0].error is None]
+        if not entries:
+            return
         source, target, is_long = _kind(entries[0])
+        clips = [_clip(recording, piece) for recording, _, piece in entries]
         try:
-            texts = self._decoders[is_long]([_clip(recording, piece) for recording, _, piece in entries], source, target)
+            texts = self._decoders[is_long](clips, source, target)
         except ClipError as error:
             if len(entries) == 1:
                 entries[0][0].error = error
@@ -123,9 +127,9 @@ class _Batcher:
                 recording.texts[number] = placed = place(piece, text)
                 self._keep(recording, number, placed)
             return
-        for entry in entries:
-            if entry[0].error is None:
-                self._decode_alike([entry])
+        middle = len(entries) // 2
+        self._decode_alike(entries[:middle])
+        self._decode_alike(entries[middle:])
 
 
 def _kind(entry: _Waiting) -> tuple[str, str | None, bool]:

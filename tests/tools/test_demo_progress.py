@@ -13,8 +13,14 @@ from speechllm_tools.demo.pace import Pace, measure
 from speechllm_tools.demo.run import config_file
 from speechllm_tools.demo.watch import TrainingProgress, run_recipe
 from speechllm_tools.progress import ProgressLine, duration
+from speechllm_tools.recordings.session import _Progress as RecordingProgress
 
+from speechllm_plugin.datasets.audio import AudioSource
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.recordings.cutting import CutConfig
+from speechllm_plugin.recordings.hearing import Hearing
+from speechllm_plugin.recordings.transcribing import Recording
+from speechllm_plugin.recordings.transcript import PieceText
 
 PACE = Pace(layer=0.02, dtype="float32", processors=2)
 
@@ -50,6 +56,17 @@ def test_what_an_interrupted_run_had_done_takes_no_time(clock: Clock, capsys: py
     clock.now += 30
     line.update("step 60", 0.6)
     assert capsys.readouterr().out == "  training, step 60, 30 s, about 2.0 min left\n"
+
+
+def test_time_left_of_a_recording_that_goes_on(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first half is known from an earlier run."""
+    hearing = Hearing(AudioSource("talk.mp3", Path("talk.mp3"), "file", 0, None), 30.0, CutConfig())
+    hearing.stated = 600.0
+    recording, shown = Recording("talk.mp3", hearing), RecordingProgress()
+    for start in (300, 330):
+        shown.update("talk.mp3", recording, PieceText(start, start + 30, 0.0, (), None))
+        clock.now += 15
+    assert capsys.readouterr().err == "  talk.mp3 6.0 of 10.0 min, 15 s, about 60 s left\n"
 
 
 def test_work_that_says_nothing_has_no_place_for_it(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

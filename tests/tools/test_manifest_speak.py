@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ pytest.importorskip("espeakng_loader")
 
 from speechllm_plugin.datasets.audio import read_audio, resolve
 from speechllm_plugin.datasets.manifest import read_manifest
+from tests.commands import Commands
 from tests.tools.corpora.layouts import manifest, rows_of, sound_of, write_lines
 
 ALPACA = [
@@ -100,6 +103,28 @@ def test_a_command_speaks_texts_as_they_are(tmp_path: Path, tts: str, place: str
     entries = json.loads((tmp_path / "t.json").read_text())["entries"]
     assert entries["without_answer"] == 3
     assert entries["first_dropped"]["not spoken"].endswith("ended with status 1: I will not say that)")
+    assert not list(tmp_path.rglob(".speaking-*"))
+
+
+def test_after_a_kill_a_command_speaks_what_is_missing(commands: Commands, tmp_path: Path, tts: str) -> None:
+    said = tmp_path / "said"
+    (tmp_path / "tts.py").write_text(f"{TTS}\nopen({str(said)!r}, 'a').write(said + '\\n')\n")
+    texts = write_lines(tmp_path / "t.tsv", ["id\ttext", *(f"t{i}\ttext number {i}" for i in range(7))])
+    speak = ("manifest", "speak", texts, "--tts", tts, "--workers", 1, "--output")
+    commands.speechllm(*speak, tmp_path / "whole/t.tsv").ok()
+    said.unlink()
+    killed = commands.speechllm(*speak, tmp_path / "cut/t.tsv", kill_when=(said, "number 2"))
+    assert killed.status == -signal.SIGKILL and not (tmp_path / "cut/t.tsv").exists()
+    assert not set(said.read_text().splitlines()) >= {"text number 5", "text number 6"}, "it was killed too late"
+    commands.speechllm(*speak, tmp_path / "cut/t.tsv").ok()
+    counts = Counter(said.read_text().splitlines())
+    assert counts.keys() == {f"text number {i}" for i in range(7)}
+    assert (counts["text number 0"], counts["text number 1"]) == (1, 1) and max(counts.values()) <= 2
+    assert sum(counts.values()) <= 8, "more than the one that was being spoken is spoken again"
+    whole, cut = (rows_of(tmp_path / place / "t.tsv") for place in ("whole", "cut"))
+    assert whole == cut and len(cut) == 7
+    for row in cut:
+        assert (tmp_path / "cut" / row["audio"]).read_bytes() == (tmp_path / "whole" / row["audio"]).read_bytes()
     assert not list(tmp_path.rglob(".speaking-*"))
 
 

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from speechllm_tools.vllm.inside.speechllm_rules import process
-from speechllm_tools.vllm.packages import CPU, MARKER, VARIABLE, find_python, requirements_of
+from speechllm_tools.vllm.packages import CPU, LEAST_PYTHON, MARKER, VARIABLE, find_python, requirements_of
 from transformers import LlamaConfig, LlamaForCausalLM, NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from speechllm_plugin.errors import UserError
@@ -23,6 +25,7 @@ from speechllm_plugin.inference.transcriber import load_speech_llm
 from speechllm_plugin.llms.vllm.server import NAME
 from speechllm_plugin.pretrained.identity import identity_of
 from tests.commands import Commands, System, environment
+from tests.conftest import SENTENCES
 from tests.vllm_stand_in import StandIn, serving
 from tests.waiting import LONGEST, wait_until
 
@@ -87,16 +90,58 @@ def test_a_clip_that_the_server_refuses_costs_no_other(
     command = ("transcribe", "--checkpoint", trained, *audio)
     whole = commands.speechllm(*command).ok().stdout
     served = (*command, "--engine", "vllm", "--engine-url", url, "--batch-size")
-    # Two requests of the start are answered. Of a batch, each clip is then asked alone.
+    # Two requests of the start are answered. Of a batch, each half is then asked by itself.
     stand_in.failures.extend([None, None, 400])
     assert commands.speechllm(*served, len(audio)).ok().stdout == whole
     stand_in.failures.extend([None, None, 400])
     result = commands.speechllm(*served, 1)
     assert result.status == 2 and "Traceback" not in result.output
     (line,) = result.errors()
-    assert line.startswith(f"{audio[0]}: vLLM at {url}: found status 400")
+    assert line.startswith(f"{audio[0]}: vLLM: found status 400")
     assert result.stdout == "".join(whole.splitlines(keepends=True)[1:])
     assert f"{len(audio) - 1} transcribed, 1 failed" in result.stderr
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_the_one_clip_of_a_batch_without_room_is_left_out(
+    commands: Commands, trained: Path, audio: list[Path], stand_in: StandIn, url: str, is_told: bool
+) -> None:
+    """By our own count where the server tells its positions, otherwise by its refusal."""
+    command = ("transcribe", "--checkpoint", trained, *audio, "--engine", "vllm", "--engine-url", url)
+    lines = commands.speechllm(*command, "--batch-size", 1).ok().stdout.splitlines(keepends=True)
+    bodies = stand_in.requests[-len(audio) :]
+    *_, second, most = sorted(needs := [stand_in.needs(body) for body in bodies])
+    assert second < most
+    longest = needs.index(most)
+    stand_in.positions = second
+    if is_told:
+        stand_in.told_positions = second
+    result = commands.speechllm(*command, "--batch-size", len(audio))
+    assert result.status == 2 and result.stdout == "".join(lines[:longest] + lines[longest + 1 :])
+    (line,) = result.errors()
+    rows = most - bodies[longest]["max_tokens"]
+    found = f"found a prompt of {rows} rows" if is_told else "vLLM: found status 400"
+    assert line.startswith(f"{audio[longest]}: {found}"), line
+
+
+def test_a_refused_piece_costs_its_recording_and_no_other(
+    commands: Commands, trained: Path, audio: list[Path], stand_in: StandIn, url: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("espeakng_loader")
+    from tests.speech import RATE, silence, speak
+
+    talk = tmp_path / "talk.flac"
+    parts = [part for clip in speak(SENTENCES[:3]) for part in (clip, silence(2))]
+    soundfile.write(talk, np.concatenate(parts), RATE)
+    command = ("transcribe", "--checkpoint", trained, talk, audio[0], "--longest-piece", 4, "--batch-size", 1)
+    whole = commands.speechllm(*command).ok().stdout.splitlines(keepends=True)
+    # Answered are two requests of the start, and the first piece.
+    stand_in.failures.extend([None, None, None, 400])
+    result = commands.speechllm(*command, "--engine", "vllm", "--engine-url", url)
+    assert result.status == 2 and result.stdout == whole[1]
+    (line,) = result.errors()
+    assert re.match(rf"{re.escape(str(talk))} at \d\.\d\d s: vLLM: found status 400 ", line), line
+    assert "1 transcribed, 1 failed" in result.stderr and not stand_in.failures
 
 
 def test_refusals_come_before_a_model_is_loaded(
@@ -209,13 +254,13 @@ def wheel(folder: Path, name: str, version: str, *requirements: str) -> Path:
     return folder / f"{module}-{version}-py3-none-any.whl"
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="vLLM needs Python 3.11")
 def listed_in(environment: Path) -> set[str]:
     """Names of the packages in it."""
     found = environment.glob("lib/python*/site-packages/*.dist-info")
     return {path.name.partition("-")[0].replace("_", "-") for path in found}
 
 
+@pytest.mark.skipif(sys.version_info < LEAST_PYTHON, reason="vLLM needs Python 3.11 or newer")
 def test_install_takes_any_build_of_pytorch(commands: Commands, tmp_path: Path) -> None:
     """A local index whose PyTorch is not the build that the wheel asks for."""
     index = tmp_path / "index"

@@ -141,7 +141,7 @@ def _text_of(file: Path, option: str) -> str:
 
 
 def _answer(system: Transcriber, inputs: list[Input], question: dict[str, Any]) -> int:
-    """Prints the answers. A batch with a file that cannot be used is answered clip by clip.
+    """Prints the answers. Each half of a batch with a file that cannot be used is answered by itself.
 
     :returns: the number of files that cannot be used.
     """
@@ -152,7 +152,8 @@ def _answer(system: Transcriber, inputs: list[Input], question: dict[str, Any]) 
         if len(inputs) == 1:
             _say(f"error: {error}")
             return 1
-        return sum(_answer(system, [item], question) for item in inputs)
+        middle = len(inputs) // 2
+        return sum(_answer(system, half, question) for half in (inputs[:middle], inputs[middle:]))
     for item, answer in zip(inputs, answers, strict=True):
         print(item.name, " ".join(answer.split()), sep="\t", flush=True)
     return 0

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechllm_plugin.errors import ClipError, ServiceError
+from speechllm_plugin.errors import ClipError, ServiceError, UserError
 from speechllm_plugin.llms.batch import Batch
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.generation import row_seed
@@ -74,7 +74,7 @@ class ServedBatch(Batch):
         if rows + limit > self._model.positions:
             raise ClipError(
                 f"{key}: found a prompt of {rows} rows and at most {limit} tokens of text, expected at most "
-                f"{self._model.positions} together, the --max-model-len of {self._server}"
+                f"{self._model.positions} together, the --max-model-len of vLLM"
             )
 
     def _wait_for(self, number: int, call: Call, key: str, limit: int) -> None:
@@ -82,6 +82,8 @@ class ServedBatch(Batch):
             self._ended.put((number, self._text(call.answer(), limit)))
         except ClipError as error:
             self._ended.put((number, ClipError(f"{key}: {error}")))
+        except UserError as error:  # it asks for a key, which it did not at the start
+            self._ended.put((number, ServiceError(str(error))))
         except Exception as error:
             self._ended.put((number, error))
 

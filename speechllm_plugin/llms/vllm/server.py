@@ -24,6 +24,8 @@ _CONNECT = 10.0
 """Seconds to a connection, and to an answer that takes no work."""
 _PROBE = 120.0
 """Seconds to an answer of a few tokens, beside others that are being written."""
+_REFUSED = (400, 413, 422)
+"""Statuses that are about one request: others may be answered."""
 _ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 """A text may take any time, as long as the server's machine is there: it is asked after so many seconds."""
 
@@ -143,12 +145,13 @@ class Call:
         if status == 200 and isinstance(values, dict):
             return values
         message = _message(values) or text[:200].decode(errors="replace")
-        told = f"{self._server}: found status {status} ({' '.join(message.split())[:300]})"
+        found = f"found status {status} ({' '.join(message.split())[:300]})"
+        if status in _REFUSED and self._method == "POST":
+            # `speechllm serve` passes this on to its clients, whom the address does not concern.
+            raise ClipError(f"vLLM: {found}, expected a request that it takes")
         if status == 401:
-            raise UserError(f"{told}, expected its key in the variable {KEY}")
-        if status == 400:
-            raise ClipError(f"{told}, expected a request that it takes")
-        raise ServiceError(told)
+            raise UserError(f"{self._server}: {found}, expected its key in the variable {KEY}")
+        raise ServiceError(f"{self._server}: {found}")
 
 
 def _message(values: Any) -> str | None:

@@ -13,7 +13,6 @@ import pytest
 import soundfile
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from speechllm_plugin.encoders import whisper
 from speechllm_plugin.inference.reading import batch_of_files
@@ -31,6 +30,7 @@ from speechllm_plugin.models.speech_llm.config import SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.pretrained import freeze
 from tests.plugin.llm_families import load_family, save_family
+from tests.plugin.unsure_llm import save_unsure
 
 DECODINGS = {
     "greedy": DecodingConfig(),
@@ -44,19 +44,7 @@ LENGTHS = [3, 11, 6, 1, 17, 8]
 
 @pytest.fixture(scope="module")
 def folder(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_llm` with logits so near each other that the shape of a batch decides among them in bfloat16."""
-    path = tmp_path_factory.mktemp("unsure") / "llm"
-    values = LlamaConfig.from_pretrained(tiny_llm)
-    values.num_hidden_layers, values.initializer_range = 4, 0.02
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(values)
-    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.3)
-    model.to(torch.bfloat16).save_pretrained(path)
-    for file in tiny_llm.glob("*token*"):
-        (path / file.name).write_bytes(file.read_bytes())
-    for file in tiny_llm.glob("chat_template*"):
-        (path / file.name).write_bytes(file.read_bytes())
-    return path
+    return save_unsure(tiny_llm, tmp_path_factory.mktemp("unsure") / "llm")
 
 
 @dataclass

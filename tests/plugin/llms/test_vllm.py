@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from speechllm_plugin.errors import ServiceError, UserError
+from speechllm_plugin.errors import ClipError, ServiceError, UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.batch import Batch
 from speechllm_plugin.llms.causal import CausalLlmConfig
@@ -180,7 +180,7 @@ def test_what_the_server_has_no_room_for(folder: Path, ours: Llm) -> None:
         llm = load(folder, url)
         stand_in.requests.clear()
         batch = begun(llm)
-        with pytest.raises(UserError, match=r"clip 0: found a prompt of \d+ rows and at most 30 tokens of text, exp"):
+        with pytest.raises(ClipError, match=r"clip 0: found a prompt of \d+ rows and at most 30 tokens of text, exp"):
             add(batch, llm, [1, 0])
         assert len(batch) == 0 and not stand_in.requests, "a row was sent although another has no room"
 
@@ -224,7 +224,7 @@ def other_weights(stand_in: StandIn) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (no_embeddings, "takes no prompt of embeddings (vLLM at .* found status 400 (You must set `--enable-prompt-"),
+        (no_embeddings, "takes no prompt of embeddings (vLLM: found status 400 (You must set `--enable-prompt-"),
         (needs_a_key, "found status 401 .*, expected its key in the variable VLLM_API_KEY"),
         (other_names, "found the LLM somebody/else at .*, expected .*/llama, as `speechllm vllm serve --checkpoint"),
         (other_scale, "found that .*/llama at .* goes on otherwise from tokens than from our embeddings"),
@@ -281,6 +281,7 @@ def test_embeddings_that_transformers_scales_later(tmp_path: Path) -> None:
     ("failure", "message"),
     [
         ("drop", "found no answer"), (500, "found status 500 (the engine is dead)"), (404, "found status 404"),
+        (401, "found status 401 (the engine is dead), expected its key in the variable VLLM_API_KEY"),
         ("short", "found a text of 29 tokens that ends by 'length', expected whole"),
     ],
 )  # fmt: skip
@@ -297,11 +298,12 @@ def test_a_server_that_fails_in_the_middle(
     assert len(batch) == 0
 
 
-def test_a_row_that_the_server_refuses(served: ServedLlm, stand_in: StandIn) -> None:
-    stand_in.failures.append(400)
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_row_that_the_server_refuses(served: ServedLlm, stand_in: StandIn, status: int) -> None:
+    stand_in.failures.append(status)
     batch = begun(served)
     add(batch, served, [3])
-    with pytest.raises(UserError, match=r"clip 3: vLLM at .*: found status 400 \(the engine is dead\)"):
+    with pytest.raises(ClipError, match=rf"^clip 3: vLLM: found status {status} \(the engine is dead\)"):
         batch.finish()
 
 

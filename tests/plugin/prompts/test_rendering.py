@@ -13,6 +13,7 @@ from transformers import (
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.prompts import SPEECH, PromptConfig, PromptRenderer
 from speechllm_plugin.tasks.answer import ANSWER
+from speechllm_plugin.tasks.row_prompt import RowPrompt
 from speechllm_plugin.tasks.transcribe import TRANSCRIBE
 from speechllm_plugin.tasks.translate import TRANSLATE
 
@@ -58,6 +59,18 @@ def test_the_speech_has_one_place(
     assert texts_around(tokenizer, PromptConfig(), source, target) == [
         "<|im_start|>user\n", f"\n{instruction.rstrip()}<|im_end|>\n<|im_start|>assistant\n"
     ]
+
+
+def test_a_prompt_is_rendered_once(renderer: PromptRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [RowPrompt(), RowPrompt(context="Bonn"), RowPrompt(context="Kiel")]
+    first = [renderer.render("en", "en", row=row) for row in rows]
+    assert len(set(first)) == 3
+    assert all(renderer.render("en", "en", row=row) is prompt for row, prompt in zip(rows, first, strict=True))
+    # Not without end: the oldest goes.
+    monkeypatch.setattr("speechllm_plugin.prompts.renderer._KEPT", 3)
+    renderer.render("en", "de")
+    again = [renderer.render("en", "en", row=row) for row in rows[::-1]][::-1]
+    assert again == first and [own is other for own, other in zip(again, first, strict=True)] == [False, True, True]
 
 
 @pytest.mark.parametrize("order", ["speech_first", "instruction_first"])

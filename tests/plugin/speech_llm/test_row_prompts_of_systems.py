@@ -11,6 +11,7 @@ import torch
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.datasets.earlier import read_earlier
+from speechllm_plugin.encoders import whisper
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
@@ -19,6 +20,7 @@ from speechllm_plugin.tasks.row_prompt import RowPrompt, Turn
 from tests.plugin.adapters.test_system import CONFIGS
 from tests.plugin.llm_families import save_family
 from tests.plugin.speech_llm.systems import batches_of
+from tests.plugin.unsure_llm import save_unsure
 
 YES = Turn("assistant", "it is on")
 ASKS = (
@@ -32,6 +34,11 @@ ASKS = (
     )),
     RowPrompt("<speech>"),
 )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def unsure(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_unsure(tiny_llm, tmp_path_factory.mktemp("unsure") / "llm")
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +80,34 @@ def test_a_batch_is_its_clips_alone(
     assert list(together[0]) == [texts[0] for texts, _ in alone] and len(set(together[0])) > 1
     assert together[1] == [generated[0] for _, generated in alone]
     torch.testing.assert_close(losses, single, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("adapter", ["mlp", "cif"])
+def test_a_batch_is_its_clips_alone_in_half_precision(
+    tiny_config: SpeechLlmConfig, tiny_manifest: Path, unsure: Path, adapter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each length a shape of its own, as other encoders have them.
+    monkeypatch.setattr(whisper, "SHAPE_FRAMES", 1)
+    for part in (tiny_config.encoder, tiny_config.llm):
+        assert isinstance(part.config, dict)
+        part.config["dtype"] = "bfloat16"
+    tiny_config.llm.config["path"] = str(unsure)  # type: ignore[index]
+    model, batch = create(tiny_config, adapter, None).eval(), asking(tiny_manifest)
+    with torch.inference_mode():
+        heard, single = model.listen(batch), [model.listen(batch.row(i)) for i in range(6)]
+        assert not torch.equal(model.adapt(batch).seqs, heard.seqs), "the shape of the batch does not show"
+    assert heard.lengths.tolist() == [int(own.lengths) for own in single]
+    for row, own in enumerate(single):
+        length = int(own.lengths)
+        assert torch.equal(heard.seqs[row, :length], own.seqs[0, :length])
+        assert len(heard.earlier[row]) == len(own.earlier[0])
+        assert all(map(torch.equal, heard.earlier[row], own.earlier[0]))
+    for size in (1, 3):
+        config = DecodingConfig(extra_tokens=30, beam_size=size, no_repeat_ngram_size=2)
+        with torch.inference_mode():
+            together, alone = model.generate(batch, config), [model.generate(batch.row(i), config) for i in range(6)]
+        assert list(together[0]) == [texts[0] for texts, _ in alone] and len(set(together[0])) > 1
+        assert together[1] == [generated[0] for _, generated in alone]
 
 
 @pytest.mark.parametrize("adapter", ["mlp", "cif"])

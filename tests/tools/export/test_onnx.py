@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from speechllm_plugin.adapters.api import ADAPTERS
 from speechllm_plugin.encoders.w2v_bert import W2vBertConfig, create_w2v_bert
 from speechllm_plugin.encoders.wav2vec2 import Wav2Vec2Config, create_wav2vec2
 from speechllm_plugin.errors import UserError
+from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
 from speechllm_plugin.pretrained import freeze
@@ -106,10 +108,14 @@ def test_the_command_writes_what_the_system_computes(
         )
         features = encoder.run(None, {"waveforms": waveforms, "lengths": lengths})
         found = adapter.run(None, dict(zip(("features", "feature_lengths"), features, strict=True)))
+        batch, config = system.read([clips[number] for number in chosen], "en", None), DecodingConfig(extra_tokens=20)
         with torch.inference_mode():
-            expected = model.listen(system.read([clips[number] for number in chosen], "en", None))
+            expected = model.listen(batch)
+            exported = replace(expected, seqs=torch.from_numpy(found[0]), lengths=torch.from_numpy(found[1]))
+            own, others = (model.decode(batch, speech, config)[1] for speech in (expected, exported))
         assert found[1].tolist() == expected.lengths.tolist()
         torch.testing.assert_close(torch.from_numpy(found[0]), expected.seqs, atol=1e-4, rtol=1e-4)
+        assert [row.tokens for row in others] == [row.tokens for row in own] and len(own[-1].tokens) > 5
     description = json.loads((out / "system.json").read_text())
     prompt = model.prompts.render("en", "en")
     assert description["prompt"] == {"before": list(prompt.before), "after": list(prompt.after)}

@@ -131,21 +131,33 @@ def test_documents_of_a_directory(commands: Commands, trained: Path, folder: Pat
     assert (out / "a.txt").read_text() != lines[0][1] + "\n"
 
 
-def test_a_killed_command_goes_on(commands: Commands, trained: Path, talk: Path, tmp_path: Path) -> None:
-    options = ("transcribe", "--checkpoint", trained, "--batch-size", 1, "--format", "json", talk, "--output")
+@pytest.mark.parametrize("kind", ["directory", "manifest"])
+def test_a_killed_command_goes_on(commands: Commands, trained: Path, folder: Path, tmp_path: Path, kind: str) -> None:
+    """In a later file, behind others that are complete."""
+    given: tuple[object, ...] = (folder,)
+    if kind == "manifest":
+        sounds = [("a", "a.wav"), ("b/talk", "b/talk.mp3"), ("c", "c.flac")]
+        write_manifest(tmp_path / "list.tsv", [
+            ManifestRow(name, audio, None, "", "", "", "en", "en", 0) for name, audio in sounds
+        ])  # fmt: skip
+        given = (tmp_path / "list.tsv", "--audio-root", folder)
+    options = ("transcribe", "--checkpoint", trained, "--batch-size", 1, "--format", "json", *given, "--output")
     commands.speechllm(*options, tmp_path / "whole").ok()
-    journal = tmp_path / "cut/.pieces/talk.jsonl"
+    journal = tmp_path / "cut/.pieces/b/talk.jsonl"
     killed = commands._run(
         "speechllm_tools.cli", (*options, tmp_path / "cut"), {}, 1, (journal, '"piece": 3'), signal.SIGKILL
     )
     assert killed.status == -signal.SIGKILL
-    assert not (tmp_path / "cut/talk.json").exists()
+    assert (tmp_path / "cut/a.json").exists() and not (tmp_path / "cut/b/talk.json").exists()
     # Half a line, as a full disk or a lost machine leave it.
     kept = journal.read_bytes().split(b"\n")
     journal.write_bytes(b"\n".join(kept[:4]) + b'\n{"piece": 3, "sta')
-    commands.speechllm(*options, tmp_path / "cut").ok()
-    assert (tmp_path / "cut/talk.json").read_bytes() == (tmp_path / "whole/talk.json").read_bytes()
-    assert journal.read_bytes() == (tmp_path / "whole/.pieces/talk.jsonl").read_bytes()
+    done = {"directory": 2, "manifest": 1}[kind]
+    again = commands.speechllm(*options, tmp_path / "cut").ok()
+    assert f"{3 - done} transcribed, {done} were there already, 0 failed" in again.stderr
+    for name in ("a", "b/talk", "c"):
+        for file in (f"{name}.json", f".pieces/{name}.jsonl"):
+            assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
 
 
 def test_a_resumed_recording_is_not_decoded_twice(

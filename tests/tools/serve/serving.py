@@ -19,14 +19,17 @@ KEY = "a key that is not guessed"
 
 
 class Server:
-    def __init__(self, run: Path, *options: str) -> None:
+    def __init__(self, run: Path, *options: str, variable: str = KEY) -> None:
+        """
+        :param variable: the key of clients in the environment.
+        """
         command = [sys.executable, "-m", "speechllm_tools.cli", "serve", "--checkpoint", str(run), "--port", "0"]
         self.process = subprocess.Popen(
             [*command, *options],
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
-            env=environment(SPEECHLLM_API_KEY=KEY),
+            env=environment(SPEECHLLM_API_KEY=variable),
         )
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -18,7 +18,7 @@ pytest.importorskip("fastapi")
 from speechllm_tools.serve.engine import Engine
 from speechllm_tools.serve.ways import Answer, Asking, Decoder, Question, Transcribing
 
-from speechllm_plugin.errors import UserError
+from speechllm_plugin.errors import ClipError, UserError
 from speechllm_plugin.inference.reading import Named
 from speechllm_plugin.inference.transcriber import Transcriber
 from speechllm_plugin.models.speech_llm.factory import create_speech_llm
@@ -220,6 +220,50 @@ def test_what_has_no_room_together_is_decoded_one_by_one(
     jobs = [engine.submit(clip, ENGLISH, begin) for clip in CLIPS]
     gate.open()
     assert [job.result(60) for job in jobs] == [system.transcribe(clip.samples)[0] for clip in CLIPS]
+
+
+class Refusing(Decoder):
+    """Whose steps fail where the item of three tokens is decoded, whatever is beside it."""
+
+    begun = 0
+
+    def __init__(self, system: Transcriber) -> None:
+        super().__init__(system, "en")
+        type(self).begun += 1
+        self._refused: set[int] = set()
+
+    def add(self, items: Sequence[Any], way: Any) -> list[int]:
+        numbers = super().add(items, way)
+        self._refused |= set(numbers if way.max_tokens == 3 else ())
+        return numbers
+
+    def drop(self, number: int) -> None:
+        super().drop(number)
+        self._refused.discard(number)
+
+    def step(self) -> Mapping[int, Any]:
+        if self._refused:
+            raise ClipError("refused")
+        return super().step()
+
+
+@pytest.mark.parametrize("place", [0, 5, 7])
+def test_of_many_a_refused_one_is_found_by_halves(tiny_config: SpeechLlmConfig, gate: Gate, place: int) -> None:
+    system, engine = system_of(tiny_config, "float32"), Engine(8, gate.watch)
+    begin = partial(Refusing, system)
+    ways = [Asking(max_tokens=3 if number == place else 5) for number in range(8)]
+    Refusing.begun = 0
+    try:
+        with engine._changed:  # so that all begin together
+            jobs = [engine.submit(asked(number % 4), way, begin) for number, way in enumerate(ways)]
+        gate.open()
+        assert str(jobs.pop(place).exception(60)) == "refused"
+        rest = [number for number in range(8) if number != place]
+        assert [job.result(60).text for job in jobs] == [answered(system, number % 4, 5) for number in rest]
+    finally:
+        engine.end()
+    # Of 8, 4 and 2, both halves have a batch of their own.
+    assert Refusing.begun == 1 + 2 * 3 and gate.sizes[0] == 8
 
 
 def test_another_system_gets_its_turn(tiny_config: SpeechLlmConfig, gate: Gate, engine: Engine) -> None:

@@ -6,8 +6,10 @@ import http.client
 import io
 import json
 import signal
+import struct
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,11 @@ from tests.speech import RATE
 from tests.tools.serve.serving import KEY, Server
 from tests.waiting import LONGEST, wait_until
 
+FILE_HEAD = (
+    b'--limit\r\nContent-Disposition: form-data; name="model"\r\n\r\ntiny\r\n'
+    b'--limit\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+)
+"""Of a request, up to the bytes of its file."""
 
 def transcribed(server: Server, file: Path | tuple[str, bytes], **options: object) -> object:
     return server.client().audio.transcriptions.create(file=file, model="tiny", **options)
@@ -157,6 +164,8 @@ def test_each_system_answers_by_its_name(server: Server, second: Path, clips: li
         ({"file": b"%PDF-1.7 " * 100}, 415, "a PDF document"),
         ({"file": "truncated"}, 400, "expected a whole file"),
         ({"file": "endless"}, 400, "expected at most 120 s"),
+        ({"file": "endless, the header says 0 s"}, 400, "expected at most 120 s"),
+        ({"file": "endless, the header says 3 s"}, 400, "expected at most 120 s"),
         ({"file": "huge"}, 413, "expected at most 2 MB"),
     ],
 )  # fmt: skip
@@ -172,6 +181,8 @@ def test_what_is_wrong_is_told_in_one_line(
         buffer = io.BytesIO()
         soundfile.write(buffer, np.zeros(200 * RATE), RATE, format="flac")
         fields["file"] = buffer.getvalue()
+    elif isinstance(fields["file"], str):
+        fields["file"] = longer_than_stated(int(fields["file"].split()[-2]))
     arguments: list[str] = []
     for name, value in fields.items():
         if isinstance(value, bytes):
@@ -185,6 +196,36 @@ def test_what_is_wrong_is_told_in_one_line(
     assert expected in error["message"] and "\n" not in error["message"], error
     assert error["type"] == "invalid_request_error" and set(error) == {"message", "type", "param", "code"}
     assert "/" not in error["message"].replace("`ffmpeg", "").replace("multipart/form-data", ""), "no path of ours"
+
+
+def longer_than_stated(seconds: int) -> bytes:
+    """A wav of 200 s whose header says less."""
+    buffer, rate = io.BytesIO(), 4000
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, 200 * rate)
+    soundfile.write(buffer, noise, rate, format="wav", subtype="PCM_U8")
+    head, size, samples = buffer.getvalue().partition(b"data" + struct.pack("<I", 200 * rate))
+    assert size and len(samples) == 200 * rate
+    return head + b"data" + struct.pack("<I", seconds * rate) + samples
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/v1/audio/transcriptions", "multipart/form-data; boundary=limit"), ("/v1/chat/completions", "application/json")],
+)
+def test_a_body_of_unknown_length_is_limited_while_it_comes(server: Server, path: str, kind: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LONGEST)
+    connection.putrequest("POST", path)
+    for name, value in (("Content-Type", kind), ("Authorization", f"Bearer {KEY}"), ("Transfer-Encoding", "chunked")):
+        connection.putheader(name, value)
+    connection.endheaders()
+    # The server answers, and closes the connection, before all has been sent.
+    with suppress(BrokenPipeError, ConnectionResetError):
+        for part in [FILE_HEAD, *[b"\1" * 100_000] * 60]:
+            connection.send(b"%x\r\n%s\r\n" % (len(part), part))
+        connection.send(b"0\r\n\r\n")
+    response = connection.getresponse()
+    assert response.status == 413 and "expected at most 2 MB" in json.loads(response.read())["error"]["message"]
+    connection.close()
 
 
 def test_the_framework_refuses_in_the_same_shape(server: Server, clips: list[Path]) -> None:
@@ -271,9 +312,7 @@ def test_sigterm_finishes_what_runs(server: Server, talk: Path) -> None:
 
 def begun(server: Server, file: bytes, share: float) -> http.client.HTTPConnection:
     """A request of which a share has been sent."""
-    head = b'--limit\r\nContent-Disposition: form-data; name="model"\r\n\r\ntiny\r\n'
-    head += b'--limit\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
-    body = head + file + b"\r\n--limit--\r\n"
+    body = FILE_HEAD + file + b"\r\n--limit--\r\n"
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LONGEST)
     connection.putrequest("POST", "/v1/audio/transcriptions")
     connection.putheader("Content-Type", "multipart/form-data; boundary=limit")

@@ -32,10 +32,12 @@ def stand_in(system: System, trained: Path) -> StandIn:
 @pytest.fixture(scope="module")
 def vllm_server(stand_in: StandIn, trained: Path) -> Iterator[Server]:
     with serving(stand_in) as url:
-        server = Server(trained, "--model-name", "tiny", "--engine", "vllm", "--engine-url", url)
+        options = ("--model-name", "tiny", "--engine", "vllm", "--engine-url", url, "--api-key", KEY)
+        server = Server(trained, *options, variable="another key")
         yield server
         server.end()
-    assert "Traceback" not in "".join(server.log)
+    log = "".join(server.log)
+    assert "Traceback" not in log and KEY not in log and "another key" not in log
 
 
 def transcribed(server: Server, file: Path) -> str:
@@ -54,6 +56,12 @@ def test_requests_at_once_have_the_texts_of_our_own_decoding(
         assert list(found) == texts
 
 
+def test_the_key_on_the_command_line_goes_before_the_variable(vllm_server: Server) -> None:
+    assert [model.id for model in vllm_server.client().models.list()] == ["tiny"]
+    with pytest.raises(openai.AuthenticationError):
+        vllm_server.client().with_options(api_key="another key").models.list()
+
+
 def test_a_client_that_leaves_is_left(vllm_server: Server, stand_in: StandIn, clips: list[Path]) -> None:
     stand_in.writes.clear()
     stand_in.requests.clear()
@@ -69,13 +77,26 @@ def test_a_client_that_leaves_is_left(vllm_server: Server, stand_in: StandIn, cl
     wait_until(lambda: stand_in.left == left + 1, "vLLM sees that nobody waits")
 
 
+@pytest.mark.parametrize("status", [400, 413])
+def test_a_refusal_names_no_address(
+    vllm_server: Server, stand_in: StandIn, clips: list[Path], texts: list[str], status: int
+) -> None:
+    stand_in.failures.append(status)
+    with pytest.raises(openai.BadRequestError, match=f"file: vLLM: found status {status}") as error:
+        transcribed(vllm_server, clips[0])
+    assert "127.0.0.1" not in str(error.value.response.json())
+    assert transcribed(vllm_server, clips[0]) == texts[0]
+
+
 def test_a_failure_is_503_and_the_next_request_is_answered(
     vllm_server: Server, stand_in: StandIn, clips: list[Path], texts: list[str]
 ) -> None:
-    stand_in.failures.append("drop")
-    with pytest.raises(openai.InternalServerError) as error:
-        transcribed(vllm_server, clips[0])
-    assert error.value.status_code == 503
-    assert "the program that writes the texts does not answer" in str(error.value)
-    wait_until(lambda: any("found no answer" in line for line in vllm_server.log), "the log tells more")
+    for failure, told in (("drop", "found no answer"), (401, "found status 401")):
+        stand_in.failures.append(failure)
+        with pytest.raises(openai.InternalServerError) as error:
+            transcribed(vllm_server, clips[0])
+        assert error.value.status_code == 503
+        assert "the program that writes the texts does not answer" in str(error.value)
+        assert "127.0.0.1" not in str(error.value.response.json())
+        wait_until(lambda told=told: any(told in line for line in vllm_server.log), "the log tells more")
     assert transcribed(vllm_server, clips[0]) == texts[0]

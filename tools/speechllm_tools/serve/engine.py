@@ -180,14 +180,20 @@ class _Running:
     ) -> None:
         self._begin, self._size, self._take, self._watch = begin, size, take, watch
         self._jobs: dict[int, _Job] = {}
-        self._later: list[_Job] = []
-        """For which there was no room beside the others, perhaps."""
+        self._later: list[list[_Job]] = []
+        """For which there was no room beside the others, perhaps: each group is decoded by itself."""
         self._guests = 0
         """Items that joined while others waited for the end of this batch."""
 
     def run(self) -> None:
         """Until it is empty."""
         new, _ = self._take(self._begin, self._size)
+        self._decode(new, is_joined=True)
+
+    def _decode(self, new: Sequence[_Job], *, is_joined: bool) -> None:
+        """
+        :param is_joined: whether others that wait may join.
+        """
         try:
             self._batch = self._begin()
         except Exception as error:
@@ -204,10 +210,12 @@ class _Running:
             except Exception as error:
                 self._recover(error)
                 break
-            self._join()
+            if is_joined:
+                self._join()
         del self._batch  # its memory is for those that come now
-        for job in self._later:
-            self._alone(job)
+        later, self._later = self._later, []
+        for jobs in later:
+            self._decode([job for job in jobs if not job.result.cancelled()], is_joined=False)
 
     def _drop(self) -> None:
         for number in [number for number, job in self._jobs.items() if job.result.cancelled()]:
@@ -233,7 +241,7 @@ class _Running:
         except Exception as error:
             if len(jobs) == 1:
                 if self._jobs and not isinstance(error, UserError):
-                    self._later.append(jobs[0])
+                    self._later.append(list(jobs))
                 else:
                     jobs[0].fail(error)
                 return
@@ -246,27 +254,12 @@ class _Running:
             self._add_alike([job], way)
 
     def _recover(self, error: Exception) -> None:
-        """An item that cannot be decoded does not cost its neighbours."""
+        """An item that cannot be decoded does not cost its neighbours: each half of them is decoded by itself."""
         jobs, self._jobs = list(self._jobs.values()), {}
         # A service that fails one fails all, and each would wait for that again.
         if len(jobs) == 1 or isinstance(error, ServiceError):
             for job in jobs:
                 job.fail(error)
             return
-        self._later = jobs + self._later
-
-    def _alone(self, job: _Job) -> None:
-        try:
-            batch = job.begin()
-            (number,) = batch.add([job.item], job.way)
-            found: Mapping[int, Any] = {}
-            while number not in found:
-                if job.result.cancelled():
-                    batch.drop(number)
-                    return
-                self._watch(1)
-                found = batch.step()
-        except Exception as error:
-            job.fail(error)
-        else:
-            job.give(found[number])
+        middle = len(jobs) // 2
+        self._later = [jobs[:middle], jobs[middle:], *self._later]
