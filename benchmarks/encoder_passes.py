@@ -1,13 +1,13 @@
-"""Batches of clips of several lengths, encoded in one pass, padded to the longest clip, and in passes over clips of like
+"""Batches of clips of several lengths, encoded in one pass, padded to the longest, and in passes over clips of like
 length (`speechllm_plugin/encoders/passes.py`), in turns, in one process. The encoders have random weights and the
 published widths, but fewer layers.
 
-    python benchmarks/encoder_passes.py [--dtype bfloat16] [--rounds 5] [--layers 3]
+    python benchmarks/encoder_passes.py [--dtype bfloat16] [--rounds 5] [--layers 3] [--only seamless]
 
 - mixed: clips of 2, 4, 6 and 10 s, again and again: the median over the rounds.
 - ever new: batches of 8 clips of 1 to 12 s, each encoded once: kernels for their shapes are made anew.
-- a pass costs: what a further pass takes, in seconds of audio that are encoded in that time: 8 clips of 1 s in one pass,
-  and each alone.
+- a pass costs: what a further pass takes, in seconds of audio that are encoded in that time: 8 clips of 1 s in one
+  pass, and each alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from speechllm_tools.bench.report import footer
 from torch import Tensor, nn
 from transformers import SeamlessM4Tv2Config, Wav2Vec2BertConfig, WhisperConfig
 
@@ -26,7 +27,6 @@ from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.encoders.api import ENCODERS, SpeechEncoder
 from speechllm_plugin.encoders.passes import PASS_SECONDS, split_by_length
 from speechllm_plugin.pretrained import freeze
-from speechllm_tools.bench.report import footer
 
 MIXED = (2.0, 4.0, 6.0, 10.0)
 Batch = tuple[Tensor, Tensor]
@@ -37,10 +37,13 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("bfloat16", "float32"))
     parser.add_argument("--rounds", type=int, default=5, help="and batches that are ever new")
     parser.add_argument("--layers", type=int, default=3, help="of the Conformers, which have 24")
+    parser.add_argument("--only", default="", help="part of an encoder's name")
     options = parser.parse_args()
     print("| encoder | mixed: passes | samples | time | ever new: samples | time | a pass costs |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, encoder in encoders(options.layers, getattr(torch, options.dtype)).items():
+        if options.only.lower() not in name.lower():
+            continue
         mixed = batch_of(MIXED)
         ratios = [ratio(encoder, mixed, first) for first in (0, 1) * ((options.rounds + 2) // 2)][1:]
         fresh = [batch_of(lengths) for lengths in torch.empty(options.rounds, 8).uniform_(1, 12).tolist()]

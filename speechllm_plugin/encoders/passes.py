@@ -17,8 +17,8 @@ from speechllm_plugin.tensors.copies import on_host
 WORTH_A_PASS = 0.1
 """Share of its samples, padding included, that a pass must save for each pass that is split from it."""
 PASS_SECONDS = 2.0
-"""Seconds of padding, over all clips, that it must save at least on a CPU. A further pass, which reads all weights again,
-was measured to cost as much as 0.5 to 1.9 s of audio (benchmarks/results/encoder-passes.md)."""
+"""Seconds of padding, over all clips, that it must save at least on a CPU. A further pass, which reads all weights
+again, was measured to cost as much as 0.5 to 1.9 s of audio (benchmarks/results/encoder-passes.md)."""
 PASS_SECONDS_ON_GPU = 60.0
 """The same on a GPU, where the kernels of each pass are launched one by one. A safe guess, not measured: a pass through
 24 layers takes the host about 10 ms, in which a large GPU encodes 40 s."""
