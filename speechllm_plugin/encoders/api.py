@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
+from speechllm_plugin.encoders.passes import encode_in_passes
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.pretrained.part import PretrainedPart
 from speechllm_plugin.registry import ENCODERS as ENCODERS
@@ -33,6 +34,9 @@ class SpeechEncoder(PretrainedPart):
     """Longest clip taken, in seconds; None = any."""
     languages: Collection[str] | None = None
     """Codes of the languages of its pretraining, where they are few; None = many, or unknown."""
+    one_size: bool = False
+    """Whether every clip is padded to the same length, whatever its batch; else a batch is padded to its longest clip,
+    and encoded in several passes where that saves enough padding."""
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encodes a batch.
@@ -48,10 +52,13 @@ class SpeechEncoder(PretrainedPart):
             raise UserError(too_long(seconds, self.max_seconds))
         gradients = torch.set_grad_enabled(self.tuned and torch.is_grad_enabled())
         with gradients, self.precision(waveforms.device.type):
-            return self.encode(waveforms, lengths)
+            if self.one_size:
+                return self.encode(waveforms, lengths)
+            return encode_in_passes(self.encode, waveforms, lengths)
 
     @abstractmethod
-    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass over padded clips: `forward`, without its checks and precision."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

@@ -65,6 +65,7 @@ class WhisperSpeechEncoder(SpeechEncoder):
     def __init__(self, config: WhisperConfig, hf_config: HfWhisperConfig, encoder: HfWhisperEncoder) -> None:
         super().__init__()
         self.config = config
+        self.one_size = config.pad_to_30s
         self.dim = hf_config.d_model
         self.max_seconds = hf_config.max_source_positions / self.frame_rate
         # The size of the vocabulary shows an English-only model.

@@ -50,30 +50,39 @@ def randomise(model: nn.Module, scale: float = 0.2) -> None:
                 weight.add_(1.0)
 
 
+@torch.no_grad()
+def in_one_pass(encoder: SpeechEncoder, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    """A batch padded to its longest clip, however much padding that is."""
+    return encoder.encode(*collate(lengths))
+
+
 def check_batch_is_single(encoder: SpeechEncoder, lengths: list[int], tolerance: float) -> None:
-    features, found = encoder(*collate(lengths))
-    assert features.size(0) == len(lengths)
-    assert features.size(1) == int(found.max())
-    assert features.size(2) == encoder.dim
-    assert features.isfinite().all()
-    for row, length in enumerate(lengths):
-        alone, alone_length = encoder(*collate([length]))
-        size = int(alone_length)
-        assert alone.shape == (1, size, encoder.dim)
-        assert int(found[row]) == size
-        assert (features[row, :size] - alone[0]).abs().max() <= tolerance, length
-        assert not features[row, size:].any()
+    for features, found in (in_one_pass(encoder, lengths), encoder(*collate(lengths))):
+        assert features.size(0) == len(lengths)
+        assert features.size(1) == int(found.max())
+        assert features.size(2) == encoder.dim
+        assert features.isfinite().all()
+        for row, length in enumerate(lengths):
+            alone, alone_length = encoder(*collate([length]))
+            size = int(alone_length)
+            assert alone.shape == (1, size, encoder.dim)
+            assert int(found[row]) == size
+            assert (features[row, :size] - alone[0]).abs().max() <= tolerance, length
+            assert not features[row, size:].any()
 
 
 def check_device_is_never_waited_for(encoder: SpeechEncoder) -> None:
-    """Fake tensors have no values: whatever would need one on the host fails."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        lengths = torch.tensor([RATE, RATE // 2]) * 1
-        with pytest.raises(DataDependentOutputException):
-            int(lengths.max())
-        features, feature_lengths = encoder(torch.zeros(2, RATE), lengths)
-    assert features.size(2) == encoder.dim
-    assert feature_lengths.shape == (2,)
+    """Fake tensors have no values: whatever would need one of the device's on the host fails. The lengths are on the
+    host: of the first batch they ask for one pass, of the second for two."""
+    for lengths in (torch.tensor([RATE, RATE // 2]), torch.tensor([RATE, 4 * RATE])):
+        size = int(lengths.max())
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            waveforms = torch.zeros(2, size)
+            with pytest.raises(DataDependentOutputException):
+                float(waveforms.max())
+            features, feature_lengths = encoder(waveforms, lengths)
+        assert features.size(2) == encoder.dim
+        assert feature_lengths.shape == (2,)
 
 
 def check_created_on_the_device(create: Callable[[], SpeechEncoder]) -> None:

@@ -12,6 +12,7 @@ import torch
 from fairseq2.metrics import MetricBag
 
 from speechllm_plugin.datasets.batch import SpeechTextBatch
+from speechllm_plugin.encoders import passes
 from speechllm_plugin.encoders.api import ENCODERS
 from speechllm_plugin.encoders.feature_cache import FeatureCache
 from speechllm_plugin.models.speech_llm.config import CtcConfig, PartSection, SpeechLlmConfig
@@ -127,11 +128,17 @@ def test_features_are_read_for_the_cache_once_a_batch(
         torch.testing.assert_close(kept[batch.ids[0]], features[0])
 
 
+@pytest.mark.parametrize("apart", [pytest.param(False, id="one pass"), pytest.param(True, id="a pass for each clip")])
 @pytest.mark.parametrize("name", ["whisper", "seamless_m4t_v2", "w2v_bert", "wav2vec2", "hubert", "wavlm"])
-def test_an_encoder_asks_its_device_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_asks_its_device_nothing(
+    name: str, apart: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if apart:
+        monkeypatch.setattr(passes, "PASS_SECONDS_ON_GPU", 0.1)
     part = ENCODERS.get("wav2vec2" if name in ("hubert", "wavlm") else name)
     path = save_encoder(name, tmp_path / name, sharded=False)
-    encoder: Any = freeze(part.build(part.config_kls(path=str(path), dtype="float32")))
+    options = {"pad_to_30s": not apart} if name == "whisper" else {}
+    encoder: Any = freeze(part.build(part.config_kls(path=str(path), dtype="float32", **options)))
     lengths = torch.tensor([16000, 9000, 12345])
     waveforms = torch.randn(3, 16000) * length_mask(lengths, 16000)
     expected, expected_lengths = encoder(waveforms, lengths)
