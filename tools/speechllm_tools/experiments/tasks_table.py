@@ -8,8 +8,11 @@ from typing import Any
 from speechllm_plugin.scoring.table import format_wer
 
 CONDITIONS = {
-    "names": "no list", "names_alone": "their list", "names_among": "among others", "names_heard": "the likeliest of all",
-}  # fmt: skip
+    "names": "no list",
+    "names_alone": "their list",
+    "names_among": "among others",
+    "names_heard": "the likeliest of all",
+}
 """Test split of names -> what its prompts hold, in words."""
 _COLUMNS = (
     "system", "WER of transcripts (%)", "same answer (%)", "token F1 (%)", "chrF", "other instruction: token F1 (%)",
