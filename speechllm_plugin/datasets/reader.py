@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Literal
 
 import torch
@@ -92,6 +93,7 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         self._rank = rank
         self._world_size = world_size
         self._find_features = find_features
+        self._counting = Lock()
         self.skipped: dict[str, str] = {}
         """Clips left out: id, or split/id where there are several splits -> reason."""
         self._one_split = len(utterances.by_split) == 1
@@ -263,14 +265,17 @@ class SpeechTextReader(DataReader[TrainerBatch]):
 
     def _refuse(self, utterance: Utterance, error: UserError) -> None:
         if isinstance(error, LeftOut):
-            self.skipped[self._key(utterance)] = str(error)
-            self.left_out[error.reason] += 1
+            with self._counting:
+                self.skipped[self._key(utterance)] = str(error)
+                self.left_out[error.reason] += 1
             return
         column = "history" if isinstance(error, EarlierError) else "audio"
         if self._options.on_error == "raise":
             raise UserError(f"{utterance.name}, column {column!r}: {error}") from error
-        self.skipped[self._key(utterance)] = str(error)
-        if is_told(number := len(self.skipped) - self.left_out.total()):
+        with self._counting:
+            self.skipped[self._key(utterance)] = str(error)
+            number = len(self.skipped) - self.left_out.total()
+        if is_told(number):
             log.warning("Clip left out (number {:,}): {}, column {!r}: {}", number, utterance.name, column, error)
 
     def _key(self, utterance: Utterance) -> str:

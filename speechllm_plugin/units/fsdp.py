@@ -29,7 +29,8 @@ def apply_fsdp_to_speech_llm(model: SpeechLlm, granularity: str, wrapper: FSDPWr
     """
     if kinds := [f"{kind}_tuning" for kind in model.tuned]:
         raise UserError(f"trainer.data_parallelism: found 'fsdp' with {' and '.join(kinds)}, expected 'ddp'")
-    model.register_module("adapter", wrapper(model.adapter))
+    # It stays gathered after a pass: in a validation some processes pass it more often than others.
+    model.register_module("adapter", wrapper(model.adapter, reshard_after_forward=False))
     wrapped = wrapper(model, reshard_after_forward=False)
     # Validation calls these methods instead of `forward`.
     for method in ("generate", "swapped_loss"):

@@ -71,9 +71,10 @@ def test_shared_layers_with_passes_that_not_all_processes_make(
     tasks = ("transcribe", "answer", "answer", "answer")
     lines += [f"{file.stem}\t{file}\thello\thello\t{task}\tSay {file.stem}: <speech>"
               for file, task in zip(sorted(system.corpus.glob("train_*.*")), tasks, strict=False)]
-    (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n")
+    rows = tmp_path / "rows.tsv"
+    rows.write_text("\n".join(lines) + "\n")
     changes = {
-        "dataset__config_overrides__manifests": system.manifests(train=tmp_path / "train.tsv"),
+        "dataset__config_overrides__manifests": system.manifests(train=rows, dev=rows),
         "dataset__batch_size": 1, "model__config_overrides__distillation": {"weight": 0.5, "tasks": ["transcribe"]},
         "trainer__activation_checkpointing__mode": "layerwise",
     }  # fmt: skip
@@ -117,7 +118,8 @@ def test_evaluation_on_two_processes_gives_the_same_hypotheses(
                  f"dataset.config_overrides.manifests.test={system.corpus / 'test.tsv'}"]
     for processes in (1, 2):
         shared = f"shard_llm={str(shard_llm and processes == 2).lower()}"
-        commands.recipe("evaluate", tmp_path / str(processes), *arguments, shared, processes=processes).ok()
+        result = commands.recipe("evaluate", tmp_path / str(processes), *arguments, shared, processes=processes).ok()
+        assert ("LLM: 2 processes share its layers." in result.output) == (shard_llm and processes == 2)
     files = [tmp_path / str(processes) / "test" / "hypotheses.tsv" for processes in (1, 2)]
     assert [row.id for row in read_hypotheses(files[0])] == [f"test_{i}" for i in range(6)]
     assert files[1].read_bytes() == files[0].read_bytes()

@@ -62,6 +62,18 @@ def sharing_llm(gang: Gang, *, wanted: bool) -> AbstractContextManager[None]:
     return sharing_layers(None if alone else DeviceMesh.from_group(gang.as_process_group(), gang.device.type))
 
 
+def check_sharing(model: SpeechLlm, gang: Gang, *, wanted: bool) -> None:
+    """
+    :raises UserError: processes are to share the layers of an LLM that cannot be shared.
+    """
+    if not wanted or gang.size == 1:
+        return
+    if not model.llm.shares_layers or model.tuned:
+        found = "parts that were trained" if model.tuned else "an encoder-decoder or a quantised LLM"
+        raise UserError(f"shard_llm: found true with {found}, expected false, or a frozen decoder-only LLM")
+    log.info("LLM: {} processes share its layers.", gang.size)
+
+
 def register_common(container: DependencyContainer) -> None:
     """Registers the reports of our errors and the names of our metrics."""
     for kls in (UserError, ClipError, AudioError):

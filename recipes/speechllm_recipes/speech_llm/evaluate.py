@@ -22,6 +22,7 @@ from speechllm_recipes.speech_llm.auto_precision import DecodingPrecision, settl
 from speechllm_recipes.speech_llm.common import (
     arithmetic,
     check_references,
+    check_sharing,
     create_reader,
     decoding_of,
     feature_cache,
@@ -53,6 +54,7 @@ class SpeechLlmEvaluateRecipe(Recipe):
         precision = settle_decoding(context, config.model, config.common)
         with sharing_llm(context.gangs.dp, wanted=config.shard_llm):
             model = get_model(context, check)
+        check_sharing(model, context.gangs.dp, wanted=config.shard_llm)
         log.info("{}", precision.describe(model.precision))
         if precision.checkpoint is not None:
             _warn_of_cleaning(precision.checkpoint.clean_text(), context)

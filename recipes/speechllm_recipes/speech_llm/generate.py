@@ -18,6 +18,7 @@ from speechllm_plugin.units.kept import KeptHypotheses
 from speechllm_recipes.speech_llm.auto_precision import settle_decoding
 from speechllm_recipes.speech_llm.common import (
     check_references,
+    check_sharing,
     create_reader,
     decoding_of,
     feature_cache,
@@ -48,6 +49,7 @@ class SpeechLlmGenerateRecipe(Recipe):
         precision = settle_decoding(context, config.model, config.common)
         with sharing_llm(context.gangs.dp, wanted=config.shard_llm):
             model = get_model(context, check)
+        check_sharing(model, context.gangs.dp, wanted=config.shard_llm)
         log.info("{}", precision.describe(model.precision))
         model.features.cache = feature_cache(config.dataset, model.encoder)
         reader = create_reader(context, config.dataset, model, [config.dataset.split], require_text=False)

@@ -89,7 +89,7 @@ class SpeechLlmTrainRecipe(Recipe):
         trained = {name: count_parameters(part) / 1e6 for name, part in parts.items() if part is not None}
         if model.llm.shares_layers:
             log.info("LLM: {} processes share its layers.", context.gangs.sdp.size)
-        elif config.trainer.data_parallelism == "fsdp":
+        elif config.trainer.data_parallelism == "fsdp" and context.gangs.sdp.size > 1:
             log.info("LLM: all of it is on every process; only decoder-only LLMs without quantization are shared.")
         log.info(
             "Parameters: {:.3f} M trained ({}), {:.1f} M frozen.",
