@@ -66,11 +66,11 @@ def test_fsdp2_equals_one_process(commands: Commands, system: System, accumulate
 def test_shared_layers_with_passes_that_not_all_processes_make(
     commands: Commands, system: System, tmp_path: Path
 ) -> None:
-    # Only one clip of four has a teacher, and all have prompts of their own.
+    # Only one clip of four has a teacher, and only one process meets the second prompt.
     lines = ["id\taudio\ttgt_text\tsrc_text\ttask\tinstruction"]
     tasks = ("transcribe", "answer", "answer", "answer")
-    lines += [f"{file.stem}\t{file}\thello\thello\t{task}\tSay {file.stem}: <speech>"
-              for file, task in zip(sorted(system.corpus.glob("train_*.*")), tasks, strict=False)]
+    lines += [f"{file.stem}\t{file}\thello\thello\t{task}\tSay {'it' if place else 'all'}: <speech>"
+              for place, (file, task) in enumerate(zip(sorted(system.corpus.glob("train_*.*")), tasks, strict=False))]
     rows = tmp_path / "rows.tsv"
     rows.write_text("\n".join(lines) + "\n")
     changes = {
