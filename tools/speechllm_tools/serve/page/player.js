@@ -101,6 +101,8 @@ export class Player {
 
   #seek(time) {
     const { duration } = this.audio;
-    if (Number.isFinite(duration)) this.audio.currentTime = Math.max(0, Math.min(time, duration));
+    if (!Number.isFinite(duration)) return;
+    this.audio.currentTime = Math.max(0, Math.min(time, duration));
+    this.#show();  // `seeked` comes when the sound is there: the slider moves with the key
   }
 }
