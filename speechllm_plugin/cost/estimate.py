@@ -39,7 +39,7 @@ from speechllm_plugin.cost.skeleton import Skeleton, frozen_bytes
 from speechllm_plugin.datasets.audio import SAMPLE_RATE
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.llms.api import Llm
-from speechllm_plugin.llms.causal import CausalLlm
+from speechllm_plugin.llms.causal_llm import CausalLlm
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm
 from speechllm_plugin.models.speech_llm.ctc_head import CtcHead, LinearCtcHead, LlmEmbeddingCtcHead
 from speechllm_plugin.models.speech_llm.tuning_config import TuningConfig

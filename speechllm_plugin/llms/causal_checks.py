@@ -15,7 +15,7 @@ from speechllm_plugin.log import log
 from speechllm_plugin.workarounds.transformers_versions import own_defaults
 
 if TYPE_CHECKING:
-    from speechllm_plugin.llms.causal import CausalLlm
+    from speechllm_plugin.llms.causal_llm import CausalLlm
 
 ROW, OTHERS = 4, 8
 """Tokens that an LLM is tried on: those of a row, and those of its padding or of another row."""

@@ -20,7 +20,7 @@ from speechllm_plugin.llms.side_by_side import pass_rows
 from speechllm_plugin.llms.states import States, cut_states, length_of
 
 if TYPE_CHECKING:
-    from speechllm_plugin.llms.causal import CausalLlm
+    from speechllm_plugin.llms.causal_llm import CausalLlm
 
 BLOCK, GPU_BLOCK = 16, 256
 """Places of a text that a pass over a row checks. Most texts end before they have as many tokens as they may, and a CPU

@@ -16,7 +16,7 @@ from speechllm_plugin.tensors.copies import on_device
 from speechllm_plugin.workarounds.transformers_versions import CACHE
 
 if TYPE_CHECKING:
-    from speechllm_plugin.llms.causal import CausalLlm
+    from speechllm_plugin.llms.causal_llm import CausalLlm
 
 
 class DecoderStates:

@@ -20,7 +20,7 @@ from speechllm_plugin.llms.states import States, cache_of, length_of, states_of
 from speechllm_plugin.workarounds.transformers_versions import CACHE
 
 if TYPE_CHECKING:
-    from speechllm_plugin.llms.causal import CausalLlm
+    from speechllm_plugin.llms.causal_llm import CausalLlm
 
 SIZES = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Positions of a pass: it is filled up to one of these, so that few have to be tried."""

@@ -36,7 +36,8 @@ from transformers import (
 )
 
 from speechllm_plugin.llms.api import Llm
-from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.causal import create_causal_llm
+from speechllm_plugin.llms.causal_llm import CausalLlmConfig
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlmConfig, create_encoder_decoder_llm
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import RenderedPrompt

@@ -149,7 +149,8 @@ def test_the_llm_answers_text_as_it_does_alone(embedded: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
+    from speechllm_plugin.llms.causal import create_causal_llm
+    from speechllm_plugin.llms.causal_llm import CausalLlmConfig
     from speechllm_plugin.llms.decoding import DecodingConfig
     from speechllm_plugin.pretrained import freeze
     from speechllm_plugin.prompts import PromptConfig, PromptRenderer

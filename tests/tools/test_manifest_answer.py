@@ -10,7 +10,8 @@ from speechllm_tools.manifest.written import Request
 from speechllm_tools.prepare.kept import KeptResults
 
 from speechllm_plugin.datasets.manifest import read_manifest
-from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.causal import create_causal_llm
+from speechllm_plugin.llms.causal_llm import CausalLlmConfig
 from speechllm_plugin.pretrained.identity import identity_of
 from tests.commands import Commands
 from tests.conftest import SENTENCES

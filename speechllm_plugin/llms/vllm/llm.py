@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
 
 from speechllm_plugin.llms.api import Llm
-from speechllm_plugin.llms.causal import CausalLlmConfig
 from speechllm_plugin.llms.causal_checks import check_architecture
+from speechllm_plugin.llms.causal_llm import CausalLlmConfig
 from speechllm_plugin.llms.generation import stop_tokens
 from speechllm_plugin.llms.joining import PromptRow, join_rows
 from speechllm_plugin.llms.positions import positions_of

@@ -32,7 +32,8 @@ from transformers import (
 
 import speechllm_plugin.tensors.logits
 from speechllm_plugin.errors import UserError
-from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.causal import create_causal_llm
+from speechllm_plugin.llms.causal_llm import CausalLlm, CausalLlmConfig
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.generation import stop_tokens
 from speechllm_plugin.llms.packing import MULTIPLE

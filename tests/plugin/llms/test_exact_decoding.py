@@ -19,7 +19,8 @@ from speechllm_plugin.inference.reading import batch_of_files
 from speechllm_plugin.inference.transcriber import Transcriber
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.batch import Batch
-from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.causal import create_causal_llm
+from speechllm_plugin.llms.causal_llm import CausalLlmConfig
 from speechllm_plugin.llms.causal_rows import CausalRows
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderRows

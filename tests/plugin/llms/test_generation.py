@@ -17,7 +17,8 @@ from speechllm_plugin.datasets.batch import SpeechTextBatch
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.inference.reading import batch_of_files
 from speechllm_plugin.llms import quantization as quantization_module
-from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.causal import create_causal_llm
+from speechllm_plugin.llms.causal_llm import CausalLlm, CausalLlmConfig
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.generation import _RowLimits, _RowSamples
 from speechllm_plugin.llms.loops import without_loops

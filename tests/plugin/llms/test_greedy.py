@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.causal import create_causal_llm
+from speechllm_plugin.llms.causal_llm import CausalLlm, CausalLlmConfig
 from speechllm_plugin.llms.causal_rows import CausalRows
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.generation import Search, generate_rows

@@ -16,7 +16,7 @@ from speechllm_plugin.errors import UserError
 from speechllm_plugin.files.yaml_text import parse_yaml
 from speechllm_plugin.inference.reading import batch_of_files
 from speechllm_plugin.llms.api import LLMS, Llm
-from speechllm_plugin.llms.causal import CausalLlm
+from speechllm_plugin.llms.causal_llm import CausalLlm
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.encoder_decoder import EncoderDecoderLlm, EncoderDecoderLlmConfig, create_encoder_decoder_llm
 from speechllm_plugin.llms.generation import stop_tokens

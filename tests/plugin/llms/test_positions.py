@@ -27,7 +27,8 @@ from speechllm_plugin.datasets.speech_text import SpeechTextConfig, SpeechTextDa
 from speechllm_plugin.errors import UserError
 from speechllm_plugin.inference.reading import batch_of_files
 from speechllm_plugin.inference.transcriber import Transcriber
-from speechllm_plugin.llms.causal import CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.causal import create_causal_llm
+from speechllm_plugin.llms.causal_llm import CausalLlmConfig
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.joining import PromptRow
 from speechllm_plugin.llms.positions import Positions

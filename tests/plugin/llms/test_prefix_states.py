@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechllm_plugin.llms import causal
-from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms import causal_llm
+from speechllm_plugin.llms.causal import create_causal_llm
+from speechllm_plugin.llms.causal_llm import CausalLlm, CausalLlmConfig
 from speechllm_plugin.pretrained import freeze
 from speechllm_plugin.prompts import PromptConfig, PromptRenderer, RenderedPrompt
 
@@ -92,7 +93,7 @@ def test_a_tuned_llm_keeps_nothing(llm: CausalLlm) -> None:
 
 
 def test_only_the_last_prefixes_are_kept(llm: CausalLlm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(causal, "MAX_PREFIXES", 2)
+    monkeypatch.setattr(causal_llm, "MAX_PREFIXES", 2)
     for language in ("de", "fr", "it", "de"):
         prompts = prompts_of(llm, *[("en", language)] * 3)
         with runs_of(llm) as runs:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig, create_causal_llm
+from speechllm_plugin.llms.causal import create_causal_llm
+from speechllm_plugin.llms.causal_llm import CausalLlm, CausalLlmConfig
 from speechllm_plugin.llms.side_by_side import SIZES, pass_rows
 from speechllm_plugin.llms.states import length_of
 from speechllm_plugin.pretrained import freeze

@@ -16,7 +16,7 @@ from torch import Tensor
 from speechllm_plugin.errors import ClipError, ServiceError, UserError
 from speechllm_plugin.llms.api import Llm
 from speechllm_plugin.llms.batch import Batch
-from speechllm_plugin.llms.causal import CausalLlmConfig
+from speechllm_plugin.llms.causal_llm import CausalLlmConfig
 from speechllm_plugin.llms.decoding import DecodingConfig, Generated
 from speechllm_plugin.llms.vllm.llm import ServedLlm, load_served_llm
 from speechllm_plugin.llms.vllm.server import NAME, ServedModel, VllmServer

@@ -14,8 +14,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhi
 from speechllm_plugin.adapters.api import ADAPTERS, AdapterShape
 from speechllm_plugin.encoders.whisper import WhisperConfig as WhisperPartConfig
 from speechllm_plugin.encoders.whisper import WhisperSpeechEncoder
-from speechllm_plugin.llms.causal import CausalLlm, CausalLlmConfig
 from speechllm_plugin.llms.causal_checks import check_packing
+from speechllm_plugin.llms.causal_llm import CausalLlm, CausalLlmConfig
 from speechllm_plugin.llms.decoding import DecodingConfig
 from speechllm_plugin.llms.packing import MULTIPLE
 from speechllm_plugin.prompts import RenderedPrompt
