@@ -275,8 +275,8 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         with self._counting:
             self.skipped[self._key(utterance)] = str(error)
             number = len(self.skipped) - self.left_out.total()
-        if is_told(number):
-            log.warning("Clip left out (number {:,}): {}, column {!r}: {}", number, utterance.name, column, error)
+            if is_told(number):  # under the lock, so that the lines come in the order of their numbers
+                log.warning("Clip left out (number {:,}): {}, column {!r}: {}", number, utterance.name, column, error)
 
     def _key(self, utterance: Utterance) -> str:
         return utterance.row.id if self._one_split else f"{utterance.split}/{utterance.row.id}"
