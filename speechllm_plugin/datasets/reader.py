@@ -272,10 +272,12 @@ class SpeechTextReader(DataReader[TrainerBatch]):
         column = "history" if isinstance(error, EarlierError) else "audio"
         if self._options.on_error == "raise":
             raise UserError(f"{utterance.name}, column {column!r}: {error}") from error
+        key = self._key(utterance)
         with self._counting:
-            self.skipped[self._key(utterance)] = str(error)
+            is_new = key not in self.skipped  # a clip may stand in for others, too, and be read twice
+            self.skipped[key] = str(error)
             number = len(self.skipped) - self.left_out.total()
-            if is_told(number):  # under the lock, so that the lines come in the order of their numbers
+            if is_new and is_told(number):  # under the lock, so that the lines come in the order of their numbers
                 log.warning("Clip left out (number {:,}): {}, column {!r}: {}", number, utterance.name, column, error)
 
     def _key(self, utterance: Utterance) -> str:
